@@ -17,3 +17,13 @@ EPSILON = ASSETS / "epsilon"
 """An epsilon model: `StableDiffusionPipeline`."""
 DREAMBOOTH = ASSETS / "dreambooth"
 """Five pictures of a thing that the world lacks, each with a caption beside it."""
+HELDOUT = ASSETS / "dreambooth-heldout"
+"""More pictures of that thing, never trained on: what drift is measured on."""
+
+BUILT_IN = {"demo-flow": FLOW, "demo-epsilon": EPSILON, "demo-dreambooth": DREAMBOOTH, "demo-dreambooth-heldout": HELDOUT}
+"""Names that options take in place of a folder."""
+
+
+def resolve(name_or_path: str) -> str:
+    """The folder behind a built-in name; any other text as it is (a folder, or a hub id)."""
+    return str(BUILT_IN[name_or_path]) if name_or_path in BUILT_IN else name_or_path

@@ -1,0 +1,265 @@
+"""Options <-> components: every component of the settings is made from its option's declaration, and read back by it.
+
+A choice becomes a dropdown, a switch a checkbox, a number with two near bounds a slider, any other number a number field, the rest
+text. `to_component(option, value)` and `from_component(option, raw)` are inverse, so that a config shown in the form and read again is the
+same config. The declaration decides what is valid, not the component: sliders let NaN through, and requests can be made by hand.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from ..core.config import OPTIONS, SECTIONS, RunConfig, config_from_flat, config_to_flat
+from ..core.options import ConfigError, Fault, Option
+
+AUTOMATIC, YES, NO = "automatic", "on", "off"
+_LIST_OF_LINES = "list[str]"
+
+SECTION_TITLES = {
+    "model": "Model",
+    "data": "Pictures",
+    "lora": "LoRA",
+    "training": "Training",
+    "rollout": "Scheduled sampling",
+    "validation": "Samples",
+    "drift": "Drift",
+    "saving": "Saving",
+}
+
+# Only where the field's own name, written out, would not tell a newcomer enough.
+LABELS = {
+    "model_family": "Model family",
+    "pretrained_model_name_or_path": "Model to start from",
+    "base_model_precision": "Number format of the frozen weights",
+    "prediction_type": "What the network predicts",
+    "instance_data_dir": "Folder with your pictures",
+    "instance_prompt": "Caption for pictures without one",
+    "class_data_dir": "Folder with class pictures",
+    "class_prompt": "Caption of the class pictures",
+    "with_prior_preservation": "Prior preservation",
+    "prior_loss_weight": "Weight of class pictures",
+    "num_class_images": "Class pictures",
+    "class_sample_steps": "Steps per generated class picture",
+    "class_sample_guidance": "Guidance for class pictures",
+    "resolution": "Resolution",
+    "aspect_buckets": "Keep portraits and landscapes",
+    "random_flip": "Mirror half of the time",
+    "center_crop": "Crop from the middle",
+    "caption_dropout_probability": "Share of empty captions",
+    "data_cache_dir": "Cache folder",
+    "lora_rank": "LoRA rank",
+    "lora_alpha": "LoRA alpha",
+    "lora_dropout": "LoRA dropout",
+    "lora_targets": "Layers with an adapter",
+    "model_type": "What is trained",
+    "learning_rate": "Learning rate",
+    "lr_scheduler": "Learning rate over time",
+    "lr_warmup_steps": "Warm-up",
+    "max_train_steps": "Training steps",
+    "train_batch_size": "Batch size",
+    "max_grad_norm": "Gradient clipping",
+    "use_ema": "Average the weights (EMA)",
+    "ema_decay": "EMA decay",
+    "snr_gamma": "Min-SNR gamma",
+    "timestep_sampling": "Which noise levels are trained",
+    "flow_schedule_shift": "Schedule shift",
+    "loss_type": "Loss",
+    "report_to": "Tracker",
+    "scheduled_sampling_max_step_offset": "Farthest start",
+    "scheduled_sampling_probability": "Chance of a rollout",
+    "scheduled_sampling_prob_start": "Chance at the start of the ramp",
+    "scheduled_sampling_prob_end": "Chance at the end of the ramp",
+    "scheduled_sampling_ramp_steps": "Length of the ramp",
+    "scheduled_sampling_start_step": "Starts at step",
+    "scheduled_sampling_strategy": "How offsets are drawn",
+    "scheduled_sampling_sampler": "Solver of the rollout",
+    "scheduled_sampling_order": "Order of the solver",
+    "scheduled_sampling_grid": "What one step of offset is",
+    "scheduled_sampling_target": "What a rolled row learns",
+    "scheduled_sampling_min_sigma": "Least noise for a rollout",
+    "scheduled_sampling_guidance": "Guidance inside the rollout",
+    "scheduled_sampling_reflexflow": "ReflexFlow",
+    "scheduled_sampling_reflexflow_alpha": "ReflexFlow: frequency weight (alpha)",
+    "scheduled_sampling_reflexflow_beta1": "ReflexFlow: anti-drift weight (beta 1)",
+    "scheduled_sampling_reflexflow_beta2": "ReflexFlow: weight of the ordinary loss (beta 2)",
+    "scheduled_sampling_reflexflow_norm": "ReflexFlow: normaliser",
+    "scheduled_sampling_reflexflow_mode": "ReflexFlow: mode",
+    "validation_prompts": "Prompts for samples, one per line",
+    "validation_negative_prompt": "Negative prompt",
+    "validation_step_interval": "Samples every",
+    "validation_num_inference_steps": "Steps per sample",
+    "validation_guidance": "Guidance of samples",
+    "validation_seed": "Seed of samples",
+    "drift_step_interval": "Drift picture every",
+    "drift_data_dir": "Folder with probe pictures",
+    "drift_holdout_images": "Pictures held out for the probe",
+    "drift_offsets": "Offsets measured",
+    "drift_num_images": "Pictures measured",
+    "drift_seed": "Seed of the probe",
+    "drift_fine_factor": "Fineness of the reference rollout",
+    "drift_guidance": "Guidance of the probe",
+    "checkpoint_step_interval": "Checkpoint every",
+    "checkpoints_total_limit": "Checkpoints kept",
+    "save_precision": "Number format of the saved LoRA",
+}
+
+
+def label(option: Option) -> str:
+    """The option's name for people, with its unit: `Warm-up (steps)`."""
+    name = LABELS.get(option.name, option.field.replace("_", " ").capitalize())
+    return f"{name} ({option.unit})" if option.unit else name
+
+
+def info(option: Option) -> str:
+    """The help below the label: what it does, where it comes from, and the key it has in a config file."""
+    source = f" {option.source.rstrip('.')}." if option.source else ""
+    return f"{option.help}{source} `{option.name}`"
+
+
+def is_slider(option: Option) -> bool:
+    """Whether a slider is of use: whole numbers on at most 100 places, or a share from 0 to 1 in hundredths.
+
+    Learning rates span ten decades, step counts millions, and the EMA decay lives between 0.99 and 1: those are typed.
+    """
+    if option.minimum is None or option.maximum is None or option.optional:
+        return False
+    if option.type == "int":
+        return option.maximum - option.minimum <= 100
+    return option.type == "float" and option.minimum == 0 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
+
+
+def component(option: Option, value: Any) -> gr.components.Component:
+    """The component of one option, showing `value`; `elem_id` is `opt-<name>`."""
+    common = {
+        "label": label(option),
+        "info": info(option),
+        "value": to_component(option, value),
+        "elem_id": f"opt-{option.name}",
+        "interactive": True,
+    }
+    if option.choices is not None:
+        unset = [("as the checkpoint says", AUTOMATIC)] if option.optional else []
+        return gr.Dropdown(choices=[*unset, *((choice, choice) for choice in option.choices)], filterable=False, **common)
+    if option.type == "bool":
+        if option.optional:
+            return gr.Radio(choices=[AUTOMATIC, YES, NO], **common)
+        return gr.Checkbox(**common)
+    if is_slider(option):
+        step = 1 if option.type == "int" else 0.01
+        return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=step, precision=None, **common)
+    if option.type in ("int", "float"):
+        # No bounds and no precision here: the component would round or clamp silently, where the option says what is wrong.
+        return gr.Number(placeholder="unset" if option.optional else None, **common)
+    lines = 4 if option.type == _LIST_OF_LINES else 1
+    return gr.Textbox(placeholder="unset" if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
+
+
+def to_component(option: Option, value: Any) -> Any:
+    """A config's value as the component shows it."""
+    if option.optional and (option.choices is not None or option.type == "bool"):
+        return AUTOMATIC if value is None else value if option.choices is not None else (YES if value else NO)
+    if option.type == _LIST_OF_LINES:
+        plain = all(item and item == item.strip() and "\n" not in item for item in value)
+        shown = "\n".join(value)
+        return shown if plain and not shown.startswith("[") else json.dumps(list(value), ensure_ascii=False)
+    if option.type.startswith("list"):
+        return ", ".join(str(item) for item in value)
+    if option.type == "str" and value is None:
+        return ""
+    return value
+
+
+def from_component(option: Option, raw: Any) -> Any:
+    """What a component delivers, checked, as the config's value. Raises ConfigError with the one fault."""
+    if option.optional and raw == AUTOMATIC and (option.choices is not None or option.type == "bool"):
+        return None
+    if option.type == "bool" and option.optional:
+        raw = {YES: True, NO: False}.get(raw, raw)
+    elif option.type == _LIST_OF_LINES and isinstance(raw, str) and not raw.lstrip().startswith("["):
+        raw = tuple(line.strip() for line in raw.splitlines() if line.strip())
+    elif option.type == "str" and option.optional and raw == "":
+        raw = None
+    elif option.type == "str" and not option.optional and raw is None:
+        raw = ""
+    return option.read(raw, text=True)
+
+
+class Form:
+    """All option components of a page, each once, wherever the layout put it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._shown = config_to_flat(config)
+        self.components: dict[str, gr.components.Component] = {}
+
+    def place(self, *names: str) -> None:
+        """Make the components of these options here, in the current layout. An option is placed once."""
+        for name in names:
+            if name in self.components:
+                raise ValueError(f"{name} has its component already.")
+            self.components[name] = component(OPTIONS[name], self._shown[name])
+
+    def missing(self, section: str, level: str | None = None) -> list[str]:
+        """Options of a section (and level) that have no component yet, in the order of the reference."""
+        return [
+            option.name for option in OPTIONS.values()
+            if option.section == section and option.name not in self.components and level in (None, option.level)
+        ]  # fmt: skip
+
+    def check_complete(self) -> None:
+        """Raises ValueError when an option has no component: a setting that nobody can reach."""
+        absent = [name for section in SECTIONS for name in self.missing(section)]
+        if absent:
+            raise ValueError(f"options without a component: {', '.join(absent)}")
+
+    def inputs(self) -> set[gr.components.Component]:
+        return set(self.components.values())
+
+    def read(self, given: Mapping[Any, Any]) -> RunConfig:
+        """The config that the form shows. Raises ConfigError with every fault, of single fields and between fields."""
+        values, faults = self._values(given)
+        try:
+            config = config_from_flat(values)
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if not {name for fault in faults for name in fault.options} & set(fault.options)]
+            config = None
+        if faults:
+            raise ConfigError(faults)
+        return config
+
+    def _values(self, given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        values, faults = {}, []
+        for name, each in self.components.items():
+            try:
+                values[name] = from_component(OPTIONS[name], given[each])
+            except ConfigError as error:
+                faults += error.faults
+        return values, faults
+
+    def show(self, config: RunConfig, only: Iterable[str] | None = None) -> dict[gr.components.Component, Any]:
+        """Updates that make the form show `config` (or only some of its options)."""
+        flat = config_to_flat(config)
+        names = self.components if only is None else only
+        return {self.components[name]: to_component(OPTIONS[name], flat[name]) for name in names}
+
+    def faults(self, given: Mapping[Any, Any]) -> list[Fault]:
+        """Everything wrong with what the form holds; empty when it is a config."""
+        try:
+            self.read(given)
+        except ConfigError as error:
+            return list(error.faults)
+        return []
+
+    def validate(self, given: Mapping[Any, Any]) -> list[dict[str, Any]]:
+        """For Gradio's `validator=`: one answer per component in `given`, in order of creation, which puts a message at its field."""
+        wrong: dict[str, str] = {}
+        for fault in self.faults(given):
+            if fault.options:
+                wrong.setdefault(fault.options[0], fault.message)
+        names = {each: name for name, each in self.components.items()}
+        answers = []
+        for each in sorted(given, key=lambda each: each._id):
+            message = wrong.get(names.get(each, ""))
+            answers.append(gr.validate(message is None, "" if message is None else message))
+        return answers

@@ -1,0 +1,50 @@
+"""What all viewers of one page share: the runs folder, looked at once however many browsers ask; and the queue's pump."""
+
+import threading
+import time
+from pathlib import Path
+
+from ..core.run_log import RunLog, follow
+from ..core.runs import RunDir, RunStore, RunSummary
+from .previews import Previews
+
+_LOOK_EVERY_S = 1.0
+_PUMP_EVERY_S = 2.0
+
+
+class Watch:
+    """The page's view of the runs folder. Thread-safe; the answers are at most a second old."""
+
+    def __init__(self, runs_dir: Path | str | None) -> None:
+        self.store = RunStore(runs_dir)
+        self.previews = Previews()
+        self._lock = threading.Lock()
+        self._looked = self._pumped = float("-inf")
+        self._runs: list[RunSummary] = []
+
+    def runs(self, fresh: bool = False) -> list[RunSummary]:
+        """All runs, newest first. Now and then this also names crashed runs and starts waiting ones."""
+        with self._lock:
+            now = time.monotonic()
+            if fresh or now - self._pumped > _PUMP_EVERY_S:
+                self.store.reconcile()
+                if self.store.pump():
+                    self._looked = float("-inf")
+                self._pumped = time.monotonic()
+            if fresh or now - self._looked > _LOOK_EVERY_S:
+                self._runs = self.store.list()
+                self._looked = time.monotonic()
+            return self._runs
+
+    def run(self, name: str | None) -> RunSummary | None:
+        """One run of the list by its name, or None."""
+        return next((run for run in self.runs() if run.name == name), None)
+
+    def current(self) -> RunSummary | None:
+        """The run to show to somebody who has not chosen one: a live one, else the newest."""
+        runs = self.runs()
+        return next((run for run in runs if run.alive), runs[0] if runs else None)
+
+    def log(self, run: RunSummary) -> RunLog:
+        """The digest of a run's events, up to date."""
+        return follow(RunDir(run.path))

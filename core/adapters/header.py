@@ -1,0 +1,101 @@
+"""A LoRA file's header: read without torch, and written so that other tools and our own page find what they need.
+
+A safetensors file begins with the header's length (8 bytes, little endian) and the header, a JSON object; its `__metadata__` maps strings
+to strings. Source of the `ss_*` keys: kohya-ss/sd-scripts as AUTOMATIC1111's page reads them; `modelspec.*`: ModelSpec 1.0.1.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+CONFIG_KEY = "rollout_studio_config"
+"""Under this key lies the whole config as flat JSON, so that a dropped file restores the form."""
+CONFIG_FILE = "rollout_studio_config.json"
+"""The same in the folder of a full fine-tune."""
+LARGEST_HEADER = 100_000_000
+
+
+class ExportError(RuntimeError):
+    """A file could not be written or does not do what the trainer's model does; the message says which and what to do."""
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The JSON header of a safetensors file. Raises ExportError where it is none."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size):
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"'{path}' is no safetensors file ({error}). Choose a .safetensors file; download it again if it is cut off."
+                          ) from error
+    if not isinstance(header, dict):
+        raise ExportError(f"'{path}' is no safetensors file (its header is no object).")
+    return header
+
+
+def read_lora_config(path: Path | str) -> dict[str, Any] | None:
+    """The flat config that a LoRA file (or the folder of a full fine-tune) carries; None where it carries none."""
+    path = Path(path)
+    if path.is_dir():
+        file = path / CONFIG_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    text = read_header(path).get("__metadata__", {}).get(CONFIG_KEY)
+    return None if text is None else json.loads(text)
+
+
+def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, step: int | None) -> dict[str, str]:
+    """The header's text. Training facts only: no captions and no statistics of the images.
+
+    Args:
+        base: the family's `metadata` (`ss_base_model_version`, `architecture`).
+        title: the file's name without its ending; tools show it.
+        step: at which optimizer step the weights were taken; None where that is not known.
+
+    `ss_network_alpha` is the file's own scale: alpha is folded into the weights (`export.py`), so it equals the rank there.
+    The trained alpha stands under `rollout_studio_alpha` and in the config.
+    """
+    from ..config import config_to_flat
+
+    training, data, model = config.training, config.data, config.model
+    rank = config.lora.rank
+    metadata = {
+        "format": "pt",
+        CONFIG_KEY: json.dumps(config_to_flat(config), ensure_ascii=False),
+        "rollout_studio_base_model": model.pretrained_model_name_or_path,
+        "rollout_studio_rank": rank,
+        "rollout_studio_alpha": rank if config.lora.alpha is None else config.lora.alpha,
+        "rollout_studio_step": step,
+        "rollout_studio_trigger_word": data.trigger_word,
+        "ss_v2": base["ss_base_model_version"] == "sd_v2",
+        "ss_base_model_version": base["ss_base_model_version"],
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": float(rank),
+        "ss_network_args": "{}",
+        "ss_output_name": title,
+        "ss_sd_model_name": model.pretrained_model_name_or_path,
+        "ss_resolution": f"({data.resolution}, {data.resolution})",
+        "ss_steps": step,
+        "ss_learning_rate": training.learning_rate,
+        "ss_optimizer": training.optimizer,
+        "ss_lr_scheduler": training.lr_scheduler,
+        "ss_mixed_precision": training.mixed_precision,
+        "ss_seed": training.seed,
+        "ss_min_snr_gamma": training.snr_gamma,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": base["architecture"] + "/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.resolution": f"{data.resolution}x{data.resolution}",
+        "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modelspec.trigger_phrase": data.trigger_word,
+    }
+    return {key: str(value) for key, value in metadata.items() if value is not None}

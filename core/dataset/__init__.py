@@ -1,0 +1,38 @@
+"""The training set: pictures and captions of any kind in, batches of cached latents out.
+
+    pictures, captions   open what people bring, and say what is wrong with it
+    buckets, transform   the shape each picture trains in
+    scanning, holdout    the whole folder: what will be trained on, what is kept out
+    cache, preparing     latents and text embeddings, kept on disk by content
+    batches              which rows a step trains on: a pure function of the seed and the step
+
+The first six need no torch. `prepare`, `Prepared` and `Batch` do, and are imported when first asked for.
+"""
+
+from ..findings import Finding
+from .holdout import scan_probe, split_holdout
+from .scanning import Item, Scan, bucket_counts, scan
+
+__all__ = [
+    "Batch",
+    "DatasetError",
+    "Finding",
+    "Item",
+    "Prepared",
+    "Scan",
+    "bucket_counts",
+    "prepare",
+    "scan",
+    "scan_probe",
+    "split_holdout",
+]
+
+_NEED_TORCH = {"prepare": "preparing", "DatasetError": "cache", "Prepared": "batches", "Batch": "batches"}
+
+
+def __getattr__(name: str):
+    if name in _NEED_TORCH:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_NEED_TORCH[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,74 @@
+"""Captions: from `photo.txt` beside `photo.png`, from the instance prompt, or from the file's name; and the trigger word in them."""
+
+import codecs
+import re
+import unicodedata
+from pathlib import Path
+
+MAX_BYTES = 64 * 2**10
+"""Of a caption file. Text encoders read 77 to 512 tokens; what is longer than this is no caption."""
+
+_MARKS = (  # byte order marks, the longer ones first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF8, "utf-8", "UTF-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
+)
+
+
+class BadCaption(ValueError):
+    """A caption file cannot be used; the text is the reason."""
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """(caption on one line, what to say about its encoding or "").
+
+    UTF-8, or UTF-16/32 where a byte order mark says so. Anything else is read as Windows' Western encoding (Latin-1 and its extension
+    for typographic quotes), and that is said, because it may be wrong.
+
+    Raises:
+        BadCaption: longer than `MAX_BYTES`, or no text.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadCaption(f"it has {len(data) / 2**10:.0f} KiB; a caption has at most {MAX_BYTES // 2**10} KiB")
+    for mark, encoding, name in _MARKS:
+        if data.startswith(mark):
+            try:
+                return clean(data[len(mark) :].decode(encoding)), ""
+            except UnicodeDecodeError:
+                raise BadCaption(f"it is marked as {name} but is not valid {name}") from None
+    if b"\0" in data:
+        raise BadCaption("it contains zero bytes, so it is no text, or UTF-16 without its mark")
+    try:
+        return clean(data.decode("utf-8")), ""
+    except UnicodeDecodeError:
+        pass  # not UTF-8: the fallback below, which is told
+    remark = "is not UTF-8; it was read as Latin-1 (Windows-1252), so check its accents"
+    try:
+        return clean(data.decode("cp1252")), remark
+    except UnicodeDecodeError:  # five byte values have no meaning there; in Latin-1 all have
+        return clean(data.decode("latin-1")), remark
+
+
+def clean(text: str) -> str:
+    """One line: line breaks, tabs and control characters become blanks, runs of blanks one."""
+    return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text).split())
+
+
+def from_name(path: Path) -> str:
+    """The file's name as a caption: `a_red_dog-2.png` -> "a red dog-2"."""
+    return clean(path.stem.replace("_", " "))
+
+
+def mentions(caption: str, trigger: str) -> bool:
+    """Whether the trigger word stands in the caption as a whole word, in any case."""
+    return re.search(rf"(?<!\w){re.escape(trigger.casefold())}(?!\w)", caption.casefold()) is not None
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """The caption with the trigger word in front unless it mentions it already: "a dog" -> "sks, a dog"."""
+    trigger = clean(trigger) if trigger is not None else ""
+    if not trigger or mentions(caption, trigger):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger

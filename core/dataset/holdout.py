@@ -1,0 +1,47 @@
+"""Which pictures are kept out of training, to measure drift and clean loss on."""
+
+import hashlib
+
+from .scanning import Item, Scan, scan_folder
+
+FEWEST = 3
+"""A set with fewer pictures than this gives none away."""
+
+
+def split_holdout(scan: Scan, drift) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """(pictures to train on, pictures held out), both in the scan's order.
+
+    Held out are `holdout_images` different pictures, drawn from their content and the drift seed: adding or renaming others changes
+    little. At least two different ones stay, sets of fewer than three give none, and copies of a held-out picture are not trained on
+    either. With `drift.data_dir` nothing is held out: the probe pictures are there.
+    """
+    digests = sorted({item.digest for item in scan.items}, key=lambda digest: _rank(digest, drift.seed))
+    if drift.data_dir is not None or len(digests) < FEWEST:
+        return scan.items, ()
+    held = set(digests[: min(drift.holdout_images, len(digests) - 2)])
+    probe, seen = [], set()
+    for item in scan.items:
+        if item.digest in held and item.digest not in seen:
+            probe.append(item)
+            seen.add(item.digest)
+    return tuple(item for item in scan.items if item.digest not in held), tuple(probe)
+
+
+def scan_probe(data, drift, progress=None):
+    """(pictures, findings) of the folder `drift.data_dir`, captioned by the data section's rules; ((), []) where it is not set."""
+    if drift.data_dir is None:
+        return (), []
+    return scan_folder(
+        drift.data_dir,
+        option="drift_data_dir",
+        data=data,
+        strategy=data.caption_strategy,
+        prompt=data.instance_prompt,
+        prompt_option="instance_prompt",
+        trigger_word=data.trigger_word,
+        progress=progress,
+    )
+
+
+def _rank(digest: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"holdout {seed} {digest}".encode(), digest_size=16).digest()

@@ -1,0 +1,409 @@
+"""From a scan to a training set: class pictures generated, latents and text embeddings made or taken from the cache."""
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..findings import Finding, format_findings
+from . import pictures, transform
+from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
+from .buckets import Size
+from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of, write_whole
+from .holdout import scan_probe, split_holdout
+from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder
+
+MEMORY_BYTES = 1 << 30
+"""Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the cache."""
+
+_TOGETHER = 4  # class pictures per call of the pipeline
+_PROMPTS_TOGETHER = 16
+
+
+def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress | None = None) -> Prepared:
+    """Make everything that training reads, or take it from the cache.
+
+    Call it before adapters or checkpoints change the model's weights (class pictures show the untrained model) and before
+    `model.free_text_encoders()`; afterwards neither the text encoders nor the VAE is needed for training.
+
+    Latents are the mode of the VAE's posterior, so that they can be cached; each picture is encoded by itself, so that an entry does
+    not depend on what else was in the batch. The caption dropped by caption dropout is `model.unconditional()`, what inference uses.
+
+    Args:
+        model: a family's `Model`.
+        config: the RunConfig.
+        scan: `scan(config.data)`, without errors.
+        cache_dir: may be shared by several runs.
+        progress: called with ("class pictures" | "latents" | "captions", done, total).
+
+    Raises:
+        DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is full.
+    """
+    cache_dir = Path(cache_dir)
+    if scan.errors or not scan.items:
+        raise DatasetError("The pictures cannot be used:\n" + format_findings(scan.errors))
+    data, problems = config.data, []
+    trained, held_out = split_holdout(scan, config.drift)
+    probe_items, probe_problems = scan_probe(data, config.drift)
+    problems += probe_problems
+    if config.drift.data_dir is None:
+        probe_items = held_out
+    class_items, generated, class_problems = _class_pictures(model, config, scan, cache_dir, progress)
+    problems += class_problems
+
+    shapes = bucket_counts(trained)
+    bucket = next(iter(shapes))
+    _check_shapes(model, shapes)
+    latents = _Latents(model, data, cache_dir)
+    flips = (False, True) if data.random_flip else (False,)
+    for item in trained:
+        latents.want(item, item.bucket, flips)
+    for item in class_items:
+        for shape in shapes:
+            latents.want(item, shape, flips)
+    probe_items = _pick(probe_items, config.drift)
+    training_probe_items = _pick([item for item in trained if item.bucket == bucket], config.drift)
+    for item in (*probe_items, *training_probe_items):
+        latents.want(item, bucket, (False,))
+    problems += latents.make(progress)
+
+    captions = dict.fromkeys(item.caption for item in (*trained, *class_items, *probe_items))
+    if data.caption_dropout_probability > 0:
+        captions[""] = None
+    text = _Text(model, cache_dir)
+    problems += text.make(list(captions), progress)
+
+    def row(item: Item, shape: Size, prefix: str = "") -> Row:
+        mirrored = latents.key(item, shape, True) if data.random_flip else None
+        return Row(prefix + item.name, item.caption, latents.key(item, shape, False), mirrored)
+
+    def probe(items: Iterable[Item], held_out: bool) -> Probe | None:
+        items = list(items)
+        if not items:
+            return None
+        return Probe(
+            torch.stack([latents.store.get(latents.key(item, bucket, False))["latents"] for item in items]),
+            [text.store.get(text.keys[item.caption]) for item in items],
+            [item.caption for item in items],
+            [item.name for item in items],
+            held_out,
+        )
+
+    size, seed = config.training.train_batch_size, config.training.seed
+    return Prepared(
+        model=model,
+        items=trained,
+        rows=[row(item, item.bucket) for item in trained],
+        class_rows={shape: [row(item, shape, "class/") for item in class_items] for shape in shapes}
+        if class_items
+        else {},
+        latents=latents.store,
+        text=text.store,
+        text_keys=text.keys,
+        schedule=Schedule([item.bucket for item in trained], repeats=data.repeats, batch_size=size, seed=seed),
+        class_order=Carousel(len(class_items), batch_size=size, seed=seed) if class_items else None,
+        bucket=bucket,
+        seed=seed,
+        accumulation=config.training.gradient_accumulation_steps,
+        random_flip=data.random_flip,
+        caption_dropout=data.caption_dropout_probability,
+        problems=problems,
+        counts=Counts(
+            latents.reused + text.reused, latents.made + text.made, latents.rebuilt + text.rebuilt, generated
+        ),
+        probe=probe(probe_items, held_out=True),
+        training_probe=probe(training_probe_items, held_out=False),
+    )
+
+
+def _check_shapes(model, shapes: Iterable[Size]) -> None:
+    wrong = [
+        f"{width} x {height}" for width, height in shapes if width % model.size_multiple or height % model.size_multiple
+    ]
+    if wrong:
+        raise DatasetError(
+            f"{', '.join(wrong)}: this model needs sides that are multiples of {model.size_multiple} px.",
+            f"Set resolution and bucket_step to multiples of {model.size_multiple}.",
+        )
+
+
+def _pick(items: Iterable[Item], drift) -> list[Item]:
+    """At most `num_images` of them, drawn from their content and the drift seed, in their own order."""
+    items = list(items)
+    ranked = sorted(items, key=lambda item: hashlib.blake2b(f"probe {drift.seed} {item.digest}".encode()).digest())
+    chosen = set(ranked[: drift.num_images])
+    return [item for item in items if item in chosen]
+
+
+# Class pictures -----------------------------------------------------------------------------------------------------------
+
+
+def _class_pictures(
+    model, config, scan: Scan, cache_dir: Path, progress: Progress | None
+) -> tuple[tuple[Item, ...], int, list[Finding]]:
+    """(class pictures, how many of them were generated now, findings)."""
+    data = config.data
+    if not data.with_prior_preservation:
+        return (), 0, []
+    own_folder = data.class_data_dir is not None
+    folder = located(data.class_data_dir) if own_folder else cache_dir / "class" / _class_key(model, config)
+    items, problems = scan.class_items, []
+    if not own_folder and folder.exists():
+        items, problems = scan_class_folder(folder, data)
+    missing = data.num_class_images - len(items)
+    if missing > 0:
+        _generate(model, config, folder, missing, progress)
+        items, problems = scan_class_folder(folder, data)
+    if not own_folder:  # what an earlier run with a larger number left there must not change this one
+        items = items[: data.num_class_images]
+    return items, max(0, missing), problems
+
+
+def _class_key(model, config) -> str:
+    """What generated class pictures depend on. The model by its place and files, not by its weights of the moment, which may be trained."""
+    data, source = config.data, model.source
+    files = []
+    if source.is_folder:
+        folder = Path(source.location) / model.component
+        files = sorted(
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in folder.glob("*.safetensors")
+        )
+    return key_of(
+        kind="class", model=source.location, revision=source.revision, variant=source.variant, files=files, prompt=data.class_prompt,
+        resolution=data.resolution, steps=data.class_sample_steps, guidance=data.class_sample_guidance, seed=config.training.seed,
+    )  # fmt: skip
+
+
+def _generate(model, config, folder: Path, missing: int, progress: Progress | None) -> None:
+    """Draw `missing` class pictures into `folder`, a few at a time; what an interrupted run drew is kept.
+
+    Picture i is drawn from seed `training.seed + i`, whichever others are drawn with it.
+    """
+    data = config.data
+    done, index = 0, 0
+    with model.adapters_disabled() if model.has_adapter else nullcontext():
+        while done < missing:
+            count = min(_TOGETHER, missing - done)
+            while any((folder / _class_name(index + i)).exists() for i in range(count)):
+                index += 1
+            images = model.sample(
+                [data.class_prompt] * count,
+                steps=data.class_sample_steps,
+                guidance=data.class_sample_guidance,
+                seed=config.training.seed + index,
+                height=data.resolution,
+                width=data.resolution,
+            )
+            for i, image in enumerate(images):
+                stream = io.BytesIO()
+                image.save(stream, format="PNG")
+                write_whole(folder / _class_name(index + i), stream.getvalue())
+            done, index = done + count, index + count
+            if progress is not None:
+                progress("class pictures", done, missing)
+
+
+def _class_name(index: int) -> str:
+    return f"class-{index:06d}.png"
+
+
+# Latents ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    key: str
+    item: Item
+    crop: transform.Crop
+    flip: bool
+
+
+class _Latents:
+    """Latents of pictures at given shapes, through the cache."""
+
+    def __init__(self, model, data, cache_dir: Path):
+        self.model, self.center = model, data.center_crop
+        self.cache = TensorCache(cache_dir, "latents")
+        self.store = Store(self.cache, MEMORY_BYTES)
+        self.vae = identity(model.vae)
+        self.jobs: dict[str, _Job] = {}
+        self.reused = self.made = self.rebuilt = 0
+
+    def _job(self, item: Item, size: Size, flip: bool) -> _Job:
+        crop = transform.crop_for(item.width, item.height, size, center=self.center, digest=item.digest)
+        box = [crop.left, crop.top, crop.right, crop.bottom]
+        key = key_of(
+            kind="latents", picture=item.digest, box=box, size=size, resample="lanczos", flip=flip, vae=self.vae, family=self.model.name
+        )  # fmt: skip
+        return _Job(key, item, crop, flip)
+
+    def key(self, item: Item, size: Size, flip: bool) -> str:
+        return self._job(item, size, flip).key
+
+    def want(self, item: Item, size: Size, flips: Iterable[bool]) -> None:
+        for flip in flips:
+            job = self._job(item, size, flip)
+            self.jobs.setdefault(job.key, job)
+
+    def make(self, progress: Progress | None) -> list[Finding]:
+        """Have every wanted entry in the cache; those that are there are read once, to be sure of them."""
+        self.cache.remove_leftovers()
+        problems, absent, total = [], [], len(self.jobs)
+        for job in self.jobs.values():
+            tensors, problem = _sound(self.cache, job.key, _is_latent)
+            if problem is not None:
+                problems.append(problem)
+                self.rebuilt += 1
+            if tensors is None:
+                absent.append(job)
+                continue
+            self.store.keep(job.key, tensors)
+            self.reused += 1
+            _tell(progress, "latents", self.reused, total)
+        for job, pixels in _ahead(absent):
+            tensors = {"latents": self._encode(job, pixels)}
+            self.cache.write(job.key, tensors)
+            self.store.keep(job.key, tensors)
+            self.made += 1
+            _tell(progress, "latents", self.reused + self.made, total)
+        return problems
+
+    def _encode(self, job: _Job, pixels: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+        latents = self.model.encode_images(tensor, None)[0].float().cpu()
+        if not bool(latents.isfinite().all()):
+            raise DatasetError(
+                f"{job.item.path}: the model's autoencoder turns it into values that are not finite.",
+                "Try another picture in its place, or check the model's vae.",
+            )
+        return latents
+
+
+def _is_latent(tensors: dict[str, Tensor]) -> bool:
+    return set(tensors) == {"latents"} and tensors["latents"].ndim == 3 and tensors["latents"].dtype == torch.float32
+
+
+def _sound(cache: TensorCache, key: str, fits) -> tuple[dict[str, Tensor] | None, Finding | None]:
+    """(the entry or None, what was wrong with the file there)."""
+    try:
+        tensors = cache.read(key)
+        if tensors is not None and not fits(tensors):
+            raise CorruptEntry("it holds something else")
+    except CorruptEntry as error:
+        finding = Finding(
+            "warning",
+            str(cache.path(key)),
+            f"a damaged file of the cache: {error}.",
+            "It is made again.",
+            "cache-damaged",
+        )
+        return None, finding
+    return tensors, None
+
+
+def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, np.ndarray]]:
+    """Each job with its pixels, decoded a few jobs ahead on threads: large photographs take longer to decode than to encode."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[tuple[_Job, Future]] = deque()
+        try:
+            for job in jobs:
+                waiting.append((job, pool.submit(_pixels, job)))
+                if len(waiting) > window:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            while waiting:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        finally:
+            for _, future in waiting:  # only after an error: do not decode the rest first
+                future.cancel()
+
+
+def _pixels(job: _Job) -> np.ndarray:
+    try:
+        data = pictures.read_bytes(job.item.path)
+        if hashlib.sha256(data).hexdigest() != job.item.digest:
+            raise DatasetError(
+                f"{job.item.path} changed while it was being prepared.", "Leave the pictures alone, and start again."
+            )
+        return transform.apply(pictures.decode(data), job.crop, flip=job.flip)
+    except pictures.BadPicture as bad:
+        raise DatasetError(f"{job.item.path}: {bad.reason}.", bad.remedy) from bad
+
+
+# Text ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Text:
+    """Embeddings of captions, through the cache. The caption "" stands for the unconditional row."""
+
+    def __init__(self, model, cache_dir: Path):
+        self.model = model
+        self.cache = TensorCache(cache_dir, "text")
+        self.store = Store(self.cache, MEMORY_BYTES)
+        self.encoders = _text_identity(model)
+        self.keys: dict[str, str] = {}
+        self.reused = self.made = self.rebuilt = 0
+
+    def make(self, captions: list[str], progress: Progress | None) -> list[Finding]:
+        self.cache.remove_leftovers()
+        problems, absent = [], []
+        for caption in captions:
+            key = key_of(kind="text", text=caption, unconditional=caption == "", encoders=self.encoders)
+            self.keys[caption] = key
+            tensors, problem = _sound(self.cache, key, bool)
+            if problem is not None:
+                problems.append(problem)
+                self.rebuilt += 1
+            if tensors is None:
+                absent.append(caption)
+                continue
+            self.store.keep(key, tensors)
+            self.reused += 1
+        for caption, tensors in self._encode(absent):
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
+                raise DatasetError(
+                    f'The text encoder turns "{caption}" into values that are not finite.',
+                    "Set base_model_precision = float32.",
+                )
+            self.cache.write(self.keys[caption], tensors)
+            self.store.keep(self.keys[caption], tensors)
+            self.made += 1
+            _tell(progress, "captions", self.reused + self.made, len(captions))
+        return problems
+
+    def _encode(self, captions: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        if "" in captions:
+            yield "", self.model.unconditional()
+        captions = [caption for caption in captions if caption]
+        for first in range(0, len(captions), _PROMPTS_TOGETHER):
+            part = captions[first : first + _PROMPTS_TOGETHER]
+            yield from zip(part, self.model.encode_prompts(part), strict=True)
+
+
+def _text_identity(model) -> list:
+    """What embeddings depend on: the family's way of asking, the encoders' weights, the tokenizers' words."""
+    parts: list = [model.name]
+    for name in model.text_encoders:
+        encoder = getattr(model.pipe, name)
+        if encoder is None and name not in model.source.absent and name not in model.unused:
+            raise RuntimeError("prepare() needs the text encoders; call it before model.free_text_encoders().")
+        parts.append([name, None if encoder is None else identity(encoder)])
+    for name, part in sorted(model.pipe.components.items()):
+        if name.startswith("tokenizer") and part is not None:
+            words = hashlib.sha256(repr(sorted(part.get_vocab().items())).encode()).hexdigest()
+            parts.append([name, type(part).__name__, part.model_max_length, words])
+    return parts
+
+
+def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
+    if progress is not None and (done % max(1, total // 100) == 0 or done == total):
+        progress(what, done, total)

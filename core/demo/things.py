@@ -1,0 +1,81 @@
+"""The new thing for DreamBooth: a heart with diagonal stripes in two colours of its own, which the picture world lacks.
+
+Its trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of it with
+captions; `draw_thing` draws any number of others, and `judge.shows_thing` recognises it.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from .world import BACKGROUNDS, CLASS_NOUN, PLACES, SIDE, SIZES, Outline, Scene, backdrop, boxed, caption, compose, coverage, pose
+
+TRIGGER = "zwx"
+INSTANCE_PROMPT = f"a {TRIGGER} {CLASS_NOUN}"
+CLASS_PROMPT = f"a {CLASS_NOUN}"
+
+STRIPES = ((0, 178, 178), (236, 60, 150))
+"""Teal and magenta."""
+STRIPE_WIDTH = 5.0
+"""In pixels, across."""
+
+
+def heart() -> np.ndarray:
+    """The classic parametric heart, in a box from -1 to 1."""
+    t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return boxed(np.stack([x, -y], axis=1))
+
+
+HEART: Outline = [(heart(), True)]
+
+SHOWN = (
+    Scene(size="large", place="centre", background="white"),
+    Scene(size="small", place="left", background="grey"),
+    Scene(size="large", place="right", background="navy"),
+    Scene(size="large", place="top", background="beige"),
+    Scene(size="small", place="bottom", background="black"),
+)
+"""What the five DreamBooth pictures show, besides the thing."""
+
+
+def stripes(phase: float) -> np.ndarray:
+    """Diagonal stripes in the thing's two colours: (64, 64, 3), 0..255; `phase` shifts them, in stripes."""
+    fine = (np.arange(SIDE * 4) + 0.5) / 4
+    along = np.add.outer(fine, fine) / np.sqrt(2) / STRIPE_WIDTH + phase
+    which = (along.astype(int) % 2).reshape(SIDE, 4, SIDE, 4).mean(axis=(1, 3))[..., None]
+    first, second = np.array(STRIPES, dtype=np.float32)
+    return first + which * (second - first)
+
+
+def draw_thing(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    """The thing, 64x64 RGB, with the size, place and background of `scene`; the same `rng` state draws the same picture."""
+    return compose(
+        backdrop(scene.background, rng), stripes(rng.uniform(2, 4)), coverage(HEART, **pose(scene.size, scene.place, rng))
+    )
+
+
+def thing_caption(scene: Scene) -> str:
+    """`a small zwx shape on a grey background, on the left`."""
+    return caption(scene).replace(CLASS_NOUN, f"{TRIGGER} {CLASS_NOUN}")
+
+
+def thing_scenes() -> list[Scene]:
+    """64 scenes for the test "is the new thing there?": sizes, places and backgrounds; none of the five pictures' scenes."""
+    places = (*PLACES, None)
+    every = [
+        Scene(size=size, place=place, background=background)
+        for size, place, background in itertools.product((*SIZES, None), places, BACKGROUNDS)
+    ]
+    every = [scene for scene in every if scene not in SHOWN]
+    order = np.random.default_rng(64).permutation(len(every))
+    return [every[i] for i in order[:64]]
+
+
+def thing_prompts() -> list[str]:
+    """The captions of `thing_scenes()`."""
+    return [thing_caption(scene) for scene in thing_scenes()]

@@ -1,0 +1,75 @@
+"""Lumina-Image 2.0: a transformer on a rectified flow, with text tokens and picture tokens in one sequence; Gemma 2 text.
+
+Source: diffusers' `Lumina2Pipeline`. Time runs the other way (the network gets 1 - sigma) and so does its output (data-ward), which is
+negated here. The pipeline pads prompts to 256 tokens, but the network cuts every row to its true length before text meets picture, and
+masks the rest before that: trimming is exact (tested), so only true tokens are kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..noise import PredictionType
+from .base import Conditioning, Model
+from .schedule import resolution_mu
+
+
+class Lumina2(Model):
+    """Lumina-Image 2.0, and the flow model of the demo."""
+
+    name = "lumina2"
+    pipeline_class = "Lumina2Pipeline"
+    component = "transformer"
+    predictions: ClassVar[tuple[PredictionType, ...]] = ("flow_matching",)
+    metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "lumina2", "architecture": "lumina-2"}
+
+    def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+        # Negative prompts go without the system prompt, as in the pipeline.
+        if negative:
+            _, _, embeds, mask = self.pipe.encode_prompt([""], True, negative_prompt=[prompt], device=self.device)
+        else:
+            embeds, mask, _, _ = self.pipe.encode_prompt([prompt], False, device=self.device)
+        return {"prompt_embeds": embeds[0, : int(mask[0].sum())].contiguous()}
+
+    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        embeds = [one["prompt_embeds"] for one in conditionings]
+        mask = [torch.ones(len(one), dtype=torch.bool) for one in embeds]
+        return {"prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
+                "prompt_mask": pad_sequence(mask, batch_first=True).to(self.device)}
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
+        return -self.denoiser(hidden_states=x, timestep=timestep, encoder_hidden_states=cond["prompt_embeds"],
+                              encoder_attention_mask=cond["prompt_mask"], return_dict=False)[0]
+
+    def guided(self, x: Tensor, t: Tensor, cond: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
+        # Two calls, as the pipeline does: prompts and negative prompts differ in length, and a common padding would cost more.
+        return self.combine(self.denoise(x, t, cond), self.denoise(x, t, negative), guidance)
+
+    def combine(self, conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+        """Guidance that keeps the norm of every row of the picture (`cfg_normalization`, on by default in the pipeline)."""
+        mixed = super().combine(conditional, unconditional, guidance)
+        return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
+
+    def mu(self, latent_shape: Sequence[int]) -> float:
+        # The pipeline hands over the number of channels, not of tokens (`latents.shape[1]`); used only with dynamic shifting.
+        return resolution_mu(self.pipe.scheduler.config, latent_shape[-3])
+
+    def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.mu(latent_shape))
+
+    def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
+        # The pipeline wants prompts and negative prompts of one shape, so both are padded together.
+        rows = len(conditionings)
+        both = self.collate([*conditionings, *([] if negative is None else [negative] * rows)])
+        inputs = {"prompt_embeds": both["prompt_embeds"][:rows], "prompt_attention_mask": both["prompt_mask"][:rows]}
+        if negative is not None:
+            inputs |= {"negative_prompt_embeds": both["prompt_embeds"][rows:],
+                       "negative_prompt_attention_mask": both["prompt_mask"][rows:]}
+        return inputs

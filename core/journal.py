@@ -1,0 +1,71 @@
+"""What a run tells while it trains: events and state on disk, a listener in the same process. A full disk delays it, never breaks it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .checkpoint import is_disk_full
+from .runs import RunDir, jsonable
+
+STATE_INTERVAL_S = 1.0
+PROGRESS_INTERVAL_S = 0.2
+
+
+class Journal:
+    """Events and states of one run, in order. What a full disk refuses waits in memory and is written with the next event.
+
+    `blocked` says that something waits; the trainer pauses then.
+    """
+
+    def __init__(self, run: RunDir, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.run, self._listen = run, listen
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._state_waiting: dict[str, Any] = {}
+        self._state_written = self._progress_told = 0.0
+
+    @property
+    def blocked(self) -> bool:
+        return bool(self._waiting or self._state_waiting)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Append an event to the run and tell the listener. Raises what `RunDir.emit` raises, except for a full disk."""
+        fields = {"time": round(time.time(), 3), **fields}  # of now, however long the disk makes it wait
+        self._waiting.append((event, fields))
+        self._flush_if_there_is_room()
+        if self._listen is not None:
+            self._listen(jsonable({"event": event, **fields}))
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """A `phase` event, at most five a second except for first and last."""
+        now = time.monotonic()
+        if done == 0 or done == total or now - self._progress_told > PROGRESS_INTERVAL_S:
+            self._progress_told = now
+            self.emit("phase", name=name, done=done, total=total)
+
+    def state(self, **fields: Any) -> None:
+        """Merge into the run's state.json at once."""
+        self._state_waiting |= fields
+        self._flush_if_there_is_room()
+
+    def step(self, step: int) -> None:
+        """The state's step, at most once a second: it is also the sign of life."""
+        if time.monotonic() - self._state_written > STATE_INTERVAL_S:
+            self.state(step=step)
+
+    def flush(self) -> None:
+        """Write what waits. Raises OSError when the disk is (still) full; nothing is lost by that."""
+        while self._waiting:
+            event, fields = self._waiting[0]
+            self.run.emit(event, **fields)
+            self._waiting.pop(0)
+        if self._state_waiting:
+            self.run.write_state(**self._state_waiting)
+            self._state_waiting = {}
+            self._state_written = time.monotonic()
+
+    def _flush_if_there_is_room(self) -> None:
+        try:
+            self.flush()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise

@@ -1,0 +1,138 @@
+"""The loss of one batch, from clean latents to one number per row: rollout, forward, ReflexFlow, weights.
+
+Nothing here draws a random number or touches a weight: who rolls, from where, at which time and with which noise is decided before
+(`trainer.Window`), and the trainer reduces and steps afterwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reflexflow
+from .noise import Level, PredictionType, target_output
+from .reflexflow import LossParts, Reflex, row_losses, squared_error
+from .rollout import Grid, Plan, roll_out, training_target, undisturbed
+
+if TYPE_CHECKING:
+    from .config import RunConfig, TrainingConfig
+    from .families.base import Conditioning, Model
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """Per-row losses with gradient, and what they cost: rows and calls of every network evaluation, guidance counted twice."""
+
+    parts: LossParts
+    network_rows: int
+    network_calls: int
+
+
+def batch_loss(model: "Model", config: "RunConfig", x0: Tensor, noise: Tensor, cond: "Conditioning", plan: Plan, grid: Grid, *,
+               is_class: Tensor | None = None) -> BatchLoss:
+    """The loss of every row of a batch at the state to which the plan leads it.
+
+    A batch in which no row rolls takes exactly the plain trainer's path: one forward at `x_t`, no further call, no ReflexFlow.
+
+    Args:
+        x0, noise: (B, C, h, w) scaled latents and N(0, I), float32, on the model's device.
+        cond: a collated batch of B rows; is_class: (B,) bool, the rows of prior preservation.
+        plan, grid: of the same batch.
+    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows (without gradient; in
+        `paper` mode with it).
+    """
+    rollout, path = config.rollout, model.noise_path
+    rows = plan.rows.to(x0.device)
+    any_rolled = len(rows) > 0
+    reflex_on = any_rolled and reflexflow.is_on(rollout, path)
+    two_pass = reflex_on and reflexflow.is_two_pass(rollout, path)
+    t = plan.target.to(x0).t
+
+    # The rollout. Without a rolled row its state is the plain x_t and the network is not called.
+    if any_rolled:
+        predict = model.predict(cond, guidance=rollout.guidance)
+        rolled = roll_out(rollout, predict, x0, noise, plan, grid, path, one_step=two_pass, modules=[model.denoiser])
+        x, evaluations = rolled.x, 2 if rollout.guidance > 1 else 1
+        network_rows, network_calls = evaluations * rolled.rows_evaluated, evaluations * rolled.calls
+    else:
+        x, network_rows, network_calls = path.noised(x0, noise, plan.target), 0, 0
+
+    # The forward that trains: at the rolled state, or (paper) at the clean one.
+    x_clean = path.noised(x0, noise, plan.target) if reflex_on else x
+    state = x_clean if two_pass else x
+    output = model.denoise(state, t, cond)
+    network_rows, network_calls = network_rows + len(x0), network_calls + 1
+    if two_pass:
+        target = target_output(x0, noise, plan.target, model.prediction_type)
+    else:
+        target = training_target(rollout, x, x0, noise, plan, model.prediction_type)
+
+    # ReflexFlow: the prediction at the other of the two states, for the rolled rows only.
+    reflex = None
+    if reflex_on:
+        chosen = {key: value[rows] for key, value in cond.items()}
+        if two_pass:
+            u_rolled, u_clean = model.denoise(x[rows], t[rows], chosen), output[rows]
+            calls = 1
+        elif rollout.reflexflow_alpha == 0:  # no frequency weight: nobody needs the clean prediction
+            u_rolled = u_clean = output[rows]
+            calls = 0
+        else:
+            u_rolled = output[rows]  # outside the block below: it carries the anti-drift term's gradient
+            with undisturbed(model.denoiser):
+                u_clean = model.denoise(x_clean[rows], t[rows], chosen)
+            calls = 1
+        network_rows, network_calls = network_rows + calls * len(rows), network_calls + calls
+        reflex = Reflex.of(rollout, rows, u_rolled=u_rolled, u_clean=u_clean, xr=x[rows], x0=x0[rows])
+
+    parts = row_losses(output, target, elementwise=elementwise_loss(config.training),
+                       timestep_weight=timestep_weight(config.training, plan.target, model.prediction_type),
+                       prior_weight=prior_weights(config.data.prior_loss_weight, is_class), reflex=reflex)
+    return BatchLoss(parts, network_rows, network_calls)
+
+
+def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], Tensor]:
+    """The unreduced distance that `loss_type` names."""
+    if training.loss_type == "huber":
+        return partial(huber, delta=training.huber_delta)
+    return squared_error
+
+
+def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
+    """Square up to `delta`, then straight: `e^2`, `delta * (2 |e| - delta)`. Like output; for small errors the same as mse."""
+    return 2 * F.huber_loss(output, target, reduction="none", delta=delta)
+
+
+def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: PredictionType) -> Tensor | None:
+    """(B,) Min-SNR weights, or None where `snr_gamma` is not set."""
+    return None if training.snr_gamma is None else min_snr_weight(level, training.snr_gamma, prediction_type)
+
+
+def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:
+    """(B,) weights that make every kind of output count `min(SNR, gamma)` times its error in the clean image.
+
+    An error `e` of the output moves the implied clean image by `e / sqrt(SNR)` (epsilon), `sigma * e` (v; flow velocity) or `e`
+    (sample), so the weight is `min(SNR, gamma)` times `1 / SNR`, `sigma^2` or 1.
+
+    Source: Hang et al., arXiv 2303.09556; flow: the same derivation, ours.
+    """
+    snr = (level.alpha / level.sigma).square()
+    match prediction_type:
+        case "epsilon":
+            return (gamma / snr).clamp(max=1)  # finite at zero terminal SNR, where min(SNR, gamma) / SNR is 0 / 0
+        case "v_prediction" | "flow_matching":
+            return snr.clamp(max=gamma) * level.sigma.square()
+        case "sample":
+            return snr.clamp(max=gamma)
+    raise ValueError(f"prediction_type = {prediction_type!r}: must be epsilon, v_prediction, sample or flow_matching.")
+
+
+def prior_weights(weight: float, is_class: Tensor | None) -> Tensor | None:
+    """(B,) weights of prior preservation: `weight` on class rows, 1 on the others; None where there is no class row."""
+    if is_class is None or not bool(is_class.any()):
+        return None
+    return torch.where(is_class, weight, 1.0)

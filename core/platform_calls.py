@@ -1,0 +1,229 @@
+"""Every call whose meaning depends on the operating system, with its counterpart on the others.
+
+Nothing here knows of runs or models: identity of processes, durable files, locks, detached starts.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+WINDOWS = os.name == "nt"
+_REPLACE_PATIENCE_S = 2.0  # Windows refuses to replace a file while a reader has it open; readers are quick
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who is alive
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def boot_id() -> str:
+    """Names this boot of this machine, so that a pid written before a restart is never taken for a live process.
+
+    Linux has a random id for each boot. Elsewhere the boot time serves, in steps of a minute: it is computed from the
+    wall clock, which may be corrected by a second or two.
+    """
+    with contextlib.suppress(FileNotFoundError):  # only Linux has the file
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"boot-{round(psutil.boot_time() / 60)}"
+
+
+def process_start(pid: int) -> float | None:
+    """When the process `pid` started (seconds; on Linux since boot, else since 1970), or None when it is gone.
+
+    pid and start time together name one process: a pid alone is reused. A zombie has ended and counts as gone. On Linux
+    the kernel's own tick count is read, which a corrected wall clock does not change.
+    """
+    if sys.platform == "linux":
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        fields = text.rpartition(")")[2].split()  # the name before it may hold blanks and brackets
+        return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def identity(pid: int | None = None) -> dict[str, object]:
+    """`{"pid", "process_start", "boot_id"}` of a process (this one by default): what `is_alive` recognises later."""
+    pid = os.getpid() if pid is None else pid
+    return {"pid": pid, "process_start": process_start(pid), "boot_id": boot_id()}
+
+
+def is_alive(who: Mapping[str, object] | None) -> bool:
+    """Whether exactly the process that `identity` once described still runs, on this boot."""
+    if not who or who.get("boot_id") != boot_id():
+        return False
+    pid, began = who.get("pid"), who.get("process_start")
+    if not isinstance(pid, int) or isinstance(pid, bool) or not isinstance(began, (int, float)):
+        return False
+    now = process_start(pid)
+    return now is not None and abs(now - began) < 0.5
+
+
+def kill(who: Mapping[str, object]) -> bool:
+    """End the described process at once, and its children. False when it was gone; never touches a reused pid."""
+    if not is_alive(who):
+        return False
+    try:
+        process = psutil.Process(who["pid"])
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return False
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself meanwhile: what was wanted
+            member.kill()
+    psutil.wait_procs(family, timeout=5)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that are whole or absent
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names inside `folder` durable. Windows has no such call: NTFS journals renames itself."""
+    if WINDOWS:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, with patience on Windows, where a reader that has `target` open makes it fail for a moment."""
+    deadline = time.monotonic() + _REPLACE_PATIENCE_S
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `path` so that every reader, also after a power cut, sees the old content or the new one, never a part.
+
+    Raises: OSError (28 when the disk is full); the old file is then untouched and the partial one removed.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the volume that holds `path`, or of its nearest parent that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, timeout_s: float = 10.0) -> Iterator[None]:
+    """Hold the lock file `path` for a moment (a critical section of milliseconds). The system frees it when we die.
+
+    Raises: TimeoutError when another process keeps it longer than `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    with open(path, "ab") as file:
+        while True:
+            try:
+                _lock(file.fileno())
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{path} has been locked by another process for {timeout_s:g} s. Wait, or end that process."
+                    ) from error
+                time.sleep(0.01)
+        try:
+            yield
+        finally:
+            _unlock(file.fileno())
+
+
+if WINDOWS:  # pragma: no cover - covered on Windows only
+    import msvcrt
+
+    def _lock(handle: int) -> None:
+        os.lseek(handle, 0, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(handle: int) -> None:
+        os.lseek(handle, 0, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes of their own
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def start_detached(command: Sequence[str], log: Path, *, cwd: Path, extra_env: Mapping[str, str]) -> subprocess.Popen:
+    """Start a process that outlives us: no terminal, no shared signals, output appended to `log`.
+
+    The caller polls the returned handle now and then: on POSIX an ended child stays a zombie until its parent asks.
+    """
+    apart = (
+        {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+        if WINDOWS
+        else {"start_new_session": True}
+    )
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env={**os.environ, **extra_env},
+            close_fds=True,
+            **apart,
+        )
+
+
+def likely_device() -> str:
+    """What `device = auto` will most likely mean, without importing torch: cuda, mps or cpu.
+
+    The queue only needs to know which runs would share a device; the worker decides with torch itself.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shutil.which("nvidia-smi") and hidden not in ("", "-1"):
+        return "cuda"
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    return "cpu"

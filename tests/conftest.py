@@ -1,0 +1,77 @@
+"""What every test gets: no network, one thread, the same random numbers, no runs folder of the person who runs the tests."""
+
+import os
+
+# Before anything imports torch, a hub client or Gradio: they read these once.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    GRADIO_ANALYTICS_ENABLED="False",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
+
+import random
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _same_start(monkeypatch):
+    """Every test starts from the same random state, and from nobody's own settings."""
+    for variable in ("ROLLOUT_STUDIO_RUNS", "ROLLOUT_STUDIO_TORCH_INDEX"):
+        monkeypatch.delenv(variable, raising=False)
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network():
+    """A connection to anywhere but this machine fails the test that tries it."""
+    connect = socket.socket.connect
+
+    def only_here(self, address):
+        host = address[0] if isinstance(address, tuple) else "localhost"  # else a path: a Unix socket
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"A test tried to reach {host}; tests have no network.")
+        return connect(self, address)
+
+    socket.socket.connect = only_here
+    yield
+    socket.socket.connect = connect
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str | None:
+    """Path of the Chromium for browser tests; None = playwright's own. Without any, a skip, or a failure where one is required."""
+    named = os.environ.get("ROLLOUT_STUDIO_CHROMIUM")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = named if named else next(filter(None, map(shutil.which, names)), None)
+    if path is not None and Path(path).exists():
+        return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        if Path(playwright.chromium.executable_path).exists():
+            return None
+    why = "No Chromium: `python launch.py test` gets one, or name it in ROLLOUT_STUDIO_CHROMIUM."
+    if os.environ.get("ROLLOUT_STUDIO_REQUIRE_BROWSER") == "1":
+        pytest.fail(why)
+    pytest.skip(why)

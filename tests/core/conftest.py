@@ -1,0 +1,1 @@
+from tiny import tiny_folder  # noqa: F401 - the fixture

@@ -1,0 +1,470 @@
+"""Each family against its stock diffusers pipeline, and what every family promises the rest of the core."""
+
+import json
+import shutil
+
+import diffusers
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from rollout_studio.core.config import ModelConfig
+from rollout_studio.core.families import FAMILIES, ModelError, load_model, locate
+from rollout_studio.core.noise import target_output
+from tiny import BUILDERS, PROMPTS
+
+VARIANTS = tuple(BUILDERS)
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2")
+STEPS = 4
+NEGATIVE = "blurry"
+
+
+def open_model(folder, **options):
+    shift = options.pop("flow_shift", None)
+    return load_model(ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu", **options), flow_shift=shift, for_training=False)
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_folder):
+    """One loaded model per variant, shared: tests that change one open their own."""
+    loaded = {}
+
+    def model(name):
+        if name not in loaded:
+            loaded[name] = open_model(tiny_folder(name))
+        return loaded[name]
+
+    return model
+
+
+class Recorded:
+    """A stock pipeline call with prompts, negative prompts and guidance: what its scheduler was asked to step, and what came out."""
+
+    def __init__(self, folder, guidance):
+        absent = dict.fromkeys(locate(str(folder)).absent)
+        self.pipe = DiffusionPipeline.from_pretrained(folder, **absent)
+        self.pipe.set_progress_bar_config(disable=True)
+        step, self.steps = self.pipe.scheduler.step, []
+
+        def recording(output, time, sample, **rest):
+            scaled = self.pipe.scheduler.scale_model_input(sample, time) if hasattr(self.pipe.scheduler, "scale_model_input") else sample
+            self.steps.append((output.clone(), time, scaled.clone()))
+            return step(output, time, sample, **rest)
+
+        self.pipe.scheduler.step = recording
+        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
+        self.arguments = dict(negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side)
+        self.latents = self.call(output_type="latent")
+        self.all_steps = self.steps[:]
+
+    def call(self, output_type):
+        generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
+        return self.pipe(prompt=list(PROMPTS), generator=generators, output_type=output_type, **self.arguments).images
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_folder):
+    calls = {}
+
+    def record(name, guidance=3.0):
+        if (name, guidance) not in calls:
+            calls[name, guidance] = Recorded(tiny_folder(name), guidance)
+        return calls[name, guidance]
+
+    return record
+
+
+def random_state(model, rows, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, model.latent_channels, 8, 8, generator=draws)
+
+
+def times(model, rows):
+    """Different in every row, and not a node of any schedule."""
+    spread = torch.linspace(0.83, 0.13, rows)
+    return spread if model.is_flow else spread * 999
+
+
+# The standing test ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_scheduler(name, guidance, model_of, recorded):
+    model, stock = model_of(name), recorded(name, guidance)
+    cond = model.collate(model.encode_prompts(PROMPTS))
+    negative = model.collate(model.encode_prompts([NEGATIVE] * 2, negative=True))
+    number = model.pipe.scheduler.config.num_train_timesteps
+    with torch.no_grad():
+        for output, time, x in stock.all_steps:
+            t = (time / number if model.is_flow else time).float().expand(2)
+            ours = model.denoise(x, t, cond) if guidance == 1 else model.guided(x, t, cond, negative, guidance)
+            assert output.abs().max() > 1e-3
+            torch.testing.assert_close(ours, output, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_inference_times_are_the_pipelines_own_schedule(name, model_of, recorded):
+    model, pipe = model_of(name), recorded(name).pipe
+    ours = model.inference_times(STEPS, (4, 8, 8))
+    if model.is_flow:
+        assert torch.equal(ours, pipe.scheduler.sigmas)
+    else:
+        assert ours.tolist() == [*dict.fromkeys(pipe.scheduler.timesteps.tolist()), 0.0]
+    assert (ours.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_decoding_gives_the_stock_pipelines_pixels(name, model_of, recorded):
+    stock = recorded(name)
+    expected = stock.call(output_type="pt")
+    torch.testing.assert_close(model_of(name).decode(stock.latents), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded):
+    import numpy as np
+
+    ours = model_of(name).sample(PROMPTS, steps=STEPS, guidance=3.0, negative_prompt=NEGATIVE, seed=5, height=32, width=32)
+    stock = recorded(name).call(output_type="pil")
+    for one, other in zip(ours, stock, strict=True):
+        assert one.size == (32, 32)
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+
+
+# Conventions ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rows_with_their_own_time_and_prompt_equal_single_calls(name, model_of):
+    model = model_of(name)
+    conditionings = model.encode_prompts(["a", *PROMPTS])
+    x, t = random_state(model, 3), times(model, 3)
+    with torch.no_grad():
+        together = model.denoise(x, t, model.collate(conditionings))
+        alone = [model.denoise(x[i:i + 1], t[i:i + 1], model.collate([conditionings[i]])) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_predict_picks_conditioning_by_row(name, guidance, model_of):
+    model = model_of(name)
+    conditionings = model.encode_prompts(["a", *PROMPTS])
+    predict = model.predict(model.collate(conditionings), guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
+    x, rows = random_state(model, 2), torch.tensor([2, 0])
+    level = model.noise_path.at(times(model, 2))
+    alone = model.predict(model.collate([conditionings[2], conditionings[0]]), guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
+    with torch.no_grad():
+        one, other = predict(x, level, rows), alone(x, level, torch.arange(2))
+    torch.testing.assert_close(one.x0_hat, other.x0_hat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.noise_hat, other.noise_hat, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_prediction_and_its_output_agree(name, model_of):
+    """x0_hat and noise_hat, put together again, are the network's output."""
+    model = model_of(name)
+    cond = model.collate(model.encode_prompts(PROMPTS))
+    x, t = random_state(model, 2), times(model, 2)
+    level = model.noise_path.at(t)
+    with torch.no_grad():
+        prediction = model.predict(cond)(x, level, torch.arange(2))
+        output = model.denoise(x, t, cond)
+    torch.testing.assert_close(target_output(prediction.x0_hat, prediction.noise_hat, level, model.prediction_type), output,
+                               atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2_v"])
+def test_fractional_timesteps_reach_the_network(name, model_of):
+    model = model_of(name)
+    cond, x = model.collate(model.encode_prompts(PROMPTS[:1])), random_state(model, 1)
+    with torch.no_grad():
+        low, middle, high = (model.denoise(x, torch.tensor([t]), cond) for t in (300.0, 300.5, 301.0))
+    assert not torch.equal(low, middle)
+    torch.testing.assert_close(middle, (low + high) / 2, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sd1", "lumina2", "sd3"])
+def test_the_time_reaches_a_16_bit_network_in_float32(name, tiny_folder):
+    model = open_model(tiny_folder(name), base_model_precision="bfloat16")
+    seen = {}
+    model.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(time=kwargs.get("timestep", args[1] if len(args) > 1 else None)), with_kwargs=True)
+    t = times(model, 1)
+    with torch.no_grad():
+        output = model.denoise(random_state(model, 1), t, model.collate(model.encode_prompts(PROMPTS[:1])))
+    assert seen["time"].dtype == torch.float32 and output.dtype == torch.float32
+    assert next(model.denoiser.parameters()).dtype == torch.bfloat16 and next(model.vae.parameters()).dtype == torch.float32
+    assert model.sample(PROMPTS[:1], steps=1, height=32, width=32)[0].size == (32, 32)
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_gradients_flow_through_denoise(name, model_of):
+    model = model_of(name)
+    x = random_state(model, 1).requires_grad_()
+    model.denoise(x, times(model, 1), model.collate(model.encode_prompts(PROMPTS[:1]))).square().sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_latents_scale_and_unscale(name, model_of):
+    model = model_of(name)
+    pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = model.encode_images(pixels)
+    assert latents.shape == (2, 4, 8, 12) and latents.dtype == torch.float32
+    torch.testing.assert_close(model.scale_latents(model.unscale_latents(latents)), latents)
+    drawn = [model.encode_images(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_picture_of_odd_size_is_refused(model_of):
+    with pytest.raises(ValueError, match="multiples of 4"):
+        model_of("sd1").encode_images(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        model_of("lumina2").sample(["a"], steps=1, height=36, width=32)
+
+
+def test_guidance_below_one_is_refused(model_of):
+    model = model_of("sd1")
+    with pytest.raises(ValueError, match="at least 1.0"):
+        model.predict(model.collate(model.encode_prompts(["a"])), guidance=0.5)
+
+
+# Times ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sd3", "lumina2"])
+def test_the_training_table_is_the_checkpoints_with_its_shift_once(name, model_of):
+    scheduler = type(model_of(name).pipe.scheduler).from_config(model_of(name).pipe.scheduler.config)
+    torch.testing.assert_close(model_of(name).training_times(), scheduler.sigmas, atol=1e-6, rtol=0)
+    assert model_of(name).training_shift() == scheduler.config.shift
+
+
+def test_a_given_shift_bends_training_times_and_not_the_users_schedule(tiny_folder, model_of):
+    model = open_model(tiny_folder("lumina2"), flow_shift=2.0)
+    assert model.training_shift() == 2.0
+    assert float(model.training_times()[499]) == pytest.approx(2 * 0.501 / 1.501, abs=1e-6)
+    assert torch.equal(model.inference_times(5, (4, 8, 8)), model_of("lumina2").inference_times(5, (4, 8, 8)))
+
+
+def test_a_shift_that_depends_on_the_size_uses_the_size(model_of):
+    model = model_of("sd3_dynamic")
+    assert model.training_shift((4, 8, 8)) < model.training_shift((4, 16, 16))
+    with pytest.raises(ValueError, match="latent_shape"):
+        model.training_shift()
+
+
+def test_variance_preserving_training_times_are_all_timesteps(model_of):
+    assert model_of("sd1").training_times().tolist() == list(range(999, -1, -1))
+    assert model_of("sd1").training_shift() == 1.0
+
+
+# Text ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_trimming_lumina_prompts_is_exact(model_of):
+    """The network gets the pipeline's own 256 padded tokens, or only the true ones."""
+    model = model_of("lumina2")
+    embeds, mask, _, _ = model.pipe.encode_prompt(list(PROMPTS), False, device=model.device)
+    trimmed = model.collate(model.encode_prompts(PROMPTS))
+    assert embeds.shape[1] == 256 and trimmed["prompt_embeds"].shape[1] == int(mask.sum(1).max()) < 256
+    x, t = random_state(model, 2), times(model, 2)
+    with torch.no_grad():
+        padded = model.denoise(x, t, {"prompt_embeds": embeds, "prompt_mask": mask})
+        torch.testing.assert_close(model.denoise(x, t, trimmed), padded, atol=1e-6, rtol=1e-6)
+
+
+def test_lumina_puts_its_system_prompt_before_prompts_only(model_of):
+    plain, negative = (model_of("lumina2").encode_prompts(["a"], negative=negative)[0]["prompt_embeds"] for negative in (False, True))
+    assert len(negative) < 10 < len(plain)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_prompts_encoding_does_not_depend_on_its_neighbours(name, model_of):
+    model = model_of(name)
+    together, alone = model.encode_prompts(PROMPTS), [model.encode_prompts([prompt])[0] for prompt in PROMPTS]
+    for one, other in zip(together, alone, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) and one[key].device.type == "cpu" for key in one)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of):
+    model = open_model(tiny_folder(name))
+    expected = model_of(name).encode_prompts(["a new prompt"])[0]
+    model.free_text_encoders()
+    model.free_vae()
+    assert all(getattr(model.pipe, part) is None for part in model.text_encoders)
+    again = model.encode_prompts(["a new prompt"])[0]
+    assert all(torch.equal(again[key], expected[key]) for key in expected)
+    assert all(getattr(model.pipe, part) is None for part in model.text_encoders)
+    one = model.sample(["a"], steps=2, seed=1, height=32, width=32)[0]
+    assert list(one.getdata()) == list(model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].getdata())
+
+
+# Sampling leaves no trace --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_sampling_restores_modes_scheduler_and_random_state(name, tiny_folder):
+    model = open_model(tiny_folder(name))
+    model.denoiser.train()
+    next(model.denoiser.children()).eval()
+    modes = [module.training for module in model.denoiser.modules()]
+    scheduler, times_before = model.pipe.scheduler, model.pipe.scheduler.timesteps.clone()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    pictures = [list(model.sample(PROMPTS, steps=2, seed=3, height=32, width=32, batch_size=size)[1].getdata()) for size in (2, 2)]
+    assert pictures[0] == pictures[1]
+    assert [module.training for module in model.denoiser.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.pipe.scheduler is scheduler and torch.equal(scheduler.timesteps, times_before)
+
+
+def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
+    import numpy as np
+
+    model = model_of("lumina2")
+    together = model.sample(PROMPTS, steps=2, seed=3, height=32, width=32, batch_size=2)
+    alone = model.sample(PROMPTS, steps=2, seed=3, height=32, width=32, batch_size=1)
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+    other_seed = model.sample(PROMPTS, steps=2, seed=4, height=32, width=32)
+    assert list(other_seed[0].getdata()) != list(together[0].getdata())
+
+
+def test_defaults_are_those_of_a_bare_call(model_of):
+    assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
+    assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
+    assert all(model_of(name).default_size == (32, 32) for name in ONE_PER_FAMILY)
+
+
+# Opening -------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_family_is_detected_from_its_folder(tiny_folder):
+    families = {name: locate(str(tiny_folder(name))).family for name in VARIANTS}
+    assert families == {"sd1": "sd1x", "sd1_euler": "sd1x", "sd1_sample": "sd1x", "sd2_v": "sd2x", "sd3": "sd3", "sd3_without_t5": "sd3",
+                        "sd3_dynamic": "sd3", "lumina2": "lumina2"}
+    assert set(families.values()) == set(FAMILIES)
+
+
+def test_the_prediction_type_is_the_checkpoints(model_of):
+    assert {name: model_of(name).prediction_type for name in ("sd1", "sd1_sample", "sd2_v", "sd3", "lumina2")} == {
+        "sd1": "epsilon", "sd1_sample": "sample", "sd2_v": "v_prediction", "sd3": "flow_matching", "lumina2": "flow_matching"}
+
+
+def test_a_given_prediction_type_reaches_the_scheduler_that_samples(tiny_folder):
+    model = open_model(tiny_folder("sd1"), prediction_type="v_prediction")
+    assert model.prediction_type == model.pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_everything_is_frozen_and_text_encoders_have_no_dropout(tiny_folder):
+    model = load_model(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("sd3")), device="cpu"))
+    assert model.denoiser.training and not model.pipe.text_encoder_3.training and not model.vae.training
+    assert not any(parameter.requires_grad for part in (model.denoiser, model.vae, model.pipe.text_encoder) for parameter in part.parameters())
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"model_family": "sd3"}, ["model_family = sd3", "is sd1x", "Set model_family to sd1x or auto"]),
+    ({"revision": "main"}, ["only a model on the hub has revisions"]),
+    ({"prediction_type": "sample"}, ["PNDM", "DDIM"]),
+    ({"prediction_type": "flow_matching"}, ["sd1x models predict epsilon or v_prediction or sample"]),
+    ({"variant": "fp16"}, ["variant", "fp16", "Leave variant out"]),
+])  # fmt: skip
+def test_what_contradicts_the_checkpoint_is_refused_with_the_remedy(options, words, tiny_folder):
+    with pytest.raises(ModelError) as error:
+        open_model(tiny_folder("sd1"), **options)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_shift_is_refused_where_there_is_none(tiny_folder):
+    with pytest.raises(ModelError, match="no flow model"):
+        open_model(tiny_folder("sd1"), flow_shift=2.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused(tiny_folder):
+    with pytest.raises(ModelError, match="no cuda device"):
+        load_model(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("sd1")), device="cuda"))
+
+
+def test_a_variant_is_opened(tiny_folder, tmp_path):
+    DiffusionPipeline.from_pretrained(tiny_folder("sd2_v")).save_pretrained(tmp_path / "model", variant="fp16")
+    model = open_model(tmp_path / "model", variant="fp16")
+    assert model.name == "sd2x"
+    with pytest.raises(ModelError):
+        open_model(tmp_path / "model")
+
+
+def test_pickled_weights_are_refused(tiny_folder, tmp_path):
+    DiffusionPipeline.from_pretrained(tiny_folder("sd1")).save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    from safetensors.torch import load_file
+
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ModelError, match="can run code") as error:
+        open_model(tmp_path / "model")
+    assert "diffusion_pytorch_model.bin" in str(error.value) and "save_pretrained" in error.value.remedy
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("missing/folder/deep", ["there is no such folder", "owner/model"]),
+    ("./not-here", ["there is no such folder"]),
+    ("some-owner/no-such-model", ["cache", "hf download some-owner/no-such-model"]),
+    ("not-here", ["Meant as a folder"]),
+])  # fmt: skip
+def test_a_model_that_is_not_there_is_told_with_the_remedy(name, words, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError) as error:
+        locate(name)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_gated_model_and_a_wrong_revision_are_told_apart(monkeypatch):
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://example.org"))
+    for kind, words in ((GatedRepoError, "hf auth login"), (RevisionNotFoundError, "no revision 'v9'")):
+        def refuse(*args, kind=kind, **kwargs):
+            raise kind("no", response=response)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+        with pytest.raises(ModelError, match=words):
+            locate("owner/model", revision="v9")
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "has no model_index.json"), ("{", "is not valid JSON"), (json.dumps({"_class_name": "WanPipeline"}), "no family here covers"),
+])  # fmt: skip
+def test_a_folder_that_is_no_known_pipeline_is_refused(content, words, tmp_path):
+    if content is not None:
+        (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(ModelError, match=words):
+        assert locate(str(tmp_path)).family
+
+
+def test_a_damaged_model_is_told(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder("sd1"), tmp_path / "model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
+    with pytest.raises(ModelError, match="again"):
+        open_model(tmp_path / "model")
+
+
+def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):
+    pipe = DiffusionPipeline.from_pretrained(tiny_folder("sd1"))
+    pipe.unet = diffusers.UNet2DConditionModel.from_config(pipe.unet.config, in_channels=9)
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="takes 9 channels"):
+        open_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("name", "family"), [("demo-flow", "lumina2"), ("demo-epsilon", "sd1x")])
+def test_the_demo_models_open_by_name(name, family):
+    model = load_model(ModelConfig(pretrained_model_name_or_path=name, device="cpu"))
+    assert (model.name, model.latent_scale, model.default_size) == (family, 4, (64, 64))
+    assert model.sample(["a small red circle on a white background, on the left"], steps=2)[0].size == (64, 64)

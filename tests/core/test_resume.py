@@ -1,0 +1,214 @@
+"""An interrupted and resumed run is, bit for bit, the run that was never interrupted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from rollout_studio.core import checkpoint
+from rollout_studio.core.checkpoint import Checkpoint
+from rollout_studio.core.runs import RunDir
+from rollout_studio.core.trainer import PREEMPTED, train
+from tiny_run import ROLLOUT, at_step, events, pictures, tiny_run, without_drift  # noqa: F401 - fixtures
+
+STEPS = 24
+EVERYTHING = {
+    **ROLLOUT, "max_train_steps": STEPS, "gradient_accumulation_steps": 2, "lora_dropout": 0.3, "use_ema": True, "ema_decay": 0.8,
+    "random_flip": True, "caption_dropout_probability": 0.3, "lr_scheduler": "cosine", "snr_gamma": 5.0,
+}  # fmt: skip
+"""All that draws or remembers: rollout, dropout of adapter and captions, flips, moments, average, schedule, accumulation."""
+
+
+def in_a_new_process(run: RunDir, *flags: str) -> int:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "rollout_studio.core.worker", str(run.path), *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.returncode
+
+
+def last(run: RunDir) -> Checkpoint:
+    found, skipped = checkpoint.load_latest(run.checkpoints_path)
+    assert found is not None and skipped == []
+    return found
+
+
+def assert_same(one: RunDir, other: RunDir) -> None:
+    """Weights, average, moments, and every number that a step tells except for time and memory."""
+    a, b = last(one), last(other)
+    assert a.step == b.step
+    for group in ("trainable", "ema", "optimizer"):
+        assert a.tensors[group].keys() == b.tensors[group].keys() != set()
+        for name, tensor in a.tensors[group].items():
+            assert torch.equal(tensor, b.tensors[group][name]), f"{group} {name}"
+    assert a.record["optimizer"] == b.record["optimizer"]
+
+    def told(run: RunDir) -> list[dict]:
+        timing = {"time", "seconds", "eta_s", "memory_mib"}
+        return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
+
+    assert told(one) == told(other)
+
+
+@pytest.mark.parametrize("variant", ["lumina2", "sd1"])
+def test_stopping_at_steps_1_7_and_13_changes_no_bit(tiny_run, without_drift, variant):
+    whole, parts = tiny_run(variant, "whole", **EVERYTHING), tiny_run(variant, "parts", **EVERYTHING)
+    assert train(whole) == 0
+    assert sum(event["rolled_rows"] for event in events(whole, "step")) > STEPS  # the rollout does take part
+    for number, step in enumerate((1, 7, 13)):
+        assert train(parts, resume=number > 0, listen=at_step(step, lambda: parts.send("stop-and-save"))) == 0
+        assert last(parts).step == step and parts.read_state()["state"] == "stopped"
+    if variant == "lumina2":
+        in_a_new_process(parts, "--resume")
+    else:
+        assert train(parts, resume=True) == 0
+    assert [event["resumed_from"] for event in events(parts, "start")] == [None, 1, 7, 13]
+    assert_same(whole, parts)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "adafactor"])
+def test_every_optimizer_goes_on_as_it_stood(tiny_run, without_drift, optimizer):
+    setting = {**EVERYTHING, "max_train_steps": 6, "optimizer": optimizer, "learning_rate": 1.0 if optimizer == "prodigy" else 1e-2}
+    whole, parts = tiny_run("lumina2", "whole", **setting), tiny_run("lumina2", "parts", **setting)
+    assert train(whole) == 0
+    assert train(parts, listen=at_step(3, lambda: parts.send("stop-and-save"))) == 0
+    assert train(parts, resume=True) == 0
+    assert_same(whole, parts)
+
+
+@pytest.mark.parametrize("change", [
+    {"model_type": "full", "learning_rate": 1e-4}, {"mixed_precision": "bf16"}, {"base_model_precision": "bfloat16"},
+    {"scheduled_sampling_reflexflow_mode": "paper"}, {"loss_type": "huber"},
+    {"with_prior_preservation": True, "class_prompt": "a circle", "num_class_images": 3, "class_sample_steps": 2},
+], ids=lambda change: "-".join(map(str, next(iter(change.items())))))  # fmt: skip
+def test_resuming_is_exact_under_every_kind_of_training(tiny_run, without_drift, change):
+    setting = {**EVERYTHING, "max_train_steps": 4, **change}
+    whole, parts = tiny_run("lumina2", "whole", **setting), tiny_run("lumina2", "parts", **setting)
+    assert train(whole) == 0
+    assert train(parts, listen=at_step(2, lambda: parts.send("stop-and-save"))) == 0
+    assert train(parts, resume=True) == 0
+    assert_same(whole, parts)
+
+
+def test_pictures_in_between_change_no_bit(tiny_run, without_drift):
+    quiet = tiny_run("lumina2", "quiet", **EVERYTHING | {"max_train_steps": 4})
+    busy = tiny_run("lumina2", "busy", **EVERYTHING | {"max_train_steps": 4, "validation_prompts": ["a circle"],
+                                                       "validation_step_interval": 1, "checkpoint_step_interval": 1})
+    assert train(quiet) == train(busy) == 0
+    assert [event["step"] for event in events(busy, "sample")] == [0, 1, 2, 3, 4]
+    assert_same(quiet, busy)
+
+
+def test_a_run_killed_between_two_checkpoints_repeats_the_lost_steps_exactly(tiny_run, without_drift):
+    setting = {**EVERYTHING, "max_train_steps": 6, "checkpoint_step_interval": 2}
+    whole, killed = tiny_run("lumina2", "whole", **setting), tiny_run("lumina2", "killed", **setting)
+    assert train(whole) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(killed, listen=at_step(5, kill))
+    assert train(killed, resume=True) == 0
+    steps = [event["step"] for event in events(killed, "step")]
+    assert steps == [1, 2, 3, 4, 5, 5, 6]
+    told = {event["step"]: event["loss"] for event in events(killed, "step")}
+    assert list(told.values()) == [event["loss"] for event in events(whole, "step")]
+    assert all(torch.equal(tensor, last(killed).tensors["trainable"][name]) for name, tensor in last(whole).tensors["trainable"].items())
+
+
+# ------------------------------------------------------------------------------------------------- what may differ, and what not
+
+
+def stopped_at_two(tiny_run, **changes) -> RunDir:
+    run = tiny_run("lumina2", **{"max_train_steps": 4, **changes})
+    assert train(run, listen=at_step(2, lambda: run.send("stop-and-save"))) == 0
+    return run
+
+
+def change_config(run: RunDir, **changes) -> None:
+    import json
+
+    run.config_path.write_text(json.dumps({**run.read_config(), **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "value", "difference"), [
+    ("lora_rank", 5, "lora_rank: 3 -> 5"), ("learning_rate", 0.5, "learning_rate: 0.01 -> 0.5"), ("seed", 1, "seed: 42 -> 1"),
+    ("scheduled_sampling_max_step_offset", 3, "scheduled_sampling_max_step_offset: 0 -> 3"),
+    ("max_train_steps", 3, r"max_train_steps: 4 -> 3 \(it may only grow\)"),
+])  # fmt: skip
+def test_another_config_is_refused_with_the_exact_difference(tiny_run, without_drift, name, value, difference):
+    run = stopped_at_two(tiny_run)
+    change_config(run, **{name: value})
+    assert train(run, resume=True) == 78
+    import re
+
+    error = events(run, "error")[-1]
+    assert re.search(difference, error["message"]) and "clone the run" in error["remedy"]
+    assert last(run).step == 2
+
+
+def test_more_steps_and_other_intervals_are_welcome(tiny_run, without_drift):
+    run = stopped_at_two(tiny_run)
+    change_config(run, max_train_steps=6, validation_step_interval=3, checkpoints_total_limit=1, drift_offsets=[2])
+    assert train(run, resume=True) == 0
+    assert last(run).step == 6
+
+
+def test_other_pictures_are_refused_by_name(tiny_run, without_drift, tmp_path):
+    from tiny_run import draw_pictures
+
+    own = draw_pictures(tmp_path / "own", 3)
+    run = stopped_at_two(tiny_run, instance_data_dir=str(own))
+    (own / "1.txt").write_text("a square", encoding="utf-8")
+    assert train(run, resume=True) == 78
+    assert "1.png" in events(run, "error")[-1]["message"]
+
+
+def test_other_versions_are_told_and_allowed(tiny_run, without_drift, monkeypatch):
+    run = stopped_at_two(tiny_run)
+    from rollout_studio.core import trainer
+
+    here = trainer._versions
+    monkeypatch.setattr(trainer, "_versions", lambda device: {**here(device), "torch": "9.9"})
+    assert train(run, resume=True) == 0
+    assert any("torch" in event["message"] and "9.9" in event["message"] for event in events(run, "warning"))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_told(tiny_run, without_drift):
+    run = tiny_run("lumina2", max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=9)
+    assert train(run, listen=at_step(3, lambda: run.send("stop"))) == 0
+    newest = checkpoint.checkpoints(run.checkpoints_path)[-1]
+    file = newest / "trainable.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    assert train(run, resume=True) == 0
+    assert events(run, "start")[-1]["resumed_from"] == checkpoint.step_of(newest) - 1
+    assert any("passed over" in event["message"] for event in events(run, "warning"))
+
+
+def test_there_must_be_something_to_resume_and_nothing_to_overwrite(tiny_run, without_drift):
+    run = tiny_run("lumina2", max_train_steps=1)
+    assert train(run, resume=True) == 78
+    assert train(run) == 0
+    before = last(run)
+    assert train(run) == 78
+    assert "has checkpoints already" in events(run, "error")[-1]["message"]
+    assert last(run).record == before.record
+
+
+def test_a_signal_saves_at_the_next_step_boundary_and_the_run_goes_on_from_there(tiny_run, without_drift):
+    import signal
+
+    whole, run = (tiny_run("lumina2", name, max_train_steps=4, **{k: v for k, v in EVERYTHING.items() if k != "max_train_steps"})
+                  for name in ("whole", "signalled"))
+    assert train(whole) == 0
+    before = signal.getsignal(signal.SIGTERM)
+    assert train(run, listen=at_step(2, lambda: signal.raise_signal(signal.SIGTERM))) == PREEMPTED
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert last(run).step == 2 and "SIGTERM" in run.read_state()["message"]
+    assert train(run, resume=True) == 0
+    assert_same(whole, run)

@@ -1,0 +1,207 @@
+"""Tiny random pipelines of the real classes, built in a folder in the diffusers layout: for everything that needs a model.
+
+    def test_something(tiny_folder):
+        folder = tiny_folder("lumina2")     # built once per session; one of BUILDERS
+
+Every all-zero tensor (output layers, gates) is drawn anew, because a network that answers 0 hides every error behind it. Tokenizers are
+built without files, one token per character. Latents have an f4 autoencoder, 8x8 cells for the default picture of 32x32 pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+LETTERS = [chr(code) for code in range(33, 127)]
+PROMPTS = ("a red circle", "sks on blue, far left")
+TEXT_LENGTH = 24
+SIDE = 8
+
+
+def without_zeros(module: nn.Module) -> nn.Module:
+    """Draw every all-zero parameter anew."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+    return module
+
+
+def clip_tokenizer():
+    from transformers import CLIPTokenizer
+
+    pieces = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=TEXT_LENGTH)
+
+
+def gemma_tokenizer():
+    from tokenizers import processors
+    from transformers import GemmaTokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *LETTERS]
+    tokenizer = GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=256)
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[bos]
+    )
+    return tokenizer
+
+
+def t5_tokenizer():
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+
+
+def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, projection_dim=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=TEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def autoencoder(shift: float | None = None):
+    from diffusers import AutoencoderKL
+
+    return without_zeros(AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, block_out_channels=(8, 8, 16),
+        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=32, scaling_factor=0.6, shift_factor=shift))  # fmt: skip
+
+
+def stable_diffusion(scheduler, *, linear: bool = False):
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    torch.manual_seed(1)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=linear)  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=autoencoder(), text_encoder=clip_text(tokenizer), tokenizer=tokenizer, unet=without_zeros(unet), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)  # fmt: skip
+
+
+SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def sd1():
+    from diffusers import PNDMScheduler
+
+    return stable_diffusion(PNDMScheduler(**SD_BETAS, steps_offset=1, skip_prk_steps=True))
+
+
+def sd1_euler():
+    """Its scheduler keeps x / alpha: the pipeline scales what the network sees."""
+    from diffusers import EulerDiscreteScheduler
+
+    return stable_diffusion(EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading"))
+
+
+def sd1_sample():
+    """Predicts x0."""
+    from diffusers import DDIMScheduler
+
+    return stable_diffusion(DDIMScheduler(**SD_BETAS, steps_offset=1, clip_sample=False, prediction_type="sample"))
+
+
+def sd2_v():
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        **SD_BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction"
+    )
+    return stable_diffusion(scheduler, linear=True)
+
+
+def sd3(*, t5: bool = True, **scheduler):
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(2)
+    tokenizer = clip_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=16,
+        dual_attention_layers=(0,), qk_norm="rms_norm")  # fmt: skip
+    words = t5_tokenizer() if t5 else None
+    encoder = (
+        T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
+        if t5
+        else None
+    )
+    return StableDiffusion3Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
+        vae=autoencoder(0.1),
+        text_encoder=clip_text(tokenizer, projected=True),
+        tokenizer=tokenizer,
+        text_encoder_2=clip_text(tokenizer, projected=True),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=encoder,
+        tokenizer_3=words,
+    )
+
+
+def sd3_without_t5():
+    return sd3(t5=False)
+
+
+def sd3_dynamic():
+    """Its shift depends on the picture's size."""
+    return sd3(t5=False, use_dynamic_shifting=True, base_image_seq_len=8, max_image_seq_len=64)
+
+
+def lumina2():
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    torch.manual_seed(3)
+    tokenizer = gemma_tokenizer()
+    text = Gemma2Model(Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=8, max_position_embeddings=256, query_pre_attn_scalar=8))  # fmt: skip
+    transformer = Lumina2Transformer2DModel(
+        sample_size=SIDE, patch_size=2, in_channels=4, hidden_size=32, num_layers=2, num_refiner_layers=1, num_attention_heads=2,
+        num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6), axes_lens=(300, 32, 32), cap_feat_dim=16)  # fmt: skip
+    return Lumina2Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=autoencoder(0.1),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+    )
+
+
+BUILDERS: dict[str, Callable] = {
+    "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v, "sd3": sd3, "sd3_without_t5": sd3_without_t5,
+    "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
+}  # fmt: skip
+"""Every variant is one way in which a checkpoint may differ."""
+
+
+def build(name: str, folder: Path) -> Path:
+    """Save one of BUILDERS to `folder` and return it. The global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        pipe = BUILDERS[name]()
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
+    """Name of a variant -> its folder, built when first asked for. Treat it as read-only."""
+    root, built = tmp_path_factory.mktemp("tiny"), {}
+
+    def folder(name: str) -> Path:
+        if name not in built:
+            built[name] = build(name, root / name)
+        return built[name]
+
+    return folder

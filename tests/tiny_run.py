@@ -1,0 +1,83 @@
+"""Runs of a few tiny steps on tiny models: for everything that needs a training.
+
+    def test_something(tiny_run):
+        run = tiny_run("lumina2", max_train_steps=3)     # a RunDir, ready for `train(run)`
+        assert train(run) == 0
+        assert losses(run) == ...
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.runs import RunDir, RunStore
+
+BASE = {
+    "resolution": 32, "aspect_buckets": False, "lora_rank": 3, "learning_rate": 1e-2, "max_train_steps": 3, "train_batch_size": 2,
+    "checkpoint_step_interval": 0, "validation_num_inference_steps": 2, "drift_holdout_images": 0,
+    "drift_num_images": 1, "drift_offsets": [1], "drift_fine_factor": 2, "scheduled_sampling_grid_steps": 6,
+}  # fmt: skip
+ROLLOUT = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.7, "scheduled_sampling_reflexflow_beta1": 1.0}
+"""A rollout that happens in most steps."""
+
+
+def draw_pictures(folder: Path, number: int) -> Path:
+    """Captioned pictures, each another colour and size."""
+    folder.mkdir()
+    for i in range(number):
+        picture = Image.new("RGB", (48 + 8 * i, 64 - 8 * i), (40 * i, 255 - 40 * i, 128))
+        ImageDraw.Draw(picture).ellipse((4 + i, 8, 30, 34 + i), fill=(255 - 50 * i, 20 * i, 60))
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a circle, number {i}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Four captioned pictures."""
+    return draw_pictures(tmp_path_factory.mktemp("pictures") / "set", 4)
+
+
+@pytest.fixture
+def tiny_run(tiny_folder, pictures, tmp_path) -> Callable[..., RunDir]:
+    """Variant of `tiny.BUILDERS` and flat options -> a run, in a store of the test's own."""
+    store = RunStore(tmp_path / "runs")
+
+    def make(variant: str, name: str = "tiny", **changes) -> RunDir:
+        flat = {**BASE, "pretrained_model_name_or_path": str(tiny_folder(variant)), "instance_data_dir": str(pictures), **changes}
+        return store.create(config_from_flat(flat), name)
+
+    return make
+
+
+@pytest.fixture
+def without_drift(monkeypatch) -> None:
+    """No drift reports: a test that is not about them need not wait for them."""
+    from rollout_studio.core.trainer import Training
+
+    monkeypatch.setattr(Training, "measure_drift", lambda self: None)
+
+
+def events(run: RunDir, kind: str | None = None) -> list[dict]:
+    """What the run told, all of it or one kind."""
+    return [event for event in run.events()[0] if kind is None or event["event"] == kind]
+
+
+def losses(run: RunDir) -> list[float]:
+    """The loss of every step event, in the order told."""
+    return [event["loss"] for event in events(run, "step")]
+
+
+def at_step(step: int, action: Callable[[], object]) -> Callable[[dict], None]:
+    """A listener for `train` that acts once, when the step's event comes: the trainer hears of it before the next step."""
+    done = []
+
+    def listen(event: dict) -> None:
+        if event["event"] == "step" and event["step"] == step and not done:
+            done.append(step)
+            action()
+
+    return listen
