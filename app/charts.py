@@ -12,12 +12,12 @@ from .words import quantity, text
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `color` names a CSS variable of the page's style (`clean`, `rolled`, `quiet`, `accent`)."""
+    """One curve. `color` names a CSS variable of the page's style (`clean`, `rolled`, `ink`, `quiet`)."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
-    color: str = "accent"
+    color: str = "ink"
     faint: bool = False
     dashed: bool = False
 

@@ -10,7 +10,6 @@ or a request that cannot be honoured.
 import argparse
 import json
 import os
-import socket
 import sys
 import time
 import traceback
@@ -40,12 +39,13 @@ from ..core.runs import COMMANDS, RunError, RunStore
 
 DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
 
-PORT = 7860
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A person's mistake is told in one message, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if (stream.encoding or "").lower() not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe: config files and reports are UTF-8
     parser = _parser()
     try:
         given, unknown = parser.parse_known_args(arguments)
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if unknown:
             raise ConfigError(_unknown_faults(unknown))
-        return given.run(given)
+        code = given.run(given)
+        sys.stdout.flush()  # here, where a reader that has left is dealt with
+        return code
     except (ConfigError, RunError, ModelError) as error:
         _say(str(error))
         return BAD_CONFIG
@@ -108,12 +110,19 @@ def _parser() -> argparse.ArgumentParser:
 
     ui = command("ui", _ui, "Start the page and open it in the browser.")
     ui.add_argument(
-        "--port", type=int, default=None, help=f"port on this machine (default {PORT}, or the next free one)"
+        "--port", type=int, default=None, help="port on this machine (default 7860); taken = the next free one"
     )
     ui.add_argument("--no-browser", action="store_true", help="do not open a browser")
     _add_runs_dir(ui)
 
-    train = command("train", _train, "Train a model, here and now, with progress bars; closing the terminal stops it.")
+    train = command(
+        "train",
+        _train,
+        "Train a model, here and now, with progress bars; closing the terminal stops it.",
+        "rollout-studio train [--preset NAME | --config FILE] [--set KEY=VALUE ...] [--OPTION VALUE ...] [--run-name NAME]\n"
+        "                            [--runs-dir DIR] [--dry-run]\n"
+        "       rollout-studio train --resume RUN [--runs-dir DIR]",
+    )
     _add_config_source(train)
     train.add_argument("--run-name", metavar="NAME", help="name of the run (default: the preset and the time)")
     train.add_argument(
@@ -248,29 +257,11 @@ def _resolve(given: argparse.Namespace, base: Mapping[str, Any] | None = None) -
 
 
 def _ui(given: argparse.Namespace) -> int:
+    if given.port is not None and not 1 <= given.port <= 65535:
+        raise ConfigError([Fault(f"--port {given.port}: must be 1 to 65535.")])
     from .page import serve  # imports Gradio: seconds
 
-    wanted = PORT if given.port is None else given.port
-    port = free_port(wanted)
-    if port != wanted:
-        _say(f"Port {wanted} is taken; taking the next free one, {port}.")
-    return serve(port=port, open_browser=not given.no_browser, runs_dir=given.runs_dir)
-
-
-def free_port(first: int, tries: int = 100) -> int:
-    """The first port from `first` on at which nobody listens on this machine. Raises ConfigError when there is none among `tries`."""
-    if not 1 <= first <= 65535:
-        raise ConfigError([Fault(f"--port {first}: must be 1 to 65535.")])
-    for port in range(first, min(first + tries, 65536)):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name != "nt":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just given back counts as free
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue  # taken, or not ours to open: the next one
-            return port
-    raise ConfigError([Fault(f"--port {first}: it and the next {tries - 1} are taken; name another.")])
+    return serve(port=given.port, runs_dir=given.runs_dir, open_browser=not given.no_browser)
 
 
 # ---- train
@@ -415,7 +406,7 @@ class Progress:
             self.close()
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=name, file=self._stream, dynamic_ncols=True, initial=0)
+            self._bar = tqdm(total=total, desc=name, file=self._stream, dynamic_ncols=True, initial=done)
             self._bar_name = name
         self._bar.n = done
         if note:
@@ -448,9 +439,9 @@ class Progress:
         self._advance("training", event["step"], self._total_steps, note)
 
     def _on_sample(self, event: Mapping[str, Any]) -> None:
-        self._line(
-            f"Step {event['step']}: {len(event['images'])} samples, {event['images'][0]['path'] if event['images'] else 'none'} ..."
-        )
+        images = event["images"]
+        where = f" in {Path(images[0]['path']).parent.as_posix()}" if images else ""
+        self._line(f"Step {event['step']}: {len(images)} samples{where}")
 
     def _on_drift(self, event: Mapping[str, Any]) -> None:
         self._line(f"Step {event['step']}: drift report {event['path']}")
@@ -498,10 +489,9 @@ def human_time(seconds: float) -> str:
 
 
 def _empty_folder(folder: Path) -> Path:
-    """`folder`, made when missing. Raises ConfigError when something lies in it: a result never overwrites another."""
+    """`folder` itself, not made yet. Raises ConfigError when something lies in it: a result never overwrites another."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([Fault(f"--out {folder}: exists and is not an empty folder; name a new one.")])
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -554,6 +544,7 @@ def _sample(given: argparse.Namespace) -> int:
         )  # fmt: skip
     finally:
         progress.close()
+    out.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
         path = out / f"{number:03d}.png"
         picture.save(path)

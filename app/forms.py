@@ -109,11 +109,13 @@ LABELS = {
 def label(option: Option) -> str:
     """The option's name for people, with its unit: `Warm-up (steps)`."""
     name = LABELS.get(option.name, option.field.replace("_", " ").capitalize())
-    return f"{name} ({option.unit})" if option.unit else name
+    return f"{name} ({option.unit})" if option.unit and option.unit not in name else name
 
 
-def info(option: Option) -> str:
-    """The help below the label: what it does, where it comes from, and the key it has in a config file."""
+def info(option: Option, full: bool) -> str:
+    """The help below the label: what it does; `full` adds where it comes from and the key it has in a config file."""
+    if not full:
+        return option.help
     source = f" {option.source.rstrip('.')}." if option.source else ""
     return f"{option.help}{source} `{option.name}`"
 
@@ -130,11 +132,11 @@ def is_slider(option: Option) -> bool:
     return option.type == "float" and option.minimum == 0 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
 
 
-def component(option: Option, value: Any) -> gr.components.Component:
+def component(option: Option, value: Any, full: bool = True) -> gr.components.Component:
     """The component of one option, showing `value`; `elem_id` is `opt-<name>`."""
     common = {
         "label": label(option),
-        "info": info(option),
+        "info": info(option, full),
         "value": to_component(option, value),
         "elem_id": f"opt-{option.name}",
         "interactive": True,
@@ -193,12 +195,12 @@ class Form:
         self._shown = config_to_flat(config)
         self.components: dict[str, gr.components.Component] = {}
 
-    def place(self, *names: str) -> None:
-        """Make the components of these options here, in the current layout. An option is placed once."""
+    def place(self, *names: str, full: bool = False) -> None:
+        """Make the components of these options here, in the current layout. An option is placed once. `full`: see `info`."""
         for name in names:
             if name in self.components:
                 raise ValueError(f"{name} has its component already.")
-            self.components[name] = component(OPTIONS[name], self._shown[name])
+            self.components[name] = component(OPTIONS[name], self._shown[name], full)
 
     def missing(self, section: str, level: str | None = None) -> list[str]:
         """Options of a section (and level) that have no component yet, in the order of the reference."""

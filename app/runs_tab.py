@@ -33,6 +33,14 @@ STATE_WORDS = {
     "failed": "failed",
     "crashed": "crashed",
 }
+PHASE_WORDS = {
+    "model": "loading the model",
+    "pictures": "reading the pictures",
+    "class pictures": "drawing class pictures",
+    "samples": "drawing samples",
+    "drift": "measuring the drift",
+    "export": "writing the LoRA and loading it again as a check",
+}
 _SILENT_S = 60
 _MOST_COLUMNS = 12
 _NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
@@ -68,7 +76,7 @@ class RunsTab:
                 gr.HTML('<h3 class="rs-step">Runs</h3>')
                 self.picker = gr.Radio(choices=[], show_label=False, label="Run", container=False, elem_id="run-picker", elem_classes="rs-cards rs-runs")
             with gr.Column(scale=9, min_width=320):
-                self.head = gr.HTML(_NO_RUNS, elem_id="run-head")
+                self.head = gr.HTML('<div class="rs-card rs-quiet">Looking for runs …</div>', elem_id="run-head")
                 with gr.Row(elem_classes="rs-buttons"):
                     self.buttons = {
                         command: gr.Button(words, size="sm", visible=False, elem_id=f"do-{command}",
@@ -86,11 +94,11 @@ class RunsTab:
                     gr.HTML("<b>Delete this run with its checkpoints, samples and LoRA?</b> This cannot be undone.")
                     self.delete_yes = gr.Button("Yes, delete", size="sm", variant="stop", elem_id="do-delete-yes")
                     self.delete_no = gr.Button("Keep it", size="sm", elem_id="do-delete-no")
-                self.messages = gr.HTML(elem_id="run-messages")
-                self.charts = gr.HTML(elem_id="run-charts")
-                self.files = gr.HTML(elem_id="run-files")
-                self.samples = gr.HTML(elem_id="run-samples")
-                self.drift = gr.HTML(elem_id="run-drift")
+                self.messages = gr.HTML(elem_id="run-messages", elem_classes="rs-maybe")
+                self.charts = gr.HTML(elem_id="run-charts", elem_classes="rs-maybe")
+                self.files = gr.HTML(elem_id="run-files", elem_classes="rs-maybe")
+                self.samples = gr.HTML(elem_id="run-samples", elem_classes="rs-maybe")
+                self.drift = gr.HTML(elem_id="run-drift", elem_classes="rs-maybe")
                 with gr.Accordion("Log", open=False):
                     self.log = gr.HTML(elem_id="run-log", max_height=320, autoscroll=True)
 
@@ -109,7 +117,7 @@ class RunsTab:
         run = next((run for run in runs if run.name == chosen), None)
         if run is None:
             run = self.watch.current()
-        choices = [(_row(summary), summary.name) for summary in runs]
+        choices = run_choices(runs)
         out: dict[Any, Any] = {}
 
         def draw(part: str, component: Any, mark: str, make: Callable[[], Any]) -> None:
@@ -255,6 +263,11 @@ class RunsTab:
         return f"{name} is deleted."
 
 
+def run_choices(runs: list[RunSummary]) -> list[tuple[str, str]]:
+    """(what stands in the list, name) of each run."""
+    return [(_row(run), run.name) for run in runs]
+
+
 def _row(run: RunSummary) -> str:
     steps = "" if not run.total_steps else f" · {run.step or 0} of {run.total_steps}"
     return f"{run.name}  ·  {STATE_WORDS[run.state]}{steps}"
@@ -298,7 +311,7 @@ def head(run: RunSummary, log: RunLog, silent: float | None) -> str:
         facts.append(("last checkpoint", f"step {run.last_checkpoint}"))
     facts.append(("device", (log.start or {}).get("device", run.device)))
     shown = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b></div>" for name, value in facts)
-    still = f'<p class="rs-warn">No news from it for {duration(silent)}. If it does not come back, force it to stop.</p>' if silent is not None else ""
+    still = f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>' if silent is not None else ""
     return (
         f'<div class="rs-run"><div class="rs-run-name"><h3>{text(run.name)}</h3><span class="rs-chip rs-is-{text(run.state)}" data-testid="state">'
         f'{text(STATE_WORDS[run.state])}</span></div>'
@@ -319,7 +332,8 @@ def _doing(run: RunSummary, log: RunLog) -> str:
     if log.phase is not None:
         done, total = log.phase.get("done"), log.phase.get("total")
         count = f" ({done} of {total})" if isinstance(done, int) and isinstance(total, int) and total > 1 else ""
-        return f"{str(log.phase.get('name', '')).replace('_', ' ')}{count}"
+        name = str(log.phase.get("name", ""))
+        return PHASE_WORDS.get(name, name.replace("_", " ")) + count
     return "loading the libraries and the model" if log.last_step is None else ""
 
 
@@ -351,7 +365,7 @@ def charts(run: RunSummary, log: RunLog) -> str:
     weight = 0.0 if len(steps) < 20 else 0.9
     x_range = (0, run.total_steps or steps[-1])
     loss = series.column("loss")
-    lines = [Line("each step", steps, loss, "quiet", faint=True), Line("loss, smoothed" if weight else "loss", steps, smoothed(loss, weight), "accent")]
+    lines = [Line("each step", steps, loss, "quiet", faint=True), Line("loss, smoothed" if weight else "loss", steps, smoothed(loss, weight), "ink")]
     for name, words, color in (("main", "denoising part", "clean"), ("adr", "anti-drift part", "rolled"), ("prior", "class pictures", "quiet")):
         values = series.column(name)
         if any(value > 0 for value in values) and not (name == "main" and _same(values, loss)):

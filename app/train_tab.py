@@ -45,6 +45,12 @@ _LEVEL_CHOICES = [("Off", "off"), ("Gentle", "gentle"), ("Strong", "strong"), ("
 _UPLOADS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".txt"}
 _LARGEST_UPLOAD_NAME = 80
 
+# After Start: to what stands in the way, where there is something; else to the top of the run's page.
+_SHOW_WHAT_STOPS = """() => {
+  const bad = document.querySelector('#findings .rs-bad');
+  if (bad && bad.offsetParent) bad.scrollIntoView({block: 'center'}); else window.scrollTo(0, 0);
+}"""
+
 HERO = """
 <div class="rs-hero">
 <h2>Teach a picture model one new thing, and see how it copes with its own mistakes.</h2>
@@ -86,12 +92,14 @@ class TrainTab:
                     with gr.Column(scale=3, min_width=260):
                         self.files = gr.File(
                             file_count="multiple", type="filepath", height=150, elem_id="drop",
-                            label="Drop 5 to 20 pictures (and .txt files with captions, if you have them)",
+                            label="Your pictures",
                             file_types=sorted(_UPLOADS),
                         )  # fmt: skip
+                        gr.HTML('<p class="rs-quiet">5 to 20 pictures of one thing, from different sides and on different backgrounds. A caption may lie '
+                                "beside a picture: photo.txt for photo.png.</p>")  # fmt: skip
                     with gr.Column(scale=4, min_width=260):
                         form.place("instance_data_dir", "trigger_word", "instance_prompt")
-                self.pictures = gr.HTML(elem_id="pictures")
+                self.pictures = gr.HTML(self._show_pictures(config), elem_id="pictures")
 
                 _step(3, "Settings")
                 with gr.Row():
@@ -103,7 +111,7 @@ class TrainTab:
                     info="Some rows of a batch start farther out in the noise; the model walks them back by itself and learns from where "
                     "it arrives. Gentle and strong are starting points; every number behind them is under All settings.",
                 )  # fmt: skip
-                self.ramp = gr.HTML(elem_id="ramp")
+                self.ramp = gr.HTML(ramp_panel(config), elem_id="ramp")
                 form.place("validation_prompts")
                 with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
                     for section in SECTIONS:
@@ -118,9 +126,9 @@ class TrainTab:
                 with gr.Row():
                     self.check = gr.Button("Check first", elem_id="check")
                     self.start = gr.Button(_start_words(config, first), variant="primary", elem_id="start")
-                self.findings = gr.HTML(elem_id="findings")
+                self.findings = gr.HTML(elem_id="findings", elem_classes="rs-maybe")
             with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
-                self.side = gr.HTML(elem_id="side")
+                self.side = gr.HTML(side_panel(config, first), elem_id="side")
 
     def _section(self, section: str) -> None:
         simple, advanced = (self.form.missing(section, level) for level in ("simple", "advanced"))
@@ -134,11 +142,11 @@ class TrainTab:
             with contextlib.nullcontext() if title is None or not simple else gr.Accordion(title, open=False):
                 for pair in range(0, len(names), 2):
                     with gr.Row():
-                        self.form.place(*names[pair : pair + 2])
+                        self.form.place(*names[pair : pair + 2], full=True)
 
     # -- events ---------------------------------------------------------------------------------------------------------
 
-    def wire(self, demo: gr.Blocks, tabs: gr.Tabs, picker: gr.components.Component) -> None:
+    def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
         inputs = {*self.form.inputs(), self.preset, self.name}
         panels = [self.side, self.ramp, self.level, self.start_hero, self.start]
@@ -158,9 +166,9 @@ class TrainTab:
                           concurrency_limit=2, api_visibility="private")  # fmt: skip
         self.check.click(self.on_check, inputs, [self.findings], validator=self.validate, concurrency_limit=2, api_visibility="private")
         for button in (self.start_hero, self.start):
-            button.click(self.on_start, inputs, [self.findings, tabs, picker], validator=self.validate, concurrency_limit=2,
-                         api_visibility="private")  # fmt: skip
-        demo.load(self.on_load, inputs, [*panels, self.pictures], **quick)
+            started = button.click(self.on_start, inputs, [self.findings, tabs, picker], validator=self.validate, concurrency_limit=2,
+                                   api_visibility="private")  # fmt: skip
+            started.then(None, js=_SHOW_WHAT_STOPS)
 
     def validate(self, given: Mapping[Any, Any]) -> list[dict[str, Any]]:
         """One answer per input, in order of creation: the message of a bad value stands at its field."""
@@ -169,9 +177,6 @@ class TrainTab:
             problem = _name_problem(given[self.name])
             answers[self.name] = gr.validate(problem is None, "" if problem is None else problem)
         return [answers[each] for each in sorted(given, key=lambda each: each._id)]
-
-    def on_load(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        return {**self.panels(given), self.pictures: self._pictures(given)}
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         return self.panels(given)

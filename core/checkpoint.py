@@ -1,13 +1,15 @@
-"""Checkpoints that are whole or invisible: written aside, flushed, hashed, renamed, and verified before anything older goes.
+"""Checkpoints that are whole or invisible: written aside, flushed, hashed, renamed, and verified before anything older
+goes.
 
     step-000250/
       trainable.safetensors   what trains (adapter, or the whole denoiser)     optimizer.safetensors   its moments
-      ema.safetensors         the average, where there is one                  resume.json             everything that is not a tensor
-      manifest.json           sha256 and size of every file above
+      ema.safetensors         the average, where there is one                  resume.json             everything that
+      is not a tensor manifest.json           sha256 and size of every file above
 
-A save writes `.partial-<pid>-<step>/`, flushes every file, writes and flushes the manifest, flushes the folder, renames it to its
-name and flushes the parent. A process killed at any moment therefore leaves either a complete checkpoint or a leftover that starts
-with a dot, which `remove_leftovers` clears at the next start. Nothing is pickled: tensors are safetensors, the rest is JSON.
+A save writes `.partial-<pid>-<step>/`, flushes every file, writes and flushes the manifest, flushes the folder, renames
+it to its name and flushes the parent. A process killed at any moment therefore leaves either a complete checkpoint or a
+leftover that starts with a dot, which `remove_leftovers` clears at the next start. Nothing is pickled: tensors are
+safetensors, the rest is JSON.
 
 Exact resume stores no random state: every draw of a run is a function of (seed, step, stream), see `randomness`.
 """
@@ -64,22 +66,30 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
 
 
-# ------------------------------------------------------------------------------------------------------------------- saving
+# --------------------------------------------------------------------------------------------------------------- saving
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any],
-         *, keep: int | None = None) -> Saved:
-    """Write checkpoint `step` into `folder` so that it is complete or invisible, then prune to the newest `keep` (None: all).
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    record: Mapping[str, Any],
+    *,
+    keep: int | None = None,
+) -> Saved:
+    """Write checkpoint `step` into `folder` so that it is complete or invisible, then prune to the newest `keep` (None:
+    all).
 
     Args:
         tensors: file stem -> name -> tensor; an empty group is written too, so that loading needs no special case.
         record: JSON-able; `step` and `format` are added.
     Raises:
-        DiskFull: too little room, before or while writing; the partial folder is gone, older checkpoints are as they were.
+        DiskFull: too little room, before or while writing; the partial folder is gone, older checkpoints are as they
+        were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:06d}"
-    partial = folder / f".partial-{os.getpid()}-{step}"
+    partial = folder / f"step-{step:06d}"
     try:
         _require_space(folder, tensors)
         shutil.rmtree(partial, ignore_errors=True)
@@ -88,28 +98,36 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], r
             save_file({name: _storable(tensor) for name, tensor in group.items()}, partial / f"{stem}.safetensors")
             _flush_file(partial / f"{stem}.safetensors")
         _write_json(partial / RECORD, {**record, "step": step, "format": FORMAT})
-        files = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())}
+        files = {
+            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
+        }
         _write_json(partial / MANIFEST, {"format": FORMAT, "step": step, "files": files})
         platform_calls.sync_folder(partial)
-        _put_in_place(partial, final)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if is_disk_full(error) and not isinstance(error, DiskFull):
-            raise DiskFull(28, f"no room for checkpoint step {step} in {folder}: {error}. Free some space on that disk; "
-                               "the older checkpoints are intact.") from error
+            raise DiskFull(
+                28,
+                f"no room for checkpoint step {step} in {folder}: {error}. Free some space on that disk; "
+                "the older checkpoints are intact.",
+            ) from error
         raise
     # Only a checkpoint that reads back right may cost an older one its life.
     problems = verify(final)
     if problems:
-        raise CheckpointError(f"checkpoint {final} does not read back as written: {'; '.join(problems)}. Check the disk; "
-                              "no older checkpoint was removed.")
+        raise CheckpointError(
+            f"checkpoint {final} does not read back as written: {'; '.join(problems)}. Check the disk; "
+            "no older checkpoint was removed."
+        )
     if keep is not None:
         prune(folder, keep)
     return Saved(final, sum(entry["bytes"] for entry in files.values()))
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename the finished folder to its name. One already there (the same step, trained again) is set aside first, removed last."""
+    """Rename the finished folder to its name. One already there (the same step, trained again) is set aside first,
+    removed last.
+    """
     aside = None
     if final.exists():
         aside = final.with_name(f".replaced-{os.getpid()}-{int(final.name.removeprefix('step-'))}")
@@ -125,8 +143,11 @@ def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) ->
     needed = int(needed * SPACE_FACTOR) + 2**20
     free = platform_calls.free_bytes(folder)
     if free < needed:
-        raise DiskFull(28, f"{free / 2**20:.0f} MiB are free at {folder}; a checkpoint needs {needed / 2**20:.0f} MiB. "
-                           "Free some space on that disk; the older checkpoints are intact.")
+        raise DiskFull(
+            28,
+            f"{free / 2**20:.0f} MiB are free at {folder}; a checkpoint needs {needed / 2**20:.0f} MiB. "
+            "Free some space on that disk; the older checkpoints are intact.",
+        )
 
 
 def _storable(tensor: Tensor) -> Tensor:
@@ -153,8 +174,8 @@ def _sha256(path: Path) -> str:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, is one of the faces of a full disk (or quota).
 
-    OSError 28 (122: quota; 112 on Windows); safetensors' "os error 28"; torch.save's "inline_container ... unexpected pos";
-    sqlite's "disk is full".
+    OSError 28 (122: quota; 112 on Windows); safetensors' "os error 28"; torch.save's "inline_container ... unexpected
+    pos"; sqlite's "disk is full".
     """
     while error is not None:
         if isinstance(error, OSError) and (error.errno in (28, 122) or getattr(error, "winerror", None) in (39, 112)):
@@ -170,7 +191,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------- reading and keeping
+# -------------------------------------------------------------------------------------------------- reading and keeping
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -213,7 +234,9 @@ def verify(path: Path) -> list[str]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and check one checkpoint: hashes, and finite numbers throughout. Raises CheckpointError with every problem."""
+    """Read and check one checkpoint: hashes, and finite numbers throughout. Raises CheckpointError with every
+    problem.
+    """
     problems = verify(path)
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}.")
@@ -222,7 +245,9 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: format {record.get('format')}, this version reads format {FORMAT}.")
     tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     for stem, group in tensors.items():
-        bad = [name for name, tensor in group.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+        bad = [
+            name for name, tensor in group.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        ]
         if bad:
             raise CheckpointError(f"{path / stem}.safetensors: not finite: {', '.join(bad[:5])}.")
     return Checkpoint(path, int(record["step"]), record, tensors)
@@ -252,7 +277,9 @@ def prune(folder: Path, keep: int) -> list[Path]:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Clear what a killed process left: partial and pruned folders go; a replaced one comes back if its successor never came."""
+    """Clear what a killed process left: partial and pruned folders go; a replaced one comes back if its successor never
+    came.
+    """
     done = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _LEFTOVER.fullmatch(path.name)
@@ -267,11 +294,12 @@ def remove_leftovers(folder: Path) -> list[Path]:
     return done
 
 
-# --------------------------------------------------------------------------------------------- trees of tensors and plain values
+# ------------------------------------------------------------------------------------ trees of tensors and plain values
 
 
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Split nested dicts and lists (an optimizer's state) into JSON-able structure and named tensors; `unflatten` joins them.
+    """Split nested dicts and lists (an optimizer's state) into JSON-able structure and named tensors; `unflatten` joins
+    them.
 
     Integer keys and non-finite floats survive: they are tagged. Tuples come back as lists.
     """
@@ -289,7 +317,9 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             return {"$float": repr(value)}
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        raise TypeError(f"{path}: a {type(value).__name__} has no place in a checkpoint, only tensors, numbers, text, lists and maps.")
+        raise TypeError(
+            f"{path}: a {type(value).__name__} has no place in a checkpoint, only tensors, numbers, text, lists and maps."
+        )
 
     return walk(tree, "state"), tensors
 
@@ -307,7 +337,9 @@ def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: unflatten(item, tensors) for key, item in tree["$map"]}
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> Iterator[str]:
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], ignore: frozenset[str] = frozenset()
+) -> Iterator[str]:
     """One line per key whose value differs: `name: before -> now`."""
     for key in sorted(before.keys() | now.keys()):
         if key not in ignore and before.get(key) != now.get(key):

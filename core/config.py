@@ -157,7 +157,14 @@ class DataConfig(Checked):
     aspect_buckets: bool = option(
         True, "Keep portraits and landscapes as they are, batched by shape; off = crop everything to a square."
     )
-    bucket_step: int = option(64, "Sides of a bucket are multiples of this.", unit="px", ge=8, le=512, level="advanced")
+    bucket_step: int = option(
+        64,
+        "Sides of a bucket are multiples of this; at most a quarter of the resolution, in multiples of 16 px, is used.",
+        unit="px",
+        ge=8,
+        le=512,
+        level="advanced",
+    )
     center_crop: bool = option(
         False, "Crop what is left over from the middle; off = from a place drawn once per picture.", level="advanced"
     )

@@ -16,7 +16,6 @@ a floor.
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from .families.base import Conditioning, Model
 
 __all__ = [
-    "DriftReport", "ProbeSet", "ReportError", "Settings", "Stopped", "compare", "drift_of_config", "effective_t", "measure",
+    "DriftReport", "ProbeSet", "ReportError", "Settings", "Stopped", "compare", "effective_t", "expected_rows", "measure",
     "measure_samples", "probe", "read_report", "report_from_json", "report_to_csv", "report_to_json", "save", "summary", "t_at_share", "words",
 ]  # fmt: skip
 
@@ -82,7 +81,8 @@ class Settings:
         levels, offsets: targets and distances of the short rollouts. loss_levels: where else the clean loss is taken.
         fine_factor: the reference walks this many times finer steps.
         samples: pictures x noise draws; with fewer pictures each gets several noises. seed: of the noise.
-        fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory.
+        fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory. fine_offsets: which offsets get the
+            fine rollout; None = all.
         start: level at which the trajectory starts; None = pure noise.
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
@@ -100,6 +100,7 @@ class Settings:
     fine_factor: int = 4
     samples: int = 8
     fine_samples: int = 2
+    fine_offsets: tuple[int, ...] | None = None
     trajectory_samples: int = 8
     start: float | None = 0.8
     shown: int = 9
@@ -112,6 +113,9 @@ class Settings:
         faults += [f"offset {k}: must be at least 1 grid step." for k in self.offsets if k < 1]
         least = {"fine_factor": 2, "samples": 1, "fine_samples": 0, "trajectory_samples": 0, "shown": 2, "strips": 0, "grid_steps": 2}
         faults += [f"{name} = {getattr(self, name)}: must be at least {low}." for name, low in least.items() if getattr(self, name) < low]
+        unknown = sorted(set(self.fine_offsets or ()) - set(self.offsets))
+        if unknown:
+            faults.append(f"fine_offsets {unknown}: must be among the offsets {list(self.offsets)}.")
         if self.guidance < 1:
             faults.append(f"guidance = {self.guidance}: must be at least 1.0 (none).")
         if faults:
@@ -127,6 +131,24 @@ class Settings:
             "samples": drift.num_images,
         }  # fmt: skip
         return cls(**{**asked, **changes})
+
+    @classmethod
+    def between_steps(cls, config: "RunConfig", **changes: Any) -> "Settings":
+        """What a training run can afford between two steps: about half the forwards of `from_config`, most of them saved on levels.
+
+        With the default offsets and 8 samples on a 30-step grid that is 564 rows, and about 90 for the training pictures.
+        """
+        light = {
+            "levels": (0.25, 0.5, 0.75), "loss_levels": (0.05, 0.25, 0.5, 0.75, 0.95), "fine_offsets": (max(config.drift.offsets),),
+            "trajectory_samples": 4,
+        }  # fmt: skip
+        return cls.from_config(config, **{**light, **changes})
+
+    def for_training_pictures(self) -> "Settings":
+        """What the second curve gets: it is there to compare with, not to explain."""
+        return dataclasses.replace(
+            self, samples=max(1, self.samples // 2), offsets=(max(self.offsets),), fine_samples=0, fine_offsets=None, trajectory_samples=0, strips=0
+        )
 
 
 @dataclass(frozen=True)
@@ -395,7 +417,9 @@ def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlo
             row |= output_row(output, clean[places], consistent_target(xr, x0, level, bench.prediction_type))
             row["steps"] = plan.k.double()
             if settings.fine_samples > 0:
-                chosen = torch.isin(places, fine_places).nonzero().reshape(-1)
+                wanted = settings.offsets if settings.fine_offsets is None else settings.fine_offsets
+                chosen = torch.isin(places, fine_places) & torch.isin(torch.tensor(settings.offsets)[which], torch.tensor(wanted))
+                chosen = chosen.nonzero().reshape(-1)
                 row |= _fine(bench, plan, x0, noise, xr, x_t, places, chosen, fine_grid, solver, exact_flow)
             for offset in which.unique().tolist():
                 _put(table.short, (share, settings.offsets[offset]), t, {name: values[which == offset] for name, values in row.items()})
@@ -511,6 +535,9 @@ def _measures(row: Row) -> dict[str, Measure]:
     """The named measures of the rows at one level."""
     paired = ("distance", "solver", "floor_model", "floor", "model", "cos_clean", "cos_truth", "noise_shift", "snr_shift_db")
     measures = {name: _mean(row[name]) for name in paired if name in row}
+    for name in ("solver", "floor_model", "floor", "model"):
+        if name in measures and measures[name].value is None:
+            del measures[name]  # no sample had the fine rollout at this offset
     measures["std_ratio"] = _ratio(row["var_rolled"], row["var_clean"], torch.sqrt)
     if "norm_rolled" in row:
         measures["norm_ratio"] = _ratio(row["norm_rolled"], row["norm_clean"], torch.sqrt)
@@ -528,9 +555,11 @@ def _curve(
 ) -> Curve:
     """The tables of all shapes as one curve. The trajectory is that of the table that has one (`measure` gives it to one shape)."""
     numbers = [table.numbers for table in tables]
-    short = []
+    short, fine = [], 0
     for key in tables[0].short:
         row = _joined([table.short[key][1] for table in tables], numbers)
+        if "solver" in row:
+            fine = max(fine, int((~row["solver"].isnan()).sum()))
         level = path.at(torch.tensor([tables[0].short[key][0]], dtype=torch.float64))
         short.append(_point(level, key[1], float(row["steps"].mean()), _measures(row)))
     losses = []
@@ -546,9 +575,8 @@ def _curve(
             tuple(point.sigma for point in walked), tuple(point.log_snr for point in walked), tuple(main.frequencies.tolist()),
             tuple(tuple(value if math.isfinite(value) else None for value in column) for column in db),
         )  # fmt: skip
-    fine = max((point.measures["solver"].values for point in short if "solver" in point.measures), key=len, default=())
     return Curve(
-        label, weights, role, pictures, sum(map(len, numbers)), len(fine), len(main.trajectory[0][2]["distance"]) if walked else 0,
+        label, weights, role, pictures, sum(map(len, numbers)), fine, len(main.trajectory[0][2]["distance"]) if walked else 0,
         tuple(short), tuple(walked), tuple(losses), spectrum, network_rows, network_calls,
     )  # fmt: skip
 
@@ -586,8 +614,9 @@ def expected_rows(settings: Settings, samples: int, trajectory_steps: int) -> in
     evaluations = make_solver(settings.sampler, settings.order).calls_per_step
     levels, walked = len(settings.levels), sum(settings.offsets)
     rows = samples * (len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * walked + len(settings.offsets)))
-    rows += min(samples, settings.fine_samples) * levels * evaluations * walked * settings.fine_factor
-    rows += min(samples, settings.trajectory_samples) * (evaluations * trajectory_steps + settings.shown + 1)
+    fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
+    rows += min(samples, settings.fine_samples) * levels * evaluations * fine * settings.fine_factor
+    rows += min(samples, settings.trajectory_samples) * (evaluations * (trajectory_steps - 1) + settings.shown + 1)
     return rows * (2 if settings.guidance > 1 else 1)
 
 
@@ -607,8 +636,7 @@ def measure(
     Draws nothing from global random state, needs no gradient, restores the modes of the denoiser and the VAE.
 
     Args:
-        probe_sets: held-out pictures, and training pictures as a second curve (short rollouts and clean loss only: they are there
-            to compare with, not to explain).
+        probe_sets: held-out pictures, and training pictures as a second, cheaper curve (`Settings.for_training_pictures`).
         base: a context in which the model is its base (`model.adapters_disabled`); then everything is measured again inside it, with the
             same noise. None = no comparison.
         weights: what the current weights are called.
@@ -626,9 +654,10 @@ def measure(
         kinds.append(("base", base))
 
     work, print_of_probe = [], hashlib.sha256()
+    alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)  # then the training pictures are all there is to show
     for probe_set in probe_sets:
-        light = {} if probe_set.role == "held-out" else {"fine_samples": 0, "trajectory_samples": 0, "strips": 0}
-        own, groups = dataclasses.replace(settings, **light), _groups(probe_set, settings)
+        own = settings if probe_set.role == "held-out" or alone else settings.for_training_pictures()
+        groups = _groups(probe_set, own)
         shapes = [tuple(group.x0.shape[1:]) for group in groups]
         walks = [Grid(model.inference_times(settings.grid_steps, shape)) for shape in shapes]
         grids = walks if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
@@ -751,12 +780,12 @@ def probe(
     serve every later report of the same probe. A full fine-tune's base is what was there at step 0; a report without it says so.
 
     Args:
-        folder: the run's drift folder; step: the optimizer step of the weights. changes: of `Settings.from_config(config)`.
+        folder: the run's drift folder; step: the optimizer step of the weights. changes: of `Settings.between_steps(config)`.
     Returns: the fields of the `drift` event: step, path of report.json relative to the folder above `folder`, summary.
     Raises: Stopped, and then nothing was written.
     """
     folder = Path(folder)
-    settings = Settings.from_config(config, **changes)
+    settings = Settings.between_steps(config, **changes)
     options = {"step": step, "progress": progress, "should_stop": should_stop}
     if step == 0:
         with model.adapters_disabled() if model.has_adapter else nullcontext():

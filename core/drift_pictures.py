@@ -74,7 +74,7 @@ def draw(report: DriftReport, folder: Path, *, frames: bool = False) -> list[str
         numbers[strip.weights] = numbers.get(strip.weights, 0) + 1
         stem = "filmstrip" + ("" if strip.weights == first else f"-{strip.weights}")
         stem += "" if numbers[strip.weights] == 1 else f"-{numbers[strip.weights]}"
-        filmstrip(strip, scale=scale).save(folder / f"{stem}.png", optimize=True)
+        filmstrip(strip, scale=scale).save(folder / f"{stem}.png")
         names.append(f"{stem}.png")
         if frames:
             (folder / "frames").mkdir(exist_ok=True)
@@ -179,7 +179,7 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
     canvas = _Canvas(width, height)
 
     s = strip.settings
-    start = "pure noise" if s["start"] is None else f"the true picture at sigma {s['start']:.2f}"
+    start = "pure noise" if s["start"] is None else f"the true picture at sigma {strip.frames[0].sigma:.2f}"
     order = f" of order {s['order']}" if s["sampler"] in ("unipc", "dpm") else ""
     guided = f", guidance {s['guidance']:g}" if s["guidance"] > 1 else ""
     canvas.text(margin, 20, "What the model sees on the true path, and on its own", 17, bold=True)
@@ -216,7 +216,7 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
         canvas.picture(x, row_y[1], frame.rolled, w, h, OWN_COLOUR)
         canvas.picture(x, row_y[2], heat(frame.difference, scale), w, h, sharp=True)
         canvas.box(x, row_y[2] + h + 7, w, 4, LINE)
-        canvas.box(x, row_y[2] + h + 7, max(1, w * min(1.0, means[i] / scale)), 4, OWN_COLOUR)
+        canvas.box(x, row_y[2] + h + 7, max(1, w * means[i] / max(*means, 0.01)), 4, OWN_COLOUR)
         canvas.text(x + w / 2, row_y[2] + h + 14, f"{100 * means[i]:.1f} %", 11, bold=True, middle=True)
     canvas.line((right - 14, row_y[0]), (right - 14, row_y[2] + h))
     canvas.picture(right, row_y[0], strip.truth, w, h, INK)
@@ -235,7 +235,7 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
         if s["start"] is None
         else "Part of the difference is no fault: what the start state did not tell, no walk can know (the floor). The curves tell the solver's part from the rest."
     )
-    canvas.paragraph(margin, height - 48, f"Columns that stay white: the model does not mind its own states. Columns that darken to the right: drift. {reason}",
+    canvas.paragraph(margin, height - 48, f"Black columns: the model does not mind its own states. Columns that light up to the right: drift. {reason}",
                      10, width - 2 * margin, lines=2)  # fmt: skip
     return canvas.image
 
@@ -343,8 +343,8 @@ def curves_figure(report: DriftReport) -> "Figure":
         return curve.label + (", training pictures" if curve in seen else "")
 
     axes = panels[0, 0]
-    _panel(axes, "1  Drift after a short rollout", f"Distance of the model's own state from the true one, from {_listed(offsets)} steps away\n"
-           "(the more steps, the bolder). An exact model has some too: the floor.", "distance, % of the state's length", flow, short)  # fmt: skip
+    _panel(axes, "1  Drift after a short rollout", f"How far the model's own state is from the true one, {_listed(offsets)} steps after\n"
+           "its source (more steps: bolder). An exact model has some too: the floor.", "distance, % of the state's length", flow, short)  # fmt: skip
     for curve in held:
         for offset in offsets:
             strength = 0.45 + 0.55 * (offsets.index(offset) + 1) / len(offsets)
@@ -358,8 +358,9 @@ def curves_figure(report: DriftReport) -> "Figure":
     _legend(axes)
 
     axes = panels[0, 1]
-    _panel(axes, f"2  Where it comes from ({far} steps away)", "Solver: what finer steps of the same model take away. The rest is floor + model;\n"
-           "they cannot be told apart without knowing the exact flow. Lengths do not add up.", "% of the state's length", flow, short)  # fmt: skip
+    fine = max((curve.fine_samples for curve in held), default=0)
+    _panel(axes, f"2  Where it comes from ({far} steps away)", f"Solver: what finer steps of the same model take away ({fine} sample{'' if fine == 1 else 's'}).\n"
+           "Floor and model cannot be told apart without knowing the exact flow.", "% of the state's length", flow, short)  # fmt: skip
     found = False
     parts = {"floor_model": ("floor + model", "o"), "solver": ("solver", "^"), "floor": ("floor (known here)", "s"), "model": ("model (known here)", "D")}
     for curve in held:
@@ -375,8 +376,8 @@ def curves_figure(report: DriftReport) -> "Figure":
     _legend(axes)
 
     axes = panels[0, 2]
-    _panel(axes, f"3  Direction ({far} steps away)", "Filled: does the model say the same at its own state as at the true one? 1 = yes.\n"
-           "Open: does it point at the true picture? (at 0.5 an exact flow may have none)", "cosine", flow, short)  # fmt: skip
+    _panel(axes, f"3  Direction ({far} steps away)", "Filled: does it say the same at its own as at the true state? 1 = yes.\n"
+           "Open: does it point at the true picture? An exact flow may not, either.", "cosine", flow, short)  # fmt: skip
     for curve in held:
         points = [point for point in curve.short if point.offset == far]
         _plot(axes, points, "cos_clean", looks[curve.label], label=f"own against true state, {curve.label}")
@@ -393,7 +394,7 @@ def curves_figure(report: DriftReport) -> "Figure":
     _legend(axes)
 
     axes = panels[1, 1]
-    _panel(axes, "5  Spread and strength along the whole walk", "Free of a floor over many pictures: an exact flow keeps both at 1.\n"
+    _panel(axes, "5  Spread and strength along the whole walk", "Over many pictures free of a floor: an exact flow keeps both at 1.\n"
            "Filled: spread of the states. Open: norm of the model's output.", "rolled over clean", flow, walked or short)  # fmt: skip
     if walked:
         axes.axhline(1, color=MUTED, linewidth=1)
@@ -406,8 +407,8 @@ def curves_figure(report: DriftReport) -> "Figure":
 
     axes = panels[1, 2]
     unit = "sigma" if flow else "training steps"
-    _panel(axes, f"6  Effective noise level ({far} steps away)", "At which level of its own pair would the state be at home? 0 = at its own; above 0\n"
-           "it still looks noisier than it should. Has a floor: an exact flow is above 0 too.", f"shift of t, {unit}", flow, short)  # fmt: skip
+    _panel(axes, f"6  Effective noise level ({far} steps away)", "At which level of its pair would the state be at home? 0: its own; above:\n"
+           "it lags, still noisier than it should be. Has a floor, as 1 has.", f"shift of t, {unit}", flow, short)  # fmt: skip
     axes.axhline(0, color=MUTED, linewidth=1)
     for curve in held:
         points = [point for point in curve.short if point.offset == far]
@@ -455,7 +456,7 @@ def spectrum_figure(report: DriftReport) -> "Figure":
     for column, (curve, power) in enumerate(zip(curves, maps, strict=True)):
         axes = panels[0, column]
         x, f = np.array(curve.spectrum.log_snr), np.array(curve.spectrum.frequencies)
-        mesh = axes.pcolormesh(_edges(x), _edges(f).clip(0), power.T, cmap="RdBu_r", vmin=-limit, vmax=limit, shading="flat", rasterized=True)
+        mesh = axes.pcolormesh(_edges(x), np.concatenate([[0.0], _edges(f)[1:]]), power.T, cmap="RdBu_r", vmin=-limit, vmax=limit, shading="flat", rasterized=True)
         _noise_axis(axes, flow, curve.trajectory)
         axes.set_xlim(*sorted((_edges(x)[0], _edges(x)[-1])))
         axes.set_xlabel("")
@@ -486,9 +487,9 @@ def spectrum_figure(report: DriftReport) -> "Figure":
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_edgecolor(LINE)
     figure.text(0.02, 0.975, "Which details drift, and when", fontsize=14, fontweight="bold", color=INK, va="top")
-    figure.text(0.02, 0.93, "Fine detail above, broad shapes below; time runs to the right. White: as much power as in true states (an exact flow, over many\n"
-                "pictures). Red: too much. Blue: too little, for example blue at the top right = washed-out detail.",
-                fontsize=8.5, color=MUTED, va="top")  # fmt: skip
+    figure.text(0.02, 0.93, "Fine detail above, broad shapes below; sampling runs to the right. White: as much power as in true\n"
+                "states (an exact flow, over many pictures). Red: too much. Blue: too little; at the top right, washed-out detail.",
+                fontsize=8, color=MUTED, va="top", linespacing=1.3)  # fmt: skip
     return figure
 
 

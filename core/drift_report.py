@@ -308,7 +308,7 @@ def relative_change(after: Sequence[float], before: Sequence[float], resamples: 
 
     Raises: ValueError when the two differ in length or are empty. A mean of 0 before cannot change relatively: 0 when both are 0.
     """
-    if len(after) != len(before) or not after:
+    if len(after) != len(before) or len(after) == 0:
         raise ValueError(f"{len(after)} values against {len(before)}: a paired comparison needs the same samples on both sides.")
 
     def percent(chosen: Sequence[int]) -> float:
@@ -328,7 +328,7 @@ class Verdict:
     """Tuned against base on one set of pictures. `kind`: what the two changes mean together (rollout.md section 6)."""
 
     role: Role
-    share: float
+    sigma: float
     offset: int
     samples: int
     drift: Change
@@ -347,11 +347,11 @@ def verdict(tuned: Curve, base: Curve, share: float = 0.5) -> Verdict | None:
     if here is None or there is None or not tuned.clean_loss or len(tuned.clean_loss) != len(base.clean_loss):
         return None
     new, old = here.measures["distance"].values, there.measures["distance"].values
-    if new is None or old is None or len(new) != len(old):
+    losses = [[p.measures["loss"].values for p in curve.clean_loss] for curve in (tuned, base)]
+    values = [new, old, *losses[0], *losses[1]]
+    if any(each is None or len(each) != len(new) for each in values):
         return None
-    losses = [[_mean(column) for column in zip(*(p.measures["loss"].values for p in curve.clean_loss), strict=True)]
-              for curve in (tuned, base)]  # fmt: skip
-    drift, loss = relative_change(new, old), relative_change(*losses)
+    drift, loss = relative_change(new, old), relative_change(*([_mean(column) for column in zip(*levels, strict=True)] for levels in losses))
     match drift.sign, loss.sign:
         case -1, 1:
             kind = "blur"
@@ -369,7 +369,7 @@ def verdict(tuned: Curve, base: Curve, share: float = 0.5) -> Verdict | None:
             kind = "better model"
         case _:
             kind = "no difference"
-    return Verdict(tuned.role, here.share, here.offset, tuned.samples, drift, loss, kind)
+    return Verdict(tuned.role, here.sigma, here.offset, tuned.samples, drift, loss, kind)
 
 
 MEANING = {
@@ -393,11 +393,12 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
     for tuned, base in report.pairs():
         found = verdict(tuned, base, share)
         if found is None:
-            said.append("Base and tuned model were not measured on the same samples: look at the curves, no difference is computed.")
+            if _finite(tuned) and _finite(base):
+                said.append("Base and tuned model were not measured on the same samples: look at the curves, no difference is computed.")
             continue
         seen = "held-out pictures" if found.role == "held-out" else "training pictures"
         said.append(
-            f"On {seen}, base against tuned: drift at sigma {found.share:.2f}, {_steps(found.offset)} from its source ({walk}), {found.drift}, "
+            f"On {seen}, base against tuned: drift at sigma {found.sigma:.2f}, {_steps(found.offset)} from its source ({walk}), {found.drift}, "
             f"while the clean loss {found.loss}. {MEANING[found.kind]}"
         )
     for curve in [tuned for tuned, _ in report.pairs()] or report.curves[:1]:
@@ -420,18 +421,21 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
 def _alone(curve: Curve, share: float) -> list[str]:
     """What one curve says by itself."""
     said, point = [], curve.at(share)
+    if not _finite(curve):
+        return [f"{curve.label.capitalize()} model: it answers with what is not a number (NaN or infinity). The training has diverged: "
+                "go back to an earlier checkpoint, with a lower learning rate or in float32."]  # fmt: skip
     if point is not None:
-        total, solver, rest = (point.measures.get(name) for name in ("distance", "solver", "floor_model"))
+        total, solver = (point.measures.get(name) for name in ("distance", "solver"))
         text = (
-            f"{curve.label.capitalize()} model: after {_steps(point.offset)} to sigma {point.share:.2f} its own state differs from the true one by "
+            f"{curve.label.capitalize()} model: after {_steps(point.offset)} to sigma {point.sigma:.2f} its own state differs from the true one by "
             f"{100 * total.value:.1f} % of its length"
         )
-        if solver is not None and rest is not None and solver.value is not None:
-            # the parts may stand on fewer samples than the whole; lengths do not add up
-            small = solver.value < 0.1 * rest.value
+        if solver is not None and solver.values and total.values and curve.samples == len(total.values):
+            # compared on the same samples: the fine rollout is walked for the first few only
+            of_it = sum(solver.values) / max(sum(total.values[: len(solver.values)]), 1e-12)
             text += (
-                f"; the solver's part alone is {100 * solver.value:.1f} %, floor + model {100 * rest.value:.1f} %"
-                + (" (finer steps would not help)" if small else " (finer steps would take the solver's part away)")
+                f". Of the length of that difference the solver's part is {100 * of_it:.1f} %"
+                + (": finer steps would not help, it is floor + model" if of_it < 0.1 else ": finer steps would help; the rest is floor + model")
             )
         said.append(text + ".")
     if curve.trajectory:
@@ -447,6 +451,12 @@ def _alone(curve: Curve, share: float) -> list[str]:
     return said
 
 
+def _finite(curve: Curve) -> bool:
+    """Whether every sample has a drift and a clean loss."""
+    found = [point.measures["distance"].value for point in curve.short] + [point.measures["loss"].value for point in curve.clean_loss]
+    return None not in found
+
+
 def _steps(k: int) -> str:
     return f"{k} grid step{'' if k == 1 else 's'}"
 
@@ -460,21 +470,21 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def summary(report: DriftReport, share: float = 0.5) -> dict[str, Any]:
-    """The report in one line, for an event: drift and clean loss of the tuned model and its base on held-out pictures (training
-    pictures where there are no others), the changes with their intervals, and the verdict. Numbers are finite or None."""
+    """The report in one line, for an event: `drift` and `clean_loss` of the weights measured, the same of the base (`_base`), on held-out
+    pictures (training pictures where there are no others), the changes with their intervals, and the verdict. Finite numbers or None."""
     role: Role = "held-out" if any(curve.role == "held-out" for curve in report.curves) else "training"
     result: dict[str, Any] = {"role": role, "network_rows": report.network_rows, "seconds": report.seconds}
-    for weights in ("tuned", "base"):
-        curve = report.find(weights, role)
+    now = report.find("tuned", role)
+    now = report.find("base", role) if now is None else now  # step 0: the base is all there is
+    for curve, ending in ((now, ""), (report.find("base", role), "_base")):
         point = curve.at(share) if curve is not None else None
-        name = "" if weights == "tuned" else "_base"
         for measure in ("distance", "solver", "floor_model"):
             found = point.measures.get(measure) if point is not None else None
-            result[("drift" if measure == "distance" else measure) + name] = found.value if found is not None else None
+            result[("drift" if measure == "distance" else measure) + ending] = found.value if found is not None else None
         losses = [p.measures["loss"].value for p in curve.clean_loss] if curve is not None else []
-        result["clean_loss" + name] = _mean(losses) if losses else None
+        result["clean_loss" + ending] = _mean(losses) if losses and None not in losses else None
         if point is not None:
-            result |= {"sigma": point.share, "offset": point.offset}
+            result |= {"sigma": point.sigma, "offset": point.offset}
     pair = next(((tuned, base) for tuned, base in report.pairs() if tuned.role == role), None)
     found = verdict(*pair, share) if pair is not None else None
     for key, change in (("drift_change", found and found.drift), ("clean_loss_change", found and found.loss)):

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 LEVELS = ("error", "warning", "note")
-"""From worst to mildest. An error stops the run before it starts; a warning is for a person to weigh; a note only tells."""
+"""From worst to mildest. An error stops the run before it starts; a warning is for a person to weigh; a note only
+tells."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that a person should know before training.
 
-    `where` is an option's flat name or a file; `message` says what is the case and, where one is broken, the rule; `remedy` what to
-    do about it. `code` names the kind of finding: findings of one kind are shown together, and a page can link its help by it.
+    `where` is an option's flat name or a file; `message` says what is the case and, where one is broken, the rule;
+    `remedy` what to do about it. `code` names the kind of finding: findings of one kind are shown together, and a page
+    can link its help by it.
     """
 
     level: Literal["error", "warning", "note"]
@@ -30,7 +32,8 @@ def has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors, then warnings, then notes; within a level kinds stay together, in the order in which they were first found."""
+    """Errors, then warnings, then notes; within a level kinds stay together, in the order in which they were first
+    found."""
     findings = list(findings)
     first_seen: dict[str, int] = {}
     for finding in findings:
@@ -39,7 +42,8 @@ def by_severity(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def format_findings(findings: Iterable[Finding], limit: int = 8) -> str:
-    """The findings as text for a terminal, worst first, at most `limit` of a kind, and a last line that counts them all."""
+    """The findings as text for a terminal, worst first, at most `limit` of a kind, and a last line that counts them
+    all."""
     findings = by_severity(findings)
     if not findings:
         return "No problems found."
@@ -65,8 +69,9 @@ def format_findings(findings: Iterable[Finding], limit: int = 8) -> str:
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """`text` made safe to show in a terminal or a log: control characters (line breaks, ANSI escapes, text direction overrides)
-    and lone surrogates as escapes, cut at `limit` characters. File names and captions come from strangers."""
+    """`text` made safe to show in a terminal or a log: control characters (line breaks, ANSI escapes, text direction
+    overrides) and lone surrogates as escapes, cut at `limit` characters. File names and captions come from
+    strangers."""
     cut = text if len(text) <= limit else text[:limit] + "..."
     return "".join(
         character

@@ -3,16 +3,25 @@
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Self
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP; its console's close and break arrive as SIGBREAK
+_NAMES = (
+    "SIGTERM",
+    "SIGINT",
+    "SIGHUP",
+    "SIGBREAK",
+)  # Windows has no SIGHUP; its console's close and break arrive as SIGBREAK
 
 
 class StopNow(BaseException):
-    """A second signal arrived: leave without another step. Not an Exception, so that no handler of errors catches it."""
+    """A second signal arrived: leave without another step. Not an Exception, so that no handler of errors catches
+    it.
+    """
 
 
 class Interrupt:
-    """Context that turns the first signal into `asked = True` and the second into `StopNow`; restores the handlers afterwards.
+    """Context that turns the first signal into `asked = True` and the second into `StopNow`; restores the handlers
+    afterwards.
 
     Outside the main thread nothing is installed, because only the main thread may: `asked` then stays false.
     """
@@ -22,7 +31,7 @@ class Interrupt:
         self.name: str | None = None
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> "Interrupt":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
                 number = getattr(signal, name, None)
@@ -31,7 +40,9 @@ class Interrupt:
                     self._before[number] = signal.signal(number, self._hear)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

@@ -1,4 +1,6 @@
-"""What a run tells while it trains: events and state on disk, a listener in the same process. A full disk delays it, never breaks it."""
+"""What a run tells while it trains: events and state on disk, a listener in the same process. A full disk delays it,
+never breaks it.
+"""
 
 import time
 from collections.abc import Callable
@@ -12,7 +14,8 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class Journal:
-    """Events and states of one run, in order. What a full disk refuses waits in memory and is written with the next event.
+    """Events and states of one run, in order. What a full disk refuses waits in memory and is written with the next
+    event.
 
     `blocked` says that something waits; the trainer pauses then.
     """
@@ -28,7 +31,9 @@ class Journal:
         return bool(self._waiting or self._state_waiting)
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append an event to the run and tell the listener. Raises what `RunDir.emit` raises, except for a full disk."""
+        """Append an event to the run and tell the listener. Raises what `RunDir.emit` raises, except for a full
+        disk.
+        """
         fields = {"time": round(time.time(), 3), **fields}  # of now, however long the disk makes it wait
         self._waiting.append((event, fields))
         self._flush_if_there_is_room()

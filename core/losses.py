@@ -1,7 +1,7 @@
 """The loss of one batch, from clean latents to one number per row: rollout, forward, ReflexFlow, weights.
 
-Nothing here draws a random number or touches a weight: who rolls, from where, at which time and with which noise is decided before
-(`trainer.Window`), and the trainer reduces and steps afterwards.
+Nothing here draws a random number or touches a weight: who rolls, from where, at which time and with which noise is
+decided before (`trainer.Window`), and the trainer reduces and steps afterwards.
 """
 
 from collections.abc import Callable
@@ -25,25 +25,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Per-row losses with gradient, and what they cost: rows and calls of every network evaluation, guidance counted twice."""
+    """Per-row losses with gradient, and what they cost: rows and calls of every network evaluation, guidance counted
+    twice.
+    """
 
     parts: LossParts
     network_rows: int
     network_calls: int
 
 
-def batch_loss(model: "Model", config: "RunConfig", x0: Tensor, noise: Tensor, cond: "Conditioning", plan: Plan, grid: Grid, *,
-               is_class: Tensor | None = None) -> BatchLoss:
+def batch_loss(
+    model: "Model",
+    config: "RunConfig",
+    x0: Tensor,
+    noise: Tensor,
+    cond: "Conditioning",
+    plan: Plan,
+    grid: Grid,
+    *,
+    is_class: Tensor | None = None,
+) -> BatchLoss:
     """The loss of every row of a batch at the state to which the plan leads it.
 
-    A batch in which no row rolls takes exactly the plain trainer's path: one forward at `x_t`, no further call, no ReflexFlow.
+    A batch in which no row rolls takes exactly the plain trainer's path: one forward at `x_t`, no further call, no
+    ReflexFlow.
 
     Args:
         x0, noise: (B, C, h, w) scaled latents and N(0, I), float32, on the model's device.
         cond: a collated batch of B rows; is_class: (B,) bool, the rows of prior preservation.
         plan, grid: of the same batch.
-    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows (without gradient; in
-        `paper` mode with it).
+    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows (without
+        gradient; in `paper` mode with it).
     """
     rollout, path = config.rollout, model.noise_path
     rows = plan.rows.to(x0.device)
@@ -89,9 +101,14 @@ def batch_loss(model: "Model", config: "RunConfig", x0: Tensor, noise: Tensor, c
         network_rows, network_calls = network_rows + calls * len(rows), network_calls + calls
         reflex = Reflex.of(rollout, rows, u_rolled=u_rolled, u_clean=u_clean, xr=x[rows], x0=x0[rows])
 
-    parts = row_losses(output, target, elementwise=elementwise_loss(config.training),
-                       timestep_weight=timestep_weight(config.training, plan.target, model.prediction_type),
-                       prior_weight=prior_weights(config.data.prior_loss_weight, is_class), reflex=reflex)
+    parts = row_losses(
+        output,
+        target,
+        elementwise=elementwise_loss(config.training),
+        timestep_weight=timestep_weight(config.training, plan.target, model.prediction_type),
+        prior_weight=prior_weights(config.data.prior_loss_weight, is_class),
+        reflex=reflex,
+    )
     return BatchLoss(parts, network_rows, network_calls)
 
 
@@ -103,7 +120,9 @@ def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], T
 
 
 def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
-    """Square up to `delta`, then straight: `e^2`, `delta * (2 |e| - delta)`. Like output; for small errors the same as mse."""
+    """Square up to `delta`, then straight: `e^2`, `delta * (2 |e| - delta)`. Like output; for small errors the same as
+    mse.
+    """
     return 2 * F.huber_loss(output, target, reduction="none", delta=delta)
 
 
@@ -115,8 +134,8 @@ def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: P
 def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:
     """(B,) weights that make every kind of output count `min(SNR, gamma)` times its error in the clean image.
 
-    An error `e` of the output moves the implied clean image by `e / sqrt(SNR)` (epsilon), `sigma * e` (v; flow velocity) or `e`
-    (sample), so the weight is `min(SNR, gamma)` times `1 / SNR`, `sigma^2` or 1.
+    An error `e` of the output moves the implied clean image by `e / sqrt(SNR)` (epsilon), `sigma * e` (v; flow
+    velocity) or `e` (sample), so the weight is `min(SNR, gamma)` times `1 / SNR`, `sigma^2` or 1.
 
     Source: Hang et al., arXiv 2303.09556; flow: the same derivation, ours.
     """

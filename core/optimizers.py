@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 def make_optimizer(config: "TrainingConfig", parameters: Sequence[Tensor]) -> Optimizer:
     """Build the optimizer that `config.optimizer` names.
 
-    AdamW runs fused (3.5 to 4.6 times the speed of the plain loop on a CPU) where every parameter allows it. Prodigy finds its own
-    rate: `learning_rate` multiplies it and should be 1.0. Adafactor is torch's: no first moment, a fixed relative threshold.
+    AdamW runs fused (3.5 to 4.6 times the speed of the plain loop on a CPU) where every parameter allows it. Prodigy
+    finds its own rate: `learning_rate` multiplies it and should be 1.0. Adafactor is torch's: no first moment, a fixed
+        relative threshold.
 
     Raises:
         ValueError: nothing to train, or 8-bit AdamW without bitsandbytes.
     """
     parameters = list(parameters)
     if not parameters:
-        raise ValueError("Nothing to train: no parameter requires a gradient. Check lora_targets against the model's layers.")
+        raise ValueError(
+            "Nothing to train: no parameter requires a gradient. Check lora_targets against the model's layers."
+        )
     betas = (config.adam_beta1, config.adam_beta2)
     rate, decay, epsilon = config.learning_rate, config.weight_decay, config.adam_epsilon
     if config.optimizer == "adamw":
@@ -33,34 +36,50 @@ def make_optimizer(config: "TrainingConfig", parameters: Sequence[Tensor]) -> Op
         try:
             import bitsandbytes
         except ImportError as error:
-            raise ValueError("optimizer = adamw_8bit needs the package bitsandbytes, which is not installed: "
-                             "pip install bitsandbytes, or choose optimizer = adamw.") from error
+            raise ValueError(
+                "optimizer = adamw_8bit needs the package bitsandbytes, which is not installed: "
+                "pip install bitsandbytes, or choose optimizer = adamw."
+            ) from error
         return bitsandbytes.optim.AdamW8bit(parameters, lr=rate, betas=betas, eps=epsilon, weight_decay=decay)
     if config.optimizer == "prodigy":
         from prodigyopt import Prodigy
 
         # Its own advice for diffusion models: corrected bias, and warm-up steps that do not inflate the estimate.
-        return Prodigy(parameters, lr=rate, betas=betas, eps=epsilon, weight_decay=decay, use_bias_correction=True,
-                       safeguard_warmup=config.lr_warmup_steps > 0)
+        return Prodigy(
+            parameters,
+            lr=rate,
+            betas=betas,
+            eps=epsilon,
+            weight_decay=decay,
+            use_bias_correction=True,
+            safeguard_warmup=config.lr_warmup_steps > 0,
+        )
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, lr=rate, weight_decay=decay)
     raise ValueError(f"optimizer = {config.optimizer}: must be adamw, adamw_8bit, prodigy or adafactor.")
 
 
 class Schedule:
-    """The learning rate as a function of the optimizer step, so that a resumed run needs nothing but its step number."""
+    """The learning rate as a function of the optimizer step, so that a resumed run needs nothing but its step
+    number.
+    """
 
     def __init__(self, config: "TrainingConfig", optimizer: Optimizer) -> None:
         from diffusers.optimization import get_scheduler
 
         self._optimizer = optimizer
-        self._scheduler = get_scheduler(config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps,
-                                        num_training_steps=config.max_train_steps)
+        self._scheduler = get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
+        )
 
     def set(self, step: int) -> float:
         """Put the rate for optimizer step `step` (from 0) into the optimizer and return it."""
-        for group, base, factor in zip(self._optimizer.param_groups, self._scheduler.base_lrs, self._scheduler.lr_lambdas,
-                                       strict=True):
+        for group, base, factor in zip(
+            self._optimizer.param_groups, self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True
+        ):
             group["lr"] = base * factor(step)
         return self._optimizer.param_groups[0]["lr"]
 
@@ -68,7 +87,8 @@ class Schedule:
 class Average:
     """Exponential moving average of parameters, in float32 (`use_ema`).
 
-    The decay warms up as (1 + n) / (10 + n) for the n-th update, up to `decay`, so that early steps do not weigh for ever.
+    The decay warms up as (1 + n) / (10 + n) for the n-th update, up to `decay`, so that early steps do not weigh for
+    ever.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
@@ -92,7 +112,9 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The parameters hold the average inside the block, and exactly what they held before after it, also after an error."""
+        """The parameters hold the average inside the block, and exactly what they held before after it, also after an
+        error.
+        """
         held = [p.detach().clone() for p in self._parameters]
         try:
             self._write(self.values)

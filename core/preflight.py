@@ -1,7 +1,7 @@
 """Everything that can be known to go wrong, told at once and before anything starts, each with its remedy.
 
-Imports no torch: the page and the command line ask before every start. Cost: the scan of the pictures (each is decoded once; again in
-the same process only names and times are looked at) and a few small files of the model.
+Imports no torch: the page and the command line ask before every start. Cost: the scan of the pictures (each is decoded
+once; again in the same process only names and times are looked at) and a few small files of the model.
 """
 
 import json
@@ -27,7 +27,8 @@ from .runs import DEFAULT_ROOT, ROOT_VARIABLE, RunError, check_name
 
 _RESERVE_BYTES = 64 * 2**20
 _LONGEST_INSIDE = 120
-"""Characters of the longest path inside a run: a checkpoint's temporary folder, or an exported file named after the run."""
+"""Characters of the longest path inside a run: a checkpoint's temporary folder, or an exported file named after the
+run."""
 _WINDOWS_PATH = 259
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -42,7 +43,8 @@ def preflight(
 
     Args:
         config: what will train.
-        run_dir: the folder that the *new* run would get; None for a run that exists by right (a resume, or one just created).
+        run_dir: the folder that the *new* run would get; None for a run that exists by right (a resume, or one just
+        created).
         runs_dir: the folder of all runs; None = that of `run_dir`, else the default.
         progress: called with (what, done, total) while pictures are read.
 
@@ -80,11 +82,12 @@ def preflight(
 
 
 def cache_folder(config: RunConfig, runs_dir: Path) -> Path:
-    """Where latents, text embeddings and generated class pictures are kept: `data_cache_dir`, else `.cache` in the folder of all runs."""
+    """Where latents, text embeddings and generated class pictures are kept: `data_cache_dir`, else `.cache` in the
+    folder of all runs."""
     return runs_dir / ".cache" if config.data.data_cache_dir is None else located(config.data.data_cache_dir)
 
 
-# The data -----------------------------------------------------------------------------------------------------------------
+# The data -------------------------------------------------------------------------------------------------------------
 
 
 def _drift_pictures(config: RunConfig, found: Scan, held_out: tuple[Item, ...]) -> Iterable[Finding]:
@@ -167,7 +170,7 @@ def _class_pictures(config: RunConfig, found: Scan) -> Iterable[Finding]:
         yield from _writable(located(data.class_data_dir), "class_data_dir")
 
 
-# The model ----------------------------------------------------------------------------------------------------------------
+# The model ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -316,7 +319,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
 def _read_json(path: Path) -> dict:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the file is wrong, not the caller
     return value
 
 
@@ -341,7 +344,7 @@ def _weights(part: Path, variant: str | None) -> tuple[dict[str, tuple[int, ...]
         if variants:
             have = ", ".join(sorted(variants))
             asked = "no plain weights" if variant is None else f"no weights of the variant {variant}"
-            return {}, (f"{part} has {asked}, only {have}.", f"Set variant = {sorted(variants)[0]}.")
+            return {}, (f"{part} has {asked}, only {have}.", f"Set variant = {min(variants)}.")
         if any(part.glob("*.bin")) or any(part.glob("*.ckpt")):
             return {}, (
                 f"{part} has its weights only as pickles (.bin), which can run code and are not opened.",
@@ -424,7 +427,7 @@ def _resolution(config: RunConfig, model: ModelFacts) -> Iterable[Finding]:
         )
 
 
-# This machine -------------------------------------------------------------------------------------------------------------
+# This machine ---------------------------------------------------------------------------------------------------------
 
 
 def _installed(package: str) -> bool:
@@ -432,7 +435,8 @@ def _installed(package: str) -> bool:
 
 
 def _torch_build() -> tuple[bool, bool]:
-    """(torch is installed, its build can use an NVIDIA or AMD GPU), from its version file: importing it takes seconds."""
+    """(torch is installed, its build can use an NVIDIA or AMD GPU), from its version file: importing it takes
+    seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return False, False
@@ -542,7 +546,7 @@ def _packages(config: RunConfig) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-# The output ---------------------------------------------------------------------------------------------------------------
+# The output -----------------------------------------------------------------------------------------------------------
 
 
 def _output(run_dir: Path | None, runs_dir: Path) -> Iterable[Finding]:
@@ -582,7 +586,8 @@ def too_long(run_dir: Path, windows: bool = platform_calls.WINDOWS) -> bool:
 
 
 def _writable(folder: Path, option: str) -> Iterable[Finding]:
-    """An error when files cannot be made in `folder`, or in its nearest parent that exists. Tried, because only trying is certain."""
+    """An error when files cannot be made in `folder`, or in its nearest parent that exists. Tried, because only trying
+    is certain."""
     existing = _existing(folder)
     if not existing.is_dir():
         yield Finding(
@@ -621,8 +626,9 @@ class DiskEstimate:
 def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> DiskEstimate:
     """What the run will need on disk, from the pictures, the limits and the shapes of the model's weights.
 
-    An estimate from above: what is already cached counts again, text embeddings have the length of the longest known encoder. Without
-    a model at hand (a hub id not downloaded yet) the sizes of a large one are taken for the cache, and none for checkpoints.
+    An estimate from above: what is already cached counts again, text embeddings have the length of the longest known
+    encoder. Without a model at hand (a hub id not downloaded yet) the sizes of a large one are taken for the cache, and
+    none for checkpoints.
     """
     data, training = config.data, config.training
     scale, channels, text = 8, 16, 512 * 4096 * 4

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from . import adapters, checkpoint, drift
+from . import checkpoint, drift
+from .adapters import attach, load_adapter_state
 from .checkpoint import Checkpoint, CheckpointError
 from .config import RunConfig, with_changes
 from .dataset import DatasetError, prepare, scan
@@ -35,8 +36,8 @@ def open_checkpoint(run: RunDir, step: int | None = None) -> Checkpoint:
 
 def put_on(model: Model, config: RunConfig, found: Checkpoint) -> None:
     """Give a freshly loaded model the weights of a checkpoint: the moving average where there is one, as the export does."""
-    adapters.attach(model, config)
-    adapters.load_adapter_state(model, found.tensors.get("ema", found.tensors["trainable"]))
+    attach(model, config)
+    load_adapter_state(model, found.tensors.get("ema", found.tensors["trainable"]))
 
 
 def measure_drift(

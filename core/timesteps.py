@@ -1,8 +1,9 @@
 """Which noise levels training sees: one time per row, drawn from the run's own "t" stream.
 
 Rectified flow: a time in (0, 1), uniform or logit-normal, then bent by the schedule's shift (both as in Esser et al.,
-arXiv 2403.03206, sections 3.1 and 5.3.2). Variance preserving: uniform is the integer timestep of Ho et al. (arXiv 2006.11239,
-algorithm 1), which is what such checkpoints were trained on; logit-normal is continuous over the same range.
+arXiv 2403.03206, sections 3.1 and 5.3.2). Variance preserving: uniform is the integer timestep of Ho et al. (arXiv
+2006.11239, algorithm 1), which is what such checkpoints were trained on; logit-normal is continuous over the same
+range.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
     from .config import TrainingConfig
 
 FLOW_EDGE = 1e-4
-"""Flow times stay this far from 0 and 1: at 0 there is nothing to learn, at 1 a sampler's first step is no less well served."""
+"""Flow times stay this far from 0 and 1: at 0 there is nothing to learn, at 1 a sampler's first step is no less well
+served.
+"""
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """Bend flow times towards noise: shift * t / (1 + (shift - 1) * t). Keeps 0 and 1; 1.0 is the identity (arXiv 2403.03206, eq. 23)."""
+    """Bend flow times towards noise: shift * t / (1 + (shift - 1) * t). Keeps 0 and 1; 1.0 is the identity (arXiv
+    2403.03206, eq. 23).
+    """
     if not shift > 0:
         raise ValueError(f"flow_schedule_shift = {shift}: must be above 0 (1.0 leaves the times as they are).")
     return shift * t / (1 + (shift - 1) * t)
@@ -31,11 +36,20 @@ def sampling_kind(config: "TrainingConfig", is_flow: bool) -> Literal["uniform",
     return config.timestep_sampling
 
 
-def sample_times(config: "TrainingConfig", rows: int, generator: Generator, *, is_flow: bool, shift: float = 1.0,
-                 training_times: int = 1000) -> Tensor:
-    """Draw (rows,) float32 times in core's coordinate: sigma in (0, 1) for flow, a timestep in [0, training_times - 1] otherwise.
+def sample_times(
+    config: "TrainingConfig",
+    rows: int,
+    generator: Generator,
+    *,
+    is_flow: bool,
+    shift: float = 1.0,
+    training_times: int = 1000,
+) -> Tensor:
+    """Draw (rows,) float32 times in core's coordinate: sigma in (0, 1) for flow, a timestep in [0, training_times - 1]
+    otherwise.
 
-    One draw per row in order, so that the first n of m rows are the same as n rows. `shift` is the flow schedule's (1.0: none).
+    One draw per row in order, so that the first n of m rows are the same as n rows. `shift` is the flow schedule's
+    (1.0: none).
     """
     if sampling_kind(config, is_flow) == "logit_normal":
         normal = torch.stack([torch.randn((), generator=generator) for _ in range(rows)])

@@ -8,8 +8,8 @@ One optimizer step, from top to bottom (`Training.train_step`):
     finite?       a loss or gradient that is not a number never reaches a weight
     clip, optimizer, moving average, event
 
-Between two steps the run listens: commands, signals, a full disk. Every random draw is a function of (seed, step, stream), so a run
-that is stopped and resumed is bit for bit the run that was not.
+Between two steps the run listens: commands, signals, a full disk. Every random draw is a function of (seed, step,
+stream), so a run that is stopped and resumed is bit for bit the run that was not.
 """
 
 import hashlib
@@ -30,7 +30,11 @@ import psutil
 import torch
 from torch import LongTensor, Tensor
 
-from . import adapters, checkpoint, drift, reflexflow
+from . import checkpoint, drift, reflexflow
+from .adapters.check import check_export
+from .adapters.files import export
+from .adapters.header import ExportError
+from .adapters.trainable import adapter_state, attach, load_adapter_state, trainable_names, trainable_parameters
 from .checkpoint import Checkpoint, is_disk_full
 from .config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
 from .dataset import DatasetError, prepare, scan
@@ -52,7 +56,9 @@ DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
 
 POLL_S = 0.25  # how often a paused run looks for commands
 ROOM_POLL_S = 5.0  # how often a run that waits for disk space looks again
-SKIPS_ALLOWED = 25  # fp16: the loss scale starts at 2^16 and may halve so often before the gradients themselves must be broken
+SKIPS_ALLOWED = (
+    25  # fp16: the loss scale starts at 2^16 and may halve so often before the gradients themselves must be broken
+)
 FADED_AFTER, FADED_BELOW = 10, 1e-3  # after so many rolled steps, a mean spread of W under this is reported
 
 FREE_ON_RESUME = frozenset(
@@ -61,7 +67,9 @@ FREE_ON_RESUME = frozenset(
     or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
     or name in ("max_train_steps", "report_to", "data_cache_dir", "device")
 )  # fmt: skip
-"""Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only grow."""
+"""Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
+grow.
+"""
 
 
 class Refused(Exception):
@@ -100,10 +108,12 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
         resume: go on; everything that decides a step must be as it was (`FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
 
-    Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the data or the model
-        cannot be trained; 70 anything else. The last event is `end`; before it comes `error` where there was one.
+    Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
+        data or the model cannot be trained; 70 anything else. The last event is `end`; before it comes `error` where
+        there was one.
 
-    The process's random state is afterwards what it was. In the main thread SIGTERM, SIGINT and SIGHUP end the run at the next step boundary.
+    The process's random state is afterwards what it was. In the main thread SIGTERM, SIGINT and SIGHUP end the run at
+    the next step boundary.
 
     Raises: RunError when another process trains this run.
     """
@@ -118,11 +128,17 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
         except _Leave as leave:
             return _ended(journal, training, leave.code, "stopped", leave.message)
         except StopNow as stop:
-            return _ended(journal, training, PREEMPTED, "stopped", f"{stop}: stopped at once; resume goes on from the last checkpoint.")
+            return _ended(
+                journal,
+                training,
+                PREEMPTED,
+                "stopped",
+                f"{stop}: stopped at once; resume goes on from the last checkpoint.",
+            )
         except (ConfigError, Refused, ModelError, DatasetError) as error:
             _report(journal, error)
             return _ended(journal, training, REFUSED, "failed", str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told with its traceback; the process ends with 70
             _report(journal, error)
             return _ended(journal, training, CRASHED, "failed", f"{type(error).__name__}: {error}")
         finally:
@@ -132,16 +148,22 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
 
 def _report(journal: Journal, error: Exception) -> None:
     known = isinstance(error, Refused | Broken | ModelError | DatasetError)
-    journal.emit("error", message=error.message if known else f"{type(error).__name__}: {error}",
-                 remedy=error.remedy if known else _remedy(error), traceback=traceback.format_exc())
+    journal.emit(
+        "error",
+        message=error.message if known else f"{type(error).__name__}: {error}",
+        remedy=error.remedy if known else _remedy(error),
+        traceback=traceback.format_exc(),
+    )
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return "Mend config.json, or make a new run."
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-        return ("Lower train_batch_size (and raise gradient_accumulation_steps by as much), turn on gradient_checkpointing, use "
-                "base_model_precision bfloat16, or a smaller resolution; then resume.")
+        return (
+            "Lower train_batch_size (and raise gradient_accumulation_steps by as much), turn on gradient_checkpointing, use "
+            "base_model_precision bfloat16, or a smaller resolution; then resume."
+        )
     return "See the traceback and log.txt; after mending the cause, resume from the last checkpoint."
 
 
@@ -152,24 +174,32 @@ def _ended(journal: Journal, training: "Training | None", code: int, state: str,
     return code
 
 
-# --------------------------------------------------------------------------------------------------- what one optimizer step draws
+# ---------------------------------------------------------------------------------------- what one optimizer step draws
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A micro-step's share of its window: noise (B, C, h, w) float32 on the CPU, the plan of its B rows, the grid they step on."""
+    """A micro-step's share of its window: noise (B, C, h, w) float32 on the CPU, the plan of its B rows, the grid they
+    step on.
+    """
 
     noise: Tensor
     plan: Plan
     grid: Grid
 
 
-def draw_window(model: Model, config: RunConfig, shapes: Sequence[Sequence[int]], is_class: Sequence[Tensor], step: int,
-                grid_of: Callable[[tuple[int, ...]], Grid]) -> list[Draw]:
+def draw_window(
+    model: Model,
+    config: RunConfig,
+    shapes: Sequence[Sequence[int]],
+    is_class: Sequence[Tensor],
+    step: int,
+    grid_of: Callable[[tuple[int, ...]], Grid],
+) -> list[Draw]:
     """Noise, times and rollout plans of one optimizer step, for every row of every micro-step at once.
 
-    Rows are numbered over the whole window, instance rows first, and a row's draws depend on its number alone: four micro-steps of one row
-    get what one micro-step of four rows gets.
+    Rows are numbered over the whole window, instance rows first, and a row's draws depend on its number alone: four
+    micro-steps of one row get what one micro-step of four rows gets.
 
     Args:
         shapes: (C, h, w) of each micro-step; is_class: (B,) bool of each micro-step, the rows of prior preservation.
@@ -181,8 +211,14 @@ def draw_window(model: Model, config: RunConfig, shapes: Sequence[Sequence[int]]
     draws = []
     for shape, mine in zip(map(tuple, shapes), places, strict=True):
         if shape not in plans:  # shift and grid may depend on the shape, what is drawn does not
-            t = sample_times(config.training, rows, generator(seed, step, "t"), is_flow=flow, shift=model.training_shift(shape),
-                             training_times=round(model.noise_path.t_max) + 1)
+            t = sample_times(
+                config.training,
+                rows,
+                generator(seed, step, "t"),
+                is_flow=flow,
+                shift=model.training_shift(shape),
+                training_times=round(model.noise_path.t_max) + 1,
+            )
             grid = grid_of(shape)
             plans[shape] = make_plan(config.rollout, t, model.noise_path, grid, step=step, seed=seed), grid
         plan, grid = plans[shape]
@@ -204,11 +240,15 @@ def _row_numbers(is_class: Sequence[Tensor]) -> list[LongTensor]:
 
 def _rows_of(plan: Plan, rows: LongTensor) -> Plan:
     """The plan of some rows."""
-    return Plan(**{each.name: value[rows] if isinstance(value := getattr(plan, each.name), Tensor | Level) else value
-                   for each in fields(Plan)})
+    return Plan(
+        **{
+            each.name: value[rows] if isinstance(value := getattr(plan, each.name), Tensor | Level) else value
+            for each in fields(Plan)
+        }
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- the training
+# --------------------------------------------------------------------------------------------------------- the training
 
 
 class Training:
@@ -228,9 +268,17 @@ class Training:
     def run_through(self, resume: bool) -> None:
         """Everything, in order."""
         before = self.find_checkpoint(resume)
-        self.journal.emit("start", pid=os.getpid(), device=str(resolve_device(self.config.model.device)), config_hash=self.config.hash(),
-                          total_steps=self.total, resumed_from=None if before is None else before.step)
-        self.journal.state(state="running", step=0 if before is None else before.step, total_steps=self.total, message=None)
+        self.journal.emit(
+            "start",
+            pid=os.getpid(),
+            device=str(resolve_device(self.config.model.device)),
+            config_hash=self.config.hash(),
+            total_steps=self.total,
+            resumed_from=None if before is None else before.step,
+        )
+        self.journal.state(
+            state="running", step=0 if before is None else before.step, total_steps=self.total, message=None
+        )
         self.set_up(before)
         if before is None:
             self.take_samples()
@@ -245,7 +293,7 @@ class Training:
             self.look_where_due()
         self.finish()
 
-    # -- set up ---------------------------------------------------------------------------------------------------------------
+    # -- set up --------------------------------------------------------------------------------------------------------
 
     def find_checkpoint(self, resume: bool) -> Checkpoint | None:
         """The checkpoint to go on from, checked against the config; None for a fresh run."""
@@ -254,14 +302,18 @@ class Training:
         if not resume:
             there = checkpoint.checkpoints(folder)
             if there:
-                raise Refused(f"{self.run.name} has checkpoints already, the newest of step {checkpoint.step_of(there[-1])}.",
-                              "Resume it, or make a new run: training would overwrite them.")
+                raise Refused(
+                    f"{self.run.name} has checkpoints already, the newest of step {checkpoint.step_of(there[-1])}.",
+                    "Resume it, or make a new run: training would overwrite them.",
+                )
             return None
         found, skipped = checkpoint.load_latest(folder)
         for reason in skipped:
             self.warn(f"A checkpoint was passed over: {reason}", "An older one is used; delete the damaged folder.")
         if found is None:
-            raise Refused(f"{self.run.name} has no whole checkpoint to go on from.", "Clone the run and start the clone.")
+            raise Refused(
+                f"{self.run.name} has no whole checkpoint to go on from.", "Clone the run and start the clone."
+            )
         self._check_same_config(found)
         return found
 
@@ -271,16 +323,26 @@ class Training:
         if now["max_train_steps"] < was["max_train_steps"]:
             changed.append(f"max_train_steps: {was['max_train_steps']} -> {now['max_train_steps']} (it may only grow)")
         if changed:
-            raise Refused(f"The config differs from that of checkpoint step {found.step}: {'; '.join(changed)}.",
-                          "Put these back to resume, or clone the run to train with the new values from the start.")
-        if now["max_train_steps"] != was["max_train_steps"] and now["lr_scheduler"] not in ("constant", "constant_with_warmup"):
-            self.warn(f"max_train_steps grew from {was['max_train_steps']} to {now['max_train_steps']}: the {now['lr_scheduler']} schedule "
-                      "now ends later, so the learning rate jumps here.", "That is what a longer schedule means; nothing to do.")
+            raise Refused(
+                f"The config differs from that of checkpoint step {found.step}: {'; '.join(changed)}.",
+                "Put these back to resume, or clone the run to train with the new values from the start.",
+            )
+        if now["max_train_steps"] != was["max_train_steps"] and now["lr_scheduler"] not in (
+            "constant",
+            "constant_with_warmup",
+        ):
+            self.warn(
+                f"max_train_steps grew from {was['max_train_steps']} to {now['max_train_steps']}: the {now['lr_scheduler']} schedule "
+                "now ends later, so the learning rate jumps here.",
+                "That is what a longer schedule means; nothing to do.",
+            )
         here = _versions(resolve_device(self.config.model.device))
         other = list(checkpoint.differences(found.record["versions"], here))
         if other:
-            self.warn(f"Resuming, but not bit for bit: since checkpoint step {found.step} there changed {'; '.join(other)}.",
-                      "For exactly the same numbers resume with the same versions, device and number of threads.")
+            self.warn(
+                f"Resuming, but not bit for bit: since checkpoint step {found.step} there changed {'; '.join(other)}.",
+                "For exactly the same numbers resume with the same versions, device and number of threads.",
+            )
 
     def set_up(self, before: Checkpoint | None) -> None:
         """Model, data, adapter, optimizer; then, resuming, everything as the checkpoint says."""
@@ -295,15 +357,20 @@ class Training:
         self.tell("model", 1, 1)
 
         found = scan(config.data, self.tell)
+        if found.errors:
+            raise Refused(
+                "The pictures cannot be used: " + " ".join(f"{fault.where}: {fault.message}" for fault in found.errors),
+                " ".join(dict.fromkeys(fault.remedy for fault in found.errors)),
+            )
         self.data = prepare(self.model, config, found, cache_folder(config, self.run.path.parent), self.tell)
         for problem in self.data.problems:
             if problem.level != "note":
                 self.warn(f"{problem.where}: {problem.message}", problem.remedy)
 
-        adapters.attach(self.model, config)
+        attach(self.model, config)
         if training.gradient_checkpointing:
             self.model.denoiser.enable_gradient_checkpointing()
-        self.names, self.parameters = adapters.trainable_names(self.model), adapters.trainable_parameters(self.model)
+        self.names, self.parameters = trainable_names(self.model), trainable_parameters(self.model)
         self.optimizer = make_optimizer(training, self.parameters)
         self.schedule = Schedule(training, self.optimizer)
         self.average = Average(self.parameters, training.ema_decay) if training.use_ema else None
@@ -319,22 +386,34 @@ class Training:
         self._foreign_state = bool(AcceleratorState._shared_state)
         try:
             self.accelerator = Accelerator(
-                mixed_precision=training.mixed_precision, cpu=device.type == "cpu", project_dir=str(self.run.path),
-                log_with=None if training.report_to == "none" else training.report_to)
+                mixed_precision=training.mixed_precision,
+                cpu=device.type == "cpu",
+                project_dir=str(self.run.path),
+                log_with=None if training.report_to == "none" else training.report_to,
+            )
         except (ValueError, ImportError, RuntimeError) as error:
-            raise Refused(f"mixed_precision = {training.mixed_precision} on {device}, report_to = {training.report_to}: {error}",
-                          "Choose mixed_precision no (or bf16 where the device has it), and report_to none or an installed tracker.") from error
+            raise Refused(
+                f"mixed_precision = {training.mixed_precision} on {device}, report_to = {training.report_to}: {error}",
+                "Choose mixed_precision no (or bf16 where the device has it), and report_to none or an installed tracker.",
+            ) from error
         if training.report_to != "none":
-            flat = {name: value if isinstance(value, int | float | str) else str(value) for name, value in config_to_flat(self.config).items()}
-            self.accelerator.init_trackers("rollout-studio", config=flat, init_kwargs={"wandb": {"name": self.run.name}})
+            flat = {
+                name: value if isinstance(value, int | float | str) else str(value)
+                for name, value in config_to_flat(self.config).items()
+            }
+            self.accelerator.init_trackers(
+                "rollout-studio", config=flat, init_kwargs={"wandb": {"name": self.run.name}}
+            )
 
     def restore(self, before: Checkpoint) -> None:
         """Weights, moments, average and step of a checkpoint; the data must be what it was."""
         changed = list(checkpoint.differences(before.record["data"], self.describe_data()))
         if changed:
-            raise Refused(f"The pictures differ from those of checkpoint step {before.step}: {'; '.join(changed)}.",
-                          "Put them back to resume, or clone the run to train on the new set from the start.")
-        adapters.load_adapter_state(self.model, before.tensors["trainable"])
+            raise Refused(
+                f"The pictures differ from those of checkpoint step {before.step}: {'; '.join(changed)}.",
+                "Put them back to resume, or clone the run to train on the new set from the start.",
+            )
+        load_adapter_state(self.model, before.tensors["trainable"])
         self.optimizer.load_state_dict(checkpoint.unflatten(before.record["optimizer"], before.tensors["optimizer"]))
         if self.average is not None:
             self.average.load([before.tensors["ema"][name] for name in self.names], before.record["ema_updates"])
@@ -344,40 +423,66 @@ class Training:
 
     def describe_data(self) -> dict[str, str]:
         """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
-        rows = [*((item.name, item.digest, item.caption) for item in self.data.items),
-                *((f"{row.name} at {shape}", row.latents, row.caption) for shape, rows in self.data.class_rows.items() for row in rows)]
+        rows = [
+            *((item.name, item.digest, item.caption) for item in self.data.items),
+            *(
+                (f"{row.name} at {shape}", row.latents, row.caption)
+                for shape, rows in self.data.class_rows.items()
+                for row in rows
+            ),
+        ]
         if len(rows) > 1000:
             return {f"{len(rows)} rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
-        return {name: hashlib.sha256(f"{place} {digest} {caption}".encode()).hexdigest()[:16]
-                for place, (name, digest, caption) in enumerate(rows)}
+        return {
+            name: hashlib.sha256(f"{place} {digest} {caption}".encode()).hexdigest()[:16]
+            for place, (name, digest, caption) in enumerate(rows)
+        }
 
     def free_what_training_does_not_need(self) -> None:
-        """On an accelerator, text encoders and VAE make room; sampling brings back what it needs. On a CPU they stay: the memory is there."""
+        """On an accelerator, text encoders and VAE make room; sampling brings back what it needs. On a CPU they stay:
+        the memory is there.
+        """
         if self.model.device.type != "cpu":
             self.model.free_text_encoders()
             self.model.free_vae()
 
-    # -- one step -------------------------------------------------------------------------------------------------------------
+    # -- one step ------------------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
         """One optimizer step."""
         began, config, training, step = time.perf_counter(), self.config, self.config.training, self.step
         rate = self.schedule.set(step)
         batches = [self.data.batch(step, micro) for micro in range(training.gradient_accumulation_steps)]
-        draws = draw_window(self.model, config, [batch.latents.shape[1:] for batch in batches],
-                            [batch.is_class for batch in batches], step, self.grid)
+        draws = draw_window(
+            self.model,
+            config,
+            [batch.latents.shape[1:] for batch in batches],
+            [batch.is_class for batch in batches],
+            step,
+            self.grid,
+        )
         rows = sum(len(batch.latents) for batch in batches)
         self.optimizer.zero_grad(set_to_none=True)
 
         tally = _Tally(rows)
         for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
-            torch.manual_seed(stream_seed(training.seed, step, "dropout", micro))  # LoRA dropout draws from the global generator
+            torch.manual_seed(
+                stream_seed(training.seed, step, "dropout", micro)
+            )  # LoRA dropout draws from the global generator
             with self.accelerator.autocast():
-                found = batch_loss(self.model, config, batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, draw.plan,
-                                   draw.grid, is_class=batch.is_class)
+                found = batch_loss(
+                    self.model,
+                    config,
+                    batch.latents,
+                    draw.noise.to(batch.latents.device),
+                    batch.conditioning,
+                    draw.plan,
+                    draw.grid,
+                    is_class=batch.is_class,
+                )
             loss = found.parts.total.sum() / rows  # the mean over the window, however it is split
             if not bool(torch.isfinite(loss)):
-                self.give_up("loss", float(loss), batches)
+                self.give_up("loss", float(loss.detach()), batches)
             self.accelerator.backward(loss)
             tally.add(found, draw.plan, batch.is_class)
 
@@ -403,8 +508,11 @@ class Training:
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """The rollout's grid for latents of a shape (C, h, w)."""
         if shape not in self._grids:
-            self._grids[shape] = build_grid(self.config.rollout, lambda steps: self.model.inference_times(steps, shape),
-                                            lambda: self.model.training_times(shape))
+            self._grids[shape] = build_grid(
+                self.config.rollout,
+                lambda steps: self.model.inference_times(steps, shape),
+                lambda: self.model.training_times(shape),
+            )
         return self._grids[shape]
 
     def clipped_norm(self) -> float:
@@ -421,15 +529,23 @@ class Training:
         """A number that is none: the weights are still those of the last good step, and are saved as such."""
         ids = ", ".join(name for batch in batches for name in batch.ids)
         self.save()
-        raise Broken(f"The {what} at step {self.step + 1} is {value}; its pictures: {ids}. The weights were not touched and are saved as "
-                     f"step {self.step}.",
-                     "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
-                     "clone of this run.")
+        raise Broken(
+            f"The {what} at step {self.step + 1} is {value}; its pictures: {ids}. The weights were not touched and are saved as "
+            f"step {self.step}.",
+            "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
+            "clone of this run.",
+        )
 
     def tell_step(self, tally: "_Tally", rate: float, norm: float) -> None:
         mean = sum(self._seconds) / len(self._seconds)
-        told = {**tally.fields(), "lr": rate, "grad_norm": norm, "seconds": round(self._seconds[-1], 4),
-                "eta_s": round(mean * (self.total - self.step), 1), "memory_mib": _memory_mib(self.model.device)}
+        told = {
+            **tally.fields(),
+            "lr": rate,
+            "grad_norm": norm,
+            "seconds": round(self._seconds[-1], 4),
+            "eta_s": round(mean * (self.total - self.step), 1),
+            "memory_mib": _memory_mib(self.model.device),
+        }
         self.journal.emit("step", step=self.step, **told)
         self.journal.step(self.step)
         if self.config.training.report_to != "none":
@@ -438,7 +554,12 @@ class Training:
         self._watch_frequency_weight(tally)
 
     def _watch_frequency_weight(self, tally: "_Tally") -> None:
-        if not self.reflexflow or self.config.rollout.reflexflow_alpha == 0 or self._spreads is None or tally.rolled == 0:
+        if (
+            not self.reflexflow
+            or self.config.rollout.reflexflow_alpha == 0
+            or self._spreads is None
+            or tally.rolled == 0
+        ):
             return
         self._spreads.append(tally.spread)
         if len(self._spreads) == FADED_AFTER:
@@ -446,10 +567,12 @@ class Training:
             self._spreads = None
             if mean < FADED_BELOW:
                 norm = self.config.rollout.reflexflow_norm
-                self.warn(f"The frequency weight of ReflexFlow spreads by {mean:.1e} around 1: with reflexflow_norm {norm} it does nothing.",
-                          "Take reflexflow_norm max or mean, or reflexflow_alpha 0 to save its forward.")
+                self.warn(
+                    f"The frequency weight of ReflexFlow spreads by {mean:.1e} around 1: with reflexflow_norm {norm} it does nothing.",
+                    "Take reflexflow_norm max or mean, or reflexflow_alpha 0 to save its forward.",
+                )
 
-    # -- between two steps ----------------------------------------------------------------------------------------------------
+    # -- between two steps ---------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Signals, a full disk and commands, in this order. Returns when the next step may be taken."""
@@ -467,7 +590,9 @@ class Training:
         """Do what a command says; True when it says pause."""
         self.journal.emit("command", name=command.name, id=command.id, args=command.args)
         if command.name == "stop":
-            raise _Leave(DONE, f"stopped at step {self.step} as asked, without saving; last checkpoint: {self.saved_step}.")
+            raise _Leave(
+                DONE, f"stopped at step {self.step} as asked, without saving; last checkpoint: {self.saved_step}."
+            )
         if command.name == "stop-and-save":
             self.journal.state(state="stopping")
             self.save()
@@ -482,7 +607,9 @@ class Training:
     def _look_as_asked(self, command: Command) -> None:
         known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": set()}[command.name]
         if unknown := command.args.keys() - known:
-            raise ValueError(f"{', '.join(sorted(unknown))}: the command {command.name} takes {', '.join(sorted(known)) or 'no arguments'}.")
+            raise ValueError(
+                f"{', '.join(sorted(unknown))}: the command {command.name} takes {', '.join(sorted(known)) or 'no arguments'}."
+            )
         if command.name == "drift":
             self.measure_drift()
         else:
@@ -502,12 +629,14 @@ class Training:
                     self.journal.emit("command", name=command.name, id=command.id, args=command.args)
                     self.journal.emit("resumed", step=self.step)
                     self.journal.state(state="running")
-                    return commands[place + 1:]
+                    return commands[place + 1 :]
                 self.obey(command)
             time.sleep(POLL_S)
 
     def with_room(self, what: str, action: Callable[[], Any]) -> Any:
-        """Do something that writes. Where the disk is full: say so, wait, and do it again, until there is room or somebody ends the run."""
+        """Do something that writes. Where the disk is full: say so, wait, and do it again, until there is room or
+        somebody ends the run.
+        """
         waiting = False
         while True:
             try:
@@ -536,11 +665,16 @@ class Training:
         until = time.monotonic() + ROOM_POLL_S
         while time.monotonic() < until:
             if self.interrupt.asked:
-                raise _Leave(PREEMPTED, f"{self.interrupt.name} while the disk was full; resume goes on from step {self.saved_step}.")
+                raise _Leave(
+                    PREEMPTED,
+                    f"{self.interrupt.name} while the disk was full; resume goes on from step {self.saved_step}.",
+                )
             for command in self.run.take_commands():
                 if command.name in ("stop", "stop-and-save"):
                     raise _Leave(DONE, f"stopped as asked while the disk was full; last checkpoint: {self.saved_step}.")
-                self.warn(f"The command {command.name} was dropped: the disk is full.", "Send it again when there is room.")
+                self.warn(
+                    f"The command {command.name} was dropped: the disk is full.", "Send it again when there is room."
+                )
             time.sleep(min(POLL_S, ROOM_POLL_S))
 
     def without_risk(self, what: str, action: Callable[[], Any]) -> None:
@@ -549,9 +683,13 @@ class Training:
             action()
         except _Leave:
             raise
-        except Exception as error:
-            self.journal.emit("warning", message=f"{what} at step {self.step} failed: {type(error).__name__}: {error}",
-                              remedy="Training goes on; see the traceback.", traceback=traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 - told with its traceback
+            self.journal.emit(
+                "warning",
+                message=f"{what} at step {self.step} failed: {type(error).__name__}: {error}",
+                remedy="Training goes on; see the traceback.",
+                traceback=traceback.format_exc(),
+            )
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Progress of a phase, and the place where a signal or `stop` is heard while nothing trains yet."""
@@ -559,12 +697,14 @@ class Training:
         if self.interrupt.asked:
             if self.looking:
                 raise _Abandoned
-            raise _Leave(PREEMPTED, f"{self.interrupt.name} during preparation ({name}); nothing was lost, start again.")
+            raise _Leave(
+                PREEMPTED, f"{self.interrupt.name} during preparation ({name}); nothing was lost, start again."
+            )
 
     def warn(self, message: str, remedy: str) -> None:
         self.journal.emit("warning", message=message, remedy=remedy)
 
-    # -- what is kept ---------------------------------------------------------------------------------------------------------
+    # -- what is kept --------------------------------------------------------------------------------------------------
 
     def save_where_due(self) -> None:
         every = self.config.saving.checkpoint_step_interval
@@ -576,7 +716,7 @@ class Training:
         if self.saved_step == self.step:
             return
         structure, moments = checkpoint.flatten(self.optimizer.state_dict())
-        tensors = {"trainable": adapters.adapter_state(self.model), "optimizer": moments}
+        tensors = {"trainable": adapter_state(self.model), "optimizer": moments}
         if self.average is not None:
             tensors["ema"] = dict(zip(self.names, self.average.values, strict=True))
         record = {
@@ -585,8 +725,12 @@ class Training:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "versions": _versions(self.model.device), "run": self.run.name,
         }  # fmt: skip
-        saved = self.with_room("a checkpoint", lambda: checkpoint.save(
-            self.run.checkpoints_path, self.step, tensors, record, keep=self.config.saving.checkpoints_total_limit))
+        saved = self.with_room(
+            "a checkpoint",
+            lambda: checkpoint.save(
+                self.run.checkpoints_path, self.step, tensors, record, keep=self.config.saving.checkpoints_total_limit
+            ),
+        )
         self.saved_step = self.step
         self.journal.emit("saved", step=self.step, path=self.relative(saved.path), bytes=saved.bytes)
         self.journal.state(step=self.step)
@@ -598,33 +742,45 @@ class Training:
         path = self.run.lora_path / (f"{self.run.name}.safetensors" if lora else self.run.name)
         self.tell("export", 0, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.with_room("the exported file", lambda: adapters.export(self.model, path, config, state=state, step=self.step))
+        self.with_room("the exported file", lambda: export(self.model, path, config, state=state, step=self.step))
         self.tell("export", 1, 2)
-        check = adapters.check_export(path, config, self.model, state)
+        check = check_export(path, config, self.model, state)
         self.tell("export", 2, 2)
         self.journal.emit("exported", step=self.step, path=self.relative(path), check=check.as_dict())
 
     def exported_state(self) -> dict[str, Tensor] | None:
         """The moving average where there is one; None: the weights as they are."""
-        return None if self.average is None else {name: value.cpu() for name, value in zip(self.names, self.average.values, strict=True)}
+        return (
+            None
+            if self.average is None
+            else {name: value.cpu() for name, value in zip(self.names, self.average.values, strict=True)}
+        )
 
     def finish(self) -> None:
-        """Checkpoint, export, load check, last pictures."""
+        """Checkpoint, export, load check, last pictures. A failed check fails the run, but only after the pictures."""
         self.save()
-        self.export()
+        failed: ExportError | None = None
+        try:
+            self.export()
+        except ExportError as error:
+            failed = error
         self.take_samples()
         self.measure_drift()
+        if failed is not None:
+            raise failed
         if self.interrupt.asked:  # everything is saved: only pictures may be missing
             raise _Leave(PREEMPTED, f"{self.interrupt.name} after the last step; resume takes the last pictures again.")
 
-    # -- what is looked at ----------------------------------------------------------------------------------------------------
+    # -- what is looked at ---------------------------------------------------------------------------------------------
 
     def look_where_due(self, again: bool = True) -> None:
         """Samples and drift at their intervals. `again` False: only those of this step that are not there yet."""
         if self.step == self.total:
             return  # `finish` looks
-        due = ((self.config.validation.step_interval, self.take_samples, self.run.samples_path, "Samples"),
-               (self.config.drift.step_interval, self.measure_drift, self.run.drift_path, "The drift report"))
+        due = (
+            (self.config.validation.step_interval, self.take_samples, self.run.samples_path, "Samples"),
+            (self.config.drift.step_interval, self.measure_drift, self.run.drift_path, "The drift report"),
+        )
         for every, look, folder, what in due:
             if every > 0 and self.step % every == 0 and (again or not (folder / f"step-{self.step:06d}").exists()):
                 self.without_risk(what, look)
@@ -633,9 +789,19 @@ class Training:
         """The moving average where there is one: it is what is exported, so it is what is shown."""
         return nullcontext() if self.average is None else self.average.in_place()
 
-    def take_samples(self, *, folder: str | None = None, prompts: Sequence[str] | None = None, negative_prompt: str | None = None,
-                     steps: int | None = None, guidance: float | None = None, seed: int | None = None) -> None:
-        """Pictures of the validation prompts by the stock pipeline with the weights of now. Unset arguments are the config's."""
+    def take_samples(
+        self,
+        *,
+        folder: str | None = None,
+        prompts: Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Pictures of the validation prompts by the stock pipeline with the weights of now. Unset arguments are the
+        config's.
+        """
         asked = self.config.validation
         prompts = list(asked.prompts if prompts is None else prompts)
         if not prompts:
@@ -647,27 +813,58 @@ class Training:
             with self.weights_to_look_at():
                 self.tell("samples", 0, len(prompts))
                 images = self.model.sample(
-                    prompts, steps=asked.num_inference_steps if steps is None else steps, guidance=asked.guidance if guidance is None else guidance,
-                    negative_prompt=asked.negative_prompt if negative_prompt is None else negative_prompt, seed=seed, height=side, width=side,
-                    on_picture=lambda done, total: self.tell("samples", done, total))
+                    prompts,
+                    steps=asked.num_inference_steps if steps is None else steps,
+                    guidance=asked.guidance if guidance is None else guidance,
+                    negative_prompt=asked.negative_prompt if negative_prompt is None else negative_prompt,
+                    seed=seed,
+                    height=side,
+                    width=side,
+                    on_picture=lambda done, total: self.tell("samples", done, total),
+                )
         except _Abandoned:
             return
         finally:
             self.looking = False
         place = self.run.samples_path / (f"step-{self.step:06d}" if folder is None else folder)
         self.with_room("samples", lambda: _write_images(place, images))
-        self.journal.emit("sample", step=self.step, images=[
-            {"prompt": prompt, "seed": seed + number, "path": self.relative(place / _image_name(number))} for number, prompt in enumerate(prompts)])
+        self.journal.emit(
+            "sample",
+            step=self.step,
+            images=[
+                {"prompt": prompt, "seed": seed + number, "path": self.relative(place / _image_name(number))}
+                for number, prompt in enumerate(prompts)
+            ],
+        )
 
     def measure_drift(self) -> None:
-        """A drift report of the weights of now, base against tuned, on the held-out pictures and beside them on some that are trained on."""
-        sets = [drift.ProbeSet(tuple(probe.latents), tuple(probe.conditioning), tuple(probe.captions), "held-out" if probe.held_out else "training")
-                for probe in (self.data.probe, self.data.training_probe) if probe is not None]
+        """A drift report of the weights of now, base against tuned, on the held-out pictures and beside them on some
+        that are trained on.
+        """
+        sets = [
+            drift.ProbeSet(
+                tuple(probe.latents),
+                tuple(probe.conditioning),
+                tuple(probe.captions),
+                "held-out" if probe.held_out else "training",
+            )
+            for probe in (self.data.probe, self.data.training_probe)
+            if probe is not None
+        ]
         with self.weights_to_look_at():
             try:
-                told = self.with_room("the drift report", lambda: drift.probe(
-                    self.model, sets, self.config, self.run.drift_path, step=self.step, should_stop=lambda: self.interrupt.asked,
-                    progress=lambda done, total, what: self.journal.progress("drift", done, total)))
+                told = self.with_room(
+                    "the drift report",
+                    lambda: drift.probe(
+                        self.model,
+                        sets,
+                        self.config,
+                        self.run.drift_path,
+                        step=self.step,
+                        should_stop=lambda: self.interrupt.asked,
+                        progress=lambda done, total, what: self.journal.progress("drift", done, total),
+                    ),
+                )
             except drift.Stopped:
                 return  # a signal: the loop decides
         self.journal.emit("drift", **told)
@@ -676,7 +873,9 @@ class Training:
         return path.relative_to(self.run.path).as_posix()
 
     def close(self) -> None:
-        """Close the trackers and give back accelerate's global state, so that the next training in this process may differ."""
+        """Close the trackers and give back accelerate's global state, so that the next training in this process may
+        differ.
+        """
         if self.accelerator is None:
             return
         self.accelerator.end_training()
@@ -711,9 +910,17 @@ class _Tally:
     def fields(self) -> dict[str, Any]:
         rolled = max(1, self.rolled)
         self.spread, self.clamped = self.spread / rolled, self.clamped / rolled
-        return {"loss": sum(self.parts.values()), "loss_parts": dict(self.parts), "rolled_rows": self.rolled,
-                "mean_offset": self.offsets / rolled, "network_rows": self.network_rows, "network_calls": self.network_calls,
-                "frequency_weight_std": self.spread, "frequency_weight_clamped": self.clamped, "effective_probability": self.probability}
+        return {
+            "loss": sum(self.parts.values()),
+            "loss_parts": dict(self.parts),
+            "rolled_rows": self.rolled,
+            "mean_offset": self.offsets / rolled,
+            "network_rows": self.network_rows,
+            "network_calls": self.network_calls,
+            "frequency_weight_std": self.spread,
+            "frequency_weight_clamped": self.clamped,
+            "effective_probability": self.probability,
+        }
 
 
 def _image_name(number: int) -> str:
@@ -739,7 +946,9 @@ def _versions(device: torch.device) -> dict[str, Any]:
     import peft
     import transformers
 
-    libraries = {library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft, accelerate)}
+    libraries = {
+        library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft, accelerate)
+    }
     return {**libraries, "python": platform.python_version(), "device": device.type, "threads": torch.get_num_threads()}
 
 

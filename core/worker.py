@@ -1,6 +1,7 @@
 """The detached process that trains one run: `python -m rollout_studio.core.worker RUN_DIR [--resume]`.
 
-The page, the queue and `rollout-studio train` start it; what it tells is in the run's events. Exit codes: see `trainer`.
+The page, the queue and `rollout-studio train` start it; what it tells is in the run's events. Exit codes: see
+`trainer`.
 """
 
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 
 
 def use_all_cores() -> int:
-    """Let torch use every physical core that this process may, unless OMP_NUM_THREADS says otherwise; returns the number of threads."""
+    """Let torch use every physical core that this process may, unless OMP_NUM_THREADS says otherwise; returns the
+    number of threads.
+    """
     import psutil
     import torch
 
@@ -58,7 +61,11 @@ def _log(event: dict) -> None:
     elif event["event"] == "warning":
         print(f"warning: {event['message']}", f"  -> {event['remedy']}", sep="\n", flush=True)
     else:
-        print(event["event"], *(f"{key}={value}" for key, value in event.items() if key in ("step", "path", "state", "message", "name")), flush=True)
+        print(
+            event["event"],
+            *(f"{key}={value}" for key, value in event.items() if key in ("step", "path", "state", "message", "name")),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,15 @@ def sources(layer: str) -> list[Path]:
     return sorted((ROOT / layer).rglob("*.py"))
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path, root: Path = ROOT) -> Iterator[str]:
     """First name under the package of everything that a file imports from it, and the top-level names of what is foreign."""
     here = file.relative_to(root).with_suffix("").parts
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Import):
             names = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -72,7 +79,7 @@ def test_imports_inside_the_package_are_relative():
     wrong = []
     for layer in LAYERS:
         for file in sources(layer):
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for node in ast.walk(tree_of(file)):
                 absolute = (
                     isinstance(node, ast.ImportFrom)
                     and node.level == 0
@@ -150,11 +157,10 @@ def test_no_file_names_this_machine_or_a_package_registry():
     ]
     texts = {".py", ".md", ".json", ".toml", ".txt", ".sh", ".jsonl", ".yml", ".yaml", ".js", ".css", ""}
     wrong = []
-    for path in ROOT.rglob("*"):
-        inside = path.relative_to(ROOT).parts
-        if SKIPPED.intersection(inside) or any(part.endswith(".egg-info") for part in inside):
-            continue
-        if path.is_file() and path.suffix in texts and path.stat().st_size < 2_000_000:
-            text = path.read_text(encoding="utf-8", errors="ignore")
-            wrong += [f"{path.relative_to(ROOT)} names {word}" for word in forbidden if word in text]
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [name for name in below if name not in SKIPPED and not name.endswith(".egg-info")]
+        for path in (Path(folder) / name for name in names):
+            if path.suffix in texts and path.stat().st_size < 2_000_000:
+                text = path.read_text(encoding="utf-8", errors="ignore")
+                wrong += [f"{path.relative_to(ROOT)} names {word}" for word in forbidden if word in text]
     assert not wrong, "\n".join(wrong)

@@ -1,10 +1,11 @@
-"""Tiny random pipelines of the real classes, built in a folder in the diffusers layout: for everything that needs a model.
+"""Tiny random pipelines of the real classes, saved in the diffusers layout: for everything that needs a model.
 
     def test_something(tiny_folder):
         folder = tiny_folder("lumina2")     # built once per session; one of BUILDERS
 
-Every all-zero tensor (output layers, gates) is drawn anew, because a network that answers 0 hides every error behind it. Tokenizers are
-built without files, one token per character. Latents have an f4 autoencoder, 8x8 cells for the default picture of 32x32 pixels.
+Every all-zero tensor (output layers, gates) is drawn anew, because a network that answers 0 hides every error behind
+it. Tokenizers are built without files, one token per character. Latents have an f4 autoencoder, 8x8 cells for the
+default picture of 32x32 pixels.
 """
 
 from collections.abc import Callable
@@ -60,18 +61,36 @@ def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, projection_dim=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=TEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        projection_dim=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
 def autoencoder(shift: float | None = None):
     from diffusers import AutoencoderKL
 
-    return without_zeros(AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, block_out_channels=(8, 8, 16),
-        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=32, scaling_factor=0.6, shift_factor=shift))  # fmt: skip
+    return without_zeros(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=32,
+            scaling_factor=0.6,
+            shift_factor=shift,
+        )
+    )
 
 
 def stable_diffusion(scheduler, *, linear: bool = False):
@@ -80,12 +99,26 @@ def stable_diffusion(scheduler, *, linear: bool = False):
     torch.manual_seed(1)
     tokenizer = clip_tokenizer()
     unet = UNet2DConditionModel(
-        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=linear)  # fmt: skip
+        sample_size=SIDE,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        use_linear_projection=linear,
+    )
     return StableDiffusionPipeline(
-        vae=autoencoder(), text_encoder=clip_text(tokenizer), tokenizer=tokenizer, unet=without_zeros(unet), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)  # fmt: skip
+        vae=autoencoder(),
+        text_encoder=clip_text(tokenizer),
+        tokenizer=tokenizer,
+        unet=without_zeros(unet),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -127,9 +160,20 @@ def sd3(*, t5: bool = True, **scheduler):
     torch.manual_seed(2)
     tokenizer = clip_tokenizer()
     transformer = SD3Transformer2DModel(
-        sample_size=SIDE, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=16,
-        dual_attention_layers=(0,), qk_norm="rms_norm")  # fmt: skip
+        sample_size=SIDE,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
     words = t5_tokenizer() if t5 else None
     encoder = (
         T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
@@ -164,12 +208,33 @@ def lumina2():
 
     torch.manual_seed(3)
     tokenizer = gemma_tokenizer()
-    text = Gemma2Model(Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=8, max_position_embeddings=256, query_pre_attn_scalar=8))  # fmt: skip
+    text = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=256,
+            query_pre_attn_scalar=8,
+        )
+    )
     transformer = Lumina2Transformer2DModel(
-        sample_size=SIDE, patch_size=2, in_channels=4, hidden_size=32, num_layers=2, num_refiner_layers=1, num_attention_heads=2,
-        num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6), axes_lens=(300, 32, 32), cap_feat_dim=16)  # fmt: skip
+        sample_size=SIDE,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=16,
+    )
     return Lumina2Pipeline(
         transformer=without_zeros(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
@@ -180,8 +245,8 @@ def lumina2():
 
 
 BUILDERS: dict[str, Callable] = {
-    "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v, "sd3": sd3, "sd3_without_t5": sd3_without_t5,
-    "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
+    "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
+    "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
 

@@ -1,9 +1,9 @@
 """Runs of a few tiny steps on tiny models: for everything that needs a training.
 
-    def test_something(tiny_run):
-        run = tiny_run("lumina2", max_train_steps=3)     # a RunDir, ready for `train(run)`
-        assert train(run) == 0
-        assert losses(run) == ...
+def test_something(tiny_run):
+    run = tiny_run("lumina2", max_train_steps=3)     # a RunDir, ready for `train(run)`
+    assert train(run) == 0
+    assert losses(run) == ...
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.runs import RunDir, RunStore
 
@@ -20,7 +19,11 @@ BASE = {
     "checkpoint_step_interval": 0, "validation_num_inference_steps": 2, "drift_holdout_images": 0,
     "drift_num_images": 1, "drift_offsets": [1], "drift_fine_factor": 2, "scheduled_sampling_grid_steps": 6,
 }  # fmt: skip
-ROLLOUT = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.7, "scheduled_sampling_reflexflow_beta1": 1.0}
+ROLLOUT = {
+    "scheduled_sampling_max_step_offset": 2,
+    "scheduled_sampling_probability": 0.7,
+    "scheduled_sampling_reflexflow_beta1": 1.0,
+}
 """A rollout that happens in most steps."""
 
 
@@ -47,7 +50,12 @@ def tiny_run(tiny_folder, pictures, tmp_path) -> Callable[..., RunDir]:
     store = RunStore(tmp_path / "runs")
 
     def make(variant: str, name: str = "tiny", **changes) -> RunDir:
-        flat = {**BASE, "pretrained_model_name_or_path": str(tiny_folder(variant)), "instance_data_dir": str(pictures), **changes}
+        flat = {
+            **BASE,
+            "pretrained_model_name_or_path": str(tiny_folder(variant)),
+            "instance_data_dir": str(pictures),
+            **changes,
+        }
         return store.create(config_from_flat(flat), name)
 
     return make
@@ -72,7 +80,9 @@ def losses(run: RunDir) -> list[float]:
 
 
 def at_step(step: int, action: Callable[[], object]) -> Callable[[dict], None]:
-    """A listener for `train` that acts once, when the step's event comes: the trainer hears of it before the next step."""
+    """A listener for `train` that acts once, when the step's event comes: the trainer hears of it before the next
+    step.
+    """
     done = []
 
     def listen(event: dict) -> None:

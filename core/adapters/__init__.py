@@ -1,4 +1,4 @@
-"""What is trained, and the files that leave the house: LoRA and full fine-tune, their state, their export and the load check.
+"""What is trained, and the files that leave the house: LoRA and full fine-tune, state, export and load check.
 
 `read_lora_config` and `read_header` need no torch; everything else is imported when it is first asked for.
 """
@@ -8,13 +8,17 @@ from importlib import import_module
 from .header import ExportError, lora_metadata, read_header, read_lora_config
 
 _LAZY = {
-    "attach": ".attach", "attach_full": ".attach", "attach_lora": ".attach", "adapter_state": ".attach",
-    "load_adapter_state": ".attach", "trainable_names": ".attach", "trainable_parameters": ".attach",
+    "attach": ".trainable", "attach_full": ".trainable", "attach_lora": ".trainable", "adapter_state": ".trainable",
+    "load_adapter_state": ".trainable", "trainable_names": ".trainable", "trainable_parameters": ".trainable",
     "ExportCheck": ".check", "check_export": ".check",
-    "export": ".export", "export_full": ".export", "export_lora": ".export",
+    "export": ".files", "export_full": ".files", "export_lora": ".files",
 }  # fmt: skip
 
-__all__ = [*sorted(_LAZY), "ExportError", "lora_metadata", "read_header", "read_lora_config"]
+__all__ = [
+    "ExportCheck", "ExportError", "adapter_state", "attach", "attach_full", "attach_lora", "check_export", "export",
+    "export_full", "export_lora", "load_adapter_state", "lora_metadata", "read_header", "read_lora_config",
+    "trainable_names", "trainable_parameters",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -18,23 +18,26 @@ from .header import ExportError
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..families.base import Model
+    from ..families.source import Source
 
 EXACT, ROUNDED = 0.01, 0.06
-"""Allowed difference of the predictions, in shares of the adapter's effect: of float32 files, and of 16-bit files, whose weights are rounded
-and whose adapter then computes in 16 bits. A wrong alpha, a lost layer or a wrong name changes far more."""
+"""Allowed difference of the predictions, in shares of the adapter's effect: of float32 files, and of 16-bit files,
+whose weights are rounded and whose adapter then computes in 16 bits. A wrong alpha, a lost layer or a wrong name
+changes far more."""
 NOISE_FLOOR = 2e-5
-"""And what float32 itself may differ by, in shares of the prediction's root mean square; 16-bit networks: `NOISE_FLOOR_ROUNDED`."""
 NOISE_FLOOR_ROUNDED = 5e-2
+"""And what float32 itself may differ by, in shares of the prediction's root mean square; the same for 16 bits."""
 
 
 @dataclass(frozen=True)
 class ExportCheck:
     """What the fresh pipeline made of the file.
 
-    `missing`: tensors that the loaded adapter has but the file lacks; `unexpected`: tensors of the file that it has no place for.
-    `used` of `total`: tensors of the file that arrived unchanged and took part in a prediction.
-    `max_difference`: largest difference of one prediction to the reference's; `effect`: largest difference that the training makes in it.
-    `reference`: "trainer" (the live model) or "file" (the base with the file's matrices added by hand).
+    `missing`: tensors that the loaded adapter has but the file lacks; `unexpected`: tensors of the file that it has no
+    place for. `used` of `total`: tensors of the file that arrived unchanged and took part in a prediction.
+    `max_difference`: largest difference of one prediction to the reference's; `effect`: largest difference that the
+    training makes in it. `reference`: "trainer" (the live model) or "file" (the base with the file's matrices added by
+    hand).
     """
 
     path: str
@@ -49,29 +52,42 @@ class ExportCheck:
 
     @property
     def passed(self) -> bool:
-        return not self.missing and not self.unexpected and self.used == self.total > 0 and self.max_difference <= self.tolerance
+        return (
+            not self.missing
+            and not self.unexpected
+            and self.used == self.total > 0
+            and self.max_difference <= self.tolerance
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For an event or a JSON file."""
-        return asdict(self) | {"missing": list(self.missing), "unexpected": list(self.unexpected), "passed": self.passed}
+        return asdict(self) | {
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "passed": self.passed,
+        }
 
     def __str__(self) -> str:
-        return (f"{self.used} / {self.total} tensors used, {len(self.missing)} missing, {len(self.unexpected)} unexpected; "
-                f"prediction differs by {self.max_difference:.2g} where the training's effect is {self.effect:.2g}")
+        return (
+            f"{self.used} / {self.total} tensors used, {len(self.missing)} missing, {len(self.unexpected)} unexpected; "
+            f"prediction differs by {self.max_difference:.2g} where the training's effect is {self.effect:.2g}"
+        )
 
 
-def check_export(path: Path | str, config: "RunConfig", model: "Model | None" = None,
-                 state: Mapping[str, Tensor] | None = None) -> ExportCheck:
+def check_export(
+    path: Path | str, config: "RunConfig", model: "Model | None" = None, state: Mapping[str, Tensor] | None = None
+) -> ExportCheck:
     """Load the file (or folder) in a fresh stock pipeline, with diffusers' own loader, and compare.
 
     Args:
         path: what `export_lora` or `export_full` wrote.
         config: its model section names the base.
-        model: the trainer's live model, the reference of choice; None = the base with the file's matrices added by hand.
-        state: the weights that were exported instead of the model's current ones (a moving average); used for the comparison only.
+        model: the live model, the reference of choice; None = the base with the file's matrices added by hand.
+        state: the weights that were exported instead of the model's current ones (a moving average); used for the
+            comparison only.
 
-    Cost: loads the base model once more and runs a few forwards of two rows. The live model's mode, weights and the global random state
-    are afterwards what they were.
+    Cost: loads the base model once more, on the model's device, and runs a few forwards of two rows. The live model's
+    mode and weights and the global random state are afterwards what they were.
 
     Raises: ExportError where the check fails; its text says what, and the file stays for inspection.
     """
@@ -81,18 +97,20 @@ def check_export(path: Path | str, config: "RunConfig", model: "Model | None" = 
     if not check.passed:
         named = [f"missing {', '.join(check.missing[:3])}"] if check.missing else []
         named += [f"unexpected {', '.join(check.unexpected[:3])}"] if check.unexpected else []
-        raise ExportError(f"The load check of '{path}' failed: {check} (allowed {check.tolerance:.2g}){''.join('; ' + n for n in named)}. "
-                          "A stock diffusers pipeline would not do what the trained model does: do not share this file. The checkpoints are "
-                          "not affected; export again, and report the versions of diffusers and peft if it stays.")
+        raise ExportError(
+            f"The load check of '{path}' failed: {check} (allowed {check.tolerance:.2g})"
+            f"{''.join('; ' + part for part in named)}. A stock diffusers pipeline would not do what the trained model "
+            "does: do not share this file. The checkpoints are not affected; export again, and report the versions of "
+            "diffusers and peft if it stays."
+        )
     return check
 
 
-def _fresh(path_or_source: Any, model: "Model | None", config: "RunConfig | None") -> "Model":
+def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
     """A second model: the stock pipeline from disk, text encoders only where no live model can lend a prompt."""
-    from ..families import family_class, locate
+    from ..families import family_class
     from ..families.base import DTYPES, resolve_device
 
-    source = path_or_source
     family = family_class(source.family) if model is None else type(model)
     dtype = DTYPES[config.model.base_model_precision] if model is None else model.dtype
     device = resolve_device(config.model.device) if model is None else model.device
@@ -103,13 +121,19 @@ def _fresh(path_or_source: Any, model: "Model | None", config: "RunConfig | None
     return fresh
 
 
-def _check_lora(path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None) -> ExportCheck:
+def _check_lora(
+    path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None
+) -> ExportCheck:
     from safetensors.torch import load_file
 
     from ..families import locate
 
     section = config.model
-    source = model.source if model is not None else locate(section.pretrained_model_name_or_path, section.revision, section.variant)
+    source = (
+        model.source
+        if model is not None
+        else locate(section.pretrained_model_name_or_path, section.revision, section.variant)
+    )
     fresh = _fresh(source, model, config)
     probe = _Probe(fresh, model)
     base = probe.prediction(fresh)
@@ -119,20 +143,35 @@ def _check_lora(path: Path, config: "RunConfig", model: "Model | None", state: M
         with _matrices_added(fresh, load_file(path)):
             reference = probe.prediction(fresh)
 
-    fresh.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="check")
+    with _without_warnings():
+        fresh.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="check")
     in_file = load_file(path)
-    loaded = {f"{fresh.component}.{name.replace('.check.', '.')}": tensor for name, tensor in fresh.denoiser.state_dict().items()
-              if ".lora_" in name}
+    loaded = {
+        f"{fresh.component}.{name.replace('.check.', '.')}": tensor
+        for name, tensor in fresh.denoiser.state_dict().items()
+        if ".lora_" in name
+    }
     with _layers_that_ran(fresh) as ran:
         prediction = probe.prediction(fresh)
-    used = sum(name in loaded and torch.equal(loaded[name].to("cpu", tensor.dtype), tensor)
-               and name.removesuffix(".weight").removeprefix(f"{fresh.component}.") in ran for name, tensor in in_file.items())
+    used = sum(
+        name in loaded
+        and torch.equal(loaded[name].cpu(), tensor.to(loaded[name].dtype))
+        and name.removesuffix(".weight").removeprefix(f"{fresh.component}.") in ran
+        for name, tensor in in_file.items()
+    )
     effect = float((reference - base).abs().max())
-    exact = all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
     return ExportCheck(
-        path=str(path), missing=tuple(sorted(loaded.keys() - in_file.keys())), unexpected=tuple(sorted(in_file.keys() - loaded.keys())),
-        used=used, total=len(in_file), max_difference=float((prediction - reference).abs().max()), effect=effect,
-        tolerance=(EXACT if exact else ROUNDED) * effect + probe.floor(reference), reference="file" if model is None else "trainer")
+        path=str(path),
+        missing=tuple(sorted(loaded.keys() - in_file.keys())),
+        unexpected=tuple(sorted(in_file.keys() - loaded.keys())),
+        used=used,
+        total=len(in_file),
+        max_difference=float((prediction - reference).abs().max()),
+        effect=effect,
+        tolerance=(EXACT if exact else ROUNDED) * effect + probe.floor(reference),
+        reference="file" if model is None else "trainer",
+    )
 
 
 def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] | None) -> ExportCheck:
@@ -150,13 +189,23 @@ def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] |
     saved = _saved_dtype(path / fresh.component)
     # A share of the weights themselves: a file in 16 bits rounds every one of them.
     exact = saved == torch.float32
-    used = sum(name in here and torch.equal(tensor.cpu(), here[name].to("cpu", saved).to(tensor.dtype)) for name, tensor in there.items())
+    used = sum(
+        name in here and torch.equal(tensor.cpu(), here[name].to("cpu", saved).to(tensor.dtype))
+        for name, tensor in there.items()
+    )
     effect = float((reference - base).abs().max())
     floor = probe.floor(reference) if exact else NOISE_FLOOR_ROUNDED * float(reference.square().mean().sqrt())
     return ExportCheck(
-        path=str(path), missing=tuple(sorted(here.keys() - there.keys())), unexpected=tuple(sorted(there.keys() - here.keys())),
-        used=used, total=len(there), max_difference=float((prediction - reference).abs().max()), effect=effect,
-        tolerance=(EXACT if exact else ROUNDED) * effect + floor, reference="trainer")
+        path=str(path),
+        missing=tuple(sorted(here.keys() - there.keys())),
+        unexpected=tuple(sorted(there.keys() - here.keys())),
+        used=used,
+        total=len(there),
+        max_difference=float((prediction - reference).abs().max()),
+        effect=effect,
+        tolerance=(EXACT if exact else ROUNDED) * effect + floor,
+        reference="trainer",
+    )
 
 
 class _Probe:
@@ -185,7 +234,7 @@ class _Probe:
 
 @contextmanager
 def _weights(model: "Model", state: Mapping[str, Tensor]):
-    from .attach import adapter_state, load_adapter_state
+    from .trainable import adapter_state, load_adapter_state
 
     own = adapter_state(model)
     load_adapter_state(model, state)
@@ -214,6 +263,19 @@ def _matrices_added(model: "Model", tensors: Mapping[str, Tensor]):
 
 
 @contextmanager
+def _without_warnings():
+    """diffusers warns that the text encoders have no LoRA; that is so on purpose, and lost keys are counted here."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
 def _layers_that_ran(model: "Model"):
     """Names of the adapter's matrices that a forward inside went through."""
     ran: set[str] = set()
@@ -231,6 +293,6 @@ def _layers_that_ran(model: "Model"):
 def _saved_dtype(folder: Path) -> torch.dtype:
     from safetensors import safe_open
 
-    file = sorted(folder.glob("*.safetensors"))[0]
+    file = min(folder.glob("*.safetensors"))
     with safe_open(file, framework="pt") as tensors:
         return tensors.get_tensor(next(iter(tensors.keys()))).dtype

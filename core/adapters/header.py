@@ -1,7 +1,8 @@
 """A LoRA file's header: read without torch, and written so that other tools and our own page find what they need.
 
-A safetensors file begins with the header's length (8 bytes, little endian) and the header, a JSON object; its `__metadata__` maps strings
-to strings. Source of the `ss_*` keys: kohya-ss/sd-scripts as AUTOMATIC1111's page reads them; `modelspec.*`: ModelSpec 1.0.1.
+A safetensors file begins with the header's length (8 bytes, little endian) and the header, a JSON object; its
+`__metadata__` maps strings to strings. Source of the `ss_*` keys: kohya-ss/sd-scripts as AUTOMATIC1111's page reads
+them; `modelspec.*`: ModelSpec 1.0.1.
 """
 
 import json
@@ -21,7 +22,7 @@ LARGEST_HEADER = 100_000_000
 
 
 class ExportError(RuntimeError):
-    """A file could not be written or does not do what the trainer's model does; the message says which and what to do."""
+    """A file could not be written, or does not do what the trainer's model does; the message says what to do."""
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -34,8 +35,9 @@ def read_header(path: Path | str) -> dict[str, Any]:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
     except (OSError, ValueError) as error:
-        raise ExportError(f"'{path}' is no safetensors file ({error}). Choose a .safetensors file; download it again if it is cut off."
-                          ) from error
+        raise ExportError(
+            f"'{path}' is no safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
+        ) from error
     if not isinstance(header, dict):
         raise ExportError(f"'{path}' is no safetensors file (its header is no object).")
     return header
@@ -59,8 +61,8 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
         title: the file's name without its ending; tools show it.
         step: at which optimizer step the weights were taken; None where that is not known.
 
-    `ss_network_alpha` is the file's own scale: alpha is folded into the weights (`export.py`), so it equals the rank there.
-    The trained alpha stands under `rollout_studio_alpha` and in the config.
+    `ss_network_alpha` is the file's own scale: alpha is folded into the weights (`files.py`), so it equals the rank
+    there. The trained alpha stands under `rollout_studio_alpha` and in the config.
     """
     from ..config import config_to_flat
 

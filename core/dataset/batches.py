@@ -23,8 +23,8 @@ _ORDER, _CLASS_ORDER, _FLIPS = 0, 1, 2
 class Schedule:
     """Epoch after epoch, every row `repeats` times in random order, in batches of one shape and of constant size.
 
-    An epoch consists, for each shape, of `repeats` permutations of its rows, cut into batches; the last batch of a shape is filled
-    up from the beginning of the same order. The batches of all shapes are then shuffled.
+    An epoch consists, for each shape, of `repeats` permutations of its rows, cut into batches; the last batch of a
+    shape is filled up from the beginning of the same order. The batches of all shapes are then shuffled.
 
     Args:
         shapes: the shape of each row.
@@ -61,7 +61,8 @@ class Schedule:
 
 
 class Carousel:
-    """Rows handed out one after the other, permutation after permutation; batch `number` gets the `batch_size` rows that are due."""
+    """Rows handed out one after the other, permutation after permutation; batch `number` gets the `batch_size` rows
+    that are due."""
 
     def __init__(self, count: int, *, batch_size: int, seed: int):
         self.count, self.batch_size, self.seed = count, batch_size, seed
@@ -83,9 +84,10 @@ class Carousel:
 class Batch:
     """What one forward and backward trains on.
 
-    `latents` (R, C, H, W) float32 on the model's device, scaled; `conditioning` collated, R rows; `is_class` (R,) bool on the CPU.
-    R is the batch size; with prior preservation twice that: instance rows first, then class rows. `ids` name the rows ("dog.jpg",
-    "class/001.png"), `captions` are what they are conditioned on ("" where dropped), `flipped` which are mirrored.
+    `latents` (R, C, H, W) float32 on the model's device, scaled; `conditioning` collated, R rows; `is_class` (R,) bool
+    on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `ids`
+    name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
+    `flipped` which are mirrored.
     """
 
     latents: Tensor
@@ -98,8 +100,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Probe:
-    """Pictures to measure on, all of one shape: `latents` (N, C, H, W) float32 on the CPU, and for each its `conditioning` (as the
-    model encodes prompts: no batch axis), caption and name. `held_out`: they are not trained on."""
+    """Pictures to measure on, all of one shape: `latents` (N, C, H, W) float32 on the CPU, and for each its
+    `conditioning` (as the model encodes prompts: no batch axis), caption and name. `held_out`: they are not trained
+    on."""
 
     latents: Tensor
     conditioning: list[dict[str, Tensor]]
@@ -133,8 +136,9 @@ class Counts:
 class Prepared:
     """The training set, ready: every latent and embedding is in the cache. Made by `prepare`.
 
-    `items`: the pictures trained on; `bucket`: the most common shape, in which probes are; `probe`: the held-out pictures, None where
-    there are none; `training_probe`: some of those trained on; `problems`: what preparing found; `counts`: what it did.
+    `items`: the pictures trained on; `bucket`: the most common shape, in which probes are; `probe`: the held-out
+    pictures, None where there are none; `training_probe`: some of those trained on; `problems`: what preparing found;
+    `counts`: what it did.
     """
 
     model: "Model"
@@ -167,11 +171,13 @@ class Prepared:
         return self.schedule.batches_per_epoch / self.accumulation
 
     def conditioning(self, caption: str) -> dict[str, Tensor]:
-        """A caption of this set as the model encodes it (no batch axis, CPU). Raises KeyError for captions that are not in the set."""
+        """A caption of this set as the model encodes it (no batch axis, CPU). Raises KeyError for captions that are not
+        in the set."""
         return self.text.get(self.text_keys[caption])
 
     def batch(self, step: int, micro_step: int = 0) -> Batch:
-        """The batch of an optimizer step (counted from 0), or of one of its accumulation steps. Draws nothing from global generators.
+        """The batch of an optimizer step (counted from 0), or of one of its accumulation steps. Draws nothing from
+        global generators.
 
         Cost: from memory for sets that fit into it; else one file per row.
         """

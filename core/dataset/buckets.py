@@ -6,21 +6,21 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 MULTIPLE = 16
-"""Every side of a picture that is trained on is a multiple of this: a latent pixel is 8 pixels in most autoencoders, and transformers join
-2 x 2 of them. Smaller autoencoders divide it, so one rule serves every model."""
+"""Every side of a picture that is trained on is a multiple of this: a latent pixel is 8 pixels in most autoencoders,
+and transformers join 2 x 2 of them. Smaller autoencoders divide it, so one rule serves every model."""
 
 
 def effective_step(resolution: int, bucket_step: int) -> int:
-    """The distance in pixels between bucket sides: `bucket_step`, but at most a quarter of the resolution (so that small resolutions
-    have shapes to choose from at all), rounded down to a multiple of 16, and at least 16."""
+    """The distance in pixels between bucket sides: `bucket_step`, but at most a quarter of the resolution (so that
+    small resolutions have shapes to choose from at all), rounded down to a multiple of 16, and at least 16."""
     return max(MULTIPLE, min(bucket_step, resolution // 4) // MULTIPLE * MULTIPLE)
 
 
 def bucket_sizes(resolution: int, bucket_step: int) -> tuple[Size, ...]:
     """Every bucket, from portrait to landscape, the square of `resolution` among them.
 
-    Sides are multiples of the effective step between half and twice the resolution; the area is as near below `resolution` squared as
-    the step allows, so that no bucket needs more memory than the square.
+    Sides are multiples of the effective step between half and twice the resolution; the area is as near below
+    `resolution` squared as the step allows, so that no bucket needs more memory than the square.
     """
     if resolution < MULTIPLE or resolution % MULTIPLE:
         raise ValueError(f"resolution = {resolution}: must be a multiple of {MULTIPLE} px; {_nearest(resolution)}.")

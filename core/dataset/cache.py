@@ -1,9 +1,9 @@
 """Tensors on disk, keyed by everything that determines them, so that an entry is either right or absent, never stale.
 
-Entries are safetensors files that carry a checksum of their content: the format itself notices a cut file, but neither a flipped byte
-nor nonsense. They are written beside their place under a name of their own and then moved there, so two runs may share a folder: both
-write the same content, and readers see a whole file or none. They are not forced to the disk (fsync): after a power cut a torn one is
-noticed by its checksum and made again.
+Entries are safetensors files that carry a checksum of their content: the format itself notices a cut file, but neither
+a flipped byte nor nonsense. They are written beside their place under a name of their own and then moved there, so two
+runs may share a folder: both write the same content, and readers see a whole file or none. They are not forced to the
+disk (fsync): after a power cut a torn one is noticed by its checksum and made again.
 """
 
 import errno
@@ -45,9 +45,11 @@ def key_of(**parts: Any) -> str:
 
 
 def identity(module: nn.Module) -> str:
-    """A fingerprint of a network: its class, config, and of every tensor name, shape, format and up to 256 of its values.
+    """A fingerprint of a network: its class, config, and of every tensor name, shape, format and up to 256 of its
+    values.
 
-    Reads a few values of each tensor instead of gigabytes; another training of the same network changes practically all of them.
+    Reads a few values of each tensor instead of gigabytes; another training of the same network changes practically all
+    of them.
     """
     digest = hashlib.sha256(type(module).__name__.encode())
     config = getattr(module, "config", None)
@@ -101,7 +103,7 @@ class TensorCache:
             tensors = safetensors.torch.load(data)
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        except Exception as error:  # whatever a parser says about damaged bytes
+        except Exception as error:  # noqa: BLE001 - whatever a parser says about damaged bytes
             raise CorruptEntry(f"it cannot be read ({type(error).__name__}: {error})") from None
         if metadata.get("key") != key:
             raise CorruptEntry("it belongs to another key")
@@ -118,7 +120,8 @@ class TensorCache:
         write_whole(self.path(key), data)
 
     def remove_leftovers(self, older_than_s: float = 24 * 3600) -> None:
-        """Delete unfinished files that a killed process left behind; younger ones may be another run's at this moment."""
+        """Delete unfinished files that a killed process left behind; younger ones may be another run's at this
+        moment."""
         for partial in self.folder.glob("*/.*.partial"):
             try:
                 if time.time() - partial.stat().st_mtime > older_than_s:

@@ -1,4 +1,5 @@
-"""Captions: from `photo.txt` beside `photo.png`, from the instance prompt, or from the file's name; and the trigger word in them."""
+"""Captions: from `photo.txt` beside `photo.png`, from the instance prompt, or from the file's name; and the trigger
+word in them."""
 
 import codecs
 import re
@@ -24,8 +25,8 @@ class BadCaption(ValueError):
 def decode(data: bytes) -> tuple[str, str]:
     """(caption on one line, what to say about its encoding or "").
 
-    UTF-8, or UTF-16/32 where a byte order mark says so. Anything else is read as Windows' Western encoding (Latin-1 and its extension
-    for typographic quotes), and that is said, because it may be wrong.
+    UTF-8, or UTF-16/32 where a byte order mark says so. Anything else is read as Windows' Western encoding (Latin-1 and
+    its extension for typographic quotes), and that is said, because it may be wrong.
 
     Raises:
         BadCaption: longer than `MAX_BYTES`, or no text.

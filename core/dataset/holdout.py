@@ -11,9 +11,9 @@ FEWEST = 3
 def split_holdout(scan: Scan, drift) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
     """(pictures to train on, pictures held out), both in the scan's order.
 
-    Held out are `holdout_images` different pictures, drawn from their content and the drift seed: adding or renaming others changes
-    little. At least two different ones stay, sets of fewer than three give none, and copies of a held-out picture are not trained on
-    either. With `drift.data_dir` nothing is held out: the probe pictures are there.
+    Held out are `holdout_images` different pictures, drawn from their content and the drift seed: adding or renaming
+    others changes little. At least two different ones stay, sets of fewer than three give none, and copies of a
+    held-out picture are not trained on either. With `drift.data_dir` nothing is held out: the probe pictures are there.
     """
     digests = sorted({item.digest for item in scan.items}, key=lambda digest: _rank(digest, drift.seed))
     if drift.data_dir is not None or len(digests) < FEWEST:
@@ -28,7 +28,8 @@ def split_holdout(scan: Scan, drift) -> tuple[tuple[Item, ...], tuple[Item, ...]
 
 
 def scan_probe(data, drift, progress=None):
-    """(pictures, findings) of the folder `drift.data_dir`, captioned by the data section's rules; ((), []) where it is not set."""
+    """(pictures, findings) of the folder `drift.data_dir`, captioned by the data section's rules; ((), []) where it is
+    not set."""
     if drift.data_dir is None:
         return (), []
     return scan_folder(

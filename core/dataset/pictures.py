@@ -1,7 +1,8 @@
-"""Opening pictures that people bring: which formats, how large, which way up, in which colours, and what is wrong with the others.
+"""Opening pictures that people bring: which formats, how large, which way up, in which colours, and what is wrong with
+the others.
 
-A picture is read whole into memory once; checks, hash and pixels all come from those same bytes, so a file that changes meanwhile
-cannot pass the check and train as something else.
+A picture is read whole into memory once; checks, hash and pixels all come from those same bytes, so a file that changes
+meanwhile cannot pass the check and train as something else.
 """
 
 import hashlib
@@ -15,18 +16,17 @@ import numpy as np
 from PIL import ExifTags, Image, features
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP") + (("AVIF",) if features.check("avif") else ())
-"""What is read. Only these decoders of Pillow ever see a file: each other one would be more code that strangers' bytes can reach."""
+"""What is read. Only these decoders of Pillow ever see a file: each other one would be more code that strangers' bytes
+can reach."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"} | ({".avif"} if "AVIF" in FORMATS else set()))
 """File names that are taken for pictures to train on."""
 
-OTHER_PICTURE_SUFFIXES = (
-    frozenset(
-        ".avif .gif .tif .tiff .heic .heif .jxl .jp2 .j2k .psd .psb .eps .ps .svg .wmf .emf .ico .tga .exr .hdr .dng .cr2 .cr3 .nef "
-        ".arw .raf .orf .rw2 .raw .xcf .kra .ppm .pgm .pbm .pcx .dds".split()
-    )
-    - SUFFIXES
-)
+OTHER_PICTURE_SUFFIXES = frozenset({
+    ".avif", ".gif", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".psb", ".eps", ".ps", ".svg", ".wmf", ".emf",
+    ".ico", ".tga", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".xcf", ".kra", ".ppm",
+    ".pgm", ".pbm", ".pcx", ".dds",
+}) - SUFFIXES  # fmt: skip
 """Pictures too, but not read: each is named with the remedy instead of being passed over."""
 
 MAX_PIXELS = 64_000_000
@@ -57,7 +57,8 @@ class BadPicture(ValueError):
 
 @dataclass(frozen=True)
 class Inspection:
-    """A sound picture: its size in pixels the right way up, the sha256 of the file, and what a person should know ("" = nothing)."""
+    """A sound picture: its size in pixels the right way up, the sha256 of the file, and what a person should know ("" =
+    nothing)."""
 
     width: int
     height: int
@@ -86,12 +87,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inspect(data: bytes) -> Inspection:
-    """Decode the picture in full and say its size; JPEGs at an eighth of their size, which reads every byte in a third of the time.
+    """Decode the picture in full and say its size; JPEGs at an eighth of their size, which reads every byte in a third
+    of the time.
 
     Raises:
         BadPicture: it is none, is of a format that is not read, is too large, or is broken.
     """
     with _open(data) as image:
+        if image.format == "PNG":
+            _verify(data)
         orientation, remark = _orientation(image)
         width, height = image.size
         if image.format in ("JPEG", "MPO"):
@@ -105,8 +109,8 @@ def inspect(data: bytes) -> Inspection:
 def decode(data: bytes) -> Image.Image:
     """The picture's pixels: RGB, 8 bits, the right way up, without any metadata; of an animation the first frame.
 
-    Transparent pixels are laid onto white, 16-bit ones scaled to 8 bits, palettes, grey and CMYK converted. Colour profiles are not
-    applied (as in the usual training scripts): the numbers are taken for sRGB.
+    Transparent pixels are laid onto white, 16-bit ones scaled to 8 bits, palettes, grey and CMYK converted. Colour
+    profiles are not applied (as in the usual training scripts): the numbers are taken for sRGB.
 
     Raises:
         BadPicture: as `inspect`.
@@ -132,9 +136,7 @@ def _open(data: bytes) -> Image.Image:
         raise _too_large("more than") from None
     except Image.UnidentifiedImageError:
         raise _not_a_picture(data) from None
-    except (
-        Exception
-    ) as error:  # decoders raise whatever they like on strangers' bytes; every one of them is this finding
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like on strangers' bytes, and all of it is this finding
         raise _broken(error) from None
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height} = {width * height / 1e6:.0f} Mpx, more than")
@@ -144,14 +146,23 @@ def _open(data: bytes) -> Image.Image:
 def _load(image: Image.Image) -> None:
     try:
         image.load()
-    except Exception as error:  # as above: truncated data, wrong checksums, text-chunk bombs ...
+    except Exception as error:  # noqa: BLE001 - as above: truncated data, wrong checksums, text-chunk bombs ...
+        raise _broken(error) from None
+
+
+def _verify(data: bytes) -> None:
+    """A PNG's checksums, which Pillow passes over when it only decodes: a flipped bit would train as a smear."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.verify()
+    except Exception as error:  # noqa: BLE001 - as above
         raise _broken(error) from None
 
 
 def _orientation(image: Image.Image) -> tuple[int, str]:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1), ""
-    except Exception as error:  # the pixels are fine; only nobody can say which way up the camera was held
+    except Exception as error:  # noqa: BLE001 - the pixels are fine; only nobody can say which way up the camera was held
         return 1, f"its EXIF data cannot be read ({type(error).__name__}), so it is taken as it lies"
 
 

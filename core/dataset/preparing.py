@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from .holdout import scan_probe, split_holdout
 from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder
 
 MEMORY_BYTES = 1 << 30
-"""Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the cache."""
+"""Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
+cache."""
 
 _TOGETHER = 4  # class pictures per call of the pipeline
 _PROMPTS_TOGETHER = 16
@@ -31,11 +33,12 @@ _PROMPTS_TOGETHER = 16
 def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress | None = None) -> Prepared:
     """Make everything that training reads, or take it from the cache.
 
-    Call it before adapters or checkpoints change the model's weights (class pictures show the untrained model) and before
-    `model.free_text_encoders()`; afterwards neither the text encoders nor the VAE is needed for training.
+    Call it before adapters or checkpoints change the model's weights (class pictures show the untrained model) and
+    before `model.free_text_encoders()`; afterwards neither the text encoders nor the VAE is needed for training.
 
-    Latents are the mode of the VAE's posterior, so that they can be cached; each picture is encoded by itself, so that an entry does
-    not depend on what else was in the batch. The caption dropped by caption dropout is `model.unconditional()`, what inference uses.
+    Latents are the mode of the VAE's posterior, so that they can be cached; each picture is encoded by itself, so that
+    an entry does not depend on what else was in the batch. The caption dropped by caption dropout is
+    `model.unconditional()`, what inference uses.
 
     Args:
         model: a family's `Model`.
@@ -45,7 +48,8 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         progress: called with ("class pictures" | "latents" | "captions", done, total).
 
     Raises:
-        DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is full.
+        DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is
+        full.
     """
     cache_dir = Path(cache_dir)
     if scan.errors or not scan.items:
@@ -143,7 +147,7 @@ def _pick(items: Iterable[Item], drift) -> list[Item]:
     return [item for item in items if item in chosen]
 
 
-# Class pictures -----------------------------------------------------------------------------------------------------------
+# Class pictures -------------------------------------------------------------------------------------------------------
 
 
 def _class_pictures(
@@ -168,7 +172,8 @@ def _class_pictures(
 
 
 def _class_key(model, config) -> str:
-    """What generated class pictures depend on. The model by its place and files, not by its weights of the moment, which may be trained."""
+    """What generated class pictures depend on. The model by its place and files, not by its weights of the moment,
+    which may be trained."""
     data, source = config.data, model.source
     files = []
     if source.is_folder:
@@ -183,30 +188,30 @@ def _class_key(model, config) -> str:
 
 
 def _generate(model, config, folder: Path, missing: int, progress: Progress | None) -> None:
-    """Draw `missing` class pictures into `folder`, a few at a time; what an interrupted run drew is kept.
+    """Draw `missing` class pictures into `folder`; what an interrupted run drew is kept.
 
-    Picture i is drawn from seed `training.seed + i`, whichever others are drawn with it.
+    Picture i starts from seed `training.seed + i` and is always drawn in the same group of four, because a network's
+    last bits depend on how many rows it is given: an interrupted run's pictures are those of an undisturbed one, for at
+    most three drawn in vain.
     """
     data = config.data
-    done, index = 0, 0
+    free = (index for index in count() if not (folder / _class_name(index)).exists())
+    done = 0
     with model.adapters_disabled() if model.has_adapter else nullcontext():
-        while done < missing:
-            count = min(_TOGETHER, missing - done)
-            while any((folder / _class_name(index + i)).exists() for i in range(count)):
-                index += 1
+        for group, wanted in groupby(islice(free, missing), key=lambda index: index // _TOGETHER):
             images = model.sample(
-                [data.class_prompt] * count,
+                [data.class_prompt] * _TOGETHER,
                 steps=data.class_sample_steps,
                 guidance=data.class_sample_guidance,
-                seed=config.training.seed + index,
+                seed=config.training.seed + group * _TOGETHER,
                 height=data.resolution,
                 width=data.resolution,
             )
-            for i, image in enumerate(images):
+            for index in wanted:
                 stream = io.BytesIO()
-                image.save(stream, format="PNG")
-                write_whole(folder / _class_name(index + i), stream.getvalue())
-            done, index = done + count, index + count
+                images[index % _TOGETHER].save(stream, format="PNG")
+                write_whole(folder / _class_name(index), stream.getvalue())
+                done += 1
             if progress is not None:
                 progress("class pictures", done, missing)
 
@@ -215,7 +220,7 @@ def _class_name(index: int) -> str:
     return f"class-{index:06d}.png"
 
 
-# Latents ------------------------------------------------------------------------------------------------------------------
+# Latents --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -310,7 +315,8 @@ def _sound(cache: TensorCache, key: str, fits) -> tuple[dict[str, Tensor] | None
 
 
 def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, np.ndarray]]:
-    """Each job with its pixels, decoded a few jobs ahead on threads: large photographs take longer to decode than to encode."""
+    """Each job with its pixels, decoded a few jobs ahead on threads: large photographs take longer to decode than to
+    encode."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[tuple[_Job, Future]] = deque()
         try:
@@ -339,7 +345,7 @@ def _pixels(job: _Job) -> np.ndarray:
         raise DatasetError(f"{job.item.path}: {bad.reason}.", bad.remedy) from bad
 
 
-# Text ---------------------------------------------------------------------------------------------------------------------
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
 class _Text:

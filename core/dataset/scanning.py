@@ -1,7 +1,9 @@
-"""Look through the folders of a training set: what will be trained on, with which caption and shape, and everything that is wrong.
+"""Look through the folders of a training set: what will be trained on, with which caption and shape, and everything
+that is wrong.
 
-Only the folder itself is read, never its sub-folders: a class folder or a cache inside it must not slip into the instance pictures.
-Sub-folders with pictures are named. Every picture is decoded once, so what the scan lets pass does not fail an hour later.
+Only the folder itself is read, never its sub-folders: a class folder or a cache inside it must not slip into the
+instance pictures. Sub-folders with pictures are named. Every picture is decoded once, so what the scan lets pass does
+not fail an hour later.
 """
 
 import os
@@ -28,7 +30,8 @@ _SIDECARS = frozenset(
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: where, what it is called in logs, what it shows, its upright size, the bucket it trains in, the sha256 of its file."""
+    """One picture: where, what it is called in logs, what it shows, its upright size, the bucket it trains in, the
+    sha256 of its file."""
 
     path: Path
     name: str
@@ -41,8 +44,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Scan:
-    """What `scan` found. `items` are the instance pictures that can be used, `class_items` those of the class folder (empty without
-    prior preservation), both in the order of their names; `problems` everything that a person should know."""
+    """What `scan` found. `items` are the instance pictures that can be used, `class_items` those of the class folder
+    (empty without prior preservation), both in the order of their names; `problems` everything that a person should
+    know."""
 
     items: tuple[Item, ...]
     class_items: tuple[Item, ...] = ()
@@ -60,7 +64,8 @@ def scan(data, progress: Progress | None = None) -> Scan:
         data: the data section of a config.
         progress: called with ("pictures", done, total) about a hundred times.
 
-    Cost: reads and decodes every picture once, on a few threads; a second scan in the same process only looks at names and times.
+    Cost: reads and decodes every picture once, on a few threads; a second scan in the same process only looks at names
+    and times.
     """
     try:
         bucket_sizes(data.resolution, data.bucket_step)
@@ -234,7 +239,7 @@ def _resolution_for(item: Item) -> int:
     return max(MULTIPLE, min(item.width, item.height) // MULTIPLE * MULTIPLE)
 
 
-# The folder's names -------------------------------------------------------------------------------------------------------
+# The folder's names ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -351,7 +356,7 @@ def _empty(folder: Path, option: str, listing: _Listing, any_error: bool) -> Fin
     return Finding("error", option, message, remedy, "folder-empty")
 
 
-# The pictures -------------------------------------------------------------------------------------------------------------
+# The pictures ---------------------------------------------------------------------------------------------------------
 
 # Verdicts by (path, size, times): the page scans again at every change of a setting. Bounded by starting over.
 _verdicts: dict[tuple, pictures.Inspection | pictures.BadPicture] = {}
@@ -389,7 +394,7 @@ def _inspect(path: Path) -> pictures.Inspection | pictures.BadPicture:
     return verdict
 
 
-# Their captions -----------------------------------------------------------------------------------------------------------
+# Their captions -------------------------------------------------------------------------------------------------------
 
 
 class _Captions:
@@ -544,7 +549,7 @@ class _Captions:
                 )
 
 
-# Twins --------------------------------------------------------------------------------------------------------------------
+# Twins ----------------------------------------------------------------------------------------------------------------
 
 
 def _duplicates(items: list[Item]) -> Iterable[Finding]:

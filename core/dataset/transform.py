@@ -30,9 +30,11 @@ class Crop:
 
 
 def crop_for(width: int, height: int, size: Size, *, center: bool, digest: str) -> Crop:
-    """The largest part of a picture that has the bucket's shape: its middle, or a place drawn from the picture's own sha256.
+    """The largest part of a picture that has the bucket's shape: its middle, or a place drawn from the picture's own
+    sha256.
 
-    Latents are cached, so a picture has one crop, not a new one every epoch; drawn from its content, it is the same in every run.
+    Latents are cached, so a picture has one crop, not a new one every epoch; drawn from its content, it is the same in
+    every run.
     """
     scale = max(size[0] / width, size[1] / height)
     # never wider than the picture by a rounding error: Pillow refuses a box outside

@@ -1,7 +1,8 @@
-"""Model families: everything that differs between model kinds, behind one `Model`. See `base.Model` for what a family says.
+"""Model families: everything that differs between model kinds, behind one `Model` (see `base.Model`).
 
-`load_model` opens a model; `source.locate` answers questions about one without torch. To add a family: one file with a subclass of
-`Model`, one line in `FAMILIES`, its pipeline class in `source.FAMILY_OF_PIPELINE`; `tests/core/test_families.py` greets you.
+`load_model` opens a model; `source.locate` answers questions about one without torch. To add a family: one file with a
+subclass of `Model`, one line in `FAMILIES`, its pipeline class in `source.FAMILY_OF_PIPELINE`;
+`tests/core/test_families.py` greets you.
 """
 
 from importlib import import_module
@@ -42,18 +43,28 @@ def load_model(config: "ModelConfig", *, flow_shift: float | None = None, for_tr
     """Open the model that the config's model section names.
 
     Args:
-        config: `model_family` ("auto" reads it from the checkpoint), `pretrained_model_name_or_path`, `revision`, `variant`,
-            `base_model_precision`, `prediction_type`, `device`.
-        flow_shift: the static shift with which training times are drawn; None = the checkpoint's. It never changes the inference schedule.
-        for_training: the denoiser is left in train mode (else in eval mode). Every weight is frozen either way: `core.adapters` opens
-            what shall train.
+        config: `model_family` ("auto" reads it from the checkpoint), `pretrained_model_name_or_path`, `revision`,
+            `variant`, `base_model_precision`, `prediction_type`, `device`.
+        flow_shift: the static shift with which training times are drawn; None = the checkpoint's. It never changes the
+            inference schedule.
+        for_training: the denoiser is left in train mode (else in eval mode). Every weight is frozen either way:
+            `core.adapters` opens what shall train.
 
-    Raises: ModelError (with a remedy) for a missing, gated, pickled, unsupported or contradictory model, or a device that is not there.
+    Raises: ModelError (with a remedy) for a missing, gated, pickled, unsupported or contradictory model, or a device
+        that is not there.
     """
     source = locate(config.pretrained_model_name_or_path, config.revision, config.variant)
     family = source.family
     if config.model_family not in ("auto", family):
-        raise ModelError(f"model_family = {config.model_family}, but '{source.name}' is {family} (a {source.pipeline_name}).",
-                         f"Set model_family to {family} or auto, or choose another model.")
-    return family_class(family).open(source, precision=config.base_model_precision, prediction_type=config.prediction_type,
-                                     device=config.device, flow_shift=flow_shift, for_training=for_training)
+        raise ModelError(
+            f"model_family = {config.model_family}, but '{source.name}' is {family} (a {source.pipeline_name}).",
+            f"Set model_family to {family} or auto, or choose another model.",
+        )
+    return family_class(family).open(
+        source,
+        precision=config.base_model_precision,
+        prediction_type=config.prediction_type,
+        device=config.device,
+        flow_shift=flow_shift,
+        for_training=for_training,
+    )

@@ -1,9 +1,10 @@
 """What a model family must say, and everything that follows from it.
 
-The rest of the core sees a `Model` only: latents are what the VAE gave, scaled; times are the noise path's (`t` = sigma for flow, the
-fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise - x0`. What a checkpoint's network,
-pipeline and scheduler want instead is converted in the family's file and nowhere else. What differs lives in small methods, marked
-"family:" below. The standing test (`tests/core/test_families.py`) compares each with its stock diffusers pipeline.
+The rest of the core sees a `Model` only: latents are what the VAE gave, scaled; times are the noise path's (`t` = sigma
+for flow, the fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise -
+x0`. What a checkpoint's network, pipeline and scheduler want instead is converted in the family's file and nowhere
+else. What differs lives in small methods, marked "family:" below. The standing test (`tests/core/test_families.py`)
+compares each with its stock diffusers pipeline.
 """
 
 import copy
@@ -23,7 +24,7 @@ from ..randomness import kept_random_state
 from .source import ModelError, Source, hub_error
 
 Conditioning = dict[str, Tensor]
-"""One prompt's tensors, without a batch axis, on the CPU; or a batch of them (`Model.collate`), on the device, batch axis first."""
+"""One prompt's tensors on the CPU, without a batch axis; or a batch of them on the device (`Model.collate`)."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KNOWN_PROMPTS = 32
@@ -31,14 +32,16 @@ KNOWN_PROMPTS = 32
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" takes CUDA, then MPS, then the CPU. Raises ModelError for a device that this machine lacks."""
+    """The name "auto" takes CUDA, then MPS, then the CPU. Raises ModelError for a device that this machine lacks."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     if not available[name]:
-        raise ModelError(f"device = {name}, but torch sees no {name} device here.",
-                         f"Set device to auto or {' or '.join(kind for kind, there in available.items() if there)}; for CUDA install a "
-                         "CUDA build of torch.")
+        raise ModelError(
+            f"device = {name}, but torch sees no {name} device here.",
+            f"Set device to auto or {' or '.join(kind for kind, there in available.items() if there)}; CUDA needs a "
+            "CUDA build of torch.",
+        )
     return torch.device(name)
 
 
@@ -62,8 +65,9 @@ class Model(ABC):
         pipe: the stock diffusers pipeline; its components are the ones used here.
         noise_path, prediction_type: how to read `denoise`'s output (`noise.prediction_from_output`).
         device, dtype: where the network runs and in which precision its frozen weights are. The VAE is always float32.
-        latent_scale: pixels per latent cell, per side. size_multiple: a picture's sides must be multiples of it, in pixels.
-        default_steps, default_guidance, default_size: what a bare `pipe(prompt)` uses; size = (height, width) in pixels.
+        latent_scale: pixels per latent cell and side.
+        size_multiple: the sides of pictures must be multiples of it, in pixels.
+        default_steps, default_guidance, default_size: what a bare `pipe(prompt)` uses.
     """
 
     name: ClassVar[str]
@@ -75,28 +79,50 @@ class Model(ABC):
     unused: ClassVar[tuple[str, ...]] = ()  # components that training and sampling here do without
     metadata: ClassVar[Mapping[str, str]]  # what a LoRA file's header says of the base (`core.adapters.files`)
 
-    def __init__(self, pipe: Any, source: Source, *, prediction_type: PredictionType | None, device: torch.device,
-                 dtype: torch.dtype, flow_shift: float | None):
+    def __init__(
+        self,
+        pipe: Any,
+        source: Source,
+        *,
+        prediction_type: PredictionType | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        flow_shift: float | None,
+    ):
         self.pipe, self.source, self.device, self.dtype = pipe, source, device, dtype
         self.prediction_type = self._choose_prediction(prediction_type)
         self.noise_path: NoisePath = self.make_noise_path()
         if flow_shift is not None and not self.is_flow:
-            raise ModelError(f"flow_schedule_shift = {flow_shift}, but {self.name} is no flow model.", "Leave flow_schedule_shift out.")
+            raise ModelError(
+                f"flow_schedule_shift = {flow_shift}, but {self.name} is no flow model.",
+                "Leave flow_schedule_shift out.",
+            )
         self._flow_shift = flow_shift
         self._text_encoders_freed = self._vae_parked = False
+        self._vae_users = 0
         self._known: dict[tuple[str, bool], Conditioning] = {}
         self._check()
 
     @classmethod
-    def open(cls, source: Source, *, precision: str, prediction_type: PredictionType | None, device: str, flow_shift: float | None,
-             for_training: bool) -> "Model":
+    def open(
+        cls,
+        source: Source,
+        *,
+        precision: str,
+        prediction_type: PredictionType | None,
+        device: str,
+        flow_shift: float | None,
+        for_training: bool,
+    ) -> "Model":
         """Load the pipeline's components, freeze every weight, and move them to the device."""
         dtype, place = DTYPES[precision], resolve_device(device)
         pipe = cls.open_pipeline(source, dtype)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        model = cls(pipe.to(place), source, prediction_type=prediction_type, device=place, dtype=dtype, flow_shift=flow_shift)
+        model = cls(
+            pipe.to(place), source, prediction_type=prediction_type, device=place, dtype=dtype, flow_shift=flow_shift
+        )
         model.denoiser.train(for_training)
         return model
 
@@ -108,19 +134,25 @@ class Model(ABC):
         """
         from huggingface_hub import errors
 
-        # Names that the saved pipeline does not know may not be passed; those that it was saved without must be, as None.
+        # Names that the saved pipeline does not know may not be passed; those saved as "none" must be, as None.
         none = {part: None for part in (*source.absent, *cls.unused, *without) if part in source.index}
         try:
             with _without_progress_bars():
                 pipe = _pipeline_class(cls.pipeline_class).from_pretrained(
-                    source.location, revision=source.revision, variant=source.variant, use_safetensors=True,
-                    dtype={"vae": torch.float32, "default": dtype}, **cls.loading_options(), **none)
+                    source.location,
+                    revision=source.revision,
+                    variant=source.variant,
+                    use_safetensors=True,
+                    dtype={"vae": torch.float32, "default": dtype},
+                    **cls.loading_options(),
+                    **none,
+                )
         except (OSError, ValueError, errors.HfHubHTTPError) as error:
             raise _loading_error(source, error) from error
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    # What the rest of the core uses ------------------------------------------------------------------------------------------
+    # What the rest of the core uses ----------------------------------------------------------------------------------
 
     @property
     def denoiser(self) -> nn.Module:
@@ -169,14 +201,17 @@ class Model(ABC):
 
         Args:
             prompts: any number; each is encoded by itself, so that the result does not depend on its neighbours.
-            negative: encode them as the pipeline encodes *negative* prompts (Lumina 2 puts no system prompt before those). The
-                unconditional row of caption dropout is `encode_prompts([""], negative=True)`, because inference uses that.
+            negative: encode them as the pipeline encodes *negative* prompts (Lumina 2 puts no system prompt before
+                those). The unconditional row of caption dropout is `encode_prompts([""], negative=True)`, because
+                inference uses that.
 
         Returns: one `Conditioning` per prompt: CPU, no batch axis, the text encoders' dtype.
         Cost: after `free_text_encoders` each call loads them again from disk; ask for all prompts at once.
         """
         with self._text_encoders_present() as encoders, evaluating(*encoders), kept_random_state():
-            return [{key: value.cpu() for key, value in self.encode_prompt(prompt, negative).items()} for prompt in prompts]
+            return [
+                {key: value.cpu() for key, value in self.encode_prompt(prompt, negative).items()} for prompt in prompts
+            ]
 
     def unconditional(self) -> Conditioning:
         """The empty negative prompt, encoded once and kept."""
@@ -193,12 +228,15 @@ class Model(ABC):
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels (B, 3, H, W) in -1..1 -> scaled latents (B, C, h, w) float32 on the device.
 
-        `generator`: draws from the posterior (a CPU generator makes it the same on every device); None takes the posterior's mode.
+        `generator`: draws from the posterior (a CPU generator makes it the same on every device); None takes the
+        posterior's mode.
         """
         height, width = pixels.shape[-2:]
         if height % self.latent_scale or width % self.latent_scale:
-            raise ValueError(f"A picture of {width}x{height} pixels: {self.name} needs sides that are multiples of {self.latent_scale}. "
-                             "Crop or resize it first.")
+            raise ValueError(
+                f"A picture of {width}x{height} pixels: {self.name} needs sides that are multiples of "
+                f"{self.latent_scale}. Crop or resize it first."
+            )
         with self._vae_present() as vae, evaluating(vae):
             posterior = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
             latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -216,23 +254,26 @@ class Model(ABC):
 
         Args:
             x: (B, C, h, w) noisy latents of the noise path, any float dtype.
-            t: (B,) one time per row, core's coordinate; it reaches the network in float32, whatever its weights' precision.
+            t: (B,) one time per row, core's coordinate; it reaches the network in float32, whatever its weights'
+                precision.
             cond: a collated batch of B rows.
 
-        Returns: (B, C, h, w) float32: noise-ward velocity for flow, else epsilon, v or x0 as `prediction_type` says. Gradients flow.
+        Returns: (B, C, h, w) float32: noise-ward velocity for flow, else epsilon, v or x0 as `prediction_type` says.
+            Gradients flow.
         """
         cond = {key: value.to(self.dtype) if value.is_floating_point() else value for key, value in cond.items()}
         return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), cond).float()
 
     def guided(self, x: Tensor, t: Tensor, cond: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
-        """As `denoise`, with classifier-free guidance in the family's own form. Cost: 2B rows. `negative`: B rows, collated."""
+        """As `denoise`, with classifier-free guidance in the family's own form. `negative`: B rows. Cost: 2B rows."""
         both = {key: torch.cat([negative[key], cond[key]]) for key in cond}
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return self.combine(conditional, unconditional, guidance)
 
-    def predict(self, cond: Conditioning, guidance: float = 1.0,
-                negative: Conditioning | None = None) -> Callable[[Tensor, Any, Tensor], Prediction]:
-        """The function that solvers call: (x (R, ...), level (R,), rows (R,)) -> Prediction; `rows` picks the conditioning.
+    def predict(
+        self, cond: Conditioning, guidance: float = 1.0, negative: Conditioning | None = None
+    ) -> Callable[[Tensor, Any, Tensor], Prediction]:
+        """The function that solvers call: (x (R, ...), level (R,), rows (R,)) -> Prediction; `rows` picks from `cond`.
 
         Args:
             cond: a collated batch.
@@ -257,10 +298,10 @@ class Model(ABC):
         return predict
 
     def inference_times(self, steps: int, latent_shape: Sequence[int]) -> Tensor:
-        """The schedule that the stock pipeline walks in `steps` steps: strictly decreasing times, float32, CPU, a terminal 0 at the end.
+        """The schedule that the stock pipeline walks in `steps` steps: strictly decreasing times, 0 at the end.
 
-        `latent_shape`: (..., C, h, w); some schedules bend with the picture's size. A node that a scheduler visits twice (PNDM) is
-        named once. `flow_schedule_shift` does not change it: it is the users' schedule.
+        Float32 on the CPU. `latent_shape`: (..., C, h, w); some schedules bend with the picture's size. A node that a
+        scheduler visits twice (PNDM) is named once. `flow_schedule_shift` changes nothing: it is the users' schedule.
         """
         scheduler = copy.deepcopy(self.pipe.scheduler)
         self.set_schedule(scheduler, steps, latent_shape)
@@ -274,9 +315,9 @@ class Model(ABC):
         return torch.stack(kept)
 
     def training_times(self, latent_shape: Sequence[int] | None = None) -> Tensor:
-        """The training table, noisiest first, float32, CPU: T shifted sigmas (no 0) for flow, T-1..0 for variance preserving.
+        """The training table, noisiest first: T shifted sigmas (no 0) for flow, T-1..0 for variance preserving.
 
-        `latent_shape` is needed only where the shift depends on the picture's size.
+        Float32 on the CPU. `latent_shape` is needed only where the shift depends on the picture's size.
         """
         number = self.pipe.scheduler.config.num_train_timesteps
         if not self.is_flow:
@@ -286,7 +327,7 @@ class Model(ABC):
         return shift * sigmas / (1 + (shift - 1) * sigmas)
 
     def training_shift(self, latent_shape: Sequence[int] | None = None) -> float:
-        """With which shift training draws flow times: `flow_schedule_shift`, else the checkpoint's; 1.0 for other models."""
+        """The shift of training's flow times: `flow_schedule_shift`, else the checkpoint's; 1.0 for other models."""
         if not self.is_flow:
             return 1.0
         if self._flow_shift is not None:
@@ -307,7 +348,9 @@ class Model(ABC):
     def adapters_disabled(self) -> Iterator[None]:
         """The base model inside: LoRA layers are passed by. Afterwards they act, and train, as before."""
         if not self.has_adapter:
-            raise RuntimeError("The model has no adapter to switch off; base against tuned needs a LoRA (model_type = lora).")
+            raise RuntimeError(
+                "The model has no adapter to switch off; base against tuned needs a LoRA (model_type = lora)."
+            )
         trained = [(parameter, parameter.requires_grad) for parameter in self.denoiser.parameters()]
         self.denoiser.disable_adapters()
         try:
@@ -318,7 +361,7 @@ class Model(ABC):
                 parameter.requires_grad_(requires_grad)
 
     def free_text_encoders(self) -> None:
-        """Drop the text encoders' memory. A prompt that is still unknown afterwards loads them again, for that call only."""
+        """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
         if self._text_encoders_freed:
             return
         self.unconditional()
@@ -336,13 +379,24 @@ class Model(ABC):
             torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], *, steps: int | None = None, guidance: float | None = None, negative_prompt: str = "",
-               seed: int = 0, height: int | None = None, width: int | None = None, batch_size: int = 4,
-               on_picture: Callable[[int, int], None] | None = None) -> list:
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative_prompt: str = "",
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        batch_size: int = 4,
+        on_picture: Callable[[int, int], None] | None = None,
+    ) -> list:
         """Pictures by the stock pipeline with the current weights: the code that users will run.
 
         Args:
-            prompts: one picture each; picture i starts from a CPU generator seeded with `seed + i`, whatever the device and batch.
+            prompts: one picture each; picture i starts from a CPU generator seeded with `seed + i`, whatever the device
+                and batch.
             steps, guidance, height, width (pixels): None = the pipeline's own.
             negative_prompt: used where guidance is above 1.
             batch_size: pictures per pipeline call.
@@ -357,21 +411,28 @@ class Model(ABC):
         height = self.default_size[0] if height is None else height
         width = self.default_size[1] if width is None else width
         if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(f"A picture of {width}x{height} pixels: {self.name} makes sides that are multiples of {self.size_multiple}.")
+            raise ValueError(
+                f"A picture of {width}x{height} pixels: {self.name} makes sides that are multiples of "
+                f"{self.size_multiple}."
+            )
         conditionings = self._remembered(list(prompts))
         negative = self._remembered([negative_prompt], negative=True)[0] if guidance > 1 else None
         scheduler, images = self.pipe.scheduler, []
         try:
-            with evaluating(self.denoiser), kept_random_state():
+            # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
+            with evaluating(self.denoiser), kept_random_state(), self._vae_present():
                 for first in range(0, len(conditionings), batch_size):
-                    part = conditionings[first:first + batch_size]
+                    part = conditionings[first : first + batch_size]
                     self.pipe.scheduler = copy.deepcopy(scheduler)
                     latents = self.pipe(
-                        **self.pipeline_inputs(part, negative), num_inference_steps=steps, guidance_scale=guidance,
+                        **self.pipeline_inputs(part, negative),
+                        num_inference_steps=steps,
+                        guidance_scale=guidance,
                         height=height // self.latent_scale * self.pipe.vae_scale_factor,
                         width=width // self.latent_scale * self.pipe.vae_scale_factor,
                         generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
-                        output_type="latent").images
+                        output_type="latent",
+                    ).images
                     for pixels in self.decode(latents).permute(0, 2, 3, 1).cpu():
                         images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
                     if on_picture is not None:
@@ -380,7 +441,7 @@ class Model(ABC):
             self.pipe.scheduler = scheduler
         return images
 
-    # What a family says ------------------------------------------------------------------------------------------------------
+    # What a family says ----------------------------------------------------------------------------------------------
 
     @classmethod
     def loading_options(cls) -> dict[str, Any]:
@@ -434,7 +495,7 @@ class Model(ABC):
     def _check(self) -> None:
         """family: refuse checkpoints of the right class that this adapter cannot train."""
 
-    # Helpers -----------------------------------------------------------------------------------------------------------------
+    # Helpers ---------------------------------------------------------------------------------------------------------
 
     @property
     def _vae_shift(self) -> float:
@@ -446,8 +507,10 @@ class Model(ABC):
         if wanted is None:
             return found
         if wanted not in self.predictions:
-            raise ModelError(f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.predictions)}.",
-                             f"Leave prediction_type out to take the checkpoint's ({found}).")
+            raise ModelError(
+                f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.predictions)}.",
+                f"Leave prediction_type out to take the checkpoint's ({found}).",
+            )
         return wanted
 
     def _remembered(self, prompts: list[str], *, negative: bool = False) -> list[Conditioning]:
@@ -456,7 +519,8 @@ class Model(ABC):
         encoded = dict(zip(new, self.encode_prompts(new, negative=negative), strict=True)) if new else {}
         result = [encoded[prompt] if prompt in encoded else self._known[prompt, negative] for prompt in prompts]
         for prompt, conditioning in encoded.items():
-            if len(self._known) >= KNOWN_PROMPTS:  # the oldest goes, but the empty prompt stays: guidance always needs it
+            if len(self._known) >= KNOWN_PROMPTS:
+                # The oldest goes, but the empty prompt stays: guidance always needs it.
                 self._known.pop(next(key for key in self._known if key != ("", True)))
             self._known[prompt, negative] = conditioning
         return result
@@ -478,12 +542,14 @@ class Model(ABC):
 
     @contextmanager
     def _vae_present(self) -> Iterator[nn.Module]:
+        self._vae_users += 1
         if self._vae_parked:
             self.vae.to(self.device)
         try:
             yield self.vae
         finally:
-            if self._vae_parked:
+            self._vae_users -= 1
+            if self._vae_parked and self._vae_users == 0:
                 self.vae.to("cpu")
 
 
@@ -526,12 +592,23 @@ def _loading_error(source: Source, error: Exception) -> ModelError:
         return hub_error(source.name, source.location, source.revision, "its weights", error)
     text = " ".join(str(error).split())
     if source.variant is not None and "variant" in text:
-        return ModelError(f"'{source.name}' has no files of variant '{source.variant}' ({text}).",
-                          "Leave variant out, or name one whose files are there (model.VARIANT.safetensors).")
-    pickled = sorted(str(file.relative_to(source.location)) for file in Path(source.location).glob("*/*.bin")) if source.is_folder else []
-    if pickled or "safetensors" in text:
+        return ModelError(
+            f"'{source.name}' has no files of variant '{source.variant}' ({text}).",
+            "Leave variant out, or name one whose files are there (model.VARIANT.safetensors).",
+        )
+    pickled = (
+        sorted(str(file.relative_to(source.location)) for file in Path(source.location).glob("*/*.bin"))
+        if source.is_folder
+        else []
+    )
+    if pickled or "no file named" in text or "necessary `safetensors`" in text:
         named = f" (it has {', '.join(pickled)})" if pickled else ""
-        return ModelError(f"'{source.name}' lacks weights in safetensors{named}: {text}",
-                          "Pickled weights (.bin, .ckpt) are not opened, because they can run code. Convert them where you trust them: load "
-                          "the pipeline with diffusers and save_pretrained(folder), which writes safetensors, then name that folder.")
-    return ModelError(f"'{source.name}' could not be opened: {text}", "Download or save the model again; see the cause above.")
+        return ModelError(
+            f"'{source.name}' lacks weights in safetensors{named}: {text}",
+            "Pickled weights (.bin, .ckpt) are not opened, because they can run code. Convert them where you trust "
+            "them: load the pipeline with diffusers and save_pretrained(folder), which writes safetensors, then name "
+            "that folder.",
+        )
+    return ModelError(
+        f"'{source.name}' could not be opened: {text}", "Download or save the model again; see the cause above."
+    )

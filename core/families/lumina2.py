@@ -1,8 +1,9 @@
-"""Lumina-Image 2.0: a transformer on a rectified flow, with text tokens and picture tokens in one sequence; Gemma 2 text.
+"""Lumina-Image 2.0: a transformer on a rectified flow, text and picture tokens in one sequence; Gemma 2 text.
 
-Source: diffusers' `Lumina2Pipeline`. Time runs the other way (the network gets 1 - sigma) and so does its output (data-ward), which is
-negated here. The pipeline pads prompts to 256 tokens, but the network cuts every row to its true length before text meets picture, and
-masks the rest before that: trimming is exact (tested), so only true tokens are kept.
+Source: diffusers' `Lumina2Pipeline`. Time runs the other way (the network gets 1 - sigma) and so does its output
+(data-ward), which is negated here. The pipeline pads prompts to 256 tokens, but the network cuts every row to its true
+length before text meets picture, and masks the rest before that: trimming is exact (tested), so only true tokens are
+kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,27 +39,34 @@ class Lumina2(Model):
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
         embeds = [one["prompt_embeds"] for one in conditionings]
         mask = [torch.ones(len(one), dtype=torch.bool) for one in embeds]
-        return {"prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
-                "prompt_mask": pad_sequence(mask, batch_first=True).to(self.device)}
+        return {
+            "prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
+            "prompt_mask": pad_sequence(mask, batch_first=True).to(self.device),
+        }
 
     def network_time(self, t: Tensor) -> Tensor:
         return 1 - t
 
     def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
-        return -self.denoiser(hidden_states=x, timestep=timestep, encoder_hidden_states=cond["prompt_embeds"],
-                              encoder_attention_mask=cond["prompt_mask"], return_dict=False)[0]
+        return -self.denoiser(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=cond["prompt_embeds"],
+            encoder_attention_mask=cond["prompt_mask"],
+            return_dict=False,
+        )[0]
 
     def guided(self, x: Tensor, t: Tensor, cond: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
-        # Two calls, as the pipeline does: prompts and negative prompts differ in length, and a common padding would cost more.
+        # Two calls, as the pipeline does: the two differ in length, and a common padding would cost more.
         return self.combine(self.denoise(x, t, cond), self.denoise(x, t, negative), guidance)
 
     def combine(self, conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-        """Guidance that keeps the norm of every row of the picture (`cfg_normalization`, on by default in the pipeline)."""
+        """Guidance that keeps the norm of each picture row (the pipeline's `cfg_normalization`, on by default)."""
         mixed = super().combine(conditional, unconditional, guidance)
         return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
 
     def mu(self, latent_shape: Sequence[int]) -> float:
-        # The pipeline hands over the number of channels, not of tokens (`latents.shape[1]`); used only with dynamic shifting.
+        # The pipeline hands over the number of channels, not of tokens; used with dynamic shifting only.
         return resolution_mu(self.pipe.scheduler.config, latent_shape[-3])
 
     def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
@@ -70,6 +78,8 @@ class Lumina2(Model):
         both = self.collate([*conditionings, *([] if negative is None else [negative] * rows)])
         inputs = {"prompt_embeds": both["prompt_embeds"][:rows], "prompt_attention_mask": both["prompt_mask"][:rows]}
         if negative is not None:
-            inputs |= {"negative_prompt_embeds": both["prompt_embeds"][rows:],
-                       "negative_prompt_attention_mask": both["prompt_mask"][rows:]}
+            inputs |= {
+                "negative_prompt_embeds": both["prompt_embeds"][rows:],
+                "negative_prompt_attention_mask": both["prompt_mask"][rows:],
+            }
         return inputs

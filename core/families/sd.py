@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a UNet on a variance-preserving path, predicting epsilon, v or x0; CLIP text, 77 tokens.
+"""Stable Diffusion 1.x and 2.x: a UNet on a variance-preserving path, predicting epsilon, v or x0; CLIP text.
 
 Source: diffusers' `StableDiffusionPipeline`. The network takes fractional timesteps: its embedding is sinusoidal.
 """
@@ -6,7 +6,6 @@ Source: diffusers' `StableDiffusionPipeline`. The network takes fractional times
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..noise import PredictionType
@@ -28,24 +27,36 @@ class StableDiffusion(Model):
 
     def checkpoint_prediction(self) -> PredictionType:
         if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
-            raise ModelError(f"'{self.source.name}' has a {type(self.pipe.scheduler).__name__}: not a variance-preserving schedule.",
-                             f"{self.name} models need a DDPM-like scheduler (PNDM, DDIM, Euler, DPM-Solver ...) in their folder.")
+            raise ModelError(
+                f"'{self.source.name}' has a {type(self.pipe.scheduler).__name__}: not a variance-preserving schedule.",
+                f"{self.name} models need a DDPM-like scheduler (PNDM, DDIM, Euler, DPM-Solver ...) in their folder.",
+            )
         return self.pipe.scheduler.config.get("prediction_type", "epsilon")
 
     def _check(self) -> None:
         channels, latents = self.denoiser.config.in_channels, self.latent_channels
         if channels != latents:
-            raise ModelError(f"The UNet of '{self.source.name}' takes {channels} channels, the VAE gives {latents}: an inpainting or "
-                             "editing model.", "Choose a text-to-image checkpoint.")
+            raise ModelError(
+                f"The UNet of '{self.source.name}' takes {channels} channels, the VAE gives {latents}: a model for "
+                "inpainting or editing.",
+                "Choose a text-to-image checkpoint.",
+            )
         if self.denoiser.config.get("time_cond_proj_dim") is not None:
-            raise ModelError(f"'{self.source.name}' is distilled for guidance (time_cond_proj_dim is set).", "Choose its undistilled base.")
+            raise ModelError(
+                f"'{self.source.name}' is distilled for guidance (time_cond_proj_dim is set).",
+                "Choose its undistilled base.",
+            )
         scheduler = self.pipe.scheduler
         if self.prediction_type != self.checkpoint_prediction():
             # The pipeline must sample what we train, so its scheduler is told too.
-            self.pipe.scheduler = scheduler = type(scheduler).from_config(scheduler.config, prediction_type=self.prediction_type)
+            self.pipe.scheduler = scheduler = type(scheduler).from_config(
+                scheduler.config, prediction_type=self.prediction_type
+            )
         if self.prediction_type == "sample" and type(scheduler).__name__ == "PNDMScheduler":
-            raise ModelError(f"prediction_type = sample, but the PNDM scheduler of '{self.source.name}' cannot step x0 predictions.",
-                             "Save the checkpoint with a DDIM scheduler, or take epsilon or v_prediction.")
+            raise ModelError(
+                f"prediction_type = sample, but the PNDM scheduler of '{self.source.name}' cannot step x0 predictions.",
+                "Save the checkpoint with a DDIM scheduler, or take epsilon or v_prediction.",
+            )
 
     @property
     def size_multiple(self) -> int:
@@ -62,7 +73,7 @@ class StableDiffusion(Model):
     def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
         inputs = {"prompt_embeds": self.collate(conditionings)["prompt_embeds"]}
         if negative is not None:
-            inputs["negative_prompt_embeds"] = torch.stack([negative["prompt_embeds"]] * len(conditionings)).to(self.device)
+            inputs["negative_prompt_embeds"] = self.collate([negative] * len(conditionings))["prompt_embeds"]
         return inputs
 
 

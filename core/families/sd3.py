@@ -1,7 +1,8 @@
 """Stable Diffusion 3 and 3.5: a transformer on a rectified flow; two CLIP encoders and, where it was saved with it, T5.
 
-Source: diffusers' `StableDiffusion3Pipeline`. The network's time is 1000 sigma and its output already the noise-ward velocity. Without T5
-the pipeline stands zeros in the place of its 256 tokens; they take part in the attention, so they belong to the conditioning.
+Source: diffusers' `StableDiffusion3Pipeline`. The network's time is 1000 sigma and its output already the noise-ward
+velocity. Without T5 the pipeline stands zeros in the place of its 256 tokens; they take part in the attention, so they
+belong to the conditioning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from .schedule import resolution_mu
 
 
 class StableDiffusion3(Model):
-    """SD 3 medium, SD 3.5 medium and large; not the distilled turbo (it samples as well, but is not meant to be trained)."""
+    """SD 3 medium, SD 3.5 medium and large; the distilled turbo opens too, but is not meant to be trained."""
 
     name = "sd3"
     pipeline_class = "StableDiffusion3Pipeline"
@@ -26,16 +27,22 @@ class StableDiffusion3(Model):
     metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"}
 
     def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
-        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt=[prompt], prompt_2=None, prompt_3=None, device=self.device,
-                                                       do_classifier_free_guidance=False)
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            prompt=[prompt], prompt_2=None, prompt_3=None, device=self.device, do_classifier_free_guidance=False
+        )
         return {"prompt_embeds": embeds[0], "pooled_prompt_embeds": pooled[0]}
 
     def network_time(self, t: Tensor) -> Tensor:
         return t * self.pipe.scheduler.config.num_train_timesteps
 
     def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
-        return self.denoiser(hidden_states=x, timestep=timestep, encoder_hidden_states=cond["prompt_embeds"],
-                             pooled_projections=cond["pooled_prompt_embeds"], return_dict=False)[0]
+        return self.denoiser(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=cond["prompt_embeds"],
+            pooled_projections=cond["pooled_prompt_embeds"],
+            return_dict=False,
+        )[0]
 
     def mu(self, latent_shape: Sequence[int]) -> float:
         patch = self.denoiser.config.patch_size

@@ -1,4 +1,4 @@
-"""Where a model comes from: a built-in name, a folder or a hub id. Needs no torch, so the page and the preflight may ask too.
+"""Where a model comes from: a built-in name, a folder or a hub id. Needs no torch: the page and the preflight ask too.
 
 Every failure is a `ModelError` that says what was asked for, what is wrong and what to do.
 """
@@ -50,20 +50,25 @@ class Source:
     @property
     def absent(self) -> tuple[str, ...]:
         """Components that were saved as "none": they must be handed to `from_pretrained` as None."""
-        return tuple(key for key, value in self.index.items()
-                     if isinstance(value, list) and len(value) == 2 and value == [None, None])
+        return tuple(
+            key
+            for key, value in self.index.items()
+            if isinstance(value, list) and len(value) == 2 and value == [None, None]
+        )
 
     @property
     def family(self) -> str:
         """The family, from `model_index.json` and, where one class serves two families, the network's own config.
 
-        SD 2.x UNets project with linear layers, SD 1.x with 1x1 convolutions; the text widths (1024, 768) may differ in small models.
-        Raises ModelError for a pipeline class that no family covers.
+        SD 2.x UNets project with linear layers, SD 1.x with 1x1 convolutions; the text widths (1024, 768) may differ in
+        small models. Raises ModelError for a pipeline class that no family covers.
         """
         families = FAMILY_OF_PIPELINE.get(self.pipeline_name)
         if families is None:
-            raise ModelError(f"'{self.name}' holds a {self.pipeline_name}, which no family here covers.",
-                             f"Choose a model of one of these classes: {', '.join(FAMILY_OF_PIPELINE)}.")
+            raise ModelError(
+                f"'{self.name}' holds a {self.pipeline_name}, which no family here covers.",
+                f"Choose a model of one of these classes: {', '.join(FAMILY_OF_PIPELINE)}.",
+            )
         if len(families) == 1:
             return families[0]
         return "sd2x" if self.read_json("unet/config.json").get("use_linear_projection") else "sd1x"
@@ -81,24 +86,32 @@ def locate(name: str, revision: str | None = None, variant: str | None = None) -
         revision: branch, tag or commit; only a hub id has one.
         variant: the files' variant ("fp16"), as diffusers means it.
 
-    Raises: ModelError where there is no such folder, the folder is no pipeline, or the hub's model is missing, gated or not cached.
+    Raises: ModelError where there is no such folder, the folder is no pipeline, or the hub's model is missing, gated or
+        not cached.
     """
     from ..demo import resolve
 
     location = str(resolve(name))
     folder = Path(location).expanduser()
     if folder.is_file():
-        raise ModelError(f"'{name}' is a single file.",
-                         "Models are opened from a folder in the diffusers layout (with model_index.json): convert it once with diffusers' "
-                         "`from_single_file(...)` and `save_pretrained(folder)`, then name that folder.")
+        raise ModelError(
+            f"'{name}' is a single file.",
+            "Models are opened from a folder in the diffusers layout (with model_index.json): convert it once with "
+            "diffusers' `from_single_file(...)` and `save_pretrained(folder)`, then name that folder.",
+        )
     if folder.is_dir():
         if revision is not None:
-            raise ModelError(f"revision = {revision!r} was given with the folder '{name}', but only a model on the hub has revisions.",
-                             "Leave revision out, or name the hub id.")
+            raise ModelError(
+                f"revision = {revision!r} was given with the folder '{name}'; only a model on the hub has revisions.",
+                "Leave revision out, or name the hub id.",
+            )
         location = str(folder)
     elif not _HUB_ID.fullmatch(location) or folder.is_absolute():
-        raise ModelError(f"'{name}': there is no such folder.",
-                         "Check the path, or name a model on the hub as owner/model, or one of the built-in models (demo-flow, demo-epsilon).")
+        raise ModelError(
+            f"'{name}': there is no such folder.",
+            "Check the path, or name a model on the hub as owner/model, or one of the built-in models (demo-flow, "
+            "demo-epsilon).",
+        )
     index = _read_json(name, location, revision, "model_index.json")
     return Source(name=name, location=location, revision=revision, variant=variant, index=index)
 
@@ -108,15 +121,19 @@ def _read_json(name: str, location: str, revision: str | None, path: str) -> dic
     if folder.is_dir():
         file = folder / path
         if not file.is_file():
-            raise ModelError(f"'{name}' has no {path}.",
-                             "Name the folder that holds model_index.json (what diffusers' save_pretrained writes); if it is that folder, "
-                             "it is incomplete: save or download it again.")
+            raise ModelError(
+                f"'{name}' has no {path}.",
+                "Name the folder that holds model_index.json (what diffusers' save_pretrained writes); if it is that "
+                "folder, it is incomplete: save or download it again.",
+            )
     else:
         file = _from_hub(name, location, revision, path)
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} of '{name}' is not valid JSON ({error}).", "Download or save the model again.") from error
+        raise ModelError(
+            f"{path} of '{name}' is not valid JSON ({error}).", "Download or save the model again."
+        ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} of '{name}' holds no JSON object.", "Download or save the model again.")
     return content
@@ -133,25 +150,37 @@ def _from_hub(name: str, location: str, revision: str | None, path: str) -> str:
 
 
 def hub_error(name: str, location: str, revision: str | None, path: str, error: Exception) -> ModelError:
-    """What a failure of the hub means for the user. The order matters: a gated repository is also "not found" to the library."""
+    """What a failure of the hub means for the user."""
     from huggingface_hub import errors
 
     at = f"'{location}'" + (f" at revision '{revision}'" if revision is not None else "")
     hint = "" if "/" in location else f" (Meant as a folder? There is no folder '{name}' here.)"
-    if isinstance(error, errors.GatedRepoError):
-        return ModelError(f"{at} is gated: its owner gives access only after you agreed to the licence.",
-                          f"Open the page of {location} on the hub, accept the terms, then log in here with `hf auth login`.")
+    if isinstance(error, errors.GatedRepoError):  # first, because to the library it is a RepositoryNotFoundError too
+        return ModelError(
+            f"{at} is gated: its owner gives access only after you agreed to the licence.",
+            f"Open the page of {location} on the hub, accept the terms, then log in here with `hf auth login`.",
+        )
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError(f"'{location}' has no revision '{revision}'.", "Leave revision out to take the main one, or correct it.")
+        return ModelError(
+            f"'{location}' has no revision '{revision}'.", "Leave revision out to take the main one, or correct it."
+        )
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return ModelError(f"{path} of {at} is not in this machine's cache, and the hub could not be reached.{hint}",
-                          f"Go online (and unset HF_HUB_OFFLINE) once, or run `hf download {location}` where there is a network, or name a "
-                          "folder that holds the model.")
+        return ModelError(
+            f"{path} of {at} is not in this machine's cache, and the hub could not be reached.{hint}",
+            f"Go online (and unset HF_HUB_OFFLINE) once, or run `hf download {location}` where there is a network, or "
+            "name a folder that holds the model.",
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelError(f"The hub has no model {at}, or it is private.{hint}",
-                          "Check the spelling (owner/model); for a private model log in with `hf auth login`.")
+        return ModelError(
+            f"The hub has no model {at}, or it is private.{hint}",
+            "Check the spelling (owner/model); for a private model log in with `hf auth login`.",
+        )
     if isinstance(error, errors.EntryNotFoundError):
-        return ModelError(f"{at} has no {path}: it is not in the diffusers layout.",
-                          "Look for a repository that has model_index.json (often the same name with '-diffusers').")
-    return ModelError(f"{path} of {at} could not be fetched: {error}.{hint}",
-                      "Check the network and the name, or name a folder that holds the model.")
+        return ModelError(
+            f"{at} has no {path}: it is not in the diffusers layout.",
+            "Look for a repository that has model_index.json (often the same name with '-diffusers').",
+        )
+    return ModelError(
+        f"{path} of {at} could not be fetched: {error}.{hint}",
+        "Check the network and the name, or name a folder that holds the model.",
+    )

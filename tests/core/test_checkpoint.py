@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
-
 from rollout_studio.core import checkpoint, platform_calls
 from rollout_studio.core.checkpoint import CheckpointError, DiskFull
+from safetensors import SafetensorError
 
 RECORD = {"config": {"seed": 42, "learning_rate": 1e-4}, "optimizer": None}
 
 
 def tensors(step: int, side: int = 3) -> dict:
     weights = torch.arange(side * 4, dtype=torch.float32).reshape(side, 4) + step
-    return {"trainable": {"a.weight": weights, "b.weight": weights.T.to(torch.bfloat16)},  # T: not contiguous
-            "optimizer": {"state.0.step": torch.tensor(float(step)), "state.0.codes": torch.tensor([1, 2], dtype=torch.uint8)}}
+    return {
+        "trainable": {"a.weight": weights, "b.weight": weights.T.to(torch.bfloat16)},  # T: not contiguous
+        "optimizer": {
+            "state.0.step": torch.tensor(float(step)),
+            "state.0.codes": torch.tensor([1, 2], dtype=torch.uint8),
+        },
+    }
 
 
 def save(folder: Path, step: int, **options) -> Path:
@@ -208,7 +212,7 @@ def test_what_is_neither_tensor_nor_plain_value_is_refused():
         checkpoint.flatten({"a": [Path("x")]})
 
 
-# ------------------------------------------------------------------------------------------------------------------ kill -9
+# -------------------------------------------------------------------------------------------------------------- kill -9
 
 
 def _save_for_ever(folder: str, started) -> None:

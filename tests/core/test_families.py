@@ -20,7 +20,11 @@ NEGATIVE = "blurry"
 
 def open_model(folder, **options):
     shift = options.pop("flow_shift", None)
-    return load_model(ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu", **options), flow_shift=shift, for_training=False)
+    return load_model(
+        ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu", **options),
+        flow_shift=shift,
+        for_training=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def model_of(tiny_folder):
 
 
 class Recorded:
-    """A stock pipeline call with prompts, negative prompts and guidance: what its scheduler was asked to step, and what came out."""
+    """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
     def __init__(self, folder, guidance):
         absent = dict.fromkeys(locate(str(folder)).absent)
@@ -46,13 +50,19 @@ class Recorded:
         step, self.steps = self.pipe.scheduler.step, []
 
         def recording(output, time, sample, **rest):
-            scaled = self.pipe.scheduler.scale_model_input(sample, time) if hasattr(self.pipe.scheduler, "scale_model_input") else sample
+            scaled = (
+                self.pipe.scheduler.scale_model_input(sample, time)
+                if hasattr(self.pipe.scheduler, "scale_model_input")
+                else sample
+            )
             self.steps.append((output.clone(), time, scaled.clone()))
             return step(output, time, sample, **rest)
 
         self.pipe.scheduler.step = recording
         side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
-        self.arguments = dict(negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side)
+        self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
+            negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side
+        )
         self.latents = self.call(output_type="latent")
         self.all_steps = self.steps[:]
 
@@ -84,7 +94,7 @@ def times(model, rows):
     return spread if model.is_flow else spread * 999
 
 
-# The standing test ---------------------------------------------------------------------------------------------------------
+# The standing test ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -124,14 +134,16 @@ def test_decoding_gives_the_stock_pipelines_pixels(name, model_of, recorded):
 def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded):
     import numpy as np
 
-    ours = model_of(name).sample(PROMPTS, steps=STEPS, guidance=3.0, negative_prompt=NEGATIVE, seed=5, height=32, width=32)
+    ours = model_of(name).sample(
+        PROMPTS, steps=STEPS, guidance=3.0, negative_prompt=NEGATIVE, seed=5, height=32, width=32
+    )
     stock = recorded(name).call(output_type="pil")
     for one, other in zip(ours, stock, strict=True):
         assert one.size == (32, 32)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
-# Conventions ---------------------------------------------------------------------------------------------------------------
+# Conventions ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -141,7 +153,7 @@ def test_rows_with_their_own_time_and_prompt_equal_single_calls(name, model_of):
     x, t = random_state(model, 3), times(model, 3)
     with torch.no_grad():
         together = model.denoise(x, t, model.collate(conditionings))
-        alone = [model.denoise(x[i:i + 1], t[i:i + 1], model.collate([conditionings[i]])) for i in range(3)]
+        alone = [model.denoise(x[i : i + 1], t[i : i + 1], model.collate([conditionings[i]])) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
@@ -154,7 +166,11 @@ def test_predict_picks_conditioning_by_row(name, guidance, model_of):
     predict = model.predict(model.collate(conditionings), guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
     x, rows = random_state(model, 2), torch.tensor([2, 0])
     level = model.noise_path.at(times(model, 2))
-    alone = model.predict(model.collate([conditionings[2], conditionings[0]]), guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
+    alone = model.predict(
+        model.collate([conditionings[2], conditionings[0]]),
+        guidance,
+        model.encode_prompts([NEGATIVE], negative=True)[0],
+    )
     with torch.no_grad():
         one, other = predict(x, level, rows), alone(x, level, torch.arange(2))
     torch.testing.assert_close(one.x0_hat, other.x0_hat, atol=1e-5, rtol=1e-5)
@@ -171,8 +187,12 @@ def test_a_prediction_and_its_output_agree(name, model_of):
     with torch.no_grad():
         prediction = model.predict(cond)(x, level, torch.arange(2))
         output = model.denoise(x, t, cond)
-    torch.testing.assert_close(target_output(prediction.x0_hat, prediction.noise_hat, level, model.prediction_type), output,
-                               atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        target_output(prediction.x0_hat, prediction.noise_hat, level, model.prediction_type),
+        output,
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2_v"])
@@ -181,8 +201,9 @@ def test_fractional_timesteps_reach_the_network(name, model_of):
     cond, x = model.collate(model.encode_prompts(PROMPTS[:1])), random_state(model, 1)
     with torch.no_grad():
         low, middle, high = (model.denoise(x, torch.tensor([t]), cond) for t in (300.0, 300.5, 301.0))
-    assert not torch.equal(low, middle)
-    torch.testing.assert_close(middle, (low + high) / 2, atol=1e-3, rtol=0)
+    step = (high - low).abs().max()
+    assert 0.1 * step < (middle - low).abs().max() < 0.9 * step
+    assert 0.1 * step < (high - middle).abs().max() < 0.9 * step
 
 
 @pytest.mark.parametrize("name", ["sd1", "lumina2", "sd3"])
@@ -190,12 +211,17 @@ def test_the_time_reaches_a_16_bit_network_in_float32(name, tiny_folder):
     model = open_model(tiny_folder(name), base_model_precision="bfloat16")
     seen = {}
     model.denoiser.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(time=kwargs.get("timestep", args[1] if len(args) > 1 else None)), with_kwargs=True)
+        lambda module, args, kwargs: seen.update(time=kwargs.get("timestep", args[1] if len(args) > 1 else None)),
+        with_kwargs=True,
+    )
     t = times(model, 1)
     with torch.no_grad():
         output = model.denoise(random_state(model, 1), t, model.collate(model.encode_prompts(PROMPTS[:1])))
     assert seen["time"].dtype == torch.float32 and output.dtype == torch.float32
-    assert next(model.denoiser.parameters()).dtype == torch.bfloat16 and next(model.vae.parameters()).dtype == torch.float32
+    assert (
+        next(model.denoiser.parameters()).dtype == torch.bfloat16
+        and next(model.vae.parameters()).dtype == torch.float32
+    )
     assert model.sample(PROMPTS[:1], steps=1, height=32, width=32)[0].size == (32, 32)
 
 
@@ -231,7 +257,7 @@ def test_guidance_below_one_is_refused(model_of):
         model.predict(model.collate(model.encode_prompts(["a"])), guidance=0.5)
 
 
-# Times ---------------------------------------------------------------------------------------------------------------------
+# Times ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sd3", "lumina2"])
@@ -260,7 +286,7 @@ def test_variance_preserving_training_times_are_all_timesteps(model_of):
     assert model_of("sd1").training_shift() == 1.0
 
 
-# Text ----------------------------------------------------------------------------------------------------------------------
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
 def test_trimming_lumina_prompts_is_exact(model_of):
@@ -276,7 +302,9 @@ def test_trimming_lumina_prompts_is_exact(model_of):
 
 
 def test_lumina_puts_its_system_prompt_before_prompts_only(model_of):
-    plain, negative = (model_of("lumina2").encode_prompts(["a"], negative=negative)[0]["prompt_embeds"] for negative in (False, True))
+    plain, negative = (
+        model_of("lumina2").encode_prompts(["a"], negative=negative)[0]["prompt_embeds"] for negative in (False, True)
+    )
     assert len(negative) < 10 < len(plain)
 
 
@@ -300,10 +328,10 @@ def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of)
     assert all(torch.equal(again[key], expected[key]) for key in expected)
     assert all(getattr(model.pipe, part) is None for part in model.text_encoders)
     one = model.sample(["a"], steps=2, seed=1, height=32, width=32)[0]
-    assert list(one.getdata()) == list(model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].getdata())
+    assert one.tobytes() == model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].tobytes()
 
 
-# Sampling leaves no trace --------------------------------------------------------------------------------------------------
+# Sampling leaves no trace ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
@@ -312,14 +340,28 @@ def test_sampling_restores_modes_scheduler_and_random_state(name, tiny_folder):
     model.denoiser.train()
     next(model.denoiser.children()).eval()
     modes = [module.training for module in model.denoiser.modules()]
-    scheduler, times_before = model.pipe.scheduler, model.pipe.scheduler.timesteps.clone()
+    scheduler = model.pipe.scheduler
+    state = {key: str(value) for key, value in vars(scheduler).items()}
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    pictures = [list(model.sample(PROMPTS, steps=2, seed=3, height=32, width=32, batch_size=size)[1].getdata()) for size in (2, 2)]
+    pictures = [model.sample(PROMPTS, steps=2, seed=3, height=32, width=32)[1].tobytes() for _ in range(2)]
     assert pictures[0] == pictures[1]
     assert [module.training for module in model.denoiser.modules()] == modes
     assert torch.equal(torch.get_rng_state(), before)
-    assert model.pipe.scheduler is scheduler and torch.equal(scheduler.timesteps, times_before)
+    assert model.pipe.scheduler is scheduler and {key: str(value) for key, value in vars(scheduler).items()} == state
+
+
+def test_a_parked_vae_stays_with_the_pipeline_until_the_last_picture(tiny_folder, monkeypatch):
+    """The stock pipeline runs on the device of its first component, and in Lumina's that is the VAE."""
+    model, places = open_model(tiny_folder("lumina2")), []
+    model.free_vae()
+    move = model.vae.to
+    monkeypatch.setattr(model.vae, "to", lambda place: places.append(str(place)) or move(place))
+    call = type(model.pipe).__call__
+    monkeypatch.setattr(type(model.pipe), "__call__", lambda *a, **k: places.append("pipeline") or call(*a, **k))
+    model.device = torch.device("cpu", 0)  # to tell "brought back" from "parked"
+    model.sample(["a", "b"], steps=1, height=32, width=32, batch_size=1, guidance=1.0)
+    assert places[0] == "cpu:0" and places[-1] == "cpu" and places.count("cpu") == 1 and places.count("pipeline") == 2
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
@@ -331,7 +373,7 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
     for one, other in zip(together, alone, strict=True):
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
     other_seed = model.sample(PROMPTS, steps=2, seed=4, height=32, width=32)
-    assert list(other_seed[0].getdata()) != list(together[0].getdata())
+    assert other_seed[0].tobytes() != together[0].tobytes()
 
 
 def test_defaults_are_those_of_a_bare_call(model_of):
@@ -340,19 +382,32 @@ def test_defaults_are_those_of_a_bare_call(model_of):
     assert all(model_of(name).default_size == (32, 32) for name in ONE_PER_FAMILY)
 
 
-# Opening -------------------------------------------------------------------------------------------------------------------
+# Opening --------------------------------------------------------------------------------------------------------------
 
 
 def test_every_family_is_detected_from_its_folder(tiny_folder):
     families = {name: locate(str(tiny_folder(name))).family for name in VARIANTS}
-    assert families == {"sd1": "sd1x", "sd1_euler": "sd1x", "sd1_sample": "sd1x", "sd2_v": "sd2x", "sd3": "sd3", "sd3_without_t5": "sd3",
-                        "sd3_dynamic": "sd3", "lumina2": "lumina2"}
+    assert families == {
+        "sd1": "sd1x",
+        "sd1_euler": "sd1x",
+        "sd1_sample": "sd1x",
+        "sd2_v": "sd2x",
+        "sd3": "sd3",
+        "sd3_without_t5": "sd3",
+        "sd3_dynamic": "sd3",
+        "lumina2": "lumina2",
+    }
     assert set(families.values()) == set(FAMILIES)
 
 
 def test_the_prediction_type_is_the_checkpoints(model_of):
     assert {name: model_of(name).prediction_type for name in ("sd1", "sd1_sample", "sd2_v", "sd3", "lumina2")} == {
-        "sd1": "epsilon", "sd1_sample": "sample", "sd2_v": "v_prediction", "sd3": "flow_matching", "lumina2": "flow_matching"}
+        "sd1": "epsilon",
+        "sd1_sample": "sample",
+        "sd2_v": "v_prediction",
+        "sd3": "flow_matching",
+        "lumina2": "flow_matching",
+    }
 
 
 def test_a_given_prediction_type_reaches_the_scheduler_that_samples(tiny_folder):
@@ -363,7 +418,11 @@ def test_a_given_prediction_type_reaches_the_scheduler_that_samples(tiny_folder)
 def test_everything_is_frozen_and_text_encoders_have_no_dropout(tiny_folder):
     model = load_model(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("sd3")), device="cpu"))
     assert model.denoiser.training and not model.pipe.text_encoder_3.training and not model.vae.training
-    assert not any(parameter.requires_grad for part in (model.denoiser, model.vae, model.pipe.text_encoder) for parameter in part.parameters())
+    assert not any(
+        parameter.requires_grad
+        for part in (model.denoiser, model.vae, model.pipe.text_encoder)
+        for parameter in part.parameters()
+    )
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -430,6 +489,7 @@ def test_a_gated_model_and_a_wrong_revision_are_told_apart(monkeypatch):
 
     response = httpx.Response(403, request=httpx.Request("GET", "https://example.org"))
     for kind, words in ((GatedRepoError, "hf auth login"), (RevisionNotFoundError, "no revision 'v9'")):
+
         def refuse(*args, kind=kind, **kwargs):
             raise kind("no", response=response)
 

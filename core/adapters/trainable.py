@@ -1,6 +1,7 @@
 """What trains: a LoRA on the denoiser (its weights in float32, whatever the base's precision) or the whole denoiser.
 
-Names in a state are the denoiser's own parameter names, so that checkpoints, moving averages and exports speak of the same tensors.
+Names in a state are the denoiser's own parameter names, so that checkpoints, moving averages and exports speak of the
+same tensors.
 """
 
 import hashlib
@@ -33,8 +34,8 @@ def attach(model: "Model", config: "RunConfig") -> None:
 def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
     """Put a LoRA on the denoiser; only its weights train.
 
-    It starts without effect (B = 0) and reproducibly: A depends on the seed and the layer's name alone, not on what was drawn before
-    nor on which other layers have an adapter. Draws no global random numbers.
+    It starts without effect (B = 0) and reproducibly: A depends on the seed and the layer's name alone, not on what was
+    drawn before nor on which other layers have an adapter. Draws no global random numbers.
 
     Args:
         config: `rank`, `alpha` (None = rank), `dropout`, `targets` (ends of layer names; () = the family's).
@@ -51,8 +52,10 @@ def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
     targets = matching_layers(denoiser, config.targets if config.targets else model.lora_targets, model.name)
     alpha = config.rank if config.alpha is None else config.alpha
     with kept_random_state():
-        denoiser.add_adapter(PeftConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=targets),
-                             adapter_name=ADAPTER)
+        denoiser.add_adapter(
+            PeftConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=targets),
+            adapter_name=ADAPTER,
+        )
     with torch.no_grad():
         for name, parameter in denoiser.named_parameters():
             if not parameter.requires_grad:
@@ -65,13 +68,16 @@ def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
 
 
 def attach_full(model: "Model") -> None:
-    """The whole denoiser trains, in float32: updates are far smaller than a 16-bit weight can hold (mixed precision computes in 16 bits)."""
+    """The whole denoiser trains, in float32: updates are far smaller than a 16-bit weight can hold."""
     model.denoiser.float().requires_grad_(True)
     model.dtype = torch.float32
 
 
 def matching_layers(denoiser: nn.Module, targets: Iterable[str], family: str) -> list[str]:
-    """Full names of the layers that the targets mean: equal to one, or ending in "." + it. Raises ModelError listing what there is."""
+    """Full names of the layers that the targets mean: equal to one, or ending in "." and it.
+
+    Raises: ModelError where a target means none; it lists what there is.
+    """
     layers = [name for name, module in denoiser.named_modules() if isinstance(module, _ADAPTABLE)]
     found = {target: [name for name in layers if name == target or name.endswith("." + target)] for target in targets}
     unknown = [target for target, names in found.items() if not names]
@@ -81,9 +87,13 @@ def matching_layers(denoiser: nn.Module, targets: Iterable[str], family: str) ->
             parts = name.split(".")
             end = parts[-1] if not parts[-1].isdigit() else ".".join(parts[-2:])
             counts[end] = counts.get(end, 0) + 1
-        known = ", ".join(f"{end} ({number})" for end, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-        raise ModelError(f"lora_targets: no layer of this {family} model ends in {', '.join(repr(target) for target in unknown)}.",
-                         f"There are (with how many layers each): {known}. Leave lora_targets empty for the family's own list.")
+        known = ", ".join(
+            f"{end} ({number})" for end, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        )
+        raise ModelError(
+            f"lora_targets: no layer of this {family} model ends in {', '.join(repr(target) for target in unknown)}.",
+            f"There are (with how many layers each): {known}. Leave lora_targets empty for the family's own list.",
+        )
     wanted = {name for names in found.values() for name in names}
     return [name for name in layers if name in wanted]
 
@@ -99,30 +109,41 @@ def trainable_names(model: "Model") -> list[str]:
 
 
 def adapter_state(model: "Model") -> dict[str, Tensor]:
-    """A copy of everything that trains, by parameter name: CPU, full precision. For a full fine-tune that is the whole denoiser."""
-    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.denoiser.named_parameters()
-            if parameter.requires_grad}
+    """A copy of everything that trains (in a full fine-tune the whole denoiser), by name: CPU, full precision."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in model.denoiser.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 @torch.no_grad()
 def load_adapter_state(model: "Model", state: Mapping[str, Tensor]) -> None:
-    """Put a state back in place (the optimizer's references stay valid). Raises ModelError where names or shapes differ."""
+    """Put a state back, in place: the optimizer's references stay valid. ModelError where names or shapes differ."""
     own = {name: parameter for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad}
     if own.keys() != state.keys():
-        raise ModelError(f"This state lacks {_some(own.keys() - state.keys())} and has in excess {_some(state.keys() - own.keys())}.",
-                         "It belongs to another model, rank or list of lora_targets: resume with the config that it was saved with.")
+        raise ModelError(
+            f"This state lacks {_some(own.keys() - state.keys())} and has in excess "
+            f"{_some(state.keys() - own.keys())}.",
+            "It belongs to another model, rank or list of lora_targets: resume with the config that it was saved with.",
+        )
     wrong = [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         name = wrong[0]
-        raise ModelError(f"{len(wrong)} tensors of this state have another shape, {name}: {tuple(state[name].shape)}, "
-                         f"here {tuple(own[name].shape)}.", "It was saved with another lora_rank or model: resume with that config.")
+        raise ModelError(
+            f"{len(wrong)} tensors of this state have another shape, {name}: {tuple(state[name].shape)}, "
+            f"here {tuple(own[name].shape)}.",
+            "It was saved with another lora_rank or model: resume with that config.",
+        )
     for name, parameter in own.items():
         parameter.copy_(state[name])
 
 
 def _some(names: Iterable[str]) -> str:
     names = sorted(names)
-    return "nothing" if not names else f"{len(names)} tensors ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+    if not names:
+        return "nothing"
+    return f"{len(names)} tensors ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
 
 
 def _named_generator(seed: int, name: str) -> torch.Generator:

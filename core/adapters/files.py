@@ -1,7 +1,8 @@
 """Write what was trained as files that others load: a LoRA in the diffusers layout, or a whole pipeline folder.
 
-Alpha is folded into B (B * alpha / rank, in float32 before any rounding), so the file means the same to every reader: diffusers, which
-takes a file without alphas at scale 1, and tools that ignore its metadata. `check.check_export` proves it on a fresh stock pipeline.
+Alpha is folded into B (B * alpha / rank, in float32 before any rounding), so the file means the same to every reader:
+diffusers, which takes a file without alphas at scale 1, and tools that ignore its metadata. `check.check_export` proves
+it on a fresh stock pipeline.
 """
 
 import os
@@ -13,23 +14,37 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .attach import ADAPTER, adapter_state
 from .header import CONFIG_FILE, ExportError, lora_metadata
+from .trainable import ADAPTER, adapter_state
 
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..families.base import Model
 
 
-def export(model: "Model", path: Path | str, config: "RunConfig", precision: str | None = None,
-           state: Mapping[str, Tensor] | None = None, *, step: int | None = None) -> Path:
+def export(
+    model: "Model",
+    path: Path | str,
+    config: "RunConfig",
+    precision: str | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    step: int | None = None,
+) -> Path:
     """`export_lora` or `export_full`, as `model_type` says."""
     write = export_lora if config.training.model_type == "lora" else export_full
     return write(model, path, config, precision, state, step=step)
 
 
-def export_lora(model: "Model", path: Path | str, config: "RunConfig", precision: str | None = None,
-                state: Mapping[str, Tensor] | None = None, *, step: int | None = None) -> Path:
+def export_lora(
+    model: "Model",
+    path: Path | str,
+    config: "RunConfig",
+    precision: str | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    step: int | None = None,
+) -> Path:
     """Write the adapter as one .safetensors file in the diffusers layout, whole or not at all.
 
     Args:
@@ -57,8 +72,11 @@ def export_lora(model: "Model", path: Path | str, config: "RunConfig", precision
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         type(model.pipe).save_lora_weights(
-            path.parent, **{f"{model.component}_lora_layers": layers}, weight_name=part.name,
-            save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata))
+            path.parent,
+            **{f"{model.component}_lora_layers": layers},
+            weight_name=part.name,
+            save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata),
+        )
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -67,7 +85,9 @@ def export_lora(model: "Model", path: Path | str, config: "RunConfig", precision
 
 def folded(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in float32 on the CPU with alpha / rank multiplied into every B."""
-    scales = {name: module.scaling[ADAPTER] for name, module in model.denoiser.named_modules() if hasattr(module, "lora_B")}
+    scales = {
+        name: module.scaling[ADAPTER] for name, module in model.denoiser.named_modules() if hasattr(module, "lora_B")
+    }
     result = {}
     for name, tensor in state.items():
         tensor = tensor.detach().to("cpu", torch.float32)
@@ -77,16 +97,23 @@ def folded(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def file_name(parameter: str) -> str:
-    """`layers.0.attn.to_q.lora_A.default.weight` -> `layers.0.attn.to_q.lora_A.weight`: the adapter's name stays at home."""
+    """`layers.0.attn.to_q.lora_A.default.weight` -> `layers.0.attn.to_q.lora_A.weight`."""
     return parameter.replace(f".{ADAPTER}.", ".")
 
 
-def export_full(model: "Model", path: Path | str, config: "RunConfig", precision: str | None = None,
-                state: Mapping[str, Tensor] | None = None, *, step: int | None = None) -> Path:
+def export_full(
+    model: "Model",
+    path: Path | str,
+    config: "RunConfig",
+    precision: str | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    step: int | None = None,
+) -> Path:
     """Write the whole pipeline with the trained denoiser as a folder for `from_pretrained`, whole or not at all.
 
-    The other components are read afresh from the source and saved beside it, so that the folder stands alone. Arguments as for
-    `export_lora`; `path` is a folder, and one that is there already is replaced.
+    The other components are read afresh from the source and saved beside it, so that the folder stands alone. Arguments
+    as for `export_lora`; `path` is a folder, and one that is there already is replaced.
     """
     from ..families.base import DTYPES
 
@@ -94,20 +121,31 @@ def export_full(model: "Model", path: Path | str, config: "RunConfig", precision
     if model.has_adapter:
         raise ExportError("The model has an adapter: export it with export_lora.")
     dtype = DTYPES[config.saving.save_precision if precision is None else precision]
-    state = {name: tensor.detach() for name, tensor in model.denoiser.state_dict().items()} | dict(state if state is not None else {})
+    weights = dict(model.denoiser.state_dict()) | dict({} if state is None else state)
     fresh = model.open_pipeline(model.source, dtype)
-    getattr(fresh, model.component).load_state_dict({name: tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()
-                                                     for name, tensor in state.items()}, assign=True)
+    getattr(fresh, model.component).load_state_dict(
+        {
+            name: tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()
+            for name, tensor in weights.items()
+        },
+        assign=True,
+    )
     fresh.scheduler = model.pipe.scheduler  # it knows an overridden prediction type
     part, old = path.with_name(f".{path.name}.{os.getpid()}.part"), path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(part, ignore_errors=True)
     try:
         fresh.save_pretrained(part, safe_serialization=True)
         (part / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-        if path.exists():
+        replaces = path.exists()
+        if replaces:
             path.rename(old)
-        part.rename(path)
+        try:
+            part.rename(path)
+        except OSError:
+            if replaces:
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return path

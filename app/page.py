@@ -1,0 +1,163 @@
+"""The page: three tabs over the runs folder, served on this machine only.
+
+The process that serves it never imports torch, so it starts quickly and survives whatever a model does; a run is a process of its own
+(`core.runs`), which this page starts, follows by reading its files, and commands by leaving files.
+"""
+
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before Gradio is imported: it reads these once, and must not phone anywhere.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from .drift_tab import DriftTab
+from .guard import Guard, local_hosts
+from .runs_tab import RunsTab
+from .style import CSS, theme
+from .train_tab import TrainTab
+from .watch import Watch
+
+HOST = "127.0.0.1"
+PORT = 7860
+_PORTS_TRIED = 50
+_TICK_S = 1.5
+_BRAND = '<div class="rs-brand"><b>Rollout<i>Studio</i></b><span>DreamBooth with rollout and ReflexFlow, and the drift in view</span></div>'
+
+
+def build(watch: Watch) -> gr.Blocks:
+    """The whole page over one runs folder."""
+    with gr.Blocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        gr.HTML(_BRAND)
+        seen = gr.State({})
+        with gr.Tabs() as tabs:
+            with gr.Tab("Train", id="train"):
+                train = TrainTab(watch)
+            with gr.Tab("Runs", id="runs"):
+                runs = RunsTab(watch)
+            with gr.Tab("Drift", id="drift"):
+                drift = DriftTab(watch)
+
+        def view(chosen: str | None, drift_run: str | None, drift_step: int | None, last: dict[str, str]) -> dict[Any, Any]:
+            last = dict(last)
+            out = {**runs.view(chosen, last), **drift.view(drift_run, drift_step, last)}
+            return {**out, seen: last} if out else gr.skip()
+
+        def arrive() -> dict[Any, Any]:
+            """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
+            watch.runs(fresh=True)
+            last: dict[str, str] = {}
+            out = {**runs.view(None, last), **drift.view(None, None, last)}
+            current = watch.current()
+            if current is not None and current.alive:
+                out[tabs] = gr.Tabs(selected="runs")
+            return {**out, seen: last}
+
+        train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
+        inputs = [runs.picker, drift.run, drift.step, seen]
+        outputs = [*runs.outputs, *drift.outputs, seen]
+        quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        train.wire(tabs, runs.picker)
+        runs.wire(view, inputs, outputs)
+        gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
+        demo.load(arrive, None, [*outputs, tabs], **quick)
+        gr.Timer(_TICK_S).tick(view, inputs, outputs, **quick)
+    return demo
+
+
+def _chosen(runs: RunsTab, watch: Watch, name: str) -> Any:
+    from .runs_tab import run_choices
+
+    return gr.Radio(choices=run_choices(watch.runs()), value=name)
+
+
+def free_port(wanted: int, tried: int = _PORTS_TRIED) -> int:
+    """`wanted`, or the next port that nothing listens on. Raises OSError with the remedy when `tried` in a row are taken."""
+    for port in range(wanted, min(wanted + tried, 65536)):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # else a port that was just given back looks taken for a minute
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"Ports {wanted} to {wanted + tried - 1} are all taken. Give another one with --port.")
+
+
+def launch(watch: Watch, port: int) -> gr.Blocks:
+    """Start serving on `port` in a thread and return at once; `.close()` ends it. For `serve` and for the tests."""
+    os.environ["GRADIO_TEMP_DIR"] = str(watch.previews.folder / "uploads")
+    demo = build(watch)
+    demo.queue(default_concurrency_limit=4, max_size=64).launch(
+        server_name=HOST,
+        server_port=port,
+        prevent_thread_lock=True,
+        share=False,
+        ssr_mode=False,
+        quiet=True,
+        inbrowser=False,
+        footer_links=["settings"],
+        enable_monitoring=False,
+        mcp_server=False,
+        show_error=False,
+        strict_cors=True,
+        run_history=False,
+        allowed_paths=[str(watch.previews.folder)],
+        max_file_size="200mb",
+        theme=theme(),
+        css=CSS,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [Middleware(Guard, hosts=local_hosts(port))]},
+    )
+    return demo
+
+
+def serve(
+    port: int | None = None,
+    runs_dir: Path | str | None = None,
+    open_browser: bool = True,
+    stop: Callable[[], bool] | None = None,
+) -> int:
+    """Serve the page until Ctrl+C. Runs go on when it ends, and the next page finds them again.
+
+    Args:
+        port: wanted port; None = 7860. When it is taken the next free one is used, and said.
+        runs_dir: the folder of all runs; None = ROLLOUT_STUDIO_RUNS, else `runs` here.
+        open_browser: open the page in the default browser.
+        stop: asked every half second whether to end; for embedding.
+
+    Returns:
+        The exit code: 0, or 1 when no port is free.
+    """
+    wanted = PORT if port is None else port
+    try:
+        port = free_port(wanted)
+        watch = Watch(runs_dir)
+        demo = launch(watch, port)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if port != wanted:
+        print(f"Port {wanted} is taken; using {port} instead.")
+    address = f"http://{HOST}:{port}/"
+    print(f"Rollout Studio is at {address}\nRuns are kept in {watch.store.root}. Ctrl+C ends the page; runs go on.", flush=True)
+    if open_browser:
+        webbrowser.open(address)
+    waiting = threading.Event()
+    try:
+        while stop is None or not stop():
+            waiting.wait(0.5)
+    except KeyboardInterrupt:
+        print("\nThe page has ended. Runs go on; start it again to follow them.")
+    finally:
+        demo.close(verbose=False)
+    return 0

@@ -1,0 +1,101 @@
+"""Runs as a trainer would leave them, written in milliseconds: real files through the run store, real pictures and drift reports."""
+
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image, ImageDraw
+
+from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json
+from rollout_studio.core.runs import RunStore
+
+
+def _picture(path, seed, size=(64, 64)):
+    rng = random.Random(seed)
+    picture = Image.new("RGB", size, tuple(rng.randrange(180, 256) for _ in range(3)))
+    x, y = rng.randrange(8, size[0] - 28), rng.randrange(8, size[1] - 28)
+    ImageDraw.Draw(picture).ellipse((x, y, x + 20, y + 20), fill=tuple(rng.randrange(0, 160) for _ in range(3)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def _curve(weights, scale):
+    def point(sigma, offset):
+        names = ("distance", "solver", "floor_model", "cos_clean", "noise_shift", "std_ratio")
+        values = (scale * offset * sigma / 20, scale * sigma / 60, scale * offset * sigma / 30, 0.99, 0.01, 1.01)
+        measures = {name: Measure(value, 0.01, (value, value * 1.1)) for name, value in zip(names, values, strict=True)}
+        return Point(t=sigma, alpha=1 - sigma, sigma=sigma, offset=offset, steps=float(offset), measures=measures)
+
+    sigmas = [0.1, 0.3, 0.5, 0.7, 0.9]
+    losses = tuple(Point(t=s, alpha=1 - s, sigma=s, offset=0, steps=0.0, measures={"loss": Measure(scale * (0.2 + s / 5), 0.01, (0.2, 0.3))})
+                   for s in sigmas)  # fmt: skip
+    return Curve(label=weights, weights=weights, role="held-out", pictures=2, samples=2, fine_samples=2, trajectory_samples=2,
+                 short=tuple(point(s, k) for s in sigmas for k in (1, 3)), trajectory=(), clean_loss=losses, spectrum=None,
+                 network_rows=10, network_calls=5)  # fmt: skip
+
+
+def write_drift(run, step):
+    """A drift report with its pictures, and the event that tells of it."""
+    folder = run.drift_path / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    report = DriftReport(model="demo-flow", prediction_type="flow_matching", path="rectified flow", probe="p", settings={}, step=step,
+                         curves=(_curve("base", 1.0), *((_curve("tuned", 0.8),) if step else ())))  # fmt: skip
+    (folder / "report.json").write_text(report_to_json(report), encoding="utf-8")
+    _picture(folder / "filmstrip.png", step, (1200, 320))
+    _picture(folder / "spectrum.png", step, (640, 320))
+    run.emit("drift", step=step, path=f"drift/step-{step:06d}/report.json", summary={})
+
+
+def write_steps(run, first, last, total):
+    """`step` events with everything that the trainer tells."""
+    rng = random.Random(first)
+    for step in range(first, last + 1):
+        main = 0.9 * math.exp(-step / 80) + 0.25 + rng.random() / 8
+        adr = 0.4 * rng.random()
+        run.emit("step", step=step, loss=main + adr, loss_parts={"main": main, "adr": adr, "prior": 0.0}, lr=1e-3, grad_norm=1.0,
+                 rolled_rows=rng.randrange(3), mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1,
+                 effective_probability=min(0.25, step / 160), seconds=0.42, eta_s=0.42 * (total - step), memory_mib=812.0)  # fmt: skip
+
+
+PROMPTS = ("a large zwx shape on a white background, in the centre", "a small zwx shape on a navy background, on the left")
+
+
+def write_samples(run, step):
+    images = []
+    for number, prompt in enumerate(PROMPTS):
+        _picture(run.samples_path / f"step-{step:06d}" / f"{number:02d}.png", step * 10 + number)
+        images.append({"prompt": prompt, "seed": 42 + number, "path": f"samples/step-{step:06d}/{number:02d}.png"})
+    run.emit("sample", step=step, images=images)
+
+
+def write_whole(store: RunStore, name="told", steps=120, total=200, state="stopped"):
+    """A run that went `steps` far, with samples every 40 steps, two drift reports, a checkpoint and a LoRA file."""
+    run = store.create({"max_train_steps": total}, name, preset="demo")
+    run.emit("start", pid=1, device="cpu", config_hash="0", total_steps=total, resumed_from=None)
+    for step in range(0, steps + 1, 40):
+        write_samples(run, step)
+        if step in (0, steps):
+            write_drift(run, step)
+        write_steps(run, step + 1, min(step + 40, steps), total)
+    folder = run.checkpoints_path / f"step-{steps:06d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    run.lora_path.mkdir()
+    (run.lora_path / f"{name}.safetensors").write_bytes(b"\0" * 2000)
+    run.emit("exported", step=steps, path=f"lora/{name}.safetensors", check={"missing": [], "unexpected": []})
+    run.log_path.write_text("training told\n<script>alert(1)</script>\n")
+    run.emit("end", state=state, step=steps)
+    run.write_state(state=state, step=steps)
+    return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def write():
+    """What a trainer would write: `write.run(store)`, or `write.steps`, `write.samples`, `write.drift` one by one."""
+    return SimpleNamespace(run=write_whole, steps=write_steps, samples=write_samples, drift=write_drift)

@@ -1,0 +1,219 @@
+"""The page's parts without a browser: the guard, the charts, words, previews, and what the tabs say."""
+
+import asyncio
+import math
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from rollout_studio.app import charts, words
+from rollout_studio.app.charts import Line, chart
+from rollout_studio.app.guard import Guard, local_hosts
+from rollout_studio.app.page import free_port
+from rollout_studio.app.previews import Previews
+from rollout_studio.app.train_tab import cost_sentence, ramp_panel, side_panel
+from rollout_studio.app.watch import Watch
+from rollout_studio.core.config import load_preset, with_changes
+from rollout_studio.core.run_log import RunLog
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------------
+
+
+def answer(headers, kind="http", method="GET"):
+    """What the guard lets through ("through"), or the status or close code that it answers."""
+    said = []
+
+    async def app(scope, receive, send):
+        said.append("through")
+
+    async def send(message):
+        said.append(message.get("status", message.get("code")))
+
+    scope = {"type": kind, "method": method, "headers": [(k.encode(), v.encode()) for k, v in headers]}
+    asyncio.run(Guard(app, local_hosts(7860))(scope, None, send))
+    return said[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860", "LOCALHOST:7860"])
+def test_the_page_answers_its_own_names(host):
+    assert answer([("host", host)]) == "through"
+    assert answer([("host", host), ("origin", f"http://{host.lower()}")], method="POST") == "through"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("host", "evil.com")], [("host", "evil.com:7860")], [("host", "127.0.0.1:7861")], [("host", "localhost.:7860")],
+        [("host", "127.0.0.1:7860"), ("host", "evil.com")], [], [("host", "127.0.0.1")],
+        [("host", "127.0.0.1:7860"), ("origin", "http://evil.com")], [("host", "127.0.0.1:7860"), ("origin", "null")],
+        [("host", "127.0.0.1:7860"), ("origin", "http://127.0.0.1:8080")],
+        [("host", "127.0.0.1:7860"), ("x-forwarded-host", "evil.com")],
+        [("host", "127.0.0.1:7860"), ("sec-fetch-site", "cross-site")],
+    ],
+)  # fmt: skip
+def test_every_other_name_and_site_is_refused(headers):
+    assert answer(headers, method="POST") == 403
+    assert answer(headers, kind="websocket") == 1008
+
+
+def test_a_link_from_another_site_may_open_the_page():
+    assert answer([("host", "127.0.0.1:7860"), ("sec-fetch-site", "cross-site")], method="GET") == "through"
+
+
+# -- charts and words ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_spike_survives_thinning():
+    ys = [0.0] * 5000
+    ys[3210] = 9.0
+    xs, thin = charts.thinned(list(range(5000)), ys, 400)
+    assert len(thin) <= 402 and max(thin) == 9.0 and xs[thin.index(9.0)] == 3210
+
+
+def test_gaps_stay_gaps_and_nothing_that_is_no_number_reaches_the_drawing():
+    drawn = chart([Line("loss", [1, 2, 3, 4], [1.0, math.nan, 2.0, math.inf])], title="Loss", x_label="step")
+    path = re.search(r' d="([^"]+)"', drawn)[1]
+    assert path.count("M") == 2 and "nan" not in drawn and "inf" not in drawn
+
+
+def test_a_chart_without_points_says_so():
+    assert "Nothing to draw yet" in chart([Line("loss", [], [])], title="Loss", x_label="step")
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
+    assert charts.smoothed([3.0, 3.0, 3.0], 0.9) == pytest.approx([3.0, 3.0, 3.0])
+    assert charts.smoothed([math.nan, 2.0], 0.9)[1] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.03, 0.07), (-3, 1234567), (1, 1)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = charts.ticks(low, high)
+    assert 1 <= len(found) <= 6 and all(low <= tick <= high for tick in found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0.4 s"), (8, "8 s"), (125, "2 min 5 s"), (660, "11 min"), (11400, "3 h 10 min"), (187200, "2 days 4 h"), (None, "–"), (math.nan, "–")],
+)
+def test_durations_are_human(seconds, said):
+    assert words.duration(seconds) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0"), (0.001, "0.001"), (1e-5, "1.00e-5"), (1234.5, "1234"), (0.66666, "0.667"), (math.nan, "–")])
+def test_numbers_are_short(value, said):
+    assert words.quantity(value) == said
+
+
+HOSTILE = "<script>alert(1)</script>${alert(2)}{{value}}\"'`"
+
+
+def test_markup_and_templates_are_inert():
+    said = words.text(HOSTILE)
+    assert not set("<>\"'`${}") & set(re.sub(r"&#?\w+;", "", said))
+
+
+def test_hostile_prompts_names_and_messages_are_inert_everywhere(store):
+    from rollout_studio.app import runs_tab
+
+    run = store.create({"validation_prompts": [HOSTILE]}, "hostile", preset=HOSTILE)
+    run.emit("sample", step=0, images=[{"prompt": HOSTILE, "seed": HOSTILE, "path": "../../etc/passwd"}])
+    run.emit("phase", name=HOSTILE, done=1, total=2)
+    run.emit("warning", message=HOSTILE, remedy=HOSTILE)
+    run.emit("error", message=HOSTILE, remedy=HOSTILE, traceback=HOSTILE)
+    run.write_state(state="running", message=HOSTILE)
+    watch = Watch(store.root)
+    summary, log = store.summary(run), RunLog(run).update()
+    shown = [
+        runs_tab.head(summary, log, None), runs_tab.messages(summary, log), runs_tab.samples_grid(summary, log, watch),
+        side_panel(with_changes(load_preset("demo"), {"validation_prompts": (HOSTILE,)}), "demo"),
+    ]  # fmt: skip
+    for part in shown:
+        assert "<script" not in part and "${" not in part and "{{" not in part
+    assert "gone" in shown[2] and "passwd" not in shown[2]
+
+
+# -- previews and the tabs ------------------------------------------------------------------------------------------------------
+
+
+def test_only_pictures_inside_the_run_are_copied_out(tmp_path):
+    from PIL import Image
+
+    previews, inside = Previews(), tmp_path / "run"
+    inside.mkdir()
+    for place in (inside / "a.png", tmp_path / "outside.png"):
+        Image.new("RGB", (4, 5)).save(place)
+    (inside / "secret.txt").write_text("x")
+    assert previews.address(inside / "a.png", inside).startswith("gradio_api/file=")
+    for path in (inside / ".." / "outside.png", tmp_path / "outside.png", inside / "secret.txt", inside / "none.png", inside):
+        assert previews.address(path, inside) is None
+
+
+def test_a_broken_picture_has_no_thumbnail(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert Previews().thumbnail(tmp_path / "a.png") is None
+
+
+def test_the_ramp_and_the_cost_are_told_for_a_rollout_and_its_absence_is_told_too():
+    on = load_preset("demo")
+    off = with_changes(on, {"scheduled_sampling_max_step_offset": 0})
+    assert "svg" in ramp_panel(on) and "extra forwards" in cost_sentence(on)
+    assert "svg" not in ramp_panel(off) and "No rollout" in cost_sentence(off)
+
+
+def test_the_side_panel_shows_every_key_and_what_was_changed():
+    config = with_changes(load_preset("demo"), {"max_train_steps": 7})
+    shown = side_panel(config, "demo")
+    assert "Training steps" in shown and "<s>200</s> 7" in shown
+    assert shown.count("&quot;: ") >= 90
+
+
+def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
+    from rollout_studio.app import drift_tab, runs_tab
+
+    run = write.run(store)
+    watch = Watch(store.root)
+    summary, log = store.summary(run), RunLog(run).update()
+    grid = runs_tab.samples_grid(summary, log, watch)
+    assert [grid.count(f">{head}<") for head in ("before", "step 40", "step 80", "step 120")] == [1, 1, 1, 1]
+    assert grid.count("<img") == 8
+    strip = drift_tab.filmstrip(summary, log.drifts[120], watch)
+    assert "How to read it" in strip and "clean loss" in strip and "<img" in strip
+    assert drift_tab.curves(summary, log, log.drifts[120], watch).count("<svg") == 3
+
+
+def test_a_damaged_drift_report_is_told_not_raised(store, write):
+    from rollout_studio.app import drift_tab
+
+    run = write.run(store)
+    (run.drift_path / "step-000120" / "report.json").write_text("{")
+    summary, log = store.summary(run), RunLog(run).update()
+    assert "cannot be read" in drift_tab.filmstrip(summary, log.drifts[120], Watch(store.root))
+
+
+def test_a_long_run_shows_its_first_and_last_samples():
+    from rollout_studio.app.runs_tab import chosen_steps
+
+    found = chosen_steps(list(range(0, 10_000, 50)))
+    assert len(found) == 12 and found[0] == 0 and found[-1] == 9950
+
+
+def test_the_next_free_port_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+        with pytest.raises(OSError, match="--port"):
+            free_port(port, tried=1)
+
+
+def test_the_page_does_not_import_torch():
+    code = "import sys, tempfile; from rollout_studio.app.page import *; build(Watch(tempfile.mkdtemp())); " \
+           "from rollout_studio.core.preflight import preflight; from rollout_studio.core.config import load_preset; " \
+           "preflight(load_preset('demo')); print(sorted({'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
