@@ -28,7 +28,8 @@ from typing import Any
 import psutil
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save_file
 from torch import Tensor
 
 from . import platform_calls
@@ -89,7 +90,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:06d}"
-    partial = folder / f"step-{step:06d}"
+    partial = folder / f".partial-{os.getpid()}-{step}"
     try:
         _require_space(folder, tensors)
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,6 +104,7 @@ def save(
         }
         _write_json(partial / MANIFEST, {"format": FORMAT, "step": step, "files": files})
         platform_calls.sync_folder(partial)
+        _put_in_place(partial, final)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if is_disk_full(error) and not isinstance(error, DiskFull):
@@ -243,7 +245,8 @@ def load(path: Path) -> Checkpoint:
     record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     if record.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {record.get('format')}, this version reads format {FORMAT}.")
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    # Read, not mapped into memory: Windows would refuse to prune a checkpoint that is mapped.
+    tensors = {file.stem: tensors_of(file.read_bytes()) for file in sorted(path.glob("*.safetensors"))}
     for stem, group in tensors.items():
         bad = [
             name for name, tensor in group.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()

@@ -2,16 +2,20 @@
 
 Two measurements, both without gradient and leaving random state and modes as found:
 
-- *short*: what training does. From a source `k` grid steps noisier, made of the true picture and its noise, the model walks to the target
-  level; there its state `xr` is compared with the true noisy state `x_t`. Walked a second time with `fine_factor` times finer steps
-  by the same model, the difference splits into `solver` (coarse minus fine) and `floor + model` (fine minus true): never "model" alone,
-  because even an exact flow leaves its pair (the floor). Only where the exact flow is known (oracles) are `floor` and `model` told apart.
-- *trajectory*: the sampler from pure noise, or from a chosen level, to its last step, beside the true noisy state at every level: the
-  filmstrip, and what is free of a floor over many pictures because an exact flow keeps marginals: spread, output norm, power spectrum.
+- *short*: what training does. From a source `k` grid steps noisier, made of the true picture and its noise, the model
+  walks to the target level; there its state `xr` is compared with the true noisy state `x_t`. Walked a second time with
+  `fine_factor` times finer steps by the same model, the difference splits into `solver` (coarse minus fine) and `floor
+  + model` (fine minus true): never "model" alone, because even an exact flow leaves its pair (the floor). Only where
+  the exact flow is known (oracles) are `floor` and `model` told apart.
+- *trajectory*: the sampler from pure noise, or from a chosen level, to its last step, beside the true noisy state at
+  every level: the
+  filmstrip, and what is free of a floor over many pictures because an exact flow keeps marginals: spread, output norm,
+      power spectrum.
 
-Source: rollout.md section 6, where the papers of the single measures are named. Differs: the effective noise level and the effective
-signal-to-noise ratio refer to the pair, and a test shows on paper that an exact flow moves them too; they are reported as measures with
-a floor.
+Source: rollout.md section 6, where the papers of the single measures are named. Differs: the effective noise level and
+    the effective
+signal-to-noise ratio refer to the pair, and a test shows on paper that an exact flow moves them too; they are reported
+as measures with a floor.
 """
 
 import dataclasses
@@ -58,12 +62,31 @@ if TYPE_CHECKING:
     from .families.base import Conditioning, Model
 
 __all__ = [
-    "DriftReport", "ProbeSet", "ReportError", "Settings", "Stopped", "compare", "effective_t", "expected_rows", "measure",
-    "measure_samples", "probe", "read_report", "report_from_json", "report_to_csv", "report_to_json", "save", "summary", "t_at_share", "words",
-]  # fmt: skip
+    "DriftReport",
+    "ProbeSet",
+    "ReportError",
+    "Settings",
+    "Stopped",
+    "compare",
+    "effective_t",
+    "expected_rows",
+    "measure",
+    "measure_samples",
+    "probe",
+    "read_report",
+    "report_from_json",
+    "report_to_csv",
+    "report_to_json",
+    "save",
+    "summary",
+    "t_at_share",
+    "words",
+]
 
 MOST_VALUES = 64  # per-sample values kept of one measure; more samples are averaged in groups
-ELEMENTS_AT_ONCE = 131_072  # latent elements in one network call: 64 rows of the demo, 8 of SD at 512 pixels, 1 of SD 3 at 1024
+ELEMENTS_AT_ONCE = (
+    131_072  # latent elements in one network call: 64 rows of the demo, 8 of SD at 512 pixels, 1 of SD 3 at 1024
+)
 
 
 class Stopped(Exception):
@@ -74,15 +97,17 @@ class Stopped(Exception):
 class Settings:
     """What is measured, and how.
 
-    Levels are noise shares `sigma / (alpha + sigma)`: the flow's sigma, and the level of the same signal-to-noise ratio elsewhere.
+    Levels are noise shares `sigma / (alpha + sigma)`: the flow's sigma, and the level of the same signal-to-noise ratio
+    elsewhere.
 
     Attributes:
-        sampler, order, grid, grid_steps, guidance: the rollout under test. `trajectory` always walks the inference grid.
+        sampler, order, grid, grid_steps, guidance: the rollout under test. `trajectory` always walks the inference
+            grid.
         levels, offsets: targets and distances of the short rollouts. loss_levels: where else the clean loss is taken.
         fine_factor: the reference walks this many times finer steps.
         samples: pictures x noise draws; with fewer pictures each gets several noises. seed: of the noise.
-        fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory. fine_offsets: which offsets get the
-            fine rollout; None = all.
+        fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory. fine_offsets: which
+            offsets get the fine rollout; None = all.
         start: level at which the trajectory starts; None = pure noise.
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
@@ -111,8 +136,20 @@ class Settings:
         shares = [*self.levels, *self.loss_levels, *([] if self.start is None else [self.start])]
         faults = [f"level {share}: must lie between 0 and 1." for share in shares if not 0 < share < 1]
         faults += [f"offset {k}: must be at least 1 grid step." for k in self.offsets if k < 1]
-        least = {"fine_factor": 2, "samples": 1, "fine_samples": 0, "trajectory_samples": 0, "shown": 2, "strips": 0, "grid_steps": 2}
-        faults += [f"{name} = {getattr(self, name)}: must be at least {low}." for name, low in least.items() if getattr(self, name) < low]
+        least = {
+            "fine_factor": 2,
+            "samples": 1,
+            "fine_samples": 0,
+            "trajectory_samples": 0,
+            "shown": 2,
+            "strips": 0,
+            "grid_steps": 2,
+        }
+        faults += [
+            f"{name} = {getattr(self, name)}: must be at least {low}."
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
         unknown = sorted(set(self.fine_offsets or ()) - set(self.offsets))
         if unknown:
             faults.append(f"fine_offsets {unknown}: must be among the offsets {list(self.offsets)}.")
@@ -126,28 +163,44 @@ class Settings:
         """The run's own solver and grid, and its drift section. `changes` win."""
         rollout, drift = config.rollout, config.drift
         asked = {
-            "sampler": rollout.sampler, "order": rollout.order, "grid": rollout.grid, "grid_steps": rollout.grid_steps,
-            "guidance": drift.guidance, "seed": drift.seed, "offsets": drift.offsets, "fine_factor": drift.fine_factor,
+            "sampler": rollout.sampler,
+            "order": rollout.order,
+            "grid": rollout.grid,
+            "grid_steps": rollout.grid_steps,
+            "guidance": drift.guidance,
+            "seed": drift.seed,
+            "offsets": drift.offsets,
+            "fine_factor": drift.fine_factor,
             "samples": drift.num_images,
-        }  # fmt: skip
+        }
         return cls(**{**asked, **changes})
 
     @classmethod
     def between_steps(cls, config: "RunConfig", **changes: Any) -> "Settings":
-        """What a training run can afford between two steps: about half the forwards of `from_config`, most of them saved on levels.
+        """What a training run can afford between two steps: about half the forwards of `from_config`, most of them
+        saved on levels.
 
-        With the default offsets and 8 samples on a 30-step grid that is 564 rows, and about 90 for the training pictures.
+        With the default offsets and 8 samples on a 30-step grid that is 564 rows, and about 90 for the training
+        pictures.
         """
         light = {
-            "levels": (0.25, 0.5, 0.75), "loss_levels": (0.05, 0.25, 0.5, 0.75, 0.95), "fine_offsets": (max(config.drift.offsets),),
+            "levels": (0.25, 0.5, 0.75),
+            "loss_levels": (0.05, 0.25, 0.5, 0.75, 0.95),
+            "fine_offsets": (max(config.drift.offsets),),
             "trajectory_samples": 4,
-        }  # fmt: skip
+        }
         return cls.from_config(config, **{**light, **changes})
 
     def for_training_pictures(self) -> "Settings":
         """What the second curve gets: it is there to compare with, not to explain."""
         return dataclasses.replace(
-            self, samples=max(1, self.samples // 2), offsets=(max(self.offsets),), fine_samples=0, fine_offsets=None, trajectory_samples=0, strips=0
+            self,
+            samples=max(1, self.samples // 2),
+            offsets=(max(self.offsets),),
+            fine_samples=0,
+            fine_offsets=None,
+            trajectory_samples=0,
+            strips=0,
         )
 
 
@@ -155,7 +208,8 @@ class Settings:
 class ProbeSet:
     """The pictures to measure on.
 
-    `latents`: one (C, H, W) each, clean and scaled; sizes may differ. `conditioning`: the prompts', as the family encodes them.
+    `latents`: one (C, H, W) each, clean and scaled; sizes may differ. `conditioning`: the prompts', as the family
+    encodes them.
     """
 
     latents: tuple[Tensor, ...]
@@ -166,12 +220,13 @@ class ProbeSet:
     def __post_init__(self):
         if not self.latents or not len(self.latents) == len(self.conditioning) == len(self.captions):
             raise ValueError(
-                f"{len(self.latents)} latents, {len(self.conditioning)} prompts, {len(self.captions)} captions: a drift probe needs one of "
+                f"{len(self.latents)} latents, {len(self.conditioning)} prompts, {len(self.captions)} captions: "
+                "a drift probe needs one of "
                 "each per picture, and at least one picture."
             )
 
 
-# Levels and measures of one state ------------------------------------------------------------------------------------------------
+# Levels and measures of one state ------------------------------------------------------------------------------------
 
 
 def t_at_share(path: NoisePath, share: float) -> float:
@@ -202,14 +257,21 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def effective_t(x: Tensor, x0: Tensor, noise: Tensor, path: NoisePath) -> Tensor:
-    """The t whose state of the pair is nearest to x: `argmin_tau ||x - alpha(tau) x0 - sigma(tau) noise||`, (R,) float64, in 0..t_max.
+    """The t whose state of the pair is nearest to x: `argmin_tau ||x - alpha(tau) x0 - sigma(tau) noise||`, (R,)
+    float64, in 0..t_max.
 
-    Exact for flow, where the square is a parabola in t; else to about 1e-4 of the path. Source: MixFlow (2512.19311). Has a floor.
+    Exact for flow, where the square is a parabola in t; else to about 1e-4 of the path. Source: MixFlow (2512.19311).
+    Has a floor.
     """
     taus = torch.linspace(0, path.t_max, 2001, dtype=torch.float64)
     level = path.at(taus)
     a, b, p, q, n = (dot(*pair)[:, None] for pair in ((x, x0), (x, noise), (x0, x0), (x0, noise), (noise, noise)))
-    square = level.alpha**2 * p + 2 * level.alpha * level.sigma * q + level.sigma**2 * n - 2 * (level.alpha * a + level.sigma * b)
+    square = (
+        level.alpha**2 * p
+        + 2 * level.alpha * level.sigma * q
+        + level.sigma**2 * n
+        - 2 * (level.alpha * a + level.sigma * b)
+    )
     at = square.argmin(1).clamp(1, len(taus) - 2)
     left, middle, right = (square.gather(1, (at + shift)[:, None])[:, 0] for shift in (-1, 0, 1))
     bend = left - 2 * middle + right
@@ -233,8 +295,15 @@ class Rings:
 
     @classmethod
     def of(cls, height: int, width: int, number: int) -> "Rings":
-        f = torch.stack(torch.meshgrid(torch.fft.fftfreq(height), torch.fft.fftfreq(width), indexing="ij")).norm(dim=0).flatten() / 0.5
-        ring = (f * number).round().long().clamp(1, number)  # what lies beyond Nyquist (the corners) counts with the last ring
+        f = (
+            torch.stack(torch.meshgrid(torch.fft.fftfreq(height), torch.fft.fftfreq(width), indexing="ij"))
+            .norm(dim=0)
+            .flatten()
+            / 0.5
+        )
+        ring = (
+            (f * number).round().long().clamp(1, number)
+        )  # what lies beyond Nyquist (the corners) counts with the last ring
         chosen = [(ring == i + 1) & (f > 0) for i in range(number)]
         chosen += [(f > 0) & (f < 1 / 3), (f >= 1 / 3) & (f < 2 / 3), f >= 2 / 3]
         members = torch.stack(chosen).double()
@@ -252,24 +321,32 @@ Row = dict[str, Tensor]  # name -> (R,) or (R, n) float64: what is kept of each 
 
 def state_row(xr: Tensor, x_t: Tensor, x0: Tensor, noise: Tensor, level: Level, path: NoisePath, rings: Rings) -> Row:
     """What two states at the same level say by themselves."""
-    spread = {name: x.cpu().double().var((-2, -1), correction=0).mean(1) for name, x in (("var_rolled", xr), ("var_clean", x_t))}
+    spread = {
+        name: x.cpu().double().var((-2, -1), correction=0).mean(1)
+        for name, x in (("var_rolled", xr), ("var_clean", x_t))
+    }
     return {
         "distance": (dot(xr - x_t, xr - x_t) / dot(x_t, x_t)).sqrt(),
         "noise_shift": effective_t(xr, x0, noise, path) - level.t,
         "snr_shift_db": signal_to_noise_db(xr, x0) - signal_to_noise_db(x_t, x0),
-        **spread, "power_rolled": rings.power(xr), "power_clean": rings.power(x_t),
-    }  # fmt: skip
+        **spread,
+        "power_rolled": rings.power(xr),
+        "power_clean": rings.power(x_t),
+    }
 
 
 def output_row(rolled: Tensor, clean: Tensor, truth: Tensor) -> Row:
-    """What the network's outputs at the two states say; `truth`: the output at the rolled state that leads to the true picture."""
+    """What the network's outputs at the two states say; `truth`: the output at the rolled state that leads to the true
+    picture."""
     return {
-        "cos_clean": cosine(rolled, clean), "cos_truth": cosine(rolled, truth),
-        "norm_rolled": dot(rolled, rolled), "norm_clean": dot(clean, clean),
-    }  # fmt: skip
+        "cos_clean": cosine(rolled, clean),
+        "cos_truth": cosine(rolled, truth),
+        "norm_rolled": dot(rolled, rolled),
+        "norm_clean": dot(clean, clean),
+    }
 
 
-# One set of samples of one shape ---------------------------------------------------------------------------------------------------
+# One set of samples of one shape -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -281,7 +358,9 @@ class Table:
     loss: dict[float, tuple[float, Row]] = field(default_factory=dict)  # share -> t, row
     trajectory: list[tuple[Level, int, Row]] = field(default_factory=list)
     frequencies: Tensor | None = None
-    frames: dict[int, list[tuple[int, float, float, Tensor, Tensor]]] = field(default_factory=dict)  # sample -> step, t, sigma, clean, rolled
+    frames: dict[int, list[tuple[int, float, float, Tensor, Tensor]]] = field(
+        default_factory=dict
+    )  # sample -> step, t, sigma, clean, rolled
 
 
 class _Network:
@@ -335,26 +414,38 @@ def measure_samples(
     Args:
         predict: the network; its `rows` are places in x0. x0, noise: (S, C, H, W).
         grid: of the short rollouts. trajectory_grid: of the trajectory; None = the same.
-        numbers: the samples' global numbers; those below `fine_samples` get the fine rollout. The first `trajectory_samples` rows of x0 get
-            the trajectory.
+        numbers: the samples' global numbers; those below `fine_samples` get the fine rollout. The first
+            `trajectory_samples` rows of x0 get the trajectory.
         rings: of the spectrum; None = as many as the shape resolves, at most 16.
         exact_flow: known for oracles: the fine rollout's part is then split into `floor` and `model` as well.
         modules: put into evaluation mode meanwhile. tick: called with the rows of every network call before it is made.
     Returns: the raw table, network rows, network calls.
-    Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows, fine samples
-        `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times 4 for rk4's steps).
+    Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
+        fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
+        4 for rk4's steps).
     Memory: states of one call, and one trajectory of the rows of a call.
     """
     if x0.ndim != 4:
-        raise ValueError(f"latents of shape {tuple(x0.shape)}: drift measures pictures, (samples, channels, height, width).")
+        raise ValueError(
+            f"latents of shape {tuple(x0.shape)}: drift measures pictures, (samples, channels, height, width)."
+        )
     x0, noise = x0.to(state_dtype(x0)), noise.to(x0.device, state_dtype(x0))
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
     network = _Network(predict, 2 if settings.guidance > 1 else 1, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
     bench = _Bench(
-        network, x0, noise, path, prediction_type, settings, numbers, Rings.of(*x0.shape[-2:], number),
-        settings.rows_at_once if settings.rows_at_once is not None else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
-    )  # fmt: skip
+        network,
+        x0,
+        noise,
+        path,
+        prediction_type,
+        settings,
+        numbers,
+        Rings.of(*x0.shape[-2:], number),
+        settings.rows_at_once
+        if settings.rows_at_once is not None
+        else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
+    )
     table = Table(numbers, frequencies=bench.rings.frequencies)
     with undisturbed(*modules):
         _measure_short(bench, table, grid, exact_flow)
@@ -418,25 +509,47 @@ def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlo
             row["steps"] = plan.k.double()
             if settings.fine_samples > 0:
                 wanted = settings.offsets if settings.fine_offsets is None else settings.fine_offsets
-                chosen = torch.isin(places, fine_places) & torch.isin(torch.tensor(settings.offsets)[which], torch.tensor(wanted))
+                chosen = torch.isin(places, fine_places) & torch.isin(
+                    torch.tensor(settings.offsets)[which], torch.tensor(wanted)
+                )
                 chosen = chosen.nonzero().reshape(-1)
                 row |= _fine(bench, plan, x0, noise, xr, x_t, places, chosen, fine_grid, solver, exact_flow)
             for offset in which.unique().tolist():
-                _put(table.short, (share, settings.offsets[offset]), t, {name: values[which == offset] for name, values in row.items()})
+                _put(
+                    table.short,
+                    (share, settings.offsets[offset]),
+                    t,
+                    {name: values[which == offset] for name, values in row.items()},
+                )
 
 
 def _fine(
-    bench: _Bench, plan: Plan, x0: Tensor, noise: Tensor, xr: Tensor, x_t: Tensor, places: LongTensor, chosen: LongTensor, grid: Grid,
-    solver: Solver, exact_flow: ExactFlow | None,
-) -> Row:  # fmt: skip
-    """The same walk by the same model with finer steps, for the rows `chosen`: the solver's part, and what it leaves. NaN elsewhere."""
+    bench: _Bench,
+    plan: Plan,
+    x0: Tensor,
+    noise: Tensor,
+    xr: Tensor,
+    x_t: Tensor,
+    places: LongTensor,
+    chosen: LongTensor,
+    grid: Grid,
+    solver: Solver,
+    exact_flow: ExactFlow | None,
+) -> Row:
+    """The same walk by the same model with finer steps, for the rows `chosen`: the solver's part, and what it leaves.
+    NaN elsewhere."""
     path, factor = bench.path, bench.settings.fine_factor
     measured: Row = {}
     if len(chosen):
         fine = Plan(
-            plan.t[chosen], plan.index[chosen] * factor, plan.drawn_k[chosen] * factor, plan.k[chosen] * factor, plan.source[chosen],
-            plan.target[chosen], plan.probability,
-        )  # fmt: skip
+            plan.t[chosen],
+            plan.index[chosen] * factor,
+            plan.drawn_k[chosen] * factor,
+            plan.k[chosen] * factor,
+            plan.source[chosen],
+            plan.target[chosen],
+            plan.probability,
+        )
         x0, noise, xr, x_t = x0[chosen], noise[chosen], xr[chosen], x_t[chosen]
         reference = rollout(bench.network.of(places[chosen]), x0, noise, fine, grid, path, solver).x
         differences = {"solver": xr - reference, "floor_model": reference - x_t}
@@ -465,8 +578,16 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
             from_index = grid.index(torch.tensor([t_at_share(path, settings.start)]))
             plan = plan_offsets(end.t, (grid.index(end.t) - from_index).round().clamp_min(1).long(), path, grid)
         walked = rollout(
-            bench.network.of(places), x0, noise, plan, grid, path, solver, trajectory=True, start="noise" if settings.start is None else "source"
-        )  # fmt: skip
+            bench.network.of(places),
+            x0,
+            noise,
+            plan,
+            grid,
+            path,
+            solver,
+            trajectory=True,
+            start="noise" if settings.start is None else "source",
+        )
         last = len(walked.trajectory) - 1
         shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
         for step, moment in enumerate(walked.trajectory):
@@ -475,18 +596,30 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
             row = state_row(moment.x, x_t, x0, noise, level, path, bench.rings)
             if step in shown:
                 clean = bench.network.at(x_t, level, places)
-                rolled = moment.prediction if moment.prediction is not None else bench.network.at(moment.x, level, places)
+                rolled = (
+                    moment.prediction if moment.prediction is not None else bench.network.at(moment.x, level, places)
+                )
                 truth = consistent_target(moment.x, x0, level, bench.prediction_type)
                 row |= output_row(bench.output(rolled, level), bench.output(clean, level), truth)
                 for i, place in enumerate(places.tolist()):
                     if place < settings.strips:
-                        frame = (step, float(level.t[i]), float(level.sigma[i]), clean.x0_hat[i].cpu(), rolled.x0_hat[i].cpu())
+                        frame = (
+                            step,
+                            float(level.t[i]),
+                            float(level.sigma[i]),
+                            clean.x0_hat[i].cpu(),
+                            rolled.x0_hat[i].cpu(),
+                        )
                         table.frames.setdefault(bench.numbers[place], []).append(frame)
             if step == len(table.trajectory):
                 table.trajectory.append((level[:1], step, row))
             else:
                 before = table.trajectory[step]
-                table.trajectory[step] = (before[0], step, {name: torch.cat([before[2][name], row[name]]) for name in row})
+                table.trajectory[step] = (
+                    before[0],
+                    step,
+                    {name: torch.cat([before[2][name], row[name]]) for name in row},
+                )
 
 
 def _put(table: dict, key: Any, t: float, row: Row) -> None:
@@ -495,7 +628,7 @@ def _put(table: dict, key: Any, t: float, row: Row) -> None:
     table[key] = (t, row if before is None else {name: torch.cat([before[name], row[name]]) for name in row})
 
 
-# From rows to a curve --------------------------------------------------------------------------------------------------------------
+# From rows to a curve ------------------------------------------------------------------------------------------------
 
 
 def _joined(rows: Sequence[Row], numbers: Sequence[Sequence[int]]) -> Row:
@@ -533,7 +666,17 @@ def decibels(ratio: Tensor) -> Tensor:
 
 def _measures(row: Row) -> dict[str, Measure]:
     """The named measures of the rows at one level."""
-    paired = ("distance", "solver", "floor_model", "floor", "model", "cos_clean", "cos_truth", "noise_shift", "snr_shift_db")
+    paired = (
+        "distance",
+        "solver",
+        "floor_model",
+        "floor",
+        "model",
+        "cos_clean",
+        "cos_truth",
+        "noise_shift",
+        "snr_shift_db",
+    )
     measures = {name: _mean(row[name]) for name in paired if name in row}
     for name in ("solver", "floor_model", "floor", "model"):
         if name in measures and measures[name].value is None:
@@ -551,9 +694,18 @@ def _point(level: Level, offset: int, steps: float, measures: dict[str, Measure]
 
 
 def _curve(
-    tables: Sequence[Table], path: NoisePath, *, label: str, weights: Weights, role: Role, pictures: int, network_rows: int, network_calls: int
+    tables: Sequence[Table],
+    path: NoisePath,
+    *,
+    label: str,
+    weights: Weights,
+    role: Role,
+    pictures: int,
+    network_rows: int,
+    network_calls: int,
 ) -> Curve:
-    """The tables of all shapes as one curve. The trajectory is that of the table that has one (`measure` gives it to one shape)."""
+    """The tables of all shapes as one curve. The trajectory is that of the table that has one (`measure` gives it to
+    one shape)."""
     numbers = [table.numbers for table in tables]
     short, fine = [], 0
     for key in tables[0].short:
@@ -570,18 +722,34 @@ def _curve(
     walked = [_point(level, step, step, _measures(row)) for level, step, row in main.trajectory]
     spectrum = None
     if walked:
-        db = [decibels(row["power_rolled"].mean(0) / row["power_clean"].mean(0))[:-3].tolist() for _, _, row in main.trajectory]
+        db = [
+            decibels(row["power_rolled"].mean(0) / row["power_clean"].mean(0))[:-3].tolist()
+            for _, _, row in main.trajectory
+        ]
         spectrum = Spectrum(
-            tuple(point.sigma for point in walked), tuple(point.log_snr for point in walked), tuple(main.frequencies.tolist()),
+            tuple(point.sigma for point in walked),
+            tuple(point.log_snr for point in walked),
+            tuple(main.frequencies.tolist()),
             tuple(tuple(value if math.isfinite(value) else None for value in column) for column in db),
-        )  # fmt: skip
+        )
     return Curve(
-        label, weights, role, pictures, sum(map(len, numbers)), fine, len(main.trajectory[0][2]["distance"]) if walked else 0,
-        tuple(short), tuple(walked), tuple(losses), spectrum, network_rows, network_calls,
-    )  # fmt: skip
+        label,
+        weights,
+        role,
+        pictures,
+        sum(map(len, numbers)),
+        fine,
+        len(main.trajectory[0][2]["distance"]) if walked else 0,
+        tuple(short),
+        tuple(walked),
+        tuple(losses),
+        spectrum,
+        network_rows,
+        network_calls,
+    )
 
 
-# A model on its probe pictures -----------------------------------------------------------------------------------------------------
+# A model on its probe pictures ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -595,7 +763,8 @@ class _Group:
 
 
 def _groups(probe_set: ProbeSet, settings: Settings) -> list[_Group]:
-    """The samples by shape, the largest group first. Sample n is picture n modulo the pictures, with noise number n of the seed."""
+    """The samples by shape, the largest group first. Sample n is picture n modulo the pictures, with noise number n of
+    the seed."""
     pictures = min(len(probe_set.latents), settings.samples)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number in range(pictures * (settings.samples // pictures)):
@@ -610,10 +779,13 @@ def _groups(probe_set: ProbeSet, settings: Settings) -> list[_Group]:
 
 
 def expected_rows(settings: Settings, samples: int, trajectory_steps: int) -> int:
-    """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise cost less."""
+    """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise
+    cost less."""
     evaluations = make_solver(settings.sampler, settings.order).calls_per_step
     levels, walked = len(settings.levels), sum(settings.offsets)
-    rows = samples * (len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * walked + len(settings.offsets)))
+    rows = samples * (
+        len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * walked + len(settings.offsets))
+    )
     fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
     rows += min(samples, settings.fine_samples) * levels * evaluations * fine * settings.fine_factor
     rows += min(samples, settings.trajectory_samples) * (evaluations * (trajectory_steps - 1) + settings.shown + 1)
@@ -636,9 +808,10 @@ def measure(
     Draws nothing from global random state, needs no gradient, restores the modes of the denoiser and the VAE.
 
     Args:
-        probe_sets: held-out pictures, and training pictures as a second, cheaper curve (`Settings.for_training_pictures`).
-        base: a context in which the model is its base (`model.adapters_disabled`); then everything is measured again inside it, with the
-            same noise. None = no comparison.
+        probe_sets: held-out pictures, and training pictures as a second, cheaper curve
+            (`Settings.for_training_pictures`).
+        base: a context in which the model is its base (`model.adapters_disabled`); then everything is measured again
+            inside it, with the same noise. None = no comparison.
         weights: what the current weights are called.
         step: the training step, for the record.
         progress: called as (rows done, rows in all, what) before every network call.
@@ -647,14 +820,19 @@ def measure(
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
     if not probe_sets:
-        raise ValueError("probe_sets is empty: a drift report needs at least one set of pictures; name drift_data_dir or hold pictures out.")
+        raise ValueError(
+            "probe_sets is empty: a drift report needs at least one set of pictures; name drift_data_dir or "
+            "hold pictures out."
+        )
     began, done, curves, strips = time.monotonic(), 0, [], []
     kinds: list[tuple[Weights, Callable[[], AbstractContextManager]]] = [(weights, nullcontext)]
     if base is not None:
         kinds.append(("base", base))
 
     work, print_of_probe = [], hashlib.sha256()
-    alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)  # then the training pictures are all there is to show
+    alone = not any(
+        probe_set.role == "held-out" for probe_set in probe_sets
+    )  # then the training pictures are all there is to show
     for probe_set in probe_sets:
         own = settings if probe_set.role == "held-out" or alone else settings.for_training_pictures()
         groups = _groups(probe_set, own)
@@ -663,10 +841,14 @@ def measure(
         grids = walks if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
         work.append((probe_set, own, groups, grids, walks))
         for group, grid in zip(groups, grids, strict=True):
-            print_of_probe.update(repr((model.source.name, model.prediction_type, own, probe_set.role, probe_set.captions)).encode())
+            print_of_probe.update(
+                repr((model.source.name, model.prediction_type, own, probe_set.role, probe_set.captions)).encode()
+            )
             print_of_probe.update(repr(group.numbers).encode())
             print_of_probe.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.numpy().tobytes())
-    total = len(kinds) * sum(expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps) for _, own, groups, _, walks in work)
+    total = len(kinds) * sum(
+        expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps) for _, own, groups, _, walks in work
+    )
 
     for kind, context in kinds:
 
@@ -685,30 +867,53 @@ def measure(
                 for number, (group, grid, walk) in enumerate(zip(groups, grids, walks, strict=True)):
                     mine = own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0)
                     table, more_rows, more_calls = measure_samples(
-                        _predictor(model, probe_set, group, settings), group.x0.to(model.device), group.noise.to(model.device),
-                        path=model.noise_path, prediction_type=model.prediction_type, grid=grid, trajectory_grid=walk, settings=mine,
-                        numbers=group.numbers, rings=rings, tick=tick,
-                    )  # fmt: skip
+                        _predictor(model, probe_set, group, settings),
+                        group.x0.to(model.device),
+                        group.noise.to(model.device),
+                        path=model.noise_path,
+                        prediction_type=model.prediction_type,
+                        grid=grid,
+                        trajectory_grid=walk,
+                        settings=mine,
+                        numbers=group.numbers,
+                        rings=rings,
+                        tick=tick,
+                    )
                     tables.append(table)
                     rows, calls = rows + more_rows, calls + more_calls
                     strips += _strips(model, probe_set, group, table, kind, settings)
                 curves.append(
                     _curve(
-                        tables, model.noise_path, label=kind, weights=kind, role=probe_set.role, pictures=len({p for g in groups for p in g.pictures}),
-                        network_rows=rows, network_calls=calls,
-                    )  # fmt: skip
+                        tables,
+                        model.noise_path,
+                        label=kind,
+                        weights=kind,
+                        role=probe_set.role,
+                        pictures=len({p for g in groups for p in g.pictures}),
+                        network_rows=rows,
+                        network_calls=calls,
+                    )
                 )
     if progress is not None:
         progress(total, total, "drift")
     return DriftReport(
-        model=model.source.name, prediction_type=model.prediction_type, path=model.noise_path.name, probe=print_of_probe.hexdigest()[:16],
-        settings=_plain(settings), curves=tuple(curves), step=step, seconds=time.monotonic() - began, strips=tuple(strips),
-    )  # fmt: skip
+        model=model.source.name,
+        prediction_type=model.prediction_type,
+        path=model.noise_path.name,
+        probe=print_of_probe.hexdigest()[:16],
+        settings=_plain(settings),
+        curves=tuple(curves),
+        step=step,
+        seconds=time.monotonic() - began,
+        strips=tuple(strips),
+    )
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
     """The settings as JSON will give them back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(settings).items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(settings).items()
+    }
 
 
 def _predictor(model: "Model", probe_set: ProbeSet, group: _Group, settings: Settings) -> Predict:
@@ -719,7 +924,9 @@ def _predictor(model: "Model", probe_set: ProbeSet, group: _Group, settings: Set
     return lambda x, level, rows: predict(x, level, place[rows.to(place.device)])
 
 
-def _strips(model: "Model", probe_set: ProbeSet, group: _Group, table: Table, kind: Weights, settings: Settings) -> list["drift_pictures.Strip"]:
+def _strips(
+    model: "Model", probe_set: ProbeSet, group: _Group, table: Table, kind: Weights, settings: Settings
+) -> list["drift_pictures.Strip"]:
     """The decoded pictures of the table's frames."""
     strips = []
     for place, frames in table.frames.items():
@@ -728,20 +935,27 @@ def _strips(model: "Model", probe_set: ProbeSet, group: _Group, table: Table, ki
         pixels = torch.cat([model.decode(part).cpu() for part in latents.split(max(1, 65_536 // latents[0].numel()))])
         pictures = (pixels.permute(0, 2, 3, 1) * 255).round().byte().numpy()
         shown = [
-            drift_pictures.Frame(step, t, sigma, pictures[1 + 2 * i], pictures[2 + 2 * i]) for i, (step, t, sigma, *_) in enumerate(frames)
+            drift_pictures.Frame(step, t, sigma, pictures[1 + 2 * i], pictures[2 + 2 * i])
+            for i, (step, t, sigma, *_) in enumerate(frames)
         ]
-        strips.append(drift_pictures.Strip(kind, probe_set.captions[group.pictures[place]], pictures[0], tuple(shown), _plain(settings)))
+        strips.append(
+            drift_pictures.Strip(
+                kind, probe_set.captions[group.pictures[place]], pictures[0], tuple(shown), _plain(settings)
+            )
+        )
     return strips
 
 
-# Files -----------------------------------------------------------------------------------------------------------------------------
+# Files ---------------------------------------------------------------------------------------------------------------
 
 
 def save(report: DriftReport, folder: Path | str, *, frames: bool = False) -> list[Path]:
-    """Write report.json, curves.png and, where there is what they show, spectrum.png and filmstrip.png (filmstrip-base.png, and -2, -3 ...
-    for further pictures) into `folder`; with `frames` also every picture of the strips by itself, for a scrubber.
+    """Write report.json, curves.png and, where there is what they show, spectrum.png and filmstrip.png
+    (filmstrip-base.png, and -2, -3 ... for further pictures) into `folder`; with `frames` also every picture of the
+    strips by itself, for a scrubber.
 
-    An older report there is replaced as a whole; a kill leaves the old one or the new one. Returns the files, report.json first.
+    An older report there is replaced as a whole; a kill leaves the old one or the new one. Returns the files,
+    report.json first.
     """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.part")
@@ -776,11 +990,14 @@ def probe(
 ) -> dict[str, Any]:
     """Measure the current weights between two training steps and write `folder`/step-000123/.
 
-    The base is measured once a run: at step 0, or when first needed, with the adapter off; its numbers stay in `folder`/base.json and
-    serve every later report of the same probe. A full fine-tune's base is what was there at step 0; a report without it says so.
+    The base is measured once a run: at step 0, or when first needed, with the adapter off; its numbers stay in
+        `folder`/base.json and
+    serve every later report of the same probe. A full fine-tune's base is what was there at step 0; a report without it
+    says so.
 
     Args:
-        folder: the run's drift folder; step: the optimizer step of the weights. changes: of `Settings.between_steps(config)`.
+        folder: the run's drift folder; step: the optimizer step of the weights. changes: of
+            `Settings.between_steps(config)`.
     Returns: the fields of the `drift` event: step, path of report.json relative to the folder above `folder`, summary.
     Raises: Stopped, and then nothing was written.
     """
@@ -795,13 +1012,17 @@ def probe(
         known = _known_base(folder / BASE_FILE)
         report = measure(model, probe_sets, settings, **options)
         if known is not None and known.probe == report.probe:
-            free = [dataclasses.replace(curve, network_rows=0, network_calls=0) for curve in known.curves]  # measured in an earlier report
+            free = [
+                dataclasses.replace(curve, network_rows=0, network_calls=0) for curve in known.curves
+            ]  # measured in an earlier report
             report = report.with_curves(*free)
         elif model.has_adapter:
             with model.adapters_disabled():
                 known = measure(model, probe_sets, settings, weights="base", **options)
             report = dataclasses.replace(
-                report.with_curves(*known.curves), strips=report.strips + known.strips, seconds=report.seconds + known.seconds
+                report.with_curves(*known.curves),
+                strips=report.strips + known.strips,
+                seconds=report.seconds + known.seconds,
             )
     folder.mkdir(parents=True, exist_ok=True)
     if known is not None:

@@ -1,7 +1,8 @@
-"""Draws drift reports: filmstrip, curves, spectrum. Pillow and matplotlib's object interface; no torch, no global figure state.
+"""Draws drift reports: filmstrip, curves, spectrum. Pillow and matplotlib's object interface; no torch, no global
+figure state.
 
-All three stand on a light card of their own, so that they read the same on a light and on a dark page. Colours are Okabe and Ito's
-(told apart with every kind of colour blindness); tuned and base also differ by line.
+All three stand on a light card of their own, so that they read the same on a light and on a dark page. Colours are
+Okabe and Ito's (told apart with every kind of colour blindness); tuned and base also differ by line.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .drift_report import Curve, DriftReport, Measure, Point
+from .drift_report import Curve, DriftReport, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 CARD, INK, MUTED, LINE = "#fbfbf9", "#1d2129", "#5a6270", "#d5d9df"
 TRUE_COLOUR, OWN_COLOUR = "#00765a", "#b84a00"
 COLOURS = {"tuned": "#0072b2", "base": "#b37400"}
-MORE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#5a6270")  # for comparisons of more than base and tuned
+MORE_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#5a6270",
+)  # for comparisons of more than base and tuned
 BAND_COLOURS = {"low_db": "#0072b2", "mid_db": "#009e73", "high_db": "#d55e00"}
 BANDS = {"low_db": "low", "mid_db": "middle", "high_db": "high"}
 HEAT = "inferno"  # dark = equal, bright = different; even in lightness
@@ -60,7 +68,8 @@ class Strip:
 
 
 def draw(report: DriftReport, folder: Path, *, frames: bool = False) -> list[str]:
-    """Write the report's pictures into `folder`; their names, curves.png first. With `frames` also `frames/<strip>-<step>-<row>.png`."""
+    """Write the report's pictures into `folder`; their names, curves.png first. With `frames` also
+    `frames/<strip>-<step>-<row>.png`."""
     names = ["curves.png"]
     (folder / names[0]).write_bytes(figure_png(curves_figure(report)))
     if any(curve.spectrum is not None for curve in report.curves):
@@ -79,13 +88,17 @@ def draw(report: DriftReport, folder: Path, *, frames: bool = False) -> list[str
         if frames:
             (folder / "frames").mkdir(exist_ok=True)
             for frame in strip.frames:
-                for row, pixels in (("clean", frame.clean), ("rolled", frame.rolled), ("difference", heat(frame.difference, scale))):
+                for row, pixels in (
+                    ("clean", frame.clean),
+                    ("rolled", frame.rolled),
+                    ("difference", heat(frame.difference, scale)),
+                ):
                     names.append(f"frames/{stem}-{frame.step:03d}-{row}.png")
                     Image.fromarray(pixels).save(folder / names[-1])
     return names
 
 
-# The filmstrip ---------------------------------------------------------------------------------------------------------------------
+# The filmstrip -------------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -133,12 +146,33 @@ class _Canvas:
     def __init__(self, width: int, height: int):
         self.image = Image.new("RGBA", (width * SCALE, height * SCALE), (0, 0, 0, 0))
         self.pen = ImageDraw.Draw(self.image)
-        self.pen.rounded_rectangle((0, 0, width * SCALE - 1, height * SCALE - 1), 12 * SCALE, fill=CARD, outline=LINE, width=SCALE)
+        self.pen.rounded_rectangle(
+            (0, 0, width * SCALE - 1, height * SCALE - 1), 12 * SCALE, fill=CARD, outline=LINE, width=SCALE
+        )
 
-    def text(self, x: float, y: float, text: str, size: int, colour: str = INK, *, bold: bool = False, middle: bool = False, right: bool = False):
-        self.pen.text((x * SCALE, y * SCALE), text, fill=colour, font=_font(size, bold), anchor="ma" if middle else "ra" if right else "la")
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: int,
+        colour: str = INK,
+        *,
+        bold: bool = False,
+        middle: bool = False,
+        right: bool = False,
+    ):
+        self.pen.text(
+            (x * SCALE, y * SCALE),
+            text,
+            fill=colour,
+            font=_font(size, bold),
+            anchor="ma" if middle else "ra" if right else "la",
+        )
 
-    def paragraph(self, x: float, y: float, text: str, size: int, width: float, colour: str = MUTED, lines: int = 6) -> float:
+    def paragraph(
+        self, x: float, y: float, text: str, size: int, width: float, colour: str = MUTED, lines: int = 6
+    ) -> float:
         for line in _wrapped(text, _font(size), width * SCALE, lines):
             self.text(x, y, line, size, colour)
             y += size * 1.32
@@ -150,15 +184,25 @@ class _Canvas:
     def box(self, x: float, y: float, w: float, h: float, colour: str):
         self.pen.rectangle((x * SCALE, y * SCALE, (x + w) * SCALE - 1, (y + h) * SCALE - 1), fill=colour)
 
-    def picture(self, x: float, y: float, pixels: np.ndarray, w: float, h: float, border: str = LINE, sharp: bool = False):
+    def picture(
+        self, x: float, y: float, pixels: np.ndarray, w: float, h: float, border: str = LINE, sharp: bool = False
+    ):
         size = (round(w * SCALE), round(h * SCALE))
         small = pixels.shape[1] < size[0]
-        how = Image.Resampling.NEAREST if sharp and small else Image.Resampling.BICUBIC if small else Image.Resampling.LANCZOS
+        how = (
+            Image.Resampling.NEAREST
+            if sharp and small
+            else Image.Resampling.BICUBIC
+            if small
+            else Image.Resampling.LANCZOS
+        )
         mask = Image.new("L", size, 0)
         ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), 5 * SCALE, fill=255)
         at = (round(x * SCALE), round(y * SCALE))
         self.image.paste(Image.fromarray(pixels).resize(size, how), at, mask)
-        self.pen.rounded_rectangle((*at, at[0] + size[0] - 1, at[1] + size[1] - 1), 5 * SCALE, outline=border, width=SCALE)
+        self.pen.rounded_rectangle(
+            (*at, at[0] + size[0] - 1, at[1] + size[1] - 1), 5 * SCALE, outline=border, width=SCALE
+        )
 
 
 def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
@@ -183,14 +227,19 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
     order = f" of order {s['order']}" if s["sampler"] in ("unipc", "dpm") else ""
     guided = f", guidance {s['guidance']:g}" if s["guidance"] > 1 else ""
     canvas.text(margin, 20, "What the model sees on the true path, and on its own", 17, bold=True)
-    subtitle = f"{strip.weights} model · “{strip.caption}” · {s['sampler']}{order}, {s['grid_steps']} steps{guided} · both start from {start}"
+    subtitle = (
+        f"{strip.weights} model · “{strip.caption}” · {s['sampler']}{order}, {s['grid_steps']} "
+        f"steps{guided} · both start from {start}"
+    )
     canvas.text(margin, 47, _wrapped(subtitle, _font(11), (width - 2 * margin) * SCALE, 1)[0], 11, MUTED)
 
     # The axis of noise, from left to right as sampling goes.
     first_x, last_x = left + w / 2, left + (len(strip.frames) - 1) * (w + gap) + w / 2
     axis_y = 88
     canvas.line((left, axis_y), (last_x + w / 2, axis_y), colour=MUTED)
-    canvas.pen.polygon([((last_x + w / 2 + dx) * SCALE, (axis_y + dy) * SCALE) for dx, dy in ((0, -4), (8, 0), (0, 4))], fill=MUTED)
+    canvas.pen.polygon(
+        [((last_x + w / 2 + dx) * SCALE, (axis_y + dy) * SCALE) for dx, dy in ((0, -4), (8, 0), (0, 4))], fill=MUTED
+    )
     canvas.text(margin, axis_y - 8, "noise", 11, MUTED, bold=True)
     canvas.text(margin, axis_y + 6, "sigma, and step of the sampler", 9, MUTED)
     for i, frame in enumerate(strip.frames):
@@ -201,9 +250,21 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
     canvas.text(right + w / 2, axis_y - 20, "the picture", 11, bold=True, middle=True)
 
     labels = (
-        ("True path", TRUE_COLOUR, "The true picture with the noise of each level, as in training. Shown: the clean picture that the model predicts from it."),
-        ("Own path", OWN_COLOUR, "The state that the sampler has made by itself up to here, as in use. Shown: the same prediction from it."),
-        ("Difference", INK, "Between the two rows; one scale for all columns. Below: its mean, as a share of full brightness."),
+        (
+            "True path",
+            TRUE_COLOUR,
+            "The true picture with the noise of each level, as in training. Shown: what the model sees in it.",
+        ),
+        (
+            "Own path",
+            OWN_COLOUR,
+            "The state that the sampler has made by itself up to here, as in use. Shown: the same prediction from it.",
+        ),
+        (
+            "Difference",
+            INK,
+            "Between the two rows; one scale for all columns. Below: its mean, as a share of full brightness.",
+        ),
     )
     for y, (name, colour, text) in zip(row_y, labels, strict=True):
         canvas.box(margin, y + 2, 4, h - 4, colour)
@@ -231,16 +292,24 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
 
     canvas.line((margin, height - 58), (width - margin, height - 58))
     reason = (
-        "From pure noise the own path knows nothing of this picture: it ends in another one for the same prompt, and nearly all of the difference is that."
+        "From pure noise the own path knows nothing of this picture: it ends in another one for the same "
+        "prompt, and nearly all of the difference is that."
         if s["start"] is None
-        else "Part of the difference is no fault: what the start state did not tell, no walk can know (the floor). The curves tell the solver's part from the rest."
+        else "Part of the difference is no fault: what the start state did not tell, no walk can know (the "
+        "floor). The curves tell the solver's part from the rest."
     )
-    canvas.paragraph(margin, height - 48, f"Black columns: the model does not mind its own states. Columns that light up to the right: drift. {reason}",
-                     10, width - 2 * margin, lines=2)  # fmt: skip
+    canvas.paragraph(
+        margin,
+        height - 48,
+        f"Black columns: the model does not mind its own states. Columns that light up to the right: drift. {reason}",
+        10,
+        width - 2 * margin,
+        lines=2,
+    )
     return canvas.image
 
 
-# Curves ----------------------------------------------------------------------------------------------------------------------------
+# Curves --------------------------------------------------------------------------------------------------------------
 
 
 def figure_png(figure: "Figure") -> bytes:
@@ -299,9 +368,22 @@ def _noise_axis(axes: "Axes", flow: bool, points: Sequence[Point]) -> None:
     axes.set_xlabel(f"noise  ←   {name}, spaced by log-SNR   →  picture", fontsize=8.5, color=INK)
 
 
-def _plot(axes: "Axes", points: Sequence[Point], name: str, look: _Look, *, factor: float = 1.0, label: str | None = None, **style: Any) -> bool:
+def _plot(
+    axes: "Axes",
+    points: Sequence[Point],
+    name: str,
+    look: _Look,
+    *,
+    factor: float = 1.0,
+    label: str | None = None,
+    **style: Any,
+) -> bool:
     """One measure over the noise levels, with 95 % bars where they are known. False where nothing was measured."""
-    known = [(point.log_snr, point.measures[name]) for point in points if name in point.measures and point.measures[name].value is not None]
+    known = [
+        (point.log_snr, point.measures[name])
+        for point in points
+        if name in point.measures and point.measures[name].value is not None
+    ]
     if not known:
         return False
     known.sort(key=lambda item: item[0])
@@ -316,7 +398,9 @@ def _plot(axes: "Axes", points: Sequence[Point], name: str, look: _Look, *, fact
 
 def _legend(axes: "Axes", **options: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=True, facecolor=CARD, edgecolor=LINE, labelcolor=INK, handlelength=2.4, **options)
+        axes.legend(
+            fontsize=7.5, frameon=True, facecolor=CARD, edgecolor=LINE, labelcolor=INK, handlelength=2.4, **options
+        )
 
 
 def _nothing(axes: "Axes", text: str) -> None:
@@ -328,7 +412,9 @@ def curves_figure(report: DriftReport) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14.4, 8.6), dpi=110, facecolor=CARD)
-    panels = figure.subplots(2, 3, gridspec_kw={"hspace": 0.62, "wspace": 0.24, "left": 0.05, "right": 0.985, "top": 0.82, "bottom": 0.065})
+    panels = figure.subplots(
+        2, 3, gridspec_kw={"hspace": 0.62, "wspace": 0.24, "left": 0.05, "right": 0.985, "top": 0.82, "bottom": 0.065}
+    )
     flow = report.path == "rectified-flow"
     looks = _looks(report.curves)
     held = [curve for curve in report.curves if curve.role == "held-out"] or list(report.curves)
@@ -343,31 +429,77 @@ def curves_figure(report: DriftReport) -> "Figure":
         return curve.label + (", training pictures" if curve in seen else "")
 
     axes = panels[0, 0]
-    _panel(axes, "1  Drift after a short rollout", f"How far the model's own state is from the true one, {_listed(offsets)} steps after\n"
-           "its source (more steps: bolder). An exact model has some too: the floor.", "distance, % of the state's length", flow, short)  # fmt: skip
+    _panel(
+        axes,
+        "1  Drift after a short rollout",
+        f"How far the model's own state is from the true one, {_listed(offsets)} steps after\n"
+        "its source (more steps: bolder). An exact model has some too: the floor.",
+        "distance, % of the state's length",
+        flow,
+        short,
+    )
     for curve in held:
         for offset in offsets:
             strength = 0.45 + 0.55 * (offsets.index(offset) + 1) / len(offsets)
             points = [point for point in curve.short if point.offset == offset]
-            _plot(axes, points, "distance", looks[curve.label], factor=100, label=name(curve) if offset == far else None, alpha=strength,
-                  linewidth=0.8 + 1.4 * (strength - 0.45) / 0.55)  # fmt: skip
+            _plot(
+                axes,
+                points,
+                "distance",
+                looks[curve.label],
+                factor=100,
+                label=name(curve) if offset == far else None,
+                alpha=strength,
+                linewidth=0.8 + 1.4 * (strength - 0.45) / 0.55,
+            )
     for curve in seen:
         points = [point for point in curve.short if point.offset == far]
-        _plot(axes, points, "distance", looks[curve.label], factor=100, label=name(curve), linewidth=1.0, marker="x", linestyle=":")
+        _plot(
+            axes,
+            points,
+            "distance",
+            looks[curve.label],
+            factor=100,
+            label=name(curve),
+            linewidth=1.0,
+            marker="x",
+            linestyle=":",
+        )
     axes.set_ylim(bottom=0)
     _legend(axes)
 
     axes = panels[0, 1]
     fine = max((curve.fine_samples for curve in held), default=0)
-    _panel(axes, f"2  Where it comes from ({far} steps away)", f"Solver: what finer steps of the same model take away ({fine} sample{'' if fine == 1 else 's'}).\n"
-           "Floor and model cannot be told apart without knowing the exact flow.", "% of the state's length", flow, short)  # fmt: skip
+    _panel(
+        axes,
+        f"2  Where it comes from ({far} steps away)",
+        f"Solver: what finer steps of the same model take away ({fine} sample{'' if fine == 1 else 's'}).\n"
+        "Floor and model cannot be told apart without knowing the exact flow.",
+        "% of the state's length",
+        flow,
+        short,
+    )
     found = False
-    parts = {"floor_model": ("floor + model", "o"), "solver": ("solver", "^"), "floor": ("floor (known here)", "s"), "model": ("model (known here)", "D")}
+    parts = {
+        "floor_model": ("floor + model", "o"),
+        "solver": ("solver", "^"),
+        "floor": ("floor (known here)", "s"),
+        "model": ("model (known here)", "D"),
+    }
     for curve in held:
         points = [point for point in curve.short if point.offset == far]
         for part, (text, marker) in parts.items():
             thin = 1.0 if part in ("solver", "floor", "model") else 1.8
-            found |= _plot(axes, points, part, looks[curve.label], factor=100, label=f"{text}, {curve.label}", marker=marker, linewidth=thin)
+            found |= _plot(
+                axes,
+                points,
+                part,
+                looks[curve.label],
+                factor=100,
+                label=f"{text}, {curve.label}",
+                marker=marker,
+                linewidth=thin,
+            )
     if found:
         axes.set_yscale("log")
         _plain_percent(axes)
@@ -376,39 +508,92 @@ def curves_figure(report: DriftReport) -> "Figure":
     _legend(axes)
 
     axes = panels[0, 2]
-    _panel(axes, f"3  Direction ({far} steps away)", "Filled: does it say the same at its own as at the true state? 1 = yes.\n"
-           "Open: does it point at the true picture? An exact flow may not, either.", "cosine", flow, short)  # fmt: skip
+    _panel(
+        axes,
+        f"3  Direction ({far} steps away)",
+        "Filled: does it say the same at its own as at the true state? 1 = yes.\n"
+        "Open: does it point at the true picture? An exact flow may not, either.",
+        "cosine",
+        flow,
+        short,
+    )
     for curve in held:
         points = [point for point in curve.short if point.offset == far]
         _plot(axes, points, "cos_clean", looks[curve.label], label=f"own against true state, {curve.label}")
-        _plot(axes, points, "cos_truth", looks[curve.label], label=f"towards the true picture, {curve.label}", linewidth=1.0, markerfacecolor=CARD)
+        _plot(
+            axes,
+            points,
+            "cos_truth",
+            looks[curve.label],
+            label=f"towards the true picture, {curve.label}",
+            linewidth=1.0,
+            markerfacecolor=CARD,
+        )
     _legend(axes)
 
     axes = panels[1, 0]
-    _panel(axes, "4  Clean loss", "Mean squared error on true noisy states: fixed pictures, levels and noise.\n"
-           "Drift that falls while this rises is blur, not success.", "mean squared error", flow, losses)  # fmt: skip
+    _panel(
+        axes,
+        "4  Clean loss",
+        "Mean squared error on true noisy states: fixed pictures, levels and noise.\n"
+        "Drift that falls while this rises is blur, not success.",
+        "mean squared error",
+        flow,
+        losses,
+    )
     for curve in report.curves:
         style = {"linestyle": ":", "marker": "x", "linewidth": 1.0} if curve in seen else {}
-        _plot(axes, curve.clean_loss, "loss", looks[curve.label], label=name(curve) + ("" if curve in seen else ", held out" if seen else ""), **style)
+        _plot(
+            axes,
+            curve.clean_loss,
+            "loss",
+            looks[curve.label],
+            label=name(curve) + ("" if curve in seen else ", held out" if seen else ""),
+            **style,
+        )
     axes.set_ylim(bottom=0)
     _legend(axes)
 
     axes = panels[1, 1]
-    _panel(axes, "5  Spread and strength along the whole walk", "Over many pictures free of a floor: an exact flow keeps both at 1.\n"
-           "Filled: spread of the states. Open: norm of the model's output.", "rolled over clean", flow, walked or short)  # fmt: skip
+    _panel(
+        axes,
+        "5  Spread and strength along the whole walk",
+        "Over many pictures free of a floor: an exact flow keeps both at 1.\n"
+        "Filled: spread of the states. Open: norm of the model's output.",
+        "rolled over clean",
+        flow,
+        walked or short,
+    )
     if walked:
         axes.axhline(1, color=MUTED, linewidth=1)
         for curve in held:
-            _plot(axes, curve.trajectory, "std_ratio", looks[curve.label], label=f"spread, {curve.label}", markersize=2.5)
-            _plot(axes, curve.trajectory, "norm_ratio", looks[curve.label], label=f"output norm, {curve.label}", linewidth=1.0, markerfacecolor=CARD)
+            _plot(
+                axes, curve.trajectory, "std_ratio", looks[curve.label], label=f"spread, {curve.label}", markersize=2.5
+            )
+            _plot(
+                axes,
+                curve.trajectory,
+                "norm_ratio",
+                looks[curve.label],
+                label=f"output norm, {curve.label}",
+                linewidth=1.0,
+                markerfacecolor=CARD,
+            )
         _legend(axes)
     else:
         _nothing(axes, "no trajectory was measured")
 
     axes = panels[1, 2]
     unit = "sigma" if flow else "training steps"
-    _panel(axes, f"6  Effective noise level ({far} steps away)", "At which level of its pair would the state be at home? 0: its own; above:\n"
-           "it lags, still noisier than it should be. Has a floor, as 1 has.", f"shift of t, {unit}", flow, short)  # fmt: skip
+    _panel(
+        axes,
+        f"6  Effective noise level ({far} steps away)",
+        "At which level of its pair would the state be at home? 0: its own; above:\n"
+        "it lags, still noisier than it should be. Has a floor, as 1 has.",
+        f"shift of t, {unit}",
+        flow,
+        short,
+    )
     axes.axhline(0, color=MUTED, linewidth=1)
     for curve in held:
         points = [point for point in curve.short if point.offset == far]
@@ -419,8 +604,15 @@ def curves_figure(report: DriftReport) -> "Figure":
     figure.text(0.012, 0.975, f"Drift{step}", fontsize=15, fontweight="bold", color=INK, va="top")
     s = report.settings
     samples = held[0]
-    figure.text(0.012, 0.938, f"{Path(report.model).name} · {s['sampler']}, {s['grid_steps']}-step grid · {samples.pictures} picture"
-                f"{'' if samples.pictures == 1 else 's'}, {samples.samples} samples · bands: 95 % over the samples", fontsize=9, color=MUTED, va="top")  # fmt: skip
+    figure.text(
+        0.012,
+        0.938,
+        f"{Path(report.model).name} · {s['sampler']}, {s['grid_steps']}-step grid · {samples.pictures} picture"
+        f"{'' if samples.pictures == 1 else 's'}, {samples.samples} samples · bands: 95 % over the samples",
+        fontsize=9,
+        color=MUTED,
+        va="top",
+    )
     return figure
 
 
@@ -433,10 +625,14 @@ def _plain_percent(axes: "Axes") -> None:
 
 
 def _listed(offsets: Sequence[int]) -> str:
-    return ", ".join(map(str, offsets[:-1])) + (" and " if len(offsets) > 1 else "") + str(offsets[-1]) if offsets else "no"
+    return (
+        ", ".join(map(str, offsets[:-1])) + (" and " if len(offsets) > 1 else "") + str(offsets[-1])
+        if offsets
+        else "no"
+    )
 
 
-# Spectrum --------------------------------------------------------------------------------------------------------------------------
+# Spectrum ------------------------------------------------------------------------------------------------------------
 
 
 def spectrum_figure(report: DriftReport) -> "Figure":
@@ -447,26 +643,67 @@ def spectrum_figure(report: DriftReport) -> "Figure":
     flow = report.path == "rectified-flow"
     count = len(curves)
     figure = Figure(figsize=(max(7.6, 5.6 * count + 1.2), 7.2), dpi=110, facecolor=CARD)
-    panels = figure.subplots(2, count, squeeze=False, gridspec_kw={"height_ratios": (3, 2), "hspace": 0.34, "wspace": 0.16, "left": 0.085 / max(1, count * 0.75),
-                             "right": 0.9, "top": 0.80, "bottom": 0.08})  # fmt: skip
-    maps = [np.array([[np.nan if v is None else v for v in row] for row in curve.spectrum.db], dtype=float) for curve in curves]
+    panels = figure.subplots(
+        2,
+        count,
+        squeeze=False,
+        gridspec_kw={
+            "height_ratios": (3, 2),
+            "hspace": 0.34,
+            "wspace": 0.16,
+            "left": 0.085 / max(1, count * 0.75),
+            "right": 0.9,
+            "top": 0.80,
+            "bottom": 0.08,
+        },
+    )
+    maps = [
+        np.array([[np.nan if v is None else v for v in row] for row in curve.spectrum.db], dtype=float)
+        for curve in curves
+    ]
     known = np.concatenate([np.abs(m[np.isfinite(m)]) for m in maps])
     limit = max(0.3, float(np.quantile(known, 0.98))) if len(known) else 1.0
-    bands_limit = max([0.2, *(abs(p.measures[b].value) for c in curves for p in c.trajectory for b in BANDS if p.measures[b].value is not None)])
+    bands = [point.measures[band] for curve in curves for point in curve.trajectory for band in BANDS]
+    reach = [abs(m.value) + (0.0 if m.error is None else 1.96 * m.error) for m in bands if m.value is not None]
+    bands_limit = max(0.2, *reach) if reach else 0.2
     for column, (curve, power) in enumerate(zip(curves, maps, strict=True)):
         axes = panels[0, column]
         x, f = np.array(curve.spectrum.log_snr), np.array(curve.spectrum.frequencies)
-        mesh = axes.pcolormesh(_edges(x), np.concatenate([[0.0], _edges(f)[1:]]), power.T, cmap="RdBu_r", vmin=-limit, vmax=limit, shading="flat", rasterized=True)
+        mesh = axes.pcolormesh(
+            _edges(x),
+            np.concatenate([[0.0], _edges(f)[1:]]),
+            power.T,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            shading="flat",
+            rasterized=True,
+        )
         _noise_axis(axes, flow, curve.trajectory)
         axes.set_xlim(*sorted((_edges(x)[0], _edges(x)[-1])))
         axes.set_xlabel("")
         for border in (1 / 3, 2 / 3):
             axes.axhline(border, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for name, middle in zip(BANDS.values(), (1 / 6, 1 / 2, 5 / 6), strict=True):
-            axes.text(0.985, middle, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, color=INK,
-                      bbox={"facecolor": CARD, "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.2"})  # fmt: skip
+            axes.text(
+                0.985,
+                middle,
+                name,
+                transform=axes.get_yaxis_transform(),
+                ha="right",
+                va="center",
+                fontsize=8,
+                color=INK,
+                bbox={"facecolor": CARD, "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.2"},
+            )
         axes.set_ylim(0, _edges(f)[-1])
-        axes.set_title(f"{curve.label} model" if curve.label in COLOURS else curve.label, fontsize=11, fontweight="bold", color=INK, loc="left")
+        axes.set_title(
+            f"{curve.label} model" if curve.label in COLOURS else curve.label,
+            fontsize=11,
+            fontweight="bold",
+            color=INK,
+            loc="left",
+        )
         if column == 0:
             axes.set_ylabel("spatial frequency, share of the finest", fontsize=8.5, color=INK)
         axes = panels[1, column]
@@ -474,22 +711,39 @@ def spectrum_figure(report: DriftReport) -> "Figure":
         axes.grid(True, color=LINE, linewidth=0.6)
         axes.axhline(0, color=MUTED, linewidth=1)
         for band, name in BANDS.items():
-            _plot(axes, curve.trajectory, band, _Look(BAND_COLOURS[band], "-", name), label=f"{name} frequencies", markersize=0)
+            _plot(
+                axes,
+                curve.trajectory,
+                band,
+                _Look(BAND_COLOURS[band], "-", name),
+                label=f"{name} frequencies",
+                markersize=0,
+            )
         _noise_axis(axes, flow, curve.trajectory)
         axes.set_xlim(panels[0, column].get_xlim())
-        axes.set_ylim(-1.25 * bands_limit, 1.25 * bands_limit)
+        axes.set_ylim(-1.1 * bands_limit, 1.45 * bands_limit)  # room for the legend
         if column == 0:
             axes.set_ylabel("power, rolled over clean, dB", fontsize=8.5, color=INK)
             _legend(axes, ncols=3, loc="upper left")
     box = panels[0, -1].get_position()
-    bar = figure.colorbar(mesh, cax=figure.add_axes((0.92, box.y0, 0.014 * 7.6 / figure.get_figwidth() * 1.3, box.height)))
+    bar = figure.colorbar(
+        mesh, cax=figure.add_axes((0.92, box.y0, 0.014 * 7.6 / figure.get_figwidth() * 1.3, box.height))
+    )
     bar.set_label("power, rolled over clean, dB", fontsize=8.5, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_edgecolor(LINE)
     figure.text(0.02, 0.975, "Which details drift, and when", fontsize=14, fontweight="bold", color=INK, va="top")
-    figure.text(0.02, 0.93, "Fine detail above, broad shapes below; sampling runs to the right. White: as much power as in true\n"
-                "states (an exact flow, over many pictures). Red: too much. Blue: too little; at the top right, washed-out detail.",
-                fontsize=8, color=MUTED, va="top", linespacing=1.3)  # fmt: skip
+    figure.text(
+        0.02,
+        0.93,
+        "Fine detail above, broad shapes below; sampling runs to the right. White: as much power as in true\n"
+        "states (an exact flow, over many pictures). Red: too much. Blue: too little; at the top right, "
+        "washed-out detail.",
+        fontsize=8,
+        color=MUTED,
+        va="top",
+        linespacing=1.3,
+    )
     return figure
 
 
@@ -498,13 +752,21 @@ def _edges(middles: np.ndarray) -> np.ndarray:
     if len(middles) < 2:
         return np.array([middles[0] - 0.5, middles[0] + 0.5])
     between = (middles[1:] + middles[:-1]) / 2
-    return np.concatenate([[middles[0] - (between[0] - middles[0])], between, [middles[-1] + (middles[-1] - between[-1])]])
+    return np.concatenate(
+        [[middles[0] - (between[0] - middles[0])], between, [middles[-1] + (middles[-1] - between[-1])]]
+    )
 
 
 def without_pictures(strip: Strip) -> dict[str, Any]:
     """What of a strip a page needs beside its files: steps, levels and the mean difference of each column."""
     return {
-        "weights": strip.weights, "caption": strip.caption,
-        "frames": [{**{f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)[:3]}, "difference": float(frame.difference.mean())}
-                   for frame in strip.frames],
-    }  # fmt: skip
+        "weights": strip.weights,
+        "caption": strip.caption,
+        "frames": [
+            {
+                **{f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)[:3]},
+                "difference": float(frame.difference.mean()),
+            }
+            for frame in strip.frames
+        ],
+    }

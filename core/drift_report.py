@@ -1,6 +1,8 @@
-"""What a drift measurement found: records, JSON, CSV and plain words. No torch: the page reads and explains reports with this.
+"""What a drift measurement found: records, JSON, CSV and plain words. No torch: the page reads and explains reports
+with this.
 
-`core/drift.py` measures and fills these records, `core/drift_pictures.py` draws them. `docs/drift.md` says how to read every number.
+`core/drift.py` measures and fills these records, `core/drift_pictures.py` draws them. `docs/drift.md` says how to read
+every number.
 """
 
 import csv
@@ -39,7 +41,8 @@ MEASURES: dict[str, tuple[str, bool]] = {
     "high_db": ("power of the highest third of frequencies, rolled over clean, dB", False),
     "loss": ("clean loss: mean squared error of the output at the true noisy state", False),
 }
-"""Name -> (what it is, whether even an exact flow leaves something: then it has a floor). Order of the CSV and the docs."""
+"""Name -> (what it is, whether even an exact flow leaves something: then it has a floor). Order of the CSV and the
+docs."""
 
 
 class ReportError(ValueError):
@@ -50,9 +53,9 @@ class ReportError(ValueError):
 class Measure:
     """One number over the samples.
 
-    `error`: standard error over the samples (jackknife for ratios of means), None with a single one. `values`: one per sample, or per
-    group of samples where there are many; None for pooled ratios. The same place in two measurements of one probe is the same picture
-    and noise.
+    `error`: standard error over the samples (jackknife for ratios of means), None with a single one. `values`: one per
+    sample, or per group of samples where there are many; None for pooled ratios. The same place in two measurements of
+    one probe is the same picture and noise.
     """
 
     value: float | None
@@ -64,8 +67,8 @@ class Measure:
 class Point:
     """Measures at one noise level.
 
-    `offset`: grid steps asked for, `steps`: walked (less at the noisy end; a mean where pictures of several sizes differ). On a
-    trajectory both count from its start; for a clean loss both are 0.
+    `offset`: grid steps asked for, `steps`: walked (less at the noisy end; a mean where pictures of several sizes
+    differ). On a trajectory both count from its start; for a clean loss both are 0.
     """
 
     t: float
@@ -90,8 +93,8 @@ class Point:
 class Spectrum:
     """Power by spatial frequency along a trajectory, rolled over clean.
 
-    `db`: one row per trajectory point, one column per frequency; 0 = as much as there should be. `frequencies`: middle of each ring, as
-    a share of the Nyquist frequency (half a cycle per latent cell).
+    `db`: one row per trajectory point, one column per frequency; 0 = as much as there should be. `frequencies`: middle
+    of each ring, as a share of the Nyquist frequency (half a cycle per latent cell).
     """
 
     sigma: tuple[float, ...]
@@ -104,9 +107,9 @@ class Spectrum:
 class Curve:
     """Everything measured with one set of weights on one set of pictures.
 
-    `short`: rollouts as training does them, one point per (level, offset). `trajectory`: the sampler's own states from `start` to the
-    last node. `clean_loss`: at fixed levels and fixed noise. `samples` = pictures x noise draws; `fine_samples` of them have the fine
-    rollout, `trajectory_samples` the trajectory.
+    `short`: rollouts as training does them, one point per (level, offset). `trajectory`: the sampler's own states from
+    `start` to the last node. `clean_loss`: at fixed levels and fixed noise. `samples` = pictures x noise draws;
+    `fine_samples` of them have the fine rollout, `trajectory_samples` the trajectory.
     """
 
     label: str
@@ -135,9 +138,9 @@ class Curve:
 class DriftReport:
     """A drift report.
 
-    `probe`: fingerprint of pictures, noise, levels, grid and solver: curves of two reports may be compared sample by sample when it is
-    the same. `settings`: what was asked (`drift.Settings`). `strips`: the pictures of the filmstrip (`drift_pictures.Strip`), not in the
-    JSON. `step`: the training step of the tuned weights.
+    `probe`: fingerprint of pictures, noise, levels, grid and solver: curves of two reports may be compared sample by
+    sample when it is the same. `settings`: what was asked (`drift.Settings`). `strips`: the pictures of the filmstrip
+    (`drift_pictures.Strip`), not in the JSON. `step`: the training step of the tuned weights.
     """
 
     model: str
@@ -167,7 +170,7 @@ class DriftReport:
         return dataclasses.replace(self, curves=(*self.curves, *curves))
 
 
-# JSON ----------------------------------------------------------------------------------------------------------------------------
+# JSON ----------------------------------------------------------------------------------------------------------------
 
 
 def _rounded(value: Any) -> Any:
@@ -192,7 +195,8 @@ def report_to_json(report: DriftReport) -> str:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if len(text.encode()) > LARGEST_BYTES:
         raise ReportError(
-            f"The report has {len(text.encode()):,} bytes: at most {LARGEST_BYTES:,} are kept; ask for fewer levels or offsets."
+            f"The report has {len(text.encode()):,} bytes: at most {LARGEST_BYTES:,} are kept; ask for fewer "
+            "levels or offsets."
         )
     return text
 
@@ -202,11 +206,15 @@ def report_from_json(text: str) -> DriftReport:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ReportError(f"Not JSON ({error.msg} at line {error.lineno}); give the report.json of a drift folder.") from error
+        raise ReportError(
+            f"Not JSON ({error.msg} at line {error.lineno}); give the report.json of a drift folder."
+        ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ReportError("This JSON is no drift report; give the report.json of a drift folder.")
     if record.get("version") != VERSION:
-        raise ReportError(f"Drift report of version {record.get('version')}: this program reads version {VERSION}; measure again.")
+        raise ReportError(
+            f"Drift report of version {record.get('version')}: this program reads version {VERSION}; measure again."
+        )
     try:
         curves = tuple(_curve(curve) for curve in record["curves"])
         keys = [f.name for f in dataclasses.fields(DriftReport) if f.name not in ("curves", "strips")]
@@ -238,13 +246,29 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-# CSV -----------------------------------------------------------------------------------------------------------------------------
+# CSV -----------------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("step", "label", "weights", "pictures", "kind", "t", "sigma", "log_snr", "offset", "steps", "measure", "value", "error", "samples")
+COLUMNS = (
+    "step",
+    "label",
+    "weights",
+    "pictures",
+    "kind",
+    "t",
+    "sigma",
+    "log_snr",
+    "offset",
+    "steps",
+    "measure",
+    "value",
+    "error",
+    "samples",
+)
 
 
 def rows(report: DriftReport) -> Iterator[tuple]:
-    """The report as a long table, one number a row, in the order of COLUMNS. `kind`: short, trajectory, clean_loss or spectrum."""
+    """The report as a long table, one number a row, in the order of COLUMNS. `kind`: short, trajectory, clean_loss or
+    spectrum."""
     for curve in report.curves:
         head = (report.step, curve.label, curve.weights, curve.role)
         sizes = {"short": curve.samples, "trajectory": curve.trajectory_samples, "clean_loss": curve.samples}
@@ -253,7 +277,15 @@ def rows(report: DriftReport) -> Iterator[tuple]:
                 where = (point.t, point.sigma, point.log_snr, point.offset, point.steps)
                 for name, measure in point.measures.items():
                     fine = kind == "short" and name in ("solver", "floor_model", "floor", "model")
-                    yield (*head, kind, *where, name, measure.value, measure.error, curve.fine_samples if fine else samples)
+                    yield (
+                        *head,
+                        kind,
+                        *where,
+                        name,
+                        measure.value,
+                        measure.error,
+                        curve.fine_samples if fine else samples,
+                    )
         if curve.spectrum is not None:
             for point, powers in zip(curve.trajectory, curve.spectrum.db, strict=True):
                 where = (point.t, point.sigma, point.log_snr, point.offset, point.steps)
@@ -263,20 +295,26 @@ def rows(report: DriftReport) -> Iterator[tuple]:
 
 
 def report_to_csv(report: DriftReport) -> str:
-    """The long table as CSV text (comma, point, header; text cells that a spreadsheet would run as a formula are quoted by ')."""
+    """The long table as CSV text (comma, point, header; text cells that a spreadsheet would run as a formula are quoted
+    by ')."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows(report):
         writer.writerow(
-            "" if cell is None else f"{cell:.6g}" if isinstance(cell, float)
-            else f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell
+            ""
+            if cell is None
+            else f"{cell:.6g}"
+            if isinstance(cell, float)
+            else f"'{cell}"
+            if isinstance(cell, str) and cell[:1] in "=+-@"
+            else cell
             for cell in row
-        )  # fmt: skip
+        )
     return out.getvalue()
 
 
-# Comparison and words --------------------------------------------------------------------------------------------------------------
+# Comparison and words ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -306,10 +344,13 @@ class Change:
 def relative_change(after: Sequence[float], before: Sequence[float], resamples: int = 2000) -> Change:
     """How the mean changed, with a paired bootstrap over the samples (the same place = the same picture and noise).
 
-    Raises: ValueError when the two differ in length or are empty. A mean of 0 before cannot change relatively: 0 when both are 0.
+    Raises: ValueError when the two differ in length or are empty. A mean of 0 before cannot change relatively: 0 when
+        both are 0.
     """
     if len(after) != len(before) or len(after) == 0:
-        raise ValueError(f"{len(after)} values against {len(before)}: a paired comparison needs the same samples on both sides.")
+        raise ValueError(
+            f"{len(after)} values against {len(before)}: a paired comparison needs the same samples on both sides."
+        )
 
     def percent(chosen: Sequence[int]) -> float:
         new, old = sum(after[i] for i in chosen), sum(before[i] for i in chosen)
@@ -333,15 +374,24 @@ class Verdict:
     samples: int
     drift: Change
     loss: Change
-    kind: Literal["blur", "less drift", "less drift, better model", "better model, more drift", "more drift", "worse model", "better model",
-                  "no difference"]  # fmt: skip
+    kind: Literal[
+        "blur",
+        "less drift",
+        "less drift, better model",
+        "better model, more drift",
+        "more drift",
+        "worse model",
+        "better model",
+        "no difference",
+    ]
 
 
 def verdict(tuned: Curve, base: Curve, share: float = 0.5) -> Verdict | None:
-    """Drift at the level nearest `share` and the farthest offset, and the clean loss over all its levels, tuned against base.
+    """Drift at the level nearest `share` and the farthest offset, and the clean loss over all its levels, tuned against
+    base.
 
-    None when the curves have no per-sample values to compare. Falling drift with a rising clean loss is *blur*: a model that predicts
-    less also strays less.
+    None when the curves have no per-sample values to compare. Falling drift with a rising clean loss is *blur*: a model
+    that predicts less also strays less.
     """
     here, there = tuned.at(share), base.at(share)
     if here is None or there is None or not tuned.clean_loss or len(tuned.clean_loss) != len(base.clean_loss):
@@ -351,7 +401,10 @@ def verdict(tuned: Curve, base: Curve, share: float = 0.5) -> Verdict | None:
     values = [new, old, *losses[0], *losses[1]]
     if any(each is None or len(each) != len(new) for each in values):
         return None
-    drift, loss = relative_change(new, old), relative_change(*([_mean(column) for column in zip(*levels, strict=True)] for levels in losses))
+    drift, loss = (
+        relative_change(new, old),
+        relative_change(*([_mean(column) for column in zip(*levels, strict=True)] for levels in losses)),
+    )
     match drift.sign, loss.sign:
         case -1, 1:
             kind = "blur"
@@ -374,10 +427,15 @@ def verdict(tuned: Curve, base: Curve, share: float = 0.5) -> Verdict | None:
 
 MEANING = {
     "blur": "That is blur, not success: a model that predicts vaguer pictures strays less from its pair.",
-    "less drift": "The clean loss is no worse within the uncertainty, so this is less drift, not blur; look at the samples as well.",
-    "less drift, better model": "Both fell: the model follows its own output better and predicts these pictures better.",
-    "better model, more drift": "Paired drift often rises while pictures get better, because a surer model decides earlier: judge by the samples "
-    "and the clean loss.",
+    "less drift": (
+        "The clean loss is no worse within the uncertainty, so this is less drift, not blur; look at "
+        "the samples as well."
+    ),
+    "less drift, better model": "Both fell: the model strays less and predicts these pictures better.",
+    "better model, more drift": (
+        "Paired drift often rises while pictures get better, because a surer model decides earlier: judge by the "
+        "samples and the clean loss."
+    ),
     "more drift": "The model strays farther from the true states without predicting these pictures better.",
     "worse model": "The model predicts these pictures worse than its base did, at unchanged drift.",
     "better model": "The model predicts these pictures better, at unchanged drift.",
@@ -388,17 +446,24 @@ MEANING = {
 def words(report: DriftReport, share: float = 0.5) -> list[str]:
     """The finding in plain sentences with its uncertainty; what it does not say, too."""
     said = []
-    walk = f"{report.settings['sampler']}, {report.settings['grid_steps']}-step grid" if report.settings.get("grid") == "inference" else (
-        f"{report.settings.get('sampler')}, training grid")  # fmt: skip
+    walk = (
+        f"{report.settings['sampler']}, {report.settings['grid_steps']}-step grid"
+        if report.settings.get("grid") == "inference"
+        else (f"{report.settings.get('sampler')}, training grid")
+    )
     for tuned, base in report.pairs():
         found = verdict(tuned, base, share)
         if found is None:
             if _finite(tuned) and _finite(base):
-                said.append("Base and tuned model were not measured on the same samples: look at the curves, no difference is computed.")
+                said.append(
+                    "Base and tuned model were not measured on the same samples: look at the curves, no "
+                    "difference is computed."
+                )
             continue
         seen = "held-out pictures" if found.role == "held-out" else "training pictures"
         said.append(
-            f"On {seen}, base against tuned: drift at sigma {found.sigma:.2f}, {_steps(found.offset)} from its source ({walk}), {found.drift}, "
+            f"On {seen}, base against tuned: drift at sigma {found.sigma:.2f}, {_steps(found.offset)} from its "
+            f"source ({walk}), {found.drift}, "
             f"while the clean loss {found.loss}. {MEANING[found.kind]}"
         )
     for curve in [tuned for tuned, _ in report.pairs()] or report.curves[:1]:
@@ -409,12 +474,18 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
             noises = curve.samples // curve.pictures
             said.append(
                 f"Uncertainties are 95 % intervals over {curve.samples} samples"
-                + (f" ({_pictures(curve.pictures)}, {noises} noises each)" if noises > 1 else f" ({_pictures(curve.pictures)}, one noise each)")
+                + (
+                    f" ({_pictures(curve.pictures)}, {noises} noises each)"
+                    if noises > 1
+                    else f" ({_pictures(curve.pictures)}, one noise each)"
+                )
                 + (": with one picture they say nothing about other pictures." if curve.pictures == 1 else ".")
             )
         else:
             said.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
-    said.append("Drift explains, it does not score: an exact model drifts too (the floor), and a vague one drifts little.")
+    said.append(
+        "Drift explains, it does not score: an exact model drifts too (the floor), and a vague one drifts little."
+    )
     return said
 
 
@@ -422,20 +493,25 @@ def _alone(curve: Curve, share: float) -> list[str]:
     """What one curve says by itself."""
     said, point = [], curve.at(share)
     if not _finite(curve):
-        return [f"{curve.label.capitalize()} model: it answers with what is not a number (NaN or infinity). The training has diverged: "
-                "go back to an earlier checkpoint, with a lower learning rate or in float32."]  # fmt: skip
+        diverged = (
+            f"{curve.label.capitalize()} model: it answers with what is not a number (NaN or infinity). The training "
+            "has diverged: go back to an earlier checkpoint, with a lower learning rate or in float32."
+        )
+        return [diverged]
     if point is not None:
         total, solver = (point.measures.get(name) for name in ("distance", "solver"))
         text = (
-            f"{curve.label.capitalize()} model: after {_steps(point.offset)} to sigma {point.sigma:.2f} its own state differs from the true one by "
+            f"{curve.label.capitalize()} model: after {_steps(point.offset)} to sigma {point.sigma:.2f} its own "
+            "state differs from the true one by "
             f"{100 * total.value:.1f} % of its length"
         )
         if solver is not None and solver.values and total.values and curve.samples == len(total.values):
             # compared on the same samples: the fine rollout is walked for the first few only
             of_it = sum(solver.values) / max(sum(total.values[: len(solver.values)]), 1e-12)
-            text += (
-                f". Of the length of that difference the solver's part is {100 * of_it:.1f} %"
-                + (": finer steps would not help, it is floor + model" if of_it < 0.1 else ": finer steps would help; the rest is floor + model")
+            text += f". Of the length of that difference the solver's part is {100 * of_it:.1f} %" + (
+                ": finer steps would not help, it is floor + model"
+                if of_it < 0.1
+                else ": finer steps would help; the rest is floor + model"
             )
         said.append(text + ".")
     if curve.trajectory:
@@ -453,7 +529,9 @@ def _alone(curve: Curve, share: float) -> list[str]:
 
 def _finite(curve: Curve) -> bool:
     """Whether every sample has a drift and a clean loss."""
-    found = [point.measures["distance"].value for point in curve.short] + [point.measures["loss"].value for point in curve.clean_loss]
+    found = [point.measures["distance"].value for point in curve.short] + [
+        point.measures["loss"].value for point in curve.clean_loss
+    ]
     return None not in found
 
 
@@ -470,8 +548,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def summary(report: DriftReport, share: float = 0.5) -> dict[str, Any]:
-    """The report in one line, for an event: `drift` and `clean_loss` of the weights measured, the same of the base (`_base`), on held-out
-    pictures (training pictures where there are no others), the changes with their intervals, and the verdict. Finite numbers or None."""
+    """The report in one line, for an event: `drift` and `clean_loss` of the weights measured, the same of the base
+    (`_base`), on held-out pictures (training pictures where there are no others), the changes with their intervals, and
+    the verdict. Finite numbers or None."""
     role: Role = "held-out" if any(curve.role == "held-out" for curve in report.curves) else "training"
     result: dict[str, Any] = {"role": role, "network_rows": report.network_rows, "seconds": report.seconds}
     now = report.find("tuned", role)
@@ -480,7 +559,9 @@ def summary(report: DriftReport, share: float = 0.5) -> dict[str, Any]:
         point = curve.at(share) if curve is not None else None
         for measure in ("distance", "solver", "floor_model"):
             found = point.measures.get(measure) if point is not None else None
-            result[("drift" if measure == "distance" else measure) + ending] = found.value if found is not None else None
+            result[("drift" if measure == "distance" else measure) + ending] = (
+                found.value if found is not None else None
+            )
         losses = [p.measures["loss"].value for p in curve.clean_loss] if curve is not None else []
         result["clean_loss" + ending] = _mean(losses) if losses and None not in losses else None
         if point is not None:
@@ -498,22 +579,38 @@ def summary(report: DriftReport, share: float = 0.5) -> dict[str, Any]:
 def compare(reports: Sequence[tuple[str, DriftReport]]) -> DriftReport:
     """Several reports in one, each curve under the label given for its report: solver against solver, run against run.
 
-    The first report's base curves stay; later ones only where their probe differs, because else they are the same numbers.
+    The first report's base curves stay; later ones only where their probe differs, because else they are the same
+    numbers.
     Raises: ValueError for no report, two equal labels, or different kinds of models.
     """
     if not reports or len({label for label, _ in reports}) < len(reports):
-        raise ValueError(f"labels {[label for label, _ in reports]}: at least one report, and a different label for each.")
+        raise ValueError(
+            f"labels {[label for label, _ in reports]}: at least one report, and a different label for each."
+        )
     if len({report.prediction_type for _, report in reports}) > 1:
-        raise ValueError("The reports are of models with different predictions; their losses and outputs cannot stand on one axis.")
+        raise ValueError(
+            "The reports are of models with different predictions; their losses and outputs cannot stand on one axis."
+        )
     first, curves = reports[0][1], []
     for label, report in reports:
         for curve in report.curves:
-            same_base = curve.weights == "base" and report is not first and report.probe == first.probe and first.find("base", curve.role)
+            same_base = (
+                curve.weights == "base"
+                and report is not first
+                and report.probe == first.probe
+                and first.find("base", curve.role)
+            )
             if not same_base:
-                name = label if curve.weights == "tuned" else f"{label}, base" if report.probe != first.probe else "base"
+                name = (
+                    label if curve.weights == "tuned" else f"{label}, base" if report.probe != first.probe else "base"
+                )
                 curves.append(dataclasses.replace(curve, label=name))
     probe = first.probe if len({report.probe for _, report in reports}) == 1 else ""
     return dataclasses.replace(
-        first, probe=probe, curves=tuple(curves), step=None, seconds=sum(report.seconds for _, report in reports),
+        first,
+        probe=probe,
+        curves=tuple(curves),
+        step=None,
+        seconds=sum(report.seconds for _, report in reports),
         strips=tuple(strip for _, report in reports for strip in report.strips),
-    )  # fmt: skip
+    )

@@ -128,7 +128,7 @@ def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
 
 def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: PredictionType) -> Tensor | None:
     """(B,) Min-SNR weights, or None where `snr_gamma` is not set."""
-    return None if training.snr_gamma is None else min_snr_weight(level, training.snr_gamma, prediction_type)
+    return None if training.snr_gamma is None else min_snr_weight(level, training.snr_gamma, prediction_type).float()
 
 
 def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:

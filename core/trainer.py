@@ -268,19 +268,21 @@ class Training:
     def run_through(self, resume: bool) -> None:
         """Everything, in order."""
         before = self.find_checkpoint(resume)
+        resumed_from = None if before is None else before.step
+        device, config_hash = str(resolve_device(self.config.model.device)), self.config.hash()
         self.journal.emit(
             "start",
             pid=os.getpid(),
-            device=str(resolve_device(self.config.model.device)),
-            config_hash=self.config.hash(),
+            device=device,
+            config_hash=config_hash,
             total_steps=self.total,
-            resumed_from=None if before is None else before.step,
+            resumed_from=resumed_from,
         )
-        self.journal.state(
-            state="running", step=0 if before is None else before.step, total_steps=self.total, message=None
-        )
+        step = 0 if resumed_from is None else resumed_from
+        self.journal.state(state="running", step=step, total_steps=self.total, message=None)
         self.set_up(before)
-        if before is None:
+        del before  # a whole copy of weights and moments
+        if resumed_from is None:
             self.take_samples()
             self.measure_drift()
         else:

@@ -4,12 +4,12 @@
     python tools/train_demo.py autoencoder          # minutes; both models share it
     python tools/train_demo.py flow                 # about an hour on one CPU core
     python tools/train_demo.py epsilon              # the same again; may run beside it
-    python tools/train_demo.py dreambooth           # the five pictures of the new thing
+    python tools/train_demo.py dreambooth           # the pictures of the new thing
     python tools/train_demo.py measure flow         # the 200 held-out prompts, by rule
 
-Each training can be killed and started again: it goes on from its last state (`--state`), and puts a loadable snapshot of its averaged
-weights into `presets/demo/` every few minutes. Figures are appended to `docs/demo-training-log.jsonl`. Runs with the same seed
-see the same pictures, captions, noise and times in the same order.
+Each training can be killed and started again: it goes on from its last state (`--state`), and puts a loadable snapshot
+of its averaged weights into `presets/demo/` every few minutes. Figures are appended to `docs/demo-training-log.jsonl`.
+Runs with the same seed see the same pictures, captions, noise and times in the same order.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from rollout_studio.core.demo import DREAMBOOTH, EPSILON, FLOW, world
+from rollout_studio.core.demo import DREAMBOOTH, EPSILON, FLOW, HELDOUT, world
 from torch.nn import functional as F
 
 LOG = Path(__file__).resolve().parents[1] / "docs" / "demo-training-log.jsonl"
 
 
-# Small helpers -------------------------------------------------------------------------------------------------------------
+# Small helpers ------------------------------------------------------------------------------------------------------
 
 
 def log(**record) -> None:
@@ -62,11 +62,11 @@ def cosine(step: int, steps: int, *, peak: float, warmup: int = 200) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
-# The autoencoder -----------------------------------------------------------------------------------------------------------
+# The autoencoder ----------------------------------------------------------------------------------------------------
 
 
 def clutter(rng: np.random.Generator) -> Image.Image:
-    """Random polygons in random colours, plain or striped: what the world lacks, so that new things can be encoded too."""
+    """Random polygons in random colours, plain or striped: what the world lacks, so that new things can be encoded."""
     side = world.SIDE * world.OVERSAMPLE
     image = Image.new("RGB", (side, side), tuple(int(c) for c in rng.integers(0, 256, 3)))
     for _ in range(rng.integers(1, 5)):
@@ -98,7 +98,7 @@ def psnr(vae, pictures: torch.Tensor) -> float:
 
 
 def train_autoencoder(steps: int, state_dir: Path, seed: int, batch: int = 8, peak: float = 2e-3) -> None:
-    """L1 + MSE + the L1 of differences between neighbours (edges) + a trace of KL; latents come out with about unit scale."""
+    """L1 + MSE + the L1 of differences between neighbours (edges) + a trace of KL; `scaling_factor` is 1 / std."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
@@ -166,7 +166,7 @@ def train_autoencoder(steps: int, state_dir: Path, seed: int, batch: int = 8, pe
             average.save_pretrained(state_dir / "vae")
 
 
-# The two models, with random weights ------------------------------------------------------------------------------------------
+# The two models, with random weights --------------------------------------------------------------------------------
 
 WORDS = (
     *("a", "an", "picture", "photo", "of", "on", "the", "at", "in", "background", world.CLASS_NOUN),
@@ -239,7 +239,7 @@ def build_flow(vae):
         axes_dim_rope=(8, 12, 12), axes_lens=(300, 64, 64), cap_feat_dim=96,
     )  # fmt: skip
     with torch.no_grad():
-        # Times come as 0..1, where the sinusoids hardly move: larger first weights let the network tell them apart sooner.
+        # Times come as 0..1, where the sinusoids hardly move: larger first weights tell them apart sooner.
         transformer.time_caption_embed.timestep_embedder.linear_1.weight.mul_(4)
         for block in (*transformer.noise_refiner, *transformer.layers):
             block.norm1.linear.weight.mul_(0.1)
@@ -260,7 +260,8 @@ def build_epsilon(vae):
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=96, intermediate_size=192, num_hidden_layers=2, projection_dim=96,
             num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
     with torch.no_grad():  # CLIP's own 0.02 is made for years of training
@@ -291,12 +292,18 @@ def parameters(*models) -> int:
 def publish(pipe, folder: Path, scratch: Path) -> None:
     """Save a pipeline in the standard layout, then move file by file into place: `folder` can be opened at any moment.
 
-    The denoiser and the autoencoder are stored in float16, which halves them; diffusers opens them in float32 unless told
-    otherwise. The text encoder stays float32, because transformers opens a file in the type that it was saved in.
+    The denoiser and the autoencoder are stored in float16, which halves them; diffusers opens them in float32 unless
+    told otherwise. The text encoder stays float32, because transformers opens a file in the type it was saved in.
     """
-    small = {name: copy.deepcopy(getattr(pipe, name)).half() for name in ("vae", "unet", "transformer") if hasattr(pipe, name)}
+    small = {
+        name: copy.deepcopy(getattr(pipe, name)).half()
+        for name in ("vae", "unet", "transformer")
+        if hasattr(pipe, name)
+    }
     shutil.rmtree(scratch, ignore_errors=True)
-    type(pipe)(**{**pipe.components, **small}, **({"requires_safety_checker": False} if "unet" in small else {})).save_pretrained(scratch)
+    type(pipe)(
+        **{**pipe.components, **small}, **({"requires_safety_checker": False} if "unet" in small else {})
+    ).save_pretrained(scratch)
     for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
         target = folder / file.relative_to(scratch)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -304,16 +311,17 @@ def publish(pipe, folder: Path, scratch: Path) -> None:
         os.replace(target.with_name(target.name + ".part"), target)
 
 
-# Training a denoiser ---------------------------------------------------------------------------------------------------------
+# Training a denoiser ------------------------------------------------------------------------------------------------
+
+
+# Two questions asked along the way. "On the left" says something only to a network that knows both the word and where
+# each of its features lies, and neither half is worth learning without the other: in a first run both models ignored
+# places for 1,500 and 2,000 steps (the level of chance, the loss equal for right and wrong places) while they learned
+# colours, sizes and backgrounds. Asked for both, they had the places 500 steps later. The probes are not shipped.
 
 
 class PositionProbe(torch.nn.Module):
-    """Asks a layer where it is: reads row and column of every feature from the feature itself; its loss is trained along.
-
-    Neither model is told positions (one has relative rotary embeddings, the other only the borders of its convolutions), and
-    without them the words for places stay unused: in a first run both models ignored them for 2,000 steps, at the level of
-    chance, while colours, sizes and backgrounds were learned. The probe makes positions worth knowing. It is not shipped.
-    """
+    """Asks a layer where it is: reads row and column of every feature from the feature itself."""
 
     def __init__(self, layer: torch.nn.Module, channels: int, side: int):
         super().__init__()
@@ -334,14 +342,14 @@ PLACE_NAMES = list(world.PLACES)
 
 
 class PlaceProbe(torch.nn.Module):
-    """The other half: asks the text encoder which place a caption names, so that the word survives until it is of use."""
+    """Asks the text encoder which place a caption names, so that the word survives until it is of use."""
 
     def __init__(self, width: int):
         super().__init__()
         self.read = torch.nn.Linear(width, len(PLACE_NAMES))
 
     def loss(self, embeds: torch.Tensor, mask: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy at the caption's last token and at the last padding; `place` (B,) is -100 where none is named."""
+        """Cross-entropy at the caption's last token and at the last padding; `place` (B,) is -100 for none."""
         last = embeds[torch.arange(len(embeds)), mask.sum(1) - 1]
         return sum(F.cross_entropy(self.read(features), place) for features in (last, embeds[:, -1])) / 2
 
@@ -368,10 +376,12 @@ class Flow:
         return states[-2]
 
     def loss(self, pipe, x0, noise, draws, embeds, mask, high: float):
-        """Noise levels: 30 % uniform, the rest logit-normal and shifted by 2 as the sampler's are; `high` of all near 1."""
+        """Noise levels: 30 % uniform, 70 % logit-normal shifted by 2 as the sampler's; then the share `high` near 1."""
         batch = len(x0)
         normal = torch.randn(batch, generator=draws).sigmoid()
-        s = torch.where(torch.rand(batch, generator=draws) < 0.3, torch.rand(batch, generator=draws), 2 * normal / (1 + normal))
+        s = torch.where(
+            torch.rand(batch, generator=draws) < 0.3, torch.rand(batch, generator=draws), 2 * normal / (1 + normal)
+        )
         s = torch.where(torch.rand(batch, generator=draws) < high, 0.8 + 0.2 * torch.rand(batch, generator=draws), s)
         s = s[:, None, None, None]
         answer = pipe.transformer(
@@ -404,13 +414,17 @@ class Epsilon:
         """Weighted by min(1 / alpha^2, 100): the plain epsilon loss hardly weighs high noise."""
         batch = len(x0)
         t = torch.randint(1000, (batch,), generator=draws)
-        t = torch.where(torch.rand(batch, generator=draws) < high, torch.randint(700, 1000, (batch,), generator=draws), t)
+        t = torch.where(
+            torch.rand(batch, generator=draws) < high, torch.randint(700, 1000, (batch,), generator=draws), t
+        )
         alpha2 = pipe.scheduler.alphas_cumprod[t][:, None, None, None]
         answer = pipe.unet(alpha2.sqrt() * x0 + (1 - alpha2).sqrt() * noise, t, embeds, return_dict=False)[0]
         return ((answer - noise).square() * (1 / alpha2).clamp(max=100)).mean()
 
 
-def generate(pipe, prompts: list[str], steps: int | None = None, first_seed: int = 0, batch: int = 40) -> list[Image.Image]:
+def generate(
+    pipe, prompts: list[str], steps: int | None = None, first_seed: int = 0, batch: int = 40
+) -> list[Image.Image]:
     """Stock pipeline calls; each prompt has its own seed, so a picture does not depend on the batch it was made in."""
     pipe.set_progress_bar_config(disable=True)
     settings = {} if steps is None else {"num_inference_steps": steps}
@@ -423,7 +437,7 @@ def generate(pipe, prompts: list[str], steps: int | None = None, first_seed: int
 
 
 def captions_as_tokens(plan, pipe, scenes: list[world.Scene], seed: int, each: int = 3) -> tuple[torch.Tensor, ...]:
-    """`each` captions per picture as token ids and mask, (N, each, L), and the place they name, (N, each), -100 for none."""
+    """`each` captions per picture: token ids and mask (N, each, L), and the place named (N, each), -100 for none."""
     rng = np.random.default_rng(seed + 7)
     texts = [plan.wording(pipe, world.training_caption(scene, rng), rng) for scene in scenes for _ in range(each)]
     named = [world.parse(text.removeprefix(getattr(pipe, "system_prompt", ""))).place for text in texts]
@@ -438,7 +452,9 @@ def captions_as_tokens(plan, pipe, scenes: list[world.Scene], seed: int, each: i
 def encode_pictures(vae, pictures: np.ndarray) -> torch.Tensor:
     """Scaled latents of uint8 pictures, (N, 4, 16, 16)."""
     with torch.no_grad():
-        parts = [vae.encode(to_tensor(part)).latent_dist.mode() for part in np.array_split(pictures, len(pictures) // 50)]
+        parts = [
+            vae.encode(to_tensor(part)).latent_dist.mode() for part in np.array_split(pictures, len(pictures) // 50)
+        ]
     return torch.cat(parts) * vae.config.scaling_factor
 
 
@@ -453,7 +469,9 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
     pipe = plan.build(vae)
     trained = torch.nn.ModuleList([getattr(pipe, plan.denoiser), pipe.text_encoder]).train()
     averaged = plan.build(vae)
-    average = torch.nn.ModuleList([getattr(averaged, plan.denoiser), averaged.text_encoder]).eval().requires_grad_(False)
+    average = (
+        torch.nn.ModuleList([getattr(averaged, plan.denoiser), averaged.text_encoder]).eval().requires_grad_(False)
+    )
     average.load_state_dict(trained.state_dict())
 
     drawn, scenes = draw_scenes(pictures, seed)
@@ -486,7 +504,10 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
         first, minutes = state["step"], state["minutes"]
     else:
         publish(averaged, plan.folder, state_dir / f"publish-{kind}")
-    print(f"{kind}: {parameters(trained[0]):,} + {parameters(trained[1]):,} parameters, {len(latents):,} pictures", flush=True)
+    print(
+        f"{kind}: {parameters(trained[0]):,} + {parameters(trained[1]):,} parameters, {len(latents):,} pictures",
+        flush=True,
+    )
 
     prompts = world.held_out()[:40]
     total, total_lost, since = 0.0, 0.0, time.monotonic()
@@ -500,7 +521,7 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
             longest = int(mask.sum(1).max())
             tokens, mask = tokens[:, :longest], mask[:, :longest]
         # A place can only be learned where the noise hides it, which few times do: half of the rows go there at first.
-        high = 0.5 - 0.3 * step / steps
+        high = 0.5 if step < steps / 2 else 0.1
         embeds = plan.embed(pipe, tokens, mask)
         main = plan.loss(pipe, x0, noise, draws, embeds, mask, high)
         lost = plan.probed(probes, mask) + place_probe.loss(embeds, mask, places[rows, which])
@@ -514,36 +535,52 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
         total += main.item()
         total_lost += lost.item()
         with torch.no_grad():
-            keep = min(0.9993, (step + 1) / (step + 20))
+            keep = min(0.998, (step + 1) / (step + 20))
             torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - keep)
         done = step + 1
         if done % 100 == 0 or done == steps:
-            record = dict(what=kind, step=done, minutes=round(minutes + (time.monotonic() - since) / 60, 1), loss=round(total / 100, 4), lost=round(total_lost / 100, 3))
+            record = dict(
+                what=kind,
+                step=done,
+                minutes=round(minutes + (time.monotonic() - since) / 60, 1),
+                loss=round(total / 100, 4),
+                lost=round(total_lost / 100, 3),
+            )
             total = total_lost = 0.0
             if done % 1000 == 0 or done in (500, steps):
                 images = generate(averaged, [world.caption(scene) for scene in prompts], steps=20)
                 record |= {name: round(value, 3) for name, value in judge.adherence(images, prompts).items()}
                 publish(averaged, plan.folder, state_dir / f"publish-{kind}")
             if done % 500 == 0 or done == steps:
-                save_state(state_file, model=trained.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict(),
-                           probes=probes.state_dict(), place_probe=place_probe.state_dict(), step=done, minutes=minutes + (time.monotonic() - since) / 60)  # fmt: skip
+                save_state(
+                    state_file,
+                    model=trained.state_dict(),
+                    average=average.state_dict(),
+                    optimizer=optimizer.state_dict(),
+                    probes=probes.state_dict(),
+                    place_probe=place_probe.state_dict(),
+                    step=done,
+                    minutes=minutes + (time.monotonic() - since) / 60,
+                )
                 log(**record)
             else:
                 print(json.dumps(record), flush=True)
 
 
-def write_dreambooth(seed: int) -> None:
-    """The five pictures of the new thing, with captions beside them."""
+def write_dreambooth(seed: int, held_out: int = 8) -> None:
+    """The five pictures of the new thing and `held_out` more in other scenes, each with its caption beside it."""
     from rollout_studio.core.demo import things
 
-    DREAMBOOTH.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    for number, scene in enumerate(things.SHOWN, start=1):
-        things.draw_thing(scene, rng).save(DREAMBOOTH / f"thing-{number}.png", optimize=True)
-        (DREAMBOOTH / f"thing-{number}.txt").write_text(things.thing_caption(scene) + "\n", encoding="utf-8")
+    others = [scene for scene in things.thing_scenes() if scene.size is not None and scene.place is not None]
+    for folder, scenes in ((DREAMBOOTH, things.SHOWN), (HELDOUT, others[:held_out])):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, scene in enumerate(scenes, start=1):
+            things.draw_thing(scene, rng).save(folder / f"thing-{number}.png", optimize=True)
+            (folder / f"thing-{number}.txt").write_text(things.thing_caption(scene) + "\n", encoding="utf-8")
 
 
-# Measuring -------------------------------------------------------------------------------------------------------------------
+# Measuring ----------------------------------------------------------------------------------------------------------
 
 
 def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, scale: int = 2) -> None:
@@ -577,8 +614,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["autoencoder", "flow", "epsilon", "dreambooth", "measure"])
     parser.add_argument("model", nargs="?", choices=["flow", "epsilon"], help="for `measure`")
-    parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 9000)")
-    parser.add_argument("--batch", type=int, default=32, help="pictures per step of the denoisers")
+    parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 5000)")
+    parser.add_argument("--batch", type=int, default=24, help="pictures per step of the denoisers")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate of the denoisers")
     parser.add_argument("--pictures", type=int, default=16000, help="scenes drawn for the denoisers")
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts for `measure`")
@@ -595,7 +632,7 @@ def main() -> None:
     elif args.what == "measure":
         measure(args.model, args.prompts, args.sheet)
     else:
-        steps = 9000 if args.steps is None else args.steps
+        steps = 5000 if args.steps is None else args.steps
         train_denoiser(args.what, steps, args.state, args.seed, args.batch, args.rate, args.pictures)
 
 

@@ -1,11 +1,12 @@
-"""The embedded demo: a picture world drawn by rule, two small text-to-image models of it, and one new thing to teach them.
+"""The embedded demo: a picture world drawn by rule, two small models of it, and one new thing to teach them.
 
 Importing this package costs nothing (no torch, no diffusers). The models are ordinary diffusers folders:
 
     from diffusers import DiffusionPipeline
     picture = DiffusionPipeline.from_pretrained(FLOW)("a small red circle on a white background, on the left").images[0]
 
-See `world` (scenes, captions, drawing), `judge` (reads a picture by rule), `things` (the new thing), `docs/demo.md` (the story).
+See `world` (scenes, captions, drawing), `judge` (reads a picture by rule), `things` (the new thing) and, for the
+story, `docs/demo.md`.
 """
 
 from pathlib import Path
@@ -20,7 +21,12 @@ DREAMBOOTH = ASSETS / "dreambooth"
 HELDOUT = ASSETS / "dreambooth-heldout"
 """More pictures of that thing, never trained on: what drift is measured on."""
 
-BUILT_IN = {"demo-flow": FLOW, "demo-epsilon": EPSILON, "demo-dreambooth": DREAMBOOTH, "demo-dreambooth-heldout": HELDOUT}
+BUILT_IN = {
+    "demo-flow": FLOW,
+    "demo-epsilon": EPSILON,
+    "demo-dreambooth": DREAMBOOTH,
+    "demo-dreambooth-heldout": HELDOUT,
+}
 """Names that options take in place of a folder."""
 
 

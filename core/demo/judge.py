@@ -1,11 +1,11 @@
 """Reads a picture of the world by rule: colour, place, shape, size, background. Numpy and Pillow only.
 
-How: the frame of the picture gives the background (a colour with a slope from top to bottom); what differs from it is the object;
-its bounding box gives place and size, its inner pixels the colour, and its silhouette, scaled to a standard size, is correlated
-with silhouettes of every shape.
+How: the frame of the picture gives the background (a colour with a slope from top to bottom); what differs from it is
+the object; its bounding box gives place and size, its inner pixels the colour, and its silhouette, scaled to a standard
+size, is correlated with silhouettes of every shape.
 
-How far to trust it: on drawn pictures that went through the demo's autoencoder every attribute is right in at least 98 % of
-cases (`tests/core/test_demo.py`); `docs/demo.md` has the figures.
+How far to trust it: on drawn pictures that went through the demo's autoencoder every attribute is right in at least
+98 % of cases (`tests/core/test_demo.py`); `docs/demo.md` has the figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VISIBLE = 28.0
 """Least distance from the background, in 8-bit RGB, at which a pixel belongs to the object."""
 THING = "thing"
 THING_CORRELATION = 0.80
-"""A silhouette is the thing's when it correlates at least so much with it, and more than with every shape of the world."""
+"""A silhouette is the thing's when it correlates so much with it, and more than with every shape of the world."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def fit_background(pixels: np.ndarray) -> np.ndarray:
     """The background behind the object, (64, 64, 3): a colour with a vertical slope, fitted to the picture's frame."""
     frame = np.ones((SIDE, SIDE), dtype=bool)
     frame[2:-2, 2:-2] = False
-    frame &= np.linalg.norm(pixels - np.median(pixels[frame], axis=0), axis=-1) < 3 * VISIBLE  # an object may touch the frame
+    frame &= (
+        np.linalg.norm(pixels - np.median(pixels[frame], axis=0), axis=-1) < 3 * VISIBLE
+    )  # an object may touch the frame
     height = np.linspace(-1, 1, SIDE)
     terms = np.stack([np.ones(SIDE), height], axis=1)
     solution, *_ = np.linalg.lstsq(terms[np.nonzero(frame)[0]], pixels[frame], rcond=None)
@@ -83,7 +85,7 @@ def crop(covered: np.ndarray, centre: tuple[float, float], radius: float) -> np.
 
 @cache
 def templates() -> tuple[tuple[str, ...], np.ndarray]:
-    """Silhouettes of every shape and of the thing, a few degrees turned, cropped as `find` does: names and unit vectors."""
+    """Silhouettes of all shapes and of the thing, a few degrees turned, cropped as `find` does: names, unit vectors."""
     outlines: dict[str, Outline] = {**SHAPES, THING: HEART}
     names, rows = [], []
     for name, outline in outlines.items():
@@ -109,7 +111,10 @@ def correlations(silhouette: np.ndarray) -> dict[str, float]:
     """How well a silhouette agrees with each shape and with the thing, -1..1, over all turns."""
     names, rows = templates()
     scores = rows @ unit(silhouette)
-    return {name: float(scores[[i for i, other in enumerate(names) if other == name]].max()) for name in dict.fromkeys(names)}
+    return {
+        name: float(scores[[i for i, other in enumerate(names) if other == name]].max())
+        for name in dict.fromkeys(names)
+    }
 
 
 def nearest(value: Sequence[float], named: dict[str, tuple]) -> str:
@@ -149,7 +154,7 @@ def adherence(images: Iterable[Image.Image], scenes: Iterable[Scene]) -> dict[st
 
 
 def thing_score(image: Image.Image) -> float:
-    """How much better the object's silhouette fits the thing than the best shape of the world, -2..2; above 0 means "rather the thing"."""
+    """How much better the silhouette fits the thing than any shape of the world, -2..2; above 0: rather the thing."""
     found = find(image)
     if found is None:
         return -2.0

@@ -1,7 +1,7 @@
 """The new thing for DreamBooth: a heart with diagonal stripes in two colours of its own, which the picture world lacks.
 
-Its trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of it with
-captions; `draw_thing` draws any number of others, and `judge.shows_thing` recognises it.
+Its trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of
+it with captions; `draw_thing` draws any number of others, and `judge.shows_thing` recognises it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from .world import BACKGROUNDS, CLASS_NOUN, PLACES, SIDE, SIZES, Outline, Scene, backdrop, boxed, caption, compose, coverage, pose
+from .world import (
+    BACKGROUNDS,
+    CLASS_NOUN,
+    PLACES,
+    SIDE,
+    SIZES,
+    Outline,
+    Scene,
+    backdrop,
+    boxed,
+    caption,
+    compose,
+    coverage,
+    pose,
+)
 
 TRIGGER = "zwx"
 INSTANCE_PROMPT = f"a {TRIGGER} {CLASS_NOUN}"
@@ -53,9 +67,11 @@ def stripes(phase: float) -> np.ndarray:
 
 
 def draw_thing(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The thing, 64x64 RGB, with the size, place and background of `scene`; the same `rng` state draws the same picture."""
+    """The thing, 64x64 RGB, in the size, place and background of `scene`; the same `rng` state, the same picture."""
     return compose(
-        backdrop(scene.background, rng), stripes(rng.uniform(2, 4)), coverage(HEART, **pose(scene.size, scene.place, rng))
+        backdrop(scene.background, rng),
+        stripes(rng.uniform(2, 4)),
+        coverage(HEART, **pose(scene.size, scene.place, rng)),
     )
 
 
@@ -65,7 +81,7 @@ def thing_caption(scene: Scene) -> str:
 
 
 def thing_scenes() -> list[Scene]:
-    """64 scenes for the test "is the new thing there?": sizes, places and backgrounds; none of the five pictures' scenes."""
+    """64 scenes for the test "is the new thing there?"; none of them is a scene of the five pictures."""
     places = (*PLACES, None)
     every = [
         Scene(size=size, place=place, background=background)

@@ -1,8 +1,9 @@
 """The picture world: captioned 64x64 scenes with one object each, drawn by rule.
 
-A `Scene` names what is to be seen; `draw` makes a picture of it and jitters what the scene leaves open (a pixel of place, a few
-degrees, a shade); `caption` says it in words and `parse` reads the words back. 200 of the 2,100 scenes are never drawn for
-training: `held_out()`. Because everything is drawn by rule, `judge` can read by rule whether a picture shows what was asked.
+A `Scene` names what is to be seen; `draw` makes a picture of it and jitters what words leave open (a pixel of place, a
+few degrees, a shade); `caption` says it in words and `parse` reads the words back. 200 of the 2,100 scenes are never
+drawn for training: `held_out()`. Because everything is drawn by rule, `judge` can read by rule whether a picture shows
+what was asked.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ CLASS_NOUN = "shape"
 """The noun that fits every object; captions use it now and then in the place of the object's name."""
 
 
-# Outlines ------------------------------------------------------------------------------------------------------------------
-# An outline is a list of polygons in a box from -1 to 1 (x to the right, y downwards), each with True (fill) or False (cut out).
+# Outlines -----------------------------------------------------------------------------------------------------------
+# An outline is a list of polygons in a box from -1 to 1 (x to the right, y downwards), each with True (fill) or False
+# (cut out).
 
 Outline = list[tuple[np.ndarray, bool]]
 
@@ -117,12 +119,12 @@ def coverage(outline: Outline, *, centre: tuple[float, float], radius: float, tu
     return fine.reshape(SIDE, OVERSAMPLE, SIDE, OVERSAMPLE).mean(axis=(1, 3))
 
 
-# Scenes --------------------------------------------------------------------------------------------------------------------
+# Scenes -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is to be seen. A field that is None is left open: `caption` does not mention it, `judge` does not mark it."""
+    """What is to be seen. A field that is None is open: `caption` does not mention it, `judge` does not mark it."""
 
     shape: str | None = None
     colour: str | None = None
@@ -169,7 +171,7 @@ def compose(behind: np.ndarray, paint: np.ndarray, covered: np.ndarray) -> Image
 
 
 def pose(size: str, place: str, rng: np.random.Generator) -> dict:
-    """Where exactly an object stands, for `coverage`: a pixel or two, some percent and a few degrees are left to chance."""
+    """Where exactly an object stands, for `coverage`: a pixel, some percent and a few degrees are left to chance."""
     x, y = PLACES[place] + rng.uniform(-1.5, 1.5, size=2)
     return {"centre": (x, y), "radius": SIZES[size] * rng.uniform(0.93, 1.07), "turn": rng.uniform(-8, 8)}
 
@@ -184,7 +186,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return compose(behind, paint, coverage(SHAPES[scene.shape], **pose(scene.size, scene.place, rng)))
 
 
-# Captions ------------------------------------------------------------------------------------------------------------------
+# Captions -----------------------------------------------------------------------------------------------------------
 
 
 def caption(scene: Scene) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rollout_studio.core.demo import DREAMBOOTH, EPSILON, FLOW, judge, things, world
+from rollout_studio.core.demo import DREAMBOOTH, EPSILON, FLOW, HELDOUT, judge, things, world
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {"flow": FLOW, "epsilon": EPSILON}
@@ -22,7 +22,7 @@ def drawn(scenes, seed: int = 6) -> list[Image.Image]:
     return [world.draw(scene, rng) for scene in scenes]
 
 
-# The world -----------------------------------------------------------------------------------------------------------------
+# The world ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_draws_the_same_picture():
@@ -65,11 +65,11 @@ def test_some_training_captions_are_empty_and_some_generic_and_none_is_wrong():
         assert all(getattr(said, name) in (None, getattr(scene, name)) for name in world.ATTRIBUTES)
 
 
-# The judge -----------------------------------------------------------------------------------------------------------------
+# The judge ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_judge_reads_drawn_scenes():
-    scenes = some_scenes(300)
+    scenes = some_scenes(150)
     found = judge.adherence(drawn(scenes), scenes)
     assert min(found.values()) >= 0.98, found
 
@@ -87,14 +87,18 @@ def test_the_judge_is_at_chance_when_captions_are_shuffled():
 def test_an_open_attribute_is_not_judged():
     picture = drawn([world.Scene(shape="star", colour="red", size="large", place="left", background="white")])
     assert judge.adherence(picture, [world.Scene(colour="red")]) == {"colour": 1.0, "all": 1.0}
-    assert judge.adherence(picture, [world.Scene(colour="blue", place="left")]) == {"colour": 0.0, "place": 1.0, "all": 0.0}
+    assert judge.adherence(picture, [world.Scene(colour="blue", place="left")]) == {
+        "colour": 0.0,
+        "place": 1.0,
+        "all": 0.0,
+    }
 
 
 def test_an_empty_picture_shows_only_its_background():
     assert judge.read(Image.new("RGB", (64, 64), world.BACKGROUNDS["navy"])) == world.Scene(background="navy")
 
 
-# The new thing -------------------------------------------------------------------------------------------------------------
+# The new thing ------------------------------------------------------------------------------------------------------
 
 
 def complete_thing_scenes() -> list[world.Scene]:
@@ -103,9 +107,9 @@ def complete_thing_scenes() -> list[world.Scene]:
 
 def test_the_thing_is_recognised_and_ordinary_shapes_are_not_taken_for_it():
     rng = np.random.default_rng(0)
-    pictures = [things.draw_thing(scene, rng) for scene in complete_thing_scenes() for _ in range(3)]
+    pictures = [things.draw_thing(scene, rng) for scene in complete_thing_scenes() for _ in range(2)]
     assert np.mean([judge.shows_thing(picture) for picture in pictures]) >= 0.95
-    assert np.mean([judge.shows_thing(picture) for picture in drawn(some_scenes(300))]) <= 0.02
+    assert np.mean([judge.shows_thing(picture) for picture in drawn(some_scenes(100))]) <= 0.02
 
 
 def test_64_prompts_ask_for_the_thing_where_the_five_pictures_do_not_show_it():
@@ -115,18 +119,28 @@ def test_64_prompts_ask_for_the_thing_where_the_five_pictures_do_not_show_it():
     assert {scene.background for scene in scenes} == set(world.BACKGROUNDS)
 
 
-def test_the_dreambooth_set_is_five_captioned_pictures_of_the_thing():
-    files = sorted(DREAMBOOTH.glob("*.png"))
+def pictures_and_captions(folder: Path) -> tuple[list[Image.Image], list[str]]:
+    files = sorted(folder.glob("*.png"))
     captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
+    return [Image.open(file).copy() for file in files], captions
+
+
+def test_the_dreambooth_set_is_five_captioned_pictures_of_the_thing():
+    pictures, captions = pictures_and_captions(DREAMBOOTH)
     assert captions == [things.thing_caption(scene) for scene in things.SHOWN]
-    for file, scene in zip(files, things.SHOWN, strict=True):
-        with Image.open(file) as picture:
-            assert picture.size == (64, 64) and picture.mode == "RGB"
-            assert judge.shows_thing(picture)
-            assert judge.adherence([picture], [scene])["all"] == 1.0
+    assert all(picture.size == (64, 64) and picture.mode == "RGB" for picture in pictures)
+    assert all(judge.shows_thing(picture) for picture in pictures)
+    assert judge.adherence(pictures, things.SHOWN)["all"] == 1.0
 
 
-# The shipped models --------------------------------------------------------------------------------------------------------
+def test_the_held_out_pictures_show_the_thing_in_other_scenes():
+    pictures, captions = pictures_and_captions(HELDOUT)
+    assert len(captions) == 8 and not set(captions) & {things.thing_caption(scene) for scene in things.SHOWN}
+    assert all(judge.shows_thing(picture) for picture in pictures)
+    assert judge.adherence(pictures, [world.parse(text) for text in captions])["background"] == 1.0
+
+
+# The shipped models -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -152,11 +166,14 @@ def test_a_shipped_model_opens_in_float32_and_gives_64_pixels(pipe):
 
     kinds = {next(part.parameters()).dtype for part in pipe.components.values() if hasattr(part, "parameters")}
     assert kinds == {torch.float32}
-    assert pipe("a small red circle on a white background, on the left", num_inference_steps=2).images[0].size == (64, 64)
+    assert pipe("a small red circle on a white background, on the left", num_inference_steps=2).images[0].size == (
+        64,
+        64,
+    )
 
 
 def test_the_assets_stay_small():
-    files = [file for folder in (FLOW, EPSILON, DREAMBOOTH) for file in folder.rglob("*") if file.is_file()]
+    files = [file for folder in (FLOW, EPSILON, DREAMBOOTH, HELDOUT) for file in folder.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 18e6
 
 
@@ -168,24 +185,28 @@ def test_no_word_of_the_world_falls_apart_and_any_trigger_word_can_be_written(pi
     for trigger in ("zwx", "sks", "Ohwx_7", "Bär"):
         ids = tokenizer(f"a {trigger} shape").input_ids
         specials = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-        assert tokenizer.unk_token_id not in ids or tokenizer.unk_token_id in specials and ids.count(tokenizer.unk_token_id) == 1
+        assert (
+            tokenizer.unk_token_id not in ids
+            or tokenizer.unk_token_id in specials
+            and ids.count(tokenizer.unk_token_id) == 1
+        )
 
 
 def test_the_autoencoder_keeps_what_the_judge_reads(pipe):
     import torch
 
-    scenes = some_scenes(60)
+    scenes = some_scenes(40)
     rng = np.random.default_rng(0)
     pictures = drawn(scenes) + [things.draw_thing(scene, rng) for scene in complete_thing_scenes()[:20]]
     x = torch.stack([pipe.image_processor.preprocess(picture)[0] for picture in pictures])
     with torch.no_grad():
         again = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
     psnr = 10 * torch.log10(4 / (again - x).square().mean((1, 2, 3)))
-    assert psnr[:60].mean() >= 30
+    assert psnr[:40].mean() >= 30
     seen = pipe.image_processor.postprocess(again)
-    assert min(judge.adherence(seen[:60], scenes).values()) >= 0.98
-    assert sum(judge.shows_thing(picture) for picture in seen[60:]) >= 19
-    assert sum(judge.shows_thing(picture) for picture in seen[:60]) <= 1
+    assert min(judge.adherence(seen[:40], scenes).values()) >= 0.98
+    assert sum(judge.shows_thing(picture) for picture in seen[40:]) >= 19
+    assert sum(judge.shows_thing(picture) for picture in seen[:40]) <= 1
 
 
 FLOORS = {

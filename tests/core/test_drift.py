@@ -15,7 +15,9 @@ from rollout_studio.core.drift_report import Change, Curve, DriftReport, Measure
 from rollout_studio.core.noise import Prediction
 from rollout_studio.core.rollout import Grid, plan_offsets
 
-SETTINGS = drift.Settings(levels=(0.3, 0.5), loss_levels=(0.5, 0.9), offsets=(1, 3), fine_samples=4, samples=4, trajectory_samples=3, shown=4)
+SETTINGS = drift.Settings(
+    levels=(0.3, 0.5), loss_levels=(0.5, 0.9), offsets=(1, 3), fine_samples=4, samples=4, trajectory_samples=3, shown=4
+)
 ORACLE = Gaussian(mu=0.2, s=0.5)
 
 
@@ -27,22 +29,47 @@ def gaussian_pictures(number: int, seed: int = 0, dtype=torch.float32, oracle: G
 def curve_of(predict, path, x0, noise, settings=SETTINGS, **more) -> Curve:
     options = {"prediction_type": path.prediction_types[0], "grid": grid_for(path), "settings": settings, **more}
     table, network_rows, calls = drift.measure_samples(predict, x0, noise, path=path, **options)
-    return drift._curve([table], path, label="tuned", weights="tuned", role="held-out", pictures=len(x0), network_rows=network_rows, network_calls=calls)
+    return drift._curve(
+        [table],
+        path,
+        label="tuned",
+        weights="tuned",
+        role="held-out",
+        pictures=len(x0),
+        network_rows=network_rows,
+        network_calls=calls,
+    )
 
 
 def all_measures(curve: Curve):
-    return [(point, name, measure) for point in (*curve.short, *curve.trajectory) for name, measure in point.measures.items()]
+    return [
+        (point, name, measure)
+        for point in (*curve.short, *curve.trajectory)
+        for name, measure in point.measures.items()
+    ]
 
 
-# Numbers on oracles ----------------------------------------------------------------------------------------------------------------
+# Numbers on oracles --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_a_predictor_that_knows_the_pair_does_not_drift(path):
     x0, noise = gaussian_pictures(4)
     curve = curve_of(true_pair(x0, noise), path, x0, noise)
-    still = {"distance": 0, "solver": 0, "floor_model": 0, "cos_clean": 1, "cos_truth": 1, "noise_shift": 0, "snr_shift_db": 0,
-             "std_ratio": 1, "norm_ratio": 1, "low_db": 0, "mid_db": 0, "high_db": 0}  # fmt: skip
+    still = {
+        "distance": 0,
+        "solver": 0,
+        "floor_model": 0,
+        "cos_clean": 1,
+        "cos_truth": 1,
+        "noise_shift": 0,
+        "snr_shift_db": 0,
+        "std_ratio": 1,
+        "norm_ratio": 1,
+        "low_db": 0,
+        "mid_db": 0,
+        "high_db": 0,
+    }
     for point, name, measure in all_measures(curve):
         loose = 0.05 if name == "noise_shift" and path.t_max > 1 else 2e-3
         assert measure.value == pytest.approx(still[name], abs=loose), (name, point)
@@ -55,7 +82,7 @@ def test_a_perfect_gaussian_model_has_a_floor_but_no_model_part(path):
     curve = curve_of(ORACLE.predict, path, x0, noise, exact_flow=ORACLE.flow)
     for point in curve.short:
         measures = point.measures
-        assert measures["model"].value < 0.002 < 0.02 < measures["floor"].value
+        assert measures["model"].value < 0.002 and measures["floor"].value > 0.02
         assert measures["floor_model"].value == pytest.approx(measures["floor"].value, abs=0.002)
 
 
@@ -75,8 +102,15 @@ def test_the_solver_part_falls_with_the_declared_order(sampler, order):
     x0, noise = gaussian_pictures(2, dtype=torch.float64)
     parts = []
     for steps in (20, 40):
-        settings = drift.Settings(sampler=sampler, levels=(0.4,), loss_levels=(), offsets=(2 * steps // 5,), fine_factor=8, fine_samples=2,
-                                  trajectory_samples=0)  # fmt: skip
+        settings = drift.Settings(
+            sampler=sampler,
+            levels=(0.4,),
+            loss_levels=(),
+            offsets=(2 * steps // 5,),
+            fine_factor=8,
+            fine_samples=2,
+            trajectory_samples=0,
+        )
         grid = Grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
         (point,) = curve_of(ORACLE.predict, PATHS["flow"], x0, noise, settings, grid=grid).short
         parts.append(point.measures["solver"].value)
@@ -87,12 +121,20 @@ def test_the_solver_part_falls_with_the_declared_order(sampler, order):
 def test_an_exact_flow_keeps_spread_and_spectrum(path):
     """What is called free of a floor. Fine steps stand for the exact flow."""
     x0, noise = gaussian_pictures(64)
-    settings = dataclasses.replace(SETTINGS, samples=64, fine_samples=0, trajectory_samples=64, start=0.9, grid_steps=60, offsets=(2, 6))
+    settings = dataclasses.replace(
+        SETTINGS, samples=64, fine_samples=0, trajectory_samples=64, start=0.9, grid_steps=60, offsets=(2, 6)
+    )
     curve = curve_of(ORACLE.predict, path, x0, noise, settings, grid=grid_for(path, 60))
-    for point in (*curve.short, *curve.trajectory[:-3]):  # the last steps to almost no noise are too long for any solver
+    for point in (
+        *curve.short,
+        *curve.trajectory[:-3],
+    ):  # the last steps to almost no noise are too long for any solver
         for name, kept in (("std_ratio", 1), ("low_db", 0), ("mid_db", 0), ("high_db", 0)):
             measure = point.measures[name]
-            assert abs(measure.value - kept) <= 3.5 * measure.error + (0.005 if name == "std_ratio" else 0.05), (name, point.t)
+            assert abs(measure.value - kept) <= 3.5 * measure.error + (0.005 if name == "std_ratio" else 0.05), (
+                name,
+                point.t,
+            )
 
 
 def test_too_timid_a_model_narrows_the_spread():
@@ -114,7 +156,8 @@ def test_the_effective_noise_level_of_a_state_of_the_pair_is_its_own(path):
 
 
 def test_an_exact_flow_does_move_the_effective_noise_level():
-    """Why it is not called free of a floor: on unit Gaussian data the exact flow from s to t lands at ((2s - 1) g + 1) / 2, g = sqrt(v_t / v_s)."""
+    """Why it is not called free of a floor: on unit Gaussian data the exact flow from s to t lands at ((2s - 1) g + 1)
+    / 2, g = sqrt(v_t / v_s)."""
     unit, path, s, t = Gaussian(0, 1), PATHS["flow"], 0.8, 0.6
     x0, noise = gaussian_pictures(400, oracle=unit)
     here, there = (path.at(torch.full((400,), value)) for value in (s, t))
@@ -132,7 +175,9 @@ def test_a_noise_share_is_found_on_every_path(path, share):
 
 
 def test_a_wave_has_its_power_in_its_own_ring_and_band():
-    x = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12).expand(1, 1, 8, 12)  # a quarter of the sampling rate: half of Nyquist
+    x = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12).expand(
+        1, 1, 8, 12
+    )  # a quarter of the sampling rate: half of Nyquist
     rings = drift.Rings.of(8, 12, 4)
     power = rings.power(x)[0]
     assert int(power[:4].argmax()) == 1 and float(power[:4].sum() - power[1]) < 1e-9
@@ -147,14 +192,20 @@ def test_white_noise_is_equally_strong_in_every_band_whatever_the_shape():
 
 def test_the_measurement_costs_what_it_announces():
     x0, noise = gaussian_pictures(4)
-    path, settings = PATHS["flow"], dataclasses.replace(SETTINGS, start=None)  # offsets of 3 fit everywhere at these levels
+    path, settings = (
+        PATHS["flow"],
+        dataclasses.replace(SETTINGS, start=None),
+    )  # offsets of 3 fit everywhere at these levels
     curve = curve_of(ORACLE.predict, path, x0, noise, settings)
     assert curve.network_rows == drift.expected_rows(settings, 4, 30)
 
 
 def test_chunks_change_nothing():
     x0, noise = gaussian_pictures(4)
-    whole, parts = (curve_of(ORACLE.predict, PATHS["flow"], x0, noise, dataclasses.replace(SETTINGS, rows_at_once=n)) for n in (64, 3))
+    whole, parts = (
+        curve_of(ORACLE.predict, PATHS["flow"], x0, noise, dataclasses.replace(SETTINGS, rows_at_once=n))
+        for n in (64, 3)
+    )
     for (_, name, a), (_, _, b) in zip(all_measures(whole), all_measures(parts), strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-4), name
     assert whole.network_rows == parts.network_rows
@@ -167,12 +218,19 @@ def test_the_refined_grid_has_the_same_sources_and_targets():
     assert torch.allclose(coarse.source.t, fine.source.t, atol=1e-9) and fine.k.tolist() == [20, 4, 12]
 
 
-# The report ------------------------------------------------------------------------------------------------------------------------
+# The report ----------------------------------------------------------------------------------------------------------
 
 
 def report_of(*curves: Curve, **fields) -> DriftReport:
     settings = json.loads(json.dumps(drift._plain(SETTINGS)))
-    known = {"model": "demo", "prediction_type": "flow_matching", "path": "rectified-flow", "probe": "p", "settings": settings, "step": 7}
+    known = {
+        "model": "demo",
+        "prediction_type": "flow_matching",
+        "path": "rectified-flow",
+        "probe": "p",
+        "settings": settings,
+        "step": 7,
+    }
     return DriftReport(**{**known, **fields}, curves=curves)
 
 
@@ -187,12 +245,22 @@ def simple_curve(weights: str, distance, loss, role="held-out") -> Curve:
 
 @pytest.mark.parametrize(
     "drift_factor, loss_factor, kind",
-    [(0.8, 1.1, "blur"), (0.8, 0.9, "less drift, better model"), (0.8, 1.0, "less drift"), (1.2, 0.9, "better model, more drift"),
-     (1.2, 1.1, "more drift"), (1.0, 1.1, "worse model"), (1.0, 0.9, "better model"), (1.0, 1.0, "no difference")],
-)  # fmt: skip
+    [
+        (0.8, 1.1, "blur"),
+        (0.8, 0.9, "less drift, better model"),
+        (0.8, 1.0, "less drift"),
+        (1.2, 0.9, "better model, more drift"),
+        (1.2, 1.1, "more drift"),
+        (1.0, 1.1, "worse model"),
+        (1.0, 0.9, "better model"),
+        (1.0, 1.0, "no difference"),
+    ],
+)
 def test_drift_and_clean_loss_are_judged_together(drift_factor, loss_factor, kind):
     old, wobble = np.linspace(1, 2, 8), 1 + 0.02 * np.cos(np.arange(8))
-    report = report_of(simple_curve("tuned", old * drift_factor * wobble, old * loss_factor * wobble), simple_curve("base", old, old))
+    report = report_of(
+        simple_curve("tuned", old * drift_factor * wobble, old * loss_factor * wobble), simple_curve("base", old, old)
+    )
     assert drift.summary(report)["verdict"] == kind
     said = drift.words(report)[0]
     assert ("That is blur, not success" in said) == (kind == "blur")
@@ -224,10 +292,17 @@ def test_a_report_survives_json_and_holds_only_finite_numbers():
     report = report_of(curve_of(ORACLE.predict, PATHS["flow"], x0, noise, exact_flow=ORACLE.flow), seconds=math.nan)
     text = drift.report_to_json(report)
     record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the report"))
-    assert record["format"] == "rollout_studio.drift" and record["version"] == 1 and record["seconds"] is None and record["words"]
+    assert (
+        record["format"] == "rollout_studio.drift"
+        and record["version"] == 1
+        and record["seconds"] is None
+        and record["words"]
+    )
     again = drift.report_from_json(text)
     assert json.loads(drift.report_to_json(again))["curves"] == record["curves"] and again.settings == report.settings
-    assert again.curves[0].short[0].measures["distance"].value == pytest.approx(report.curves[0].short[0].measures["distance"].value, rel=1e-5)
+    assert again.curves[0].short[0].measures["distance"].value == pytest.approx(
+        report.curves[0].short[0].measures["distance"].value, rel=1e-5
+    )
 
 
 def test_a_model_that_answers_no_number_gets_a_report_that_says_so(tmp_path):
@@ -244,16 +319,26 @@ def test_a_model_that_answers_no_number_gets_a_report_that_says_so(tmp_path):
 
 def test_a_report_of_many_samples_stays_small():
     x0, noise = gaussian_pictures(100)
-    settings = dataclasses.replace(SETTINGS, samples=100, fine_samples=100, levels=(0.2, 0.35, 0.5, 0.65, 0.8), offsets=(1, 3, 5), fine_factor=2)
+    settings = dataclasses.replace(
+        SETTINGS, samples=100, fine_samples=100, levels=(0.2, 0.35, 0.5, 0.65, 0.8), offsets=(1, 3, 5), fine_factor=2
+    )
     curve = curve_of(ORACLE.predict, PATHS["flow"], x0, noise, settings)
-    report = report_of(curve, *(dataclasses.replace(curve, weights=w, role=r) for w, r in (("base", "held-out"), ("base", "training"))))
+    report = report_of(
+        curve, *(dataclasses.replace(curve, weights=w, role=r) for w, r in (("base", "held-out"), ("base", "training")))
+    )
     assert len(curve.short[0].measures["distance"].values) == 64 and curve.samples == 100
     assert len(drift.report_to_json(report).encode()) < 500_000
 
 
-@pytest.mark.parametrize("text, told", [("{", "Not JSON"), ('{"a": 1}', "no drift report"),
-                                        ('{"format": "rollout_studio.drift", "version": 99}', "version 99"),
-                                        ('{"format": "rollout_studio.drift", "version": 1}', "damaged")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("{", "Not JSON"),
+        ('{"a": 1}', "no drift report"),
+        ('{"format": "rollout_studio.drift", "version": 99}', "version 99"),
+        ('{"format": "rollout_studio.drift", "version": 1}', "damaged"),
+    ],
+)
 def test_what_is_no_report_is_refused_in_words(text, told):
     with pytest.raises(drift.ReportError, match=told):
         drift.report_from_json(text)
@@ -270,8 +355,13 @@ def test_the_csv_has_a_row_per_number_and_runs_no_formula():
 
 def test_reports_of_two_solvers_stand_in_one():
     x0, noise = gaussian_pictures(4)
-    made = {sampler: report_of(curve_of(ORACLE.predict, PATHS["flow"], x0, noise, dataclasses.replace(SETTINGS, sampler=sampler)), probe=sampler)
-            for sampler in ("euler", "unipc")}  # fmt: skip
+    made = {
+        sampler: report_of(
+            curve_of(ORACLE.predict, PATHS["flow"], x0, noise, dataclasses.replace(SETTINGS, sampler=sampler)),
+            probe=sampler,
+        )
+        for sampler in ("euler", "unipc")
+    }
     both = drift.compare(list(made.items()))
     assert [curve.label for curve in both.curves] == ["euler", "unipc"]
     assert both.curves[0].at(0.5).measures["solver"].value > 5 * both.curves[1].at(0.5).measures["solver"].value
@@ -279,18 +369,22 @@ def test_reports_of_two_solvers_stand_in_one():
         drift.compare([("a", made["euler"]), ("a", made["unipc"])])
 
 
-@pytest.mark.parametrize("wrong", [{"levels": (1.0,)}, {"offsets": (0,)}, {"guidance": 0.5}, {"fine_offsets": (2,)}, {"shown": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"levels": (1.0,)}, {"offsets": (0,)}, {"guidance": 0.5}, {"fine_offsets": (2,)}, {"shown": 1}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="must be|must lie"):
         drift.Settings(**wrong)
 
 
-# Pictures --------------------------------------------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------------------------
 
 
 def strip_of(side: int, difference: int) -> drift_pictures.Strip:
     grey = np.full((side, side * 3 // 4, 3), 100, np.uint8)
-    frames = tuple(drift_pictures.Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4))
+    frames = tuple(
+        drift_pictures.Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4)
+    )
     return drift_pictures.Strip("base", "a very long prompt " * 30, grey, frames, drift._plain(SETTINGS))
 
 
@@ -312,10 +406,21 @@ def test_all_columns_share_one_scale():
     assert light == sorted(light) and scale == pytest.approx(60 / 255, rel=1e-3)
 
 
-# On a model ------------------------------------------------------------------------------------------------------------------------
+# On a model ----------------------------------------------------------------------------------------------------------
 
-QUICK = {"levels": (0.5,), "loss_levels": (0.5,), "offsets": (1, 2), "fine_offsets": (2,), "fine_factor": 2, "samples": 3, "fine_samples": 1,
-         "trajectory_samples": 2, "shown": 3, "start": None, "grid_steps": 5}  # fmt: skip
+QUICK = {
+    "levels": (0.5,),
+    "loss_levels": (0.5,),
+    "offsets": (1, 2),
+    "fine_offsets": (2,),
+    "fine_factor": 2,
+    "samples": 3,
+    "fine_samples": 1,
+    "trajectory_samples": 2,
+    "shown": 3,
+    "start": None,
+    "grid_steps": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +441,12 @@ def model(tiny_folder):
 def probe_set(model, role="held-out", shapes=((4, 8, 8), (4, 8, 8), (4, 8, 12))) -> drift.ProbeSet:
     prompts = ("a red circle", "sks on blue, far left", "two")[: len(shapes)]
     draws = torch.Generator().manual_seed(3)
-    return drift.ProbeSet(tuple(torch.randn(shape, generator=draws) for shape in shapes), tuple(model.encode_prompts(prompts)), prompts, role)
+    return drift.ProbeSet(
+        tuple(torch.randn(shape, generator=draws) for shape in shapes),
+        tuple(model.encode_prompts(prompts)),
+        prompts,
+        role,
+    )
 
 
 def test_measuring_leaves_modes_random_state_gradients_and_adapters_as_found(model):
@@ -370,36 +480,73 @@ def test_a_saved_report_has_its_pictures(model, tmp_path):
     report = drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), base=model.adapters_disabled, step=12)
     files = drift.save(report, tmp_path / "step-000012", frames=True)
     names = [file.relative_to(tmp_path / "step-000012").as_posix() for file in files]
-    assert names[:5] == ["report.json", "curves.png", "spectrum.png", "filmstrip.png", *[n for n in names[4:] if n.startswith("frames/")][:1]]
+    assert names[:5] == [
+        "report.json",
+        "curves.png",
+        "spectrum.png",
+        "filmstrip.png",
+        *[n for n in names[4:] if n.startswith("frames/")][:1],
+    ]
     assert "filmstrip-base.png" in names and sum(name.endswith("-difference.png") for name in names) == 2 * 3
     for file in files[1:]:
         with Image.open(file) as picture:
             picture.verify()
     assert drift.read_report(tmp_path / "step-000012").step == 12
     drift.save(dataclasses.replace(report, strips=()), tmp_path / "step-000012")  # replaced as a whole
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["curves.png", "report.json", "spectrum.png", "step-000012"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "curves.png",
+        "report.json",
+        "spectrum.png",
+        "step-000012",
+    ]
 
 
 def test_a_run_measures_its_base_once(model, tmp_path):
-    config = config_from_flat({"pretrained_model_name_or_path": "demo-flow", "scheduled_sampling_grid_steps": 5, "drift_offsets": (1, 2)})
+    config = config_from_flat(
+        {"pretrained_model_name_or_path": "demo-flow", "scheduled_sampling_grid_steps": 5, "drift_offsets": (1, 2)}
+    )
     sets = [probe_set(model), probe_set(model, "training", ((4, 8, 8),))]
     quick = {name: value for name, value in QUICK.items() if name not in ("grid_steps", "offsets")}
     first = drift.probe(model, sets, config, tmp_path / "drift", step=0, **quick)
     later = drift.probe(model, sets, config, tmp_path / "drift", step=5, **quick)
     assert (first["path"], later["path"]) == ("drift/step-000000/report.json", "drift/step-000005/report.json")
-    assert later["summary"]["network_rows"] == first["summary"]["network_rows"]  # the tuned model's; the base's are known
-    assert first["summary"]["drift"] == first["summary"]["drift_base"] == later["summary"]["drift_base"] != later["summary"]["drift"]
+    assert (
+        later["summary"]["network_rows"] == first["summary"]["network_rows"]
+    )  # the tuned model's; the base's are known
+    assert (
+        first["summary"]["drift"]
+        == first["summary"]["drift_base"]
+        == later["summary"]["drift_base"]
+        != later["summary"]["drift"]
+    )
     report = drift.read_report(tmp_path / later["path"])
-    assert [(c.weights, c.role) for c in report.curves] == [("tuned", "held-out"), ("tuned", "training"), ("base", "held-out"), ("base", "training")]
-    other = drift.probe(model, sets, config, tmp_path / "drift", step=6, **quick, seed=7)  # another noise: the base again
-    assert other["summary"]["network_rows"] == 2 * first["summary"]["network_rows"] and other["summary"]["drift_base"] is not None
+    assert [(c.weights, c.role) for c in report.curves] == [
+        ("tuned", "held-out"),
+        ("tuned", "training"),
+        ("base", "held-out"),
+        ("base", "training"),
+    ]
+    other = drift.probe(
+        model, sets, config, tmp_path / "drift", step=6, **quick, seed=7
+    )  # another noise: the base again
+    assert (
+        other["summary"]["network_rows"] == 2 * first["summary"]["network_rows"]
+        and other["summary"]["drift_base"] is not None
+    )
 
 
 def test_a_stopped_measurement_writes_nothing(model, tmp_path):
     config, asked = config_from_flat({}), []
     with pytest.raises(drift.Stopped):
-        drift.probe(model, [probe_set(model)], config, tmp_path / "drift", step=3, should_stop=lambda: asked.append(1) or len(asked) > 3, **{
-            name: value for name, value in QUICK.items() if name != "offsets"} | {"fine_offsets": (5,)})  # fmt: skip
+        drift.probe(
+            model,
+            [probe_set(model)],
+            config,
+            tmp_path / "drift",
+            step=3,
+            should_stop=lambda: asked.append(1) or len(asked) > 3,
+            **{name: value for name, value in QUICK.items() if name != "offsets"} | {"fine_offsets": (5,)},
+        )
     assert len(asked) == 4 and not list(tmp_path.rglob("*"))
 
 
@@ -407,7 +554,12 @@ def test_progress_goes_up_to_its_total(model):
     told = []
     drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), progress=lambda *what: told.append(what))
     done = [row[0] for row in told]
-    assert done == sorted(done) and done[0] == 0 and told[-1][0] == told[-1][1] and len({total for _, total, _ in told}) == 1
+    assert (
+        done == sorted(done)
+        and done[0] == 0
+        and told[-1][0] == told[-1][1]
+        and len({total for _, total, _ in told}) == 1
+    )
 
 
 def test_guidance_costs_twice(model):
@@ -421,4 +573,4 @@ def test_reading_reports_needs_no_torch():
     import sys
 
     code = "import sys; from rollout_studio.core import drift_report; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -499,7 +499,8 @@ def test_a_gated_model_and_a_wrong_revision_are_told_apart(monkeypatch):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "has no model_index.json"), ("{", "is not valid JSON"), (json.dumps({"_class_name": "WanPipeline"}), "no family here covers"),
+    (None, "has no model_index.json"), ("{", "is not valid JSON"), ("[]", "holds no JSON object"),
+    (json.dumps({"_class_name": "WanPipeline"}), "no family here covers"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_known_pipeline_is_refused(content, words, tmp_path):
     if content is not None:

@@ -1,0 +1,237 @@
+"""The page in a real browser: the newcomer's story with the real trainer, and what must hold on every visit.
+
+Each test fails on a page error and on any request that leaves this machine.
+"""
+
+import os
+import re
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+from rollout_studio.app.page import free_port, launch  # noqa: E402
+from rollout_studio.app.watch import Watch  # noqa: E402
+from rollout_studio.core.runs import RunStore  # noqa: E402
+
+pytestmark = pytest.mark.timeout(600)
+PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds
+TRAINING_MS = 300_000
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One page for all tests: (address, the store behind it)."""
+    watch = Watch(tmp_path_factory.mktemp("runs"))
+    port = free_port(7900)
+    demo = launch(watch, port)
+    yield f"http://127.0.0.1:{port}/", watch.store
+    demo.close(verbose=False)
+    for run in watch.store.list():
+        watch.store.kill(run.name)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(served, browser):
+    """Opens pages in viewers of their own; at the end no page error and no request to elsewhere may have happened."""
+    wrong, contexts = [], []
+
+    def noticed(request):
+        if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
+            wrong.append(f"external request: {request.url}")
+
+    def open_page(path="", width=1280, height=900):
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
+        page.on("request", noticed)
+        page.goto(served[0] + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def test_a_newcomer_starts_the_demo_sees_progress_reloads_and_sees_samples_and_drift(visit, served):
+    """The whole story with the real model and trainer, shortened by the form's own settings."""
+    page = visit()
+    expect(page.locator("#start-hero")).to_have_text("Start the demo")
+    page.locator("#opt-max_train_steps input").fill("4")
+    page.locator("#opt-validation_prompts textarea").fill("a large zwx shape on a white background, in the centre")
+    page.get_by_text("All settings", exact=True).click()
+    for section, field, value in (("Samples", "validation_num_inference_steps", "6"), ("Drift", "drift_num_images", "1")):
+        tab(page, section)
+        advanced = page.get_by_role("tabpanel", name=section).get_by_role("button", name="Advanced")
+        if advanced.count():
+            advanced.click()
+        number = page.locator(f"#opt-{field} input[type=number]")
+        number.fill(value)
+        number.blur()
+    expect(page.locator("#side")).to_contain_text("Pictures measured")  # the panel has taken in the last change
+    expect(page.locator("#start-hero")).to_have_text("Start training")
+    page.locator("#start-hero").click()
+
+    expect(page.get_by_test_id("progress")).to_contain_text("of 4")
+    [run] = served[1].list()
+    assert served[1].get(run.name).read_config()["max_train_steps"] == 4
+    expect(page.get_by_test_id("state")).to_have_text(re.compile("starting|training"))
+
+    page.reload()  # whoever comes back while a run is alive lands on it
+    expect(page.get_by_test_id("progress")).to_contain_text("of 4")
+    second = visit()
+    expect(second.get_by_test_id("progress")).to_contain_text("of 4")
+    for viewer in (page, second):
+        expect(viewer.get_by_test_id("state")).to_have_text("done", timeout=TRAINING_MS)
+        expect(viewer.get_by_test_id("progress")).to_contain_text("step 4 of 4")
+    expect(page.locator("#run-charts svg").first).to_be_visible()
+    for picture in (page.locator("#run-samples img").first, page.locator("#run-samples img").last, page.locator("#run-drift img")):
+        expect(picture).to_be_visible()
+        picture.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.complete && image.naturalWidth > 30", arg=picture.element_handle())
+    expect(page.locator("#run-drift")).to_contain_text("How to read it")
+    expect(page.locator("#run-files")).to_contain_text("0 missing and 0 unexpected")
+    with page.expect_download() as download:
+        page.locator("#run-files a").first.click()
+    assert download.value.path().stat().st_size > 10_000
+    tab(page, "Drift")
+    expect(page.locator("#drift-picture img")).to_be_visible()
+    expect(page.locator("#drift-step")).to_contain_text("before training")
+
+
+def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served):
+    page, before = visit(), len(served[1].list())
+    tab(page, "Train")
+    page.locator("#opt-learning_rate input").fill("50")
+    page.locator("#opt-learning_rate input").blur()
+    expect(page.locator("#opt-learning_rate")).to_contain_text("must be at most 10")
+    expect(page.locator("#side")).to_contain_text("Please mend this first")
+    page.locator("#start").click()
+    page.wait_for_timeout(1500)
+    assert len(served[1].list()) == before
+    page.locator("#opt-learning_rate input").fill("0.002")
+    page.locator("#opt-learning_rate input").blur()
+    expect(page.locator("#opt-learning_rate")).not_to_contain_text("must be at most 10")
+    expect(page.locator("#side")).to_contain_text("0.002")
+
+
+def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit):
+    page = visit()
+    tab(page, "Train")
+    page.locator("#level").get_by_label("Off").click()
+    expect(page.locator("#ramp")).to_contain_text("No rollout")
+    page.locator("#preset").get_by_label("Stable Diffusion 1.5").click()
+    expect(page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")).to_have_value(re.compile("stable-diffusion-v1-5"))
+    expect(page.locator("#side")).to_contain_text('"resolution": 512')
+    expect(page.locator("#pictures")).to_contain_text("No pictures yet")
+    page.locator("#level").get_by_label("Strong").click()
+    expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 4')
+    expect(page.locator("#ramp svg")).to_be_visible()
+
+
+def test_dropped_pictures_become_the_pictures_of_the_run(visit, served, tmp_path):
+    from PIL import Image
+
+    for number in range(3):
+        Image.new("RGB", (96, 80), (40 * number, 90, 200)).save(tmp_path / f"cup {number}.png")
+        (tmp_path / f"cup {number}.txt").write_text(f"a qrx cup <b>{number}</b>")
+    page = visit()
+    tab(page, "Train")
+    page.locator("#drop input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+    expect(page.locator("#pictures")).to_contain_text("3 pictures")
+    expect(page.locator("#pictures")).to_contain_text("a qrx cup <b>2</b>")  # as text
+    expect(page.locator("#pictures img")).to_have_count(3)
+    expect(page.locator("#opt-instance_data_dir input, #opt-instance_data_dir textarea")).to_have_value(re.compile(re.escape(str(served[1].root))))
+
+
+def test_a_run_in_progress_is_followed_and_commanded(visit, served, write):
+    """A trainer is played by this process, which owns the run's lock and writes its events."""
+    store = RunStore(served[1].root)
+    run = store.create({"max_train_steps": 100}, "played", preset="demo")
+    with run.lock():
+        run.write_state(state="running", step=10)
+        run.emit("start", pid=os.getpid(), device="cpu", total_steps=100, resumed_from=None)
+        write.samples(run, 0)
+        write.steps(run, 1, 10, 100)
+        page = visit()
+        expect(page.get_by_test_id("progress")).to_contain_text("step 10 of 100")
+        page.get_by_role("button", name="Sample now").click()
+        for _ in range(100):
+            taken = run.take_commands()
+            if taken:
+                break
+            page.wait_for_timeout(100)
+        assert [command.name for command in taken] == ["sample"]
+        write.samples(run, 10)
+        write.steps(run, 11, 20, 100)
+        run.write_state(state="paused", step=20)
+        run.emit("paused", step=20)
+        expect(page.get_by_test_id("progress")).to_contain_text("step 20 of 100")
+        expect(page.locator("#run-samples")).to_contain_text("step 10")
+        expect(page.get_by_role("button", name="Go on")).to_be_visible()
+        expect(page.get_by_role("button", name="Pause", exact=True)).to_be_hidden()
+        expect(page.get_by_role("button", name="Delete", exact=True)).to_be_hidden()
+    # The owner is gone without a word: the page says so by itself.
+    expect(page.get_by_test_id("state")).to_have_text("crashed")
+    expect(page.locator("#run-messages")).to_contain_text("crashed at step 20")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Yes, delete").click()
+    expect(page.locator("#run-picker")).not_to_contain_text("played")
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_tab_is_wider_than_the_window(visit, served, write, width, theme):
+    store = RunStore(served[1].root)
+    if not (store.root / "finished").exists():
+        write.run(store, "finished", state="stopped")
+    page = visit(f"?__theme={theme}", width=width)
+    for name in ("Train", "Runs", "Drift"):
+        tab(page, name)
+        if name == "Runs":
+            page.locator("#run-picker").get_by_label("finished").click()
+            expect(page.locator("#run-samples img").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_another_site_and_another_name_are_refused(served):
+    import http.client
+
+    port = int(served[0].rsplit(":", 1)[1].strip("/"))
+    for headers in ({"Host": "evil.com"}, {"Host": f"127.0.0.1:{port}", "Origin": "http://evil.com"}, {"Host": f"127.0.0.1:{port}", "Origin": "null"}):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/gradio_api/upload", body=b"", headers=headers)
+        assert connection.getresponse().status == 403
+        connection.close()
+
+
+def test_files_outside_the_previews_are_not_served(served, tmp_path):
+    import http.client
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    port = int(served[0].rsplit(":", 1)[1].strip("/"))
+    run = served[1].create({})
+    for path in (secret, run.config_path):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", f"/gradio_api/file={path}")
+        assert connection.getresponse().status in (403, 404)
+        connection.close()
+    served[1].delete(run.name)
