@@ -5,6 +5,7 @@ diffusers, which takes a file without alphas at scale 1, and tools that ignore i
 it on a fresh stock pipeline.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .header import CONFIG_FILE, ExportError, lora_metadata
+from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .trainable import ADAPTER, adapter_state
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def export_full(
     shutil.rmtree(part, ignore_errors=True)
     try:
         fresh.save_pretrained(part, safe_serialization=True)
-        (part / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        (part / CONFIG_FILE).write_text(json.dumps(published_config(config), indent=2, ensure_ascii=False), encoding="utf-8")
         replaces = path.exists()
         if replaces:
             path.rename(old)

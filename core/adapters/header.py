@@ -8,7 +8,7 @@ them; `modelspec.*`: ModelSpec 1.0.1.
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,8 +53,25 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
+PATHS = ("pretrained_model_name_or_path", "instance_data_dir", "class_data_dir", "data_cache_dir", "drift_data_dir")
+
+
+def published_config(config: "RunConfig") -> dict[str, Any]:
+    """The flat config as a file for others carries it: of a full path only the last part, because the rest names a person's folders."""
+    from ..config import config_to_flat
+
+    flat = config_to_flat(config)
+    return flat | {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
+
+
+def _last_part(path: str) -> str:
+    kinds = [kind(path) for kind in (PurePosixPath, PureWindowsPath)]
+    full = path.startswith("~") or any(kind.is_absolute() for kind in kinds)
+    return kinds[1].name if full else path  # the Windows reading knows both separators
+
+
 def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, step: int | None) -> dict[str, str]:
-    """The header's text. Training facts only: no captions and no statistics of the images.
+    """The header's text. Training facts only: no captions, no statistics of the images, no full paths.
 
     Args:
         base: the family's `metadata` (`ss_base_model_version`, `architecture`).
@@ -64,14 +81,13 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
     `ss_network_alpha` is the file's own scale: alpha is folded into the weights (`files.py`), so it equals the rank
     there. The trained alpha stands under `rollout_studio_alpha` and in the config.
     """
-    from ..config import config_to_flat
-
-    training, data, model = config.training, config.data, config.model
+    training, data = config.training, config.data
     rank = config.lora.rank
+    flat = published_config(config)
     metadata = {
         "format": "pt",
-        CONFIG_KEY: json.dumps(config_to_flat(config), ensure_ascii=False),
-        "rollout_studio_base_model": model.pretrained_model_name_or_path,
+        CONFIG_KEY: json.dumps(flat, ensure_ascii=False),
+        "rollout_studio_base_model": flat["pretrained_model_name_or_path"],
         "rollout_studio_rank": rank,
         "rollout_studio_alpha": rank if config.lora.alpha is None else config.lora.alpha,
         "rollout_studio_step": step,
@@ -83,7 +99,7 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
         "ss_network_alpha": float(rank),
         "ss_network_args": "{}",
         "ss_output_name": title,
-        "ss_sd_model_name": model.pretrained_model_name_or_path,
+        "ss_sd_model_name": flat["pretrained_model_name_or_path"],
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_steps": step,
         "ss_learning_rate": training.learning_rate,

@@ -17,7 +17,8 @@ from rollout_studio.core.runs import RunStore  # noqa: E402
 
 pytestmark = pytest.mark.timeout(600)
 PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds
-TRAINING_MS = 300_000
+TRAINING_MS = 400_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

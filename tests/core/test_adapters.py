@@ -4,12 +4,14 @@ trainer's model does."""
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters import ExportError
+from rollout_studio.core.adapters.header import published_config
 from rollout_studio.core.adapters.trainable import matching_layers
 from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.families import ModelError, load_model, locate
@@ -348,8 +350,8 @@ def test_paths_and_models_that_cannot_be_exported_are_refused(trained, tmp_path)
 def test_the_header_restores_the_config_and_tells_other_tools_what_this_is(trained, tmp_path):
     model, config = trained("sd2_v", lora_alpha=2.0)
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, step=250)
-    assert adapters.read_lora_config(path) == json.loads(json.dumps(config_to_flat(config)))
-    assert config_from_flat(adapters.read_lora_config(path)) == config
+    folder = {"pretrained_model_name_or_path": Path(config.model.pretrained_model_name_or_path).name}
+    assert adapters.read_lora_config(path) == json.loads(json.dumps(config_to_flat(config) | folder))
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     expected = {
@@ -368,6 +370,23 @@ def test_the_header_restores_the_config_and_tells_other_tools_what_this_is(train
     }
     assert {key: metadata[key] for key in expected} == expected
     assert not {"ss_dataset_dirs", "ss_tag_frequency"} & metadata.keys()
+
+
+@pytest.mark.parametrize(
+    ("typed", "published"),
+    [
+        ("/home/ada/pictures/dog", "dog"),
+        ("C:\\Users\\Ada\\dog", "dog"),
+        ("~/pictures/dog", "dog"),
+        ("pictures/dog", "pictures/dog"),
+        ("demo-dreambooth", "demo-dreambooth"),
+    ],
+)
+def test_a_file_for_others_does_not_name_the_folders_of_its_maker(typed, published):
+    config = config_from_flat({"instance_data_dir": typed, "pretrained_model_name_or_path": typed})
+    flat = published_config(config)
+    assert flat["instance_data_dir"] == flat["pretrained_model_name_or_path"] == published
+    assert flat["class_data_dir"] is None
 
 
 def test_a_config_is_read_without_torch(trained, tmp_path):
@@ -410,7 +429,8 @@ def test_a_full_fine_tune_is_a_folder_that_opens_and_predicts_the_same(name, pre
     assert check.passed and check.used == check.total == len(model.denoiser.state_dict())
     if precision == "float32":
         assert check.max_difference < 1e-3 * check.effect and check.effect > 1e-2
-    assert config_from_flat(adapters.read_lora_config(path)) == config
+    folder = {"pretrained_model_name_or_path": Path(config.model.pretrained_model_name_or_path).name}
+    assert config_from_flat(adapters.read_lora_config(path)) == config_from_flat(config_to_flat(config) | folder)
     assert locate(str(path)).family == model.name
     assert sorted(file.name for file in tmp_path.iterdir()) == ["whole"]
 
