@@ -24,7 +24,7 @@ SECTION_TITLES = {
     "training": "Training",
     "rollout": "Scheduled sampling",
     "validation": "Samples",
-    "drift": "Drift",
+    "drift": "Drift probe",
     "saving": "Saving",
 }
 

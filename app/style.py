@@ -164,6 +164,7 @@ CSS = """
 .gradio-container .rs-log { font-family: var(--font-mono); font-size: 12px; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; padding: 8px; max-height: 320px; overflow: auto; background: none; }
 .gradio-container .rs-maybe:not(:has(div)) , .gradio-container .rs-maybe:has(.prose:empty) { display: none; }
 .gradio-container .tab-container button.selected { color: var(--rs-clean); font-weight: 600; }
+.gradio-container #all-settings .tab-container button { padding: 6px 9px; font-size: 14px; }
 .gradio-container .form > .block > label { display: flex; flex-direction: column; height: 100%; }
 .gradio-container .form > .block > label > :last-child { margin-top: auto; }
 .gradio-container summary { cursor: pointer; }

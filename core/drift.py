@@ -101,14 +101,16 @@ class Settings:
     elsewhere.
 
     Attributes:
-        sampler, order, grid, grid_steps, guidance: the rollout under test. `trajectory` always walks the inference
-            grid.
+        sampler, order, grid, grid_steps, guidance: the rollout under test. `trajectory` walks the inference grid,
+            except where `walk` is set.
         levels, offsets: targets and distances of the short rollouts. loss_levels: where else the clean loss is taken.
         fine_factor: the reference walks this many times finer steps.
         samples: pictures x noise draws; with fewer pictures each gets several noises. seed: of the noise.
         fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory. fine_offsets: which
             offsets get the fine rollout; None = all.
         start: level at which the trajectory starts; None = pure noise.
+        end: level at which it ends; None = the schedule's last step.
+        walk: so many steps of `grid` before its end it starts, in place of at `start` (previews of one short rollout).
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
     """
@@ -128,12 +130,14 @@ class Settings:
     fine_offsets: tuple[int, ...] | None = None
     trajectory_samples: int = 8
     start: float | None = 0.8
+    end: float | None = None
+    walk: int | None = None
     shown: int = 9
     strips: int = 1
     rows_at_once: int | None = None
 
     def __post_init__(self):
-        shares = [*self.levels, *self.loss_levels, *([] if self.start is None else [self.start])]
+        shares = [*self.levels, *self.loss_levels, *(each for each in (self.start, self.end) if each is not None)]
         faults = [f"level {share}: must lie between 0 and 1." for share in shares if not 0 < share < 1]
         faults += [f"offset {k}: must be at least 1 grid step." for k in self.offsets if k < 1]
         least = {
@@ -153,6 +157,8 @@ class Settings:
         unknown = sorted(set(self.fine_offsets or ()) - set(self.offsets))
         if unknown:
             faults.append(f"fine_offsets {unknown}: must be among the offsets {list(self.offsets)}.")
+        if self.walk is not None and self.walk < 1:
+            faults.append(f"walk = {self.walk}: must be at least 1 grid step.")
         if self.guidance < 1:
             faults.append(f"guidance = {self.guidance}: must be at least 1.0 (none).")
         if faults:
@@ -568,11 +574,14 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
     settings, path = bench.settings, bench.path
     chosen = torch.arange(min(settings.trajectory_samples, len(bench.x0)))
     solver = make_solver(settings.sampler, settings.order)
-    t_end = float(grid.nodes[-2])  # the 0 behind it is where nothing is left to predict
+    # the 0 behind the last node is where nothing is left to predict
+    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
     for places in bench.chunks(chosen):
         x0, noise = bench.x0[places], bench.noise[places]
         end = bench.level(t_end, len(places))
-        if settings.start is None:
+        if settings.walk is not None:
+            plan = plan_offsets(end.t, torch.full((len(places),), settings.walk), path, grid)
+        elif settings.start is None:
             plan = plan_from_noise(end.t, path, grid)
         else:
             from_index = grid.index(torch.tensor([t_at_share(path, settings.start)]))
@@ -586,7 +595,7 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
             path,
             solver,
             trajectory=True,
-            start="noise" if settings.start is None else "source",
+            start="noise" if settings.start is None and settings.walk is None else "source",
         )
         last = len(walked.trajectory) - 1
         shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
@@ -865,6 +874,7 @@ def measure(
                 tables, rows, calls = [], 0, 0
                 rings = max(1, min(16, *(min(group.x0.shape[-2:]) // 2 for group in groups)))
                 for number, (group, grid, walk) in enumerate(zip(groups, grids, walks, strict=True)):
+                    walk = walk if own.walk is None else grid  # a short rollout is walked as training does
                     mine = own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0)
                     table, more_rows, more_calls = measure_samples(
                         _predictor(model, probe_set, group, settings),

@@ -1,0 +1,150 @@
+"""Pictures and captions."""
+
+import shutil
+from pathlib import Path
+
+from ...core.config import OPTIONS
+from ...core.demo import resolve
+from .. import fingerprints, pictures, values
+from ..declaration import Output, Socket, local, node, of_option
+from ..values import Folder, Images, NodeError, settings
+from .setup import picked, widgets
+
+FOLDER_OPTIONS = ("instance_data_dir",)
+CLASS_OPTIONS = (
+    "with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images", "class_sample_steps", "class_sample_guidance",
+)  # fmt: skip
+DATASET_OPTIONS = tuple(
+    name for name, option in OPTIONS.items()
+    if option.section == "data" and name not in (*FOLDER_OPTIONS, *CLASS_OPTIONS, "class_data_dir")
+)  # fmt: skip
+
+
+@node(
+    "ImageFolder", "Image Folder", "Data",
+    inputs=(of_option("instance_data_dir", called="path"),),
+    outputs=(Output("folder", values.FOLDER, "The folder."),),
+    fingerprint=lambda inputs: fingerprints.of_folder(inputs["path"]),
+    aliases=("pictures", "directory"),
+)  # fmt: skip
+def image_folder(context, path):
+    """A folder with pictures, and a caption in a .txt file beside each if you like. Changed files are noticed by their content."""
+    return (Folder(path),)
+
+
+@node(
+    "DreamBoothDataset", "DreamBooth Dataset", "Data",
+    inputs=(Socket("folder", values.FOLDER, "The pictures of the thing to learn."), *widgets(DATASET_OPTIONS)),
+    outputs=(Output("dataset", values.DATASET, "What is trained on."),),
+    aliases=("captions", "trigger word", "resolution", "buckets"),
+)  # fmt: skip
+def dreambooth_dataset(context, folder, **given):
+    """The pictures as a training set: captions, trigger word, resolution, crops and flips."""
+    return (settings({"instance_data_dir": folder.path}).with_(picked(DATASET_OPTIONS, given)),)
+
+
+@node(
+    "ClassImages", "Class Images", "Data",
+    inputs=(
+        Socket("dataset", values.DATASET, "The training set that gets class pictures."),
+        Socket("folder", values.FOLDER, "Where class pictures lie or are generated; without it: a folder in the cache.", True),
+        of_option("with_prior_preservation", default=True),
+        *widgets(CLASS_OPTIONS[1:]),
+    ),
+    outputs=(Output("dataset", values.DATASET, "The training set with prior preservation."),),
+    aliases=("prior preservation", "regularization"),
+)  # fmt: skip
+def class_images(context, dataset, folder, **given):
+    """Prior preservation: pictures of the whole class, so that the model does not forget it. Missing ones are generated."""
+    where = None if folder is None else folder.path
+    return (dataset.with_({"class_data_dir": where}).with_(picked(CLASS_OPTIONS, given)),)
+
+
+@node(
+    "CaptionEdit", "Caption Edit", "Data",
+    inputs=(
+        Socket("folder", values.FOLDER, "Pictures with caption files."),
+        local("find", "str", "", "Text to look for in every caption; empty = nothing is replaced."),
+        local("replace", "str", "", "What stands in its place."),
+        local("prefix", "str", "", "Put before every caption."),
+        local("suffix", "str", "", "Put after every caption."),
+    ),
+    outputs=(Output("folder", values.FOLDER, "A copy with the edited captions; your own files stay as they are."),),
+    lane="files",
+)  # fmt: skip
+def caption_edit(context, folder, find, replace, prefix, suffix):
+    """Edit all captions at once, in a copy of the folder. A picture without a caption file gets one from prefix and suffix alone."""
+    from ...core.dataset import captions
+
+    if folder.path is None:
+        raise NodeError("No folder is named.", "Name one in the Image Folder node.")
+    source = Path(resolve(folder.path)).expanduser()
+    if not source.is_dir():
+        raise NodeError(f"{folder.path}: there is no such folder.", "Check the path in the Image Folder node.")
+    for file in pictures.in_folder(source):
+        shutil.copyfile(file, context.work / file.name)
+        beside = file.with_suffix(".txt")
+        try:
+            text = captions.decode(beside.read_bytes())[0] if beside.is_file() else ""
+        except captions.BadCaption as bad:
+            raise NodeError(f"{beside.name}: {bad}.", "Mend the caption file.") from None
+        text = captions.clean(prefix + (text.replace(find, replace) if find else text) + suffix)
+        if text:
+            (context.work / beside.name).write_text(text, encoding="utf-8")
+    return (Folder(str(context.work)),)
+
+
+@node(
+    "DatasetPreview", "Dataset Preview", "Data",
+    inputs=(
+        Socket("dataset", values.DATASET, "The training set."),
+        local("most", "int", 24, "Most pictures shown.", unit="pictures", ge=1, le=200),
+    ),
+    outputs=(Output("picture", values.IMAGE, "The pictures as they will be cropped, with their captions."),),
+    lane="files",
+    shows=True,
+)  # fmt: skip
+def dataset_preview(context, dataset, most):
+    """What will be trained on: every picture with its caption and the size that it trains in."""
+    from ...core.config import config_from_flat
+    from ...core.dataset import scan
+
+    found = scan(config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, what))
+    if found.errors:
+        raise NodeError(" ".join(f"{each.where}: {each.message}" for each in found.errors[:5]), found.errors[0].remedy)
+    chosen = found.items[:most]
+    cells = [(pictures.opened(item.path), f"{item.caption}\n{item.bucket[0]} x {item.bucket[1]}") for item in chosen]
+    path = pictures.saved(pictures.sheet(cells, columns=min(6, len(cells))), context.work / "dataset.png")
+    return (Images((values.file_at(path),), (f"{len(chosen)} of {len(found.items)} pictures",)),)
+
+
+@node(
+    "LoadImage", "Load Image", "Pictures",
+    inputs=(local("path", "str", "", "A picture file."),),
+    outputs=(Output("images", values.IMAGE, "The picture."),),
+    lane="files",
+    fingerprint=lambda inputs: fingerprints.of_file(inputs["path"] or None),
+    check=lambda inputs, linked: () if inputs["path"] or "path" in linked else (("path", "name a picture file."),),
+)  # fmt: skip
+def load_image(context, path):
+    """A picture from a file, upright, in plain colours and without its metadata."""
+    return (Images((values.file_at(pictures.saved(pictures.opened(Path(path).expanduser()), context.work / "image.png")),)),)
+
+
+@node(
+    "SaveImage", "Save Image", "Pictures",
+    inputs=(
+        Socket("images", values.IMAGE, "What is saved."),
+        local("name", "str", "picture", "Beginning of the file's name: letters, digits, dots, hyphens, underscores."),
+    ),
+    lane="files",
+    shows=True,
+    effect=True,
+    check=lambda inputs, linked: () if "name" in linked else pictures.name_faults(inputs["name"]),
+)  # fmt: skip
+def save_image(context, images, name):
+    """Write pictures into the output folder. The workflow travels inside: drop such a PNG on the editor to have it back."""
+    for file in images.files:
+        image = pictures.opened(Path(file.path))
+        pictures.saved(image, context.out / f"{name}-{file.digest[:8]}.png", context.provenance)
+    return ()

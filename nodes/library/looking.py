@@ -1,0 +1,237 @@
+"""Looking at what was trained: pictures, drift, comparisons."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ...core import drift_report
+from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, with_changes
+from ...core.options import ConfigError
+from ...core.runs import RunDir
+from .. import following, pictures, values
+from ..declaration import Output, Socket, local, node, of_option
+from ..values import Images, NodeError, Report
+
+LETTERS = ("a", "b", "c", "d")
+
+
+def _needs_one(first: str, second: str, why: str):
+    """A check: at least one of two sockets is linked."""
+    return lambda inputs, linked: () if linked & {first, second} else ((first, f"link {first} or {second}: {why}"),)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the parts that need torch refuse: a person's to mend."""
+    from ...core.checkpoint import CheckpointError
+    from ...core.dataset import DatasetError
+    from ...core.families import ModelError
+
+    return CheckpointError, DatasetError, ModelError, ConfigError
+
+
+def _measured(context, config: RunConfig, checkpoint, folder: Path) -> drift_report.DriftReport:
+    from ...core.revisit import measure_drift, open_checkpoint
+
+    try:
+        found = None if checkpoint is None else open_checkpoint(RunDir(checkpoint.run), checkpoint.step)
+        return measure_drift(
+            config, folder, context.cache, found, lambda what, done, total: context.progress(done, total, what)
+        )
+    except _refusals() as error:
+        raise NodeError(str(error)) from None
+
+
+@node(
+    "RolloutPreview", "Rollout Preview", "Look",
+    inputs=(
+        Socket("model", values.MODEL, "The untrained model; or link a checkpoint.", True),
+        Socket("dataset", values.DATASET, "Whose pictures are walked to; with a checkpoint: the run's own.", True),
+        Socket("checkpoint", values.CHECKPOINT, "Trained weights, shown beside the model they started from.", True),
+        Socket("rollout", values.ROLLOUT, "Solver and grid of the walk; without it: the run's, or the defaults.", True),
+        local("offset", "int", 3, "Grid steps of the short rollouts.", unit="grid steps", ge=1, le=OPTIONS["drift_offsets"].maximum),
+        of_option("drift_seed"),
+    ),
+    outputs=(Output("pictures", values.IMAGE, "The filmstrips: the true path above, the model's own below, their difference."),),
+    lane="device",
+    shows=True,
+    check=lambda inputs, linked: () if "checkpoint" in linked or {"model", "dataset"} <= linked else (
+        ("checkpoint", "link a checkpoint, or a model and a dataset."),
+    ),
+)  # fmt: skip
+def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
+    """One picture, walked to from pure noise by the model itself, against the path it should have taken."""
+    flat: dict[str, Any] = {} if checkpoint is None else config_to_flat(following.config_of(checkpoint.run))
+    for part in (model, dataset, rollout):
+        flat |= {} if part is None else part.flat
+    flat |= {"drift_offsets": [offset], "drift_num_images": 1, "drift_fine_factor": OPTIONS["drift_fine_factor"].minimum, "drift_seed": seed}
+    folder = context.work / "preview"
+    _measured(context, config_from_flat(flat), checkpoint, folder)
+    files = sorted(folder.glob("filmstrip*.png"))
+    return (Images(tuple(map(values.file_at, files)), tuple("base" if "base" in f.stem or checkpoint is None else "tuned" for f in files)),)
+
+
+@node(
+    "DriftReport", "Drift Report", "Look",
+    inputs=(
+        Socket("checkpoint", values.CHECKPOINT, "The weights to measure."),
+        Socket("drift", values.DRIFT, "What to measure; without it: the report that the run made at that step, or its settings.", True),
+    ),
+    outputs=(
+        Output("report", values.REPORT, "The report."),
+        Output("pictures", values.IMAGE, "Curves, spectrum and filmstrips."),
+        Output("words", values.STRING, "The finding in sentences."),
+    ),
+    lane="device",
+    shows=True,
+)  # fmt: skip
+def drift_report_node(context, checkpoint, drift):
+    """How far the trained model strays when it is fed its own output, against the model it started from."""
+    folder = context.work / "drift"
+    theirs = RunDir(checkpoint.run).drift_path / f"step-{checkpoint.step:06d}"
+    if drift is None and (theirs / drift_report.REPORT_FILE).is_file():
+        shutil.copytree(theirs, folder)  # a copy: the run may be deleted
+    else:
+        flat = config_to_flat(following.config_of(checkpoint.run)) | ({} if drift is None else drift.flat)
+        _measured(context, config_from_flat(flat), checkpoint, folder)
+    found = drift_report.read_report(folder)
+    names = ["curves.png", "spectrum.png", *sorted(path.name for path in folder.glob("filmstrip*.png"))]
+    files = tuple(values.file_at(folder / name) for name in names if (folder / name).is_file())
+    report = Report(str(folder), values.sha256(folder / drift_report.REPORT_FILE), checkpoint)
+    return report, Images(files, tuple(Path(file.path).stem for file in files)), "\n".join(drift_report.words(found))
+
+
+@node(
+    "CompareDrift", "Compare Drift", "Look",
+    inputs=(
+        Socket("report_a", values.REPORT, "The first report."),
+        Socket("report_b", values.REPORT, "The second report."),
+        Socket("report_c", values.REPORT, "A third report.", True),
+        Socket("report_d", values.REPORT, "A fourth report.", True),
+        *(local(f"label_{letter}", "str", letter.upper(), f"What report {letter.upper()} is called.") for letter in LETTERS),
+        local("judge_by", "str", "clean_loss", "Which number makes a report the better one: drift alone rewards blur.", choices=("clean_loss", "drift")),
+    ),
+    outputs=(
+        Output("picture", values.IMAGE, "One picture: the curves of all, and the filmstrip of each."),
+        Output("better", values.CHECKPOINT, "The weights with the lower number on held-out pictures."),
+        Output("words", values.STRING, "What each report found."),
+    ),
+    lane="files",
+    shows=True,
+    check=lambda inputs, linked: _label_faults(inputs, linked),
+)  # fmt: skip
+def compare_drift(context, judge_by, **given):
+    """Reports side by side: every curve under its label, the filmstrips below each other, the finding in words."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from ...core.drift_pictures import curves_figure, figure_png
+
+    chosen = [(given[f"label_{letter}"], given[f"report_{letter}"]) for letter in LETTERS if given[f"report_{letter}"] is not None]
+    read = [(label, drift_report.read_report(report.path)) for label, report in chosen]
+    try:
+        joined = drift_report.compare(read)
+    except ValueError as error:
+        raise NodeError(str(error), "Compare reports of one kind of model, each under its own label.") from None
+    said, scores, parts = [], [], []
+    for (label, report), (_, found) in zip(chosen, read, strict=True):
+        summary = drift_report.summary(found)
+        numbers = ", ".join(
+            f"{name.replace('_', ' ')} {summary[name]:.4g}" for name in ("clean_loss", "drift") if summary[name] is not None
+        )
+        said.append(f"{label}: {numbers}. {' '.join(summary['words'])}")
+        if report.checkpoint is not None and summary[judge_by] is not None:
+            scores.append((summary[judge_by], label, report.checkpoint))
+    if not scores:
+        raise NodeError(f"No report has a finite {judge_by}, so none is the better one.", "Look at each report by itself.")
+    _, best, better = min(scores, key=lambda score: score[0])
+    said.append(f"Lower {judge_by.replace('_', ' ')}: {best}.")
+    parts = [("Drift compared", Image.open(BytesIO(figure_png(curves_figure(joined)))))]
+    parts += [(line, None) for line in said]
+    for label, report in chosen:
+        strip = Path(report.path) / "filmstrip.png"
+        if strip.is_file():
+            parts.append((label, pictures.opened(strip)))
+    path = pictures.saved(pictures.stacked(parts), context.work / "comparison.png")
+    context.show(path)
+    return Images((values.file_at(path),), ("drift compared",)), better, "\n".join(said)
+
+
+def _label_faults(inputs, linked):
+    used = [(f"label_{letter}", inputs[f"label_{letter}"]) for letter in LETTERS if f"report_{letter}" in linked]
+    labels = [label for _, label in used]
+    return [(name, "each report needs a label of its own.") for name, label in used if not label or labels.count(label) > 1]
+
+
+@node(
+    "SampleImages", "Sample Images", "Look",
+    inputs=(
+        Socket("model", values.MODEL, "The untrained model; or link a checkpoint.", True),
+        Socket("checkpoint", values.CHECKPOINT, "Trained weights.", True),
+        of_option("validation_prompts"),
+        of_option("validation_negative_prompt"),
+        of_option("validation_num_inference_steps"),
+        of_option("validation_guidance"),
+        of_option("validation_seed"),
+        of_option("resolution", called="side", default=None),
+    ),
+    outputs=(Output("images", values.IMAGE, "One picture for each prompt."),),
+    lane="device",
+    shows=True,
+    check=lambda inputs, linked: [
+        *_needs_one("model", "checkpoint", "something must draw.")(inputs, linked),
+        *([] if inputs["prompts"] or "prompts" in linked else [("prompts", "give at least one prompt, one per line.")]),
+    ],
+)  # fmt: skip
+def sample_images(context, model, checkpoint, prompts, negative_prompt, num_inference_steps, guidance, seed, side):
+    """Pictures by the stock pipeline, with trained weights or without, always from the same noise for the same seed."""
+    from ...core.families import load_model
+    from ...core.revisit import open_checkpoint, put_on
+
+    try:
+        config = config_from_flat(model.flat) if checkpoint is None else following.config_of(checkpoint.run)
+        if checkpoint is not None and model is not None:
+            config = with_changes(config, model.flat)
+        opened = load_model(config.model, for_training=False)
+        if checkpoint is not None:
+            put_on(opened, config, open_checkpoint(RunDir(checkpoint.run), checkpoint.step))
+            side = config.data.resolution if side is None else side
+        side = None if side is None else side // opened.size_multiple * opened.size_multiple
+        images = opened.sample(
+            prompts, steps=num_inference_steps, guidance=guidance, negative_prompt=negative_prompt, seed=seed, height=side,
+            width=side, on_picture=lambda done, total: context.progress(done, total, "pictures"),
+        )  # fmt: skip
+    except _refusals() as error:
+        raise NodeError(str(error)) from None
+    files = [pictures.saved(image, context.work / f"{number:03d}.png") for number, image in enumerate(images)]
+    return (Images(tuple(map(values.file_at, files)), tuple(prompts)),)
+
+
+@node(
+    "SampleGrid", "Sample Grid", "Look",
+    inputs=(
+        Socket("images_a", values.IMAGE, "The first row."),
+        *(Socket(f"images_{letter}", values.IMAGE, "A further row.", True) for letter in LETTERS[1:]),
+        local("labels", "list[str]", (), "What stands above each row; one per line.", split="\n"),
+        local("columns", "int", 0, "Pictures in a row; 0 = each input is one row.", ge=0, le=64),
+    ),
+    outputs=(Output("picture", values.IMAGE, "All pictures on one."),),
+    lane="files",
+    shows=True,
+)  # fmt: skip
+def sample_grid(context, labels, columns, **images):
+    """Pictures in rows, with their prompts below."""
+    from PIL import Image
+
+    rows = [images[f"images_{letter}"] for letter in LETTERS if images[f"images_{letter}"] is not None]
+    wide = max(len(row.files) for row in rows) if columns == 0 else columns
+    cells = []
+    for row in rows:
+        captions = row.captions if len(row.captions) == len(row.files) else ("",) * len(row.files)
+        cells += [(pictures.opened(Path(file.path)), caption) for file, caption in zip(row.files, captions, strict=True)]
+        if columns == 0:
+            cells += [(Image.new("RGB", (8, 8), pictures.PAPER), "")] * (wide - len(row.files))
+    path = pictures.saved(pictures.sheet(cells, wide, labels), context.work / "grid.png")
+    return (Images((values.file_at(path),)),)
+
+

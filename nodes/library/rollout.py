@@ -1,0 +1,57 @@
+"""Scheduled sampling and ReflexFlow, and the plot of the ramp."""
+
+from ...core.config import OPTIONS, config_from_flat, probability_at
+from .. import pictures, values
+from ..declaration import Output, Socket, node
+from ..values import Images
+from .setup import picked, widgets
+
+REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))
+SAMPLING_OPTIONS = tuple(
+    name for name, option in OPTIONS.items() if option.section == "rollout" and name not in REFLEXFLOW_OPTIONS
+)
+
+
+@node(
+    "ScheduledSampling", "Scheduled Sampling", "Rollout",
+    inputs=widgets(SAMPLING_OPTIONS),
+    outputs=(Output("rollout", values.ROLLOUT, "How rows are rolled out."),),
+    aliases=("rollout", "exposure bias"),
+)  # fmt: skip
+def scheduled_sampling(context, **given):
+    """How often, how far and with which solver a training row starts from the model's own output. On flow models ReflexFlow is on
+    by itself as soon as rows are rolled out; a ReflexFlow node sets it otherwise."""
+    return (picked(SAMPLING_OPTIONS, given),)
+
+
+@node(
+    "ReflexFlow", "ReflexFlow", "Rollout",
+    inputs=(Socket("rollout", values.ROLLOUT, "The rollout that it corrects."), *widgets(REFLEXFLOW_OPTIONS)),
+    outputs=(Output("rollout", values.ROLLOUT, "The rollout with ReflexFlow's settings."),),
+    aliases=("anti-drift", "frequency"),
+)  # fmt: skip
+def reflexflow(context, rollout, **given):
+    """Flow models: correct the direction of the drift, and weight the frequencies that it damages."""
+    return (rollout.with_(picked(REFLEXFLOW_OPTIONS, given)),)
+
+
+@node(
+    "ProbabilityRampPlot", "Probability Ramp Plot", "Rollout",
+    inputs=(
+        Socket("rollout", values.ROLLOUT, "The rollout whose chance is drawn."),
+        Socket("settings", values.TRAINING, "How long the run is; without it: the default length.", True),
+    ),
+    outputs=(Output("picture", values.IMAGE, "The chance over the steps."),),
+    lane="files",
+    shows=True,
+)  # fmt: skip
+def probability_ramp_plot(context, rollout, settings):
+    """The chance that a row is rolled out, over the steps of the run."""
+    flat = rollout.flat | ({} if settings is None else {"max_train_steps": settings.flat["max_train_steps"]})
+    config = config_from_flat(flat)
+    steps = config.training.max_train_steps
+    xs = sorted({round(i * steps / 400) for i in range(401)})
+    ys = [probability_at(config.rollout, x) if config.rollout.active else 0.0 for x in xs]
+    title = "Chance that a row is rolled out" + ("" if config.rollout.active else " (off: nothing is rolled out)")
+    path = pictures.line_plot(xs, ys, context.work / "ramp.png", title=title, x_label="optimizer step", y_label="chance")
+    return (Images((values.file_at(path),), (title,)),)

@@ -1,0 +1,201 @@
+"""Training, going on with a run, choosing a checkpoint, and the file that leaves the house."""
+
+import shutil
+from pathlib import Path
+
+from ...core.config import OPTIONS, config_from_flat, with_changes
+from ...core.options import ConfigError
+from ...core.runs import RunDir, RunError
+from .. import following, pictures, values
+from ..declaration import Output, Socket, local, node, of_option
+from ..provenance import copy_with_metadata
+from ..values import Checkpoint, File, Images, NodeError, manifest_of, sha256
+
+PARTS = ("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift")
+TRAINED = (
+    Output("run", values.RUN, "The finished run."),
+    Output("checkpoint", values.CHECKPOINT, "Its last checkpoint."),
+    Output("loss", values.LOSS_MAP, "The loss of every step."),
+    Output("lora", values.LORA_MODEL, "The LoRA's weights; nothing after a full fine-tune."),
+    Output("samples", values.IMAGE, "The run's last sample pictures, where it has validation prompts."),
+)
+
+
+def config_from_parts(parts) -> "object":
+    """The config that parts on wires make together; absent parts have their defaults. Raises ConfigError with every fault."""
+    flat: dict = {}
+    for name in PARTS:
+        if parts.get(name) is not None:
+            flat |= parts[name].flat
+    return config_from_flat(flat)
+
+
+@node(
+    "Train", "Train", "Training",
+    inputs=(
+        Socket("model", values.MODEL, "The model to start from."),
+        Socket("dataset", values.DATASET, "What is trained on."),
+        Socket("adapter", values.ADAPTER, "What is trained; without it: a LoRA with its defaults.", True),
+        Socket("rollout", values.ROLLOUT, "Scheduled sampling; without it: plain training.", True),
+        Socket("optimizer", values.OPTIMIZER, "The update rule; without it: its defaults.", True),
+        Socket("settings", values.TRAINING, "Length, batch and saving; without it: their defaults.", True),
+        Socket("validation", values.VALIDATION, "Sample pictures; without it: none.", True),
+        Socket("drift", values.DRIFT, "Drift reports; without it: at the start and the end, on held-out pictures.", True),
+        local("name", "str", "graph", "Beginning of the run's name.", cosmetic=True),
+        local("again", "int", 0, "Raise it to train once more on purpose; the same number never trains twice.", ge=0, le=1_000_000),
+    ),
+    outputs=TRAINED,
+    lane="run",
+    shows=True,
+    aliases=("fine-tune", "dreambooth"),
+)  # fmt: skip
+def train(context, name, again, **parts):
+    """Train as a run of the run store, a process of its own. The same settings and pictures train once: a run that is already there
+    is joined while it trains, resumed where it was stopped, and used as it is when it is done."""
+    return _results(following.train(context, config_from_parts(parts), name, again))
+
+
+def _results(run: RunDir) -> tuple:
+    folders = sorted(run.samples_path.glob("step-*")) if run.samples_path.is_dir() else []
+    files = pictures.in_folder(folders[-1]) if folders else []
+    samples = Images(tuple(map(values.file_at, files)), _captions(run, len(files))) if files else None
+    return *following.results(run), samples
+
+
+def _captions(run: RunDir, number: int) -> tuple[str, ...]:
+    prompts = following.config_of(run.path).validation.prompts
+    return tuple(prompts) if len(prompts) == number else ()
+
+
+@node(
+    "Resume", "Resume", "Training",
+    inputs=(
+        Socket("run", values.RUN, "The run to go on with; or name one.", True),
+        local("name", "str", "", "Name of a run of the run store, where no run is linked."),
+        of_option("max_train_steps", default=None),
+    ),
+    outputs=TRAINED,
+    lane="run",
+    shows=True,
+    effect=True,  # the store decides what is to be done, not the inputs alone; a finished run answers at once
+    check=lambda inputs, linked: (
+        () if ("run" in linked) != bool(inputs["name"] or "name" in linked) else (("name", "link a run or name one, not both."),)
+    ),
+)  # fmt: skip
+def resume(context, run, name, max_train_steps):
+    """Go on with a run that was stopped or crashed, exactly where its last checkpoint is. With more max_train_steps than it had, a
+    copy of the run goes on from there; the run itself stays as it is."""
+    store = context.store
+    try:
+        there = store.get(name) if run is None else RunDir(run.path)
+        if max_train_steps is not None:
+            there = _longer(context, there, max_train_steps)
+        summary = store.summary(there)
+        if summary.resumable:
+            store.enqueue(there.name, resume=True)
+        elif summary.state != "done" and summary.state not in following.OPEN:
+            raise NodeError(f"Run {there.name} is {summary.state} and has no checkpoint.", "Start it anew with a Train node.")
+        elif summary.state == "created":
+            store.enqueue(there.name)
+    except RunError as error:
+        raise NodeError(str(error)) from None
+    if summary.state != "done":
+        following.follow(context, there)
+    return _results(there)
+
+
+def _longer(context, run: RunDir, steps: int) -> RunDir:
+    """The run's copy that trains to `steps`: the one made before, or a new one with the newest checkpoint in it."""
+    config = following.config_of(run.path)
+    if steps == config.training.max_train_steps:
+        return run
+    if steps < config.training.max_train_steps:
+        raise NodeError(
+            f"max_train_steps = {steps}: run {run.name} already goes to {config.training.max_train_steps}.", "Take more steps."
+        )
+    last = run.last_checkpoint()
+    if last is None:
+        raise NodeError(f"Run {run.name} has no checkpoint to go on from.", "Let it train until it has saved one.")
+    source = manifest_of(run.path, last)
+    name = f"{run.name[:40]}-to-{steps}-{sha256(source)[:8]}"
+    if (context.store.root / name / "config.json").is_file():
+        return context.store.get(name)
+    longer = context.store.create(with_changes(config, {"max_train_steps": steps}), name)
+    shutil.copytree(source.parent, longer.checkpoints_path / source.parent.name)
+    longer.write_state(state="stopped", step=last)
+    return longer
+
+
+@node(
+    "CheckpointPicker", "Checkpoint Picker", "Training",
+    inputs=(
+        Socket("run", values.RUN, "A run."),
+        local("step", "int", None, "The step whose checkpoint is taken; empty = the newest.", ge=1, le=OPTIONS["max_train_steps"].maximum),
+    ),
+    outputs=(Output("checkpoint", values.CHECKPOINT, "That checkpoint."),),
+    lane="files",
+)  # fmt: skip
+def checkpoint_picker(context, run, step):
+    """One of the checkpoints that a run has kept."""
+    chosen = run.step if step is None else step
+    manifest = manifest_of(Path(run.path), chosen)
+    if not manifest.is_file():
+        there = sorted(int(path.name[5:]) for path in RunDir(run.path).checkpoints_path.glob("step-*"))
+        raise NodeError(f"Run {run.name} has no checkpoint of step {chosen}.", f"There are: {', '.join(map(str, there))}.")
+    return (Checkpoint(run.path, run.name, chosen, sha256(manifest)),)
+
+
+@node(
+    "ExportLoRA", "Export LoRA", "Training",
+    inputs=(
+        Socket("checkpoint", values.CHECKPOINT, "The weights."),
+        local("name", "str", "lora", "Beginning of the file's name: letters, digits, dots, hyphens, underscores."),
+    ),
+    outputs=(Output("path", values.STRING, "The file."), Output("lora", values.LORA_MODEL, "Its weights.")),
+    lane="device",
+    shows=True,
+    effect=True,
+    check=lambda inputs, linked: () if "name" in linked else pictures.name_faults(inputs["name"]),
+)  # fmt: skip
+def export_lora(context, checkpoint, name):
+    """The checkpoint as one LoRA file in the output folder, with its training settings and this workflow inside."""
+    run = RunDir(checkpoint.run)
+    config = following.config_of(run.path)
+    if config.training.model_type != "lora":
+        raise NodeError(f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}.")
+    target = context.out / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
+    if target.is_file():
+        return str(target), values.Lora(values.file_at(target))
+    ready = run.lora_path / f"{run.name}.safetensors"
+    if checkpoint.step != config.training.max_train_steps or not ready.is_file():
+        ready = _exported(context, run, config, checkpoint.step)
+    copy_with_metadata(ready, target, context.provenance)
+    return str(target), values.Lora(File(str(target), sha256(target)))
+
+
+def _exported(context, run: RunDir, config, step: int) -> Path:
+    """The LoRA of an earlier checkpoint, written and checked against a stock pipeline as the trainer does."""
+    from ...core.adapters import check_export, export
+    from ...core.adapters.header import ExportError
+    from ...core.checkpoint import CheckpointError
+    from ...core.families import ModelError, load_model
+    from ...core.revisit import open_checkpoint, put_on
+
+    try:
+        found = open_checkpoint(run, step)
+        model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+        put_on(model, config, found)
+        path = export(model, context.work / "lora.safetensors", config, step=step)
+        check_export(path, config, model)
+    except (CheckpointError, ExportError, ModelError) as error:
+        raise NodeError(str(error)) from None
+    return path
+
+
+def config_faults(parts) -> list[str]:
+    """Everything that forbids a Train node's parts to be one config."""
+    try:
+        config_from_parts(parts)
+    except ConfigError as error:
+        return [fault.message for fault in error.faults]
+    return []
