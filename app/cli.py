@@ -1,4 +1,4 @@
-"""The command line: `rollout-studio ui | train | drift | sample | runs | options | presets`.
+"""The command line: `rollout-studio ui | train | drift | sample | runs | options | presets | graph`.
 
 Every option of a run is a flag here because it is declared in `core/config.py`; nothing is declared twice. Torch, diffusers and
 Gradio are imported only by the command that needs them, so that help and the reference answer at once.
@@ -36,6 +36,7 @@ from ..core.findings import format_findings, has_errors
 from ..core.options import ConfigError, Fault, did_you_mean, shown
 from ..core.reference import as_data, as_markdown, as_text, default_of, values_of
 from ..core.runs import COMMANDS, RunError, RunStore
+from . import graph_cli
 
 DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
 
@@ -181,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
 
     presets = command("presets", _presets, "List the presets, or print one.")
     presets.add_argument("name", nargs="?", metavar="NAME")
+
+    graph_cli.register(command)
     return parser
 
 

@@ -152,16 +152,18 @@ class TrainTab:
         panels = [self.side, self.ramp, self.level, self.start_hero, self.start]
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         edits = [each.input for each in self.form.components.values()]
-        gr.on(edits, self.on_edit, inputs, panels, trigger_mode="always_last", **quick)
-        leaves = [each.blur for each in self.form.components.values() if isinstance(each, (gr.Number, gr.Textbox))]
-        # Says what is wrong at the field itself, when one leaves it; a refused validator runs nothing.
-        gr.on([*leaves, self.name.blur], _nothing, inputs, None, validator=self.validate, trigger_mode="always_last", **quick)
+        edited = gr.on(edits, self.on_edit, inputs, panels, trigger_mode="always_last", **quick)
+        # Says what is wrong at the field itself. After the panels, never beside them: any event that succeeds wipes the messages at its
+        # inputs. A refused validator runs nothing, hence the function that does nothing.
+        at_fields = {"fn": _nothing, "inputs": inputs, "outputs": None, "validator": self.validate, **quick}
+        edited.then(**at_fields)
+        self.name.blur(**at_fields)
         gr.on([self.form.components["instance_data_dir"].blur, self.form.components["instance_data_dir"].submit], self.on_pictures, inputs,
               [self.pictures], **quick)  # fmt: skip
-        self.level.input(self.on_level, {*inputs, self.level}, [*self.form.components.values(), *panels], **quick)
+        self.level.input(self.on_level, {*inputs, self.level}, [*self.form.components.values(), *panels], **quick).then(**at_fields)
         self.preset.input(
             self.on_preset, self.preset, [*self.form.components.values(), *panels, self.about, self.note, self.pictures, self.findings], **quick
-        )
+        ).then(**at_fields)
         self.files.upload(self.on_upload, {*inputs, self.files}, [self.form.components["instance_data_dir"], *panels, self.pictures],
                           concurrency_limit=2, api_visibility="private")  # fmt: skip
         self.check.click(self.on_check, inputs, [self.findings], validator=self.validate, concurrency_limit=2, api_visibility="private")

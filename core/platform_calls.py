@@ -216,6 +216,29 @@ def start_detached(command: Sequence[str], log: Path, *, cwd: Path, extra_env: M
         )
 
 
+def start_helper(command: Sequence[str], log: Path, *, extra_env: Mapping[str, str]) -> subprocess.Popen:
+    """Start a process that serves us over pipes: requests to its `stdin`, answers from its `stdout`, the rest to `log`.
+
+    Ctrl+C in our terminal does not reach it; it must end by itself when its input ends, which is when we are gone. Pipes
+    are binary. `log` is begun anew.
+    """
+    apart = (
+        {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+        if WINDOWS
+        else {"start_new_session": True}
+    )
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env={**os.environ, **extra_env},
+            close_fds=True,
+            **apart,
+        )
+
+
 def likely_device() -> str:
     """What `device = auto` will most likely mean, without importing torch: cuda, mps or cpu.
 

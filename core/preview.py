@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,7 +34,7 @@ from torch import Tensor
 from . import checkpoint, drift, drift_pictures
 from .adapters.header import ExportError, read_header
 from .dataset import pictures, transform
-from .dataset.buckets import bucket_sizes, choose
+from .dataset.buckets import MULTIPLE, bucket_sizes, choose
 from .drift_report import DriftReport, report_to_csv, report_to_json, words
 from .families.source import ModelError
 from .noise import Level, Prediction
@@ -217,7 +218,8 @@ class Bench:
         path = weights.path
         if not path.is_file():
             raise PreviewError(
-                f"There is no LoRA file '{path}'.", "Choose one that is there; exported ones lie in a run's lora folder."
+                f"There is no LoRA file '{path}'.",
+                "Choose one that is there; exported ones lie in a run's lora folder.",
             )
         try:
             names = [name for name in read_header(path) if name != "__metadata__"]
@@ -285,10 +287,13 @@ class Bench:
             self._drop(name)
             reason = " ".join(str(error).split())[:300]
             raise PreviewError(
-                f"{what} does not fit {self.model.source.name}: {reason}", "Choose a LoRA that was trained on this model."
+                f"{what} does not fit {self.model.source.name}: {reason}",
+                "Choose a LoRA that was trained on this model.",
             ) from error
         loaded = sum(f".{name}." in each and ".lora_" in each for each in denoiser.state_dict())
-        elsewhere = [part for part in self.model.text_encoders if getattr(getattr(pipe, part, None), "peft_config", None)]
+        elsewhere = [
+            part for part in self.model.text_encoders if getattr(getattr(pipe, part, None), "peft_config", None)
+        ]
         if elsewhere:
             for part in elsewhere:
                 getattr(pipe, part).delete_adapters(name)
@@ -410,10 +415,8 @@ def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, in
     """(width, height) in pixels: the bucket that training would put the picture into."""
     found, config = pictures.inspect(data), request.config.data
     height, width = model.default_size
-    if request.resolution is None:
-        resolution = round((height * width) ** 0.5) // model.size_multiple * model.size_multiple
-    else:
-        resolution = request.resolution
+    side = round((height * width) ** 0.5) if request.resolution is None else request.resolution
+    resolution = max(MULTIPLE, side // MULTIPLE * MULTIPLE)
     if not config.aspect_buckets:
         return resolution, resolution
     return choose(found.width, found.height, bucket_sizes(resolution, config.bucket_step))
@@ -460,7 +463,7 @@ def show(
         part: called with the result so far when the filmstrips are there and the curves are not.
         should_stop: asked before every network call.
 
-    Returns: the result, JSON-able, with absolute paths: `strips` (label, caption, filmstrip, truth, frames with step, t,
+    Returns: the result, JSON-able, its files named as in `folder` (`preview_request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
         sigma, difference and three pictures each), `numbers` (label -> measure -> value, at the target), `words`,
         `walked` (grid steps, sigma and t of both ends), `report`, `csv`, and where asked `curves`, `spectrum`.
     Raises: drift.Stopped, PreviewError, and what the model raises.
@@ -489,7 +492,7 @@ def show(
     folder.mkdir(parents=True, exist_ok=True)
     reports = [measured(*each, "walking") for each in zip(variants, strips, strip_work, strict=True)]
     result: dict[str, Any] = {
-        "folder": str(folder), "what": list(request.what), "caption": seen.caption, "picture": str(request.picture),
+        "what": list(request.what), "caption": seen.caption, "picture": str(request.picture),
         "model": model.source.name, "step": step, "target": request.view.target, "walked": walked,
         "strips": _draw_strips(variants, reports, folder), "numbers": {}, "words": [],
     }  # fmt: skip
@@ -502,20 +505,20 @@ def show(
     _write_report(_together(variants, reports), folder, result)
     progress.finish(STRIP_WORK * len(variants), "the filmstrip")
     if curves:
-        part({**result, "seconds": time.monotonic() - began})
+        part(_finite({**result, "seconds": time.monotonic() - began}))
         reports = [measured(*each, "curves") for each in zip(variants, curves, curve_work, strict=True)]
         report = _together(variants, reports)
         _write_report(report, folder, result)
-        result["words"] += _told(variants, reports)
+        result["words"] += _told(variants, reports, request.view.target)
         for kind, figure, work in (
             ("curves", drift_pictures.curves_figure, CURVES_WORK),
             ("spectrum", drift_pictures.spectrum_figure, SPECTRUM_WORK),
         ):
             if kind in request.what:
                 (folder / f"{kind}.png").write_bytes(drift_pictures.figure_png(figure(report)))
-                result[kind] = str(folder / f"{kind}.png")
+                result[kind] = f"{kind}.png"
                 progress.finish(work, "drawing")
-    return {**result, "seconds": time.monotonic() - began}
+    return _finite({**result, "seconds": time.monotonic() - began})
 
 
 def _walked(model: "Model", shape: Sequence[int], request: PreviewRequest, walk: "RunConfig") -> dict[str, float]:
@@ -550,22 +553,21 @@ def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], fo
     told = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
-        file = folder / f"filmstrip-{number}.png"
-        drift_pictures.filmstrip(strip, scale=scale).save(file, compress_level=1)
+        file = f"filmstrip-{number}.png"
+        drift_pictures.filmstrip(strip, scale=scale).save(folder / file, compress_level=1)
         frames = []
         for place, frame in enumerate(strip.frames):
             shown = {"clean": frame.clean, "rolled": frame.rolled, "heat": drift_pictures.heat(frame.difference, scale)}
             files = {}
             for row, pixels in shown.items():
-                files[row] = str(folder / "frames" / f"{number}-{place:02d}-{row}.png")
-                Image.fromarray(pixels).save(files[row])
+                files[row] = f"frames/{number}-{place:02d}-{row}.png"
+                Image.fromarray(pixels).save(folder / files[row])
             difference = float(frame.difference.mean())
             frames.append({"step": frame.step, "t": frame.t, "sigma": frame.sigma, "difference": difference, **files})
-        truth = folder / "frames" / "truth.png"
-        Image.fromarray(strip.truth).save(truth)
+        Image.fromarray(strip.truth).save(folder / "frames" / "truth.png")
         told.append(
             {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.walk.rollout.sampler,
-             "filmstrip": str(file), "truth": str(truth), "scale": scale, "frames": frames}
+             "filmstrip": file, "truth": "frames/truth.png", "scale": scale, "frames": frames}
         )  # fmt: skip
     return told
 
@@ -586,9 +588,12 @@ def _together(variants: Sequence[Variant], reports: Sequence[DriftReport]) -> Dr
 
 
 def _write_report(report: DriftReport, folder: Path, result: dict[str, Any]) -> None:
-    for name, file, text in (("report", "report.json", report_to_json(report)), ("csv", "report.csv", report_to_csv(report))):
+    for name, file, text in (
+        ("report", "report.json", report_to_json(report)),
+        ("csv", "report.csv", report_to_csv(report)),
+    ):
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
-        result[name] = str(folder / file)
+        result[name] = file
 
 
 def _said(label: str, sigma: float, steps: int, numbers: Mapping[str, float | None]) -> str:
@@ -602,8 +607,10 @@ def _said(label: str, sigma: float, steps: int, numbers: Mapping[str, float | No
     )
 
 
-def _told(variants: Sequence[Variant], reports: Sequence[DriftReport]) -> list[str]:
-    """The curves in words: each tuned variant against the base with the same solver, else each by itself."""
+def _told(variants: Sequence[Variant], reports: Sequence[DriftReport], share: float) -> list[str]:
+    """The curves in words at the noise level `share`: each tuned variant against the base with the same solver, else
+    each by itself.
+    """
     said: list[str] = []
     for variant, report in zip(variants, reports, strict=True):
         if variant.weights == "base" and any(each.weights == "tuned" for each in variants):
@@ -613,7 +620,7 @@ def _told(variants: Sequence[Variant], reports: Sequence[DriftReport]) -> list[s
             None,
         )  # fmt: skip
         both = report if base is None or base is report else report.with_curves(*base.curves)
-        sentences = words(both)
+        sentences = words(both, share)
         start = f"{variant.label}: " if len(reports) > 2 or (len(reports) > 1 and base is None) else ""
         said += [start + sentence for sentence in sentences if sentence not in said]
     return list(dict.fromkeys(said))
@@ -649,9 +656,7 @@ def show_live(
             yield model
 
     variants = _variants(request, entered)
-    return show(
-        request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop
-    )
+    return show(request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop)
 
 
 def _variants(request: PreviewRequest, enter: Callable[[Weights], AbstractContextManager[Any]]) -> list[Variant]:
@@ -754,7 +759,9 @@ class Worker:
                 message = json.loads(line)
                 id = str(message["cancel"] if "cancel" in message else message["id"])
             except (ValueError, KeyError, TypeError) as error:
-                self.send(id=None, status="failed", message=f"No request: {error!r}", remedy="Send a JSON object a line.")
+                self.send(
+                    id=None, status="failed", message=f"No request: {error!r}", remedy="Send a JSON object a line."
+                )
                 continue
             with self._lock:
                 if "cancel" not in message:
@@ -795,10 +802,10 @@ class Worker:
                 message["ask"],
                 Path(message["folder"]),
                 tell=lambda share, what: self.tell(id, share, what),
-                part=lambda result: self.send(id=id, status="part", result=_finite(result)),
+                part=lambda result: self.send(id=id, status="part", result=result),
                 should_stop=lambda: self.stopped(id),
             )
-            self.send(id=id, status="done", result=_finite(result))
+            self.send(id=id, status="done", result=result)
         except drift.Stopped:
             self.send(id=id, status="cancelled")
         except Exception as error:  # noqa: BLE001 - told with its remedy; the traceback is in the log, and the worker lives
@@ -814,7 +821,7 @@ class Worker:
         self.tell(id, 0.0, "starting")
         request = PreviewRequest.from_json({"config": config, "image": "-"})
         self.bench.open(request.config)
-        drift_pictures.warm_up()
+        _warm_drawing()
 
     def tell(self, id: str, share: float, what: str) -> None:
         """Progress, ten times a second at most."""
@@ -826,6 +833,14 @@ class Worker:
     def stopped(self, id: str) -> bool:
         with self._lock:
             return id in self._cancelled
+
+
+def _warm_drawing() -> None:
+    """matplotlib's parts, which would cost the first picture half a second."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+    drift_pictures.heat(np.zeros((1, 1)), 1.0)
 
 
 def _finite(value: Any) -> Any:

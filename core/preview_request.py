@@ -143,10 +143,14 @@ class PreviewRequest:
             faults.append(Fault("config: must be an object of flat options.", ("config",)))
             given = {}
         # Unknown names go through, so that they are told; other options of a training do not matter here.
-        flat = {name: value for name, value in given.items() if name in RELEVANT or name.removeprefix("--") not in OPTIONS}
+        flat = {
+            name: value for name, value in given.items() if name in RELEVANT or name.removeprefix("--") not in OPTIONS
+        }
         flat |= {_SHORT[name]: record[name] for name in _SHORT if record.get(name) is not None}
         walks = faults_of(faults, lambda: _walks(flat, record.get("samplers")))
-        view = faults_of(faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None}))
+        view = faults_of(
+            faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None})
+        )
         weights = faults_of(faults, lambda: _weights(record.get("checkpoints", ["base"])))
         if walks and weights and len(walks) * len(weights) > MOST_WALKS:
             faults.append(
@@ -238,7 +242,9 @@ def _walks(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
             faults.append(Fault(f'samplers: {shown(each)} must be {{"sampler": name, "order": n}}.', ("samplers",)))
             continue
         bare = {name: value for name, value in flat.items() if name not in (_SHORT["sampler"], _SHORT["order"])}
-        config = faults_of(faults, lambda bare=bare, each=each: config_from_flat(bare | {_SHORT[n]: v for n, v in each.items()}))
+        config = faults_of(
+            faults, lambda bare=bare, each=each: config_from_flat(bare | {_SHORT[n]: v for n, v in each.items()})
+        )
         if config is not None and config in found:
             faults.append(Fault(f"samplers: {shown(each)} stands there twice.", ("samplers",)))
         elif config is not None:
@@ -256,7 +262,9 @@ def _weights(chosen: Any) -> tuple[Weights, ...]:
     found = [each for choice in chosen for each in [faults_of(faults, lambda choice=choice: _one(choice))] if each]
     labels = [each.label for each in found]
     for label in sorted({label for label in labels if labels.count(label) > 1}):
-        faults.append(Fault(f"checkpoints: {label!r} stands there twice; leave one out, or label them.", ("checkpoints",)))
+        faults.append(
+            Fault(f"checkpoints: {label!r} stands there twice; leave one out, or label them.", ("checkpoints",))
+        )
     if any(each.kind == "live" for each in found) and sum(not each.is_base for each in found) > 1:
         faults.append(
             Fault(
@@ -294,6 +302,33 @@ def _one(choice: Any) -> Weights:
     if keys == {"run", "live"} and choice["live"] is True:
         return Weights("live", path, None, f"{path.name}, now" if label is None else label)
     raise wrong
+
+
+def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A result with the paths of its files in `folder`, and the folder itself under `folder`.
+
+    Raises: PreviewError where a name leads elsewhere (a running run's answer comes from its files).
+    """
+    home = folder.resolve()
+
+    def place(name: str) -> str:
+        path = (home / name).resolve()
+        if not path.is_relative_to(home):
+            raise PreviewError(f"The result names {name!r}, which is outside its folder.", "Ask again.")
+        return str(path)
+
+    found = {**result, "folder": str(home)}
+    found |= {name: place(result[name]) for name in ("report", "csv", "curves", "spectrum") if name in result}
+    pictures = ("clean", "rolled", "heat")
+    found["strips"] = [
+        {
+            **strip,
+            **{name: place(strip[name]) for name in ("filmstrip", "truth")},
+            "frames": [{**frame, **{name: place(frame[name]) for name in pictures}} for frame in strip["frames"]],
+        }
+        for strip in result["strips"]
+    ]
+    return found
 
 
 def find_picture(name: str) -> Path:

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 import traceback
 from collections import deque
@@ -30,7 +31,7 @@ import psutil
 import torch
 from torch import LongTensor, Tensor
 
-from . import checkpoint, drift, reflexflow
+from . import checkpoint, drift, preview, reflexflow
 from .adapters.check import check_export
 from .adapters.files import export
 from .adapters.header import ExportError
@@ -55,6 +56,7 @@ DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
 """Exit codes: done or stopped on request; ended by a signal, resume me; the config or data cannot be trained; broke."""
 
 POLL_S = 0.25  # how often a paused run looks for commands
+PREVIEWS_KEPT = 6  # answers to drift previews that were asked of the running run
 ROOM_POLL_S = 5.0  # how often a run that waits for disk space looks again
 SKIPS_ALLOWED = (
     25  # fp16: the loss scale starts at 2^16 and may halve so often before the gradients themselves must be broken
@@ -607,12 +609,14 @@ class Training:
         return command.name == "pause"
 
     def _look_as_asked(self, command: Command) -> None:
-        known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": set()}[command.name]
+        known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": {"request"}}[command.name]
         if unknown := command.args.keys() - known:
             raise ValueError(
                 f"{', '.join(sorted(unknown))}: the command {command.name} takes {', '.join(sorted(known)) or 'no arguments'}."
             )
-        if command.name == "drift":
+        if command.name == "drift" and "request" in command.args:
+            self.show_drift(command)
+        elif command.name == "drift":
             self.measure_drift()
         else:
             self.take_samples(folder=f"step-{self.step:06d}-{command.id}", **command.args)
@@ -870,6 +874,34 @@ class Training:
             except drift.Stopped:
                 return  # a signal: the loop decides
         self.journal.emit("drift", **told)
+
+    def show_drift(self, command: Command) -> None:
+        """Answer a request for a drift preview (`preview.show_live`) with the weights of now, by an event `preview`.
+
+        It has the command's id, and `path` of the result or `message` and `remedy`. The last few results are kept.
+        """
+        folder = self.run.drift_path / "previews" / command.id
+        try:
+            with self.weights_to_look_at():
+                result = preview.show_live(
+                    self.model,
+                    command.args["request"],
+                    folder,
+                    step=self.step,
+                    should_stop=lambda: self.interrupt.asked,
+                    tell=lambda share, what: self.journal.progress("preview", round(100 * share), 100),
+                )
+            (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        except drift.Stopped:
+            return  # a signal: the loop decides
+        except Exception as error:  # noqa: BLE001 - told to whoever asked; training goes on
+            message, remedy = preview.explain(error)
+            self.journal.emit("preview", id=command.id, step=self.step, message=message, remedy=remedy)
+            return
+        kept = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-PREVIEWS_KEPT]:
+            shutil.rmtree(old)
+        self.journal.emit("preview", id=command.id, step=self.step, path=self.relative(folder / "result.json"))
 
     def relative(self, path: Path) -> str:
         return path.relative_to(self.run.path).as_posix()

@@ -21,7 +21,8 @@ FORMAT, VERSION = "rollout_studio.graph", 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
 """Version -> what makes the next version of such a file. Empty: version 1 is the first. Kinds of nodes are never renamed."""
 
-LARGEST_FILE = 8 * 2**20
+LARGEST_FILE = 4 * 2**20
+MOST_VALUES = 300_000
 MOST_NODES = 5000
 DEEPEST = 32  # nesting of values and layout
 LONGEST_ID, LONGEST_TITLE, LONGEST_TEXT = 64, 200, 100_000
@@ -176,7 +177,8 @@ def read(source: str | Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
 
         return from_ui(data)
     problems: list[Problem] = []
-    if "format" in data or "prompt" in data and "class_type" not in data["prompt"]:
+    inner = data.get("prompt")
+    if "format" in data or isinstance(inner, Mapping) and "class_type" not in inner:
         data = _migrated(dict(data))
         unknown = sorted(set(data) - {"format", "version", "prompt", "layout"})
         problems += [_broken(f"Unknown part {shown(name)} of the file.") for name in unknown]
@@ -230,8 +232,12 @@ def _parsed(text: str) -> Any:
 def _unfit(data: Any) -> str | None:
     """Why some data cannot be a workflow whatever it means: nesting, text that is no text, numbers that are none."""
     waiting: list[tuple[Any, int]] = [(data, 0)]
+    seen = 0
     while waiting:
         value, depth = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            return f"The file holds more than {MOST_VALUES:,} values."
         if depth > DEEPEST:
             return f"The file is nested deeper than {DEEPEST} levels."
         if isinstance(value, Mapping):

@@ -317,7 +317,7 @@ def publish(pipe, folder: Path, scratch: Path) -> None:
 # Two questions asked along the way. "On the left" says something only to a network that knows both the word and where
 # each of its features lies, and neither half is worth learning without the other: in a first run both models ignored
 # places for 1,500 and 2,000 steps (the level of chance, the loss equal for right and wrong places) while they learned
-# colours, sizes and backgrounds. Asked for both, they had the places 500 steps later. The probes are not shipped.
+# colours, sizes and backgrounds. Asked, they knew places 500 steps later (docs/demo.md). The probes are not shipped.
 
 
 class PositionProbe(torch.nn.Module):
@@ -614,7 +614,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["autoencoder", "flow", "epsilon", "dreambooth", "measure"])
     parser.add_argument("model", nargs="?", choices=["flow", "epsilon"], help="for `measure`")
-    parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 5000)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 5500)")
     parser.add_argument("--batch", type=int, default=24, help="pictures per step of the denoisers")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate of the denoisers")
     parser.add_argument("--pictures", type=int, default=16000, help="scenes drawn for the denoisers")
@@ -632,7 +632,7 @@ def main() -> None:
     elif args.what == "measure":
         measure(args.model, args.prompts, args.sheet)
     else:
-        steps = 5000 if args.steps is None else args.steps
+        steps = 5500 if args.steps is None else args.steps
         train_denoiser(args.what, steps, args.state, args.seed, args.batch, args.rate, args.pictures)
 
 

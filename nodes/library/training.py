@@ -1,15 +1,15 @@
 """Training, going on with a run, choosing a checkpoint, and the file that leaves the house."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from ...core.config import OPTIONS, config_from_flat, with_changes
-from ...core.options import ConfigError
+from ...core.config import OPTIONS, RunConfig, config_from_flat, with_changes
 from ...core.runs import RunDir, RunError
 from .. import following, pictures, values
 from ..declaration import Output, Socket, local, node, of_option
 from ..provenance import copy_with_metadata
-from ..values import Checkpoint, File, Images, NodeError, manifest_of, sha256
+from ..values import Checkpoint, File, Images, NodeError, Settings, manifest_of, sha256
 
 PARTS = ("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift")
 TRAINED = (
@@ -21,9 +21,9 @@ TRAINED = (
 )
 
 
-def config_from_parts(parts) -> "object":
+def config_from_parts(parts: Mapping[str, Settings | None]) -> RunConfig:
     """The config that parts on wires make together; absent parts have their defaults. Raises ConfigError with every fault."""
-    flat: dict = {}
+    flat: dict[str, object] = {}
     for name in PARTS:
         if parts.get(name) is not None:
             flat |= parts[name].flat
@@ -190,12 +190,3 @@ def _exported(context, run: RunDir, config, step: int) -> Path:
     except (CheckpointError, ExportError, ModelError) as error:
         raise NodeError(str(error)) from None
     return path
-
-
-def config_faults(parts) -> list[str]:
-    """Everything that forbids a Train node's parts to be one config."""
-    try:
-        config_from_parts(parts)
-    except ConfigError as error:
-        return [fault.message for fault in error.faults]
-    return []

@@ -1,0 +1,309 @@
+"""The nodes as ComfyUI's V1 classes. Imports nothing of ComfyUI, torch or Pillow until a node runs.
+
+At the border values change their clothes: pictures become IMAGE tensors (B, H, W, C) in 0..1 and back, a LoRA a state dict, losses
+`{"loss": [...]}`; everything else passes as the immutable value that it is. Training is a process of its own, so ComfyUI's
+inference mode never reaches it. An interrupt lets the run save a checkpoint and is then passed on to ComfyUI.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..core.options import ConfigError
+from ..core.runs import ROOT_VARIABLE, RunDir, RunError
+from . import cache, library  # noqa: F401 - library fills NODES
+from .cache import Cache
+from .context import Context, open_store
+from .declaration import LARGEST_INT, NODES, Declaration, Socket, Widget
+from .graph import Node
+from .validate import read_widgets, value_faults
+from .values import Images, Interrupted, Lora, Losses, NodeError, file_at, to_json
+
+MENU = "Rollout Studio"
+NEEDED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "matplotlib", "numpy", "psutil", "prodigyopt")
+INTERRUPT = "InterruptProcessingException"  # ComfyUI's; a BaseException in some versions, so it is known by its name
+PREVIEW_PX = 256
+
+
+def missing() -> list[str]:
+    """Packages that a training needs and this ComfyUI's Python lacks."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+def mappings() -> tuple[dict[str, type], dict[str, str]]:
+    """(NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS). Says in one line which packages are missing, if any; the nodes are there
+    all the same, and a workflow that has them opens.
+    """
+    lacking = missing()
+    if lacking:
+        print(f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements into ComfyUI's Python, then restart.", file=sys.stderr)
+    return {key: _class(declared) for key, declared in NODES.items()}, {key: f"{declared.title} ({MENU})" for key, declared in NODES.items()}
+
+
+# ---- the class of a node
+
+
+class _Base:
+    """What all classes share. One instance is kept between runs; it holds nothing."""
+
+    declared: ClassVar[Declaration]
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, dict]:
+        required = {each.name: _input(each) for each in cls.declared.sockets if not each.optional}
+        optional = {each.name: _input(each) for each in cls.declared.inputs if each.name not in required}
+        types = {"required": required, "optional": optional}
+        if cls.declared.effect:
+            types["hidden"] = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+        return types
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, **given) -> bool | str:
+        """Every widget is checked by the option that it comes from; linked inputs are not here yet."""
+        for name, value in given.items():
+            widget = cls.declared.input(name)
+            if isinstance(widget, Widget) and value is not None and (problems := value_faults(widget, value)):
+                return problems[0].message
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, **given) -> str | float:
+        """What the node reads from the disk. Effect nodes always run: their own folder decides what is to be done."""
+        if cls.declared.effect:
+            return float("nan")
+        if cls.declared.fingerprint is None:
+            return ""
+        widgets = read_widgets(cls.declared, Node(cls.declared.key, {name: value for name, value in given.items() if value is not None}))
+        return "" if widgets is None else cls.declared.fingerprint(widgets)
+
+    def run(self, prompt=None, extra_pnginfo=None, **given):
+        return _run(self.declared, given, prompt, extra_pnginfo)
+
+
+def _class(declared: Declaration) -> type:
+    return type(declared.key, (_Base,), {
+        "declared": declared, "CATEGORY": f"{MENU}/{declared.category}", "DESCRIPTION": declared.help, "OUTPUT_NODE": declared.shows,
+        "RETURN_TYPES": tuple(output.type for output in declared.outputs), "RETURN_NAMES": tuple(output.name for output in declared.outputs),
+        "OUTPUT_TOOLTIPS": tuple(output.help for output in declared.outputs), "SEARCH_ALIASES": list(declared.aliases),
+        "__doc__": declared.help, "__module__": __name__,
+    })  # fmt: skip
+
+
+def _input(given: Socket | Widget) -> tuple[Any, dict[str, Any]]:
+    """One entry of INPUT_TYPES."""
+    if isinstance(given, Socket):
+        return given.type, {"tooltip": given.help}
+    option = given.option
+    unit = f" ({option.unit})" if option.unit else ""
+    options: dict[str, Any] = {"tooltip": f"{option.help}{unit}", "default": given.in_field(given.default)}
+    if option.level == "advanced":
+        options["advanced"] = True
+    if given.kind == "COMBO":
+        return list(given.choices), options
+    if given.kind in ("INT", "FLOAT"):
+        options |= {"step": given.step}
+        options |= {name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None}
+    if given.kind == "INT":
+        # the page would draw a new seed after every run, and that would be another training
+        options |= {"max": min(options.get("max", LARGEST_INT), LARGEST_INT), "control_after_generate": False}
+    if given.kind == "FLOAT":
+        options["round"] = False  # else the page rounds a value to its step
+    if given.kind == "STRING":
+        options["multiline"] = given.multiline
+    return given.kind, options
+
+
+# ---- running one
+
+
+class _Host:
+    """ComfyUI around us, as far as it is there: its interrupt, progress bar and output folder."""
+
+    def __init__(self) -> None:
+        self.interrupt: BaseException | None = None
+        self._bar: Any = None
+
+    def stop(self) -> bool:
+        """Has the person pressed stop? ComfyUI's exception is kept, to be raised when the run has saved."""
+        check = getattr(_module("comfy.model_management"), "throw_exception_if_processing_interrupted", None)
+        if self.interrupt is None and check is not None:
+            try:
+                check()
+            except BaseException as error:
+                if type(error).__name__ != INTERRUPT:
+                    raise
+                self.interrupt = error
+        return self.interrupt is not None
+
+    def tell(self, done: int, total: int, what: str) -> None:
+        if total > 0:
+            self._progress(done, total, None)
+
+    def show(self, path: Path) -> None:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self._progress(None, None, ("JPEG", image.convert("RGB"), PREVIEW_PX))
+
+    def _progress(self, done: int | None, total: int | None, preview: Any) -> None:
+        make = getattr(_module("comfy.utils"), "ProgressBar", None)
+        if make is None:
+            return
+        if self._bar is None:
+            self._bar, self._at = make(1 if total is None else total), (0, 1 if total is None else total)
+        if done is not None:
+            self._at = (done, total)
+        self._bar.update_absolute(*self._at, preview)
+
+    def make_room(self) -> None:
+        """Before a training or a model of ours: ComfyUI's own models leave the device."""
+        unload = getattr(_module("comfy.model_management"), "unload_all_models", None)
+        if unload is not None:
+            unload()
+
+    def output_folder(self) -> Path:
+        paths = _module("folder_paths")
+        return Path(paths.get_output_directory() if paths is not None else "output").absolute()
+
+
+def _module(name: str) -> Any:
+    """A module of the host, if this process has it; it is never imported from here."""
+    return sys.modules.get(name)
+
+
+def _run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pnginfo: Any) -> Any:
+    """Run a node for ComfyUI; served from the disk where it has run with the same inputs before."""
+    host = _Host()
+    out = host.output_folder() / "rollout-studio"
+    store = open_store(os.environ.get(ROOT_VARIABLE, out / "runs"))
+    inputs = _inputs(declared, given, out / "inputs")
+    if declared.lane == "instant":
+        return _told(declared, _said(lambda: declared.function(None, **inputs)))
+    kept, key = Cache(store.root / cache.FOLDER), _key(declared, inputs)
+    outputs = None if declared.effect else kept.get(key)
+    if outputs is None:
+        folder = kept.folder(key)
+        context = Context(store, folder, out, _provenance(prompt, extra_pnginfo), host.tell, host.show, host.stop)
+        if declared.lane in ("run", "device"):
+            host.make_room()
+        try:
+            with _outside_inference_mode() if declared.lane == "device" else nullcontext():
+                outputs = _said(lambda: declared.function(context, **inputs))
+        except Interrupted:
+            raise host.interrupt from None  # what was worth saving is saved
+        if not declared.effect:
+            kept.put(key, outputs, folder)
+    return _told(declared, outputs)
+
+
+def _said(work: Callable[[], tuple]) -> tuple:
+    """A refusal as one message for the page."""
+    try:
+        return work()
+    except (NodeError, ConfigError, RunError) as error:
+        raise RuntimeError(str(error)) from None
+
+
+def _inputs(declared: Declaration, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for each in declared.inputs:
+        value = given.get(each.name)
+        if isinstance(each, Widget):
+            inputs[each.name] = each.read(each.default if value is None else value)
+        elif value is not None and each.type == "IMAGE" and not isinstance(value, Images):
+            inputs[each.name] = images_of(value, folder)
+        else:
+            inputs[each.name] = value
+    return inputs
+
+
+def _key(declared: Declaration, inputs: Mapping[str, Any]) -> str:
+    """The cache's address by the values that came in; here the host has walked the graph."""
+    ancestors = {
+        socket.name: (hashlib.sha256(json.dumps(to_json(inputs[socket.name]), sort_keys=True).encode()).hexdigest(), 0)
+        for socket in declared.sockets if inputs[socket.name] is not None
+    }  # fmt: skip
+    folders = [value.path for value in inputs.values() if type(value).__name__ == "Folder"]
+    flats = [value.flat for value in inputs.values() if type(value).__name__ == "Settings"]
+    from . import fingerprints
+
+    read = " ".join([*map(fingerprints.of_folder, folders), *map(fingerprints.of_flat, flats)])
+    return hashlib.sha256(f"{cache.key_of(declared, inputs, ancestors)} {read}".encode()).hexdigest()
+
+
+def _provenance(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
+    found = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    if isinstance(extra_pnginfo, Mapping) and "workflow" in extra_pnginfo:
+        found["workflow"] = json.dumps(extra_pnginfo["workflow"])
+    return found
+
+
+def _outside_inference_mode() -> AbstractContextManager:
+    import torch
+
+    return torch.inference_mode(False)
+
+
+# ---- values at the border
+
+
+def _told(declared: Declaration, outputs: tuple) -> Any:
+    """The outputs as ComfyUI's types; text and pictures also for the node's own face."""
+    result = tuple(_outward(output.type, value) for output, value in zip(declared.outputs, outputs, strict=True))
+    said = [value for output, value in zip(declared.outputs, outputs, strict=True) if output.type == "STRING"]
+    return {"ui": {"text": said}, "result": result} if said else result
+
+
+def _outward(type_: str, value: Any) -> Any:
+    if isinstance(value, Images) and type_ == "IMAGE":
+        return tensor_of(value)
+    if isinstance(value, Lora):
+        from safetensors.torch import load_file
+
+        return load_file(value.file.path)
+    if isinstance(value, Losses):
+        events = RunDir(value.run).events()[0]
+        steps = {event["step"]: event["loss"] for event in events if event["event"] == "step"}  # a resumed run tells some twice
+        return {"loss": [float(steps[step]) for step in sorted(steps) if step <= value.step]}
+    return value
+
+
+def tensor_of(images: Images) -> Any:
+    """Pictures as one IMAGE tensor: (B, H, W, 3), float32 in 0..1; smaller ones are laid on white."""
+    import numpy
+    import torch
+    from PIL import Image
+
+    from .pictures import opened
+
+    read = [opened(Path(file.path)) for file in images.files]
+    width, height = max(image.width for image in read), max(image.height for image in read)
+    pages = []
+    for image in read:
+        page = Image.new("RGB", (width, height), "white")
+        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        pages.append(torch.from_numpy(numpy.asarray(page, dtype=numpy.float32) / 255))
+    return torch.stack(pages)
+
+
+def images_of(tensor: Any, folder: Path) -> Images:
+    """An IMAGE tensor (B, H, W, C) in 0..1 as files, named by their content."""
+    from PIL import Image
+
+    from .pictures import saved
+
+    files = []
+    for picture in tensor:
+        pixels = (picture.detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()[..., :3]
+        path = folder / f"{hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:16]}.png"
+        if not path.is_file():
+            saved(Image.fromarray(pixels), path)
+        files.append(file_at(path))
+    return Images(tuple(files))

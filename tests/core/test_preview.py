@@ -1,0 +1,210 @@
+"""Drift previews: how a request reads, what is remembered, and a running run that answers with its own weights."""
+
+import json
+
+import pytest
+import torch
+from oracles import random_pair
+from PIL import Image
+from rollout_studio.core import preview
+from rollout_studio.core.config import ConfigError
+from rollout_studio.core.noise import Prediction, RectifiedFlow
+from rollout_studio.core.preview_request import (
+    RELEVANT,
+    VIEW_OPTIONS,
+    PreviewError,
+    PreviewRequest,
+    find_picture,
+    located_in,
+    showcase,
+)
+from rollout_studio.core.trainer import train
+from tiny_run import at_step, events
+
+PICTURE = {"image": showcase()[0]}
+
+
+def read(**more) -> PreviewRequest:
+    return PreviewRequest.from_json({**PICTURE, **more})
+
+
+# Requests ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_says_everything_by_default():
+    request = read()
+    assert request.what == ("strip",) and [each.label for each in request.weights] == ["base"]
+    assert request.config.model.pretrained_model_name_or_path == "demo-flow" and request.resolution is None
+    assert request.picture.is_file() and request.text().startswith("a ")
+
+
+def test_all_faults_of_a_request_are_told_at_once():
+    with pytest.raises(ConfigError) as told:
+        PreviewRequest.from_json(
+            {"target": 1.5, "offset": 0, "sampler": "uni", "what": ["film"], "checkpoints": ["first"], "colour": 1}
+        )
+    text = str(told.value)
+    for wrong in ("target = 1.5", "offset = 0", "scheduled_sampling_sampler", "film", "checkpoints", "'colour'", "image"):
+        assert wrong in text, wrong
+
+
+def test_a_request_refuses_what_is_no_number():
+    with pytest.raises(ConfigError, match="finite"):
+        read(target=float("nan"))
+
+
+def test_an_unfinished_training_form_does_not_stand_in_the_way_of_a_preview():
+    request = read(config={"learning_rate": -1, "resolution": 64, "max_train_steps": "many"})
+    assert request.resolution == 64
+    with pytest.raises(ConfigError, match="Did you mean 'resolution'"):
+        read(config={"resolutoin": 64})
+
+
+def test_what_cannot_change_the_picture_does_not_change_the_key():
+    assert read().key() == read(config={"learning_rate": 0.5, "max_train_steps": 7}).key()
+    changes = {
+        "sampler": "dpm", "order": 1, "grid": "training", "grid_steps": 20, "guidance": 2.0, "seed": 1, "fine_factor": 3, "target": 0.3,
+        "offset": 2, "start": "noise", "columns": 3, "samples": 2, "prompt": "a red circle", "image": showcase()[1],
+        "what": ["curves"], "role": "training", "checkpoints": [{"lora": "a.safetensors"}], "samplers": ["euler", "dpm"],
+        "config": {"pretrained_model_name_or_path": "demo-epsilon"},
+    }  # fmt: skip
+    keys = [read().key(), *(read(**{name: value}).key() for name, value in changes.items())]
+    assert len(set(keys)) == len(keys)
+    assert {*VIEW_OPTIONS, "sampler", "order"} <= set(changes) and "pretrained_model_name_or_path" in RELEVANT
+
+
+def test_a_changed_picture_is_another_picture(tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(file)
+    before = read(image=str(file), prompt="red").key()
+    Image.new("RGB", (64, 80), "blue").save(file)
+    assert read(image=str(file), prompt="red").key() != before
+
+
+def test_solver_against_solver_gives_each_its_own_order():
+    walks = read(samplers=["unipc", {"sampler": "dpm", "order": 1}, "rk4"]).walks
+    assert [(walk.rollout.sampler, walk.rollout.order) for walk in walks] == [("unipc", 2), ("dpm", 1), ("rk4", 2)]
+    with pytest.raises(ConfigError, match="twice"):
+        read(samplers=["euler", "euler"])
+
+
+def test_the_weights_of_a_running_run_stand_alone_or_against_the_base(tmp_path):
+    now = {"run": str(tmp_path / "mine"), "live": True}
+    assert read(checkpoints=["base", now]).live.label == "mine, now"
+    with pytest.raises(ConfigError, match="running run"):
+        read(checkpoints=[now, {"run": str(tmp_path / "mine"), "step": 3}])
+
+
+@pytest.mark.parametrize("name", ["nowhere.png", "demo-dreambooth-heldout/nothing", ".."])
+def test_a_missing_picture_is_told_with_a_remedy(name):
+    with pytest.raises(PreviewError) as told:
+        find_picture(name)
+    assert told.value.remedy
+
+
+def test_a_picture_without_a_caption_needs_a_prompt(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    with pytest.raises(PreviewError, match="Write a prompt"):
+        read(image=str(tmp_path / "a.png")).text()
+
+
+def test_a_result_cannot_name_files_outside_its_folder(tmp_path):
+    with pytest.raises(PreviewError, match="outside"):
+        located_in({"report": "../../secret.json", "strips": []}, tmp_path)
+
+
+# What is remembered --------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Answers with a simple function of its inputs, and counts the rows that it was asked."""
+
+    def __init__(self):
+        self.rows = self.decoded = 0
+
+    def predict(self, cond, guidance=1.0, negative=None):
+        def predict(x, level, rows):
+            self.rows += len(x)
+            shift = cond["text"][rows].mean((1, 2))[:, None, None, None] * guidance
+            return Prediction(x * level.t[:, None, None, None] + shift, x - shift)
+
+        return predict
+
+    def decode(self, latents):
+        self.decoded += len(latents)
+        return latents[:, :3] * 2
+
+
+def test_a_row_is_evaluated_once_for_the_same_state_time_prompt_guidance_and_weights():
+    model, path = Counting(), RectifiedFlow()
+    x, _ = random_pair((3, 4, 5, 6), 0, torch.float32)
+    cond, rows = {"text": torch.arange(24.0).reshape(2, 3, 4)}, torch.tensor([0, 1, 1])
+    level = path.at(torch.tensor([0.2, 0.5, 0.5]))
+    memory = preview.Memory()
+    exact = model.predict(cond)(x, level, rows)
+    model.rows = 0
+
+    def ask(state="base", x=x, level=level, rows=rows, guidance=1.0):
+        before = model.rows
+        found = preview.Remembering(model, state, memory).predict(cond, guidance)(x, level, rows)
+        return model.rows - before, found
+
+    assert ask()[0] == 3
+    asked, found = ask()
+    assert asked == 0 and torch.equal(found.x0_hat, exact.x0_hat) and torch.equal(found.noise_hat, exact.noise_hat)
+    assert ask(x=torch.cat([x[:2], x[:1]]))[0] == 1  # the third row only: another state at that time
+    assert ask(state="lora")[0] == ask(guidance=2.0)[0] == ask(rows=torch.tensor([1, 0, 0]))[0] == 3
+    assert ask(level=path.at(torch.tensor([0.2, 0.5, 0.6])))[0] == 1
+    turned = torch.tensor([2, 0, 1])
+    asked, found = ask(x=x[turned], level=level[turned], rows=rows[turned])
+    assert asked == 0 and torch.equal(found.x0_hat, exact.x0_hat[turned])
+
+
+def test_a_picture_is_decoded_once():
+    model, memory = Counting(), preview.Memory()
+    latents, _ = random_pair((3, 4, 5, 6), 0, torch.float32)
+    shown = preview.Remembering(model, "base", memory)
+    assert torch.equal(shown.decode(latents), latents[:, :3] * 2)
+    assert torch.equal(shown.decode(latents.flip(0)), latents.flip(0)[:, :3] * 2)
+    assert model.decoded == 3
+
+
+def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
+    memory, one = preview.Memory(limit=3 * 40), torch.zeros(10)
+    for name in (b"a", b"b", b"c"):
+        memory.put(name, name, [one])
+    memory.get(b"a")
+    memory.put(b"d", b"d", [one])
+    assert [memory.get(name) for name in (b"a", b"b", b"c", b"d")] == [b"a", None, b"c", b"d"]
+    assert memory.bytes == 120
+    memory.put(b"huge", b"huge", [torch.zeros(1000)])
+    assert memory.get(b"huge") is None and memory.bytes == 120
+
+
+# A running run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_run_shows_its_weights_of_now_and_trains_on_as_if_nobody_had_asked(tiny_run, without_drift, pictures):
+    ask = {
+        "image": str(pictures / "0.png"), "checkpoints": ["base", {"run": "mine", "live": True}], "target": 0.3, "offset": 2,
+        "columns": 3, "config": {"resolution": 32, "aspect_buckets": False}, "grid_steps": 6,
+    }  # fmt: skip
+    run, alone = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone")
+    assert train(run, listen=at_step(2, lambda: run.send("drift", request=ask))) == 0
+    assert train(alone) == 0
+    assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]
+    command = next(event for event in events(run, "command") if event["name"] == "drift")
+    (told,) = events(run, "preview")
+    assert told["id"] == command["id"] and told["step"] == 2, told
+    file = run.path / told["path"]
+    result = located_in(json.loads(file.read_text(encoding="utf-8")), file.parent)
+    assert [strip["label"] for strip in result["strips"]] == ["base", "mine, now"]
+    assert result["numbers"]["base"]["distance"] != result["numbers"]["mine, now"]["distance"]
+
+
+def test_a_running_run_tells_what_is_wrong_with_a_request(tiny_run, without_drift):
+    run = tiny_run("lumina2")
+    assert train(run, listen=at_step(1, lambda: run.send("drift", request={"image": "nowhere.png", "prompt": "a"}))) == 0
+    (told,) = events(run, "preview")
+    assert "nowhere.png" in told["message"] and told["remedy"]
+    assert len(events(run, "step")) == 3
