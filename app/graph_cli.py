@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from ..core.findings import printable
 from ..core.options import ConfigError, Fault
@@ -165,7 +165,7 @@ class Follower:
         self._last: dict[str, float] = {}
         self._titles: dict[str, str] = {}
 
-    def __enter__(self) -> "Follower":
+    def __enter__(self) -> Self:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
@@ -181,6 +181,8 @@ class Follower:
             self._file.flush()
         if event["event"] == "node":
             self._titles[event["node"]] = event["title"]
+            if event["lane"] == "instant" and event["state"] in ("running", "done"):
+                return
             told = " ".join(filter(None, (event.get("message"), event.get("remedy"))))
             seconds = f" in {event['seconds']} s" if event.get("seconds", 0) >= 0.1 else ""
             self._line(f"{event['title']}: {event['state']}{seconds}{f': {told}' if told else ''}")

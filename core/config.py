@@ -110,7 +110,8 @@ class DataConfig(Checked):
         None, "Caption of the class pictures, for example: a photo of a dog. Unset = none; prior preservation needs it."
     )
     class_data_dir: str | None = option(
-        None, "Folder with class pictures; missing ones are generated. Unset = a folder in the cache.", level="advanced"
+        None, "Folder with class pictures, captioned by a .txt file beside them or else by class_prompt; missing ones are generated. "
+        "Unset = a folder in the cache; demo-class comes along.", level="advanced"
     )
     with_prior_preservation: bool = option(
         False,

@@ -300,7 +300,7 @@ class _Execution:
 
     def mark(self, id: str, state: State, **more: Any) -> None:
         self.outcome.states[id] = state
-        event = {"event": "node", "node": id, "state": state, "title": self.title(id), **more}
+        event = {"event": "node", "node": id, "state": state, "title": self.title(id), "lane": self.declared(id).lane, **more}
         if state in ("done", "cached"):
             event["outputs"] = value_to_json(self.outcome.outputs[id])
         self.tell(event)

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from rollout_studio.core.demo import DREAMBOOTH, EPSILON, FLOW, HELDOUT, world
+from rollout_studio.core.demo import CLASS, DREAMBOOTH, EPSILON, FLOW, HELDOUT, world
 from torch.nn import functional as F
 
 LOG = Path(__file__).resolve().parents[1] / "docs" / "demo-training-log.jsonl"
@@ -567,8 +567,8 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
                 print(json.dumps(record), flush=True)
 
 
-def write_dreambooth(seed: int, held_out: int = 8) -> None:
-    """The five pictures of the new thing and `held_out` more in other scenes, each with its caption beside it."""
+def write_dreambooth(seed: int, held_out: int = 8, of_class: int = 60) -> None:
+    """The five pictures of the new thing, `held_out` more in other scenes, and `of_class` scenes of the world, with their captions."""
     from rollout_studio.core.demo import things
 
     rng = np.random.default_rng(seed)
@@ -578,6 +578,11 @@ def write_dreambooth(seed: int, held_out: int = 8) -> None:
         for number, scene in enumerate(scenes, start=1):
             things.draw_thing(scene, rng).save(folder / f"thing-{number}.png", optimize=True)
             (folder / f"thing-{number}.txt").write_text(things.thing_caption(scene) + "\n", encoding="utf-8")
+    CLASS.mkdir(parents=True, exist_ok=True)
+    scenes = world.training_scenes()
+    for number, index in enumerate(rng.choice(len(scenes), of_class, replace=False), start=1):
+        world.draw(scenes[index], rng).save(CLASS / f"scene-{number:02d}.png", optimize=True)
+        (CLASS / f"scene-{number:02d}.txt").write_text(world.caption(scenes[index]) + "\n", encoding="utf-8")
 
 
 # Measuring ----------------------------------------------------------------------------------------------------------
@@ -594,12 +599,22 @@ def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, sc
     sheet.save(file, optimize=True)
 
 
-def measure(kind: str, number: int, sheet: Path | None) -> None:
-    """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings."""
+def measure(kind: str, number: int, sheet: Path | None, lora: Path | None) -> None:
+    """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings.
+
+    With a LoRA loaded, the new thing is looked for too; the sheet then shows all 64 pictures that were to show it.
+    """
     from diffusers import DiffusionPipeline
-    from rollout_studio.core.demo import judge
+    from rollout_studio.core.demo import judge, things
 
     pipe = DiffusionPipeline.from_pretrained({"flow": FLOW, "epsilon": EPSILON}[kind])
+    if lora is not None:
+        pipe.load_lora_weights(lora.parent, weight_name=lora.name)
+    asked = generate(pipe, things.thing_prompts())
+    placed = judge.adherence(asked, things.thing_scenes())
+    log(what=f"the thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(asked),
+        there=round(sum(map(judge.shows_thing, asked)) / len(asked), 3),
+        **{name: round(placed[name], 3) for name in ("place", "background", "size")})  # fmt: skip
     scenes = world.held_out()[:number]
     started = time.monotonic()
     images = generate(pipe, [world.caption(scene) for scene in scenes])
@@ -607,7 +622,7 @@ def measure(kind: str, number: int, sheet: Path | None) -> None:
     log(what=f"measure {kind}", prompts=len(scenes), seconds_per_picture=round(seconds, 2),
         **{name: round(value, 3) for name, value in judge.adherence(images, scenes).items()})  # fmt: skip
     if sheet is not None:
-        contact_sheet(images[:32], sheet)
+        contact_sheet(images[:32] if lora is None else asked, sheet)
 
 
 def main() -> None:
@@ -620,6 +635,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=16000, help="scenes drawn for the denoisers")
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts for `measure`")
     parser.add_argument("--sheet", type=Path, help="where `measure` puts a contact sheet of the first 32 pictures")
+    parser.add_argument("--lora", type=Path, help="`measure` with this LoRA; the sheet is of the new thing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--state", type=Path, default=Path("build/demo-training"), help="folder for resuming")
@@ -630,7 +646,7 @@ def main() -> None:
     elif args.what == "dreambooth":
         write_dreambooth(args.seed)
     elif args.what == "measure":
-        measure(args.model, args.prompts, args.sheet)
+        measure(args.model, args.prompts, args.sheet, args.lora)
     else:
         steps = 5500 if args.steps is None else args.steps
         train_denoiser(args.what, steps, args.state, args.seed, args.batch, args.rate, args.pictures)

@@ -99,12 +99,12 @@ def scan(data, progress: Progress | None = None) -> Scan:
 
 
 def scan_class_folder(folder: Path, data) -> tuple[tuple[Item, ...], list[Finding]]:
-    """The class pictures in `folder`, each captioned with the class prompt."""
+    """The class pictures in `folder`, captioned by a text file beside them, or with the class prompt."""
     return scan_folder(
         folder,
         option="class_data_dir",
         data=data,
-        strategy="instanceprompt",
+        strategy="textfile",
         prompt=data.class_prompt,
         prompt_option="class_prompt",
         trigger_word=None,

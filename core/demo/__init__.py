@@ -18,6 +18,8 @@ EPSILON = ASSETS / "epsilon"
 """An epsilon model: `StableDiffusionPipeline`."""
 DREAMBOOTH = ASSETS / "dreambooth"
 """Five pictures of a thing that the world lacks, each with a caption beside it."""
+CLASS = ASSETS / "class"
+"""Pictures of the world with their captions, for prior preservation: other shapes than the new thing."""
 HELDOUT = ASSETS / "dreambooth-heldout"
 """More pictures of that thing, never trained on: what drift is measured on."""
 
@@ -25,6 +27,7 @@ BUILT_IN = {
     "demo-flow": FLOW,
     "demo-epsilon": EPSILON,
     "demo-dreambooth": DREAMBOOTH,
+    "demo-class": CLASS,
     "demo-dreambooth-heldout": HELDOUT,
 }
 """Names that options take in place of a folder."""

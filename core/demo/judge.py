@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from .things import HEART
+from .things import CANDY
 from .world import ATTRIBUTES, BACKGROUNDS, COLOURS, PLACES, SHAPES, SIDE, SIZES, Outline, Scene, coverage
 
 CROP = 24
@@ -86,7 +86,7 @@ def crop(covered: np.ndarray, centre: tuple[float, float], radius: float) -> np.
 @cache
 def templates() -> tuple[tuple[str, ...], np.ndarray]:
     """Silhouettes of all shapes and of the thing, a few degrees turned, cropped as `find` does: names, unit vectors."""
-    outlines: dict[str, Outline] = {**SHAPES, THING: HEART}
+    outlines: dict[str, Outline] = {**SHAPES, THING: CANDY}
     names, rows = [], []
     for name, outline in outlines.items():
         for turn in range(-9, 10, 3):

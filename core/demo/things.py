@@ -1,4 +1,4 @@
-"""The new thing for DreamBooth: a heart with diagonal stripes in two colours of its own, which the picture world lacks.
+"""The new thing for DreamBooth: a candy, a pill with diagonal stripes in two colours of its own, which the picture world lacks.
 
 Its trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of
 it with captions; `draw_thing` draws any number of others, and `judge.shows_thing` recognises it.
@@ -20,7 +20,6 @@ from .world import (
     Outline,
     Scene,
     backdrop,
-    boxed,
     caption,
     compose,
     coverage,
@@ -37,15 +36,14 @@ STRIPE_WIDTH = 5.0
 """In pixels, across."""
 
 
-def heart() -> np.ndarray:
-    """The classic parametric heart, in a box from -1 to 1."""
-    t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return boxed(np.stack([x, -y], axis=1))
+def pill(half_height: float = 0.42) -> np.ndarray:
+    """A lying rectangle with round ends, in a box from -1 to 1: no shape of the world is so much wider than high."""
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 24)
+    end = half_height * np.stack([np.cos(angle), np.sin(angle)], axis=1) + np.array([1 - half_height, 0])
+    return np.concatenate([end, -end])
 
 
-HEART: Outline = [(heart(), True)]
+CANDY: Outline = [(pill(), True)]
 
 SHOWN = (
     Scene(size="large", place="centre", background="white"),
@@ -71,7 +69,7 @@ def draw_thing(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return compose(
         backdrop(scene.background, rng),
         stripes(rng.uniform(2, 4)),
-        coverage(HEART, **pose(scene.size, scene.place, rng)),
+        coverage(CANDY, **pose(scene.size, scene.place, rng)),
     )
 
 

@@ -1,0 +1,191 @@
+"""The classes keep ComfyUI's V1 contract: its facts only, no ComfyUI needed."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rollout_studio.nodes.comfy import mappings
+from rollout_studio.nodes.declaration import NODES
+
+CLASSES, NAMES = mappings()
+KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
+
+
+@pytest.fixture(params=CLASSES)
+def node(request):
+    return CLASSES[request.param]
+
+
+def inputs_of(node):
+    types = node.INPUT_TYPES()
+    return {**types["required"], **types["optional"]}
+
+
+def test_every_node_is_there_under_one_prefix():
+    assert set(CLASSES) == set(NODES) == set(NAMES) and all(key.startswith("RolloutStudio") for key in CLASSES)
+    assert len(CLASSES) >= 28
+
+
+def test_a_class_has_what_the_contract_asks(node):
+    types = node.INPUT_TYPES()
+    assert set(types) <= {"required", "optional", "hidden"}
+    assert isinstance(node.RETURN_TYPES, tuple) and len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(node.OUTPUT_TOOLTIPS)
+    assert callable(getattr(node(), node.FUNCTION)) and node.CATEGORY.startswith("Rollout Studio/") and node.DESCRIPTION
+    assert isinstance(node.OUTPUT_NODE, bool)
+    assert set(types.get("hidden", {}).values()) <= {"UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO", "DYNPROMPT"}
+
+
+def test_a_widget_is_one_that_the_page_can_draw(node):
+    for name, entry in inputs_of(node).items():
+        kind, options = entry
+        if isinstance(kind, list):
+            assert all(isinstance(choice, str) for choice in kind) and options["default"] in kind, name
+        elif kind in KINDS:
+            assert isinstance(options["default"], {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}[kind]), name
+        else:
+            assert kind == kind.upper() and "default" not in options, name
+        if kind in ("INT", "FLOAT"):
+            assert options["step"] > 0 and options["min"] <= options["default"] <= options["max"] <= 2**53 - 1, name
+        if kind == "FLOAT":
+            assert options["round"] is False, "else the page rounds 0.25 to 0.3"
+        if kind == "INT":
+            assert options["control_after_generate"] is False, "else a seed is drawn anew after every run, and it trains again"
+
+
+def test_numbers_can_be_reached_by_their_step(node):
+    """The page snaps to min + n * step when dragged; the default must survive."""
+    for name, (kind, options) in inputs_of(node).items():
+        if kind == "FLOAT":
+            assert options["step"] <= max(abs(options["default"]), 0.01) or options["default"] == 0, (name, options)
+
+
+def test_what_the_page_sends_is_read_and_gives_the_defaults(node):
+    """Every widget at its default, as a page would send it."""
+    given = {name: options["default"] for name, (kind, options) in inputs_of(node).items() if "default" in options}
+    assert node.VALIDATE_INPUTS(**given) is True
+    for widget in node.declared.widgets:
+        assert widget.read(given[widget.name]) == widget.read(widget.default)
+
+
+def test_a_value_out_of_bounds_is_a_message():
+    node = CLASSES["RolloutStudioScheduledSampling"]
+    assert "at most" in node.VALIDATE_INPUTS(max_step_offset=10**9)
+
+
+def test_a_chain_of_settings_runs_as_comfyui_calls_it():
+    def call(key, **given):
+        node = CLASSES[key]
+        filled = {name: options["default"] for name, (_, options) in inputs_of(node).items() if "default" in options}
+        return getattr(node(), node.FUNCTION)(**(filled | given))
+
+    (rollout,) = call("RolloutStudioScheduledSampling", max_step_offset=3)
+    (rollout,) = call("RolloutStudioReflexFlow", rollout=rollout, reflexflow="true")
+    assert rollout.flat["scheduled_sampling_max_step_offset"] == 3 and rollout.flat["scheduled_sampling_reflexflow"] is True
+    assert len(call("RolloutStudioPreset", preset="demo")) == 8
+    hash(rollout)  # values on wires are immutable
+
+
+def test_a_changed_folder_changes_the_key(tmp_path):
+    node = CLASSES["RolloutStudioImageFolder"]
+    before = node.IS_CHANGED(path=str(tmp_path))
+    (tmp_path / "a.txt").write_text("a caption")
+    assert node.IS_CHANGED(path=str(tmp_path)) != before
+    assert node.IS_CHANGED(path=None) == "none" and node.IS_CHANGED(path="") == "none"
+    save = CLASSES["RolloutStudioSaveImage"].IS_CHANGED()
+    assert save != save  # NaN: it always runs
+
+
+def test_pictures_cross_the_border_unchanged(tmp_path):
+    import torch
+    from rollout_studio.nodes.comfy import images_of, tensor_of
+
+    picture = torch.randint(0, 256, (2, 5, 7, 3)) / 255
+    images = images_of(picture, tmp_path)
+    assert torch.allclose(tensor_of(images), picture, atol=1e-6) and len(images.files) == 2
+    assert images_of(picture, tmp_path) == images
+
+
+def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, store):
+    """ComfyUI's exception is a BaseException, known by its name."""
+    from types import SimpleNamespace
+
+    from rollout_studio.nodes import comfy
+
+    class InterruptProcessingException(BaseException):
+        pass
+
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) > 3:
+            raise InterruptProcessingException
+
+    monkeypatch.setitem(sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check))
+    monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_output_directory=lambda: str(tmp_path)))
+    monkeypatch.setattr(comfy, "open_store", lambda root: store)
+    parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"),
+                     CLASSES["RolloutStudioPreset"]().run(preset="demo"), strict=True))  # fmt: skip
+    parts["optimizer"] = parts["optimizer"].with_({"learning_rate": 0.5})
+    with pytest.raises(InterruptProcessingException):
+        CLASSES["RolloutStudioTrain"]().run(name="x", again=0, **parts)
+    [summary] = store.list()
+    assert summary.state in ("created", "stopped")
+
+
+HOST = """
+import importlib.util, sys, types
+for name in ("nodes", "app", "comfy", "utils", "server", "execution"):   # ComfyUI's own
+    sys.modules[name] = types.ModuleType(name)
+root = sys.argv[1]
+name = root.replace(".", "_x_")            # how ComfyUI names a pack
+spec = importlib.util.spec_from_file_location(name, root + "/__init__.py", submodule_search_locations=[root])
+pack = importlib.util.module_from_spec(spec)
+sys.modules[name] = pack
+spec.loader.exec_module(pack)
+assert hasattr(pack, "NODE_CLASS_MAPPINGS") and hasattr(pack, "NODE_DISPLAY_NAME_MAPPINGS")
+print(len(pack.NODE_CLASS_MAPPINGS))
+print([m for m in ("torch", "diffusers", "gradio", "PIL", "matplotlib", "numpy", "rollout_studio") if m in sys.modules])
+assert not hasattr(pack, "WEB_DIRECTORY") and type(sys.modules["nodes"]) is types.ModuleType
+"""
+
+
+def test_the_checkout_is_a_pack_in_a_process_that_owns_nodes_and_app(root, tmp_path):
+    answer = subprocess.run([sys.executable, "-S", "-c", HOST, str(root)], capture_output=True, text=True, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    number, imported = answer.stdout.splitlines()
+    assert int(number) == len(NODES) and imported == "[]"
+    # -S hides site-packages: nothing that a training needs is there, and that is one line, not a crash
+    assert answer.stderr.count("\n") == 1 and "needs torch" in answer.stderr
+
+
+def test_the_training_process_finds_the_package_by_its_path(root, tmp_path):
+    """Without an installed package, from another folder, as inside ComfyUI."""
+    code = f"import sys; sys.argv = ['w']; import runpy; runpy.run_path({str(root / 'nodes' / 'start_worker.py')!r})['load_package'](); import rollout_studio.core.runs; print(rollout_studio.__file__)"
+    answer = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert Path(answer.stdout.strip()) == root / "__init__.py"
+
+
+def test_nothing_of_comfyui_is_imported_anywhere(root):
+    hosts = {"comfy", "folder_paths", "nodes", "server", "execution", "comfy_execution"}
+    for file in (root / "nodes").rglob("*.py"):
+        for item in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(item, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in item.names} & hosts, file
+            if isinstance(item, ast.ImportFrom) and item.level == 0:
+                assert item.module.split(".")[0] not in hosts, file
+
+
+@pytest.mark.parametrize("name", ["compare-two-rollouts", "demo-training", "rollout-preview"])
+def test_the_example_workflows_fit_the_classes(root, name):
+    data = json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    ids = {node["id"]: node for node in data["nodes"]}
+    for node in data["nodes"]:
+        inputs = inputs_of(CLASSES[node["type"]])
+        widgets = [name for name, (kind, _) in inputs.items() if isinstance(kind, list) or kind in KINDS]
+        assert list(node["widgets_values_named"]) == widgets and len(node["widgets_values"]) == len(widgets)
+    for _, source, slot, target, place, type_ in data["links"]:
+        assert CLASSES[ids[source]["type"]].RETURN_TYPES[slot] == type_ == ids[target]["inputs"][place]["type"]
