@@ -17,7 +17,8 @@ def __getattr__(name: str):
     except Exception as error:  # noqa: BLE001 - the host must start; ComfyUI's `hasattr` would swallow an AttributeError
         import sys
 
-        print(f"[Rollout Studio] its nodes are not there: {type(error).__name__}: {error}", file=sys.stderr)
+        remedy = "install the pack's requirements.txt into ComfyUI's Python, then restart."
+        print(f"[Rollout Studio] its nodes are not there ({type(error).__name__}: {error}): {remedy}", file=sys.stderr)
         made = {}, {}
     globals().update(zip(_FOR_COMFYUI, made, strict=True))
     return globals()[name]

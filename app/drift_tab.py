@@ -147,7 +147,7 @@ def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) ->
         drawn.append(f'<div class="rs-chart"><div class="rs-chart-head"><b>Which details drift</b></div><a href="{text(spectrum)}" target="_blank" rel="noopener">'
                      f'<img class="rs-wide" loading="lazy" src="{text(spectrum)}" alt="Map of power by frequency and noise level, rolled over clean"></a></div>'
                      + _sentence("Colour tells whether coarse shapes (low frequencies) or fine detail (high) came out too strong or too weak."))  # fmt: skip
-    cells = "".join(f"<div>{each}</div>" for each in drawn)
+    cells = "".join(f'<div{" class=rs-whole" if "rs-wide" in each else ""}>{each}</div>' for each in drawn)
     return f'<div class="rs-card"><h4>The numbers</h4><div class="rs-grid2">{cells}</div></div>' if cells else ""
 
 

@@ -194,6 +194,7 @@ class Form:
     def __init__(self, config: RunConfig) -> None:
         self._shown = config_to_flat(config)
         self.components: dict[str, gr.components.Component] = {}
+        self._full: set[str] = set()
 
     def place(self, *names: str, full: bool = False) -> None:
         """Make the components of these options here, in the current layout. An option is placed once. `full`: see `info`."""
@@ -201,6 +202,8 @@ class Form:
             if name in self.components:
                 raise ValueError(f"{name} has its component already.")
             self.components[name] = component(OPTIONS[name], self._shown[name], full)
+            if full:
+                self._full.add(name)
 
     def missing(self, section: str, level: str | None = None) -> list[str]:
         """Options of a section (and level) that have no component yet, in the order of the reference."""
@@ -253,15 +256,20 @@ class Form:
             return list(error.faults)
         return []
 
-    def validate(self, given: Mapping[Any, Any]) -> list[dict[str, Any]]:
-        """For Gradio's `validator=`: one answer per component in `given`, in order of creation, which puts a message at its field."""
+    def marks(self, given: Mapping[Any, Any], marked: Iterable[str]) -> tuple[dict[gr.components.Component, Any], list[str]]:
+        """Updates that put every fault at its field, and take it from the fields in `marked` that are right again; and what is marked now.
+
+        The message takes the place of the help below the label. (Gradio's own `validator=` also writes at the field, but its message is
+        wiped by the next event of the page, and this page has a timer.)
+        """
         wrong: dict[str, str] = {}
         for fault in self.faults(given):
-            if fault.options:
+            if fault.options and fault.options[0] in self.components:
                 wrong.setdefault(fault.options[0], fault.message)
-        names = {each: name for name, each in self.components.items()}
-        answers = []
-        for each in sorted(given, key=lambda each: each._id):
-            message = wrong.get(names.get(each, ""))
-            answers.append(gr.validate(message is None, "" if message is None else message))
-        return answers
+        updates = {self.components[name]: self._marked(name, None) for name in marked if name not in wrong}
+        updates |= {self.components[name]: self._marked(name, message) for name, message in wrong.items()}
+        return updates, list(wrong)
+
+    def _marked(self, name: str, message: str | None) -> dict[str, Any]:
+        help_ = info(OPTIONS[name], name in self._full)
+        return gr.update(info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"])

@@ -65,7 +65,7 @@ CSS = """
   --rs-bad: #b42318; --rs-bad-bg: #fdf1ef; --rs-mild-bg: #fbf6e9; --rs-good-bg: #edf7f4; --rs-card: #ffffff; }
 .dark { --rs-clean: #2dd4bf; --rs-rolled: #fb923c; --rs-accent: #2dd4bf; --rs-quiet: #8f969b; --rs-ink: #dcdad5; --rs-line: #32373b;
   --rs-bad: #ff9a8d; --rs-bad-bg: #321c1a; --rs-mild-bg: #2b271a; --rs-good-bg: #16291f; --rs-card: #1e2124; }
-.gradio-container { width: 100% !important; max-width: min(1360px, 100vw) !important; min-width: 0 !important; margin: 0 auto !important; padding: 0 !important; }
+.gradio-container { width: 100% !important; max-width: min(1360px, 100vw) !important; min-width: 0 !important; margin: 0 auto !important; padding: 0 !important; overflow: clip !important; }
 .gradio-container .main.fillable { padding: 4px clamp(10px, 2vw, 24px) 32px !important; max-width: none !important; }
 .gradio-container main, .gradio-container .column, .gradio-container .row { min-width: 0; max-width: 100%; }
 .gradio-container .html-container { padding: 0 !important; }
@@ -151,9 +151,11 @@ CSS = """
 .gradio-container .rs-facts b { font-size: 16px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .gradio-container .rs-buttons { gap: 8px; } .gradio-container .rs-buttons button { flex: 0 1 auto !important; min-width: 0 !important; padding: 8px 14px; }
 .gradio-container .rs-scroll { overflow-x: auto; }
-.gradio-container .rs-samples { border-collapse: separate; border-spacing: 6px 4px; font-size: 13px; width: auto; }
+.gradio-container .rs-samples { border-collapse: separate !important; border-spacing: 6px 6px !important; font-size: 13px; width: auto; }
 .gradio-container .rs-samples, .gradio-container .rs-samples tr, .gradio-container .rs-samples th, .gradio-container .rs-samples td { border: 0 !important; padding: 0 !important; }
 .gradio-container .rs-card img, .gradio-container .rs-pictures img { margin: 0 !important; display: block; }
+.gradio-container .rs-card a:has(img) { display: block; padding: 0 !important; margin: 0; }
+.gradio-container .rs-whole { grid-column: 1 / -1; }
 .gradio-container .rs-samples th { font-weight: 500; text-align: left; color: var(--body-text-color-subdued); background: none; }
 .gradio-container .rs-samples tbody th { max-width: 170px; min-width: 110px; padding-right: 10px !important; position: sticky; left: 0; background: var(--rs-card); white-space: normal; }
 .gradio-container .rs-samples td { background: none; }
@@ -167,6 +169,8 @@ CSS = """
 .gradio-container #all-settings .tab-container button { padding: 6px 9px; font-size: 14px; }
 .gradio-container .form > .block > label { display: flex; flex-direction: column; height: 100%; }
 .gradio-container .form > .block > label > :last-child { margin-top: auto; }
+.gradio-container .rs-wrong { border-color: var(--rs-bad) !important; background: var(--rs-bad-bg) !important; }
+.gradio-container .rs-wrong [class*=info], .gradio-container .rs-wrong [class*=info] * { color: var(--rs-bad) !important; font-weight: 600; }
 .gradio-container summary { cursor: pointer; }
 .gradio-container .info code, .gradio-container code { font-size: 12px; background: none; padding: 0; border: 0; opacity: .75; overflow-wrap: anywhere; }
 @media (min-width: 1000px) {   .rs-side { position: sticky; top: 12px; align-self: flex-start; max-height: calc(100vh - 24px); overflow: auto; } }

@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -44,7 +44,9 @@ _OWN = "own numbers"
 _LEVEL_CHOICES = [("Off", "off"), ("Gentle", "gentle"), ("Strong", "strong"), ("Own numbers", _OWN)]
 _UPLOADS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".txt"}
 _LARGEST_UPLOAD_NAME = 80
+_NAME, _NAME_RULE = "run name", "Letters, digits, dots, hyphens and underscores; up to 64."
 
+_SHOW_FINDINGS = "() => document.querySelector('#findings').scrollIntoView({block: 'center'})"
 # After Start: to what stands in the way, where there is something; else to the top of the run's page.
 _SHOW_WHAT_STOPS = """() => {
   const bad = document.querySelector('#findings .rs-bad');
@@ -65,6 +67,7 @@ class TrainTab:
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
+        self.marked = gr.State([])
         self.names = preset_names()
         first = FIRST if FIRST in self.names else self.names[0]
         config = load_preset(first)
@@ -122,7 +125,7 @@ class TrainTab:
                 _step(4, "Check and start")
                 with gr.Row():
                     self.name = gr.Textbox(label="Name of the run", placeholder="made from the preset and the time", max_lines=1, scale=2,
-                                           elem_id="run-name", info="Letters, digits, dots, hyphens; up to 64.")  # fmt: skip
+                                           elem_id="run-name", info=_NAME_RULE)  # fmt: skip
                 with gr.Row():
                     self.check = gr.Button("Check first", elem_id="check")
                     self.start = gr.Button(_start_words(config, first), variant="primary", elem_id="start")
@@ -148,48 +151,44 @@ class TrainTab:
 
     def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
-        inputs = {*self.form.inputs(), self.preset, self.name}
-        panels = [self.side, self.ramp, self.level, self.start_hero, self.start]
+        fields = self.form.components
+        inputs = {*self.form.inputs(), self.preset, self.name, self.level, self.marked}
+        # Whatever a handler changes, it also says at the fields what is wrong there now.
+        outputs = [*fields.values(), self.name, self.marked, self.side, self.ramp, self.level, self.start_hero, self.start, self.about,
+                   self.note, self.pictures, self.findings]  # fmt: skip
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        edits = [each.input for each in self.form.components.values()]
-        edited = gr.on(edits, self.on_edit, inputs, panels, trigger_mode="always_last", **quick)
-        # Says what is wrong at the field itself. After the panels, never beside them: any event that succeeds wipes the messages at its
-        # inputs. A refused validator runs nothing, hence the function that does nothing.
-        at_fields = {"fn": _nothing, "inputs": inputs, "outputs": None, "validator": self.validate, **quick}
-        edited.then(**at_fields)
-        self.name.blur(**at_fields)
-        gr.on([self.form.components["instance_data_dir"].blur, self.form.components["instance_data_dir"].submit], self.on_pictures, inputs,
-              [self.pictures], **quick)  # fmt: skip
-        self.level.input(self.on_level, {*inputs, self.level}, [*self.form.components.values(), *panels], **quick).then(**at_fields)
-        self.preset.input(
-            self.on_preset, self.preset, [*self.form.components.values(), *panels, self.about, self.note, self.pictures, self.findings], **quick
-        ).then(**at_fields)
-        self.files.upload(self.on_upload, {*inputs, self.files}, [self.form.components["instance_data_dir"], *panels, self.pictures],
-                          concurrency_limit=2, api_visibility="private")  # fmt: skip
-        self.check.click(self.on_check, inputs, [self.findings], validator=self.validate, concurrency_limit=2, api_visibility="private")
+        slow = {"show_progress_on": [self.findings], "concurrency_limit": 2, "api_visibility": "private"}
+        edits = [each.input for each in fields.values()]
+        gr.on([*edits, self.name.input], self.on_edit, inputs, outputs, trigger_mode="always_last", **quick)
+        folder = fields["instance_data_dir"]
+        gr.on([folder.blur, folder.submit], self.on_pictures, inputs, self.pictures, **quick)
+        self.level.input(self.on_level, inputs, outputs, **quick)
+        self.preset.input(self.on_preset, inputs, outputs, **quick)
+        self.files.upload(self.on_upload, {*inputs, self.files}, outputs, **{**slow, "show_progress_on": [self.pictures]})
+        self.check.click(self.on_check, inputs, outputs, **slow).then(None, js=_SHOW_FINDINGS)
         for button in (self.start_hero, self.start):
-            started = button.click(self.on_start, inputs, [self.findings, tabs, picker], validator=self.validate, concurrency_limit=2,
-                                   api_visibility="private")  # fmt: skip
-            started.then(None, js=_SHOW_WHAT_STOPS)
+            button.click(self.on_start, inputs, [*outputs, tabs, picker], **slow).then(None, js=_SHOW_WHAT_STOPS)
 
-    def validate(self, given: Mapping[Any, Any]) -> list[dict[str, Any]]:
-        """One answer per input, in order of creation: the message of a bad value stands at its field."""
-        answers = dict(zip(sorted(given, key=lambda each: each._id), self.form.validate(given), strict=True))
-        with contextlib.suppress(KeyError):  # some events carry no name
-            problem = _name_problem(given[self.name])
-            answers[self.name] = gr.validate(problem is None, "" if problem is None else problem)
-        return [answers[each] for each in sorted(given, key=lambda each: each._id)]
+    def marks(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Every fault at its field, the run's name among them."""
+        updates, wrong = self.form.marks(given, [name for name in given[self.marked] if name != _NAME])
+        problem = _name_problem(given[self.name])
+        if problem is not None or _NAME in given[self.marked]:
+            updates[self.name] = gr.update(info=_NAME_RULE if problem is None else f"⚠ {problem}", elem_classes=[] if problem is None else ["rs-wrong"])
+        return {**updates, self.marked: [*wrong, *([] if problem is None else [_NAME])]}
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        return self.panels(given)
+        return {**self.panels(given), **self.marks(given)}
 
     def on_pictures(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         return {self.pictures: self._pictures(given)}
 
-    def on_preset(self, name: str) -> dict[Any, Any]:
+    def on_preset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A preset fills the whole form; the run's name stays."""
+        name = given[self.preset]
         config = load_preset(name)
         return {
-            **self.form.show(config), **self._panels(config, name), self.about: _about(name), self.note: _start_note(name),
+            **self._filled(given, config), **self._panels(config, name), self.about: _about(name), self.note: _start_note(name),
             self.pictures: self._show_pictures(config), self.findings: "",
         }  # fmt: skip
 
@@ -201,8 +200,16 @@ class TrainTab:
             changes = rollout_level(level, config.training.max_train_steps) if level in ROLLOUT_LEVELS else {}
             changed = with_changes(config, changes)
         except ConfigError as error:
-            return {self.side: _problems(error.faults), self.level: gr.skip()}
-        return {**self.form.show(changed, changes), **self._panels(changed, given[self.preset]), self.level: level}
+            return {self.side: _problems(error.faults), **self.marks(given)}
+        return {**self._filled(given, changed, changes), **self._panels(changed, given[self.preset]), self.level: level}
+
+    def _filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None) -> dict[Any, Any]:
+        """Updates that show `config` (or only some of its options), with the marks that are right then."""
+        shown_values = self.form.show(config, only)
+        marks = self.marks({**given, **shown_values})
+        for field, value in shown_values.items():
+            marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
+        return marks
 
     def on_upload(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Dropped files become a folder of their own beside the runs, and that folder the pictures of the run."""
@@ -213,7 +220,9 @@ class TrainTab:
             return {self.pictures: gr.skip()}
         directory = self.form.components["instance_data_dir"]
         given = {**given, directory: str(folder)}
-        return {directory: str(folder), **self.panels(given), self.pictures: self._pictures(given)}
+        marks = self.marks(given)
+        marks[directory] = {**marks.get(directory, gr.update()), "value": str(folder)}
+        return {**marks, **self.panels(given), self.pictures: self._pictures(given)}
 
     def _keep(self, paths: list[str] | None) -> tuple[Path | None, list[str]]:
         kept, refused = [], []
@@ -233,7 +242,7 @@ class TrainTab:
         try:
             config = self.form.read(given)
         except ConfigError as error:
-            return {self.findings: _problems(error.faults)}
+            return {self.findings: _problems(error.faults), **self.marks(given)}
         return {self.findings: _findings(self._preflight(config), "Nothing stands in the way. Press Start.")}
 
     def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -246,7 +255,7 @@ class TrainTab:
         except (ConfigError, RunError) as error:
             gr.Warning("Some settings cannot be used; see below Start.")
             faults = error.faults if isinstance(error, ConfigError) else [Fault(str(error))]
-            return {self.findings: _problems(faults)}
+            return {self.findings: _problems(faults), **self.marks(given)}
         found = self._preflight(config)
         if has_errors(found):
             gr.Warning("This cannot start yet; see below Start.")
@@ -316,10 +325,6 @@ class TrainTab:
         more = len(found.items) - len(cards)
         head = f"{len(found.items)} picture{'' if len(found.items) == 1 else 's'}" + (f", the first {len(cards)} shown" if more > 0 else "")
         return f'<div class="rs-quiet">{head}</div><div class="rs-pictures">{"".join(cards)}</div>' + _findings(found.problems)
-
-
-def _nothing(given: Mapping[Any, Any]) -> None:
-    return None
 
 
 def _step(number: int, title: str) -> None:

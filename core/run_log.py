@@ -101,6 +101,7 @@ class RunLog:
     error: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
     paused: bool = False
+    pause_reason: str | None = None
     version: int = 0
     """Changes with every event; equal versions mean that nothing new was told."""
 
@@ -162,7 +163,7 @@ class RunLog:
         elif kind == "error":
             self.error = event
         elif kind in ("paused", "resumed"):
-            self.paused = kind == "paused"
+            self.paused, self.pause_reason = kind == "paused", event.get("reason")
         elif kind == "end":
             self.end, self.phase, self.paused = event, None, False
 

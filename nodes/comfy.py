@@ -33,7 +33,14 @@ PREVIEW_PX = 256
 
 def missing() -> list[str]:
     """Packages that a training needs and this ComfyUI's Python lacks."""
-    return [name for name in NEEDED if find_spec(name) is None]
+    return [name for name in NEEDED if not _there(name)]
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # hidden by an import hook, or half-removed
+        return False
 
 
 def mappings() -> tuple[dict[str, type], dict[str, str]]:
@@ -42,7 +49,7 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
     """
     lacking = missing()
     if lacking:
-        print(f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements into ComfyUI's Python, then restart.", file=sys.stderr)
+        print(f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements.txt into ComfyUI's Python, then restart.", file=sys.stderr)
     return {key: _class(declared) for key, declared in NODES.items()}, {key: f"{declared.title} ({MENU})" for key, declared in NODES.items()}
 
 

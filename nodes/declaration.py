@@ -81,8 +81,11 @@ class Widget:
             return 1
         if self.option.type != "float":
             return None
-        reach = 1.0 if self.option.default is None else abs(self.option.default) or 1.0
-        return 10.0 ** (math.floor(math.log10(reach)) - (1 if reach >= 1 else 0)) if reach != 1 else 0.01
+        default = self.option.default
+        if default in (None, 0, 1):
+            return 0.01
+        power = 10.0 ** math.floor(math.log10(abs(default)))
+        return power / 10 if abs(default) > 1 else power
 
     def read(self, value: Any) -> Any:
         """The checked value in its own type. Raises ConfigError with value, rule and remedy.

@@ -21,7 +21,7 @@ FORMAT, VERSION = "rollout_studio.graph", 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
 """Version -> what makes the next version of such a file. Empty: version 1 is the first. Kinds of nodes are never renamed."""
 
-LARGEST_FILE = 4 * 2**20
+LARGEST_FILE = 2 * 2**20
 MOST_VALUES = 300_000
 MOST_NODES = 5000
 DEEPEST = 32  # nesting of values and layout

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
-
 from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json
 from rollout_studio.core.runs import RunStore
 

@@ -4,9 +4,16 @@ import math
 
 import gradio as gr
 import pytest
-
-from rollout_studio.app.forms import Form, component, from_component, is_slider, label, to_component
-from rollout_studio.core.config import OPTIONS, SECTIONS, RunConfig, config_to_flat, load_preset, preset_names, with_changes
+from rollout_studio.app.forms import Form, component, from_component, info, is_slider, label, to_component
+from rollout_studio.core.config import (
+    OPTIONS,
+    SECTIONS,
+    RunConfig,
+    config_to_flat,
+    load_preset,
+    preset_names,
+    with_changes,
+)
 from rollout_studio.core.options import ConfigError
 
 # A value other than the default for every option that cannot be changed alone, or whose kind does not suggest one.
@@ -131,11 +138,13 @@ def test_all_faults_come_at_once_each_at_its_own_field(form):
     raw = given(form, RunConfig())
     raw[form.components["learning_rate"]] = 50
     raw[form.components["with_prior_preservation"]] = True
-    answers = form.validate(raw)
-    order = sorted(raw, key=lambda each: each._id)
-    wrong = {each.elem_id: answer["message"] for each, answer in zip(order, answers, strict=True) if not answer["is_valid"]}
-    assert set(wrong) == {"opt-learning_rate", "opt-class_prompt"}
-    assert "at most 10" in wrong["opt-learning_rate"]
+    updates, wrong = form.marks(raw, [])
+    assert set(wrong) == {"learning_rate", "class_prompt"}
+    assert "at most 10" in updates[form.components["learning_rate"]]["info"]
+    raw[form.components["learning_rate"]] = 0.5
+    updates, wrong = form.marks(raw, wrong)  # the mended field gets its help back
+    assert wrong == ["class_prompt"]
+    assert updates[form.components["learning_rate"]]["info"] == info(OPTIONS["learning_rate"], full=False)
 
 
 def test_labels_are_for_people_and_say_the_unit_once():

@@ -9,11 +9,10 @@ import re
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import expect, sync_playwright  # noqa: E402
-
-from rollout_studio.app.page import free_port, launch  # noqa: E402
-from rollout_studio.app.watch import Watch  # noqa: E402
-from rollout_studio.core.runs import RunStore  # noqa: E402
+from playwright.sync_api import expect, sync_playwright
+from rollout_studio.app.page import free_port, launch
+from rollout_studio.app.watch import Watch
+from rollout_studio.core.runs import RunStore
 
 pytestmark = pytest.mark.timeout(600)
 PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -103,7 +104,8 @@ def test_the_same_again_is_there_at_once_and_another_solver_soon(client):
 
 @pytest.mark.timeout(PATIENCE_S)
 def test_base_and_lora_differ_in_what_they_walk_to_and_start_alike(client, lora):
-    asked = {**STRIP, "checkpoints": ["base", {"lora": str(lora)}], "what": ["strip", "curves", "spectrum"], "samples": 1}
+    asked = {**STRIP, "checkpoints": ["base", {"lora": str(lora)}], "what": ["strip", "curves", "spectrum"], "samples": 1,
+             "fine_factor": 2}  # fmt: skip
     ticket = client.request(asked)
     early = wait(client, ticket, lambda state: state.result is not None)
     assert early.status == "working" and "curves" not in early.result and len(early.result["strips"]) == 2
@@ -111,12 +113,15 @@ def test_base_and_lora_differ_in_what_they_walk_to_and_start_alike(client, lora)
     base, tuned = result["strips"]
     assert (base["label"], tuned["label"]) == ("base", "random") and base["scale"] == tuned["scale"]
     assert result["numbers"]["base"]["distance"] != result["numbers"]["random"]["distance"]
-    assert open(base["truth"], "rb").read() == open(tuned["truth"], "rb").read()
-    assert open(base["frames"][0]["clean"], "rb").read() != open(tuned["frames"][0]["clean"], "rb").read()
+    assert Path(base["truth"]).read_bytes() == Path(tuned["truth"]).read_bytes()
+    assert Path(base["frames"][0]["clean"]).read_bytes() != Path(tuned["frames"][0]["clean"]).read_bytes()
     assert Image.open(result["curves"]).width > 1000 and Image.open(result["spectrum"]).width > 600
     assert any("base against tuned" in sentence for sentence in result["words"])
     # and the base is still the base after the LoRA was on it
-    assert done(client, {**STRIP, "seed": 43})["numbers"] == done(client, {**STRIP, "seed": 43, "checkpoints": ["base"]})["numbers"]
+    assert (
+        done(client, {**STRIP, "seed": 43})["numbers"]
+        == done(client, {**STRIP, "seed": 43, "checkpoints": ["base"]})["numbers"]
+    )
     assert result["numbers"]["base"] == done(client, STRIP)["numbers"]["base"]
 
 
@@ -258,7 +263,9 @@ def test_the_answer_of_a_running_run_is_copied_out_of_its_folder(scripted, store
         run.emit("preview", id="another", step=1, message="not mine", remedy="")
         run.emit("preview", id=command.id, step=1, path=f"drift/previews/{command.id}/result.json")
         result = wait(scripted, ticket).result
-        assert result["report"].startswith(str(scripted.folder.resolve())) and open(result["report"]).read() == "{}"
+        assert (
+            result["report"].startswith(str(scripted.folder.resolve())) and Path(result["report"]).read_text() == "{}"
+        )
         ticket = scripted.request(asked)
         (command,) = run.take_commands()
         run.emit("preview", id=command.id, step=1, path="../../../secret.json")

@@ -44,7 +44,15 @@ def test_all_faults_of_a_request_are_told_at_once():
             {"target": 1.5, "offset": 0, "sampler": "uni", "what": ["film"], "checkpoints": ["first"], "colour": 1}
         )
     text = str(told.value)
-    for wrong in ("target = 1.5", "offset = 0", "scheduled_sampling_sampler", "film", "checkpoints", "'colour'", "image"):
+    for wrong in (
+        "target = 1.5",
+        "offset = 0",
+        "scheduled_sampling_sampler",
+        "film",
+        "checkpoints",
+        "'colour'",
+        "image",
+    ):
         assert wrong in text, wrong
 
 
@@ -181,6 +189,103 @@ def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
     assert memory.get(b"huge") is None and memory.bytes == 120
 
 
+# The bench: weights on a real tiny model ------------------------------------------------------------------------------
+
+
+def quietly(bench, record, folder):
+    nothing = {"tell": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
+    return preview.answer(bench, record, folder, **nothing)
+
+
+def asked_of(run, pictures, **more):
+    """A request about a run on its own model."""
+    return {
+        "config": run.read_config(),
+        "image": str(pictures / "0.png"),
+        "target": 0.3,
+        "offset": 2,
+        "columns": 2,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("variant", ["lumina2", "sd1"])
+def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_base(
+    tiny_run, without_drift, pictures, tmp_path, variant
+):
+    run = tiny_run(variant, lora_alpha=1.5, max_train_steps=2, checkpoint_step_interval=1)
+    assert train(run) == 0
+    bench = preview.Bench()
+    weights = [
+        {"run": str(run.path), "step": 2}, {"lora": str(run.lora_path / f"{run.name}.safetensors")},
+        {"run": str(run.path), "step": 1, "label": "first"}, "base",
+    ]  # fmt: skip
+    together = quietly(bench, asked_of(run, pictures, checkpoints=weights), tmp_path / "a")["numbers"]
+    checkpoint, file, first, base = (together[name] for name in (f"{run.name}, step 2", run.name, "first", "base"))
+    assert checkpoint == pytest.approx(file, rel=1e-4, abs=1e-5)
+    assert len({numbers["cos_clean"] for numbers in (checkpoint, first, base)}) == 3
+    assert quietly(preview.Bench(), asked_of(run, pictures), tmp_path / "b")["numbers"]["base"] == base
+    with pytest.raises(PreviewError, match="no checkpoint of step 9") as told:
+        quietly(bench, asked_of(run, pictures, checkpoints=[{"run": str(run.path), "step": 9}]), tmp_path / "c")
+    assert "1, 2" in told.value.remedy
+    with pytest.raises(PreviewError, match="another model"):
+        other = {**asked_of(run, pictures, checkpoints=weights[:1]), "config": {}}
+        quietly(bench, other, tmp_path / "d")
+
+
+def test_a_full_fine_tune_is_shown_after_adapters_and_the_base_comes_back(tiny_run, without_drift, pictures, tmp_path):
+    lora, full = (
+        tiny_run("lumina2", "lora", max_train_steps=1),
+        tiny_run("lumina2", "full", max_train_steps=1, model_type="full"),
+    )
+    assert train(lora) == 0 and train(full) == 0
+    weights = ["base", {"run": str(lora.path), "step": 1}, {"run": str(full.path), "step": 1}]
+    bench = preview.Bench()
+    record = asked_of(full, pictures, checkpoints=weights)
+    first = quietly(bench, record, tmp_path / "a")["numbers"]
+    bench.memory.clear()  # what was remembered must not hide wrong weights
+    assert quietly(bench, {**record, "checkpoints": weights[::-1]}, tmp_path / "b")["numbers"] == first
+    assert len({numbers["cos_clean"] for numbers in first.values()}) == 3
+    alone = quietly(preview.Bench(), {**record, "config": full.read_config() | {
+        "pretrained_model_name_or_path": str(full.lora_path / "full")}, "checkpoints": ["base"]}, tmp_path / "c")  # fmt: skip
+    assert alone["numbers"]["base"] == pytest.approx(first["full, step 1"], rel=1e-4, abs=1e-5)
+
+
+def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "ADAPTERS_KEPT", 1)
+    run = tiny_run("lumina2", max_train_steps=2, checkpoint_step_interval=1)
+    assert train(run) == 0
+    weights = [{"run": str(run.path), "step": 1}, {"run": str(run.path), "step": 2}, "base"]
+    bench = preview.Bench()
+    first = quietly(bench, asked_of(run, pictures, checkpoints=weights), tmp_path / "a")["numbers"]
+    bench.memory.clear()
+    assert quietly(bench, asked_of(run, pictures, checkpoints=weights[::-1]), tmp_path / "b")["numbers"] == first
+    assert len(bench.model.denoiser.peft_config) == 1
+
+
+def test_every_way_to_walk_is_shown(tiny_run, pictures, tmp_path):
+    run = tiny_run("lumina2")
+    bench = preview.Bench()
+    ways = {
+        "solvers": (
+            {"samplers": ["unipc", "euler", "rk4"], "what": ["curves"], "samples": 1},
+            ["unipc2", "euler", "rk4"],
+        ),
+        "noise": ({"start": "noise"}, ["base"]),
+        "training": ({"grid": "training", "offset": 7}, ["base"]),
+        "guided": ({"guidance": 2.0, "what": ["spectrum"], "samples": 2}, ["base"]),
+    }
+    results = {}
+    for name, (changes, labels) in ways.items():
+        results[name] = quietly(bench, asked_of(run, pictures, **changes), tmp_path / name)
+        assert [strip["label"] for strip in results[name]["strips"]] == labels, name
+    assert results["noise"]["walked"][0]["source_sigma"] > 0.9 and results["training"]["walked"][0]["steps"] == 7
+    assert results["noise"]["numbers"]["base"]["distance"] > results["solvers"]["numbers"]["unipc2"]["distance"]
+    report = json.loads((tmp_path / "solvers" / "report.json").read_text(encoding="utf-8"))
+    assert [curve["label"] for curve in report["curves"]] == ["unipc2", "euler", "rk4"]
+    assert (tmp_path / "solvers" / "curves.png").is_file() and (tmp_path / "guided" / "spectrum.png").is_file()
+
+
 # A running run -------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +309,9 @@ def test_a_running_run_shows_its_weights_of_now_and_trains_on_as_if_nobody_had_a
 
 def test_a_running_run_tells_what_is_wrong_with_a_request(tiny_run, without_drift):
     run = tiny_run("lumina2")
-    assert train(run, listen=at_step(1, lambda: run.send("drift", request={"image": "nowhere.png", "prompt": "a"}))) == 0
+    assert (
+        train(run, listen=at_step(1, lambda: run.send("drift", request={"image": "nowhere.png", "prompt": "a"}))) == 0
+    )
     (told,) = events(run, "preview")
     assert "nowhere.png" in told["message"] and told["remedy"]
     assert len(events(run, "step")) == 3

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from rollout_studio.core.run_log import Series, follow
 from rollout_studio.core.runs import RunStore
 

@@ -4,7 +4,15 @@ import json
 import random
 
 import pytest
-from rollout_studio.core.config import OPTIONS, ConfigError, RunConfig, config_from_flat, config_to_flat, load_preset, preset_names
+from rollout_studio.core.config import (
+    OPTIONS,
+    ConfigError,
+    RunConfig,
+    config_from_flat,
+    config_to_flat,
+    load_preset,
+    preset_names,
+)
 from rollout_studio.nodes.comfy_files import to_ui
 from rollout_studio.nodes.compile import config_of, graph_of, with_values
 from rollout_studio.nodes.declaration import NODES, Widget

@@ -1,8 +1,10 @@
 """Running graphs: no more than needed, each thing once, errors where they arise, an interrupt that saves."""
 
 import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -64,8 +66,6 @@ def test_ids_titles_places_and_run_names_do_not_matter(run, ab, store, events):
 
 
 def test_a_run_is_found_again_when_the_cache_is_gone(run, ab, store, events):
-    import shutil
-
     run(ab)
     shutil.rmtree(store.root / cache.FOLDER)
     assert run(ab).ok
@@ -88,7 +88,7 @@ def test_a_changed_picture_trains_again(run, ab, store, tmp_path, events):
 def test_a_damaged_or_lost_result_is_made_again(run, ab, events):
     outcome = run(ab, wanted=["compare"])
     [(picture, _)] = outcome.pictures("compare")
-    open(picture, "wb").write(b"cut")
+    Path(picture).write_bytes(b"cut")
     assert run(ab, wanted=["compare"]).ok
     assert events.ran() == {"compare"}
 
@@ -167,8 +167,6 @@ def test_captions_are_edited_in_a_copy(run, ab, tmp_path, root):
     graph = ab.with_node("edit", Node(P + "CaptionEdit", {"folder": Link("folder", 0), "find": "zwx", "replace": "qqq", "suffix": ", drawn"}))
     graph = graph.with_node("dataset", graph.nodes["dataset"].with_input("folder", Link("edit", 0)))
     outcome = run(graph, wanted=["edit"])
-    from pathlib import Path
-
     texts = [path.read_text() for path in Path(outcome.outputs["edit"][0].path).glob("*.txt")]
     assert len(texts) == 5 and all("qqq" in text and text.endswith(", drawn") for text in texts)
     assert all("zwx" in path.read_text() for path in (root / "presets/demo/dreambooth").glob("*.txt"))
