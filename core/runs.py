@@ -245,7 +245,7 @@ class RunDir:
         guard = self.path / ".lock-guard"  # serialises looking and taking; the lock itself may last for days
         with platform_calls.file_lock(guard):
             holder = _read_json(self.lock_path)
-            if False:
+            if platform_calls.is_alive(holder):
                 raise RunError(f"Run {self.name!r} is already being trained by process {holder['pid']}. Stop that one first.")
             platform_calls.write_atomically(self.lock_path, _dump(me).encode())
         try:
