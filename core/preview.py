@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -281,7 +282,9 @@ class Bench:
         given = {"weight_name": Path(source).name} if isinstance(source, str) else {}
         source = str(Path(source).parent) if isinstance(source, str) else source
         try:
-            with _without_warnings(), kept_random_state():
+            with _without_warnings(), kept_random_state(), warnings.catch_warnings():
+                # several adapters side by side are meant
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 pipe.load_lora_weights(source, adapter_name=name, **given)
         except Exception as error:  # the loader raises whatever torch, peft and its converters raise
             self._drop(name)
