@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train the demo's models from nothing: the picture world is drawn, nothing is downloaded.
 
     python tools/train_demo.py autoencoder          # minutes; both models share it
@@ -539,13 +538,13 @@ def train_denoiser(kind: str, steps: int, state_dir: Path, seed: int, batch: int
             torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - keep)
         done = step + 1
         if done % 100 == 0 or done == steps:
-            record = dict(
-                what=kind,
-                step=done,
-                minutes=round(minutes + (time.monotonic() - since) / 60, 1),
-                loss=round(total / 100, 4),
-                lost=round(total_lost / 100, 3),
-            )
+            record = {
+                "what": kind,
+                "step": done,
+                "minutes": round(minutes + (time.monotonic() - since) / 60, 1),
+                "loss": round(total / 100, 4),
+                "lost": round(total_lost / 100, 3),
+            }
             total = total_lost = 0.0
             if done % 1000 == 0 or done in (500, steps):
                 images = generate(averaged, [world.caption(scene) for scene in prompts], steps=20)
