@@ -104,7 +104,8 @@ def test_the_weights_of_a_running_run_stand_alone_or_against_the_base(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere.png", "demo-dreambooth-heldout/nothing", ".."])
-def test_a_missing_picture_is_told_with_a_remedy(name):
+def test_a_missing_picture_is_told_with_a_remedy(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # ".." is then a folder without pictures
     with pytest.raises(PreviewError) as told:
         find_picture(name)
     assert told.value.remedy

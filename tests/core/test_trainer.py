@@ -490,9 +490,9 @@ def test_a_command_that_cannot_be_done_is_told_and_costs_nothing(tiny_run, witho
 def test_a_second_signal_stops_at_once(tiny_run, without_drift):
     run = tiny_run(FLOW, max_train_steps=50)
 
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+    def twice():  # SIGINT is ignored, and stays so, where a shell started the tests in the background
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     assert train(run, listen=at_step(2, twice)) == PREEMPTED
     assert len(events(run, "step")) == 2 and "second signal" in run.read_state()["message"]
