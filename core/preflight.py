@@ -19,7 +19,7 @@ from .config import RunConfig, remarks
 from .dataset import Item, Scan, bucket_counts, scan, scan_probe, split_holdout
 from .dataset.holdout import FEWEST
 from .dataset.scanning import Progress, located
-from .demo import BUILT_IN, resolve
+from .demo import BUILT_IN, MODELS, resolve
 from .families.source import ModelError, locate
 from .findings import Finding, by_severity
 from .options import did_you_mean
@@ -213,7 +213,7 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, list[Finding]]:
         known = did_you_mean(name, BUILT_IN)
         return error(
             f"{name!r} is no folder that exists, no built-in model and no hub id (owner/name).{known}",
-            f"Check the path; built in are {' and '.join(each for each in BUILT_IN if 'dreambooth' not in each)}.",
+            f"Check the path; built in are {' and '.join(MODELS)}.",
         )
     return _hub_model(config, name, error)
 

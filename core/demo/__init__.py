@@ -31,6 +31,8 @@ BUILT_IN = {
     "demo-dreambooth-heldout": HELDOUT,
 }
 """Names that options take in place of a folder."""
+MODELS = ("demo-flow", "demo-epsilon")
+"""Those of them that are models."""
 
 
 def resolve(name_or_path: str) -> str:
