@@ -2,7 +2,7 @@
 
 import hashlib
 
-from .scanning import Item, Scan, scan_folder
+from .scanning import Item, Scan, scan_instance_folder
 
 FEWEST = 3
 """A set with fewer pictures than this gives none away."""
@@ -32,16 +32,7 @@ def scan_probe(data, drift, progress=None):
     not set."""
     if drift.data_dir is None:
         return (), []
-    return scan_folder(
-        drift.data_dir,
-        option="drift_data_dir",
-        data=data,
-        strategy=data.caption_strategy,
-        prompt=data.instance_prompt,
-        prompt_option="instance_prompt",
-        trigger_word=data.trigger_word,
-        progress=progress,
-    )
+    return scan_instance_folder(drift.data_dir, "drift_data_dir", data, progress)
 
 
 def _rank(digest: str, seed: int) -> bytes:

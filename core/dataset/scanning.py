@@ -80,9 +80,22 @@ def scan(data, progress: Progress | None = None) -> Scan:
             "folder-missing",
         )
         return Scan((), problems=(missing,))
-    items, problems = scan_folder(
-        data.instance_data_dir,
-        option="instance_data_dir",
+    items, problems = scan_instance_folder(data.instance_data_dir, "instance_data_dir", data, progress)
+    class_items: tuple[Item, ...] = ()
+    if data.with_prior_preservation:
+        class_items, more = _scan_class(data, progress)
+        problems += more
+        problems += _overlap(items, class_items)
+    return Scan(items, class_items, tuple(problems))
+
+
+def scan_instance_folder(
+    folder: str | Path, option: str, data, progress: Progress | None = None
+) -> tuple[tuple[Item, ...], list[Finding]]:
+    """The pictures of the thing in `folder`, which `option` named, captioned by the rules of the data section."""
+    return scan_folder(
+        folder,
+        option=option,
         data=data,
         strategy=data.caption_strategy,
         prompt=data.instance_prompt,
@@ -90,12 +103,6 @@ def scan(data, progress: Progress | None = None) -> Scan:
         trigger_word=data.trigger_word,
         progress=progress,
     )
-    class_items: tuple[Item, ...] = ()
-    if data.with_prior_preservation:
-        class_items, more = _scan_class(data, progress)
-        problems += more
-        problems += _overlap(items, class_items)
-    return Scan(items, class_items, tuple(problems))
 
 
 def scan_class_folder(folder: Path, data) -> tuple[tuple[Item, ...], list[Finding]]:
