@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -98,3 +99,68 @@ def store(tmp_path):
 def write():
     """What a trainer would write: `write.run(store)`, or `write.steps`, `write.samples`, `write.drift` one by one."""
     return SimpleNamespace(run=write_whole, steps=write_steps, samples=write_samples, drift=write_drift)
+
+
+# -- the page in a real browser ------------------------------------------------------------------------------------------
+
+PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One page for all tests of a file: (address, the store behind it)."""
+    from rollout_studio.app.page import free_port, launch
+    from rollout_studio.app.watch import Watch
+
+    watch = Watch(tmp_path_factory.mktemp("runs"))
+    port = free_port(7900)
+    demo = launch(watch, port)
+    yield f"http://127.0.0.1:{port}/", watch.store
+    demo.close(verbose=False)
+    for run in watch.store.list():
+        watch.store.kill(run.name)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(served, browser):
+    """Opens pages in viewers of their own; at the end no page error and no request to elsewhere may have happened."""
+    wrong, contexts = [], []
+
+    def noticed(request):
+        if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
+            wrong.append(f"external request: {request.url}")
+
+    def open_page(path="", width=1400, height=900):
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
+        page.on("request", noticed)
+        page.goto(served[0] + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture(scope="session")
+def tab():
+    """`tab(page, name)` goes to a tab of the page."""
+
+    def go(page, name):
+        page.get_by_role("tab", name=name, exact=True).click()
+
+    return go

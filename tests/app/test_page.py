@@ -9,67 +9,14 @@ import re
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import expect, sync_playwright
-from rollout_studio.app.page import free_port, launch
-from rollout_studio.app.watch import Watch
+from playwright.sync_api import expect
 from rollout_studio.core.runs import RunStore
 
 pytestmark = pytest.mark.timeout(600)
-PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds
 TRAINING_MS = 400_000
-expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """One page for all tests: (address, the store behind it)."""
-    watch = Watch(tmp_path_factory.mktemp("runs"))
-    port = free_port(7900)
-    demo = launch(watch, port)
-    yield f"http://127.0.0.1:{port}/", watch.store
-    demo.close(verbose=False)
-    for run in watch.store.list():
-        watch.store.kill(run.name)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(served, browser):
-    """Opens pages in viewers of their own; at the end no page error and no request to elsewhere may have happened."""
-    wrong, contexts = [], []
-
-    def noticed(request):
-        if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
-            wrong.append(f"external request: {request.url}")
-
-    def open_page(path="", width=1400, height=900):
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
-        page.on("request", noticed)
-        page.goto(served[0] + path)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not wrong, "\n".join(wrong)
-
-
-def tab(page, name):
-    page.get_by_role("tab", name=name, exact=True).click()
-
-
-def test_a_newcomer_starts_the_demo_sees_progress_reloads_and_sees_samples_and_drift(visit, served):
+def test_a_newcomer_starts_the_demo_sees_progress_reloads_and_sees_samples_and_drift(visit, served, tab):
     """The whole story with the real model and trainer, shortened by the form's own settings."""
     page = visit()
     expect(page.locator("#start-hero")).to_have_text("Start the demo")
@@ -113,7 +60,7 @@ def test_a_newcomer_starts_the_demo_sees_progress_reloads_and_sees_samples_and_d
     expect(page.locator("#drift-step")).to_contain_text("before training")
 
 
-def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served):
+def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served, tab):
     page, before = visit(), len(served[1].list())
     tab(page, "Train")
     page.locator("#opt-learning_rate input").fill("50")
@@ -129,7 +76,7 @@ def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served):
     expect(page.locator("#side")).to_contain_text("0.002")
 
 
-def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit):
+def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit, tab):
     page = visit()
     tab(page, "Train")
     page.locator("#level").get_by_label("Off").click()
@@ -143,7 +90,7 @@ def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit):
     expect(page.locator("#ramp svg")).to_be_visible()
 
 
-def test_dropped_pictures_become_the_pictures_of_the_run(visit, served, tmp_path):
+def test_dropped_pictures_become_the_pictures_of_the_run(visit, served, tmp_path, tab):
     from PIL import Image
 
     for number in range(3):
@@ -196,7 +143,7 @@ def test_a_run_in_progress_is_followed_and_commanded(visit, served, write):
 
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_tab_is_wider_than_the_window(visit, served, write, width, theme):
+def test_no_tab_is_wider_than_the_window(visit, served, write, tab, width, theme):
     store = RunStore(served[1].root)
     if not (store.root / "finished").exists():
         write.run(store, "finished", state="stopped")

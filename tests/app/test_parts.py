@@ -13,7 +13,8 @@ from rollout_studio.app.charts import Line, chart
 from rollout_studio.app.guard import Guard, local_hosts
 from rollout_studio.app.page import free_port
 from rollout_studio.app.previews import Previews
-from rollout_studio.app.train_tab import cost_sentence, ramp_panel, side_panel
+from rollout_studio.app.rollout_panel import cost_sentence, ramp_panel
+from rollout_studio.app.summary import side_panel
 from rollout_studio.app.watch import Watch
 from rollout_studio.core.config import load_preset, with_changes
 from rollout_studio.core.run_log import RunLog
