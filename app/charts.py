@@ -20,6 +20,11 @@ class Line:
     color: str = "ink"
     faint: bool = False
     dashed: bool = False
+    low: Sequence[float] | None = None
+    """With `high`, one number for each point: the range around the line in which the truth lies; NaN where it is not known."""
+    high: Sequence[float] | None = None
+    dots: bool = False
+    """A dot at each point: for the few points that were really measured."""
 
 
 def smoothed(ys: Sequence[float], weight: float) -> list[float]:
@@ -66,6 +71,7 @@ def chart(
     y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     height: int = 190,
+    legend: bool = True,
     empty: str = "Nothing to draw yet.",
 ) -> str:
     """One chart as HTML. Points that are not finite leave gaps.
@@ -74,15 +80,16 @@ def chart(
     """
     thin = [(line, *thinned(line.xs, line.ys)) for line in lines]
     points = [(x, y) for _, xs, ys in thin for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    legend = "".join(
+    keys = "".join(
         f'<span><i class="rs-key" style="--k:var(--rs-{text(line.color)})"></i>{text(line.name)}</span>'
-        for line in lines if line.name and not line.faint
+        for line in lines if legend and line.name and not line.faint
     )  # fmt: skip
-    head = f'<div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{legend}</span></div>'
+    head = f'<div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{keys}</span></div>'
     if not points:
         return f'<div class="rs-chart">{head}<div class="rs-empty" style="min-height:{height}px">{text(empty)}</div></div>'
     x_low, x_high = x_range if x_range is not None else (min(x for x, _ in points), max(x for x, _ in points))
-    y_low, y_high = y_range if y_range is not None else _with_air(min(y for _, y in points), max(y for _, y in points))
+    ys_shown = [y for _, y in points] + [y for line in lines for side in (line.low, line.high) for y in side or () if math.isfinite(y)]
+    y_low, y_high = y_range if y_range is not None else _with_air(min(ys_shown), max(ys_shown))
     x_high = x_high if x_high > x_low else x_low + 1
     y_high = y_high if y_high > y_low else y_low + 1
 
@@ -95,9 +102,13 @@ def chart(
     y_ticks, x_ticks = ticks(y_low, y_high), ticks(x_low, x_high, 5)
     grid = "".join(f'<line x1="0" x2="1000" y1="{down(y):.1f}" y2="{down(y):.1f}" class="rs-grid"/>' for y in y_ticks)
     drawn = "".join(
+        f'<path d="{_band(line, across, down)}" class="rs-band" style="--k:var(--rs-{text(line.color)})"/>' for line in lines if line.low is not None
+    ) + "".join(
         f'<path d="{_path(xs, ys, across, down)}" class="rs-line{" rs-faint" if line.faint else ""}{" rs-dashed" if line.dashed else ""}"'
         f' style="--k:var(--rs-{text(line.color)})"/>'
         for line, xs, ys in thin
+    ) + "".join(
+        f'<path d="{_dots(line, across, down)}" class="rs-dots" style="--k:var(--rs-{text(line.color)})"/>' for line in lines if line.dots
     )
     y_labels = "".join(f'<span style="top:{down(y) / 10:.2f}%">{text(quantity(y))}</span>' for y in y_ticks)
     x_labels = "".join(f'<span style="left:{across(x) / 10:.2f}%">{text(quantity(x, 6))}</span>' for x in x_ticks)
@@ -127,6 +138,28 @@ def _path(xs: Sequence[float], ys: Sequence[float], across, down) -> str:
     if len(parts) == 1:
         parts.append("h6")  # a single point would be invisible
     return "".join(parts)
+
+
+def _band(line: Line, across, down) -> str:
+    """The area between `low` and `high`, in pieces where one of them is not known. A single point gets an upright line."""
+    pieces: list[list[tuple[float, float, float]]] = [[]]
+    for x, low, high in zip(line.xs, line.low, line.high, strict=True):
+        if math.isfinite(low) and math.isfinite(high):
+            pieces[-1].append((across(x), min(max(down(low), 0.0), 1000.0), min(max(down(high), 0.0), 1000.0)))
+        elif pieces[-1]:
+            pieces.append([])
+    parts = []
+    for piece in filter(None, pieces):
+        wide = piece if len(piece) > 1 else [(piece[0][0] - 4, *piece[0][1:]), (piece[0][0] + 4, *piece[0][1:])]
+        there = [f"{x:.1f} {high:.1f}" for x, _, high in wide]
+        back = [f"{x:.1f} {low:.1f}" for x, low, _ in reversed(wide)]
+        parts.append(f"M{'L'.join([*there, *back])}Z")
+    return "".join(parts)
+
+
+def _dots(line: Line, across, down) -> str:
+    points = zip(line.xs, line.ys, strict=True)
+    return "".join(f"M{across(x):.1f} {down(y):.1f}h0" for x, y in points if math.isfinite(x) and math.isfinite(y))
 
 
 def _said(line: Line) -> str:

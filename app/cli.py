@@ -34,6 +34,7 @@ from ..core.cost import expected_cost, plain_step_in_forwards
 from ..core.families.source import ModelError
 from ..core.findings import format_findings, has_errors
 from ..core.options import ConfigError, Fault, did_you_mean, shown
+from ..core.own_presets import find_preset, own_presets
 from ..core.reference import as_data, as_markdown, as_text, default_of, values_of
 from ..core.runs import COMMANDS, RunError, RunStore
 from . import graph_cli
@@ -180,8 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as a JSON list")
     form.add_argument("--markdown", action="store_true", help="as Markdown: the text of docs/options.md")
 
-    presets = command("presets", _presets, "List the presets, or print one.")
+    presets = command("presets", _presets, "List the presets, your own among them, or print one.")
     presets.add_argument("name", nargs="?", metavar="NAME")
+    _add_runs_dir(presets)
 
     graph_cli.register(command)
     return parser
@@ -195,7 +197,7 @@ def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", metavar="NAME", help="start from a preset; see: rollout-studio presets")
+    source.add_argument("--preset", metavar="NAME", help="start from a preset, also one of your own; see: rollout-studio presets")
     source.add_argument(
         "--config", type=Path, metavar="FILE", help="start from a config.json; absent keys have their defaults"
     )
@@ -246,7 +248,7 @@ def _resolve(given: argparse.Namespace, base: Mapping[str, Any] | None = None) -
     if base is None:
         base = {}
         if given.preset is not None:
-            base = read_preset(given.preset).changes
+            base = find_preset(given.preset, _runs_dir(given)).changes
         elif given.config is not None:
             # Bare keys, so that a flag replaces the key of the file however it is written there.
             written = read_flat(given.config)
@@ -318,6 +320,10 @@ def _resume(given: argparse.Namespace) -> int:
         return DONE
     _say(f"Run {run.name} in {run.path}, from step {summary.last_checkpoint}")
     return _follow(run, resume=True)
+
+
+def _runs_dir(given: argparse.Namespace) -> Path:
+    return default_runs_dir() if given.runs_dir is None else given.runs_dir
 
 
 def default_runs_dir() -> Path:
@@ -706,11 +712,15 @@ def _options(given: argparse.Namespace) -> int:
 
 
 def _presets(given: argparse.Namespace) -> int:
+    runs_dir = _runs_dir(given)
     if given.name is None:
-        for name in preset_names():
-            preset = read_preset(name)
-            print(f"{name}: {preset.title}\n    {preset.description}\n    Needs: {preset.needs}")
+        own, broken = own_presets(runs_dir)
+        for preset in (*(read_preset(name) for name in preset_names()), *own):
+            mark = "" if preset.file is None else " (yours)"
+            print(f"{preset.name}: {preset.title}{mark}\n    {preset.description}\n    Needs: {preset.needs}")
+        for wrong in broken.values():
+            _say(f"Cannot be used: {wrong}")
         return DONE
-    preset = read_preset(given.name)
+    preset = find_preset(given.name, runs_dir)
     print(json.dumps(dict(preset.changes), indent=2, ensure_ascii=False))
     return DONE

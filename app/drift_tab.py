@@ -1,13 +1,19 @@
-"""The Drift tab: how far a model leaves the path when it walks on its own output, in one picture, a few curves and plain words."""
+"""The Drift tab: how far a model leaves the path when it walks on its own output. Look now (`drift_lab`), or see what runs measured."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ..core.drift_report import DriftReport, ReportError, read_report, words
+from ..core.drift_report import REPORT_FILE, DriftReport, ReportError, report_from_json, report_to_csv, words
 from ..core.run_log import RunLog
 from ..core.runs import RunSummary
-from .charts import Line, chart
+from .drift_choices import Shelf, weights_choices
+from .drift_lab import DriftLab
+from .drift_picture import downloads, report_charts, words_list
+from .panel import SLOW
 from .runs_tab import signature
 from .watch import Watch
 from .words import text
@@ -17,11 +23,14 @@ HOW_TO_READ = (
     "map shows where the two differ: dark is the same, bright is drift."
 )
 _INTRO = """
-<div class="rs-hero rs-small"><h2>Drift: what happens when a model is fed its own output</h2>
+<div class="rs-hero"><h2>Drift: what happens when a model is fed its own output</h2>
 <p>In training a model always sees a true picture with noise on it. When it draws, it sees what it made itself one step before, with its own
 mistakes in it. Here the same picture goes both ways, and you see what that changes.</p></div>
 """
-_NOTHING = '<div class="rs-card rs-mild"><h4>No drift picture yet</h4><p>Every run measures its drift before the first step and at its end; while it trains, ask with <b>Drift now</b> on the Runs tab.</p></div>'
+_NOTHING = (
+    '<div class="rs-card rs-mild"><h4>No drift picture yet</h4><p>Every run measures its drift before the first step and at its end; while it '
+    "trains, ask with <b>Drift now</b> on the Runs tab, or choose its weights of now under <b>Look now</b>.</p></div>"
+)
 
 
 class DriftTab:
@@ -29,20 +38,52 @@ class DriftTab:
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        gr.HTML(_INTRO)
-        with gr.Row():
-            self.run = gr.Dropdown(choices=[], label="Run", elem_id="drift-run", filterable=False, scale=2)
-            self.step = gr.Radio(choices=[], label="Measured at training step", elem_id="drift-step", scale=3)
-        self.picture = gr.HTML(_NOTHING, elem_id="drift-picture")
-        self.curves = gr.HTML(elem_id="drift-curves")
+        gr.HTML(_INTRO, elem_classes="rs-drift-intro")
+        with gr.Tabs(elem_id="drift-parts") as self.parts:
+            with gr.Tab("Look now", id="look"):
+                self.lab = DriftLab(watch)
+            with gr.Tab("Measured by runs", id="measured"):
+                with gr.Row():
+                    self.run = gr.Dropdown(choices=[], label="Run", elem_id="drift-run", filterable=False, scale=2)
+                    self.step = gr.Radio(choices=[], label="Measured at training step", elem_id="drift-step", scale=3)
+                self.closer = gr.Button("Look at these weights now", elem_id="drift-closer", visible=False)
+                self.picture = gr.HTML(_NOTHING, elem_id="drift-picture")
+                self.curves = gr.HTML(elem_id="drift-curves", elem_classes="rs-maybe")
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `view` is given of the tab, in its order."""
+        return [self.run, self.step, self.lab.weights, self.lab.against]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.run, self.step, self.picture, self.curves]
+        return [self.run, self.step, self.closer, self.picture, self.curves, *self.lab.outputs]
 
-    def view(self, chosen: str | None, step: int | None, seen: dict[str, str]) -> dict[Any, Any]:
-        """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place)."""
-        runs = [run for run in self.watch.runs() if self.watch.log(run).drifts] if self._any() else []
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect what is answered without the page's timer. `tab`: this one, whose opening gets the preview worker ready."""
+        self.lab.wire(tab)
+        self.closer.click(self.on_closer, {self.run, self.step, *self.lab.inputs}, [self.parts, *self.lab.outputs], show_progress="hidden", **SLOW)
+
+    def on_closer(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        """From what a run measured to the laboratory: the checkpoint of that step, else the newest weights that the run has."""
+        run = self.watch.run(given[self.run])
+        value = None if run is None else newest(run, given[self.step], self.lab.shelf)
+        if value is None:
+            gr.Warning("This run has kept no weights: no checkpoint and no LoRA.")
+            return {self.parts: gr.Tabs(selected="measured")}
+        return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
+
+    def view(
+        self, chosen: str | None, step: int | None, weights: str | None, against: str | None, seen: dict[str, str], viewer: str | None = None
+    ) -> dict[Any, Any]:
+        """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
+
+        `weights`, `against`: what they chose in the laboratory; `viewer`: whose requests to look after, None = nobody's.
+        """
+        return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen)}
+
+    def _measured(self, chosen: str | None, step: int | None, seen: dict[str, str]) -> dict[Any, Any]:
+        runs = [run for run in self.watch.runs() if self.lab.shelf.reports(run.path)]
         names = [run.name for run in runs]
         run = next((run for run in runs if run.name == chosen), runs[0] if runs else None)
         log = self.watch.log(run) if run is not None else None
@@ -54,40 +95,49 @@ class DriftTab:
         if seen.get("drift-choice") != mark:
             out[self.run] = gr.Dropdown(choices=names, value=run.name if run is not None else None)
             out[self.step] = gr.Radio(choices=[(_step_words(each), each) for each in steps], value=step if steps else None)
+            out[self.closer] = gr.Button(visible=bool(steps))
             seen["drift-choice"] = mark
         seen["drift-newest"], seen["drift-run"] = (str(steps[-1]) if steps else ""), (run.name if run is not None else "")
         mark = signature(run and (run.name, run.created), step, log and log.drifts.get(step))
         if seen.get("drift-shown") != mark:
             seen["drift-shown"] = mark
-            if run is None:
+            if not steps:
                 out[self.picture], out[self.curves] = _NOTHING, ""
             else:
                 out[self.picture] = filmstrip(run, log.drifts[step], self.watch)
                 out[self.curves] = curves(run, log, log.drifts[step], self.watch)
         return out
 
-    def _any(self) -> bool:
-        return bool(self.watch.runs())
+
+def newest(run: RunSummary, step: Any, shelf: Shelf) -> str | None:
+    """The laboratory's value for a run's checkpoint of `step`; where there is none its weights of now, its LoRA, its last checkpoint."""
+    values = [value for _, value in weights_choices([run], shelf) if value.startswith("run/")]
+    wanted = f"run/{run.name}/{step}"
+    return wanted if wanted in values else values[0] if values else None
 
 
 def _step_words(step: int) -> str:
     return "before training" if step == 0 else str(step)
 
 
-def _folder(run: RunSummary, event: dict[str, Any]):
+def _folder(run: RunSummary, event: dict[str, Any]) -> Path | None:
     """The report's folder; None when the event leads outside the run."""
     path = (run.path / str(event.get("path", ""))).resolve()
     return path.parent if path.is_relative_to(run.path.resolve()) else None
 
 
-def _report(run: RunSummary, event: dict[str, Any]) -> DriftReport | str:
+def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[str]] | str:
+    """The report and its words, as they were written (to find them again takes a bootstrap); or why there are none."""
     folder = _folder(run, event)
     if folder is None:
         return "The report lies outside the run and is not shown."
     try:
-        return read_report(folder)
+        written = (folder / REPORT_FILE).read_text(encoding="utf-8")
+        report = report_from_json(written)
     except (OSError, ReportError, UnicodeDecodeError) as error:
         return f"The report cannot be read: {error}"
+    told = json.loads(written).get("words")
+    return report, [str(each) for each in told] if isinstance(told, list) else words(report)
 
 
 def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
@@ -101,55 +151,30 @@ def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool 
         f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
         if address else '<div class="rs-gone">The picture is not there (yet).</div>'
     )  # fmt: skip
-    told = [report] if isinstance(report, str) else words(report)
-    told = told[:2] if brief else told
-    said = "".join(f"<li>{text(sentence)}</li>" for sentence in told)
+    told = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
-    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p><ul class="rs-remarks">{said}</ul>{more}</div>'
+    return (
+        f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(told[:2] if brief else told)}{more}</div>'
+    )
 
 
 def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:
-    """Drift by noise level, its two parts, the held-out clean loss, and the map of frequencies."""
+    """The charts of a run's report, and the report to take away."""
     report = _report(run, event)
     if isinstance(report, str):
         return ""
-    drawn = []
-    pairs = [(curve, color, dashed) for weights, color, dashed in (("base", "clean", True), ("tuned", "rolled", False))
-             if (curve := report.find(weights)) is not None]  # fmt: skip
-    if not pairs:
-        pairs = [(curve, "rolled", False) for curve in report.curves[:1]]
-    x = "noise level (0 = picture, 1 = noise)"
-
-    def line(name, points, measure, color, dashed=False):
-        points = sorted((point for point in points if measure in point.measures), key=lambda point: point.share)
-        values = [point.measures[measure].value for point in points]
-        return Line(name, [point.share for point in points], [float("nan") if v is None else v for v in values], color, dashed=dashed)
-
-    farthest = max((point.offset for curve, _, _ in pairs for point in curve.short), default=0)
-    if farthest:
-        def far(curve):
-            return [point for point in curve.short if point.offset == farthest]
-
-        drawn.append(chart([line(curve.label, far(curve), "distance", color, dashed) for curve, color, dashed in pairs],
-                           title=f"Distance from the true path after {farthest} steps alone", x_label=x, x_range=(0, 1))
-                     + _sentence("Higher is farther off. Even a perfect model leaves the path a little, so compare the two lines, not a line with zero."))  # fmt: skip
-        curve = pairs[-1][0]
-        parts = [line("solver", far(curve), "solver", "quiet"), line("floor + model", far(curve), "floor_model", "rolled")]
-        drawn.append(chart(parts, title=f"Where it comes from ({curve.label})", x_label=x, x_range=(0, 1))
-                     + _sentence("Solver: what coarse steps lose; more steps cure it. Floor + model: what stays with very fine steps, part of it unavoidable."))  # fmt: skip
-    losses = [line(curve.label, curve.clean_loss, "loss", color, dashed) for curve, color, dashed in pairs if curve.clean_loss]
-    if losses:
-        drawn.append(chart(losses, title="Held-out clean loss", x_label=x, x_range=(0, 1))
-                     + _sentence("How well it still denoises pictures it never trained on. If drift falls while this rises, the model has become blurry, not better."))  # fmt: skip
-    folder = _folder(run, event)
-    spectrum = watch.previews.address(folder / "spectrum.png", run.path) if folder is not None else None
-    if spectrum:
-        drawn.append(f'<div class="rs-chart"><div class="rs-chart-head"><b>Which details drift</b></div><a href="{text(spectrum)}" target="_blank" rel="noopener">'
-                     f'<img class="rs-wide" loading="lazy" src="{text(spectrum)}" alt="Map of power by frequency and noise level, rolled over clean"></a></div>'
-                     + _sentence("Colour tells whether coarse shapes (low frequencies) or fine detail (high) came out too strong or too weak."))  # fmt: skip
-    cells = "".join(f'<div{" class=rs-whole" if "rs-wide" in each else ""}>{each}</div>' for each in drawn)
-    return f'<div class="rs-card"><h4>The numbers</h4><div class="rs-grid2">{cells}</div></div>' if cells else ""
+    charts = report_charts(report[0])
+    links = _links(run, event, report[0], watch)
+    return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
 
 
-def _sentence(words_: str) -> str:
-    return f'<p class="rs-quiet">{text(words_)}</p>'
+def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, watch: Watch) -> str:
+    folder, stem = _folder(run, event), f"{run.name}-drift-step-{report.step}"
+    found = []
+    for words_, name in (("Filmstrip, PNG", "filmstrip"), ("Curves, PNG", "curves"), ("Spectrum, PNG", "spectrum")):
+        picture = folder / f"{name}.png"
+        if watch.previews.address(picture, run.path) is not None:  # there, and inside the run
+            found.append((words_, f"{stem}-{name}.png", watch.previews.named(picture.resolve(), f"{stem}-{name}.png")))
+    found.append(("Report, JSON", f"{stem}.json", watch.previews.file(f"{stem}.json", (folder / REPORT_FILE).read_bytes())))
+    found.append(("Numbers, CSV", f"{stem}.csv", watch.previews.file(f"{stem}.csv", report_to_csv(report).encode())))
+    return downloads(found)

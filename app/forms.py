@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ..core.config import OPTIONS, SECTIONS, RunConfig, config_from_flat, config_to_flat
-from ..core.options import ConfigError, Fault, Option
+from ..core.options import ConfigError, Fault, Option, shown
 
 AUTOMATIC, YES, NO = "automatic", "on", "off"
 _LIST_OF_LINES = "list[str]"
@@ -80,6 +80,7 @@ LABELS = {
     "scheduled_sampling_target": "What a rolled row learns",
     "scheduled_sampling_min_sigma": "Least noise for a rollout",
     "scheduled_sampling_guidance": "Guidance inside the rollout",
+    "scheduled_sampling_control": "Control for comparisons",
     "scheduled_sampling_reflexflow": "ReflexFlow",
     "scheduled_sampling_reflexflow_alpha": "ReflexFlow: frequency weight (alpha)",
     "scheduled_sampling_reflexflow_beta1": "ReflexFlow: anti-drift weight (beta 1)",
@@ -105,6 +106,10 @@ LABELS = {
     "save_precision": "Number format of the saved LoRA",
 }
 
+SLIDER_TO = {"scheduled_sampling_max_step_offset": 30}
+"""Options whose useful part is a small piece of what is allowed: a slider that ends there, and that their panel lengthens where needed.
+(The server refuses what lies beyond a slider's end, so the panel must lengthen it together with the value.)"""
+
 
 def label(option: Option) -> str:
     """The option's name for people, with its unit: `Warm-up (steps)`."""
@@ -129,7 +134,7 @@ def is_slider(option: Option) -> bool:
         return False
     if option.type == "int":
         return option.maximum - option.minimum <= 100
-    return option.type == "float" and option.minimum == 0 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
+    return option.type == "float" and 0 <= option.minimum < 0.1 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
 
 
 def component(option: Option, value: Any, full: bool = True) -> gr.components.Component:
@@ -148,12 +153,15 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
         if option.optional:
             return gr.Radio(choices=[AUTOMATIC, YES, NO], **common)
         return gr.Checkbox(**common)
+    if option.name in SLIDER_TO:
+        return gr.Slider(minimum=option.minimum, maximum=max(SLIDER_TO[option.name], value), step=1, precision=None, **common)
     if is_slider(option):
         step = 1 if option.type == "int" else 0.01
         return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=step, precision=None, **common)
-    if option.type in ("int", "float"):
+    if option.type in ("int", "float") and not option.optional:
         # No bounds and no precision here: the component would round or clamp silently, where the option says what is wrong.
-        return gr.Number(placeholder="unset" if option.optional else None, **common)
+        return gr.Number(**common)
+    # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
     return gr.Textbox(placeholder="unset" if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
 
@@ -164,12 +172,12 @@ def to_component(option: Option, value: Any) -> Any:
         return AUTOMATIC if value is None else value if option.choices is not None else (YES if value else NO)
     if option.type == _LIST_OF_LINES:
         plain = all(item and item == item.strip() and "\n" not in item for item in value)
-        shown = "\n".join(value)
-        return shown if plain and not shown.startswith("[") else json.dumps(list(value), ensure_ascii=False)
+        lines = "\n".join(value)
+        return lines if plain and not lines.startswith("[") else json.dumps(list(value), ensure_ascii=False)
     if option.type.startswith("list"):
         return ", ".join(str(item) for item in value)
-    if option.type == "str" and value is None:
-        return ""
+    if option.optional:
+        return "" if value is None else value if option.type == "str" else shown(value)
     return value
 
 

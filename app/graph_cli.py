@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +130,7 @@ def _run(given: argparse.Namespace) -> int:
         with _signals(stopped), show:
             outcome = execute(graph, open_store(given.runs_dir), given.out, wanted=given.only, listen=show, stop=stop)
     except GraphError as error:
+        show.refused(error)
         return _refused(error)
     _write_results(graph, outcome, given.out)
     print(given.out / RESULT_FILE)
@@ -175,10 +177,18 @@ class Follower:
         if self._file is not None:
             self._file.close()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def refused(self, error: GraphError) -> None:
+        """Tell whoever follows the file what is wrong with the graph; nothing has run."""
+        with self:
+            self._write({"event": "refused", "problems": [vars(problem) for problem in error.problems], "time": round(time.time(), 3)})
+
+    def _write(self, event: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
             self._file.flush()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._write(event)
         if event["event"] == "node":
             self._titles[event["node"]] = event["title"]
             if event["lane"] == "instant" and event["state"] in ("running", "done"):

@@ -21,6 +21,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from .drift_tab import DriftTab
+from .graph_tab import GraphTab
 from .guard import Guard, local_hosts
 from .runs_tab import RunsTab
 from .style import CSS, theme
@@ -44,32 +45,43 @@ def build(watch: Watch) -> gr.Blocks:
                 train = TrainTab(watch)
             with gr.Tab("Runs", id="runs"):
                 runs = RunsTab(watch)
-            with gr.Tab("Drift", id="drift"):
+            with gr.Tab("Drift", id="drift") as drift_tab:
                 drift = DriftTab(watch)
+            with gr.Tab("Graph", id="graph"):
+                graph = GraphTab(watch)
 
-        def view(chosen: str | None, drift_run: str | None, drift_step: int | None, last: dict[str, str]) -> dict[Any, Any]:
-            last = dict(last)
-            out = {**runs.view(chosen, last), **drift.view(drift_run, drift_step, last)}
+        def view(
+            chosen: str | None, drift_run: str | None, drift_step: int | None, weights: str | None, against: str | None, last: dict[str, str],
+            request: gr.Request = None,
+        ) -> dict[Any, Any]:  # fmt: skip
+            last, viewer = dict(last), request.session_hash if request is not None else None
+            out = {**runs.view(chosen, last, viewer), **drift.view(drift_run, drift_step, weights, against, last, viewer), **graph.view(last)}
             return {**out, seen: last} if out else gr.skip()
 
         def arrive() -> dict[Any, Any]:
             """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
             watch.runs(fresh=True)
             last: dict[str, str] = {}
-            out = {**runs.view(None, last), **drift.view(None, None, last)}
+            out = {**runs.view(None, last), **drift.view(None, None, None, None, last), **graph.view(last)}
             current = watch.current()
             if current is not None and current.alive:
                 out[tabs] = gr.Tabs(selected="runs")
+            if graph.running:
+                out[tabs] = gr.Tabs(selected="graph")
             return {**out, seen: last}
 
         train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
-        inputs = [runs.picker, drift.run, drift.step, seen]
-        outputs = [*runs.outputs, *drift.outputs, seen]
+        inputs = [runs.picker, *drift.inputs, seen]
+        outputs = [*runs.outputs, *drift.outputs, *graph.outputs, seen]
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         train.wire(tabs, runs.picker)
+        graph.wire(train, tabs)
         runs.wire(view, inputs, outputs)
+        drift.wire(drift_tab)
+        demo.unload(drift.lab.left)
         gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
         demo.load(arrive, None, [*outputs, tabs], **quick)
+        demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **quick)
         gr.Timer(_TICK_S).tick(view, inputs, outputs, **quick)
     return demo
 
@@ -160,4 +172,5 @@ def serve(
         print("\nThe page has ended. Runs go on; start it again to follow them.")
     finally:
         demo.close(verbose=False)
+        watch.close()
     return 0

@@ -23,8 +23,9 @@ from typing import Any, Literal
 
 from ..core import platform_calls
 from ..core.options import ConfigError, Fault
-from ..core.preview_request import PreviewError, PreviewRequest, located_in
+from ..core.preview_request import PreviewError, located_in
 from ..core.runs import RunDir, RunError
+from ..core.sample_request import read_request
 
 WORKER = (sys.executable, "-m", "rollout_studio.core.preview")
 RESULTS_KEPT, TICKETS_KEPT = 32, 512
@@ -134,7 +135,7 @@ class PreviewClient:
             return ticket
 
     def request(self, record: Mapping[str, Any], viewer: str = "") -> str:
-        """Ask for what `record` describes (`PreviewRequest.from_json`); returns a ticket for `state`.
+        """Ask for what `record` describes (`PreviewRequest.from_json`, `SampleRequest.from_json`); returns a ticket for `state`.
 
         Args:
             viewer: whoever asks; the newer request of one viewer cancels the older, unless another one waits for it too.
@@ -148,10 +149,10 @@ class PreviewClient:
             job = _Job(id, None, {"ask": record, "id": id, "folder": str(self.folder / id)}, self.folder / id)
             cached = False
             try:
-                request = PreviewRequest.from_json(record)
+                request = read_request(record)
                 job.key = request.key()
                 known = self._by_key.get(job.key) if request.live is None else None
-                if known is not None and (known.ended is None or (known.folder / "report.json").is_file()):
+                if known is not None and (known.ended is None or (known.folder / request.proof).is_file()):
                     job, cached = known, known.status == "done"
                     if job.id in self._jobs:
                         self._jobs.move_to_end(job.id)
@@ -376,7 +377,7 @@ class PreviewClient:
         events, job.offset = job.run.events(job.offset)
         for event in events:
             if event["event"] == "command" and event.get("id") == mine:
-                job.status, job.what = "working", f"{job.run.name} measures"
+                job.status, job.what = "working", f"{job.run.name} is at it"
             elif event["event"] == "phase" and job.status == "working" and event.get("name") == "preview":
                 job.share = event["done"] / max(1, event["total"])
             elif event["event"] == "preview" and event.get("id") == mine:

@@ -7,6 +7,7 @@ its content's place and time, so that a changed file gets a new address and a ca
 import atexit
 import hashlib
 import io
+import mimetypes
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..core import platform_calls
 from ..core.dataset.pictures import BadPicture, decode, read_bytes
 
 _SHOWN_AS_IS = {".png", ".jpg", ".jpeg", ".webp"}
+_NOT_PUBLISHED = {"node_modules", "package.json", "package-lock.json", "build.mjs", "vendor.js", "README.md"}  # of a front end: what builds it
 
 
 class Previews:
@@ -62,8 +64,49 @@ class Previews:
             return None  # the check beside the pictures says what is wrong with it
         return self._url(copy)
 
+    def publish(self, source: Path, name: str) -> str:
+        """Hand out a folder of this program's own scripts and style sheets; the relative address of its copy."""
+        mimetypes.add_type("text/javascript", ".js")  # Windows may know another type, and browsers refuse a module that has one
+        copy = self.folder / name
+        shutil.copytree(source, copy, ignore=lambda _, names: [each for each in names if each in _NOT_PUBLISHED], dirs_exist_ok=True)
+        return self._url(copy)
+
+    def own(self, path: Path) -> str:
+        """The address of a file that already lies in the private folder. Raises ValueError for one that does not."""
+        if not path.resolve().is_relative_to(self.folder):
+            raise ValueError(f"{path} is not in the folder that the page may show")
+        return self._url(path)
+
+    def file(self, name: str, content: bytes) -> str:
+        """The address of a file to download that is made here and now; the same content again is the same file."""
+        copy = self.folder / "files" / hashlib.sha256(content).hexdigest()[:32] / name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            platform_calls.write_atomically(copy, content)
+        return self._url(copy)
+
+    def named(self, source: Path, name: str, folder: Path | None = None) -> str:
+        """The address of a file to download under another name: the server tells a browser the name that the file has on disk.
+
+        Args:
+            source: the file; linked where that is possible, else copied.
+            folder: of the private folder, to put it into (it goes when that goes); None = one for this content.
+        """
+        if folder is None:
+            stat = source.stat()
+            folder = self.folder / "files" / hashlib.sha256(f"{source}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogatepass")).hexdigest()[:32]
+        target = folder / name
+        address = self.own(target)
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(source)
+            except OSError:  # another volume, or a file system without links
+                shutil.copyfile(source, target)
+        return address
+
     def _named(self, path: Path, changed: int, size: int, ending: str) -> Path:
-        return self.pictures / (hashlib.sha256(f"{path}\0{changed}\0{size}".encode()).hexdigest()[:32] + ending)
+        return self.pictures / (hashlib.sha256(f"{path}\0{changed}\0{size}".encode(errors="surrogatepass")).hexdigest()[:32] + ending)
 
     @staticmethod
     def _url(path: Path) -> str:

@@ -1,23 +1,28 @@
 """The Runs tab: every run, and one of them in full: how far it is, its loss, its samples, its drift, its files, its log.
 
-A run is a process of its own. This tab reads its files and leaves commands for it; it never waits for it.
+A run is a process of its own. This tab reads its files and leaves commands for it; it never waits for it. What stands side by side with
+other runs is `compare.py`.
 """
 
-import hashlib
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 
-from ..core.run_log import RunLog, number
-from ..core.runs import RunDir, RunError, RunSummary
+from ..core.config import ConfigError
+from ..core.controls import TITLES
+from ..core.run_log import RunLog, Series, number
+from ..core.runs import Command, RunDir, RunError, RunSummary
 from .charts import Line, chart, smoothed
+from .compare import ComparePanel
+from .run_parts import course, picture, signature
+from .try_panel import TryPanel
 from .watch import Watch
 from .words import duration, quantity, size, text
 
@@ -43,6 +48,7 @@ PHASE_WORDS = {
 }
 _SILENT_S = 60
 _MOST_COLUMNS = 12
+_CHART_STEPS = 400  # so many places along the axis of a curve are told apart
 _NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
 _COMMANDS = {
     "pause": ("Pause", "Waits after the current step; nothing is lost."),
@@ -59,11 +65,6 @@ _MAY = {  # which commands make sense in which state of a live run
     "paused": ("resume", "save", "sample", "drift", "stop-and-save", "stop"),
     "stopping": (),
 }
-
-
-def signature(*parts: Any) -> str:
-    """A short mark of what a panel was drawn from: equal marks, nothing to send."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 class RunsTab:
@@ -94,30 +95,46 @@ class RunsTab:
                     gr.HTML("<b>Delete this run with its checkpoints, samples and LoRA?</b> This cannot be undone.")
                     self.delete_yes = gr.Button("Yes, delete", size="sm", variant="stop", elem_id="do-delete-yes")
                     self.delete_no = gr.Button("Keep it", size="sm", elem_id="do-delete-no")
+                self.asked = gr.HTML(elem_id="run-asked", elem_classes="rs-maybe")
                 self.messages = gr.HTML(elem_id="run-messages", elem_classes="rs-maybe")
-                self.charts = gr.HTML(elem_id="run-charts", elem_classes="rs-maybe")
-                self.files = gr.HTML(elem_id="run-files", elem_classes="rs-maybe")
-                self.samples = gr.HTML(elem_id="run-samples", elem_classes="rs-maybe")
-                self.drift = gr.HTML(elem_id="run-drift", elem_classes="rs-maybe")
-                with gr.Accordion("Log", open=False):
-                    self.log = gr.HTML(elem_id="run-log", max_height=320, autoscroll=True)
+                with gr.Tabs(elem_id="run-parts"):
+                    with gr.Tab("Overview", id="run-overview") as overview:
+                        self.files = gr.HTML(elem_id="run-files", elem_classes="rs-maybe")
+                        self.charts = gr.HTML(elem_id="run-charts", elem_classes="rs-maybe")
+                        self.glance = gr.HTML(elem_id="run-glance", elem_classes="rs-maybe")
+                    with gr.Tab("Samples and drift", id="run-look") as look:
+                        self.samples = gr.HTML(elem_id="run-samples", elem_classes="rs-maybe")
+                        self.course = gr.HTML(elem_id="run-course", elem_classes="rs-maybe")
+                        self.drift = gr.HTML(elem_id="run-drift", elem_classes="rs-maybe")
+                    with gr.Tab("Try it", id="run-try") as try_it:
+                        self.try_it = TryPanel(watch)
+                    with gr.Tab("Compare", id="run-compare") as beside:
+                        self.compare = ComparePanel(watch)
+                    with gr.Tab("Log", id="run-log-tab") as tail:
+                        self.log = gr.HTML(elem_id="run-log", max_height=420, autoscroll=True)
+                self._parts, self._beside = (overview, look, try_it, tail), beside
+        self._sizes: dict[str, tuple[Any, int]] = {}
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.picker, self.head, self.messages, self.charts, self.files, self.samples, self.drift, self.log, *self._all_buttons()]
+        return [self.picker, self.head, self.asked, self.messages, self.charts, self.glance, self.files, self.samples, self.course, self.drift,
+                self.log, *self.try_it.outputs, *self._all_buttons()]  # fmt: skip
 
     def _all_buttons(self) -> list[gr.Button]:
         return [*self.buttons.values(), self.force, self.again, self.clone, self.earlier, self.later, self.dequeue, self.delete]
 
     # -- drawing ----------------------------------------------------------------------------------------------------------
 
-    def view(self, chosen: str | None, seen: dict[str, str]) -> dict[Any, Any]:
-        """Updates for one viewer who looks at the run `chosen` and was last shown `seen` (changed in place)."""
+    def view(self, chosen: str | None, seen: dict[str, str], viewer: str | None = None) -> dict[Any, Any]:
+        """Updates for one viewer who looks at the run `chosen` and was last shown `seen` (changed in place).
+
+        `viewer`: whose tries are shown; None = not known here, they follow with the next tick.
+        """
         runs = self.watch.runs()
         run = next((run for run in runs if run.name == chosen), None)
         if run is None:
             run = self.watch.current()
-        choices = run_choices(runs)
+        choices = run_choices(runs, self.watch.waiting)
         out: dict[Any, Any] = {}
 
         def draw(part: str, component: Any, mark: str, make: Callable[[], Any]) -> None:
@@ -126,10 +143,12 @@ class RunsTab:
                 seen[part] = mark
 
         name = run.name if run is not None else None
+        if viewer is not None:
+            out |= self.try_it.view(name, viewer, seen)
         draw("picker", self.picker, signature(choices, name), lambda: gr.Radio(choices=choices, value=name))
         if run is None:
             draw("head", self.head, "none", lambda: _NO_RUNS)
-            for part in ("messages", "charts", "files", "samples", "drift", "log"):
+            for part in ("asked", "messages", "charts", "glance", "files", "samples", "course", "drift", "log"):
                 draw(part, getattr(self, part), "none", lambda: "")
             if seen.get("buttons") != "none":
                 out.update(dict.fromkeys(self._all_buttons(), gr.Button(visible=False)))
@@ -138,11 +157,20 @@ class RunsTab:
         log = self.watch.log(run)
         who = (run.name, run.created)
         silent = _silent_for(run)
-        draw("head", self.head, signature(who, run.state, run.step, run.message, log.version, silent and round(silent / 10)), lambda: head(run, log, silent))
+        disk = self._disk_bytes(run, log)
+        pending = RunDir(run.path).pending_commands() if run.alive else []
+        mark = signature(who, run.state, run.step, run.message, log.version, silent and round(silent / 10), disk)
+        draw("head", self.head, mark, lambda: head(run, log, silent, disk))
+        mark = signature(who, run.alive, pending, log.doing, log.doing and log.phase, log.answered)
+        draw("asked", self.asked, mark, lambda: asked(run, log, pending))
         draw("messages", self.messages, signature(who, run.state, run.message, log.error, list(log.warnings)), lambda: messages(run, log))
-        draw("charts", self.charts, signature(who, len(log.series), log.last_step, run.total_steps), lambda: charts(run, log))
+        # A long run's curves move by less than a pixel with each step.
+        drawn = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CHART_STEPS)
+        draw("charts", self.charts, signature(who, run.alive, drawn, run.total_steps), lambda: charts(run, log))
+        draw("glance", self.glance, signature(who, log.samples), lambda: glance(run, log, self.watch))
         draw("files", self.files, signature(who, log.exported, log.saved, run.last_checkpoint), lambda: self._files(run, log))
         draw("samples", self.samples, signature(who, log.samples), lambda: samples_grid(run, log, self.watch))
+        draw("course", self.course, signature(who, log.drifts, run.total_steps), lambda: course(run, log))
         draw("drift", self.drift, signature(who, log.drifts), lambda: _latest_drift(run, log, self.watch))
         directory = RunDir(run.path)
         tail_size = directory.log_path.stat().st_size if directory.log_path.exists() else 0
@@ -153,6 +181,14 @@ class RunsTab:
             for key, button in self._named_buttons().items():
                 out[button] = gr.Button(value=shown[key], visible=True) if key in shown else gr.Button(visible=False)
         return out
+
+    def _disk_bytes(self, run: RunSummary, log: RunLog) -> int:
+        """The size of a run's files, looked at again only when it has written more than events."""
+        mark = (run.created, run.state, len(log.samples), len(log.drifts), log.saved, log.exported, log.answered)
+        known = self._sizes.get(run.name)
+        if known is None or known[0] != mark:
+            known = self._sizes[run.name] = mark, RunDir(run.path).size_bytes()
+        return known[1]
 
     def _named_buttons(self) -> dict[str, gr.Button]:
         return {**self.buttons, "force": self.force, "again": self.again, "clone": self.clone, "earlier": self.earlier,
@@ -172,6 +208,9 @@ class RunsTab:
             shown["again"] = f"Resume from step {run.last_checkpoint}"
         elif run.state == "created":
             shown["again"] = "Start"
+        elif run.state in ("failed", "crashed", "stopped"):
+            shown["again"] = "Retry from the start"
+            del shown["clone"]  # it would do the same
         return shown
 
     def _files(self, run: RunSummary, log: RunLog) -> str:
@@ -209,18 +248,23 @@ class RunsTab:
         """Connect the buttons. `refresh(*inputs)` draws the page again for `outputs`."""
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
-        def act(button: gr.Button, what: Callable[[str], str | None]) -> None:
+        def act(button: gr.Button, what: Callable[[str], str | tuple[str, str] | None]) -> None:
+            """`what(name)` does it and returns what to say, and which run to show from then on where that is another."""
+
             def acted(chosen: str | None, *rest: Any) -> dict[Any, Any]:
+                shown = chosen
                 if chosen is not None:
                     try:
                         said = what(chosen)
-                    except (RunError, OSError) as error:
+                    except (RunError, ConfigError, OSError) as error:
                         gr.Warning(str(error))
                     else:
+                        if isinstance(said, tuple):
+                            said, shown = said
                         if said:
                             gr.Info(said)
                 self.watch.runs(fresh=True)
-                return refresh(chosen, *rest)
+                return refresh(shown, *rest)
 
             button.click(acted, inputs, outputs, **quick)
 
@@ -237,6 +281,8 @@ class RunsTab:
         for button in (self.delete_yes, self.delete_no):
             button.click(lambda: gr.Row(visible=False), None, self.sure, **quick)
         self.picker.input(refresh, inputs, outputs, **quick)
+        self.compare.wire(self._beside, self._parts, self.picker)
+        self.try_it.wire(self.picker)
 
     def _command(self, name: str, command: str) -> str:
         self.watch.store.send(name, command)
@@ -245,15 +291,20 @@ class RunsTab:
     def _force(self, name: str) -> str:
         return "Ended. What it trained since its last checkpoint is lost." if self.watch.store.kill(name) else "It was already gone."
 
-    def _again(self, name: str) -> str:
+    def _again(self, name: str) -> str | tuple[str, str]:
         run = self.watch.store.summary(name)
-        self.watch.store.enqueue(name, resume=run.state != "created")
-        return "It starts as soon as its device is free."
+        if run.state == "created":
+            self.watch.store.enqueue(name)
+            return "It starts as soon as its device is free."
+        again = self.watch.store.retry(name)
+        if again.name == name:
+            return f"It goes on from step {run.last_checkpoint} as soon as its device is free."
+        return f"{again.name} starts from the beginning with the same settings, as soon as its device is free; {name} stays as it is.", again.name
 
-    def _clone(self, name: str) -> str:
-        run = self.watch.store.clone(name)
+    def _clone(self, name: str) -> tuple[str, str]:
+        run = self.watch.store.clone(name, self.watch.store.free_name(name))
         self.watch.store.enqueue(run.name)
-        return f"{run.name} has the same settings and starts as soon as the device is free."
+        return f"{run.name} has the same settings and starts as soon as the device is free. To change some first, take them over on the Train tab.", run.name
 
     def _dequeue(self, name: str) -> str:
         return "Taken out of the queue." if self.watch.store.dequeue(name) else "It has already started."
@@ -263,14 +314,15 @@ class RunsTab:
         return f"{name} is deleted."
 
 
-def run_choices(runs: list[RunSummary]) -> list[tuple[str, str]]:
-    """(what stands in the list, name) of each run."""
-    return [(_row(run), run.name) for run in runs]
+def run_choices(runs: list[RunSummary], waiting: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(what stands in the list, name) of each run. `waiting`: those in the queue, the next one first."""
+    return [(_row(run, waiting), run.name) for run in runs]
 
 
-def _row(run: RunSummary) -> str:
+def _row(run: RunSummary, waiting: Sequence[str]) -> str:
     steps = "" if not run.total_steps else f" · {run.step or 0} of {run.total_steps}"
-    return f"{run.name}  ·  {STATE_WORDS[run.state]}{steps}"
+    place = f", number {waiting.index(run.name) + 1}" if run.name in waiting else ""
+    return f"{run.name}  ·  {STATE_WORDS[run.state]}{place}{steps}"
 
 
 def _silent_for(run: RunSummary) -> float | None:
@@ -284,7 +336,7 @@ def _silent_for(run: RunSummary) -> float | None:
     return silent if silent > _SILENT_S else None
 
 
-def head(run: RunSummary, log: RunLog, silent: float | None) -> str:
+def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = None) -> str:
     """Name, state, progress, and the numbers of the moment."""
     step = log.last_step["step"] if log.last_step is not None and run.alive else run.step
     step = step if isinstance(step, int) else 0
@@ -293,23 +345,28 @@ def head(run: RunSummary, log: RunLog, silent: float | None) -> str:
     if run.state == "done":
         share = 100.0
     doing = _doing(run, log)
-    facts = []
+    device = (log.start or {}).get("device", run.device)
+    facts: list[tuple[str, str]] = []
     last = log.last_step
     if last is not None:
+        series = log.series.frozen()
         seconds = number(last.get("seconds"))
         if run.alive:
-            facts.append(("left", duration(number(last.get("eta_s")))))
+            facts.append(("time left", duration(number(last.get("eta_s")))))
+        facts.append(("trained for", duration(series.clock()[-1])))
         if seconds > 0:
             facts.append(("speed", f"{quantity(1 / seconds)} steps/s" if seconds < 1 else f"{quantity(seconds)} s a step"))
-        facts.append(("loss", quantity(number(last.get("loss")))))
-        if number(last.get("effective_probability")) > 0:
-            facts.append(("rollout chance", f"{100 * number(last.get('effective_probability')):.0f} %"))
+        facts.append(("loss, last step", quantity(number(last.get("loss")))))
+        facts += _rolled_facts(series, last, run.alive)
         memory = number(last.get("memory_mib"))
         if not math.isnan(memory):
-            facts.append(("memory", size(memory * 2**20)))
+            facts.append(("memory, peak" if str(device).startswith("cuda") else "memory in use", size(memory * 2**20)))
     if run.last_checkpoint is not None:
         facts.append(("last checkpoint", f"step {run.last_checkpoint}"))
-    facts.append(("device", (log.start or {}).get("device", run.device)))
+    if disk is not None:
+        facts.append(("on the disk", size(disk)))
+    facts.append(("device", str(device)))
+    controls = f'<p class="rs-quiet">Control of <b>{text(run.control_of)}</b>: {text(TITLES.get(run.control, run.control))}.</p>' if run.control_of else ""
     shown = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b></div>" for name, value in facts)
     still = f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>' if silent is not None else ""
     return (
@@ -318,8 +375,47 @@ def head(run: RunSummary, log: RunLog, silent: float | None) -> str:
         f'<div class="rs-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{step}" aria-label="training steps">'
         f'<i style="width:{share:.1f}%"></i></div>'
         f'<div class="rs-quiet"><span data-testid="progress">step {step} of {total}</span>{" · " + text(doing) if doing else ""}</div>'
-        f'<div class="rs-facts">{shown}</div>{still}</div>'
+        f'<div class="rs-facts">{shown}</div>{controls}{still}</div>'
     )
+
+
+def _rolled_facts(series: Series, last: Mapping[str, Any], alive: bool) -> list[tuple[str, str]]:
+    """The chance of a rollout at the last step, and which share of all rows trained so far was rolled out."""
+    facts = []
+    chance = number(last.get("effective_probability"))
+    if chance > 0:
+        facts.append((f"rollout chance {'now' if alive else 'at the end'}", f"{100 * chance:.0f} %"))
+    for column, words in (("rolled_rows", "rows rolled out"), ("source_noise_rows", "rows at the source's noise")):
+        share = series.mean(column) / series.mean("rows") if series.mean("rows") > 0 else math.nan
+        if share > 0 or (chance > 0 and column == "rolled_rows" and share == 0):
+            facts.append((words, f"{100 * share:.1f} %"))
+    return facts
+
+
+def asked(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> str:
+    """What somebody asked of a live run, from the button to the answer."""
+    if not run.alive:
+        return ""
+    lines = [
+        f"<b>{text(_COMMANDS[command.name][0])}</b>: asked; the trainer hears it after the current step."
+        for command in pending
+        if command.name in _COMMANDS and "request" not in command.args  # a drift preview is told where it was asked for
+    ]
+    if log.doing is not None:
+        phase = log.phase if log.phase is not None else {}
+        done, total = phase.get("done"), phase.get("total")
+        count = f", {done} of {total} done" if isinstance(done, int) and isinstance(total, int) and total > 1 else ""
+        lines.append(f"<b>{_COMMANDS[log.doing['name']][0]}</b>: heard, and under way{count}.")
+    if log.answered is not None:
+        command, event = log.answered
+        words = _COMMANDS[command["name"]][0]
+        took = number(event.get("time")) - number(command.get("time"))
+        if event["event"] == "warning":
+            lines.append(f"<b>{words}</b>: did not work. {text(event.get('message', ''))}")
+        else:
+            where = "" if command["name"] == "save" else " They are on Samples and drift." if command["name"] == "sample" else " It is on Samples and drift."
+            lines.append(f"<b>{words}</b>: answered at step {text(event.get('step'))}, after {duration(took)}.{where}")
+    return f'<div class="rs-asked" role="status">{"<br>".join(lines)}</div>' if lines else ""
 
 
 def _doing(run: RunSummary, log: RunLog) -> str:
@@ -360,7 +456,7 @@ def messages(run: RunSummary, log: RunLog) -> str:
 
 def charts(run: RunSummary, log: RunLog) -> str:
     """Loss with its parts, and how much was rolled out."""
-    series = log.series
+    series = log.series.frozen()
     if not len(series):
         return '<div class="rs-empty rs-card">The curves begin with the first training step.</div>' if run.alive else ""
     steps = series.steps
@@ -373,16 +469,21 @@ def charts(run: RunSummary, log: RunLog) -> str:
         if any(value > 0 for value in values) and not (name == "main" and _same(values, loss)):
             lines.append(Line(words, steps, smoothed(values, weight), color))
     out = [chart(lines, title="Loss", x_label="training step", x_range=x_range)]
-    rolled = series.column("rolled_rows")
-    if any(value > 0 for value in rolled):
-        chance = series.column("effective_probability")
-        top = max((value for value in chance if not math.isnan(value)), default=0)
-        out.append(chart([Line("chance", steps, chance, "rolled")], title="Chance of a rollout", x_label="training step", x_range=x_range,
-                         y_range=(0, max(0.1, 1.15 * top)), height=110))  # fmt: skip
-        out.append(chart([Line("rolled rows per step", steps, smoothed(rolled, weight), "rolled"),
-                          Line("mean offset in grid steps", steps, smoothed(series.column("mean_offset"), weight), "clean")],
-                         title="Rolled out", x_label="training step", x_range=x_range, height=110))  # fmt: skip
-    return f'<div class="rs-charts"><div>{out[0]}</div>' + (f'<div class="rs-pair">{"".join(out[1:])}</div>' if len(out) > 1 else "") + "</div>"
+    moved = "rolled_rows" if any(value > 0 for value in series.column("rolled_rows")) else "source_noise_rows"
+    chance = series.column("effective_probability")
+    if any(value > 0 for value in chance):
+        rows = series.column("rows")
+        share = [100 * some / all_ if all_ > 0 else math.nan for some, all_ in zip(series.column(moved), rows, strict=True)]
+        words = "rolled out" if moved == "rolled_rows" else "trained at the source's noise"
+        lines = [Line("chance", steps, [100 * value for value in chance], "quiet", dashed=True), Line(words, steps, smoothed(share, weight), "rolled")]
+        note = "Below the chance, because a chosen row that draws 0 steps stays where it is."
+        out.append(chart(lines, title="Share of the rows", x_label="training step", y_label="%", x_range=x_range, height=110)
+                   + f'<p class="rs-quiet">{note}</p>')  # fmt: skip
+    if moved == "rolled_rows" and any(value > 0 for value in series.column("mean_offset")):
+        offsets = [value if count > 0 else math.nan for value, count in zip(series.column("mean_offset"), series.column(moved), strict=True)]
+        out.append(chart([Line("mean of the rolled rows", steps, smoothed(offsets, weight), "rolled")], title="How far they walked",
+                         y_range=(0, 1.15 * max(offset for offset in offsets if not math.isnan(offset))), x_label="training step", y_label="grid steps", x_range=x_range, height=110))  # fmt: skip
+    return f'<div class="rs-charts"><div>{out[0]}</div>' + (f'<div class="rs-pair">{"".join(f"<div>{each}</div>" for each in out[1:])}</div>' if len(out) > 1 else "") + "</div>"
 
 
 def _same(one: list[float], other: list[float]) -> bool:
@@ -396,6 +497,27 @@ def chosen_steps(steps: list[int], most: int = _MOST_COLUMNS) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
 
 
+def glance(run: RunSummary, log: RunLog, watch: Watch, most: int = 4) -> str:
+    """The first prompts before training and now."""
+    if len(log.samples) < 2:
+        return ""
+    first, last = min(log.samples), max(log.samples)
+    before = {(image.get("prompt"), image.get("seed")): image for image in log.samples[first]}
+    cells = []
+    for image in log.samples[last]:
+        old = before.get((image.get("prompt"), image.get("seed")))
+        if old is not None and len(cells) < most:
+            both = "".join(picture(run, each, step, watch) for each, step in ((old, first), (image, last)))
+            cells.append(f'<figure><div class="rs-twin">{both}</div><figcaption>{text(image.get("prompt", ""))}</figcaption></figure>')
+    if not cells:
+        return ""
+    began = "before training" if first == 0 else f"at step {first}"
+    return (
+        f'<div class="rs-card"><h4>So far</h4><p class="rs-quiet">Each pair: {began}, and at step {last}. All of them are on Samples and drift.</p>'
+        f'<div class="rs-glance">{"".join(cells)}</div></div>'
+    )
+
+
 def samples_grid(run: RunSummary, log: RunLog, watch: Watch) -> str:
     """Samples: a row for each prompt, a column for each step, step 0 first."""
     if not log.samples:
@@ -404,9 +526,7 @@ def samples_grid(run: RunSummary, log: RunLog, watch: Watch) -> str:
     rows: dict[tuple[str, Any], dict[int, str]] = {}
     for step in steps:
         for image in log.samples[step]:
-            address = watch.previews.address(run.path / str(image.get("path", "")), run.path)
-            cell = f'<a href="{text(address)}" target="_blank" rel="noopener"><img loading="lazy" src="{text(address)}" alt="{text(image.get("prompt", ""))}, step {step}"></a>' if address else '<div class="rs-gone">gone</div>'
-            rows.setdefault((str(image.get("prompt", "")), image.get("seed")), {})[step] = cell
+            rows.setdefault((str(image.get("prompt", "")), image.get("seed")), {})[step] = picture(run, image, step, watch)
     head_cells = "".join(f"<th scope='col'>{'before' if step == 0 else f'step {step}'}</th>" for step in steps)
     body = "".join(
         f'<tr><th scope="row">{text(prompt)}</th>' + "".join(f"<td>{cells.get(step, '')}</td>" for step in steps) + "</tr>"

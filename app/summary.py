@@ -15,7 +15,7 @@ def plan_sentence(config: RunConfig) -> str:
     training, data = config.training, config.data
     rows = training.train_batch_size * training.gradient_accumulation_steps
     what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
-    rollout = level_of(config) if config.rollout.active else "no"
+    rollout = level_of(config) if config.rollout.walks else "no"
     rollout = "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
     samples = f"samples every {config.validation.step_interval} steps" if config.validation.step_interval and config.validation.prompts else "no samples on the way"
     return (
@@ -24,8 +24,10 @@ def plan_sentence(config: RunConfig) -> str:
     )
 
 
-def side_panel(config: RunConfig, preset: str) -> str:
-    """Your run, always in view: the plan in words, what has no effect, what differs from the preset, and the resolved JSON."""
+def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
+    """Your run, always in view: the plan in words, what has no effect, what differs from the preset, and the resolved JSON.
+
+    `takes`: the estimate as markup (`estimate_card.takes_line`)."""
     base = load_preset(preset)
     changed = differences(config, base)
     old = config_to_flat(base)
@@ -44,7 +46,7 @@ def side_panel(config: RunConfig, preset: str) -> str:
         lines.append(f"<span{mark}>  {text(json.dumps(name))}: {text(json.dumps(value, ensure_ascii=False))}{comma}</span>")
     address = "data:application/json;charset=utf-8," + quote(config.to_json() + "\n")
     return (
-        f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>'
+        f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
         + (f'<ul class="rs-remarks">{said}</ul>' if said else "")
         + f'<h5>Changed from the preset</h5>{table}<h5>The whole configuration <a download="config.json" href="{address}">save as config.json</a></h5>'
         f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n' + "\n".join(lines) + f"\n{text('}')}</pre></div>"

@@ -9,12 +9,16 @@ from typing import Any
 
 import gradio as gr
 
-from ..core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_names
+from ..core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
+from ..core.estimate import estimate
 from ..core.findings import Finding, has_errors
 from ..core.options import ConfigError, Fault
 from ..core.runs import RunError, check_name
 from .cards import findings_card, problems, step_title
+from .draft import Draft
+from .estimate_card import takes_card, takes_line
 from .forms import SECTION_TITLES, Form, label
+from .keep_panel import KeepPanel
 from .model_panel import ModelPanel
 from .panel import QUICK, SLOW, Panel
 from .pictures_panel import PicturesPanel
@@ -47,6 +51,7 @@ class TrainTab:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.marked = gr.State([])
+        self.draft = Draft()
         first = FIRST if FIRST in preset_names() else preset_names()[0]
         config = load_preset(first)
         self.form = form = Form(config)
@@ -71,8 +76,8 @@ class TrainTab:
                     form.place("max_train_steps", "learning_rate", "lora_rank")
                 with gr.Row():
                     form.place("resolution", "train_batch_size", "seed")
-                self.rollout = RolloutPanel(form, config)
                 form.place("validation_prompts")
+                self.rollout = RolloutPanel(form, config)
                 with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
                     for section in SECTIONS:
                         with gr.Tab(SECTION_TITLES[section], id=f"settings-{section}"):
@@ -87,14 +92,17 @@ class TrainTab:
                     self.check = gr.Button("Check first", elem_id="check")
                     self.start = gr.Button(_start_words(config, first), variant="primary", elem_id="start")
                 self.findings = gr.HTML(elem_id="findings", elem_classes="rs-maybe")
+                self.takes = gr.HTML(elem_id="takes", elem_classes="rs-maybe")
+                self.keep = KeepPanel(form, watch, self.model.preset)
             with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
-                self.side = gr.HTML(side_panel(config, first), elem_id="side")
+                self.side = gr.HTML(self._side(config, first), elem_id="side")
+                self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
 
-        self.panels: list[Panel] = [self.model, self.pictures, self.rollout]
+        self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
         fields = form.components
         self.inputs = {*form.inputs(), self.name, self.marked, *(each for panel in self.panels for each in panel.inputs)}
         # Whatever a handler changes, it also says at the fields what is wrong there now.
-        self.outputs = [*fields.values(), self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings,
+        self.outputs = [*fields.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
 
     def _section(self, section: str) -> None:
@@ -116,9 +124,12 @@ class TrainTab:
     def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
         edits = [each.input for each in self.form.components.values()]
+        # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
+        edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox)]
         gr.on([*edits, self.name.input], self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
         for panel in self.panels:
             panel.wire(self)
+        self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
         slow = {"show_progress_on": [self.findings], **SLOW}
         self.check.click(self.on_check, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
         for button in (self.start_hero, self.start):
@@ -137,7 +148,8 @@ class TrainTab:
             config = self.form.read(given)
         except ConfigError as error:
             return self.refused(given, error)
-        return {**self._drawn(config, given[self.model.preset]), **self.marks(given)}
+        preset = given[self.model.preset]
+        return {**_together(self._drawn(config, preset), self.marks(given)), **self.draft.kept(config, preset, given[self.name])}
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
         """See `FormPage`."""
@@ -150,26 +162,58 @@ class TrainTab:
         marks = self.marks({**given, **shown_values})
         for field, value in shown_values.items():
             marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
-        updates = {**marks, **self._drawn(config, given[self.model.preset] if preset is None else preset)}
-        if only is None or any(OPTIONS[name].section == "data" for name in only):
+        pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
+        preset = given[self.model.preset] if preset is None else preset
+        updates = _together(self._drawn(config, preset, look=pictures), marks)
+        updates |= self.draft.kept(config, preset, given[self.name])
+        if pictures:
             for panel in self.panels:
                 updates |= panel.reread(config)
-            updates[self.findings] = ""
+            updates[self.findings] = updates[self.takes] = ""
         return updates
 
-    def _drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
+    def _drawn(self, config: RunConfig, preset: str, look: bool = False) -> dict[Any, Any]:
+        try:
+            load_preset(preset)
+        except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
+            return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
-        updates = {self.side: side_panel(config, preset), self.start_hero: words, self.start: words, self.note: _start_note(preset)}
+        updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: _start_note(preset)}
         for panel in self.panels:
             updates |= panel.drawn(config, preset)
         return updates
+
+    def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
+        """`look`: also at pictures that nobody has looked at yet, which is not for every keystroke."""
+        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
+
+    def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Every setting as the chosen preset has it."""
+        try:
+            return self.filled(given, load_preset(given[self.model.preset]))
+        except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
+            return {self.side: problems(error.faults, "Please choose a preset again")}
+
+    def restored(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A fresh or reloaded page: the form as this browser last left it; a newcomer's stays as it is."""
+        kept = self.draft.read(given[self.draft.state])
+        if kept is None:
+            return {self.draft.state: gr.skip()}
+        config, preset, name = kept
+        try:
+            load_preset(preset)
+        except ConfigError:  # one of the person's own that is gone: its settings are still here, told against the first one
+            preset = FIRST
+        return {**self.filled({**given, self.name: name}, config, preset=preset), self.model.preset: preset, self.name: name}
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
             config = self.form.read(given)
         except ConfigError as error:
             return {self.findings: problems(error.faults), **self.marks(given)}
-        return {self.findings: findings_card(self._preflight(config), "Nothing stands in the way. Press Start.")}
+        found = [*self.pictures.unsaved(given), *self._preflight(config)]
+        takes = takes_card(estimate(config, self.watch.store.root), config)
+        return {self.findings: findings_card(found, "Nothing stands in the way. Press Start."), self.takes: takes}
 
     def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Validate again, check, create the run, start it or queue it behind the one that is training."""
@@ -182,14 +226,14 @@ class TrainTab:
             gr.Warning("Some settings cannot be used; see below Start.")
             faults = error.faults if isinstance(error, ConfigError) else [Fault(str(error))]
             return {self.findings: problems(faults), **self.marks(given)}
-        found = self._preflight(config)
+        found = [*self.pictures.unsaved(given), *self._preflight(config)]
         if has_errors(found):
             gr.Warning("This cannot start yet; see below Start.")
             return {self.findings: findings_card(found)}
         store = self.watch.store
         try:
             name = given[self.name].strip() if given[self.name] else None
-            run = store.create(config, name if name else None, preset=given[self.model.preset])
+            run = store.create(config, name if name else None, preset=preset_name(given[self.model.preset]))
             store.enqueue(run.name)
         except (RunError, OSError) as error:
             gr.Warning(f"The run could not be made: {error}")
@@ -214,6 +258,16 @@ class TrainTab:
         from ..core.preflight import preflight
 
         return preflight(config, runs_dir=self.watch.store.root)
+
+
+def _together(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Updates of several sides in one: where two change the same component, what each changes of it; the later side wins."""
+    whole: dict[Any, Any] = {}
+    for part in parts:
+        for component, change in part.items():
+            both = isinstance(change, dict) and isinstance(whole.get(component), dict)
+            whole[component] = {**whole[component], **change} if both else change
+    return whole
 
 
 def _name_problem(name: str | None) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..core.run_log import RunLog, follow
 from ..core.runs import RunDir, RunStore, RunSummary
+from .preview_client import PreviewClient
 from .previews import Previews
 
 _LOOK_EVERY_S = 1.0
@@ -21,6 +22,25 @@ class Watch:
         self._lock = threading.Lock()
         self._looked = self._pumped = float("-inf")
         self._runs: list[RunSummary] = []
+        self._preview_client: PreviewClient | None = None
+        self.waiting: list[str] = []
+        """Names of the waiting runs in the order in which they will start; as old as the last answer of `runs`."""
+
+    @property
+    def preview_client(self) -> PreviewClient:
+        """The one client of the preview worker, for all viewers; the worker itself starts with the first request."""
+        if self._preview_client is None:
+            with self._lock:
+                if self._preview_client is None:  # nobody made it meanwhile
+                    self._preview_client = PreviewClient(self.previews.folder / "drift")
+        return self._preview_client
+
+    def close(self) -> None:
+        """The page ends: so does the preview worker, if there is one. Runs go on."""
+        with self._lock:
+            client = self._preview_client
+        if client is not None:
+            client.close()
 
     def runs(self, fresh: bool = False) -> list[RunSummary]:
         """All runs, newest first. Now and then this also names crashed runs and starts waiting ones."""
@@ -33,6 +53,8 @@ class Watch:
                 self._pumped = time.monotonic()
             if fresh or now - self._looked > _LOOK_EVERY_S:
                 self._runs = self.store.list()
+                queued = any(run.state == "queued" for run in self._runs)
+                self.waiting = [job.run for job in self.store.queue()] if queued else []
                 self._looked = time.monotonic()
             return self._runs
 

@@ -11,7 +11,9 @@ def text(value: object) -> str:
 
     Gradio's HTML component evaluates `${...}` and `{{...}}` in what it is given, so those characters are escaped too.
     """
-    return html.escape(str(value), quote=True).translate(_UNSAFE_IN_TEMPLATES)
+    # Half of a character pair, as a JSON file may hold it, could not be sent to the browser.
+    whole = str(value).encode("utf-8", "replace").decode("utf-8")
+    return html.escape(whole, quote=True).translate(_UNSAFE_IN_TEMPLATES)
 
 
 def duration(seconds: float | None) -> str:

@@ -1,7 +1,8 @@
 """How long a drift picture of the demo takes, from the click to the files: `python benchmarks/preview.py`.
 
 Prints wall seconds and the CPU seconds of the worker for: the first picture without a worker; the first picture with a
-worker that was started 10 s before (what opening the Drift tab does); further pictures; the curves. Run it on a quiet
+worker that was started 10 s before (what opening the Drift tab does); further pictures; the curves; and pictures drawn
+for a prompt ("Try it"). Run it on a quiet
 machine; on a busy one only the CPU seconds mean something.
 """
 
@@ -16,6 +17,7 @@ from rollout_studio.app.preview_client import PreviewClient
 from rollout_studio.core.preview_request import showcase
 
 STRIP = {"image": showcase()[0], "config": {"pretrained_model_name_or_path": "demo-flow", "resolution": 64}}
+DRAWN = {"what": "samples", "prompts": "a large red circle on a black background, on the right"}
 
 
 def cpu_s(client: PreviewClient) -> float:
@@ -64,6 +66,8 @@ def main() -> None:
             "filmstrip, curves and spectrum, 4 noises, offset 10",
             clicked(client, {**STRIP, "what": ["strip", "curves", "spectrum"], "seed": 8}),
         )
+        say("a picture drawn for a prompt (30 steps, guidance 4)", clicked(client, DRAWN))
+        say("another one (another seed)", clicked(client, {**DRAWN, "seed": 9}))
         memory = psutil.Process(client.pid).memory_info().rss / 2**20
         print(f"worker's memory {memory:.0f} MiB")
         client.close()
@@ -71,6 +75,9 @@ def main() -> None:
         client.warm_up()
         time.sleep(10)
         say("first picture, worker started 10 s before", clicked(client, STRIP))
+        client.close()
+        client = PreviewClient(folder / "drawn")
+        say("first picture drawn for a prompt, no worker", clicked(client, DRAWN))
         client.close()
     finally:
         shutil.rmtree(folder)

@@ -404,6 +404,12 @@ class RolloutConfig(Checked):
         1.0, "Guidance inside the rollout; above 1 each evaluation costs two forwards.", ge=1, le=30,
         source="SOAR (arXiv 2604.12617)", level="advanced",
     )  # fmt: skip
+    control: Literal["none", "source_noise"] = option(
+        "none",
+        "For a fair comparison: source_noise walks nowhere, but trains the rows that would have been rolled out as plain rows at the "
+        "noise level they would have started from. What it gains too did not come from the rollout.",
+        level="advanced",
+    )
     reflexflow: bool | None = option(
         None,
         "Flow models: correct the direction of the drift and weight the frequencies it damages. Unset = on for flow models when "
@@ -444,8 +450,13 @@ class RolloutConfig(Checked):
     )
 
     @property
+    def walks(self) -> bool:
+        """Can any row of the run be rolled out? Not in a control: it plans the same rows, but trains them where they would start."""
+        return self.active and self.control == "none"
+
+    @property
     def active(self) -> bool:
-        """Can any row of the run be rolled out?"""
+        """Is any row of the run chosen for a rollout, walked or (in a control) only trained at its start?"""
         if self.max_step_offset == 0:
             return False
         return self.probability > 0 if self.ramp_steps == 0 else max(self.prob_start, self.prob_end) > 0
@@ -758,6 +769,8 @@ def read_flat(path: str | Path) -> dict[str, Any]:
         ]) from None  # fmt: skip
     except RecursionError:
         raise ConfigError([Fault(f"{path}: is nested too deeply; a config is one flat JSON object.")]) from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        raise ConfigError([Fault(f"{path}: holds a number with thousands of digits; no option takes one.")]) from None
     if isinstance(flat, dict) and isinstance(flat.get("config"), dict):
         flat = flat["config"]
     if not isinstance(flat, dict):
@@ -786,17 +799,29 @@ def read_config(path: str | Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset as its file tells: `changes` are flat keys; `needs` says in words what a person must have or add."""
+    """A preset as its file tells: `changes` are flat keys; `needs` says in words what a person must have or add.
+
+    `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`.
+    """
 
     name: str
     title: str
     description: str
     needs: str
     changes: Mapping[str, Any]
+    file: Path | None = None
+
+    @property
+    def key(self) -> str:
+        return self.name if self.file is None else str(self.file)
 
     def config(self) -> RunConfig:
-        """The defaults with the preset's changes."""
-        return config_from_flat(self.changes)
+        """The defaults with the preset's changes. Raises ConfigError, naming the file, where they cannot be."""
+        try:
+            return config_from_flat(self.changes)
+        except ConfigError as error:
+            where = self.name if self.file is None else self.file
+            raise ConfigError([Fault(f"{where}: {fault.message}", fault.options) for fault in error.faults]) from None
 
 
 def preset_names() -> list[str]:
@@ -804,22 +829,40 @@ def preset_names() -> list[str]:
     return sorted((path.stem for path in PRESETS.glob("*.json")), key=lambda name: (not name.startswith("demo"), name))
 
 
-def read_preset(name: str) -> Preset:
-    """A shipped preset by its name. Raises ConfigError for an unknown name (with the nearest one)."""
+def read_preset(key: str) -> Preset:
+    """A preset by its key: the name of a shipped one, or the path (ending in .json) of a person's own.
+
+    Raises ConfigError for an unknown name (with the nearest one), and for a file that is gone or broken.
+    """
     names = preset_names()
-    if name not in names:
-        raise ConfigError(
-            [Fault(f"Unknown preset '{name}'.{did_you_mean(name, names)} There are: {', '.join(names)}.")]
-        )
-    flat = read_flat(PRESETS / f"{name}.json")
+    if key in names:
+        return _preset(key, PRESETS / f"{key}.json", None)
+    if key.endswith(".json"):
+        return _preset(preset_name(key), Path(key), Path(key))
+    raise ConfigError([Fault(f"Unknown preset '{key}'.{did_you_mean(key, names)} There are: {', '.join(names)}.")])
+
+
+def _preset(name: str, path: Path, file: Path | None) -> Preset:
+    """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
+    flat = read_flat(path)
     about = flat.get("_metadata", {})
+    told = {key: about.get(key, "") if isinstance(about, dict) else None for key in ("title", "description", "needs")}
+    wrong = [key for key, value in told.items() if not isinstance(value, str)]
+    if wrong:
+        raise ConfigError([Fault(f"{path}: _metadata must be an object whose {', '.join(wrong)} is text.")])
     changes = {key: value for key, value in flat.items() if not key.startswith("_")}
-    return Preset(name, about["title"], about["description"], about["needs"], changes)
+    title = told["title"] if told["title"].strip() else name
+    return Preset(name, title, told["description"], told["needs"], changes, file)
 
 
-def load_preset(name: str) -> RunConfig:
-    """The config of a shipped preset. Raises ConfigError for an unknown name."""
-    return read_preset(name).config()
+def preset_name(key: str) -> str:
+    """The name in a preset's key, also of one that is gone."""
+    return Path(key).stem if key.endswith(".json") else key
+
+
+def load_preset(key: str) -> RunConfig:
+    """The config of a preset. Raises ConfigError for an unknown name, and for a file that is gone or broken."""
+    return read_preset(key).config()
 
 
 # ---- rollout: the ramp and the named levels
@@ -877,7 +920,7 @@ def rollout_level(name: str, max_train_steps: int) -> dict[str, Any]:
             "reflexflow_beta1": 1.0,
         }
     keys = ("max_step_offset", "probability", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "strategy",
-            "sampler", "order", "grid", "grid_steps", "reflexflow_beta1")  # fmt: skip
+            "sampler", "order", "grid", "grid_steps", "control", "reflexflow_beta1")  # fmt: skip
     prefix = RolloutConfig.prefix
     return {prefix + key: changes.get(key, OPTIONS[prefix + key].default) for key in keys}
 
@@ -932,11 +975,21 @@ def remarks(config: RunConfig) -> list[str]:
             said.append(f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}.")
         if rollout.grid == "training" and prefix + "grid_steps" in changed:
             said.append(f'{prefix}grid_steps is not used: {prefix}grid is "training".')
-        if config.model.is_flow() is False or rollout.reflexflow is False:
+        if rollout.control == "source_noise":
+            walking = tuple(prefix + name for name in ("reflexflow", "target", "guidance"))
+            idle = [name for name in changed if name.startswith(walking)]
+            said.append(
+                f'{prefix}control is "source_noise": no row is rolled out; the chosen ones train as plain rows at the noise level of '
+                "their start." + (f" Without effect: {', '.join(idle)}." if idle else "")
+            )
+        elif config.model.is_flow() is False or rollout.reflexflow is False:
             idle = [name for name in changed if name.startswith(prefix + "reflexflow_")]
             if idle:
                 said.append(f"Not used, because ReflexFlow is off here: {', '.join(idle)}.")
-        said.append("Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time.")
+        if rollout.walks:
+            said.append(
+                "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
+            )
     if not data.with_prior_preservation:
         idle = [name for name in ("class_prompt", "class_data_dir", "prior_loss_weight", "num_class_images", "class_sample_steps",
                                   "class_sample_guidance") if name in changed]  # fmt: skip

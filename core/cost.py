@@ -72,7 +72,7 @@ def expected_cost(
 
     `paper` mode makes one Euler evaluation and a second gradient pass, which counts 1 + c forwards per rolled row together.
     """
-    if not rollout.active:
+    if not rollout.walks:
         return Cost(0.0, 0.0, 1.0)
     if probability is None:
         probability = max(rollout.prob_start, rollout.prob_end) if rollout.ramp_steps > 0 else rollout.probability
@@ -93,9 +93,10 @@ def expected_cost(
 @dataclass(frozen=True)
 class RunCost:
     """What rollout adds over a whole run: forwards per row on average and for the unluckiest row, and the time of a step over that of
-    a plain one, on average and at the highest chance."""
+    a plain one, on average and at the highest chance. `peak_forwards`: the average at the highest chance."""
 
     mean_forwards: float
+    peak_forwards: float
     most_forwards: int
     mean_ratio: float
     peak_ratio: float
@@ -113,7 +114,7 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     chances = [rollout.probability_at(i * training.max_train_steps // count) for i in range(count)]
     mean = expected_cost(rollout, c, reflexflow, probability=sum(chances) / count)
     peak = expected_cost(rollout, c, reflexflow, probability=max(chances))
-    return RunCost(mean.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time)
+    return RunCost(mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time)
 
 
 class _Level(Protocol):

@@ -8,6 +8,7 @@ Every check names the value, the rule and the remedy. Faults are collected: a `C
 """
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -129,6 +130,8 @@ class Option:
                 raise _Wrong(f"must be one of {', '.join(self.choices)}.{did_you_mean(value, self.choices)}")
             if "\0" in value:
                 raise _Wrong("must not contain a NUL character.")
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise _Wrong("holds half of a character pair, which no file can hold; write the character anew.")
             return value
         if isinstance(value, str):
             if not text:
@@ -249,6 +252,7 @@ def _type_of(annotation: Any) -> tuple[str, tuple[str, ...] | None, bool]:
     return annotation.__name__, None, optional
 
 
+@functools.cache  # asked whenever a section is built, at every edit of the page
 def options_of(section: type["Checked"], section_name: str) -> tuple[Option, ...]:
     """The options that a section declares, in order."""
     hints = typing.get_type_hints(section)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import platform_calls
-from .config import RunConfig, remarks
+from .config import ModelConfig, RunConfig, remarks
 from .dataset import Item, Scan, bucket_counts, scan, scan_probe, split_holdout
 from .dataset.holdout import FEWEST
 from .dataset.scanning import Progress, located
@@ -31,6 +31,8 @@ _LONGEST_INSIDE = 120
 run."""
 _WINDOWS_PATH = 259
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of a model that training has no use for."""
 
 
 def preflight(
@@ -65,8 +67,8 @@ def preflight(
     findings += _drift_pictures(config, found, held_out)
     findings += _batches(config, train)
     findings += _class_pictures(config, found)
-    model, model_findings = _model(config)
-    findings += model_findings
+    model, about_model = model_findings(config.model)
+    findings += about_model
     if model is not None:
         findings += _resolution(config, model)
     findings += _device(config)
@@ -186,8 +188,10 @@ class ModelFacts:
     text_bytes: int
 
 
-def _model(config: RunConfig) -> tuple[ModelFacts | None, list[Finding]]:
-    name = config.model.pretrained_model_name_or_path
+def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]]:
+    """(what the model's small files tell, what is wrong with it), without a network; None where it is not on this
+    computer, or not as a whole."""
+    name = model.pretrained_model_name_or_path
     option = "pretrained_model_name_or_path"
     folder = Path(resolve(name)).expanduser()
 
@@ -195,9 +199,9 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, list[Finding]]:
         return None, [Finding("error", option, message, remedy, code)]
 
     if folder.is_dir():
-        facts, faults = _read_model(folder, config.model.variant)
+        facts, faults = _read_model(folder, model.variant)
         if not faults:
-            faults = _family(config, str(folder), config.model.revision)
+            faults = _family(model, str(folder), model.revision)
         return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in faults]
     if name in BUILT_IN:
         return error(
@@ -215,21 +219,21 @@ def _model(config: RunConfig) -> tuple[ModelFacts | None, list[Finding]]:
             f"{name!r} is no folder that exists, no built-in model and no hub id (owner/name).{known}",
             f"Check the path; built in are {' and '.join(MODELS)}.",
         )
-    return _hub_model(config, name, error)
+    return _hub_model(model, name, error)
 
 
-def _hub_model(config: RunConfig, name: str, error: Callable) -> tuple[ModelFacts | None, list[Finding]]:
+def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFacts | None, list[Finding]]:
     from huggingface_hub import try_to_load_from_cache  # only for hub ids
 
     option = "pretrained_model_name_or_path"
-    cached = try_to_load_from_cache(name, "model_index.json", revision=config.model.revision)
+    cached = try_to_load_from_cache(name, "model_index.json", revision=model.revision)
     faults: list[tuple[str, str]] = []
     if isinstance(cached, str):
-        facts, faults = _read_model(Path(cached).parent, config.model.variant)
+        facts, faults = _read_model(Path(cached).parent, model.variant)
         if not faults:
-            wrong = _family(config, str(Path(cached).parent), None)
+            wrong = _family(model, str(Path(cached).parent), None)
             return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in wrong]
-    offline = _offline()
+    offline = offline_variable()
     if offline:
         state = f"only partly in the local cache ({faults[0][0]})" if faults else "not in the local cache"
         return error(
@@ -248,23 +252,23 @@ def _hub_model(config: RunConfig, name: str, error: Callable) -> tuple[ModelFact
     ]
 
 
-def _family(config: RunConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
+def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
     """Why a whole model is of no use here: no family covers it, or another family was asked for."""
     try:
-        family = locate(folder, revision, config.model.variant).family
+        family = locate(folder, revision, model.variant).family
     except ModelError as error:
         return [(error.message, error.remedy)]
-    if config.model.model_family not in ("auto", family):
+    if model.model_family not in ("auto", family):
         return [
             (
-                f"model_family is {config.model.model_family}, but {folder} holds a {family} model.",
+                f"model_family is {model.model_family}, but {folder} holds a {family} model.",
                 f"Set model_family = {family} or auto.",
             )
         ]
     return []
 
 
-def _offline() -> str | None:
+def offline_variable() -> str | None:
     """The environment variable that forbids downloads, if one does."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE"):
@@ -296,8 +300,8 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
         if component.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
             continue
         part = folder / component
-        if component in ("safety_checker", "feature_extractor", "image_encoder"):
-            continue  # never loaded for training
+        if component in NEVER_LOADED:
+            continue
         if not part.is_dir():
             faults.append((f"its part {component}/ is missing in {folder}.", again))
             continue
@@ -313,7 +317,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
             faults.append(fault)
         if component in ("unet", "transformer"):
             shapes = found
-    return _facts(folder, configs, shapes), faults
+    return facts_of(folder, configs, shapes), faults
 
 
 def _read_json(path: Path) -> dict:
@@ -395,7 +399,8 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _facts(folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]]) -> ModelFacts:
+def facts_of(folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]]) -> ModelFacts:
+    """What the parts' config files say (by the part's name), and the shapes of the network's tensors."""
     vae = configs.get("vae", {})
     blocks = vae.get("block_out_channels")
     scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list) and blocks else None
@@ -442,6 +447,14 @@ def _torch_build() -> tuple[bool, bool]:
         return False, False
     text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
     return True, re.search(r"^(cuda|hip)\b[^=\n]*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def device_of(model: ModelConfig) -> str:
+    """cpu, cuda or mps: where this installation would compute. torch itself is not asked."""
+    if model.device != "auto":
+        return model.device
+    likely = platform_calls.likely_device()
+    return "cpu" if likely == "cuda" and not _torch_build()[1] else likely
 
 
 def _device(config: RunConfig) -> Iterable[Finding]:
@@ -653,7 +666,7 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
         if training.model_type == "full":
             weights = sum(math.prod(shape) for shape in model.shapes.values())
         else:
-            weights = _lora_weights(model.shapes, config.lora.rank, config.lora.targets)
+            weights = adapter_weights(model.shapes, config.lora.rank, config.lora.targets)
     copies = 3 + (1 if training.use_ema else 0)  # weights, two moments, the running mean
     steps, every = training.max_train_steps, config.saving.checkpoint_step_interval
     saves = (
@@ -664,7 +677,7 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
     return DiskEstimate(cache, weights * 4 * (copies * saves + 1) + pictures_bytes)
 
 
-def _lora_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: tuple[str, ...]) -> int:
+def adapter_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: tuple[str, ...]) -> int:
     """Weights of an adapter on the layers that end in `targets`; the attention layers where none are named."""
     targets = (
         targets

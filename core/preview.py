@@ -1,4 +1,5 @@
-"""Drift on demand: pictures, curves and numbers for one picture and any weights, in a process of their own.
+"""Drift on demand: pictures, curves and numbers for one picture and any weights, in a process of their own. And pictures drawn for
+a prompt (`drawing.py`), by the same worker with the same model and weights.
 
     python -m rollout_studio.core.preview [--idle SECONDS]
 
@@ -36,12 +37,14 @@ from . import checkpoint, drift, drift_pictures
 from .adapters.header import ExportError, read_header
 from .dataset import pictures, transform
 from .dataset.buckets import MULTIPLE, bucket_sizes, choose
+from .drawing import draw
 from .drift_report import DriftReport, report_to_csv, report_to_json, words
 from .families.source import ModelError
 from .noise import Level, Prediction
 from .options import ConfigError
 from .preview_request import PreviewError, PreviewRequest, Weights
 from .rollout import Grid, plan_from_noise, plan_offsets
+from .sample_request import SampleRequest, read_request
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -112,6 +115,11 @@ class Remembering:
 
     def __init__(self, model: "Model", state: str, memory: Memory) -> None:
         self._model, self._state, self._memory = model, state, memory
+
+    @property
+    def state(self) -> str:
+        """Names the weights: equal exactly for equal ones of one model."""
+        return self._state
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -645,7 +653,7 @@ def show_live(
 
     Raises: PreviewError, ConfigError, drift.Stopped.
     """
-    request = PreviewRequest.from_json(record)
+    request = read_request(record)
     if any(each.kind not in ("base", "live") for each in request.weights):
         raise PreviewError("A running run shows its own weights and the base only.", "Ask for other checkpoints apart.")
     if any(each.is_base for each in request.weights) and not model.has_adapter:
@@ -658,6 +666,8 @@ def show_live(
         with model.adapters_disabled() if weights.is_base else nullcontext():
             yield model
 
+    if isinstance(request, SampleRequest):
+        return draw(request, entered, model, folder, step=step, tell=tell, should_stop=should_stop)
     variants = _variants(request, entered)
     return show(request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop)
 
@@ -691,10 +701,11 @@ def answer(
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, drift.Stopped."""
-    request = PreviewRequest.from_json(record)
+    request = read_request(record)
     if request.live is not None:
         raise PreviewError("The weights of a running run are with its trainer.", "Ask the run.")
-    request.text()  # what is missing is told before a model is loaded
+    if isinstance(request, PreviewRequest):
+        request.text()  # what is missing is told before a model is loaded
     first = 0.0 if bench.is_open(request.config) else LOAD_SHARE
     if first:
         tell(0.0, "loading the model")
@@ -705,9 +716,14 @@ def answer(
     def entered(weights: Weights) -> Iterator[Remembering]:
         yield bench.wearing(weights)
 
+    def after_loading(share: float, what: str) -> None:
+        tell(first + (1 - first) * share, what)
+
+    if isinstance(request, SampleRequest):
+        return draw(request, entered, model, folder, memory=bench.memory, tell=after_loading, part=part, should_stop=should_stop)
     return show(
         request, _variants(request, entered), model, sight(model, request, bench.memory), folder,
-        tell=lambda share, what: tell(first + (1 - first) * share, what), part=part, should_stop=should_stop,
+        tell=after_loading, part=part, should_stop=should_stop,
     )  # fmt: skip
 
 

@@ -121,6 +121,9 @@ class PreviewRequest:
     what: tuple[str, ...]
     role: Role
 
+    proof: ClassVar[str] = "report.json"
+    """The file without which an answer in a folder is not whole."""
+
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "PreviewRequest":
         """The request that a JSON object describes.
@@ -151,7 +154,7 @@ class PreviewRequest:
         view = faults_of(
             faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None})
         )
-        weights = faults_of(faults, lambda: _weights(record.get("checkpoints", ["base"])))
+        weights = faults_of(faults, lambda: read_weights(record.get("checkpoints", ["base"])))
         if walks and weights and len(walks) * len(weights) > MOST_WALKS:
             faults.append(
                 Fault(
@@ -212,7 +215,7 @@ class PreviewRequest:
         parts = [
             {name: flat[name] for name in RELEVANT}, self.resolution,
             [[walk.rollout.sampler, walk.rollout.order] for walk in self.walks],
-            [[each.kind, each.label, each.step, _stamp(_file_of(each))] for each in self.weights],
+            [[each.kind, each.label, each.step, file_stamp(each)] for each in self.weights],
             _stamp(self.picture), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
             self.what, self.role,
         ]  # fmt: skip
@@ -254,7 +257,7 @@ def _walks(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
     return found
 
 
-def _weights(chosen: Any) -> tuple[Weights, ...]:
+def read_weights(chosen: Any) -> tuple[Weights, ...]:
     """The checkpoints of a request, each with its own label."""
     if not isinstance(chosen, list | tuple) or not 1 <= len(chosen) <= MOST_CHECKPOINTS:
         raise ConfigError([Fault(f"checkpoints: must be a list of 1 to {MOST_CHECKPOINTS}.", ("checkpoints",))])
@@ -319,15 +322,18 @@ def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     found = {**result, "folder": str(home)}
     found |= {name: place(result[name]) for name in ("report", "csv", "curves", "spectrum") if name in result}
-    pictures = ("clean", "rolled", "heat")
-    found["strips"] = [
-        {
-            **strip,
-            **{name: place(strip[name]) for name in ("filmstrip", "truth")},
-            "frames": [{**frame, **{name: place(frame[name]) for name in pictures}} for frame in strip["frames"]],
-        }
-        for strip in result["strips"]
-    ]
+    rows = ("clean", "rolled", "heat")
+    if "pictures" in result:  # drawn ones (`sample_request.py`)
+        found["pictures"] = [{**each, "file": place(each["file"])} for each in result["pictures"]]
+    if "strips" in result:
+        found["strips"] = [
+            {
+                **strip,
+                **{name: place(strip[name]) for name in ("filmstrip", "truth")},
+                "frames": [{**frame, **{name: place(frame[name]) for name in rows}} for frame in strip["frames"]],
+            }
+            for strip in result["strips"]
+        ]
     return found
 
 
@@ -374,10 +380,9 @@ def _kinds() -> str:
     return ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
 
 
-def _file_of(weights: Weights) -> Path | None:
-    if weights.kind == "run":
-        return weights.checkpoint / "manifest.json"
-    return weights.path
+def file_stamp(weights: Weights) -> list[Any] | None:
+    """The file behind the weights by its place, size and time of change; None for the base."""
+    return _stamp(weights.checkpoint / "manifest.json" if weights.kind == "run" else weights.path)
 
 
 def _stamp(path: Path | None) -> list[Any] | None:

@@ -20,7 +20,7 @@ Norm = Literal["max", "mean", "l2", "l1"]
 
 
 def is_on(rollout: "RolloutConfig", path: NoisePath) -> bool:
-    """Is ReflexFlow part of this run? Unset means: on for flow models when scheduled sampling is active.
+    """Is ReflexFlow part of this run? Unset means: on for flow models when rows are rolled out.
 
     Raises: ValueError when it is asked for (true) on a model that is not a flow model.
     """
@@ -31,7 +31,7 @@ def is_on(rollout: "RolloutConfig", path: NoisePath) -> bool:
             "leave the option unset, or take a flow model."
         )
     wanted = is_flow if rollout.reflexflow is None else rollout.reflexflow
-    return wanted and rollout.active
+    return wanted and rollout.walks
 
 
 def is_two_pass(rollout: "RolloutConfig", path: NoisePath) -> bool:

@@ -6,7 +6,7 @@ grid of times; the target is the row's own `t`, exactly as the training sampler 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -107,6 +107,11 @@ class Plan:
         return self.rolled.nonzero().reshape(-1)
 
     @property
+    def moved(self) -> Tensor:
+        """(B,) bool: the rows that train at another level than the one drawn for them (`at_source`)."""
+        return (self.drawn_k > 0) & (self.target.t != self.t)
+
+    @property
     def mean_offset(self) -> float:
         """Mean actual offset of the rolled rows, in grid steps; 0 when there are none."""
         return float(self.k[self.rolled].double().mean()) if bool(self.rolled.any()) else 0.0
@@ -167,7 +172,7 @@ def make_plan(
     Args:
         rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
         step, seed, index: name the streams "mask" and "k"; `index` tells micro-steps of one optimizer step apart.
-    Returns: the plan; all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
+    Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
         random state, so such a step is bit for bit the plain trainer's.
     """
     batch = len(t)
@@ -177,7 +182,14 @@ def make_plan(
     drawn = torch.where(chosen, offsets, 0)
     deep_enough = path.at(t).sigma >= rollout.min_sigma
     plan = plan_offsets(t, torch.where(deep_enough, drawn, 0), path, grid, probability=probability)
-    return Plan(plan.t, plan.index, drawn, plan.k, plan.source, plan.target, probability)
+    plan = replace(plan, drawn_k=drawn)
+    return at_source(plan) if rollout.control == "source_noise" else plan
+
+
+def at_source(plan: Plan) -> Plan:
+    """The control of `scheduled_sampling_control = source_noise`: the same rows as plain rows at the level they would have started
+    from; nobody walks. Tells what of a rollout's effect is only its noisier training."""
+    return replace(plan, k=torch.zeros_like(plan.k), target=plan.source)
 
 
 @dataclass(frozen=True)

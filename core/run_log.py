@@ -4,6 +4,8 @@
 is bounded: the step series is averaged into at most `Series.LIMIT` points, whatever the length of the run.
 """
 
+import bisect
+import itertools
 import math
 import threading
 from collections import OrderedDict, deque
@@ -14,8 +16,13 @@ from .runs import RunDir
 
 COLUMNS = (
     "loss", "main", "adr", "prior", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
-    "frequency_weight_std", "effective_probability", "seconds", "memory_mib",
+    "frequency_weight_std", "effective_probability", "seconds", "memory_mib", "rows", "source_noise_rows",
+    "settled_seconds", "plain_seconds",
 )  # fmt: skip
+"""Of every step. The last two are made here: the seconds of steps after the first few of a process, and of those in which nothing was
+rolled out. The first steps are slower than the rest and would spoil a comparison of speeds."""
+_WARMING_STEPS = 3
+_ASKED = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
 _PARTS = ("main", "adr", "prior")
 _CHUNK = 4 << 20
 
@@ -69,6 +76,12 @@ class Series:
         """Drop points later than `step`: a resumed run trains them again."""
         self._buckets = [bucket for bucket in self._buckets if bucket[0] <= step]
 
+    def frozen(self) -> "Series":
+        """The points of this moment: columns read from it have one length, whatever is appended meanwhile."""
+        copy = Series()
+        copy.stride, copy._buckets = self.stride, list(self._buckets)
+        return copy
+
     def __len__(self) -> int:
         return len(self._buckets)
 
@@ -76,6 +89,32 @@ class Series:
     def steps(self) -> list[int]:
         """The last step of every point."""
         return [bucket[1] for bucket in self._buckets]
+
+    def count(self, name: str) -> int:
+        """How many steps told this column."""
+        index = COLUMNS.index(name)
+        return sum(bucket[3][index] for bucket in self._buckets)
+
+    def mean(self, name: str) -> float:
+        """The mean of a column over all steps that told it; NaN when none did."""
+        index, count = COLUMNS.index(name), self.count(name)
+        return sum(bucket[2][index] for bucket in self._buckets) / count if count else math.nan
+
+    def clock(self) -> list[float]:
+        """Seconds of training steps up to each point of `steps`: without what lies between them (loading, samples, drift, saving)."""
+        index = COLUMNS.index("seconds")
+        return list(itertools.accumulate(bucket[2][index] for bucket in self._buckets))
+
+    def clock_at(self, step: int) -> float:
+        """Seconds of training steps until `step` was done, by linear interpolation between the points; NaN beyond the last."""
+        if step == 0:
+            return 0.0
+        steps, clock = [0, *self.steps], [0.0, *self.clock()]
+        place = bisect.bisect_left(steps, step)
+        if place == len(steps):
+            return math.nan
+        share = (step - steps[place - 1]) / (steps[place] - steps[place - 1])
+        return clock[place - 1] + share * (clock[place] - clock[place - 1])
 
     def column(self, name: str) -> list[float]:
         """The means of one column of COLUMNS; NaN where a point has none."""
@@ -97,6 +136,11 @@ class RunLog:
     saved: dict[str, Any] | None = None
     exported: dict[str, Any] | None = None
     heard: dict[str, Any] | None = None
+    """The newest command that the trainer has taken."""
+    doing: dict[str, Any] | None = None
+    """The command that is being answered: pictures, a drift report or a checkpoint that somebody asked for."""
+    answered: tuple[dict[str, Any], dict[str, Any]] | None = None
+    """(command, event) of the newest such answer; the event is a `warning` where it failed."""
     warnings: deque = field(default_factory=lambda: deque(maxlen=20))
     error: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
@@ -107,6 +151,7 @@ class RunLog:
 
     def __post_init__(self) -> None:
         self._offset, self._file, self._lock = 0, None, threading.Lock()
+        self._since_start = 0
 
     def update(self) -> "RunLog":
         """Fold what was appended since the last call. A few microseconds when nothing was."""
@@ -135,8 +180,12 @@ class RunLog:
 
     def _fold(self, event: dict[str, Any]) -> None:
         kind, step = event["event"], event.get("step")
+        failed = kind == "warning" and str(event.get("message", "")).startswith("The command")
+        if self.doing is not None and (kind == _ASKED[self.doing["name"]] or failed):
+            self.answered, self.doing = (self.doing, event), None
         if kind == "start":
             self.start, self.end, self.error, self.paused = event, None, None, False
+            self.doing, self._since_start = None, 0
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
                 self.series.forget_after(resumed)
@@ -146,8 +195,12 @@ class RunLog:
             self.phase = event
         elif kind == "step" and isinstance(step, int):
             parts = event.get("loss_parts")
-            self.series.add(step, {**event, **({name: parts.get(name) for name in _PARTS} if isinstance(parts, dict) else {})})
-            self.last_step, self.phase = event, None
+            row = {**event, **({name: parts.get(name) for name in _PARTS} if isinstance(parts, dict) else {})}
+            self._since_start += 1
+            row["settled_seconds"] = event.get("seconds") if self._since_start > _WARMING_STEPS else None
+            row["plain_seconds"] = row["settled_seconds"] if event.get("rolled_rows") == 0 else None
+            self.series.add(step, row)
+            self.last_step, self.phase, self.doing = event, None, None
         elif kind == "sample" and isinstance(step, int):
             self.samples = {**self.samples, step: list(event.get("images", ()))}
         elif kind == "drift" and isinstance(step, int):
@@ -158,6 +211,8 @@ class RunLog:
             self.exported = event
         elif kind == "command":
             self.heard = event
+            preview = isinstance(event.get("args"), dict) and "request" in event["args"]  # has an event of its own
+            self.doing = event if event.get("name") in _ASKED and not preview else None
         elif kind == "warning":
             self.warnings.append(event)
         elif kind == "error":
@@ -165,7 +220,7 @@ class RunLog:
         elif kind in ("paused", "resumed"):
             self.paused, self.pause_reason = kind == "paused", event.get("reason")
         elif kind == "end":
-            self.end, self.phase, self.paused = event, None, False
+            self.end, self.phase, self.paused, self.doing = event, None, False, None
 
 
 _logs: OrderedDict[str, RunLog] = OrderedDict()

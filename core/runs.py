@@ -56,13 +56,13 @@ class RunError(Exception):
     """A run cannot be created, started, commanded or deleted; the message says why and what to do."""
 
 
-def check_name(name: str) -> str:
-    """`name` itself when it may name a run, on every operating system. Raises RunError with the rule else."""
+def check_name(name: str, thing: str = "run") -> str:
+    """`name` itself when it may name a run (or another `thing` with a file), on every system. Raises RunError with the rule else."""
     rule = "Use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit."
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
-        raise RunError(f"{str(name)[:80]!r} cannot name a run. {rule}")
+        raise RunError(f"{str(name)[:80]!r} cannot name a {thing}. {rule}")
     if name.split(".")[0].lower() in _RESERVED:
-        raise RunError(f"{name!r} is a device name on Windows and cannot name a run. {rule}")
+        raise RunError(f"{name!r} is a device name on Windows and cannot name a {thing}. {rule}")
     return name
 
 
@@ -214,6 +214,30 @@ class RunDir:
             path.unlink()
         return taken
 
+    def pending_commands(self) -> list[Command]:
+        """Commands that were left and not yet heard, oldest first; nothing is taken. For whoever shows that somebody asked."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in sorted(path for path in self.commands_path.iterdir() if path.suffix == ".json" and path.name[0] != "."):
+                # Taken between the listing and the look: then it has been heard. No command: the run will say so itself.
+                with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                    record = json.loads(path.read_text(encoding="utf-8"))
+                    found.append(Command(str(record["command"]), dict(record["args"]), str(record["id"])))
+        return found
+
+    def size_bytes(self) -> int:
+        """What its files take on the disk, roughly: their lengths added up. Some milliseconds for a run of hundreds of files."""
+        total, folders = 0, [self.path]
+        while folders:
+            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # removed meanwhile
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(Path(entry.path))
+                        else:
+                            total += entry.stat(follow_symlinks=False).st_size
+        return total
+
     def forget_commands(self) -> None:
         """Drop commands that nobody will answer: they were meant for a process that is gone."""
         if self.commands_path.is_dir():
@@ -318,6 +342,9 @@ class RunSummary:
     last_checkpoint: int | None
     alive: bool
     preset: str | None
+    control: str | None = None
+    """Which control it is (`core/controls.py`), of which run."""
+    control_of: str | None = None
 
     @property
     def resumable(self) -> bool:
@@ -405,13 +432,20 @@ class RunStore:
             raise RunError(f"There is no run {name!r} in {self.root}. Runs: {known}.")
         return RunDir(path)
 
-    def create(self, config: RunConfig | Mapping[str, Any], name: str | None = None, preset: str | None = None) -> RunDir:
+    def create(
+        self,
+        config: RunConfig | Mapping[str, Any],
+        name: str | None = None,
+        preset: str | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> RunDir:
         """Make a new run from a configuration; it does not start yet.
 
         Args:
             config: a RunConfig, or a flat mapping, which is checked first (raises ConfigError with all faults).
             name: None = a free one from the preset (or `run`) and the time. An existing one is refused.
             preset: from which preset it came; shown in the list.
+            about: further fields of its state, which stay with it, such as `control` and `control_of` (`core/controls.py`).
         """
         from .config import RunConfig, config_from_flat, config_to_flat
 
@@ -428,17 +462,36 @@ class RunStore:
             fresh = RunDir(self.root / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
             fresh.commands_path.mkdir(parents=True)
             platform_calls.write_atomically(fresh.config_path, (_dump(config_to_flat(config), indent=2) + "\n").encode())
-            fresh.write_state(state="created", created=round(time.time(), 3), step=0, preset=preset,
-                              total_steps=config.training.max_train_steps, cwd=Path.cwd())
+            state = {"cwd": Path.cwd(), **({} if about is None else about), "state": "created", "created": round(time.time(), 3),
+                     "step": 0, "preset": preset, "total_steps": config.training.max_train_steps}  # fmt: skip
+            fresh.write_state(**state)
             os.rename(fresh.path, path)
             platform_calls.sync_folder(self.root)
         return RunDir(path)
 
-    def clone(self, name: str, new_name: str | None = None, changes: Mapping[str, Any] | None = None) -> RunDir:
-        """A new run with the configuration of `name`, and `changes` (flat keys) on top."""
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or with the first number behind it that no run has: "mine", "mine-2", "mine-3"."""
+        check_name(wanted)
+        return next(free for free in _numbered(wanted) if not (self.root / free).exists())
+
+    def clone(
+        self,
+        name: str,
+        new_name: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> RunDir:
+        """A new run with the configuration of `name`, and `changes` (flat keys) on top; relative paths mean what they meant there.
+
+        Args:
+            about: see `create`; None = an unchanged clone of a control is the same control.
+        """
         run = self.get(name)
-        preset = run.read_state().get("preset")
-        return self.create({**run.read_config(), **(changes or {})}, new_name, preset)
+        state = run.read_state()
+        if about is None:
+            about = {} if changes else {key: state[key] for key in ("control", "control_of", "control_how") if key in state}
+        where = {"cwd": state["cwd"]} if "cwd" in state else {}
+        return self.create({**run.read_config(), **(changes or {})}, new_name, state.get("preset"), {**where, **about})
 
     def list(self) -> list[RunSummary]:
         """Every run, newest first. A damaged one is listed as failed, with what is wrong, not hidden."""
@@ -469,6 +522,7 @@ class RunStore:
             name=run.name, path=run.path, state=state["state"], step=state.get("step"),
             total_steps=state.get("total_steps"), device=device, created=created, updated=state.get("updated", created),
             message=message, last_checkpoint=run.last_checkpoint(), alive=alive, preset=state.get("preset"),
+            control=state.get("control"), control_of=state.get("control_of"),
         )
 
     def delete(self, name: str) -> None:
@@ -606,7 +660,7 @@ class RunStore:
             return self.get(name)
         if summary.alive or summary.state in ("queued", "done"):
             raise RunError(f"Run {name!r} is {summary.state}; there is nothing to retry.")
-        run = self.clone(name) if self.get(name).events_path.exists() else self.get(name)
+        run = self.clone(name, self.free_name(name)) if self.get(name).events_path.exists() else self.get(name)
         self.enqueue(run.name)
         return run
 
@@ -704,5 +758,5 @@ def _numbered(stem: str) -> Iterator[str]:
     yield stem
     number = 2
     while True:
-        yield f"{stem}-{number}"
+        yield f"{stem[: 63 - len(str(number))]}-{number}"
         number += 1

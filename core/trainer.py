@@ -924,7 +924,7 @@ class _Tally:
     """What a step's event says, gathered over its micro-steps."""
 
     def __init__(self, rows: int) -> None:
-        self.rows, self.rolled, self.offsets = rows, 0, 0
+        self.rows, self.rolled, self.offsets, self.moved = rows, 0, 0, 0
         self.network_rows = self.network_calls = 0
         self.parts = {"main": 0.0, "adr": 0.0, "prior": 0.0}
         self.spread = self.clamped = self.probability = 0.0
@@ -937,6 +937,7 @@ class _Tally:
         self.clamped += found.parts.clamped_share * rolled
         self.rolled += rolled
         self.offsets += int(plan.k.sum())
+        self.moved += int(plan.moved.sum())
         self.network_rows += found.network_rows
         self.network_calls += found.network_calls
         self.probability = plan.probability
@@ -947,7 +948,9 @@ class _Tally:
         return {
             "loss": sum(self.parts.values()),
             "loss_parts": dict(self.parts),
+            "rows": self.rows,
             "rolled_rows": self.rolled,
+            "source_noise_rows": self.moved,
             "mean_offset": self.offsets / rolled,
             "network_rows": self.network_rows,
             "network_calls": self.network_calls,

@@ -10,18 +10,17 @@ from ..core.config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_to_f
 from ..core.options import shown
 from .declaration import NODES, PREFIX
 from .graph import Graph, GraphError, Link, Node, Problem
+from .layout import places
 from .library import data, rollout, setup
 from .library.training import config_from_parts
 from .validate import TRAIN, check, known_values, ordered, parts_of
-
-_WIDTH, _ROW = 380, 300
 
 
 def graph_of(config: RunConfig, name: str = "graph") -> Graph:
     """The graph whose Train node trains this config; `name` begins the run's name."""
     flat, changed = config_to_flat(config), set(differences(config))
     nodes: dict[str, Node] = {}
-    places: dict[str, tuple[int, int]] = {}
+    cells: dict[str, tuple[int, int]] = {}
 
     def add(id: str, kind: str, place: tuple[int, int], options: Iterable[str] = (), **inputs: Any) -> Link:
         declared = NODES[PREFIX + kind]
@@ -31,7 +30,7 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
             given: value for given, value in inputs.items()
             if value is not None and (isinstance(value, Link) or _differs(declared.input(given), value))
         })  # fmt: skip
-        places[id] = place
+        cells[id] = place
         return Link(id, 0)
 
     model_name = flat["pretrained_model_name_or_path"]
@@ -60,8 +59,7 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
     held = None if probe is None else add("drift_folder", "ImageFolder", (1, 5), path=probe)
     parts["drift"] = add("drift", "DriftProbe", (2, 4), setup.DRIFT_OPTIONS, folder=held)
     add("train", "Train", (3, 1), name=name, **parts)
-    layout = {"nodes": {id: {"x": column * _WIDTH, "y": row * _ROW} for id, (column, row) in places.items()}}
-    return Graph({id: _listed(node) for id, node in nodes.items()}, layout)
+    return Graph({id: _listed(node) for id, node in nodes.items()}, {"nodes": places(nodes, cells)})
 
 
 def _differs(widget: Any, value: Any) -> bool:

@@ -13,6 +13,7 @@ from rollout_studio.nodes.comfy_files import to_ui
 from rollout_studio.nodes.compile import graph_of
 from rollout_studio.nodes.declaration import PREFIX
 from rollout_studio.nodes.graph import Graph, Link, Node, to_json
+from rollout_studio.nodes.layout import COLUMN, ROW, places
 from rollout_studio.nodes.validate import check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,9 +28,10 @@ def preset_graph(name: str) -> Graph:
 
 def with_more(graph: Graph, more: Built) -> Graph:
     """A graph with nodes added at (column, row)."""
-    places = dict(graph.layout["nodes"])
-    places |= {id: {"x": column * 380, "y": row * 300} for id, (_, (column, row)) in more.items()}
-    return Graph({**graph.nodes, **{id: node for id, (node, _) in more.items()}}, {**graph.layout, "nodes": places})
+    nodes = {**graph.nodes, **{id: node for id, (node, _) in more.items()}}
+    cells = {id: (place["x"] / COLUMN, place["y"] / ROW) for id, place in graph.layout["nodes"].items()}
+    cells |= {id: cell for id, (_, cell) in more.items()}
+    return Graph(nodes, {**graph.layout, "nodes": places(nodes, cells)})
 
 
 def made(kind: str, title: str | None = None, **inputs) -> Node:

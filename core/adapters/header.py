@@ -34,7 +34,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
             if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size):
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(
             f"'{path}' is no safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
         ) from error
@@ -44,13 +44,26 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 
 def read_lora_config(path: Path | str) -> dict[str, Any] | None:
-    """The flat config that a LoRA file (or the folder of a full fine-tune) carries; None where it carries none."""
+    """The flat config that a LoRA file (or the folder of a full fine-tune) carries; None where it carries none.
+
+    Raises ExportError where the file is none, or what it carries cannot be read.
+    """
     path = Path(path)
     if path.is_dir():
         file = path / CONFIG_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    text = read_header(path).get("__metadata__", {}).get(CONFIG_KEY)
-    return None if text is None else json.loads(text)
+        text = file.read_text(encoding="utf-8") if file.is_file() else None
+    else:
+        metadata = read_header(path).get("__metadata__")
+        text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
+    if text is None:
+        return None
+    try:
+        flat = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ExportError(f"The settings that '{path}' carries cannot be read ({error}).") from error
+    if not isinstance(flat, dict):
+        raise ExportError(f"The settings that '{path}' carries cannot be read (they are no JSON object).")
+    return flat
 
 
 PATHS = ("pretrained_model_name_or_path", "instance_data_dir", "class_data_dir", "data_cache_dir", "drift_data_dir")

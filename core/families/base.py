@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -391,6 +392,7 @@ class Model(ABC):
         width: int | None = None,
         batch_size: int = 4,
         on_picture: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> list:
         """Pictures by the stock pipeline with the current weights: the code that users will run.
 
@@ -401,6 +403,7 @@ class Model(ABC):
             negative_prompt: used where guidance is above 1.
             batch_size: pictures per pipeline call.
             on_picture: called with (done, total) after every batch.
+            on_step: called with (done, total) after every sampling step of a batch; what it raises ends the drawing.
 
         Returns: PIL images. Train mode, scheduler and random state are afterwards what they were.
         """
@@ -432,6 +435,7 @@ class Model(ABC):
                         width=width // self.latent_scale * self.pipe.vae_scale_factor,
                         generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
                         output_type="latent",
+                        **({} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}),
                     ).images
                     for pixels in self.decode(latents).permute(0, 2, 3, 1).cpu():
                         images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
@@ -551,6 +555,12 @@ class Model(ABC):
             self._vae_users -= 1
             if self._vae_parked and self._vae_users == 0:
                 self.vae.to("cpu")
+
+
+def _after_step(told: Callable[[int, int], None], steps: int, pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What a pipeline calls after each of its steps; solvers that call the network more often have more than `steps`."""
+    told(min(index + 1, steps), steps)
+    return values
 
 
 def _pipeline_class(name: str) -> type:

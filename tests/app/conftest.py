@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
-from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json
+from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json, summary
 from rollout_studio.core.runs import RunStore
 
 
@@ -20,7 +20,7 @@ def _picture(path, seed, size=(64, 64)):
     picture.save(path)
 
 
-def _curve(weights, scale):
+def _curve(weights, scale, loss=1.0):
     def point(sigma, offset):
         names = ("distance", "solver", "floor_model", "cos_clean", "noise_shift", "std_ratio")
         values = (scale * offset * sigma / 20, scale * sigma / 60, scale * offset * sigma / 30, 0.99, 0.01, 1.01)
@@ -28,34 +28,34 @@ def _curve(weights, scale):
         return Point(t=sigma, alpha=1 - sigma, sigma=sigma, offset=offset, steps=float(offset), measures=measures)
 
     sigmas = [0.1, 0.3, 0.5, 0.7, 0.9]
-    losses = tuple(Point(t=s, alpha=1 - s, sigma=s, offset=0, steps=0.0, measures={"loss": Measure(scale * (0.2 + s / 5), 0.01, (0.2, 0.3))})
+    losses = tuple(Point(t=s, alpha=1 - s, sigma=s, offset=0, steps=0.0, measures={"loss": Measure(scale * (0.2 + s / 5), 0.01, (0.2 * loss, 0.3 * loss))})
                    for s in sigmas)  # fmt: skip
     return Curve(label=weights, weights=weights, role="held-out", pictures=2, samples=2, fine_samples=2, trajectory_samples=2,
                  short=tuple(point(s, k) for s in sigmas for k in (1, 3)), trajectory=(), clean_loss=losses, spectrum=None,
                  network_rows=10, network_calls=5)  # fmt: skip
 
 
-def write_drift(run, step):
-    """A drift report with its pictures, and the event that tells of it."""
+def write_drift(run, step, drift=0.8, loss=1.0):
+    """A drift report with its pictures, and the event that tells of it. `drift`, `loss`: tuned over base."""
     folder = run.drift_path / f"step-{step:06d}"
     folder.mkdir(parents=True)
     report = DriftReport(model="demo-flow", prediction_type="flow_matching", path="rectified flow", probe="p", settings={}, step=step,
-                         curves=(_curve("base", 1.0), *((_curve("tuned", 0.8),) if step else ())))  # fmt: skip
+                         curves=(_curve("base", 1.0), *((_curve("tuned", drift, loss),) if step else ())))  # fmt: skip
     (folder / "report.json").write_text(report_to_json(report), encoding="utf-8")
     _picture(folder / "filmstrip.png", step, (1200, 320))
     _picture(folder / "spectrum.png", step, (640, 320))
-    run.emit("drift", step=step, path=f"drift/step-{step:06d}/report.json", summary={})
+    run.emit("drift", step=step, path=f"drift/step-{step:06d}/report.json", summary=summary(report))
 
 
-def write_steps(run, first, last, total):
-    """`step` events with everything that the trainer tells."""
+def write_steps(run, first, last, total, seconds=0.42, rolled=True):
+    """`step` events with everything that the trainer tells. Every third step or so rolls nothing out; with `rolled` false none does."""
     rng = random.Random(first)
     for step in range(first, last + 1):
         main = 0.9 * math.exp(-step / 80) + 0.25 + rng.random() / 8
         adr = 0.4 * rng.random()
         run.emit("step", step=step, loss=main + adr, loss_parts={"main": main, "adr": adr, "prior": 0.0}, lr=1e-3, grad_norm=1.0,
-                 rolled_rows=rng.randrange(3), mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1,
-                 effective_probability=min(0.25, step / 160), seconds=0.42, eta_s=0.42 * (total - step), memory_mib=812.0)  # fmt: skip
+                 rows=8, rolled_rows=rng.randrange(3) if rolled else 0, source_noise_rows=0, mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1,
+                 effective_probability=min(0.25, step / 160), seconds=seconds, eta_s=seconds * (total - step), memory_mib=812.0)  # fmt: skip
 
 
 PROMPTS = ("a large zwx shape on a white background, in the centre", "a small zwx shape on a navy background, on the left")
@@ -69,15 +69,21 @@ def write_samples(run, step):
     run.emit("sample", step=step, images=images)
 
 
-def write_whole(store: RunStore, name="told", steps=120, total=200, state="stopped"):
-    """A run that went `steps` far, with samples every 40 steps, two drift reports, a checkpoint and a LoRA file."""
-    run = store.create({"max_train_steps": total}, name, preset="demo")
+def write_whole(store: RunStore, name="told", steps=120, total=200, state="stopped", config=(), about=None, drifts=None, seconds=0.42, rolled=True):
+    """A run that went `steps` far, with samples every 40 steps, two drift reports, a checkpoint and a LoRA file.
+
+    `drifts`: step -> (drift, clean loss) over the base's, for a report there beside the one of step 0; unset = one at the end.
+    """
+    run = store.create({"max_train_steps": total, **dict(config)}, name, preset="demo", about=about)
     run.emit("start", pid=1, device="cpu", config_hash="0", total_steps=total, resumed_from=None)
     for step in range(0, steps + 1, 40):
         write_samples(run, step)
-        if step in (0, steps):
+        if step == 0:
             write_drift(run, step)
-        write_steps(run, step + 1, min(step + 40, steps), total)
+        write_steps(run, step + 1, min(step + 40, steps), total, seconds, rolled)
+        for at, (drift, loss) in (drifts if drifts is not None else {steps: (0.8, 1.0)}).items():
+            if step < at <= step + 40:
+                write_drift(run, at, drift, loss)
     folder = run.checkpoints_path / f"step-{steps:06d}"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
@@ -117,6 +123,7 @@ def served(tmp_path_factory):
     demo = launch(watch, port)
     yield f"http://127.0.0.1:{port}/", watch.store
     demo.close(verbose=False)
+    watch.close()
     for run in watch.store.list():
         watch.store.kill(run.name)
 

@@ -104,7 +104,7 @@ def test_an_option_without_a_component_is_an_error():
     ("name", "kind"),
     [("optimizer", gr.Dropdown), ("use_ema", gr.Checkbox), ("scheduled_sampling_reflexflow", gr.Radio),
      ("scheduled_sampling_probability", gr.Slider), ("learning_rate", gr.Number), ("max_train_steps", gr.Number),
-     ("ema_decay", gr.Number), ("trigger_word", gr.Textbox), ("validation_prompts", gr.Textbox)],
+     ("ema_decay", gr.Number), ("validation_guidance", gr.Textbox), ("trigger_word", gr.Textbox), ("validation_prompts", gr.Textbox)],
 )  # fmt: skip
 def test_the_kind_of_an_option_decides_its_component(name, kind):
     assert isinstance(component(OPTIONS[name], OPTIONS[name].default), kind)

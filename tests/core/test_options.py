@@ -181,12 +181,13 @@ def test_every_number_has_both_bounds_and_counts_of_steps_a_unit():
 
 
 def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
-    """rollout.md section 0, written out: a default that moves must move here too."""
+    """rollout.md section 0, written out, and our control: a default that moves must move here too."""
     wanted = {
         "max_step_offset": 0, "probability": 0.0, "prob_start": 0.0, "prob_end": 0.5, "ramp_steps": 0, "start_step": 0,
         "ramp_shape": "linear", "strategy": "uniform", "sampler": "unipc", "order": 2, "grid": "inference", "grid_steps": 30,
         "target": "consistent", "min_sigma": 0.02, "guidance": 1.0, "reflexflow": None, "reflexflow_alpha": 1.0,
         "reflexflow_beta1": 10.0, "reflexflow_beta2": 1.0, "reflexflow_norm": "max", "reflexflow_mode": "single-pass",
+        "control": "none",
     }  # fmt: skip
     assert {each.field: each.default for each in OPTIONS.values() if each.section == "rollout"} == wanted
 

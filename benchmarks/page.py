@@ -1,0 +1,122 @@
+"""How quickly the page answers and how little it needs: `python benchmarks/page.py` (Chromium in ROLLOUT_STUDIO_CHROMIUM or on the path).
+
+Prints, for the page started as a person starts it and with a runs folder of 20 runs: seconds from the command to the address and to a
+visible Start button, memory of its process, whether torch is in it, what a tick of one viewer and of ten costs its process, and how long
+after a step was written the last of ten viewers shows it. Run it on a quiet machine.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from rollout_studio.app.page import free_port
+from rollout_studio.core.runs import RunDir, RunStore
+
+RUNS, STEPS, VIEWERS, WATCHED_S = 20, 400, 10, 20.0
+TICK_S = 1.5
+
+
+def written(store: RunStore) -> RunDir:
+    """Twenty runs of 400 steps; the newest one is training, and belongs to this process."""
+    for number in range(RUNS):
+        run = store.create({"max_train_steps": 1000}, f"run-{number:02d}", preset="demo")
+        run.emit("start", pid=os.getpid(), device="cpu", config_hash="0", total_steps=1000, resumed_from=None)
+        for step in range(1, STEPS + 1):
+            tell(run, step)
+        run.write_state(state="stopped" if number < RUNS - 1 else "running", step=STEPS)
+    return run
+
+
+def tell(run: RunDir, step: int) -> None:
+    loss = 0.3 + 0.1 * (step % 7)
+    run.emit("step", step=step, loss=loss, loss_parts={"main": loss, "adr": 0.0, "prior": 0.0}, lr=1e-3, grad_norm=1.0, rolled_rows=step % 3,
+             mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1, effective_probability=0.2, seconds=0.4,
+             eta_s=0.4 * (1000 - step), memory_mib=800.0)  # fmt: skip
+
+
+def until_it_answers(address: str, process: subprocess.Popen) -> None:
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+            return
+        except OSError:
+            if process.poll() is not None:
+                raise SystemExit("the page ended") from None
+            time.sleep(0.02)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def opened(browser: Browser, address: str) -> Page:
+    page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    page.goto(address)
+    return page
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
+    port = free_port(7950)
+    address = f"http://127.0.0.1:{port}/"
+    run = written(RunStore(folder))
+    command = [sys.executable, "-m", "rollout_studio.app", "ui", "--no-browser", "--port", str(port), "--runs-dir", str(folder)]
+    print(f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
+    with sync_playwright() as playwright, run.lock():
+        path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        began = time.monotonic()
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = psutil.Process(started.pid)
+        try:
+            until_it_answers(address, started)
+            print(f"command to answer             {time.monotonic() - began:6.2f} s")
+            page = opened(browser, address)
+            expect(page.get_by_test_id("progress")).to_contain_text(f"step {STEPS} of", timeout=60_000)
+            print(f"command to a run on the page  {time.monotonic() - began:6.2f} s")
+            torch = any("torch" in each.path for each in process.memory_maps())
+            print(f"memory of the page's process  {process.memory_info().rss / 2**20:6.0f} MiB, torch in it: {torch}")
+
+            pages = [page]
+            for viewers in (1, VIEWERS):
+                while len(pages) < viewers:
+                    pages.append(opened(browser, address))
+                for page in pages:
+                    expect(page.get_by_test_id("progress")).to_contain_text("of 1000", timeout=60_000)
+                time.sleep(2)
+                used, since = cpu_s(process), time.monotonic()
+                time.sleep(WATCHED_S)
+                idle = cpu_s(process) - used, time.monotonic() - since
+                used, since, step = cpu_s(process), time.monotonic(), STEPS
+                while time.monotonic() - since < WATCHED_S:
+                    step += 1
+                    tell(run, step + viewers * 100)
+                    time.sleep(0.4)
+                busy = cpu_s(process) - used, time.monotonic() - since
+                for what, (cpu, seconds) in (("nothing new", idle), ("a step each 0.4 s", busy)):
+                    ticks = viewers * seconds / TICK_S
+                    print(f"{viewers:2d} viewer{'s' if viewers > 1 else ' '}, {what:18s} {1000 * cpu / ticks:6.1f} ms CPU per tick, {100 * cpu / seconds:5.1f} % of a core")
+            last = STEPS + VIEWERS * 100 + 200
+            tell(run, last)
+            since = time.monotonic()
+            for page in pages:
+                expect(page.get_by_test_id("progress")).to_contain_text(f"step {last} of", timeout=60_000)
+            print(f"the last of {len(pages)} viewers shows a new step after {time.monotonic() - since:.1f} s")
+            print(f"memory then                   {process.memory_info().rss / 2**20:6.0f} MiB")
+        finally:
+            started.terminate()
+            started.wait(10)
+            browser.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,440 @@
+"""The Drift tab below the browser: what can be chosen, the request that the controls describe, who is answered when, and the drawing."""
+
+import json
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import drift_worker
+import gradio as gr
+import pytest
+from PIL import Image
+from rollout_studio.app import drift_choices as choices
+from rollout_studio.app import drift_picture, drift_tab
+from rollout_studio.app.drift_desk import Desk
+from rollout_studio.app.drift_lab import FIELDS, DriftLab, progress_card
+from rollout_studio.app.preview_client import PreviewClient, PreviewState
+from rollout_studio.app.watch import Watch
+from rollout_studio.core.drift_report import report_from_json, report_to_csv
+from rollout_studio.core.options import ConfigError
+from rollout_studio.core.preview_request import PreviewRequest
+from rollout_studio.core.run_log import RunLog
+
+HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{x}}`"
+
+
+@pytest.fixture
+def told(store, write):
+    """A run that has ended, with a checkpoint of step 120 and a LoRA."""
+    return write.run(store)
+
+
+@pytest.fixture(scope="module")
+def whole_lab(tmp_path_factory):
+    """The laboratory over a runs folder, answered by a worker that measures nothing."""
+    watch = Watch(tmp_path_factory.mktemp("runs"))
+    watch._preview_client = PreviewClient(watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__])
+    with gr.Blocks():
+        made = DriftLab(watch)
+    yield made
+    watch.close()
+
+
+@pytest.fixture
+def lab(whole_lab):
+    """The same, as viewers and runs of this test find it: nobody has asked for anything."""
+    whole_lab.watch.preview_client.close()
+    whole_lab.watch._preview_client = PreviewClient(whole_lab.watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__])
+    yield whole_lab
+    for name in ("v", "another"):
+        whole_lab.desk.leave(name)
+    for run in whole_lab.watch.store.list():
+        whole_lab.watch.store.delete(run.name)
+    whole_lab.watch.runs(fresh=True)
+
+
+def given(lab, **changes):
+    """What the browser sends: every control as it stands at the first visit, but for the changes."""
+    values = {name: component.value for name, component in lab._edited.items()} | changes
+    return {lab._edited[name]: value for name, value in values.items()}
+
+
+def viewer(name="v"):
+    return SimpleNamespace(session_hash=name)
+
+
+def until(lab, ready, first=None):
+    """The updates of a handler (`first`) and of the ticks after it, put together, until they make `ready` true."""
+    deadline, seen = time.monotonic() + 60, dict(first) if first is not None else {}
+    while not ready(seen):
+        assert time.monotonic() < deadline, seen
+        out = lab.on_tick(viewer())
+        seen |= out if lab.timer in out or lab.progress in out else {}
+        time.sleep(0.02)
+    return seen
+
+
+def shown(lab, **changes):
+    """Ask and wait for the filmstrip; all updates."""
+    return until(lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, **changes), viewer()))
+
+
+# What can be chosen --------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_the_base_models_and_what_every_run_has_left(store, told):
+    values = [value for _, value in choices.weights_choices(store.list(), choices.Shelf())]
+    assert "base/demo" in values and values[-2:] == ["run/told/lora", "run/told/120"]
+    with told.lock():
+        assert "run/told/now" in [value for _, value in choices.weights_choices(store.list(), choices.Shelf())]
+    assert choices.weights_choices(store.list(), choices.Shelf(), keep="run/told/now")[-1] == ("told · now (it has ended)", "run/told/now")
+
+
+def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(told, monkeypatch):
+    shelf = choices.Shelf()
+    assert shelf.checkpoints(told.path) == [120]
+    monkeypatch.setattr(choices, "_steps", lambda folder: pytest.fail("read again"))
+    assert shelf.checkpoints(told.path) == [120]
+    monkeypatch.undo()
+    (told.checkpoints_path / "step-000200").mkdir()
+    (told.checkpoints_path / "step-000200" / "manifest.json").write_text("{}")
+    assert choices.Shelf().checkpoints(told.path) == [200, 120] and shelf.reports(told.path) == [0, 120]
+
+
+@pytest.mark.parametrize(
+    "value", ["", None, 3, "base/nothing", "base/../x", "run/gone/1", "run/told/now", "run/told/x", "run/told/", "run/../../etc/1", "run/told/-1"]
+)
+def test_weights_written_by_hand_are_refused(store, told, value):
+    with pytest.raises(ConfigError) as error:
+        choices.chosen(value, store.list())
+    assert error.value.faults[0].options == ("checkpoints",)
+
+
+def test_base_stands_before_a_run_and_weights_of_two_models_are_refused(store, told):
+    runs = store.list()
+    checkpoints, config = choices.pair("run/told/120", "base", runs)
+    assert checkpoints == ["base", {"run": str(told.path), "step": 120}]
+    assert config["pretrained_model_name_or_path"] == told.read_config()["pretrained_model_name_or_path"]
+    for weights, against, why in (
+        ("base/demo", "base", "base model's weights already"),
+        ("run/told/120", "run/told/120", "same weights"),
+        ("base/sd15", "run/told/120", "compare weights of one model"),
+        ("run/told/120", "run/gone/1", "no run 'gone'"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(why)) as error:
+            choices.pair(weights, against, runs)
+        assert error.value.faults[0].options == ("against",)
+
+
+def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
+    solvers = [value for _, value in choices.solver_choices() if value not in (choices.NOTHING, "unipc/2")]
+    assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
+    for value in solvers:
+        record = lab.record(given(lab, solver=value), lab.desk.place("v"))
+        assert [walk.rollout.sampler for walk in PreviewRequest.from_json(record).walks] == ["unipc", value.partition("/")[0]]
+
+
+def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
+    from rollout_studio.core.config import config_to_flat, load_preset
+
+    found = choices.pictures_of_run("mine", config_to_flat(load_preset("demo")))
+    assert {(picture.role, picture.group) for picture in found} == {("held-out", "Held out of mine"), ("training", "Trained on by mine")}
+    assert all(picture.caption for picture in found)
+    assert len(choices.without_copies([*found, *choices.built_in()])) == len(found)  # the demo's held-out ones are the built-in ones
+
+
+# The request ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_visit_needs_no_choice(lab):
+    request = PreviewRequest.from_json(lab.record(given(lab), lab.desk.place("v")))
+    assert request.text() and request.picture.is_file() and request.what == ("strip",) and [each.label for each in request.weights] == ["base"]
+
+
+OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order": 1, "grid": "training", "grid_steps": 12, "guidance": 3.0, "seed": 5,
+         "columns": 4, "samples": 2, "fine_factor": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_control_reaches_the_request(lab, name):
+    record = lab.record(given(lab, **{name: OTHER[name]}), lab.desk.place("v"))
+    request = PreviewRequest.from_json(record)
+    flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
+            **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
+    assert flat[name] == OTHER[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [("grid_steps", 1, "at least 2"), ("target", math.nan, "finite"), ("offset", 0, "at least 1"), ("seed", None, "must have a value"),
+     ("sampler", "magic", "must be one of"), ("order", 9, "at most 3"), ("prompt", "  ", "Write what the picture shows"),
+     ("against", "run/gone/3", "There is no run"), ("solver", "dpm/9", "from the list"), ("solver", "unipc/2", "twice")],
+)  # fmt: skip
+def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value, why):
+    out = lab.on_show(given(lab, **{name: value}), viewer())
+    assert why in out[lab._edited[name]]["info"] and out[lab._edited[name]]["elem_classes"] == ["rs-wrong"]
+    assert why in out[lab.progress] and lab.desk.look("v").ticket is None and lab.watch.preview_client.pid is None
+    mended = lab.on_edit(given(lab), viewer())
+    assert "⚠" not in mended[lab._edited[name]]["info"] and mended[lab.progress] == ""
+
+
+def test_a_solver_without_an_order_is_asked_without_one(lab):
+    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.desk.place("v"))
+    assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields["order"]]["interactive"] is False
+    assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields["order"]]["interactive"] is True
+    assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields["offset"]]["maximum"] == 12
+
+
+def test_choosing_a_run_compares_it_with_its_base_and_offers_its_pictures(lab):
+    from rollout_studio.core.config import config_to_flat, load_preset
+
+    lab.watch.store.create(config_to_flat(load_preset("demo")), "demo-run")
+    lab.watch.runs(fresh=True)
+    out = lab.on_weights(given(lab, weights="run/demo-run/5"), viewer())
+    assert out[lab.against] == choices.BASE and "Trained on by demo-run" in out[lab.pictures]
+    back = lab.on_weights(given(lab, weights="base/demo", against="base"), viewer())
+    assert back[lab.against] == choices.NOTHING and "Trained on by" not in back[lab.pictures]
+
+
+def test_a_picture_fills_the_prompt_and_only_offered_ones_can_be_picked(lab, tmp_path):
+    picture = choices.built_in()[2]
+    out = lab.on_pick(given(lab), SimpleNamespace(_data={"key": picture.key}), viewer())
+    assert out[lab.prompt]["value"] == picture.caption
+    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+    lab.on_pick(given(lab), SimpleNamespace(_data={"key": str(tmp_path / "secret.png")}), viewer())
+    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+
+
+def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert lab.pictures not in lab.on_upload({**given(lab), lab.upload: str(tmp_path / "broken.png")}, viewer())
+    Image.new("RGB", (80, 60)).save(tmp_path / "mine.png")
+    out = lab.on_upload({**given(lab), lab.upload: str(tmp_path / "mine.png")}, viewer())
+    assert "Yours" in out[lab.pictures] and out[lab.prompt]["value"] == "" and "Write what the picture shows" in out[lab.prompt]["info"]
+    assert lab.record(given(lab, prompt="a cup"), lab.desk.place("v"))["image"] == str(tmp_path / "mine.png")
+    assert lab.record(given(lab), lab.desk.place("another"))["image"] != str(tmp_path / "mine.png")
+
+
+# Who is answered when ------------------------------------------------------------------------------------------------
+
+
+class Played:
+    """A client that answers when the test says so."""
+
+    def __init__(self):
+        self.asked, self.states, self.cancelled = [], {}, []
+
+    def request(self, record, viewer):
+        self.asked.append((record["seed"], viewer))
+        ticket = f"t{len(self.asked)}"
+        self.states[ticket] = PreviewState("working")
+        return ticket
+
+    def state(self, ticket):
+        return self.states[ticket]
+
+    def cancel(self, ticket):
+        self.cancelled.append(ticket)
+
+
+@pytest.fixture
+def desk():
+    played = Played()
+    desk = Desk(lambda: played, clock=lambda: desk.now)
+    desk.now, desk.played = 0.0, played
+    return desk
+
+
+def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(desk):
+    for seed in range(5):
+        desk.plan("v", {"seed": seed}, 0.25)
+        desk.now += 0.1
+        assert desk.look("v").busy and desk.played.asked == []
+    desk.now += 0.2
+    assert desk.look("v").state.status == "working" and desk.played.asked == [(4, "v")]
+
+
+def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(desk):
+    desk.plan("v", {"seed": 1}, 0.25)
+    desk.ask("v", {"seed": 2})
+    desk.plan("w", {"seed": 3}, 0.25)
+    desk.plan("w", None, 0)
+    desk.now = 9
+    desk.look("v"), desk.look("w")
+    assert desk.played.asked == [(2, "v")]
+
+
+def test_an_edit_waits_until_a_running_run_has_answered(desk):
+    live = {"seed": 1, "checkpoints": [{"run": "x", "live": True}]}
+    desk.ask("v", live)
+    desk.plan("v", {**live, "seed": 2}, 0.1)
+    desk.now = 5
+    assert desk.look("v").busy and len(desk.played.asked) == 1
+    desk.played.states["t1"] = PreviewState("done", result={})
+    assert desk.look("v").ticket == "t2"
+
+
+def test_who_leaves_is_waited_for_no_longer(desk):
+    desk.ask("v", {"seed": 1})
+    desk.leave("v")
+    assert desk.played.cancelled == ["t1"] and not desk.look("v").busy
+
+
+def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
+    out = shown(lab)
+    assert "off the true path" in out[lab.film] and out[lab.film].count("rs-cell") == 9 and "3.8 %" in out[lab.film]
+    assert out[lab.progress] == "" and out[lab.timer].active is False and out[lab.measure].visible is True
+    quiet = lab.on_tick(viewer())
+    assert set(quiet) == {lab.timer} and lab.beat("v", "base/demo", "nothing", {"look-lists": lab_lists(lab)}) == {}
+    edited = lab.on_edit(given(lab, seed=7), viewer())
+    assert edited[lab.timer].active is True
+    again = until(lab, lambda seen: lab.film in seen)
+    assert again[lab.export] != out[lab.export]
+
+
+def lab_lists(lab):
+    runs = lab.watch.runs()
+    return repr((choices.weights_choices(runs, lab.shelf, "base/demo"), choices.against_choices(runs, lab.shelf, "nothing")))
+
+
+def test_before_the_first_picture_an_edit_asks_nothing(lab):
+    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.desk.look("v").busy
+
+
+def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
+    shown(lab, solver="euler/2")
+    out = until(lab, lambda seen: "<svg" in seen.get(lab.curves, ""), lab.on_measure(viewer()))
+    assert lab.film not in out and out[lab.measure].visible is False
+    assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(re.findall(r">([^<]+)</a>", out[lab.export]))
+    assert out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5  # three charts and two maps, each with how to read it
+    edited = until(lab, lambda seen: lab.film in seen, lab.on_edit(given(lab, seed=8), viewer()))
+    assert edited[lab.curves] == "" and edited[lab.measure].visible is True
+
+
+def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
+    shown(lab)
+    out = until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), lab.on_show(given(lab, seed=13), viewer()))
+    assert "No &lt;luck&gt;." in out[lab.progress] and "Take another seed." in out[lab.progress] and lab.film not in out
+    assert shown(lab, seed=3)[lab.progress] == ""
+
+
+def test_what_is_wrong_stays_told_until_it_is_mended(lab):
+    shown(lab)
+    refused = lab.on_show(given(lab, grid_steps=1), viewer())
+    assert "at least 2" in refused[lab.progress] and lab.progress not in lab.on_tick(viewer())
+    assert lab.progress not in lab.beat("v", "base/demo", "nothing", {}) and lab.on_edit(given(lab), viewer())[lab.progress] == ""
+
+
+def test_stop_stops(lab):
+    first = lab.on_show(given(lab, seed=14), viewer())
+    assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.progress]
+    until(lab, lambda seen: "Walking" in seen.get(lab.progress, ""), first)
+    out = lab.on_stop(viewer())
+    assert out[lab.progress] == "" and out[lab.stop].visible is False and not lab.desk.look("v").busy
+
+
+def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_told(lab):
+    from rollout_studio.core.config import config_to_flat, load_preset
+
+    run = lab.watch.store.create(config_to_flat(load_preset("demo")), "trains")
+    with run.lock():
+        lab.watch.runs(fresh=True)
+        out = lab.on_show(given(lab, weights="run/trains/now", against="base"), viewer())
+        assert "Waiting for trains to finish its step" in out[lab.progress] and "between two training steps" in out[lab.progress]
+        (command,) = run.take_commands()
+        result = drift_worker.write_answer(run.drift_path / "previews" / command.id, command.args["request"], step=40)
+        assert [strip["label"] for strip in result["strips"]] == ["base", "trains, now"]
+        run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
+        assert "Weights of training step 40" in until(lab, lambda seen: lab.film in seen)[lab.film]
+        again = lab.on_show(given(lab, weights="run/trains/now"), viewer())
+    assert "ended before it answered" in until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), again)[lab.progress]
+    lab.watch.runs(fresh=True)
+    assert "has ended" in lab.on_show(given(lab, weights="run/trains/now"), viewer())[lab.weights]["info"]
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def result(tmp_path, **changes):
+    record = {"checkpoints": ["base", {"run": "/x/tuned", "step": 5, "label": HOSTILE}], "prompt": HOSTILE, "image": "a.png", "target": 0.2,
+              "what": ["strip"], "offset": 9} | changes  # fmt: skip
+    return drift_worker.write_answer(tmp_path, record), record
+
+
+def test_text_of_people_and_runs_is_inert(tmp_path):
+    answer, record = result(tmp_path)
+    answer["model"], answer["words"] = HOSTILE, [HOSTILE]
+    drawn = drift_picture.film(answer, str, record) + drift_picture.numbers_table(answer) + drift_picture.words_list(answer["words"])
+    drawn += drift_picture.downloads([(HOSTILE, HOSTILE, HOSTILE)]) + progress_card(PreviewState("failed", message=HOSTILE, remedy=HOSTILE), record)
+    drawn += progress_card(PreviewState("working", what=HOSTILE), record)
+    report = json.loads((tmp_path / "report.json").read_text())
+    drawn += drift_picture.report_charts(report_from_json(json.dumps(report)))
+    assert "<img src=x" not in drawn and "${" not in drawn and "{{" not in drawn and "`" not in drawn and drawn.count("onerror") > 8
+
+
+def test_the_head_says_what_was_measured_and_that_fewer_steps_were_walked(tmp_path):
+    answer, record = result(tmp_path, checkpoints=["base"])
+    drawn = drift_picture.film(answer, str, record)
+    assert "After <b>4 steps on its own</b>, the model is <b>28.7 % off the true path</b>" in drawn and "9 steps were asked for" in drawn
+    assert "knows nothing of your picture" in drift_picture.film(answer, str, {**record, "start": "noise"})
+    answer["numbers"]["base"]["distance"] = None
+    assert "has diverged" in drift_picture.film(answer, str, record)
+
+
+def test_solvers_of_one_model_share_the_row_of_what_it_should_see(tmp_path):
+    answer, record = result(tmp_path, checkpoints=["base"], samplers=[{"sampler": "unipc", "order": 2}, {"sampler": "euler"}])
+    drawn = drift_picture.film(answer, str, record)
+    assert [drawn.count(f">{name}</b>") for name, _ in drift_picture.ROWS.values()] == [1, 2, 2]
+    answer, record = result(tmp_path)
+    drawn = drift_picture.film(answer, str, record)
+    assert [drawn.count(f">{name}</b>") for name, _ in drift_picture.ROWS.values()] == [2, 2, 2]
+
+
+def test_every_number_has_its_unit_and_what_is_no_number_a_dash(tmp_path):
+    answer, _ = result(tmp_path, checkpoints=["base"])
+    drawn = drift_picture.numbers_table(answer)
+    assert "<td>28.7</td>" in drawn and "% of its length" in drawn and "<td>–</td>" in drawn
+    assert drawn.count('scope="row"') == 4 and all(unit for _, unit, _ in drift_picture.NUMBERS.values())
+
+
+def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, told):
+    watch, log = Watch(store.root), RunLog(told).update()
+    drawn = drift_tab.curves(store.summary(told), log, log.drifts[120], watch)
+    links = dict(re.findall(r'download="([^"]+)" href="gradio_api/file=([^"]+)"', drawn))
+    assert {Path(name).suffix for name in links} == {".png", ".json", ".csv"}
+    report = (told.drift_path / "step-000120" / "report.json").read_text()
+    assert Path(links["told-drift-step-120.json"]).read_text() == report
+    assert Path(links["told-drift-step-120.csv"]).read_text() == report_to_csv(report_from_json(report))
+    assert all(Path(link).is_relative_to(watch.previews.folder) for link in links.values())
+
+
+def test_a_report_outside_the_run_is_not_shown(store, told):
+    watch, log = Watch(store.root), RunLog(told).update()
+    event = {"step": 1, "path": "../../secret/report.json"}
+    assert "outside the run" in drift_tab.filmstrip(store.summary(told), event, watch) and drift_tab.curves(store.summary(told), log, event, watch) == ""
+
+
+def test_only_files_of_the_private_folder_have_an_address(store, tmp_path):
+    previews = Watch(store.root).previews
+    assert previews.own(previews.folder / "drift" / "a.png").startswith("gradio_api/file=")
+    with pytest.raises(ValueError, match="not in the folder"):
+        previews.own(tmp_path / "a.png")
+
+
+def test_from_a_runs_report_it_is_one_click_to_its_weights(store, told):
+    shelf, summary = choices.Shelf(), store.summary(told)
+    assert drift_tab.newest(summary, 120, shelf) == "run/told/120"
+    assert drift_tab.newest(summary, 0, shelf) == "run/told/lora"
+    (bare,) = [store.summary(store.create({}, "bare"))]
+    assert drift_tab.newest(bare, 0, shelf) is None
+
+
+def test_the_spectra_that_are_compared_share_one_colour_scale(tmp_path):
+    result(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    report["curves"][1]["spectrum"]["db"] = [[9.0, 9.0], [9.0, 9.0]]
+    drawn = drift_picture.report_charts(report_from_json(json.dumps(report)))
+    assert drawn.count("full colour: 9 dB") == 2

@@ -1,0 +1,126 @@
+"""Steps 1 and 2 of the Train tab in a real browser: pictures dropped, captioned and kept; folders browsed; a model checked without a network."""
+
+import re
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from PIL import Image
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def field(page, name):
+    return page.locator(f"#opt-{name} input, #opt-{name} textarea")
+
+
+def write(page, name, value):
+    field(page, name).fill(value)
+    field(page, name).blur()
+
+
+def pictures(folder, count, first=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        Image.new("RGB", (96, 80), (number * 7 % 256, 90, 200)).save(folder / f"cup {number:02d}.png")
+    return folder
+
+
+def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_again_after_a_reload(visit, served, tmp_path, tab):
+    pictures(tmp_path, 3)
+    (tmp_path / "cup 01.txt").write_text("a cup <b>on</b> ${alert(1)} a table")
+    page = visit()
+    tab(page, "Train")
+    expect(page.locator("#pictures")).to_contain_text("built in: they cannot be edited")
+    expect(page.get_by_role("button", name="Save captions")).to_have_count(0)
+    page.locator("#drop input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+    expect(page.locator("#pictures")).to_contain_text("3 pictures, dropped here")
+    expect(page.locator("#pictures img")).to_have_count(3)
+    folder = field(page, "instance_data_dir").input_value()
+    write(page, "instance_prompt", "a cup")
+    write(page, "trigger_word", "qrx")
+    expect(page.get_by_label("Caption of cup 00.png")).to_have_attribute("placeholder", "as for all: a cup")
+
+    page.get_by_label("Caption of cup 02.png").fill("the qrx cup, from above")
+    page.get_by_role("button", name="Put “qrx” into the captions").click()
+    expect(page.get_by_label("Caption of cup 01.png")).to_have_value("qrx, a cup <b>on</b> ${alert(1)} a table")
+    expect(page.get_by_label("Caption of cup 00.png")).to_have_value("qrx, a cup")
+    expect(page.locator("#pictures")).to_contain_text("3 captions changed and not saved yet")
+    write(page, "seed", "7")  # what is typed elsewhere changes nothing here
+    expect(page.locator("#side")).to_contain_text('"seed": 7')
+    expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
+    page.locator("#start").click()
+    expect(page.locator("#findings")).to_contain_text("3 captions are changed and not saved")
+    page.get_by_role("button", name="Save captions").click()
+    expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
+    assert [path.read_text().strip() for path in sorted(served[1].root.glob(".pictures/*/*.txt"))] == [
+        "qrx, a cup", "qrx, a cup <b>on</b> ${alert(1)} a table", "the qrx cup, from above",
+    ]  # fmt: skip
+
+    page.reload()
+    tab(page, "Train")
+    write(page, "instance_data_dir", folder)
+    expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
+    pictures(tmp_path / "more", 1, first=3)
+    page.locator("#drop input[type=file]").set_input_files(tmp_path / "more" / "cup 03.png")  # onto the set that is there
+    expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
+    page.get_by_role("button", name="Remove cup 03.png").click()
+    expect(page.locator("#pictures")).to_contain_text("3 pictures, dropped here")
+    page.get_by_role("button", name="Bring back the last one").click()
+    expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
+
+
+def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and_other_folders(visit, tmp_path, tab):
+    mine = pictures(tmp_path / "home" / "my cups", 30)
+    (tmp_path / "home" / "empty").mkdir()
+    page = visit()
+    tab(page, "Train")
+    write(page, "instance_data_dir", str(tmp_path / "home"))
+    expect(page.locator("#picture-checks")).to_contain_text("Sub-folders are not read, and my cups has some")
+    page.locator("#browse-pictures-open").click()
+    expect(page.locator("#browse-pictures li")).to_have_text([re.compile("^empty"), re.compile("^my cups")])
+    page.get_by_role("button", name="empty", exact=True).click()
+    expect(page.locator("#browse-pictures")).to_contain_text("There are no folders in here")
+    page.get_by_role("button", name="Up to the folder above").click()
+    page.get_by_role("button", name="Use my cups").click()
+    expect(field(page, "instance_data_dir")).to_have_value(str(mine))
+    expect(page.locator("#browse-pictures")).to_be_hidden()
+    expect(page.locator("#pictures")).to_contain_text("1–24 of 30")
+    expect(page.get_by_role("button", name=re.compile("^Remove"))).to_have_count(0)
+
+    page.get_by_label("Caption of cup 05.png").fill("typed on the first page")
+    page.get_by_role("button", name="Next ›").first.click()
+    expect(page.locator("#pictures")).to_contain_text("25–30 of 30")
+    expect(page.locator("#pictures")).to_contain_text("1 caption changed and not saved yet (1 on other pages)")
+    write(page, "instance_data_dir", "demo-dreambooth")
+    expect(page.locator("#pictures")).to_contain_text("built in")
+    write(page, "instance_data_dir", str(mine))
+    expect(page.get_by_label("Caption of cup 05.png")).to_have_value("typed on the first page")
+    assert not list(mine.glob("*.txt")), "nothing is written before Save"
+    mine.rename(tmp_path / "away")
+    page.get_by_role("button", name="Save captions").click()
+    expect(page.locator("#pictures")).to_contain_text("cup 05.png: typed on the first page")
+    (tmp_path / "away").rename(mine)
+    write(page, "instance_data_dir", str(mine))
+    page.get_by_role("button", name="Save captions").click()
+    expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
+    assert (mine / "cup 05.txt").read_text() == "typed on the first page\n" and len(list(mine.glob("*.txt"))) == 1
+
+
+def test_a_model_is_checked_where_it_is_and_without_a_network_it_is_said_what_works(visit, tab):
+    page = visit(width=400)
+    tab(page, "Train")
+    page.locator("#check-model").click()
+    expect(page.locator("#model-checked")).to_contain_text("demo-flow can be used")
+    expect(page.locator("#model-checked")).to_contain_text("built in: works offline")
+    page.locator("#preset").get_by_label("Stable Diffusion 3.5 Medium").click()
+    expect(page.locator("#model-checked")).to_be_hidden()
+    page.locator("#check-model").click()
+    expect(page.locator("#model-checked")).to_contain_text("stabilityai/stable-diffusion-3.5-medium cannot be checked without a network")
+    expect(page.locator("#model-checked")).to_contain_text("built-in models (demo-flow, demo-epsilon)")
+    page.locator("#browse-model-open").click()
+    expect(page.locator("#browse-model")).to_contain_text("Use this folder")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.get_by_role("button", name="Close the list of folders").click()
+    expect(page.locator("#browse-model")).to_be_hidden()

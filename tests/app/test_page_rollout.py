@@ -1,0 +1,71 @@
+"""The Scheduled sampling panel in a real browser: it answers to its controls."""
+
+import re
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
+    page = visit()
+    tab(page, "Train")
+    picture = page.locator("#rollout-picture")
+    wide = picture.locator(".rs-walk-wide svg")
+    expect(wide).to_be_visible()
+    expect(picture).to_contain_text("up to 2 grid steps too much")
+    expect(wide.locator(".rs-w-arc")).to_have_count(2)
+    slider = page.locator("#opt-scheduled_sampling_max_step_offset input[type=range]")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowRight")
+    expect(wide.locator(".rs-w-arc")).to_have_count(5)
+    expect(wide).to_have_attribute("aria-label", re.compile("starts up to 5 grid steps noisier"))
+    expect(picture).to_contain_text("up to 6")  # five steps and ReflexFlow's look at the clean state
+    expect(page.locator("#ramp svg")).to_be_visible()
+    expect(page.locator("#ramp")).to_contain_text("up to 6 for one row")
+    expect(page.locator("#rollout-learns")).to_contain_text("has walked 5 steps")
+    expect(page.locator("#rollout-learns thead th")).to_have_count(5)
+    expect(page.locator("#level").get_by_label("Own numbers")).to_be_checked()
+    expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 5')
+    # The slider is as long as the grid; a longer grid makes it longer, for the server too.
+    steps = page.locator("#opt-scheduled_sampling_grid_steps input[type=number]")
+    steps.fill("50")
+    steps.blur()
+    expect(slider).to_have_attribute("max", "50")
+    number = page.locator("#opt-scheduled_sampling_max_step_offset input[type=number]")
+    number.fill("44")
+    number.blur()
+    expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 44')
+    expect(picture).to_contain_text("up to 44 grid steps too much")
+
+
+def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(visit, tab):
+    page = visit()
+    tab(page, "Train")
+    expect(page.locator("#opt-scheduled_sampling_probability input[type=range]")).to_be_visible()
+    for name in ("ramp_steps", "probability"):
+        number = page.locator(f"#opt-scheduled_sampling_{name} input[type=number]")
+        number.fill("0")
+        number.blur()
+        if name == "ramp_steps":
+            expect(page.locator("#rollout-picture .rs-idle-list")).to_contain_text("Nothing will be rolled out, because Chance of a rollout is 0")
+            expect(page.locator("#side")).to_contain_text("Nothing will be rolled out")
+    told = page.evaluate("getComputedStyle(document.querySelector('#opt-scheduled_sampling_sampler'), '::after').content")
+    assert "No effect now: nothing is rolled out" in told
+    number.fill("0.5")
+    number.blur()
+    expect(page.locator("#rollout-picture svg").first).to_be_visible()
+    expect(page.locator("#opt-scheduled_sampling_prob_end input[type=number]")).to_be_disabled()  # no ramp, no end of it
+    expect(page.locator("#opt-scheduled_sampling_probability input[type=number]")).to_be_enabled()
+    expect(page.get_by_test_id("takes")).to_contain_text(re.compile(r"of training · .* of memory · .* of disk"))
+    page.locator("#check").click()
+    expect(page.get_by_test_id("estimate")).to_contain_text("Between")
+    page.locator("#level").get_by_label("Off").click()
+    expect(page.locator("#rollout-picture")).to_contain_text("No rollout")
+    expect(page.locator("#opt-scheduled_sampling_probability")).to_be_hidden()  # the panel folds
+    page.locator("#level").get_by_label("Gentle").click()
+    expect(page.locator("#opt-scheduled_sampling_probability")).to_be_visible()

@@ -1,0 +1,79 @@
+"""The Runs tab in a real browser: runs side by side by steps and by seconds, a control in one click, and blur called blur."""
+
+import os
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.timeout(300)
+ROLLED = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
+
+
+@pytest.fixture(scope="module")
+def runs(served, write):
+    """A rolled run that went to blur and its plain control, written; and a device that is busy, so that what is queued stays so."""
+    store = served[1]
+    write.run(store, "mine", 80, 80, "done", ROLLED, drifts={40: (0.9, 1.0), 80: (0.7, 1.2)}, seconds=0.6)
+    about = {"control_of": "mine", "control": "plain-steps"}
+    write.run(store, "mine-plain-steps", 80, 80, "done", about=about, drifts={80: (1.0, 0.8)}, seconds=0.4, rolled=False)
+    busy = store.create({}, "busy")
+    with busy.lock():
+        busy.write_state(state="running", step=1)
+        busy.emit("start", pid=os.getpid(), device="cpu", total_steps=100, resumed_from=None)
+        yield store
+
+
+def open_run(page, tab, name):
+    tab(page, "Runs")
+    page.locator("#run-picker").get_by_label(f"{name}  ·").first.click()
+    expect(page.locator("#run-head h3")).to_have_text(name)
+
+
+def test_two_runs_stand_side_by_side_by_steps_and_by_seconds(visit, runs, tab):
+    page = visit()
+    open_run(page, tab, "mine")
+    tab(page, "Samples and drift")
+    expect(page.locator("#run-course")).to_contain_text("That is blur, not success")
+    tab(page, "Compare")
+    expect(page.locator("#compare-runs")).to_contain_text("mine-plain-steps")  # its control, chosen by itself
+    said = page.locator("#compare-said")
+    expect(said).to_contain_text("mine against mine-plain-steps, both at step 80")
+    expect(said).to_contain_text("That is blur, not success")
+    expect(page.locator("#compare-charts svg")).to_have_count(3)
+    expect(page.locator("#compare-settings")).to_contain_text("Farthest start")
+    last = page.locator("#compare-samples img").last
+    last.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 30", arg=last.element_handle())
+    page.locator("#compare-axis").get_by_label("seconds of training").click()
+    expect(page.locator("#compare-charts")).to_contain_text("seconds of training")
+    expect(said).to_contain_text("no drift reports at the same time")  # 40 and 80 steps of 0.6 s against 80 of 0.4 s
+
+
+def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(visit, runs, tab):
+    page = visit()
+    open_run(page, tab, "mine")
+    tab(page, "Compare")
+    expect(page.locator("#control-plain-steps")).to_contain_text("mine-plain-steps: done")
+    expect(page.locator("#queue-plain-steps")).to_be_hidden()
+    expect(page.locator("#control-plain-time")).to_contain_text("take as long as")
+    for kind in ("plain-time", "source-noise"):
+        page.locator(f"#queue-{kind}").click()
+        expect(page.locator(f"#control-{kind}")).to_contain_text(f"mine-{kind}: waiting")
+    expect(page.locator("#run-picker")).to_contain_text("mine-source-noise · waiting, number 2")
+    mine = runs.get("mine").read_config()
+    other = runs.get("mine-source-noise").read_config()
+    assert {name: value for name, value in other.items() if value != mine[name]} == {"scheduled_sampling_control": "source_noise"}
+    other = runs.get("mine-plain-time").read_config()
+    assert other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80  # all its steps took the same 0.6 s
+    assert runs.summary("mine-plain-time").control_of == "mine"
+
+
+def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):
+    page = visit("?__theme=dark", width=400)
+    open_run(page, tab, "mine")
+    for part, shown in (("Overview", "#run-charts svg"), ("Samples and drift", "#run-course svg"), ("Compare", "#compare-said table"), ("Log", "#run-log pre")):
+        tab(page, part)
+        expect(page.locator(shown).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400

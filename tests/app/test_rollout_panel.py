@@ -1,0 +1,295 @@
+"""The Scheduled sampling panel: what it draws and says is what the config does, for every option."""
+
+import re
+
+import pytest
+from rollout_studio.app import rollout_panel as panel
+from rollout_studio.app.forms import Form
+from rollout_studio.app.grid_picture import described, grid_picture
+from rollout_studio.core.config import OPTIONS, RunConfig, config_from_flat, load_preset, remarks, with_changes
+from rollout_studio.core.cost import flow_grid, offset_distribution, rollout_cost
+from rollout_studio.core.effects import (
+    CAUTION,
+    PREFIX,
+    ROLLOUT_OPTIONS,
+    blur_table,
+    example_row,
+    idle_settings,
+    longest_walk,
+    rollout_remarks,
+)
+
+ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}
+
+
+def config(model="demo-flow", **rollout):
+    return config_from_flat({"pretrained_model_name_or_path": model, "max_train_steps": 200, **{PREFIX + name: value for name, value in rollout.items()}})
+
+
+def shown(config):
+    """Everything that the panel says of a config."""
+    return panel.picture(config) + panel.ramp_panel(config) + panel.learning(config)
+
+
+def unstyled(html):
+    return re.sub(r"<style>.*?</style>", "", html)
+
+
+def words(html):
+    """The text of markup."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", unstyled(html)))
+
+
+# Each option in a config where it does something, and another value of it.
+CHANGES = {
+    "max_step_offset": (ON, 4), "probability": (ON, 0.6), "strategy": (ON, "biased_late"), "sampler": (ON, "euler"), "order": (ON, 3),
+    "grid": (ON, "training"), "grid_steps": (ON, 20), "target": (ON, "original"), "min_sigma": (ON, 0.1), "guidance": (ON, 2.0),
+    "control": (ON, "source_noise"), "start_step": (ON, 50), "reflexflow": (ON, False), "reflexflow_alpha": (ON, 0.5),
+    "reflexflow_beta1": (ON, 2.0), "reflexflow_beta2": (ON, 0.5), "reflexflow_norm": (ON, "mean"), "reflexflow_mode": (ON, "paper"),
+    "prob_start": ({**ON, "ramp_steps": 100}, 0.1), "prob_end": ({**ON, "ramp_steps": 100}, 0.9), "ramp_steps": ({**ON, "ramp_steps": 100}, 50),
+    "ramp_shape": ({**ON, "ramp_steps": 100}, "cosine"),
+}  # fmt: skip
+
+
+def test_the_table_of_changes_names_every_rollout_option():
+    assert set(CHANGES) == {name.removeprefix(PREFIX) for name in ROLLOUT_OPTIONS}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_option_that_does_something_changes_what_is_drawn_or_told(name):
+    base, value = CHANGES[name]
+    before, after = config(**base), config(**{**base, name: value})
+    assert PREFIX + name not in idle_settings(before)
+    assert unstyled(shown(before)) != unstyled(shown(after))
+
+
+@pytest.mark.parametrize("name", ROLLOUT_OPTIONS)
+def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_walk(name):
+    """Over configs in which something waits for something else."""
+    bases = [{}, {"max_step_offset": 2}, ON, {**ON, "ramp_steps": 50, "prob_end": 0.3}, {**ON, "control": "source_noise"}, {**ON, "reflexflow_mode": "paper"},
+             {**ON, "reflexflow": False}, {**ON, "grid": "training"}, {**ON, "min_sigma": 1.0}, {**ON, "start_step": 500}, {**ON, "max_step_offset": 1}]  # fmt: skip
+    for base in bases:
+        before = config(**base)
+        if name not in idle_settings(before) or name == PREFIX + "reflexflow_mode":
+            continue
+        value = CHANGES[name.removeprefix(PREFIX)][1]
+        try:
+            after = config(**{**base, name.removeprefix(PREFIX): value})
+        except ValueError:
+            continue  # refused beside the others, which is more than idle
+        if not before.rollout.active and after.rollout.active:
+            pytest.fail(f"{name} is said to do nothing, but it starts the rollout of {base}")
+        assert rollout_cost(before).mean_ratio == rollout_cost(after).mean_ratio or highest(before) == 0 or before.rollout.min_sigma >= 1
+
+
+def highest(config):
+    return max(config.rollout.probability_at(step) for step in range(config.training.max_train_steps))
+
+
+@pytest.mark.parametrize("base", [{"max_step_offset": 2}, {**ON, "ramp_steps": 9, "prob_end": 0.2}, {**ON, "prob_end": 0.9}, {**ON, "grid": "training", "grid_steps": 9},
+                                  {**ON, "reflexflow": False, "reflexflow_alpha": 2.0}])  # fmt: skip
+def test_whatever_the_remarks_call_unused_is_marked_at_its_control(base):
+    told = config(**base)
+    named = {name for remark in rollout_remarks(told) for part in re.findall(r"(?:without effect|[Nn]ot used[^:]*): (.*)\.", remark)
+             for name in part.split(", ") if name in OPTIONS}  # fmt: skip
+    assert named <= set(idle_settings(told))
+    sheet = panel.picture(told)
+    assert all(f"#opt-{name}::after" in sheet for name in idle_settings(told))
+
+
+def test_the_panel_tells_exactly_the_remarks_about_the_rollout():
+    told = config_from_flat({"pretrained_model_name_or_path": "demo-flow", PREFIX + "max_step_offset": 2, "ema_decay": 0.9})
+    assert any("ema_decay" in remark for remark in remarks(told))
+    assert rollout_remarks(told) == [remark for remark in remarks(told) if PREFIX in remark]
+    said = words(panel.picture(told))
+    assert re.search("Nothing will be rolled out, because Chance of a rollout +is 0", said) and "ema" not in said.lower()
+    assert "Chance of a rollout" in said and "Farthest start (grid steps)" in said  # the controls' names, not the keys
+
+
+def test_a_rollout_without_fault_has_no_list_of_idle_settings():
+    told = load_preset("demo")
+    assert "rs-idle-list" not in panel.picture(told)
+    assert [remark for remark in rollout_remarks(told) if not remark.startswith(CAUTION)] == []
+
+
+def test_a_start_after_the_end_of_the_run_is_called_nothing():
+    assert "Nothing will be rolled out in this run" in words(panel.picture(config(**ON, start_step=200)))
+    assert "no row carries as much noise" in words(panel.picture(config(**ON, min_sigma=1.0)))
+
+
+# -- the grid -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_levels_of_the_example_are_those_of_the_shifted_grid():
+    """Demo: 30 steps, shift 2. Between two nodes the level moves linearly, and every step is a whole one."""
+    example = example_row(config(**ON))
+    nodes = flow_grid(30, 2.0)
+    assert example.grid.nodes == pytest.approx(nodes)
+    place = next(i for i in range(30) if nodes[i] >= 0.75 > nodes[i + 1])
+    index = place + (nodes[place] - 0.75) / (nodes[place] - nodes[place + 1])
+    for offset in example.offsets:
+        left = index - offset.k
+        low, high = nodes[int(left)], nodes[int(left) + 1]
+        assert offset.start.sigma == pytest.approx(low + (high - low) * (left - int(left)))
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
+def test_the_bars_are_the_chances_of_the_offsets(strategy):
+    example = example_row(config(**{**ON, "strategy": strategy, "max_step_offset": 5}))
+    assert [offset.chance for offset in example.offsets] == offset_distribution(strategy, 5)
+    drawn = grid_picture(example, longest_walk(config(**ON)), "unipc")
+    wide = drawn.split("rs-walk-narrow")[0]
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" class="rs-w-bar0?"', wide)]
+    tallest = max(offset.chance for offset in example.offsets)
+    assert heights == pytest.approx([46 * offset.chance / tallest for offset in example.offsets], abs=0.06)
+
+
+def test_ticks_of_the_line_stand_at_the_levels():
+    wide = panel.picture(config(**ON)).split("rs-walk-narrow")[0]
+    places = [float(x) for x in re.findall(r"M([\d.]+) 38v12", wide)]
+    begin, end = 58, 760 - 58
+    assert places == pytest.approx([begin + (end - begin) * node for node in flow_grid(30, 2.0)], abs=0.06)
+
+
+def test_offsets_beyond_the_noise_are_drawn_as_cut():
+    told = config(**{**ON, "max_step_offset": 12})
+    example = example_row(told)
+    assert example.farthest.actual == 10 and "cut to 10" in described(example, longest_walk(told), "unipc")
+    assert panel.picture(told).split("rs-walk-narrow")[0].count("rs-w-barcut") == 2
+
+
+@pytest.mark.parametrize("offset", [1, 12, 13, 300, 1000])
+@pytest.mark.parametrize("model", ["demo-flow", "demo-epsilon"])
+@pytest.mark.parametrize("grid", ["inference", "training"])
+def test_any_offset_is_drawn_in_numbers_that_a_browser_understands(model, grid, offset):
+    drawn = shown(config(model, **{**ON, "max_step_offset": offset, "grid": grid}))
+    assert "nan" not in drawn and "inf " not in drawn and len(drawn) < 60_000
+    numbers = [float(n) for n in re.findall(r'(?:cx|x|width|height)="(-?[\d.]+)"', drawn)]
+    assert all(-50 <= n <= 810 for n in numbers)
+
+
+def test_an_epsilon_model_is_drawn_on_its_own_levels_and_has_no_reflexflow():
+    said = panel.picture(config("demo-epsilon", **ON))
+    assert "1000 training timesteps" in said and "ReflexFlow" not in words(said).replace("ReflexFlow needs a flow model", "")
+    assert "ReflexFlow is off here" in panel.learning(config("demo-epsilon", **ON))
+
+
+def test_the_drawing_is_spoken_and_exists_for_wide_and_narrow_windows():
+    drawn = panel.picture(config(**ON))
+    assert drawn.count('role="img"') == 2
+    [spoken, _] = re.findall(r'aria-label="([^"]+)"', drawn)
+    assert "starts up to 3 grid steps noisier" in spoken and "0 steps: 25 %" in spoken
+
+
+# -- cost and blur ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_in_numbers_is_the_closed_form_of_it():
+    """speed.md section 1: ten steps of euler for every row, uniform: 5 forwards on average, 3.5 times a plain LoRA step; no ReflexFlow."""
+    told = config(**{**ON, "max_step_offset": 10, "probability": 1.0, "sampler": "euler", "reflexflow": False})
+    said = panel.cost_sentence(told)
+    assert said.startswith("+5 extra forwards per row on average") and "up to 10 for one row" in said and "about 3.5x a plain LoRA step" in said
+    half = with_changes(told, {PREFIX + "start_step": 100})
+    assert "3.5x" in panel.cost_sentence(half) and "over the whole run: 2.25x" in panel.cost_sentence(half)
+    assert "yours: 2.25x" in panel.picture(half)
+
+
+def test_the_longest_walk_is_what_the_cost_calls_most():
+    for changes in ({}, {"sampler": "rk4"}, {"guidance": 3.0}, {"reflexflow": False}, {"reflexflow_mode": "paper"}, {"control": "source_noise"}):
+        told = config(**{**ON, **changes})
+        assert longest_walk(told).total == rollout_cost(told).most_forwards
+
+
+SD3 = {"model_family": "lumina2", "prediction_type": "flow_matching"}
+
+
+def test_the_blur_table_is_the_one_of_the_derivation(tmp_path):
+    """30 steps, shift 3, target sigma .75: k = 1 .89, 2 .78, 3 .69, 5 .52, 10 .21; original .70 at 3, .29 at 10."""
+    import json
+
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Lumina2Pipeline"}))
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+
+    def factors(target):
+        table = blur_table(config(str(tmp_path), **{**ON, "max_step_offset": 10, "target": target}))
+        return {k: factor for k, (actual, factor) in next(row for row in table if row.sigma == 0.75).factors.items() if actual == k}
+
+    found = factors("consistent")
+    assert {k: round(found[k], 2) for k in (2, 3, 5, 10)} == {2: 0.78, 3: 0.69, 5: 0.52, 10: 0.21}
+    assert found[1] == pytest.approx(0.89, abs=0.006)
+    original = factors("original")
+    assert round(original[3], 2) == 0.70 and round(original[10], 2) == 0.29
+
+
+def test_the_blur_sentence_tells_the_farthest_walk():
+    told = config(**{**ON, "max_step_offset": 2})
+    row = next(row for row in blur_table(told) if row.sigma == 0.75)
+    assert f"only {100 * row.factors[2][1]:.0f} % of the contrast where a row has walked 2 steps to noise level 0.75" in words(panel.learning(told))
+
+
+def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
+    assert "known for flow models only" in panel.learning(config("demo-epsilon", **{**ON, "target": "original"}))
+    assert "paper" in panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))
+    assert "Nobody walks" in panel.learning(config(**{**ON, "control": "source_noise"}))
+    assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
+
+
+def test_what_is_assumed_of_a_model_that_is_not_here_is_said():
+    said = words(shown(config("someone/unknown-model", **ON)))
+    assert "cannot be read here" in said and "not known" in said and "if the model is not a flow model" in said
+
+
+# -- the form ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built():
+    import gradio as gr
+
+    told = load_preset("demo")
+    with gr.Blocks():
+        form = Form(told)
+        return form, panel.RolloutPanel(form, told)
+
+
+def test_every_rollout_option_stands_in_the_panel_with_its_help_source_and_key(built):
+    form, _ = built
+    assert form.missing("rollout") == []
+    for name in ROLLOUT_OPTIONS:
+        assert name in form.components[name].info and form.components[name].info.startswith(OPTIONS[name].help)
+
+
+def test_the_offset_is_a_slider_as_long_as_the_grid_and_never_shorter_than_its_value(built):
+    form, built_panel = built
+    offset = form.components[PREFIX + "max_step_offset"]
+    assert (offset.minimum, offset.maximum, offset.step) == (0, 30, 1)
+    for changes, end in (({"grid_steps": 50}, 50), ({"max_step_offset": 60}, 60), ({"grid": "training"}, 1000)):
+        assert built_panel.drawn(config(**{**ON, **changes}), "demo")[offset]["maximum"] == end
+
+
+def test_a_control_that_another_puts_out_of_use_is_switched_off_and_comes_back(built):
+    form, built_panel = built
+
+    def usable(name, **rollout):
+        return built_panel.drawn(config(**rollout), "demo")[form.components[PREFIX + name]]["interactive"]
+
+    assert usable("probability", **ON) and not usable("probability", **ON | {"ramp_steps": 10})
+    assert not usable("prob_end", **ON) and usable("prob_end", **ON | {"ramp_steps": 10})
+    assert not usable("order", **ON, sampler="euler") and not usable("grid_steps", **ON, grid="training")
+    assert all(usable(name) for name in panel.EITHER_OR)  # nothing is on: everything can be prepared
+
+
+def test_names_out_of_a_model_or_a_schedule_are_inert(tmp_path):
+    hostile = "<script>alert(1)</script>${alert(2)}{{x}}"
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(f'{{"_class_name": "{hostile}", "timestep_spacing": "{hostile}"}}')
+    (tmp_path / "model_index.json").write_text(f'{{"_class_name": "{hostile}"}}')
+    drawn = shown(config(str(tmp_path), **ON)) + shown(config(hostile, **ON))
+    assert "<script" not in drawn and "${" not in drawn and "{{" not in drawn
+
+
+def test_the_default_config_draws_nothing_and_says_that_nothing_is_rolled():
+    said = shown(RunConfig())
+    assert "<svg" not in said and "No rollout" in said

@@ -1,0 +1,300 @@
+"""What the Runs tab says of a run and of several side by side, below the browser; and how little it does when nothing is new."""
+
+import math
+import re
+import shutil
+import time
+from html import unescape
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from rollout_studio.app import compare, runs_tab
+from rollout_studio.app.charts import Line, chart
+from rollout_studio.app.compare import (
+    ComparePanel,
+    comparison,
+    default_choice,
+    moments,
+    set_against,
+    settings_table,
+    shared_moment,
+    sides,
+)
+from rollout_studio.app.run_parts import course
+from rollout_studio.app.runs_tab import RunsTab
+from rollout_studio.app.watch import Watch
+from rollout_studio.core.drift_report import over_training, training_words
+from rollout_studio.core.run_log import follow
+from rollout_studio.core.runs import RunStore
+
+ROLLED = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
+
+
+@pytest.fixture
+def watch(store):
+    return Watch(store.root)
+
+
+@pytest.fixture
+def tab(watch):
+    with gr.Blocks():
+        return RunsTab(watch)
+
+
+def plain(html):
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)))
+
+
+def looked_at(watch, *names):
+    watch.runs(fresh=True)
+    return sides([watch.run(name) for name in names], watch.log)
+
+
+# -- drift over the training ---------------------------------------------------------------------------------------------
+
+
+def course_of(store, name="told"):
+    run = store.get(name)
+    return plain(course(store.summary(run), follow(run)))
+
+
+def test_falling_drift_with_a_rising_clean_loss_is_called_blur_and_since_when(store, write):
+    write.run(store, steps=120, drifts={40: (0.9, 0.9), 80: (0.8, 1.1), 120: (0.7, 1.2)})
+    said = course_of(store)
+    assert "At step 120, against the model before training: drift" in said and "fell by 30.0 %" in said and "rose by 20.0 %" in said
+    assert "That is blur, not success" in said and "It has been blur since step 80" in said
+    assert "The clean loss was lowest at step 40 and has risen since" in said
+    assert "another seed" in said and "it does not score" in said
+
+
+def test_blur_on_the_way_is_told_although_the_end_is_none(store, write):
+    write.run(store, steps=120, drifts={40: (0.9, 1.1), 120: (0.9, 0.8)})
+    said = course_of(store)
+    assert "On the way it was blur at step 40" in said and "Both fell" in said and "since step" not in said
+
+
+def test_before_training_nothing_is_compared_yet(store, write):
+    write.run(store, steps=40, drifts={})
+    said = course_of(store)
+    assert "Before training, the model's own state differs" in said and "fell" not in said
+
+
+def test_a_drift_event_without_numbers_or_with_nonsense_draws_nothing(store):
+    run = store.create({}, "odd")
+    for summary in ({}, None, {"drift": "${alert(1)}", "drift_change": True}, [1]):
+        run.emit("drift", step=5, path="x", summary=summary)
+    assert course(store.summary(run), follow(run)) == ""
+    assert over_training({5: {"drift": math.inf}})[0].drift is None and training_words([]) == []
+
+
+def test_a_change_without_uncertainty_says_so():
+    told = {"role": "training", "drift": 0.1, "clean_loss": 0.2, "drift_change": -3.0, "clean_loss_change": 1.0, "verdict": "no difference"}
+    said = " ".join(training_words(over_training({10: told})))
+    assert "one sample: no uncertainty known" in said and "pictures that it trains on" in said
+
+
+def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
+    nan = math.nan
+    drawn = chart([Line("a", [0, 1, 2, 3], [1, 2, nan, 3], low=[0, 1, nan, nan], high=[2, 5, nan, nan], dots=True)], title="t", x_label="x")
+    assert len(re.findall(r'class="rs-band"', drawn)) == 1 and len(re.findall("h0", drawn)) == 3
+    assert ">4<" in drawn  # the axis has room for the band, not only for the line
+
+
+# -- one run -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units(store, write, watch, tab):
+    write.run(store, "told", seconds=0.5)
+    said = plain(tab.view("told", {})[tab.head])
+    for words in ("2 steps/s", "trained for 1 min", "memory in use 851.4 MB", "rollout chance at the end 25 %", "last checkpoint step 120"):
+        assert words in said, words
+    assert re.search(r"rows rolled out 1\d\.\d %", said) and re.search(r"on the disk \d+\.\d kB", said)
+
+
+def test_when_nothing_changed_nothing_is_drawn(store, write, tab):
+    write.run(store)
+    seen = {}
+    assert len(tab.view(None, seen)) > 8
+    assert tab.view(None, seen) == {}
+
+
+def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
+    run = write.run(store)
+    seen = {}
+    tab.view("told", seen)
+    run.emit("step", step=121, loss=0.5, seconds=0.4)
+    assert set(tab.view("told", seen)) == {tab.head, tab.charts}
+
+
+def test_what_was_asked_is_told_from_the_button_to_the_answer(store, write):
+    run = store.create({}, "live")
+    live = SimpleNamespace(alive=True)
+
+    def said():
+        return plain(runs_tab.asked(live, follow(run), run.pending_commands()))
+
+    id = run.send("sample")
+    assert "Sample now : asked; the trainer hears it after the current step" in said()
+    run.take_commands()
+    run.emit("command", name="sample", id=id, args={})
+    run.emit("phase", name="samples", done=1, total=4)
+    assert "Sample now : heard, and under way, 1 of 4 done" in said()
+    write.samples(run, 7)
+    assert "Sample now : answered at step 7, after" in said() and "under way" not in said()
+    run.emit("command", name="drift", id="2", args={})
+    run.emit("warning", message="The command drift at step 7 failed: no pictures")
+    assert "Drift now : did not work. The command drift at step 7 failed" in said()
+    run.emit("command", name="drift", id="3", args={"request": {}})  # a preview of the Drift tab is told there
+    assert "under way" not in said()
+
+
+def test_a_failed_run_without_a_checkpoint_is_retried_as_a_new_one_and_the_page_goes_there(store, write, tab):
+    run = write.run(store, "broken", state="failed")
+    again = "again"
+    assert tab._shown_buttons(store.summary(run), None)[again] == "Resume from step 120"
+    (run.checkpoints_path / "step-000120" / "manifest.json").unlink()
+    assert tab._shown_buttons(store.summary(run), None)[again] == "Retry from the start"
+    said, shown = tab._again("broken")
+    assert shown == "broken-2" and store.summary("broken-2").state == "queued" and "broken stays as it is" in said
+    assert store.get("broken-2").read_config() == run.read_config()
+
+
+def test_waiting_runs_show_their_place_in_the_queue(store, watch):
+    for name in ("one", "two"):
+        store.create({}, name)
+        store.enqueue(name)
+    watch._pumped = math.inf  # nobody starts them
+    choices = {name: row for row, name in runs_tab.run_choices(watch.runs(), watch.waiting)}
+    assert "waiting, number 1" in choices["one"] and "waiting, number 2" in choices["two"]
+
+
+# -- runs side by side ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, write):
+    store = RunStore(tmp_path_factory.mktemp("side by side"))
+    write.run(store, "mine", 120, 120, "done", ROLLED, drifts={80: (0.9, 1.0), 120: (0.7, 1.2)}, seconds=0.6)
+    about = {"control_of": "mine", "control": "plain-steps"}
+    write.run(store, "mine-plain-steps", 120, 120, "done", about=about, drifts={80: (1.0, 0.9), 120: (1.0, 0.8)}, seconds=0.4, rolled=False)
+    about = {"control_of": "mine", "control": "plain-time"}
+    write.run(store, "mine-plain-time", 180, 180, "done", {"max_train_steps": 180}, about, {180: (1.1, 0.7)}, seconds=0.4, rolled=False)
+    return store.root
+
+
+@pytest.fixture
+def mine(written, store):
+    """A rolled run of 0.6 s a step, and its plain controls of 0.4 s a step at equal steps and at equal time."""
+    shutil.copytree(written, store.root, dirs_exist_ok=True)
+
+
+def test_a_run_is_compared_with_its_controls_without_being_told(mine, store, watch):
+    runs = watch.runs()
+    names = ["mine", "mine-plain-steps", "mine-plain-time"]
+    assert default_choice(watch.run("mine"), runs) == names
+    assert default_choice(watch.run("mine-plain-time"), runs) == names  # seen from a control as well
+
+
+def test_equal_steps_and_equal_seconds_are_found_each_on_its_own_axis(mine, watch):
+    rolled, steps, seconds = looked_at(watch, "mine", "mine-plain-steps", "mine-plain-time")
+
+    def drifts(side):
+        return sorted(side.log.drifts)
+
+    assert shared_moment(rolled, steps, drifts, "steps") == (120, 120)
+    assert shared_moment(rolled, seconds, drifts, "steps") is None  # 80 and 120 against 180
+    assert shared_moment(rolled, seconds, drifts, "seconds") == (120, 180)  # 72 s both
+    assert shared_moment(rolled, steps, drifts, "seconds") == (80, 120)  # 48 s both
+    assert shared_moment(rolled, seconds, lambda side: [80] if side is rolled else [180], "seconds") is None  # 48 s against 72 s
+    assert rolled.moment(120, "seconds") == pytest.approx(72) and seconds.moment(90, "seconds") == pytest.approx(36)
+
+
+def test_the_words_set_runs_against_each_other_with_the_moment_and_call_blur_blur(mine, watch):
+    rolled, steps, seconds = looked_at(watch, "mine", "mine-plain-steps", "mine-plain-time")
+    said, found = set_against(rolled, steps, "steps")
+    assert found.kind == "blur" and "both at step 120" in said and "drift lower by 30.0 %" in said and "clean loss higher by 50.0 %" in said
+    said, found = set_against(rolled, seconds, "seconds")
+    assert "step 120 after 1 min 12 s and step 180 after 1 min 12 s" in said and found is not None
+    said, found = set_against(rolled, seconds, "steps")
+    assert found is None and "no drift reports at the same step" in said and "look by seconds" in said
+    assert "was to train as long as" not in plain(comparison([rolled, seconds], "seconds"))  # 72 s both, as meant
+    whole = plain(comparison([rolled, steps], "steps"))
+    assert "another seed" in whole and "Plain, equal steps · done" in whole and "1 min 12 s" in whole
+
+
+def test_a_control_of_equal_time_that_took_another_time_is_called_that(mine, store, write, watch):
+    about = {"control_of": "mine", "control": "plain-time"}
+    write.run(store, "mine-plain-time-2", 180, 180, "done", about=about, drifts={}, seconds=1.2, rolled=False)
+    said = plain(comparison(looked_at(watch, "mine", "mine-plain-time-2"), "steps"))
+    assert "was to train as long as mine, 1 min 12 s, but took 3 min 36 s: the machine was busier" in said
+
+
+def test_reports_of_different_probes_are_not_set_against_each_other(mine, store, watch):
+    path = store.get("mine-plain-steps").drift_path / "step-000120" / "report.json"
+    path.write_text(path.read_text().replace('"probe":"p"', '"probe":"q"'))
+    said, found = set_against(*looked_at(watch, "mine", "mine-plain-steps"), "steps")
+    assert found is None and "different pictures, noise" in said
+    path.write_text("{")
+    said, found = set_against(*looked_at(watch, "mine", "mine-plain-steps"), "steps")
+    assert found is None and "cannot be read" in said
+
+
+def test_samples_stand_side_by_side_at_the_same_step_or_the_same_time(mine, watch):
+    both = looked_at(watch, "mine", "mine-plain-steps")
+    assert moments(both, "steps") == [[0, 0], [40, 40], [80, 80], [120, 120]]
+    assert [0, 0] in moments(both, "seconds") and [80, 120] in moments(both, "seconds")  # 48 s each
+    assert all(abs(both[0].moment(a, "seconds") - both[1].moment(b, "seconds")) <= 0.1 * both[1].end("seconds") for a, b in moments(both, "seconds") if b is not None)
+
+
+def test_where_runs_end_apart_their_ends_stand_side_by_side_too(mine, watch):
+    drawn = plain(compare.samples(looked_at(watch, "mine", "mine-plain-time"), "steps", watch))
+    assert "the last column is the end of each run" in drawn and "step 160 1 min 4 s" in drawn
+    assert "end of each run" not in compare.samples(looked_at(watch, "mine", "mine-plain-steps"), "steps", watch)
+
+
+def test_only_differing_settings_are_listed(mine, store, watch):
+    both = looked_at(watch, "mine", "mine-plain-steps")
+    said = plain(settings_table([(side, store.get(side.name).read_config()) for side in both]))
+    assert "Farthest start (grid steps) 2 0" in said and "Learning rate" not in said
+    same = [(side, store.get("mine").read_config()) for side in both]
+    assert "All settings are the same" in settings_table(same)
+
+
+def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
+    with gr.Blocks():
+        panel = ComparePanel(watch)
+    first = panel.view("mine", None, "steps", {})
+    assert first[panel.runs]["value"] == ["mine", "mine-plain-steps", "mine-plain-time"]
+    picked, seen = first[panel.runs]["value"], first[panel.seen]
+    assert not isinstance(panel.view("mine", picked, "steps", seen), dict) or panel.seen not in panel.view("mine", picked, "steps", seen)
+    again = panel.view("mine", picked, "seconds", seen)
+    assert panel.charts in again and panel.settings not in again
+    fewer = panel.view("mine", ["mine"], "steps", again[panel.seen])
+    assert "Choose one more run" in fewer[panel.said]
+
+
+def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):
+    for name in ("one", "two"):
+        run = write.run(store, name, 40, 40, "done")
+        run.emit("sample", step=40, images=[{"prompt": "<script>${alert(1)}</script>", "seed": 1, "path": "../../secret.png"}])
+    both = looked_at(watch, "one", "two")
+    drawn = compare.samples(both, "steps", watch)
+    assert "<script" not in drawn and "${" not in drawn and "&lt;script" in drawn and "gone" in drawn
+
+
+def test_a_tick_is_cheap_with_twenty_runs(store, write, watch, tab):
+    """The promise is 15 ms of server time; a machine that is busy with other tests gets three times that."""
+    for number in range(20):
+        run = store.create({}, f"run-{number:02d}")
+        write.steps(run, 1, 40, 40)
+        run.write_state(state="done", step=40)
+    seen = {}
+    tab.view("run-00", seen)
+    took = []
+    for _ in range(5):
+        watch._looked = -math.inf  # the folder is looked at again, as once a second
+        began = time.process_time()
+        tab.view("run-00", seen)
+        took.append(time.process_time() - began)
+    assert min(took) < 0.045

@@ -1,0 +1,170 @@
+"""Testing a run's weights with a prompt: what can be chosen, what is asked for, how it is shown, kept, refused. The worker is scripted."""
+
+import json
+import time
+
+import gradio as gr
+import pytest
+from PIL import Image
+from rollout_studio.app.try_panel import KEPT, TryPanel, tries, weights_choices
+from rollout_studio.core.preview_request import PreviewRequest
+from rollout_studio.core.runs import RunDir
+from scripted_painter import scripted_watch
+
+HOSTILE = "a <script>alert(1)</script> ${alert(2)} {{value}} cup"
+
+
+@pytest.fixture
+def panel(store, tmp_path):
+    watch = scripted_watch(store.root, tmp_path)
+    with gr.Blocks():
+        panel = TryPanel(watch)
+        panel.wire(gr.Radio())
+    yield panel
+    watch.close()
+
+
+def given(panel, prompt="a cup", weights="lora", base=True, **fields):
+    held = {name: field.value for name, field in panel.fields.items()} | fields
+    return {panel.prompt: prompt, panel.weights: weights, panel.base: base, **{panel.fields[name]: value for name, value in held.items()}}
+
+
+def ended(panel, run, viewer="me", until=lambda state: state.ended):
+    for _ in range(600):
+        state = panel._state(panel.watch.run(run), viewer)
+        if state is not None and until(state):
+            return panel.view(run, viewer, {})
+        time.sleep(0.05)
+    raise AssertionError(state)
+
+
+def test_the_file_that_is_downloaded_stands_first_then_what_trains_now_then_the_checkpoints(store, write, panel):
+    run = write.run(store)
+    assert weights_choices(panel.watch.run("told")) == [("The LoRA file, told.safetensors", "lora"), ("Checkpoint of step 120", "step:120")]
+    with run.lock():
+        run.write_state(state="running")
+        panel.watch.runs(fresh=True)
+        assert weights_choices(panel.watch.run("told"))[1] == ("As it trains now", "live")
+    assert weights_choices(None) == []
+
+
+def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_run(store, write, panel):
+    run = write.run(store)
+    asked = panel.ask("told", given(panel, prompt=f"{HOSTILE}\ntwo", seed=7), "me")
+    assert asked[panel.timer].active
+    shown = ended(panel, "told")
+    card = shown[panel.earlier]
+    assert card.count("<img") == 4 and card.count("Untrained") == 2 and "LoRA of told" in card
+    assert "seed 7" in card and "seed 8" in card and card.count("<a download") == 4 and "LoRA-of-told-seed-8-3.png" in card
+    assert "<script" not in card and "${" not in card and "{{" not in card
+    assert shown[panel.now] == "" and not panel._looked("told", "me")[panel.timer].active
+    [folder] = tries(run.path)
+    assert json.loads((folder / "samples.json").read_text())["seed"] == 7 and len(list(folder.glob("*.png"))) == 4
+    another = TryPanel.view(panel, "told", "somebody else", {})  # whoever comes later, and after a restart of the page
+    assert another[panel.earlier] == card
+
+
+def test_a_part_is_shown_while_the_rest_is_drawn_and_can_be_cancelled(store, write, panel):
+    write.run(store)
+    panel.ask("told", given(panel, prompt="wait"), "me")
+    shown = ended(panel, "told", until=lambda state: state.result is not None)
+    assert 'aria-valuenow="50"' in shown[panel.now] and shown[panel.now].count("<img") == 1 and shown[panel.stop].visible
+    panel.cancel("me")
+    assert "Cancelled" in ended(panel, "told")[panel.now]
+    assert tries(store.get("told").path) == []
+
+
+def test_nothing_is_sent_twice_to_a_viewer(store, write, panel):
+    write.run(store)
+    seen = {}
+    assert panel.view("told", "me", seen)
+    assert panel.view("told", "me", seen) == {}
+
+
+def test_the_last_twelve_are_kept(store, write, panel):
+    run = write.run(store)
+    for seed in range(KEPT + 2):
+        panel.ask("told", given(panel, seed=seed), "me")
+        ended(panel, "told")
+    panel.view("told", "me", {})  # looked at again: nothing comes back
+    kept = [json.loads((folder / "samples.json").read_text())["seed"] for folder in tries(run.path)]
+    assert kept == list(range(KEPT + 1, 1, -1))
+
+
+def test_the_same_again_is_answered_at_once_and_stands_first(store, write, panel):
+    run = write.run(store)
+    for seed in (1, 2):
+        panel.ask("told", given(panel, seed=seed), "me")
+        ended(panel, "told")
+    panel.ask("told", given(panel, seed=1), "me")
+    assert [json.loads((folder / "samples.json").read_text())["seed"] for folder in tries(run.path)] == [1, 2]
+
+
+def test_a_new_run_of_the_same_name_does_not_get_the_old_ones_pictures(store, write, panel):
+    write.run(store)
+    panel.ask("told", given(panel), "me")
+    store.delete("told")
+    run = write.run(store)
+    panel.watch.runs(fresh=True)
+    assert panel.view("told", "me", {})[panel.now] == "" and tries(run.path) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "words"),
+    [({"prompt": " \n "}, "prompt", "1 to 8 texts"), ({"weights": "step:7"}, "weights", "no such weights"), ({"weights": "step:../../x"}, "weights", "no such weights"),
+     ({"weights": "live"}, "weights", "no such weights"), ({"weights": None}, "weights", "no such weights"), ({"seed": -1}, "seed", "at least 0"),
+     ({"seed": float("nan")}, "seed", "finite"), ({"guidance": "much"}, "guidance", "a number"), ({"steps": 1.5}, "steps", "whole number"),
+     ({"width": "10"}, "width", "at least 32"), ({"prompt": "\n".join("abcdefghi")}, "prompt", "1 to 8 texts")],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_value_is_told_at_its_field_and_nothing_is_asked(store, write, panel, wrong, field, words):
+    write.run(store)
+    answer = panel.ask("told", given(panel, **wrong), "me")
+    place = panel.fields[field] if field in panel.fields else getattr(panel, field)
+    assert words in answer[place]["info"] and answer[place]["elem_classes"] == ["rs-wrong"]
+    assert "Please mend this first" in answer[panel.now]
+    assert panel.watch.preview_client.pid is None
+    mended = panel._marks([])
+    assert mended[place]["elem_classes"] == []
+
+
+def test_without_a_run_it_says_so(panel):
+    assert "Choose a run first" in panel.ask(None, given(panel), "me")[panel.now]
+    assert panel.view(None, "me", {})[panel.earlier] == ""
+
+
+def test_a_full_fine_tune_that_trains_has_no_untrained_model_beside_it_and_says_so(store, panel):
+    run = store.create({"model_type": "full"}, "full")
+    with run.lock():
+        run.write_state(state="running")
+        panel.watch.runs(fresh=True)
+        assert "take the tick away" in panel.ask("full", given(panel, weights="live"), "me")[panel.now]
+
+
+def test_another_run_brings_its_own_prompt_but_not_over_a_written_one(store, write, panel):
+    store.create({"validation_prompts": ["a zwx shape"], "validation_num_inference_steps": 12, "validation_guidance": 2.5}, "one")
+    store.create({"instance_prompt": "a qrx cup"}, "two")
+    panel.watch.runs(fresh=True)
+    first = panel.arrive("one", "", "me")
+    assert (first[panel.prompt], first[panel.fields["steps"]], first[panel.fields["guidance"]]) == ("a zwx shape", 12, "2.5")
+    assert panel.arrive("two", "a zwx shape", "me")[panel.prompt] == "a qrx cup"
+    assert panel.prompt not in panel.arrive("two", "my own words", "me")
+
+
+def test_a_damaged_try_is_told_not_raised(store, write, panel):
+    run = write.run(store)
+    outside = {"pictures": [{"file": "../../../etc/passwd", "label": "x", "kind": "lora", "prompt": "p", "seed": 1}], "size": [1, 1], "seed": 1,
+               "steps": 1, "guidance": 1, "model": "m", "negative_prompt": ""}  # fmt: skip
+    for name, content in (("1-a", "{"), ("2-b", "{}"), ("3-c", json.dumps(outside))):
+        (run.path / "tried" / name).mkdir(parents=True)
+        (run.path / "tried" / name / "samples.json").write_text(content)
+    card = panel.view("told", "me", {})[panel.earlier]
+    assert card.count("cannot be read") == 2 and "gone" in card and "passwd" not in card
+
+
+def test_what_it_asks_for_is_no_drift_request(store, write, panel):
+    """The two kinds share one client and one worker."""
+    write.run(store)
+    panel.ask("told", given(panel), "me")
+    ended(panel, "told")
+    assert PreviewRequest.proof == "report.json" and Image.open(next(tries(RunDir(store.root / "told").path)[0].glob("*.png"))).size == (16, 16)

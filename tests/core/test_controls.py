@@ -1,0 +1,230 @@
+"""The controls of a run: what they change and what not, how the equal time is found, and that the source's noise is exactly the plan's."""
+
+import pytest
+import torch
+from oracles import PATHS, grid_for
+from rollout_studio.core import controls, trainer
+from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, remarks, rollout_level_of
+from rollout_studio.core.controls import KINDS, PlainStep, control, controls_of, plain_step, queue_control
+from rollout_studio.core.cost import rollout_cost
+from rollout_studio.core.drift import Settings
+from rollout_studio.core.rollout import make_plan
+from rollout_studio.core.run_log import follow
+from rollout_studio.core.runs import RunError, RunStore
+from rollout_studio.core.trainer import train
+from tiny_run import ROLLOUT, events
+
+P = "scheduled_sampling_"
+ROLLED = {
+    f"{P}max_step_offset": 3,
+    f"{P}probability": 0.6,
+    f"{P}sampler": "dpm",
+    f"{P}grid_steps": 20,
+    "max_train_steps": 50,
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path)
+
+
+def told(store, name="mine", plain_s=0.2, rolled_s=0.5, steps=40, plain_every=2, state="done", **config):
+    """A run whose steps took these seconds, after three slow ones; every so many steps nothing was rolled out (0 = never)."""
+    run = store.create({**ROLLED, **config}, name)
+    run.emit("start", resumed_from=None)
+    for step in range(1, steps + 1):
+        plain = plain_every and step % plain_every == 0
+        seconds = 9.0 if step <= 3 else plain_s if plain else rolled_s
+        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=seconds)
+    run.emit("end", state=state, step=steps)
+    run.write_state(state=state, step=steps)
+    return run
+
+
+# -- the source's noise --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
+def test_source_noise_trains_exactly_the_planned_sources_and_walks_nowhere(path, strategy):
+    t = torch.linspace(0.01, 0.97, 500) * path.t_max
+    given = {"max_step_offset": 4, "probability": 0.6, "strategy": strategy}
+    rolled, moved = (
+        make_plan(RolloutConfig(**given, control=control), t, path, grid_for(path), step=3, seed=5)
+        for control in ("none", "source_noise")
+    )
+    assert not moved.rolled.any() and not moved.rows.numel()
+    for part in ("t", "alpha", "sigma"):
+        assert torch.equal(getattr(moved.target, part), getattr(rolled.source, part))
+    assert (
+        torch.equal(moved.t, rolled.t)
+        and torch.equal(moved.drawn_k, rolled.drawn_k)
+        and moved.probability == rolled.probability
+    )
+    assert torch.equal(moved.moved, rolled.rolled) and not rolled.moved.any()  # who rolls there moves here
+    assert 100 < int(moved.moved.sum()) < 400
+
+
+def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_plain_forwards(
+    tiny_run, without_drift, monkeypatch
+):
+    seen = {}
+    batch_loss = trainer.batch_loss
+
+    def spied(model, config, x0, noise, cond, plan, grid, **more):
+        found = batch_loss(model, config, x0, noise, cond, plan, grid, **more)
+        seen.setdefault(config.rollout.control, []).append((x0, noise, plan, found.network_rows, found.network_calls))
+        return found
+
+    monkeypatch.setattr(trainer, "batch_loss", spied)
+    mine = tiny_run("lumina2", "mine", train_batch_size=4, **ROLLOUT)
+    other = tiny_run("lumina2", "other", train_batch_size=4, **ROLLOUT, scheduled_sampling_control="source_noise")
+    assert train(mine) == train(other) == 0
+    for (x0, noise, plan, *_), (x0_other, noise_other, plan_other, rows, calls) in zip(
+        seen["none"], seen["source_noise"], strict=True
+    ):
+        assert torch.equal(x0, x0_other) and torch.equal(noise, noise_other)
+        assert torch.equal(plan.source.sigma, plan_other.target.sigma)
+        assert (rows, calls) == (4, 1)
+    for a, b in zip(events(mine, "step"), events(other, "step"), strict=True):
+        assert (a["rolled_rows"], a["source_noise_rows"]) == (b["source_noise_rows"], b["rolled_rows"])
+        assert b["loss_parts"]["adr"] == b["mean_offset"] == 0 and a["rows"] == b["rows"] == 4
+    assert sum(event["source_noise_rows"] for event in events(other, "step")) > 0
+
+
+def test_source_noise_costs_nothing_and_says_what_has_no_effect():
+    config = config_from_flat({**ROLLED, f"{P}control": "source_noise", f"{P}guidance": 2.0})
+    assert rollout_cost(config).mean_ratio == 1.0
+    [said] = [remark for remark in remarks(config) if "source_noise" in remark]
+    assert "scheduled_sampling_guidance" in said
+    assert rollout_level_of(config) is None
+
+
+# -- what a control changes ----------------------------------------------------------------------------------------------
+
+
+def test_each_control_changes_only_what_it_is_about():
+    config = config_from_flat({**ROLLED, "seed": 7})
+    plain = PlainStep(seconds=0.2, run_seconds=0.3, steps=50, measured=True, how="")
+    changed = {kind: control(kind, config, plain).changes for kind in KINDS}
+    assert changed == {
+        "plain-steps": {f"{P}max_step_offset": 0},
+        "plain-time": {f"{P}max_step_offset": 0, "max_train_steps": 75},
+        "source-noise": {f"{P}control": "source_noise"},
+    }
+    for changes in changed.values():
+        # The drift probe stays the same, so that the reports can be compared sample by sample.
+        other = config_from_flat(config_to_flat(config) | changes)
+        assert Settings.between_steps(other) == Settings.between_steps(config) and not other.rollout.walks
+
+
+def test_a_plain_run_and_a_control_have_no_controls(store):
+    for number, changes in enumerate(({f"{P}max_step_offset": 0}, {f"{P}control": "source_noise"})):
+        run = told(store, f"run-{number}", **changes)
+        for kind in KINDS:
+            with pytest.raises(RunError, match="Nothing is rolled out"):
+                queue_control(store, run.name, kind)
+
+
+# -- equal time ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_step_is_measured_in_the_run_where_enough_of_its_steps_rolled_nothing(store):
+    run = told(store, plain_every=2)
+    found = plain_step(config_from_flat(run.read_config()), follow(run))
+    assert found.measured and found.seconds == pytest.approx(0.2)
+    assert found.run_seconds == pytest.approx((19 * 0.2 + 18 * 0.5) / 37)  # the first three, slow ones do not count
+    assert found.equal_time_steps == round(40 * found.run_seconds / 0.2)
+
+
+def test_else_it_is_measured_in_the_plain_control_else_estimated_by_the_cost_and_said_so(store):
+    run, plain = told(store, plain_every=0), told(store, "plain", plain_every=1, plain_s=0.25)
+    config = config_from_flat(run.read_config())
+    found = plain_step(config, follow(run), follow(plain))
+    assert found.measured and found.seconds == pytest.approx(0.25) and found.equal_time_steps == 80
+    found = plain_step(config, follow(run))
+    assert (
+        not found.measured
+        and found.seconds == pytest.approx(0.5 / rollout_cost(config).mean_ratio)
+        and "estimated" in found.how
+    )
+
+
+def test_a_run_that_has_not_ended_gets_no_equal_time(store):
+    told(store, state="running")
+    with pytest.raises(RunError, match="must have ended"):
+        queue_control(store, "mine", "plain-time")
+    queue_control(store, "mine", "plain-steps")  # needs no seconds
+
+
+def test_the_clock_of_a_resumed_run_counts_each_step_once(store):
+    run = told(store, steps=10, plain_every=0)
+    run.emit("start", resumed_from=6)
+    for step in range(7, 11):
+        run.emit("step", step=step, rolled_rows=1, seconds=1.0)
+    series = follow(run).series
+    assert (
+        series.clock_at(0) == 0
+        and series.clock_at(6) == pytest.approx(27 + 1.5)
+        and series.clock_at(10) == pytest.approx(32.5)
+    )
+    assert series.count("settled_seconds") == 3 + 1  # after each start the first three are slow
+
+
+# -- in the store --------------------------------------------------------------------------------------------------------
+
+
+def test_a_control_waits_in_the_queue_with_a_clear_name_and_knows_its_run(store):
+    run = told(store)
+    for kind in KINDS:
+        made, planned = queue_control(store, "mine", kind)
+        summary = store.summary(made.name)
+        assert (made.name, summary.state, summary.control, summary.control_of) == (
+            f"mine-{kind}",
+            "queued",
+            kind,
+            "mine",
+        )
+        assert made.read_config() == {**run.read_config(), **planned.changes}
+    assert [job.run for job in store.queue()] == [f"mine-{kind}" for kind in KINDS]
+    assert {kind: each.name for kind, each in controls_of(store.summary("mine"), store.list()).items()} == {
+        kind: f"mine-{kind}" for kind in KINDS
+    }
+    with pytest.raises(RunError, match="is this control already"):
+        queue_control(store, "mine", "plain-steps")
+
+
+def test_a_control_that_failed_may_be_queued_again_and_a_retried_one_stays_a_control(store):
+    told(store)
+    made, _ = queue_control(store, "mine", "plain-steps")
+    store.dequeue(made.name)
+    made.emit("start")
+    made.write_state(state="failed")
+    assert store.retry(made.name).name == "mine-plain-steps-2"
+    found = controls_of(store.summary("mine"), store.list())["plain-steps"]
+    assert (found.name, found.control_of) == ("mine-plain-steps-2", "mine")
+    other = store.clone(made.name, "changed", {"seed": 1})
+    assert store.summary(other).control is None  # with changes it controls nothing
+
+
+def test_a_long_name_leaves_room_for_the_kind(store):
+    told(store, "m" * 64)
+    made, _ = queue_control(store, "m" * 64, "source-noise")
+    assert len(made.name) <= 64 and made.name.endswith("-source-noise")
+
+
+def test_the_controls_of_a_deleted_run_are_not_those_of_another_of_its_name(store):
+    told(store)
+    queue_control(store, "mine", "plain-steps")
+    store.delete("mine")
+    told(store)
+    assert controls_of(store.summary("mine"), store.list()) == {}
+
+
+def test_reading_controls_loads_no_torch():
+    import subprocess
+    import sys
+
+    code = f"import sys; import {controls.__name__}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,242 @@
+"""Time comes from what was measured or is not known; memory follows its formula and held against real runs; disk is preflight's."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from rollout_studio.core import estimate as module
+from rollout_studio.core.config import config_from_flat, load_preset, with_changes
+from rollout_studio.core.cost import rollout_cost
+from rollout_studio.core.dataset import scan
+from rollout_studio.core.estimate import MEASURED, estimate, memory_estimate, time_estimate
+from rollout_studio.core.preflight import device_of, disk_estimate, model_findings
+from rollout_studio.core.runs import RunStore
+
+DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
+PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+def ran(store, config, name, seconds, *, network_rows=8, steps=12, end="done", rows=8):
+    """A run that told `steps` steps of `seconds`; a list of seconds or rows is used in turn."""
+    run = store.create(config, name)
+    run.emit("start", pid=1, device="cpu", total_steps=steps, resumed_from=None)
+    for step in range(1, steps + 1):
+        pick = [value[step % len(value)] if isinstance(value, list) else value for value in (seconds, network_rows)]
+        run.emit("step", step=step, loss=1.0, seconds=pick[0], network_rows=pick[1], **({} if rows is None else {"rows": rows}))
+    if end is not None:
+        run.emit("end", state=end, step=steps)
+    return run
+
+
+# -- time -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_of_a_plain_run_is_its_steps_at_the_pace_of_an_earlier_one(store):
+    ran(store, PLAIN, "before", 0.5)
+    told = time_estimate(PLAIN, store.root)
+    assert told.plain_step_s == pytest.approx(0.5) and told.steps_s.likely == pytest.approx(0.5 * 300)
+    assert "before" in told.said and "this computer" in told.said
+
+
+def test_rolled_steps_of_an_earlier_run_count_as_the_plain_ones_they_are_worth(store):
+    """c = 2: a step with 12 more rows than its 8 took (2 + 1.5) / 2 of a plain one."""
+    ran(store, DEMO, "rolled", [0.4, 0.4 * 3.5 / 2], network_rows=[8, 20])
+    assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.4)
+
+
+def test_a_rollout_takes_longer_by_the_ratio_that_the_cost_tells(store):
+    ran(store, PLAIN, "before", 0.5)
+    dear = with_changes(PLAIN, {"scheduled_sampling_max_step_offset": 4, "scheduled_sampling_ramp_steps": 0, "scheduled_sampling_probability": 1.0})
+    ratio = rollout_cost(dear).mean_ratio
+    assert ratio > 2 and time_estimate(dear, store.root).steps_s.likely == pytest.approx(0.5 * 300 * ratio)
+
+
+def test_an_old_run_without_the_count_of_rows_is_read_by_its_smallest_step(store):
+    ran(store, DEMO, "old", [0.4, 0.7], network_rows=[8, 20], rows=None)
+    assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train_batch_size": 8}, {"resolution": 128}, {"model_type": "full"}, {"gradient_checkpointing": True}, {"device": "cuda"}, {"lora_rank": 32},
+     {"pretrained_model_name_or_path": "demo-epsilon", "lora_targets": []}, {"mixed_precision": "bf16"}, {"gradient_accumulation_steps": 2}],
+)  # fmt: skip
+def test_a_run_that_did_other_work_says_nothing_about_this_one(store, changes):
+    ran(store, with_changes(PLAIN, changes), "other", 77.0)
+    assert "other" not in time_estimate(PLAIN, store.root).said.split()
+
+
+@pytest.mark.parametrize("changes", [{"max_train_steps": 20}, {"learning_rate": 1.0}, {"seed": 7}, {"validation_prompts": ["x"]}, {"use_ema": False}])
+def test_what_does_not_change_a_step_does_not_matter(store, changes):
+    ran(store, with_changes(PLAIN, changes), "alike", 0.5)
+    assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.5)
+
+
+def test_too_few_steps_and_damaged_runs_say_nothing(store):
+    ran(store, PLAIN, "short", 0.5, steps=4)
+    ran(store, PLAIN, "nan", float("nan"))
+    broken = ran(store, PLAIN, "broken", 0.5)
+    broken.config_path.write_text("{")
+    odd = ran(store, PLAIN, "odd", 0.5, steps=0, end=None)
+    for step in (None, "x", True, 10, 11, 12, 13, 14, 15):
+        odd.emit("step", step=step, seconds="fast" if step == 10 else 0.5, network_rows=0, rows=0)
+    strange = ran(store, PLAIN, "strange", 0.5)
+    strange.config_path.write_text("[1]")
+    (store.root / "a file").write_text("x")
+    assert "AMD EPYC" in time_estimate(PLAIN, store.root).said  # the demo's own figure is left
+
+
+def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
+    import os
+
+    for age, (name, seconds) in enumerate((("new", [0.4, 0.6]), ("mid", 0.9), ("older", 0.3), ("oldest", 50.0))):
+        run = ran(store, PLAIN, name, seconds)
+        os.utime(run.config_path, (1e9 - age, 1e9 - age))
+    told = time_estimate(PLAIN, store.root)
+    assert told.plain_step_s == pytest.approx(0.5) and told.steps_s.low == pytest.approx(0.3 * 300) and told.steps_s.high == pytest.approx(0.9 * 300)
+
+
+def test_what_a_whole_run_spent_beside_its_steps_is_told_and_only_of_a_whole_one(store, monkeypatch):
+    from rollout_studio.core import runs
+
+    clock = iter(range(1000, 2000))
+    monkeypatch.setattr(runs.time, "time", lambda: next(clock))
+    ran(store, PLAIN, "whole", 0.5)
+    told = time_estimate(PLAIN, store.root)
+    times = [event["time"] for event in store.get("whole").events()[0]]
+    assert told.beside_s == pytest.approx(times[-1] - times[0] - 12 * 0.5)
+    store.delete("whole")
+    ran(store, PLAIN, "cut", 0.5, end=None)
+    assert time_estimate(PLAIN, store.root).beside_s is None
+
+
+def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_machine(tmp_path):
+    told = time_estimate(PLAIN, tmp_path / "none")
+    assert told.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"]) and "measured on two cores" in told.said
+    assert told.steps_s.low < told.steps_s.likely < told.steps_s.high
+
+
+@pytest.mark.parametrize("changes", [{"resolution": 128}, {"model_type": "full"}, {"pretrained_model_name_or_path": "someone/model"}, {"gradient_checkpointing": True}])
+def test_elsewhere_the_time_is_unknown_not_invented(tmp_path, changes):
+    told = time_estimate(with_changes(PLAIN, changes), tmp_path)
+    assert told.steps_s is None and told.plain_step_s is None and "not known until the first steps" in told.said
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------------------
+
+
+def facts(name):
+    return model_findings(config_from_flat({"pretrained_model_name_or_path": name}).model)[0]
+
+
+def told_memory(model="demo-flow", **changes):
+    base = {"pretrained_model_name_or_path": model, "resolution": 64, "device": "cpu", "train_batch_size": 4, "lora_rank": 16}
+    return memory_estimate(config_from_flat(base | changes), facts(model))
+
+
+def test_memory_grows_as_its_formula_says():
+    base = told_memory().parts
+    assert told_memory(train_batch_size=8).parts["activations"] == pytest.approx(2 * base["activations"])
+    assert told_memory(lora_rank=32).parts["training"] == pytest.approx(2 * base["training"])
+    assert told_memory(use_ema=True).parts["training"] == pytest.approx(base["training"] * 5 / 4)  # weight, gradient, two moments, average
+    assert told_memory(optimizer="adamw_8bit").parts["training"] == pytest.approx(base["training"] * 2.5 / 4)
+    assert told_memory(with_prior_preservation=True, class_prompt="x").parts["activations"] == pytest.approx(2 * base["activations"])
+    assert told_memory(gradient_checkpointing=True).parts["activations"] < base["activations"]
+    assert told_memory(base_model_precision="bfloat16").parts["weights"] == pytest.approx(base["weights"] / 2)
+    assert told_memory(gradient_accumulation_steps=4).parts == base  # one after the other
+    network = 3_502_864
+    assert told_memory(model_type="full").parts["training"] == pytest.approx(network * 4 * 3)
+
+
+def test_a_transformer_needs_by_its_tokens_and_a_unet_by_its_pixels():
+    small, large = (told_memory(resolution=side).parts["activations"] for side in (64, 128))
+    assert large / small == pytest.approx((256 + 64) / (64 + 64))  # patches of 2 on latents of 1/4, and the caption
+    small, large = (told_memory("demo-epsilon", resolution=side).parts["activations"] for side in (64, 128))
+    assert large / small == pytest.approx(4)
+
+
+RUNS = [  # what 3 steps told in `memory_mib` on two CPU cores, docs/training.md
+    ("demo-flow", {"train_batch_size": 2}, 542), ("demo-flow", {"train_batch_size": 32}, 1133), ("demo-flow", {"train_batch_size": 128}, 3000),
+    ("demo-flow", {"train_batch_size": 128, "gradient_checkpointing": True}, 1922), ("demo-epsilon", {"train_batch_size": 2}, 500),
+    ("demo-epsilon", {"train_batch_size": 128}, 1336), ("demo-epsilon", {"train_batch_size": 128, "gradient_checkpointing": True}, 936),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "changes", "mib"), RUNS)
+def test_real_runs_lie_in_the_range_that_is_told(model, changes, mib):
+    adapters = {"lora_targets": list(DEMO.lora.targets)} if model == "demo-flow" else {}
+    told = told_memory(model, **adapters, **changes).total
+    assert told.low <= mib * 2**20 <= told.high and told.low < told.likely < told.high
+
+
+def test_what_is_only_reckoned_for_a_graphics_card_is_called_so():
+    told = told_memory(device="cuda")
+    assert told.device == "cuda" and "process" not in told.parts and "never compared" in told.said and "graphics memory" in told.said
+
+
+def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
+    told = estimate(with_changes(PLAIN, {"pretrained_model_name_or_path": "someone/not-here"}), tmp_path)
+    assert told.memory.total is None and told.disk is None and "not known" in told.memory.said and "download" in told.disk_said
+
+
+def test_auto_takes_the_card_only_with_a_build_that_can_use_it(monkeypatch):
+    from rollout_studio.core import preflight
+
+    monkeypatch.setattr(preflight.platform_calls, "likely_device", lambda: "cuda")
+    for build, device in (((True, True), "cuda"), ((True, False), "cpu")):
+        monkeypatch.setattr(preflight, "_torch_build", lambda build=build: build)
+        assert device_of(replace(PLAIN.model, device="auto")) == device
+        assert device_of(replace(PLAIN.model, device="mps")) == "mps"
+
+
+# -- disk, and all together -------------------------------------------------------------------------------------------------------
+
+
+def test_disk_is_what_preflight_reckons_and_follows_new_pictures(tmp_path, pictures):
+    config = with_changes(PLAIN, {"instance_data_dir": str(pictures), "with_prior_preservation": False})
+    told = estimate(config, tmp_path)
+    assert told.disk == disk_estimate(config, scan(config.data), facts("demo-flow"))
+    more = tmp_path / "more"
+    more.mkdir()
+    moved = with_changes(config, {"instance_data_dir": str(more)})
+    for path in pictures.glob("0.*"):
+        (more / path.name).write_bytes(path.read_bytes())
+    before = estimate(moved, tmp_path).disk.cache
+    for path in pictures.glob("1.*"):
+        (more / path.name).write_bytes(path.read_bytes())
+    assert estimate(moved, tmp_path).disk.cache > before
+
+
+def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
+    config = with_changes(PLAIN, {"instance_data_dir": str(pictures), "class_data_dir": None, "with_prior_preservation": False, "repeats": 3})
+    module._looked_at.clear()
+    real, calls = module.scan, []
+    monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
+    told = estimate(config, tmp_path, look=False)
+    assert told.disk is None and "Check" in told.disk_said and calls == []
+    whole = estimate(config, tmp_path).disk
+    assert len(calls) == 1 and estimate(config, tmp_path, look=False).disk == whole
+    assert estimate(with_changes(config, {"resolution": 128}), tmp_path, look=False).disk.cache > whole.cache and len(calls) == 1
+
+
+def test_nothing_heavy_is_imported_for_it():
+    code = "import sys, json; from rollout_studio.core import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; " \
+           "estimate.estimate(load_preset('demo'), __import__('pathlib').Path('none')); effects.example_row(load_preset('demo')); " \
+           "print(json.dumps(sorted({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_the_seconds_of_a_long_run_are_read_from_its_end(store, monkeypatch):
+    monkeypatch.setattr(module, "_TAIL_BYTES", 2000)
+    run = ran(store, PLAIN, "long", 9.0, steps=40, end=None)
+    for step in range(41, 90):
+        run.emit("step", step=step, loss=1.0, seconds=0.2, network_rows=8, rows=8)
+    assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.2)
