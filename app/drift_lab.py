@@ -27,7 +27,7 @@ from .words import duration, text
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
 
-EDIT_S, TYPED_S, LOOK_S = 0.25, 0.9, 0.2  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
+EDIT_S, TYPED_S, LOOK_S = 0.1, 0.9, 0.15  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
 FIELDS: dict[str, tuple[Option, str]] = {
@@ -65,6 +65,8 @@ _PICK = """
 element.addEventListener('change', event => {
   if (event.target.matches('input[name=rs-picture]')) trigger('pick', {key: event.target.value});
 });
+// After a new list: what the page says is chosen, not what was clicked before in the old one.
+watch('value', () => element.querySelectorAll('input').forEach(input => { input.checked = input.hasAttribute('checked'); }));
 """
 _JS = (Path(__file__).parent / "js" / "drift.js").read_text(encoding="utf-8")
 
@@ -265,7 +267,7 @@ class DriftLab:
             except ConfigError as error:
                 faults += error.faults
         if "sampler" in record and not choices.has_order(record["sampler"]):
-            pass
+            record.pop("order", None)
         runs = self.watch.runs()
         try:
             record["checkpoints"], record["config"] = choices.pair(given[self.weights], given[self.against], runs)

@@ -106,6 +106,10 @@ class KeepPanel:
             self.run: gr.update(choices=_runs(self.watch)),
         }
 
+    def chosen(self, preset: str) -> dict[Any, Any]:
+        """The update that chooses a preset, also one of the person's own that the page did not show yet."""
+        return {self.preset: gr.update(choices=preset_choices(self.watch.store.root), value=preset)}
+
     def on_save(self, page: FormPage, given: Mapping[Any, Any], replace: bool) -> dict[Any, Any]:
         runs_dir = self.watch.store.root
         title = _one_line(given[self.title])
@@ -126,7 +130,7 @@ class KeepPanel:
         return {
             **page.filled(given, config, [], preset=kept.key),
             **self.lists(),
-            self.preset: gr.update(choices=preset_choices(runs_dir), value=kept.key),
+            **self.chosen(kept.key),
             self.saved: f'<div class="rs-card rs-good" role="status">{words}</div>',
             self.replace: gr.update(visible=False),
             self.title: "",
@@ -145,7 +149,7 @@ class KeepPanel:
             return gone
         # The one that was chosen: the form stays as it is, and the differences are told from the first preset.
         first = preset_names()[0]
-        gone[self.preset] = gr.update(choices=preset_choices(runs_dir), value=first)
+        gone |= self.chosen(first)
         try:
             return {**page.filled(given, page.form.read(given), [], preset=first), **gone}
         except ConfigError as error:

@@ -204,7 +204,7 @@ class TrainTab:
             load_preset(preset)
         except ConfigError:  # one of the person's own that is gone: its settings are still here, told against the first one
             preset = FIRST
-        return {**self.filled({**given, self.name: name}, config, preset=preset), self.model.preset: preset, self.name: name}
+        return {**self.filled({**given, self.name: name}, config, preset=preset), **self.keep.chosen(preset), self.name: name}
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:

@@ -19,6 +19,7 @@ from rollout_studio.core.run_log import follow
 from rollout_studio.core.runs import RunStore
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+expect.set_options(timeout=90_000)
 WIDTHS, THEMES = (1400, 400), ("light", "dark")
 _PAINT_OUT = """root => {
   const told = text => text.split(root).join("runs").replace(/\\/(?:tmp|home|Users|work)\\/[^\\s"'<]*?\\/(?=[^\\/\\s"'<]+(?:$|["'<\\s]))/g, "…/");
@@ -33,24 +34,39 @@ def train(page: Page) -> None:
 
 
 def runs(page: Page) -> None:
+    expect(page.locator("#run-charts svg").first).to_be_visible()
+
+
+def samples(page: Page) -> None:
+    page.get_by_role("tab", name="Samples and drift", exact=True).click()
     expect(page.locator("#run-samples img").first).to_be_visible()
 
 
+def compare(page: Page) -> None:
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator("#compare-charts svg").first).to_be_visible()
+
+
 def drift(page: Page) -> None:
-    pass
+    page.locator("#look-show").click()
+    expect(page.locator(".rs-cell[data-row=heat] img").last).to_be_visible()
 
 
 def graph(page: Page) -> None:
-    pass
+    expect(page.get_by_test_id("graph-editor")).to_be_visible()
 
 
-TABS: dict[str, Callable[[Page], None]] = {"Train": train, "Runs": runs, "Drift": drift, "Graph": graph}
+SHOTS: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "train": ("Train", train), "runs": ("Runs", runs), "samples": ("Runs", samples), "compare": ("Runs", compare),
+    "drift": ("Drift", drift), "graph": ("Graph", graph),
+}  # fmt: skip
+"""Name of a picture -> the tab, and what is done on it first."""
 
 
 def taken(page: Page, root: Path, most_high: int = 2600) -> Image.Image:
     """The whole page, at most `most_high` px of it, with few colours: a quarter of the bytes."""
     page.evaluate("scrollTo(0, 0)")
-    page.wait_for_load_state("networkidle", timeout=5000) if False else page.wait_for_timeout(800)
+    page.wait_for_timeout(1500)  # pictures arrive, bars settle
     page.evaluate(_PAINT_OUT, str(root))
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     return picture.crop((0, 0, picture.width, min(picture.height, most_high)))
@@ -90,7 +106,8 @@ def steps_picture(store: RunStore, most: int = 7, side: int = 128) -> Image.Imag
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder with finished runs")
-    parser.add_argument("--only", nargs="*", choices=[name.lower() for name in TABS], help="only these tabs")
+    parser.add_argument("--run", help="the run that is shown on the Runs tab; without it the live or the newest one")
+    parser.add_argument("--only", nargs="*", choices=list(SHOTS), help="only these")
     parser.add_argument("--out", type=Path, help="another folder than docs/pictures")
     given = parser.parse_args()
     if given.out is not None:
@@ -108,16 +125,20 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
             for theme in THEMES:
                 for width in WIDTHS:
-                    for name, prepare in TABS.items():
-                        if given.only and name.lower() not in given.only:
+                    for name, (tab, prepare) in SHOTS.items():
+                        if given.only and name not in given.only:
                             continue
                         context = browser.new_context(viewport={"width": width, "height": 900}, device_scale_factor=1)
                         page = context.new_page()
                         page.set_default_timeout(60_000)
                         page.goto(f"http://127.0.0.1:{port}/?__theme={theme}")
-                        page.get_by_role("tab", name=name, exact=True).click()
+                        page.wait_for_timeout(3000)  # a page that has a live run goes there first
+                        page.get_by_role("tab", name=tab, exact=True).click()
+                        if tab == "Runs" and given.run:
+                            page.locator("#run-picker").get_by_label(f"{given.run}  ·").first.click()
+                            expect(page.locator("#run-head h3")).to_have_text(given.run)
                         prepare(page)
-                        saved(taken(page, watch.store.root), f"page-{name.lower()}-{theme}-{width}")
+                        saved(taken(page, watch.store.root), f"page-{name}-{theme}-{width}")
                         context.close()
             browser.close()
     finally:

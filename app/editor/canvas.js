@@ -12,6 +12,7 @@ import { cardId, categoryColour, frameId, html, idOf, isFrame, useEditor } from 
 const NODE_TYPES = { card: NodeCard, frame: Frame };
 const EDITABLE = "input:not([type=checkbox]):not([type=range]), textarea, select";
 const NARROW = 640;
+const BESIDE = { top: 0.05, right: 0.05, bottom: 0.05, left: "64px" }; // the zoom buttons stay free
 
 export function App({ editor, home }) {
   return html`<${ReactFlowProvider}><${Canvas} editor=${editor} home=${home} /></${ReactFlowProvider}>`;
@@ -97,7 +98,7 @@ function Canvas({ editor, home }) {
   const isValidConnection = useCallback(
     (connection) => {
       const reason = refusal(editor.document, editor.state.kinds, linkOf(connection));
-      if (editor.state.refusing !== reason) queueMicrotask(() => editor.set({ refusing: reason }));
+      if (editor.state.refusing !== reason) editor.set({ refusing: reason });
       return reason === null;
     },
     [editor],
@@ -111,6 +112,11 @@ function Canvas({ editor, home }) {
     if (state.toHandle) return tellRefused(editor, state);
     const at = "changedTouches" in event ? event.changedTouches[0] : event;
     if (globalThis.document.elementFromPoint(at.clientX, at.clientY)?.classList.contains("react-flow__pane")) openSearch(at.clientX, at.clientY, end);
+  };
+  const onClickConnectEnd = () => {
+    const reason = editor.state.refusing; // from `isValidConnection`: React Flow does not tell here where it ended
+    editor.set({ linking: null, refusing: null });
+    if (reason !== null) editor.tell(reason);
   };
   const onReconnect = useCallback((edge, connection) => {
     picked.current = true;
@@ -139,7 +145,7 @@ function Canvas({ editor, home }) {
     flow.fitView({ nodes: [{ id: cardId(id) }], padding: 0.4, maxZoom: 1, duration: 250 });
   };
   const actions = {
-    search: searchHere, remove, focusNode, fitView: () => flow.fitView({ padding: 0.08, maxZoom: 1, duration: 250 }),
+    search: searchHere, remove, focusNode, fitView: () => flow.fitView({ padding: BESIDE, maxZoom: 1, duration: 250 }),
     arrange: () => editor.arrange(selectedIds()), group: () => editor.group(selectedIds()), mute: () => editor.mute(selectedIds()),
     duplicate: () => editor.duplicate(selectedIds()), selectAll: () => editor.set({ chosen: [...editor.document.nodes.keys()] }),
     save: () => download(editor.fileName(), graph.toText(editor.document)), choose: () => shell.current.querySelector("input[type=file]").click(),
@@ -184,24 +190,24 @@ function Canvas({ editor, home }) {
     if (editor.state.menu && !event.target.closest(".rsg-menu")) editor.set({ menu: null });
     if (!event.target.closest(`${EDITABLE}, button, .react-flow__node, .rsg-search`)) shell.current.focus({ preventScroll: true });
   };
+  useKeys(shell, { keydown: onKeyDown, copy: onCopy, cut: (event) => onCopy(event, true), paste: onPaste });
   const onContextMenu = (event, node) => isFrame(node.id) || editor.openMenu(idOf(node.id), event);
   const onDoubleClick = (event) => event.target.classList.contains("react-flow__pane") && openSearch(event.clientX, event.clientY);
 
   return html`
-    <div class="rsg-shell" ref=${shell} tabIndex="-1" onKeyDown=${onKeyDown} onCopy=${onCopy} onCut=${(event) => onCopy(event, true)} onPaste=${onPaste}
-      onDrop=${onDrop} onDragOver=${(event) => event.preventDefault()} onPointerDown=${onPointerDown}>
+    <div class="rsg-shell" ref=${shell} tabIndex="-1" onDrop=${onDrop} onDragOver=${(event) => event.preventDefault()} onPointerDown=${onPointerDown}>
       <${Bar} editor=${editor} actions=${actions} />
       <div class="rsg-canvas" onDoubleClick=${onDoubleClick} onPointerMove=${(event) => { pointer.current = { x: event.clientX, y: event.clientY }; }}
         onPointerLeave=${() => { pointer.current = null; }}>
         <${ReactFlow} nodes=${nodes} edges=${edges} nodeTypes=${NODE_TYPES} onNodesChange=${onNodesChange} onEdgesChange=${onEdgesChange}
           onNodeDragStart=${onNodeDragStart} isValidConnection=${isValidConnection} onConnectStart=${startLink} onConnect=${onConnect}
-          onConnectEnd=${onConnectEnd} onReconnectStart=${(_, edge, handleType) => startReconnect(editor, edge, handleType)}
+          onConnectEnd=${onConnectEnd} onClickConnectStart=${startLink} onClickConnectEnd=${onClickConnectEnd} onReconnectStart=${(_, edge, handleType) => startReconnect(editor, edge, handleType)}
           onReconnect=${onReconnect} onReconnectEnd=${onReconnectEnd} onNodeContextMenu=${onContextMenu}
           onMoveEnd=${(_, view) => { editor.view = view; editor.save(); }} defaultViewport=${editor.view ?? undefined}
           deleteKeyCode=${null} multiSelectionKeyCode=${MULTI} selectionKeyCode="Shift" zoomOnDoubleClick=${false} minZoom=${0.08} maxZoom=${2}
           connectionRadius=${28} elevateNodesOnSelect=${true} proOptions=${undefined}>
           <${Background} gap=${22} size=${1.8} />
-          <${Controls} showInteractive=${false} position="bottom-left" />
+          <${Controls} showInteractive=${false} position="bottom-left" fitViewOptions=${{ padding: BESIDE, maxZoom: 1, duration: 250 }} />
           <${MiniMap} pannable zoomable position="bottom-right" nodeColor=${(node) => mapColour(editor, node)} nodeBorderRadius=${6} ariaLabel="Map of the graph" />
         </${ReactFlow}>
         <${Welcome} editor=${editor} actions=${actions} />
@@ -217,6 +223,26 @@ function Canvas({ editor, home }) {
 }
 
 const MULTI = ["Meta", "Control", "Shift"];
+
+/** Keys and the clipboard for the editor: while something in it has the focus, or had it last and is gone (a deleted node leaves none). */
+function useKeys(shell, handlers) {
+  const now = useRef(handlers);
+  now.current = handlers;
+  useEffect(() => {
+    const page = globalThis.document, ended = new AbortController();
+    let mine = false;
+    for (const type of ["pointerdown", "focusin"]) {
+      page.addEventListener(type, (event) => { mine = shell.current.contains(event.target); }, { capture: true, signal: ended.signal }); // prettier-ignore
+    }
+    for (const type of Object.keys(handlers)) {
+      page.addEventListener(type, (event) => {
+        const ours = shell.current.contains(event.target) || (event.target === page.body && mine && shell.current.offsetParent !== null);
+        if (ours) now.current[type](event);
+      }, { signal: ended.signal }); // prettier-ignore
+    }
+    return () => ended.abort();
+  }, [shell]);
+}
 
 // ---- document -> React Flow
 
@@ -338,7 +364,7 @@ function tellRefused(editor, state) {
 /** The whole graph; on a narrow screen, where it would be too small to read, its beginning. */
 function showAll(flow, width, document) {
   const places = [...document.nodes.keys()].map((id) => graph.placeOf(document, id)).filter(Boolean);
-  if (width > NARROW || !places.length) return flow.fitView({ padding: 0.06, maxZoom: 1 });
+  if (width > NARROW || !places.length) return flow.fitView({ padding: BESIDE, maxZoom: 1 });
   const x = Math.min(...places.map((place) => place.x)), y = Math.min(...places.map((place) => place.y)), zoom = 0.72;
   return flow.setViewport({ x: 16 - x * zoom, y: 16 - y * zoom, zoom });
 }

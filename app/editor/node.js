@@ -78,6 +78,18 @@ export function duration(seconds) {
 
 // ---- sockets
 
+/** Sockets can be reached by Tab: Enter on one takes up a link, Enter on another one joins them. */
+const byKey = {
+  role: "button",
+  tabIndex: 0,
+  onKeyDown: (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    event.stopPropagation();
+    event.currentTarget.click();
+  },
+};
+
 function Sockets({ editor, id, declared, faults, help }) {
   const sockets = declared.inputs.filter((input) => input.socket);
   const rows = Math.max(sockets.length, declared.outputs.length);
@@ -106,7 +118,7 @@ function Plug({ editor, id, input }) {
   const linking = useEditor(editor, (state) => state.linking);
   const fits = linking !== null && linking.wants === "takers" && linking.node !== id && accepts(input.type, linking.type);
   const colour = useEditor(editor, (state) => state.colours[input.type]);
-  return html`<${Handle} type="target" position=${Position.Left} id=${`in:${input.name}`} style=${{ "--socket": colour ?? "#8f9aa3" }}
+  return html`<${Handle} ...${byKey} type="target" position=${Position.Left} id=${`in:${input.name}`} style=${{ "--socket": colour ?? "#8f9aa3" }}
     className=${linking === null ? "" : fits ? "rsg-fits" : "rsg-unfit"} aria-label=${`${words(input.name)}, input, takes ${typeWords(input.type)}`} />`;
 }
 
@@ -118,7 +130,7 @@ function Output({ editor, id, output, slot, help }) {
     <span class="rsg-out" title=${`${output.help} Gives ${typeWords(output.type)}.`}>
       ${words(output.name)}
       ${help && html`<em>${output.help}</em>`}
-      <${Handle} type="source" position=${Position.Right} id=${`out:${slot}`} style=${{ "--socket": colour ?? "#8f9aa3" }}
+      <${Handle} ...${byKey} type="source" position=${Position.Right} id=${`out:${slot}`} style=${{ "--socket": colour ?? "#8f9aa3" }}
         className=${linking === null ? "" : fits ? "rsg-fits" : "rsg-unfit"} aria-label=${`${words(output.name)}, output, gives ${typeWords(output.type)}`} />
     </span>`;
 }

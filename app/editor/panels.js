@@ -242,7 +242,7 @@ const KEYS = [
   ["/ or double-click", "Add a node"], ["Drag from a socket", "Link; dropped on the canvas: add what fits"], ["Ctrl+Enter", "Run"],
   ["Ctrl+Z, Ctrl+Shift+Z", "Undo, redo"], ["Ctrl+C, Ctrl+X, Ctrl+V", "Copy, cut, paste; links from outside come along"], ["Ctrl+D", "Duplicate"],
   ["Shift+drag, Shift+click", "Choose several"], ["Ctrl+A", "Choose all"], ["Delete", "Delete what is chosen"], ["M", "Mute: leave a node, and what needs it, out"],
-  ["Ctrl+G", "Frame around the chosen nodes"], ["L", "Put in order"], ["F", "Show everything"], ["Tab, Enter", "Go to the next node, choose it"],
+  ["Ctrl+G", "Frame around the chosen nodes"], ["L", "Put in order"], ["F", "Show everything"], ["Tab, Enter", "Go to the next node, choose it; on two sockets: link them"],
   ["Arrow keys", "Move the chosen nodes"], ["Ctrl+S, Ctrl+O", "Save to a file, open a file"], ["?", "This help"],
 ]; // prettier-ignore
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: the newcomer's story with the real trainer, and what must hold on every visit.
+"""The page in a real browser: what must hold on every visit. The whole story is in `test_page_story.py`.
 
 Each test fails on a page error and on any request that leaves this machine.
 """
@@ -13,54 +13,6 @@ from playwright.sync_api import expect
 from rollout_studio.core.runs import RunStore
 
 pytestmark = pytest.mark.timeout(600)
-TRAINING_MS = 400_000
-
-
-def test_a_newcomer_starts_the_demo_sees_progress_reloads_and_sees_samples_and_drift(visit, served, tab):
-    """The whole story with the real model and trainer, shortened by the form's own settings."""
-    page = visit()
-    expect(page.locator("#start-hero")).to_have_text("Start the demo")
-    page.locator("#opt-max_train_steps input").fill("4")
-    page.locator("#opt-validation_prompts textarea").fill("a large zwx shape on a white background, in the centre")
-    page.get_by_text("All settings", exact=True).click()
-    for section, field, value in (("Samples", "validation_num_inference_steps", "6"), ("Drift probe", "drift_num_images", "1")):
-        tab(page, section)
-        page.get_by_text("Advanced", exact=True).filter(visible=True).click()
-        number = page.locator(f"#opt-{field} input[type=number]")
-        number.fill(value)
-        number.blur()
-    expect(page.locator("#side")).to_contain_text("Pictures measured")  # the panel has taken in the last change
-    expect(page.locator("#start-hero")).to_have_text("Start training")
-    page.locator("#start-hero").click()
-
-    expect(page.get_by_test_id("progress")).to_contain_text("of 4")
-    [run] = served[1].list()
-    assert served[1].get(run.name).read_config()["max_train_steps"] == 4
-    expect(page.get_by_test_id("state")).to_have_text(re.compile("starting|training"))
-
-    page.reload()  # whoever comes back while a run is alive lands on it
-    expect(page.get_by_test_id("progress")).to_contain_text("of 4")
-    second = visit()
-    expect(second.get_by_test_id("progress")).to_contain_text("of 4")
-    for viewer in (page, second):
-        expect(viewer.get_by_test_id("state")).to_have_text("done", timeout=TRAINING_MS)
-        expect(viewer.get_by_test_id("progress")).to_contain_text("step 4 of 4")
-    expect(page.locator("#run-charts svg").first).to_be_visible()
-    tab(page, "Samples and drift")
-    for picture in (page.locator("#run-samples img").first, page.locator("#run-samples img").last, page.locator("#run-drift img")):
-        expect(picture).to_be_visible()
-        picture.scroll_into_view_if_needed()
-        page.wait_for_function("image => image.complete && image.naturalWidth > 30", arg=picture.element_handle())
-    expect(page.locator("#run-drift")).to_contain_text("How to read it")
-    tab(page, "Overview")
-    expect(page.locator("#run-files")).to_contain_text("0 missing and 0 unexpected")
-    with page.expect_download() as download:
-        page.locator("#run-files a").first.click()
-    assert download.value.path().stat().st_size > 10_000
-    tab(page, "Drift")
-    tab(page, "Measured by runs")
-    expect(page.locator("#drift-picture img")).to_be_visible()
-    expect(page.locator("#drift-step")).to_contain_text("before training")
 
 
 def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served, tab):

@@ -5,6 +5,7 @@ import re
 
 import drift_worker
 import pytest
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
@@ -19,7 +20,7 @@ def choose(page, field, words):
     page.get_by_role("option", name=words, exact=True).click()
 
 
-def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it_away(visit, tab):
+def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it_away(visit, tab, tmp_path):
     page = visit()
     tab(page, "Drift")
     page.locator("#look-show").click()
@@ -39,6 +40,15 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
     page.get_by_label("Before and after").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator(".rs-wipe-box").evaluate("box => box.style.getPropertyValue('--cut')") == "51%"
+
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Use a picture of mine").click()
+    Image.new("RGB", (64, 64), (30, 90, 200)).save(tmp_path / "wall ${x}.png")
+    chooser.value.set_files(tmp_path / "wall ${x}.png")
+    expect(page.locator("#look-prompt")).to_contain_text("Write what the picture shows")
+    expect(page.locator(".rs-thumbs input").first).to_be_checked()
+    page.locator(".rs-thumbs input").nth(1).check()  # back to the first built-in one, whose caption is the prompt again
+    expect(page.locator("#look-prompt textarea")).to_have_value(re.compile("zwx shape"))
 
     page.get_by_text("More", exact=True).click()
     choose(page, "solver", "euler")  # asks again by itself

@@ -232,6 +232,19 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     expect(card(page, "strip_2")).to_have_attribute("data-state", "muted")
     page.keyboard.press("Control+g")
     expect(page.locator(".rsg-frame")).to_have_count(1)
+    before = saved(page)["layout"]
+    title = page.locator(".rsg-frame-title").bounding_box()
+    page.mouse.move(title["x"] + title["width"] - 8, title["y"] + 6)
+    page.mouse.down()
+    page.mouse.move(title["x"] + title["width"] + 32, title["y"] + 46, steps=5)
+    page.mouse.up()
+    after = saved(page)["layout"]
+    way = [after["groups"][0][axis] - before["groups"][0][axis] for axis in "xy"]
+    assert way[0] > 0
+    inside = {"strip", "strip_2"}  # the copy lies on the original: both move along, nothing else does
+    for id, place in after["nodes"].items():
+        assert [place[axis] - before["nodes"][id][axis] for axis in "xy"] == (way if id in inside else [0, 0])
+    card(page, "strip_2").locator(".rsg-head").click(position={"x": 20, "y": 12})
     page.keyboard.press("Delete")
     expect(card(page, "strip_2")).to_have_count(0)
     page.keyboard.press("Control+a")
@@ -240,9 +253,22 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     overlap = [(a, b) for number, a in enumerate(boxes) for b in boxes[:number]
                if a["left"] < b["right"] and b["left"] < a["right"] and a["top"] < b["bottom"] and b["top"] < a["bottom"]]  # fmt: skip
     assert not overlap
-    for _ in ("arranged", "deleted", "grouped", "muted", "pasted"):
+    for _ in ("arranged", "deleted", "dragged", "grouped", "muted", "pasted"):
         page.keyboard.press("Control+z")
     assert saved(page) == first
+
+    # A link without the mouse; one that does not fit, and one that does.
+    def link(start, end):
+        for each in (start, end):
+            each.focus()
+            page.keyboard.press("Enter")
+
+    links = page.locator(".react-flow__edge").count()
+    link(socket(page, "model", "Model, output, gives model"), socket(page, "strip", "Checkpoint, input, takes checkpoint"))
+    expect(page.get_by_test_id("notice")).to_contain_text("takes checkpoint")
+    link(socket(page, "ramp", "Picture, output, gives image"), socket(page, "save", "Images, input, takes image"))
+    assert saved(page)["prompt"]["save"]["inputs"]["images"] == ["ramp", 0]
+    expect(page.locator(".react-flow__edge")).to_have_count(links)  # an input takes one link: the new one replaced the old
 
 
 def test_the_parts_without_a_screen(editor):

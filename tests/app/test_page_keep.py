@@ -55,9 +55,9 @@ def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit,
 
 
 def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_refused(visit, served, tmp_path):
-    page, store = visit(), served[1]
-    seed = page.locator("#opt-seed input")
-    seed.fill("4321")
+    first, store = visit(), served[1]
+    first.locator("#opt-seed input").fill("4321")
+    page = first
     page.get_by_text("Keep these settings, or bring some in").click()
     page.locator("#keep-title input, #keep-title textarea").fill("Mine ${alert(1)} <i>")
     page.locator("#keep-save").click()
@@ -66,7 +66,11 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(page.locator("#keep-saved")).to_contain_text("--preset Mine-alert-1-i")
     expect(page.locator("#side")).to_contain_text("Nothing changed from the preset")
 
-    page.reload()  # as another viewer finds it
+    first.reload()
+    expect(card).to_be_checked()
+    page = visit()  # as another viewer finds it
+    seed = page.locator("#opt-seed input")
+    card = page.locator("#preset").get_by_label(re.compile(r"Mine \$\{alert\(1\)\} <i>"))
     expect(card).to_be_visible()
     expect(seed).to_have_value("42")
     card.check()
