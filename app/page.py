@@ -1,4 +1,4 @@
-"""The page: three tabs over the runs folder, served on this machine only.
+"""The page: four tabs over the runs folder, served on this machine only.
 
 The process that serves it never imports torch, so it starts quickly and survives whatever a model does; a run is a process of its own
 (`core.runs`), which this page starts, follows by reading its files, and commands by leaving files.
@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def build(watch: Watch) -> gr.Blocks:
     """The whole page over one runs folder."""
     with gr.Blocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.HTML(_BRAND)
-        seen = gr.State({})
+        seen, news = gr.State({}), gr.State(0)
         with gr.Tabs() as tabs:
             with gr.Tab("Train", id="train"):
                 train = TrainTab(watch)
@@ -50,13 +51,24 @@ def build(watch: Watch) -> gr.Blocks:
             with gr.Tab("Graph", id="graph"):
                 graph = GraphTab(watch)
 
-        def view(
-            chosen: str | None, drift_run: str | None, drift_step: int | None, weights: str | None, against: str | None, last: dict[str, str],
-            request: gr.Request = None,
-        ) -> dict[Any, Any]:  # fmt: skip
-            last, viewer = dict(last), request.session_hash if request is not None else None
-            out = {**runs.view(chosen, last, viewer), **drift.view(drift_run, drift_step, weights, against, last, viewer), **graph.view(last)}
-            return {**out, seen: last} if out else gr.skip()
+        def looked(chosen: str | None, *rest: Any, viewer: str | None) -> dict[Any, Any]:
+            """Updates of everything that changed since this viewer's last look; empty when nothing did."""
+            *choices, last = rest
+            last = dict(last)
+            out = {**runs.view(chosen, last, viewer), **drift.view(*choices, last, viewer), **graph.view(last)}
+            return {**out, seen: last} if out else {}
+
+        def view(request: gr.Request, *given: Any) -> dict[Any, Any]:
+            out = looked(*given, viewer=request.session_hash)
+            return out if out else gr.skip()
+
+        def tick(request: gr.Request, *given: Any) -> dict[Any, Any]:
+            """The timer's look. Gradio makes every output of a handler anew, changed or not, which costs more than the look itself: so the tick
+            has only the few that change with every step, and where others changed too it only says so, and `view` follows."""
+            out = looked(*given, viewer=request.session_hash)
+            if not set(out) <= lively:
+                return {news: time.monotonic_ns()}
+            return out if out else gr.skip()
 
         def arrive() -> dict[Any, Any]:
             """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
@@ -71,6 +83,7 @@ def build(watch: Watch) -> gr.Blocks:
             return {**out, seen: last}
 
         train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
+        lively = {*runs.lively, *graph.outputs, seen}
         inputs = [runs.picker, *drift.inputs, seen]
         outputs = [*runs.outputs, *drift.outputs, *graph.outputs, seen]
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
@@ -82,7 +95,8 @@ def build(watch: Watch) -> gr.Blocks:
         gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
         demo.load(arrive, None, [*outputs, tabs], **quick)
         demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **quick)
-        gr.Timer(_TICK_S).tick(view, inputs, outputs, **quick)
+        gr.Timer(_TICK_S).tick(tick, inputs, [*lively, news], **quick)
+        news.change(view, inputs, outputs, **quick)
     return demo
 
 

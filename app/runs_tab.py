@@ -120,6 +120,11 @@ class RunsTab:
         return [self.picker, self.head, self.asked, self.messages, self.charts, self.glance, self.files, self.samples, self.course, self.drift,
                 self.log, *self.try_it.outputs, *self._all_buttons()]  # fmt: skip
 
+    @property
+    def lively(self) -> list[Any]:
+        """The outputs that change with every step of a run."""
+        return [self.picker, self.head, self.charts, self.log]
+
     def _all_buttons(self) -> list[gr.Button]:
         return [*self.buttons.values(), self.force, self.again, self.clone, self.earlier, self.later, self.dequeue, self.delete]
 
@@ -245,13 +250,13 @@ class RunsTab:
     # -- acting -------------------------------------------------------------------------------------------------------------
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-        """Connect the buttons. `refresh(*inputs)` draws the page again for `outputs`."""
+        """Connect the buttons. `refresh(request, *inputs)` draws the page again for `outputs`."""
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 
         def act(button: gr.Button, what: Callable[[str], str | tuple[str, str] | None]) -> None:
             """`what(name)` does it and returns what to say, and which run to show from then on where that is another."""
 
-            def acted(chosen: str | None, *rest: Any) -> dict[Any, Any]:
+            def acted(request: gr.Request, chosen: str | None, *rest: Any) -> dict[Any, Any]:
                 shown = chosen
                 if chosen is not None:
                     try:
@@ -264,7 +269,7 @@ class RunsTab:
                         if said:
                             gr.Info(said)
                 self.watch.runs(fresh=True)
-                return refresh(shown, *rest)
+                return refresh(request, shown, *rest)
 
             button.click(acted, inputs, outputs, **quick)
 
