@@ -51,6 +51,8 @@ def build(watch: Watch) -> gr.Blocks:
             with gr.Tab("Graph", id="graph"):
                 graph = GraphTab(watch)
 
+        held: dict[str, dict[Any, Any]] = {}  # viewer -> updates that wait to be fetched
+
         def looked(chosen: str | None, *rest: Any, viewer: str | None) -> dict[Any, Any]:
             """Updates of everything that changed since this viewer's last look; empty when nothing did."""
             *choices, last = rest
@@ -64,11 +66,22 @@ def build(watch: Watch) -> gr.Blocks:
 
         def tick(request: gr.Request, *given: Any) -> dict[Any, Any]:
             """The timer's look. Gradio makes every output of a handler anew, changed or not, which costs more than the look itself: so the tick
-            has only the few that change with every step, and where others changed too it only says so, and `view` follows."""
+            has only the few that change with every step; where others changed too, all of it is held for `follow`, which comes at once."""
             out = looked(*given, viewer=request.session_hash)
-            if not set(out) <= lively:
-                return {news: time.monotonic_ns()}
-            return out if out else gr.skip()
+            if set(out) <= lively:
+                return out if out else gr.skip()
+            # What an earlier tick held and nobody has fetched yet is told only once by those who told it.
+            held[request.session_hash] = {**held.get(request.session_hash, {}), **out}
+            return {news: time.monotonic_ns()}
+
+        def follow(request: gr.Request) -> dict[Any, Any]:
+            out = held.pop(request.session_hash, None)
+            return out if out is not None else gr.skip()
+
+        def left(request: gr.Request) -> None:
+            """A viewer has closed or reloaded the page."""
+            held.pop(request.session_hash, None)
+            drift.lab.left(request)
 
         def arrive() -> dict[Any, Any]:
             """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
@@ -91,12 +104,12 @@ def build(watch: Watch) -> gr.Blocks:
         graph.wire(train, tabs)
         runs.wire(view, inputs, outputs)
         drift.wire(drift_tab)
-        demo.unload(drift.lab.left)
+        demo.unload(left)
         gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
         demo.load(arrive, None, [*outputs, tabs], **quick)
         demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **quick)
         gr.Timer(_TICK_S).tick(tick, inputs, [*lively, news], **quick)
-        news.change(view, inputs, outputs, **quick)
+        news.change(follow, None, outputs, **quick)
     return demo
 
 
