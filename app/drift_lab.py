@@ -27,7 +27,7 @@ from .words import duration, text
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
 
-EDIT_S, TYPED_S, LOOK_S = 0.1, 0.9, 0.15  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
+EDIT_S, TYPED_S, LOOK_S = 0.05, 0.9, 0.2  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
 FIELDS: dict[str, tuple[Option, str]] = {
@@ -114,7 +114,8 @@ class DriftLab:
             **self.fields, "prompt": self.prompt, "weights": self.weights, "against": self.against, "solver": self.solver,
         }  # fmt: skip
         self.inputs = set(self._edited.values())
-        self.outputs = [*self._edited.values(), self.pictures, self.progress, self.film, self.measure, self.curves, self.export, self.stop, self.timer]
+        self.quick_outputs = [self.progress, self.film, self.measure, self.curves, self.export, self.stop, self.timer]
+        self.outputs = [*self._edited.values(), self.pictures, *self.quick_outputs]
 
     def _place(self, *names: str) -> None:
         for name in names:
@@ -139,7 +140,7 @@ class DriftLab:
         self.show.click(self.on_show, self.inputs, self.outputs, **QUICK).then(None, js=_SCROLL)
         self.measure.click(self.on_measure, None, self.outputs, **QUICK)
         self.stop.click(self.on_stop, None, self.outputs, **QUICK)
-        self.timer.tick(self.on_tick, None, self.outputs, **QUICK)
+        self.timer.tick(self.on_tick, None, self.quick_outputs, **QUICK)
 
     # -- what a viewer does ---------------------------------------------------------------------------------------------
 
@@ -249,6 +250,10 @@ class DriftLab:
         out = self._drawn(viewer, look)
         if not look.busy:
             out[self.timer] = gr.Timer(active=False)
+        # Every output of a handler is made anew and looked at by the browser: the quick timer has only those of an answer. Marks at fields wait.
+        late = {component: out.pop(component) for component in set(out) - set(self.quick_outputs)}
+        if late:
+            self.desk.place(viewer).memory["late"] = late
         return out if out else gr.skip()
 
     def left(self, request: gr.Request) -> None:
@@ -399,7 +404,7 @@ class DriftLab:
             out[self.weights], out[self.against] = (gr.update(choices=each) for each in lists)
         if viewer is not None:
             look = self.desk.look(viewer)
-            out |= self._drawn(viewer, look)
+            out |= self._drawn(viewer, look) | self.desk.place(viewer).memory.pop("late", {})
             if look.busy:
                 out[self.timer] = gr.Timer(active=True)
         return out
