@@ -53,7 +53,8 @@ def drift(page: Page) -> None:
 
 
 def graph(page: Page) -> None:
-    expect(page.get_by_test_id("graph-editor")).to_be_visible()
+    page.get_by_role("button", name="Compare two rollouts").click()
+    expect(page.locator(".react-flow__node").last).to_be_visible()
 
 
 SHOTS: dict[str, tuple[str, Callable[[Page], None]]] = {
@@ -65,6 +66,9 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None]]] = {
 
 def taken(page: Page, root: Path, most_high: int = 2600) -> Image.Image:
     """The whole page, at most `most_high` px of it, with few colours: a quarter of the bytes."""
+    for y in range(0, most_high, 600):  # pictures far down are fetched when they come into view
+        page.evaluate("y => scrollTo(0, y)", y)
+        page.wait_for_timeout(250)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1500)  # pictures arrive, bars settle
     page.evaluate(_PAINT_OUT, str(root))
