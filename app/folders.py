@@ -11,6 +11,7 @@ import gradio as gr
 from ..core.dataset.pictures import SUFFIXES
 from ..core.platform_calls import WINDOWS
 from .panel import QUICK
+from .words import is_text
 
 Want = Literal["model", "pictures"]
 
@@ -39,7 +40,7 @@ def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = Non
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except OSError as error:
         return {**out, "note": f"This folder cannot be read ({error.strerror}). Go up, or choose another place."}
-    tellable = sorted((name for name in names if _is_text(name)), key=lambda name: (name.casefold(), name))
+    tellable = sorted((name for name in names if is_text(name)), key=lambda name: (name.casefold(), name))
     for name in tellable[:_MOST_SHOWN]:
         said, fits = mark(folder / name, want) if len(out["folders"]) < _MOST_MARKED else ("", False)
         out["folders"].append({"name": name, "path": str(folder / name), "mark": said, "fits": fits})
@@ -67,7 +68,7 @@ def mark(folder: Path, want: Want) -> tuple[str, bool]:
         return "", False  # it is only marked; opening it says why
     if not files:
         return "", False
-    one = f"a single file ({files[0] if _is_text(files[0]) else '.safetensors'})" if len(files) == 1 else f"{len(files)} single files"
+    one = f"a single file ({files[0] if is_text(files[0]) else '.safetensors'})" if len(files) == 1 else f"{len(files)} single files"
     return f"{one}: to be converted to a diffusers folder first", False
 
 
@@ -82,14 +83,6 @@ def _count(folder: Path) -> int:
     except OSError:
         return 0  # it is only marked; opening it says why
     return count
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _drives() -> list[dict[str, str]]:

@@ -38,7 +38,7 @@ from .forms import Form, from_component
 from .panel import SLOW, FormPage
 from .picture_checks import checks_card, marks_of
 from .watch import Watch
-from .words import text
+from .words import is_text, text
 
 PER_PAGE = 24
 _SCRIPT = (Path(__file__).parent / "js" / "captions.js").read_text(encoding="utf-8")
@@ -294,7 +294,7 @@ class PicturesPanel:
             own = said if draft is None else clean(draft.text)
             before = own if own else fallback
             after = with_trigger(before, trigger)
-            if trigger and not problem and _is_text(path.name) and after != before:
+            if trigger and not problem and is_text(path.name) and after != before:
                 out[path.name] = {"text": after, "was": said if draft is None else draft.was}
         return out
 
@@ -361,8 +361,8 @@ class PicturesPanel:
         edits = edits if edits.folder == str(folder) else Edits(str(folder))
         editable = kind != "built-in" and data.caption_strategy == "textfile" and bool(paths)
         shown |= {
-            "folder": printable(str(folder)) if not _is_text(str(folder)) else str(folder), "page": page, "pages": pages, "total": len(paths),
-            "names": [path.name for path in paths if _is_text(path.name)], "editable": editable, "removable": kind == "dropped",
+            "folder": printable(str(folder)) if not is_text(str(folder)) else str(folder), "page": page, "pages": pages, "total": len(paths),
+            "names": [path.name for path in paths if is_text(path.name)], "editable": editable, "removable": kind == "dropped",
             "removed": self.sets.removed(folder) if kind == "dropped" else 0,
             "trigger": clean(data.trigger_word) if data.trigger_word is not None else "",
             "head": _head(kind, folder, len(paths), sum(finding.code == "picture-bad" for finding in problems), data), "said": _SAID[kind],
@@ -401,11 +401,11 @@ class PicturesPanel:
             full = "Training puts the trigger word in front by itself; the button above writes it into the caption."
             marks.append({"level": "note", "short": f'no "{trigger}"', "full": full})
         return {
-            "name": path.name if _is_text(path.name) else printable(path.name),
+            "name": path.name if is_text(path.name) else printable(path.name),
             "size": f"{item.width} × {item.height} px" if item is not None else "", "caption": "" if unreadable else said,
             "fallback": "" if unreadable else fallback, "marks": marks,
             "url": None if unreadable else self.watch.previews.thumbnail(path),
-            "editable": editable and not problem and not unreadable and _is_text(path.name),
+            "editable": editable and not problem and not unreadable and is_text(path.name),
         }  # fmt: skip
 
 
@@ -498,15 +498,6 @@ def _names(folder: Path) -> dict[str, str]:
 
 def _fallback(data: DataConfig) -> str:
     return clean(data.instance_prompt) if data.instance_prompt is not None else ""
-
-
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be sent to a browser at all; on Linux names are bytes, and some are no text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _count(count: int, thing: str, plural: str = "s") -> str:

@@ -54,3 +54,12 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be sent to a browser at all; on Linux names are bytes, and some are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
