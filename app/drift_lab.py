@@ -4,6 +4,7 @@ The preview worker (`preview_client`) measures; `drift_desk` knows who asked for
 """
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .words import duration, text
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
 
-EDIT_S, TYPED_S, LOOK_S = 0.05, 0.9, 0.2  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
+EDIT_S, TYPED_S, LOOK_S, HOLD_S = 0.05, 0.9, 0.05, 0.4  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
 FIELDS: dict[str, tuple[Option, str]] = {
@@ -246,7 +247,13 @@ class DriftLab:
 
     def on_tick(self, request: gr.Request) -> Any:
         viewer = _viewer(request)
+        until = time.monotonic() + HOLD_S
         look = self.desk.look(viewer)
+        shown = _has_result(look)
+        # An answer is worth waiting for: held for a moment, it comes without another turn of browser and server; progress comes at the end.
+        while look.busy and _has_result(look) == shown and time.monotonic() < until:
+            time.sleep(0.02)
+            look = self.desk.look(viewer)
         out = self._drawn(viewer, look)
         if not look.busy:
             out[self.timer] = gr.Timer(active=False)
@@ -524,6 +531,10 @@ def _without_what(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _marked(info: str, wrong: bool) -> dict[str, Any]:
     return gr.update(info=info, elem_classes=["rs-wrong"] if wrong else [])
+
+
+def _has_result(look: Look) -> bool:
+    return look.state is not None and look.state.result is not None
 
 
 def _viewer(request: gr.Request | None) -> str:
