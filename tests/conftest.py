@@ -24,6 +24,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """A test marked `gpu` is skipped where torch finds neither CUDA nor MPS."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs CUDA or MPS"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

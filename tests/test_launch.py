@@ -150,6 +150,21 @@ def test_a_second_start_installs_nothing(launch, installed):
     assert len(installed) == 1
 
 
+def test_pip_writes_to_stderr_so_that_the_first_command_has_stdout_for_itself(launch, monkeypatch, capfd):
+    """`python launch.py options --json | python -m json.tool` works on the very first start."""
+    monkeypatch.setattr(launch, "make_venv", lambda: Path(launch.VENV).mkdir(exist_ok=True))
+    monkeypatch.setattr(launch, "nvidia_smi", lambda *arguments: None)
+    monkeypatch.setattr(launch, "pip_sources", lambda python: {"find-links"})
+    monkeypatch.setattr(launch, "venv_python", lambda: sys.executable)
+    real = subprocess.call
+    talk = [sys.executable, "-c", "print('Collecting torch')"]
+    monkeypatch.setattr(launch.subprocess, "call", lambda command, **how: real(talk, **how))
+    monkeypatch.setattr(launch.sys, "stderr", sys.__stderr__)
+    launch.install()
+    written = capfd.readouterr()
+    assert "Collecting torch" in written.err and written.out == ""
+
+
 def test_the_test_extra_is_installed_once_and_kept(launch, installed):
     launch.install()
     launch.install("test")

@@ -434,7 +434,6 @@ def test_the_plan_stays_on_the_cpu_and_the_network_sees_only_the_device_of_the_l
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() or torch.backends.mps.is_available()), reason="needs CUDA or MPS")
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_rollout_on_the_device_equals_the_one_on_the_cpu(name):
     device = "cuda" if torch.cuda.is_available() else "mps"
