@@ -99,11 +99,9 @@ class GraphRuns:
                     "--events", str(folder / "events.jsonl"), "--stop-file", str(folder / "stop"),
                     *(part for node in only or () for part in ("--only", node)),
                 ]  # fmt: skip
-                # Safe path: a random.py in the folder where the page was started must not shadow the standard library.
-                extra_env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
                 try:
                     child = platform_calls.start_detached(
-                        command, folder / "log.txt", cwd=Path.cwd(), extra_env=extra_env
+                        command, folder / "log.txt", cwd=Path.cwd(), extra_env=platform_calls.worker_environment()
                     )
                 except OSError:
                     shutil.rmtree(folder)  # nothing ran: it must not look like a run that crashed

@@ -8,7 +8,6 @@ cancelled. A request for the weights of a running run goes to that run.
 import atexit
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -237,10 +236,7 @@ class PreviewClient:
         self._write(job.process, job.message)
 
     def _start(self) -> None:
-        extra = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
-        # Threads that wait must sleep, not spin: beside a training on the same cores a picture else takes ten times as long.
-        extra["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        self._process = platform_calls.start_helper(self._command, self.log, extra_env=extra)
+        self._process = platform_calls.start_helper(self._command, self.log, extra_env=platform_calls.worker_environment())
         threading.Thread(target=self._hear, args=(self._process,), daemon=True, name="preview answers").start()
 
     @staticmethod

@@ -193,6 +193,17 @@ else:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def worker_environment() -> dict[str, str]:
+    """What every Python process of ours that computes is started with, beside the environment it inherits.
+
+    Threads that wait must sleep, not spin: spinning OpenMP workers fight with the threads that decode pictures, and with a
+    training beside them, and everything takes ten times as long. Safe path: a random.py in the folder where the page was
+    started must not shadow the standard library.
+    """
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLICY": policy}
+
+
 def start_detached(command: Sequence[str], log: Path, *, cwd: Path, extra_env: Mapping[str, str]) -> subprocess.Popen:
     """Start a process that outlives us: no terminal, no shared signals, output appended to `log`.
 

@@ -49,6 +49,7 @@ WORKER = (sys.executable, "-m", "rollout_studio.core.worker")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
+_BACKWARDS_BYTES = 64 * 1024
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
 
@@ -177,6 +178,24 @@ class RunDir:
             return [], 0
         whole = data[: data.rfind(b"\n") + 1]
         return [_parse_event(line) for line in whole.split(b"\n") if line.strip()], offset + len(whole)
+
+    def last_event(self, kind: str) -> dict[str, Any] | None:
+        """The last event of a kind, or None. Reads the file backwards, and parses only lines that could be of that kind."""
+        mark = f'"{kind}"'.encode()
+        if not self.events_path.exists():
+            return None
+        with open(self.events_path, "rb") as file:
+            end, rest = file.seek(0, os.SEEK_END), b""
+            while end > 0:
+                start = max(0, end - _BACKWARDS_BYTES)
+                file.seek(start)
+                lines = (file.read(end - start) + rest).split(b"\n")
+                rest = lines.pop(0) if start else b""
+                for line in reversed(lines):
+                    if mark in line and (event := _parse_event(line))["event"] == kind:
+                        return event
+                end = start
+        return None
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -539,8 +558,7 @@ class RunStore:
 
     def failure(self, name: str) -> dict[str, Any] | None:
         """The last `error` event of a run (message, remedy, traceback), or None."""
-        errors = [event for event in self.get(name).events()[0] if event["event"] == "error"]
-        return errors[-1] if errors else None
+        return self.get(name).last_event("error")
 
     def send(self, name: str, command: str, **args: Any) -> str:
         """Send a command to a live run; returns its id. Raises RunError when nobody is there to hear it."""
@@ -584,10 +602,8 @@ class RunStore:
         run.forget_commands()
         run.write_state(state="starting", message=None, step=run.last_checkpoint() if resume else 0, started=round(time.time(), 3))
         command = [*self._worker, str(run.path), *(["--resume"] if resume else [])]
-        # Safe path: a random.py in the folder where the page was started must not shadow the standard library.
-        extra_env = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
         try:
-            child = platform_calls.start_detached(command, run.log_path, cwd=cwd, extra_env=extra_env)
+            child = platform_calls.start_detached(command, run.log_path, cwd=cwd, extra_env=platform_calls.worker_environment())
         except OSError as error:
             run.write_state(state="failed", message=f"The worker could not be started: {error}")
             raise RunError(f"The worker of run {run.name!r} could not be started: {error}") from error

@@ -482,3 +482,46 @@ def test_a_run_dir_needs_no_store(tmp_path):
     run = RunDir(tmp_path)
     run.emit("start")
     assert run.take_commands() == [] and run.read_state() == {"state": "created"} and run.last_checkpoint() is None
+
+
+# ---- what is asked often
+
+
+def test_the_last_event_of_a_kind_is_found_without_reading_the_whole_file(run, monkeypatch):
+    """A page asks it of every failed run; a long run has 100,000 events."""
+    run.emit("error", message="first")
+    for step in range(3000):
+        run.emit("step", step=step, note="an error" * 5)
+    run.emit("error", message="the \"last\" one")
+    run.emit("end", state="failed", step=3000)
+    assert run.last_event("error")["message"] == 'the "last" one'
+    assert run.last_event("step")["step"] == 2999
+    assert run.last_event("sample") is None  # over every block's border
+    monkeypatch.setattr(runs, "_BACKWARDS_BYTES", 100)  # shorter than a line
+    assert run.last_event("error")["message"] == 'the "last" one'
+    monkeypatch.setattr(RunDir, "events", lambda self, *where: pytest.fail("read from the beginning"))
+    assert run.last_event("end")["state"] == "failed"
+
+
+def test_half_a_line_is_no_last_event(run):
+    run.emit("error", message="whole")
+    with open(run.events_path, "ab") as file:
+        file.write(b'{"event": "error", "mess')
+    assert run.last_event("error")["message"] == "whole"
+
+
+@pytest.mark.parametrize("inherited", [None, "ACTIVE"])
+def test_a_worker_is_started_with_threads_that_sleep_while_they_wait(store, run, monkeypatch, inherited):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if inherited:
+        monkeypatch.setenv("OMP_WAIT_POLICY", inherited)
+    started = {}
+
+    def start(command, log, *, cwd, extra_env):
+        started.update(extra_env)
+        raise OSError("seen enough")
+
+    monkeypatch.setattr(platform_calls, "start_detached", start)
+    with pytest.raises(RunError):
+        store.start(run.name)
+    assert started["OMP_WAIT_POLICY"] == (inherited or "PASSIVE")
