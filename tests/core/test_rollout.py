@@ -6,9 +6,11 @@ from oracles import PATHS, PREDICTION_TYPES, Gaussian, flow_times, grid_for, ran
 from rollout_studio.core.config import RolloutConfig
 from rollout_studio.core.cost import offset_distribution
 from rollout_studio.core.noise import RectifiedFlow, consistent_target, prediction_from_output, target_output
+from rollout_studio.core.randomness import generator
 from rollout_studio.core.rollout import (
     Grid,
     build_grid,
+    draw_offsets,
     make_plan,
     plan_from_noise,
     plan_offsets,
@@ -182,6 +184,23 @@ def test_a_plan_depends_on_seed_step_and_micro_step_and_on_nothing_else():
     assert draw() == draw()
     assert len({tuple(draw(**other)) for other in ({}, {"step": 4}, {"seed": 6}, {"index": 1})}) == 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
+def test_who_is_rolled_out_and_how_far_come_from_a_stream_each(strategy):
+    options = {"max_step_offset": 5, "probability": 0.3, "strategy": strategy}
+    drawn = plan_with(rows=300, step=4, seed=9, **options).drawn_k
+    chosen = torch.rand(300, generator=generator(9, 4, "mask"), dtype=torch.float64) < 0.3
+    assert torch.equal(drawn, torch.where(chosen, draw_offsets(strategy, 5, 300, generator(9, 4, "k")), 0))
+
+
+@pytest.mark.parametrize("strategy", ["biased_early", "biased_late"])
+def test_chosen_rows_walk_as_far_as_the_strategy_says_however_few_are_chosen(strategy):
+    """From one stream, the rows that draw a low number for being chosen would draw a low one for their offset too."""
+    rows, maximum = 40_000, 5
+    drawn = plan_with(rows=rows, max_step_offset=maximum, probability=0.3, strategy=strategy).drawn_k
+    shares = torch.bincount(drawn, minlength=maximum + 1)[1:] / (0.3 * rows)
+    torch.testing.assert_close(shares, torch.tensor(offset_distribution(strategy, maximum)[1:]), atol=0.02, rtol=0)
 
 
 def test_who_rolls_does_not_depend_on_how_far():

@@ -314,6 +314,15 @@ def test_flow_times_are_logit_normal_and_shifted_towards_noise():
     assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == [0.0, 0.75, 1.0]
 
 
+@pytest.mark.parametrize("is_flow", [True, False], ids=["flow", "variance preserving"])
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.0])
+def test_logit_std_is_the_spread_of_the_logits(std, is_flow):
+    config = TrainingConfig(timestep_sampling="logit_normal", logit_mean=-0.4, logit_std=std)
+    t = sample_times(config, 4000, generator(0, 0, "t"), is_flow=is_flow, training_times=1000) / (1 if is_flow else 999)
+    logits = torch.logit(t.double())
+    assert float(logits.mean()) == pytest.approx(-0.4, abs=0.05 * std) and float(logits.std()) == pytest.approx(std, rel=0.04)
+
+
 def test_auto_is_logit_normal_for_flow_and_whole_uniform_timesteps_otherwise():
     config = TrainingConfig()
     assert (sampling_kind(config, True), sampling_kind(config, False)) == ("logit_normal", "uniform")
