@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.config import RunConfig, config_from_flat, config_to_flat
 from ..core.options import ConfigError
-from ..core.runs import RunDir, RunError, RunStore, slug
+from ..core.runs import RunDir, RunError, RunStore, RunSummary, slug
 from . import fingerprints
 from .context import Context
 from .values import Checkpoint, File, Interrupted, Lora, Losses, NodeError, Run, manifest_of, sha256
@@ -39,11 +39,13 @@ def train(context: Context, config: RunConfig, name: str, again: int) -> RunDir:
     store, digest = context.store, identity(config, again)
     there = find(store, digest)
     run = there[-1] if there else None
+    told = 0
     if run is not None:
-        summary = store.summary(run)
+        summary = settled(context, run)
         if summary.state == "done":
             return run
         if summary.resumable:
+            told = run.events()[1]
             store.enqueue(run.name, resume=True)
         elif summary.state == "created":
             store.enqueue(run.name)
@@ -58,21 +60,37 @@ def train(context: Context, config: RunConfig, name: str, again: int) -> RunDir:
             run = RunDir(store.path_of(stem))  # another process was quicker: join its run
             if not run.config_path.is_file():
                 raise
-    follow(context, run)
+    follow(context, run, told)
     return run
 
 
-def follow(context: Context, run: RunDir) -> None:
+def settled(context: Context, run: RunDir) -> RunSummary:
+    """What a run is once nobody is stopping it any more: one that saves its last checkpoint, or whose process is on its way out, is
+    waited for. Only then it can be gone on with. Raises Interrupted when somebody wants to stop the waiting.
+    """
+    while True:
+        summary = context.store.summary(run)
+        asked = any(command.name in ("stop", "stop-and-save") for command in run.pending_commands())
+        leaving = summary.state == "stopping" or asked or summary.state not in (*OPEN, "done")
+        if not (summary.alive and leaving):
+            return summary
+        context.progress(summary.step or 0, summary.total_steps or 0, "waiting for the run that is stopping")
+        time.sleep(POLL_S)
+
+
+def follow(context: Context, run: RunDir, told: int = 0) -> None:
     """Wait until a run is done, telling its progress and pictures. An interrupt lets it save first, then raises Interrupted.
+
+    Args:
+        told: the end of the events that are old news, in bytes: those of a run that goes on.
 
     Raises: NodeError when the run ends otherwise than done.
     """
-    store, offset, total, asked = context.store, 0, 0, False
-    offset = run.events()[1] if store.summary(run).resumable else 0
+    store, offset, total, asked = context.store, told, 0, False
     while True:
         store.pump()
         events, offset = run.events(offset)
-        for event in events:
+        for event in _newest(events):
             total = event.get("total_steps", total) if event["event"] == "start" else total
             _tell(context, run, event, total)
         summary = store.summary(run)
@@ -98,8 +116,16 @@ def follow(context: Context, run: RunDir) -> None:
     )
 
 
+def _newest(events: list[dict]) -> list[dict]:
+    """The last event of each kind, in order: who joins a run that has trained for hours is told where it is, not all it did."""
+    last = {event["event"]: number for number, event in enumerate(events)}
+    return [events[number] for number in sorted(last.values())]
+
+
 def _tell(context: Context, run: RunDir, event: dict, total: int) -> None:
     match event["event"]:
+        case "start" if event.get("resumed_from") is not None:
+            context.tell(event["resumed_from"], total, f"going on from step {event['resumed_from']}")
         case "step":
             loss = event["loss"]
             context.tell(event["step"], total, f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}")

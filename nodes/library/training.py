@@ -90,8 +90,9 @@ def resume(context, run, name, max_train_steps):
         there = store.get(name) if run is None else RunDir(run.path)
         if max_train_steps is not None:
             there = _longer(context, there, max_train_steps)
-        summary = store.summary(there)
+        summary, told = following.settled(context, there), 0
         if summary.resumable:
+            told = there.events()[1]
             store.enqueue(there.name, resume=True)
         elif summary.state != "done" and summary.state not in following.OPEN:
             raise NodeError(f"Run {there.name} is {summary.state} and has no checkpoint.", "Start it anew with a Train node.")
@@ -100,7 +101,7 @@ def resume(context, run, name, max_train_steps):
     except RunError as error:
         raise NodeError(str(error)) from None
     if summary.state != "done":
-        following.follow(context, there)
+        following.follow(context, there, told)
     return _results(there)
 
 

@@ -1,7 +1,8 @@
 """A worker without torch, for tests of everything around a training: real files through the run store, in milliseconds.
 
 `steps` told one by one with a short wait, commands heard between them; a checkpoint, samples, a drift report and a LoRA file at the end.
-With the learning rate 9 it fails; with 0.5 it waits longer per step, so that a test can interrupt it.
+With the learning rate 9 it fails; with 0.5 it waits longer per step, so that a test can interrupt it, and like a real worker it needs a
+moment to leave when it has been stopped.
 """
 
 import json
@@ -76,3 +77,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    if RunDir(Path(sys.argv[1])).read_state()["state"] == "stopped":
+        time.sleep(1.0)  # torch takes as long to unload; the run is still owned by this process

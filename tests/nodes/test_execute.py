@@ -134,6 +134,65 @@ def test_an_interrupt_saves_and_the_next_run_goes_on_from_there(run, ab, store, 
     assert [event["resumed_from"] for event in starts] == [None, summary.last_checkpoint]
 
 
+@pytest.fixture
+def slow(ab):
+    """One of the trainings, slow enough to be stopped on its way."""
+    return with_values(ab, {"optimizer.learning_rate": "0.5", "settings.max_train_steps": "12"})
+
+
+def stopping_at(step, events):
+    """A wish to stop from a step on."""
+    return lambda: any(event["event"] == "progress" and event["node"] == "train_a" and event["done"] >= step for event in events)
+
+
+def starts_of(store):
+    [summary] = store.list()
+    return [event["resumed_from"] for event in store.get(summary.name).events()[0] if event["event"] == "start"]
+
+
+def test_run_pressed_right_after_stop_goes_on_from_the_checkpoint(run, slow, store, events):
+    """The stopped run's process is still there then: it is waited for."""
+    outcome = run(slow, wanted=["train_a"], stop=stopping_at(2, events))
+    assert outcome.interrupted and store.list()[0].alive
+    assert run(slow, wanted=["train_a"]).ok
+    first, second = starts_of(store)
+    assert first is None and 2 <= second < 12
+    assert any(event.get("what") == "waiting for the run that is stopping" for event in events)
+
+
+def test_a_run_that_is_still_saving_is_waited_for_too(run, slow, store, events):
+    """Its graph is gone already, as when the page's process was ended."""
+    config = config_of(slow, "train_a")
+    there = store.create(config, f"mine-{following.identity(config, 0)[:10]}")
+    store.enqueue(there.name)
+    store.pump()
+    while not [event for event in there.events()[0] if event["event"] == "step"]:
+        time.sleep(0.05)
+    there.send("stop-and-save")
+    assert run(slow, wanted=["train_a"]).ok
+    assert len(starts_of(store)) == 2 and starts_of(store)[1] > 0
+
+
+def test_a_resume_replays_no_old_progress(run, slow, store, events):
+    run(slow, wanted=["train_a"], stop=stopping_at(3, events))
+    run(slow, wanted=["train_a"])
+    saved = starts_of(store)[1]
+    told = [event["done"] for event in events if event["event"] == "progress" and event["what"] != "waiting for the run that is stopping"]
+    assert told == sorted(told) and told[0] == saved >= 3
+
+
+def test_who_joins_a_run_is_told_where_it_is_not_all_it_did(run, slow, store, events):
+    config = config_of(slow, "train_a")
+    there = store.create(config, f"mine-{following.identity(config, 0)[:10]}")
+    store.enqueue(there.name)
+    store.pump()
+    while not [event for event in there.events()[0] if event["event"] == "step" and event["step"] >= 5]:
+        time.sleep(0.05)
+    run(slow, wanted=["train_a"])
+    told = [event["done"] for event in events if event["event"] == "progress"]
+    assert told[0] >= 5 and told[-1] == 12
+
+
 def test_a_training_that_somebody_started_is_joined(run, ab, store):
     config = config_of(ab, "train_a")
     there = store.create(config, f"mine-{following.identity(config, 0)[:10]}")
