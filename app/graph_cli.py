@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from ..core import platform_calls
 from ..core.findings import printable
 from ..core.options import ConfigError, Fault
 from ..core.runs import slug
@@ -27,6 +28,7 @@ from ..nodes.graph import Graph, GraphError, read_file
 DONE, FAILED, INTERRUPTED, REFUSED = 0, 70, 75, 78
 DEFAULT_OUT = "graph-output"
 RESULT_FILE = "result.json"
+POLL_S = 0.1
 
 
 def register(command: Callable[..., Any]) -> None:
@@ -46,6 +48,7 @@ def register(command: Callable[..., Any]) -> None:
     run.add_argument("--runs-dir", type=Path, metavar="DIR", help="folder of the runs (default: runs, or $ROLLOUT_STUDIO_RUNS)")
     run.add_argument("--events", type=Path, metavar="FILE", help="append every event as a line of JSON, for another program to follow")
     run.add_argument("--stop-file", type=Path, metavar="FILE", help="stop, saving first, as soon as this file exists")
+    run.add_argument("--after", type=Path, metavar="FILE", help="wait for the process that this file names, as another graph's process.json does")
     check = action("check", _check, "Say everything that is wrong with a graph; runs nothing.")
     _add_file(check)
     nodes = action("nodes", _nodes, "List the nodes, with their inputs and outputs.")
@@ -128,6 +131,8 @@ def _run(given: argparse.Namespace) -> int:
     try:
         graph = _loaded(given)
         with _signals(stopped), show:
+            if given.after is not None:
+                _wait_for(given.after, stop)
             outcome = execute(graph, open_store(given.runs_dir), given.out, wanted=given.only, listen=show, stop=stop)
     except GraphError as error:
         show.refused(error)
@@ -137,6 +142,15 @@ def _run(given: argparse.Namespace) -> int:
     if outcome.failures:
         return FAILED
     return INTERRUPTED if outcome.interrupted else DONE
+
+
+def _wait_for(file: Path, stop: Callable[[], bool]) -> None:
+    """Wait until the process that a file names has ended, or somebody stops the waiting."""
+    who = json.loads(file.read_text(encoding="utf-8"))
+    if platform_calls.is_alive(who):
+        _say("Waiting for the graph that is stopping.")
+    while platform_calls.is_alive(who) and not stop():
+        time.sleep(POLL_S)
 
 
 @contextmanager

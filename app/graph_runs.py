@@ -1,9 +1,10 @@
 """Runs of node graphs: started as processes of their own, followed by reading what they tell.
 
-    <runs>/.graphs/<time>/   graph.json   events.jsonl   log.txt   process.json   stop   results/
+    <runs>/.graphs/<time>/   graph.json   events.jsonl   log.txt   process.json   after.json   stop   results/
 
 The page's process never runs a node: it starts `rollout-studio graph run`, which goes on when the page ends, and a reload or another
-viewer finds it by these files. One graph runs at a time on a runs folder; stopping it leaves the file `stop`.
+viewer finds it by these files. One graph runs at a time on a runs folder; stopping it leaves the file `stop`. A graph started while
+another one is stopping waits for that one, whose process `after.json` names, and goes on from what it saved.
 """
 
 import contextlib
@@ -80,7 +81,7 @@ class GraphRuns:
     def start(self, graph: Graph, only: Iterable[str] | None = None) -> str:
         """Start a checked graph; returns the run's name.
 
-        Raises: GraphError with everything that is wrong; Busy while another graph runs; OSError where no process can be started.
+        Raises: GraphError with everything that is wrong; Busy while another graph runs that nobody has stopped; OSError where no process can be started.
         """
         only = None if only is None else list(only)
         validate.check(graph, only)
@@ -88,16 +89,19 @@ class GraphRuns:
             self.root.mkdir(parents=True, exist_ok=True)
             with platform_calls.file_lock(self.root / "start.lock"):
                 current = self.newest()
-                if current is not None and self._alive(current):
+                busy = current is not None and self._alive(current)
+                if busy and not (self.root / current / "stop").exists():
                     raise Busy("A graph is running. Stop it, or wait until it is done; one runs at a time.")
                 name = self._fresh_name()
                 folder = self.root / name
                 folder.mkdir()
+                if busy:
+                    shutil.copyfile(self.root / current / "process.json", folder / "after.json")
                 (folder / "graph.json").write_text(to_json(graph), encoding="utf-8")
                 command = [
                     *self._command, str(folder / "graph.json"), "--out", str(folder / "results"), "--runs-dir", str(self._store.root),
                     "--events", str(folder / "events.jsonl"), "--stop-file", str(folder / "stop"),
-                    *(part for node in only or () for part in ("--only", node)),
+                    *(("--after", str(folder / "after.json")) if busy else ()), *(part for node in only or () for part in ("--only", node)),
                 ]  # fmt: skip
                 try:
                     child = platform_calls.start_detached(
@@ -138,14 +142,14 @@ class GraphRuns:
                 return None
             folder, told, alive = self.root / name, self._told.setdefault(name, _Told()), self._alive(name)
             self._read(folder, told)  # after the look at the process: its last words count
-            stopping = (folder / "stop").exists()
-            sign = (name, told.offset, alive, stopping)
+            state = _state(told, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json")))
+            sign = (name, told.offset, state)
             if sign != self._drawn[0]:
-                self._drawn = (sign, self._draw(name, folder, told, alive, stopping))
+                self._drawn = (sign, self._draw(name, folder, told, state))
             return self._drawn[1]
 
-    def _draw(self, name: str, folder: Path, told: _Told, alive: bool, stopping: bool) -> dict[str, Any]:
-        state, message = _state(told, alive, stopping), ""
+    def _draw(self, name: str, folder: Path, told: _Told, state: str) -> dict[str, Any]:
+        message = ""
         if state == "crashed":
             message = _tail(folder / "log.txt")
         nodes = [vars(node).copy() for node in told.nodes.values()]
@@ -176,11 +180,8 @@ class GraphRuns:
         child = self._children.get(name)
         if child is not None and child.poll() is not None:
             return False
-        try:
-            who = json.loads((self.root / name / "process.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return child is not None
-        return platform_calls.is_alive(who)
+        who = _process(self.root / name / "process.json")
+        return child is not None if who is None else platform_calls.is_alive(who)
 
     # -- its events
 
@@ -235,9 +236,17 @@ class GraphRuns:
         return found
 
 
-def _state(told: _Told, alive: bool, stopping: bool) -> str:
+def _process(file: Path) -> dict[str, Any] | None:
+    """The process that a file names; None where there is no such file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _state(told: _Told, alive: bool, stopping: bool, waiting: bool) -> str:
     if alive:
-        return "stopping" if stopping else "running"
+        return "stopping" if stopping else "waiting" if waiting else "running"
     if told.problems:
         return "refused"
     if told.end is None:

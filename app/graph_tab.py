@@ -114,7 +114,7 @@ class GraphTab:
     def running(self) -> bool:
         """Whether a graph is on its way."""
         status = self.runs.status()
-        return status is not None and status["state"] in ("running", "stopping")
+        return status is not None and status["state"] in ("waiting", "running", "stopping")
 
     # -- what the editor asks
 

@@ -10,7 +10,7 @@ const SAVE_AFTER_MS = 300;
 const NOTICE_MS = 7000;
 export const LARGEST_TEXT = 2 ** 21;
 const LARGEST_PICTURE = 32 * 2 ** 20;
-const ENDED = new Set(["done", "failed", "interrupted", "refused", "crashed"]);
+const GOING = new Set(["waiting", "running"]); // one that is stopping is waited for by the next
 const NONE = Object.freeze([]);
 
 export class Editor {
@@ -238,7 +238,7 @@ export class Editor {
   }
 
   get running() {
-    return this.state.run !== null && !ENDED.has(this.state.run.state);
+    return this.state.run !== null && GOING.has(this.state.run.state);
   }
 
   /** Show the graph of the newest run, which another viewer may have started. */

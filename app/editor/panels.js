@@ -6,7 +6,7 @@ import { find, fitting } from "./search.js";
 import { typeWords } from "./types.js";
 
 const RUN_WORDS = {
-  running: "Running", stopping: "Stopping; a training saves first", done: "Done", failed: "A node failed", interrupted: "Stopped",
+  waiting: "Waits for the graph that is stopping", running: "Running", stopping: "Stopping; a training saves first", done: "Done", failed: "A node failed", interrupted: "Stopped",
   refused: "Could not start", crashed: "Ended unexpectedly",
 }; // prettier-ignore
 
@@ -22,11 +22,10 @@ export function Bar({ editor, actions }) {
   const panel = use((state) => state.panel);
   const trains = use((state) => [...state.document.nodes].filter(([, node]) => node.kind === "RolloutStudioTrain").length);
   const run = use((state) => state.run);
-  const running = run !== null && (run.state === "running" || run.state === "stopping");
   return html`
     <div class="rsg-bar" role="toolbar" aria-label="Graph">
-      ${running
-        ? html`<button type="button" class="rsg-stop" onClick=${editor.stop} disabled=${run.state === "stopping"}>${icon("stop")} Stop</button>`
+      ${editor.running
+        ? html`<button type="button" class="rsg-stop" onClick=${editor.stop}>${icon("stop")} Stop</button>`
         : html`<button type="button" class="rsg-run" onClick=${() => editor.run()} disabled=${starting || empty} title="Run what has a result to look at (Ctrl+Enter)">${icon("run")} Run</button>`}
       <button type="button" onClick=${actions.search} title="Add a node (/, or double-click the canvas)">+ Node</button>
       <${Open} editor=${editor} actions=${actions} />
@@ -47,7 +46,7 @@ export function Bar({ editor, actions }) {
 function RunLine({ editor, run }) {
   const ranAs = useEditor(editor, (state) => state.ranAs);
   const [, tick] = useState(0);
-  const running = run !== null && (run.state === "running" || run.state === "stopping");
+  const running = run !== null && ["waiting", "running", "stopping"].includes(run.state);
   useEffect(() => {
     if (!running) return undefined;
     const timer = setInterval(() => tick((count) => count + 1), 1000);

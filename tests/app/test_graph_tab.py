@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,12 +53,16 @@ def wait_for(condition, seconds=60):
 
 
 def ended(runs):
-    wait_for(lambda: runs.status()["state"] not in ("running", "stopping"))
+    wait_for(lambda: runs.status()["state"] not in ("waiting", "running", "stopping"))
     return runs.status()
 
 
 def node(status, id):
     return next(each for each in status["nodes"] if each["id"] == id)
+
+
+def node_states(runs):
+    return {each["id"]: each["state"] for each in runs.status()["nodes"]}
 
 
 def told(runs, name, *events):
@@ -118,6 +123,43 @@ def test_stopping_leaves_a_file_and_a_process_that_vanished_has_crashed(runs):
     assert status["state"] == "crashed" and status["message"] == "told"
     assert node(status, "ramp")["state"] == "interrupted"  # nothing runs any more
     assert runs(SLEEPER).start(RAMP) != name  # and another one may start
+
+
+def test_run_right_after_stop_waits_for_the_stopping_graph(runs):
+    slow, mine = runs(SLEEPER), runs()
+    first = slow.start(RAMP)
+    slow.stop(first)
+    second = mine.start(RAMP)
+    assert mine.status()["run"] == second != first and mine.status()["state"] == "waiting"
+    wait_for(lambda: "Waiting for the graph" in (mine.root / second / "log.txt").read_text())
+    assert node_states(mine) == {}  # nothing of it runs yet
+    with pytest.raises(Busy):
+        mine.start(RAMP)
+    platform_calls.kill(json.loads((mine.root / first / "process.json").read_text()))
+    assert ended(mine)["state"] == "done"
+
+
+def test_a_waiting_graph_can_be_stopped(runs):
+    slow, mine = runs(SLEEPER), runs()
+    slow.stop(slow.start(RAMP))
+    mine.stop(mine.start(RAMP))
+    assert ended(mine)["state"] == "interrupted"
+
+
+def test_stop_and_run_at_once_goes_on_from_the_checkpoint(runs, store):
+    """As in the editor: two graphs, one run of the store."""
+    graph, _ = read_file(WORKFLOWS / "preset-demo.json")
+    for id, name, value in (("optimizer", "learning_rate", 0.5), ("settings", "max_train_steps", 12)):
+        graph = graph.with_node(id, graph.nodes[id].with_input(name, value))
+    mine = runs((sys.executable, str(Path(__file__).with_name("quick_graph.py"))))
+    first = mine.start(graph)
+    wait_for(lambda: node_states(mine).get("train") == "running" and node(mine.status(), "train")["done"] >= 2)
+    mine.stop(first)
+    mine.start(graph)
+    assert ended(mine)["state"] == "done"
+    [summary] = store.list()
+    start, resumed = (event["resumed_from"] for event in store.get(summary.name).events()[0] if event["event"] == "start")
+    assert start is None and 2 <= resumed < 12
 
 
 def test_events_are_folded_as_they_come_half_a_line_waits_and_a_broken_one_is_passed_over(runs):
