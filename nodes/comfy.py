@@ -1,7 +1,8 @@
 """The nodes as ComfyUI's V1 classes. Imports nothing of ComfyUI, torch or Pillow until a node runs.
 
 At the border values change their clothes: pictures become IMAGE tensors (B, H, W, C) in 0..1 and back, a LoRA a state dict, losses
-`{"loss": [...]}`; everything else passes as the immutable value that it is. Training is a process of its own, so ComfyUI's
+`{"loss": [...]}`; everything else passes as the immutable value that it is. What there is to look at is also told to the page as
+`ui`: pictures as files of the host's temp or output folder, words as text. Training is a process of its own, so ComfyUI's
 inference mode never reaches it. An interrupt lets the run save a checkpoint and is then passed on to ComfyUI.
 """
 
@@ -15,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..core import platform_calls
 from ..core.options import ConfigError
 from ..core.runs import ROOT_VARIABLE, RunDir, RunError
 from . import cache, library  # noqa: F401 - library fills NODES
@@ -23,9 +25,10 @@ from .context import Context, open_store
 from .declaration import LARGEST_INT, NODES, Declaration, Socket, Widget
 from .graph import Node
 from .validate import read_widgets, value_faults
-from .values import Images, Interrupted, Lora, Losses, NodeError, file_at, to_json
+from .values import Images, Interrupted, Lora, Losses, NodeError, file_at, sha256, to_json
 
 MENU = "Rollout Studio"
+FOLDER = "rollout-studio"  # in the host's output and temp folders
 NEEDED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "matplotlib", "numpy", "psutil", "prodigyopt")
 INTERRUPT = "InterruptProcessingException"  # ComfyUI's; a BaseException in some versions, so it is known by its name
 PREVIEW_PX = 256
@@ -135,6 +138,7 @@ class _Host:
 
     def __init__(self) -> None:
         self.interrupt: BaseException | None = None
+        self.shown: list[Path] = []
         self._bar: Any = None
 
     def stop(self) -> bool:
@@ -156,6 +160,7 @@ class _Host:
     def show(self, path: Path) -> None:
         from PIL import Image
 
+        self.shown.append(path)
         with Image.open(path) as image:
             self._progress(None, None, ("JPEG", image.convert("RGB"), PREVIEW_PX))
 
@@ -179,6 +184,26 @@ class _Host:
         paths = _module("folder_paths")
         return Path(paths.get_output_directory() if paths is not None else "output").absolute()
 
+    def on_canvas(self, path: Path) -> dict[str, str] | None:
+        """A picture as the page asks for it: one that was saved for good where it is, else a copy in the temp folder, which the host
+        empties. None where there is no host."""
+        paths = _module("folder_paths")
+        if paths is None:
+            return None
+        if path.parent == self.output_folder() / FOLDER:
+            return {"filename": path.name, "subfolder": FOLDER, "type": "output"}
+        copy = Path(paths.get_temp_directory(), FOLDER, f"{sha256(path)[:16]}{path.suffix}")
+        if not copy.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            platform_calls.write_atomically(copy, path.read_bytes())
+        return {"filename": copy.name, "subfolder": FOLDER, "type": "temp"}
+
+    def say(self, text: str) -> None:
+        """Words on the node's own face, in hosts that can show some."""
+        server, running = getattr(_module("server"), "PromptServer", None), getattr(_module("comfy_execution.utils"), "get_executing_context", None)
+        if hasattr(server, "instance") and hasattr(server.instance, "send_progress_text") and running is not None and running() is not None:
+            server.instance.send_progress_text(text, running().node_id)
+
 
 def _module(name: str) -> Any:
     """A module of the host, if this process has it; it is never imported from here."""
@@ -188,11 +213,11 @@ def _module(name: str) -> Any:
 def _run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pnginfo: Any) -> Any:
     """Run a node for ComfyUI; served from the disk where it has run with the same inputs before."""
     host = _Host()
-    out = host.output_folder() / "rollout-studio"
+    out = host.output_folder() / FOLDER
     store = open_store(os.environ.get(ROOT_VARIABLE, out / "runs"))
     inputs = _inputs(declared, given, out / "inputs")
     if declared.lane == "instant":
-        return _told(declared, _said(lambda: declared.function(None, **inputs)))
+        return _told(declared, _said(lambda: declared.function(None, **inputs)), host)
     kept, key = Cache(store.root / cache.FOLDER), _key(declared, inputs)
     outputs = None if declared.effect else kept.get(key)
     if outputs is None:
@@ -207,7 +232,7 @@ def _run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_png
             raise host.interrupt from None  # what was worth saving is saved
         if not declared.effect:
             kept.put(key, outputs, folder)
-    return _told(declared, outputs)
+    return _told(declared, outputs, host)
 
 
 def _said(work: Callable[[], tuple]) -> tuple:
@@ -261,11 +286,18 @@ def _outside_inference_mode() -> AbstractContextManager:
 # ---- values at the border
 
 
-def _told(declared: Declaration, outputs: tuple) -> Any:
-    """The outputs as ComfyUI's types; text and pictures also for the node's own face."""
+def _told(declared: Declaration, outputs: tuple, host: _Host) -> Any:
+    """The outputs as ComfyUI's types; of a node with something to look at, pictures and words also for its own face."""
     result = tuple(_outward(output.type, value) for output, value in zip(declared.outputs, outputs, strict=True))
+    if not declared.shows:
+        return result
+    given = [Path(file.path) for value in outputs if isinstance(value, Images) for file in value.files]
+    images = [host.on_canvas(path) for path in given or host.shown]
     said = [value for output, value in zip(declared.outputs, outputs, strict=True) if output.type == "STRING"]
-    return {"ui": {"text": said}, "result": result} if said else result
+    for text in said:
+        host.say(text)
+    ui = {name: values for name, values in (("images", [each for each in images if each is not None]), ("text", said)) if values}
+    return {"ui": ui, "result": result} if ui else result
 
 
 def _outward(type_: str, value: Any) -> Any:

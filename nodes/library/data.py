@@ -146,5 +146,5 @@ def save_image(context, images, name):
     """Write pictures into the output folder. The workflow travels inside: drop such a PNG on the editor to have it back."""
     for file in images.files:
         image = pictures.opened(Path(file.path))
-        pictures.saved(image, context.out / f"{name}-{file.digest[:8]}.png", context.provenance)
+        context.show(pictures.saved(image, context.out / f"{name}-{file.digest[:8]}.png", context.provenance))
     return ()

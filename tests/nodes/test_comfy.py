@@ -109,6 +109,78 @@ def test_pictures_cross_the_border_unchanged(tmp_path):
     assert images_of(picture, tmp_path) == images
 
 
+@pytest.fixture
+def host(tmp_path, monkeypatch, store):
+    """The parts of ComfyUI that a running node asks for; gives its folders and what was written on nodes' faces."""
+    from types import SimpleNamespace
+
+    from rollout_studio.nodes import comfy
+
+    folders, said = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
+    server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: said.setdefault(node, text)))
+    for name, module in {
+        "folder_paths": SimpleNamespace(get_output_directory=lambda: str(folders["output"]), get_temp_directory=lambda: str(folders["temp"])),
+        "server": SimpleNamespace(PromptServer=server),
+        "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7")),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(comfy, "open_store", lambda root: store)
+    return SimpleNamespace(folders=folders, said=said)
+
+
+def defaults_of(node):
+    return {name: options["default"] for name, (_, options) in inputs_of(node).items() if "default" in options}
+
+
+def called(key, **given):
+    """What a node answers to ComfyUI."""
+    node = CLASSES[f"RolloutStudio{key}"]
+    return node().run(**{**dict.fromkeys(inputs_of(node)), **defaults_of(node), **given})
+
+
+def on_disk(host, picture):
+    return host.folders[picture["type"]] / picture["subfolder"] / picture["filename"]
+
+
+def trained(**changes):
+    parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"), called("Preset"), strict=True))
+    parts["settings"] = parts["settings"].with_({"max_train_steps": 3})
+    return called("Train", **{**parts, **changes})
+
+
+def test_what_there_is_to_look_at_is_on_the_canvas(host):
+    """Sample pictures, drift pictures, the comparison and the sample grid; each from the cache too, and words as text."""
+    from PIL import Image
+
+    train = trained()
+    _, checkpoint, _, _, samples = train["result"]
+    assert len(train["ui"]["images"]) == samples.shape[0]
+    report = called("DriftReport", checkpoint=checkpoint)
+    assert len(report["ui"]["images"]) == 2 and report["ui"]["text"] == [report["result"][2]] and host.said == {"7": report["result"][2]}
+    for _ in ("made", "cached"):
+        compared = called("CompareDrift", report_a=report["result"][0], report_b=report["result"][0])
+        grid = called("SampleGrid", images_a=samples)
+        plot = called("ProbabilityRampPlot", rollout=called("ScheduledSampling")[0])
+        assert len(compared["ui"]["text"]) == 1
+        for shown in (train, report, compared, grid, plot):
+            for picture in shown["ui"]["images"]:
+                assert picture["type"] == "temp" and Image.open(on_disk(host, picture)).width >= 64
+
+
+def test_a_saved_picture_is_shown_where_it_was_saved(host):
+    import torch
+
+    [picture] = called("SaveImage", images=torch.rand(1, 8, 8, 3), name="mine")["ui"]["images"]
+    assert picture["type"] == "output" and picture["filename"].startswith("mine-") and on_disk(host, picture).is_file()
+
+
+def test_every_node_with_something_to_look_at_has_pictures_or_words():
+    """A root of execution whose face stays empty looks as if nothing had happened."""
+    for declared in NODES.values():
+        if declared.shows and declared.key != "RolloutStudioSaveImage":
+            assert {output.type for output in declared.outputs} & {"IMAGE", "STRING"}, declared.key
+
+
 def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, store):
     """ComfyUI's exception is a BaseException, known by its name."""
     from types import SimpleNamespace
