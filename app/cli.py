@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .. import __version__
+from ..core import platform_calls
 from ..core.config import (
     OPTIONS,
     RunConfig,
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if unknown:
             raise ConfigError(_unknown_faults(unknown))
+        platform_calls.sleep_while_waiting()  # before any command imports torch: train, sample, drift and graph compute here
         code = given.run(given)
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code

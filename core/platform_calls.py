@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 WINDOWS = os.name == "nt"
+_WAITING = "OMP_WAIT_POLICY"
 _REPLACE_PATIENCE_S = 2.0  # Windows refuses to replace a file while a reader has it open; readers are quick
 
 
@@ -200,8 +201,16 @@ def worker_environment() -> dict[str, str]:
     training beside them, and everything takes ten times as long. Safe path: a random.py in the folder where the page was
     started must not shadow the standard library.
     """
-    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    return {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLICY": policy}
+    policy = os.environ.get(_WAITING, "PASSIVE")
+    return {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", _WAITING: policy}
+
+
+def sleep_while_waiting() -> None:
+    """The same for threads of this process, where nobody has said otherwise: call it before torch is imported.
+
+    OpenMP reads its settings once, when its library is loaded; a torch that is there already is not changed.
+    """
+    os.environ.setdefault(_WAITING, "PASSIVE")
 
 
 def start_detached(command: Sequence[str], log: Path, *, cwd: Path, extra_env: Mapping[str, str]) -> subprocess.Popen:

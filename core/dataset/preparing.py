@@ -5,7 +5,7 @@ import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -25,6 +25,10 @@ from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_f
 MEMORY_BYTES = 1 << 30
 """Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
 cache."""
+
+SMALL_WORK = 3e8
+"""Weights of the autoencoder times positions of the latents: below it a picture is encoded on one thread, because sharing so little
+work (about 10 ms) and waking the others, beside two threads that decode, takes longer than the work (benchmarks/preparing.md)."""
 
 _TOGETHER = 4  # class pictures per call of the pipeline
 _PROMPTS_TOGETHER = 16
@@ -239,6 +243,7 @@ class _Latents:
         self.cache = TensorCache(cache_dir, "latents")
         self.store = Store(self.cache, MEMORY_BYTES)
         self.vae = identity(model.vae)
+        self.weights = sum(weight.numel() for weight in model.vae.parameters())
         self.jobs: dict[str, _Job] = {}
         self.reused = self.made = self.rebuilt = 0
 
@@ -282,14 +287,28 @@ class _Latents:
         return problems
 
     def _encode(self, job: _Job, pixels: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = self.model.encode_images(tensor, None)[0].float().cpu()
+        width, height = job.crop.size
+        positions = (width // self.model.latent_scale) * (height // self.model.latent_scale)
+        with _one_thread() if self.weights * positions < SMALL_WORK else nullcontext():
+            tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+            latents = self.model.encode_images(tensor, None)[0].float().cpu()
         if not bool(latents.isfinite().all()):
             raise DatasetError(
                 f"{job.item.path}: the model's autoencoder turns it into values that are not finite.",
                 "Try another picture in its place, or check the model's vae.",
             )
         return latents
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch computes on the calling thread alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _is_latent(tensors: dict[str, Tensor]) -> bool:

@@ -461,6 +461,30 @@ def test_the_reference_answers_in_half_a_second_and_without_torch():
     assert min(seconds) < 0.5
 
 
+UNTIL_TORCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *where):
+        if name == "torch":
+            print("waits", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+from rollout_studio.app.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["train --preset demo --runs-dir runs", "sample --model demo-flow --prompt x --out out"])
+@pytest.mark.parametrize(("set_already", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_what_computes_in_the_terminals_own_process_has_threads_that_sleep_while_they_wait(tmp_path, command, set_already, policy):
+    """OpenMP reads this once, when torch is imported."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if set_already:
+        environment["OMP_WAIT_POLICY"] = set_already
+    done = subprocess.run([sys.executable, "-c", UNTIL_TORCH, *command.split()], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert f"waits {policy}\n" in done.stdout, done.stderr
+
+
 def test_the_page_is_started_as_asked(run, monkeypatch, tmp_path):
     import types
 

@@ -603,6 +603,20 @@ def test_latents_are_what_the_model_makes_of_the_cropped_picture(model, ready, f
         assert torch.allclose(stored, model.encode_images(pixels, None)[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(("small", "threads"), [(1e12, 1), (0, 2)], ids=["little work", "much work"])
+def test_a_picture_of_little_work_is_encoded_on_one_thread(model, ready, monkeypatch, small, threads):
+    """Beside the threads that decode, sharing little work and waking the others takes longer than the work."""
+    seen, encode, before = [], model.encode_images, torch.get_num_threads()
+    monkeypatch.setattr(model, "encode_images", lambda *a: (seen.append(torch.get_num_threads()), encode(*a))[1])
+    monkeypatch.setattr(preparing, "SMALL_WORK", small, raising=False)
+    torch.set_num_threads(2)
+    try:
+        ready()
+        assert set(seen) == {threads} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_batch_is_of_one_shape_and_each_row_has_its_own_caption(ready):
     prepared = ready()
     assert bucket_counts(prepared.items) == {(32, 32): 4, (16, 64): 2} or len(bucket_counts(prepared.items)) == 2
