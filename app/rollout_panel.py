@@ -16,6 +16,7 @@ from ..core.config import (
     probability_at,
     rollout_level,
     rollout_level_of,
+    rollout_remarks,
     with_changes,
 )
 from ..core.cost import plain_step_in_forwards, rollout_cost
@@ -30,7 +31,6 @@ from ..core.effects import (
     idle_settings,
     longest_walk,
     reflexflow_on,
-    rollout_remarks,
 )  # fmt: skip
 from ..core.options import ConfigError
 from .charts import Line, chart

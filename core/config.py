@@ -942,9 +942,28 @@ def rollout_level_of(config: RunConfig) -> str | None:
 def remarks(config: RunConfig) -> list[str]:
     """Sentences about settings that differ from their default but do nothing in this config, and about their cost in honesty.
 
-    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here.
+    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here, and so is
+    one that works but costs more than it looks (`cautions`).
     """
-    rollout, training, data = config.rollout, config.training, config.data
+    from .cautions import cautions  # it reads the grid of this config
+
+    return [*idle_remarks(config), *(caution.sentence for caution in cautions(config))]
+
+
+def rollout_remarks(config: RunConfig) -> list[str]:
+    """`remarks` about the rollout settings alone."""
+    from .cautions import cautions
+
+    return [*_idle_rollout(config), *(caution.sentence for caution in cautions(config))]
+
+
+def idle_remarks(config: RunConfig) -> list[str]:
+    """The part of `remarks` that is about settings without effect."""
+    return [*_idle_rollout(config), *_idle_elsewhere(config)]
+
+
+def _idle_rollout(config: RunConfig) -> list[str]:
+    rollout, training = config.rollout, config.training
     prefix = RolloutConfig.prefix
     changed = differences(config)
     said = []
@@ -990,6 +1009,13 @@ def remarks(config: RunConfig) -> list[str]:
             said.append(
                 "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
             )
+    return said
+
+
+def _idle_elsewhere(config: RunConfig) -> list[str]:
+    training, data = config.training, config.data
+    changed = differences(config)
+    said = []
     if not data.with_prior_preservation:
         idle = [name for name in ("class_prompt", "class_data_dir", "prior_loss_weight", "num_class_images", "class_sample_steps",
                                   "class_sample_guidance") if name in changed]  # fmt: skip

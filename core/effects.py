@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .config import OPTIONS, RolloutConfig, RunConfig, TrainingConfig, remarks
+from .config import OPTIONS, RolloutConfig, RunConfig
 from .cost import CALLS_PER_STEP, blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
 from .plain_grid import PlainGrid, PlainLevel, grid_of
 
@@ -30,12 +30,6 @@ def reflexflow_on(config: RunConfig) -> bool | None:
     if not config.rollout.walks or config.rollout.reflexflow is False:
         return False
     return config.model.is_flow()
-
-
-def rollout_remarks(config: RunConfig) -> list[str]:
-    """`remarks` of the rollout settings alone."""
-    training = TrainingConfig(max_train_steps=config.training.max_train_steps)
-    return remarks(RunConfig(model=config.model, rollout=config.rollout, training=training))
 
 
 @dataclass(frozen=True)

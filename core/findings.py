@@ -25,6 +25,11 @@ class Finding:
     remedy: str = ""
     code: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Message and remedy as running text."""
+        return f"{self.message} {self.remedy}".rstrip()
+
 
 def has_errors(findings: Iterable[Finding]) -> bool:
     """Whether anything among the findings forbids a start."""

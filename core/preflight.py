@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import platform_calls
-from .config import ModelConfig, RunConfig, remarks
+from .cautions import cautions
+from .config import ModelConfig, RunConfig, idle_remarks
 from .dataset import Item, Scan, bucket_counts, scan, scan_probe, split_holdout
 from .dataset.holdout import FEWEST
 from .dataset.scanning import Progress, located
@@ -79,7 +80,8 @@ def preflight(
     findings += _writable(cache_dir, "data_cache_dir") if config.data.data_cache_dir is not None else ()
     if not any(finding.level == "error" for finding in output):
         findings += _disk(disk_estimate(config, found, model), cache_dir, runs_dir)
-    findings += [Finding("note", "", sentence, "", "remark") for sentence in remarks(config)]
+    findings += [Finding("note", "", sentence, "", "remark") for sentence in idle_remarks(config)]
+    findings += cautions(config)
     return by_severity(findings)
 
 

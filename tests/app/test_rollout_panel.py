@@ -6,7 +6,15 @@ import pytest
 from rollout_studio.app import rollout_panel as panel
 from rollout_studio.app.forms import Form
 from rollout_studio.app.grid_picture import described, grid_picture
-from rollout_studio.core.config import OPTIONS, RunConfig, config_from_flat, load_preset, remarks, with_changes
+from rollout_studio.core.config import (
+    OPTIONS,
+    RunConfig,
+    config_from_flat,
+    load_preset,
+    remarks,
+    rollout_remarks,
+    with_changes,
+)
 from rollout_studio.core.cost import flow_grid, offset_distribution, rollout_cost
 from rollout_studio.core.effects import (
     CAUTION,
@@ -16,7 +24,6 @@ from rollout_studio.core.effects import (
     example_row,
     idle_settings,
     longest_walk,
-    rollout_remarks,
 )
 
 ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}

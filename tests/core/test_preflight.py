@@ -75,6 +75,13 @@ def test_a_sound_set_up_has_no_errors_or_warnings_and_nothing_is_touched(check, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_walk_too_far_is_a_warning_not_a_note(check):
+    findings = check(scheduled_sampling_max_step_offset=12, scheduled_sampling_probability=1.0)
+    found = one(findings, "walk-far")
+    assert found.level == "warning"
+    assert sum(found.message in finding.message for finding in findings) == 1
+
+
 def test_everything_wrong_is_told_at_once_worst_first(check, picture_folder, tmp_path):
     (picture_folder / "0.png").write_bytes(b"")
     (picture_folder / "orphan.txt").write_text("x")
