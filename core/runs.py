@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,14 +91,31 @@ def _dump(value: Any, **options: Any) -> str:
     return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, **options)
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a file that is written atomically; None when it does not exist."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file that is written atomically; None when the file does not exist. Raises RunError for anything else there."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}). Make it a readable file, or move it away to go on.") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits; nested without end
         raise RunError(f"{path} is damaged ({error}). Move it away to go on.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: it must hold a JSON object, and holds {text.strip():.80}. Move it away to go on.")
+    return value
+
+
+_STATE_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "state": (f"one of {', '.join(STATES)}", lambda value: value in STATES),
+    **dict.fromkeys(("step", "total_steps"), ("a whole number or null", lambda value: value is None or type(value) is int)),
+    **dict.fromkeys(("created", "updated", "started"), ("a number of seconds", lambda value: type(value) in (int, float) and math.isfinite(value))),
+    **dict.fromkeys(("message", "preset", "control", "control_of", "control_how"),
+                    ("text or null", lambda value: value is None or isinstance(value, str))),
+    "cwd": ("text", lambda value: isinstance(value, str)),
+}  # fmt: skip
+"""Field of a state -> (what it must be, in words; whether a value is that). Other fields may be anything."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +283,14 @@ class RunDir:
     # -- state and ownership ------------------------------------------------------------------------------------------
 
     def read_state(self) -> dict[str, Any]:
-        """The last written state: at least `{"state": ...}`; `created` before anybody wrote one."""
-        return {"state": "created", **(_read_json(self.state_path) or {})}
+        """The last written state: at least `{"state": ...}`; `created` before anybody wrote one. Raises RunError for a damaged one."""
+        state = {"state": "created", **(_read_json(self.state_path) or {})}
+        for name, (rule, holds) in _STATE_RULES.items():
+            if name in state and not holds(state[name]):
+                value = state[name]
+                shown = type(value).__name__ if isinstance(value, (dict, list)) else _dump(value)
+                raise RunError(f"{self.state_path} is damaged: {name} must be {rule}, and is {shown:.80}. Move it away to go on.")
+        return state
 
     def write_state(self, **fields: Any) -> dict[str, Any]:
         """Merge `fields` into the state, atomically, and return the whole. Raises RunError for an unknown state."""
@@ -299,11 +322,21 @@ class RunDir:
                     self.lock_path.unlink()
 
     def owner(self) -> dict[str, Any] | None:
-        """The live process that trains this run or is about to, as `platform_calls.identity` gives it; None when none."""
+        """The live process that trains this run or is about to, as `platform_calls.identity` gives it; None when none.
+
+        Raises RunError when one of the two files that name it is damaged and the other names no live one.
+        """
+        damaged: RunError | None = None
         for path in (self.lock_path, self.process_path):
-            who = _read_json(path)
+            try:
+                who = _read_json(path)
+            except RunError as error:
+                damaged = error
+                continue
             if platform_calls.is_alive(who):
                 return who
+        if damaged is not None:
+            raise damaged
         return None
 
     def last_checkpoint(self) -> int | None:
@@ -618,6 +651,7 @@ class RunStore:
         if owner is not None:
             raise RunError(f"Run {run.name!r} is already running (process {owner['pid']}).")
         state = run.read_state()["state"]
+        run.read_config()
         if resume and run.last_checkpoint() is None:
             raise RunError(f"Run {run.name!r} has no checkpoint to go on from. Clone it and start the clone.")
         if not resume and run.events_path.exists():

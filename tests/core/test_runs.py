@@ -38,7 +38,8 @@ def store(tmp_path):
     store = RunStore(tmp_path / "runs", worker=(sys.executable, "-c", POLITE))
     yield store
     for summary in store.list():
-        store.kill(summary.name)
+        if summary.alive:
+            store.kill(summary.name)
 
 
 @pytest.fixture
@@ -454,6 +455,58 @@ def test_a_damaged_run_is_listed_with_what_is_wrong(store, run):
     run.state_path.write_text("{")
     [summary] = store.list()
     assert summary.state == "failed" and "damaged" in summary.message
+
+
+NO_OBJECT = ["[]", '"text"', "5", "null", "true", "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", NO_OBJECT, ids=lambda content: content[:6])
+@pytest.mark.parametrize("file", ["run.lock", "process.json", "state.json", "config.json"])
+def test_a_file_of_another_json_type_is_told_with_its_name_and_what_to_do(store, run, file, content):
+    """Written by another program or by a hand; every reader of runs meets it."""
+    (run.path / file).write_text(content)
+    [summary] = store.list()
+    assert summary.state == "failed" and summary.message.startswith(f"{run.path / file} is damaged")
+    assert "Move it away" in summary.message
+    for act in (store.start, store.enqueue):
+        with pytest.raises(RunError, match=f"{file} is damaged"):
+            act("first")
+
+
+@pytest.mark.parametrize(("field", "value", "rule"), [
+    ("state", "flying", "one of created, queued"), ("state", ["running"], "one of created, queued"), ("step", "3", "a whole number"),
+    ("step", True, "a whole number"), ("created", "yesterday", "a number of seconds"), ("updated", None, "a number of seconds"),
+    ("message", {"a": 1}, "text or null"), ("cwd", 5, "text"),
+])  # fmt: skip
+def test_a_state_with_a_field_of_another_type_is_told_with_the_rule(store, run, field, value, rule):
+    store.create({}, "healthy")
+    run.state_path.write_text(json.dumps({**run.read_state(), field: value}))
+    damaged = store.summary("first")
+    assert damaged.state == "failed" and f"{field} must be {rule}" in damaged.message
+    assert {summary.name for summary in store.list()} == {"first", "healthy"}
+
+
+def test_a_folder_where_a_file_belongs_is_told(store, run):
+    run.state_path.unlink()
+    run.state_path.mkdir()
+    [summary] = store.list()
+    assert summary.state == "failed" and "state.json cannot be read" in summary.message
+
+
+def test_a_damaged_lock_does_not_hide_the_process_that_the_store_started(store, run):
+    run.lock_path.write_text("[]")
+    run.process_path.write_text(json.dumps(platform_calls.identity()))
+    assert run.owner()["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("file", ["run.lock", "state.json", "config.json"])
+def test_a_worker_that_meets_a_damaged_file_says_so_without_a_traceback(store, run, file):
+    (run.path / file).write_text("[]")
+    done = subprocess.run(
+        [sys.executable, "-m", "rollout_studio.core.worker", str(run.path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 78
+    assert f"{file} is damaged" in done.stderr and "Traceback" not in done.stderr + done.stdout
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
