@@ -155,6 +155,13 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
+    def device(self) -> str:
+        """The device that the run asked for; what `auto` means here where its config cannot be read."""
+        try:
+            return _device_of(self.read_config())
+        except RunError:
+            return _device_of({})
+
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -445,6 +452,7 @@ class RunStore:
         self.root.mkdir(parents=True, exist_ok=True)
         self._worker = tuple(worker)
         self._database = self.root / ".queue.sqlite3"
+        self._held_up: dict[str, str] = {}  # waiting runs that the last `pump` could neither start nor mark failed, and why
 
     # -- the database: queue, and the one lock for starting, deleting and reconciling -------------------------------------
 
@@ -548,15 +556,17 @@ class RunStore:
     def list(self) -> list[RunSummary]:
         """Every run, newest first. A damaged one is listed as failed, with what is wrong, not hidden."""
         _reap()
-        runs = [
-            self.summary(RunDir(path))
-            for path in self.root.iterdir()
-            if _NAME.fullmatch(path.name) and not path.is_symlink() and (path / "config.json").is_file()
-        ]
+        runs = []
+        for run in self._run_dirs():
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                runs.append(self.summary(run))
         return sorted(runs, key=lambda run: (run.created, run.name), reverse=True)
 
     def summary(self, run: RunDir | str) -> RunSummary:
-        """The row of one run: its state as written, except that a live state without a live process is `crashed`."""
+        """The row of one run: its state as written, except that a live state without a live process is `crashed`.
+
+        Raises: FileNotFoundError when a RunDir's folder is gone.
+        """
         run = self.get(run) if isinstance(run, str) else run
         try:
             state, alive = run.read_state(), run.owner() is not None
@@ -566,14 +576,16 @@ class RunStore:
                 state = run.read_state()
                 if state["state"] in ACTIVE_STATES and time.time() - state.get("updated", 0) > 2:
                     state, message = {**state, "state": "crashed"}, _obituary(run, state)
-            device = _device_of(run.read_config())
-        except RunError as error:
-            state, alive, message, device = {"state": "failed"}, False, str(error), "unknown"
-        created = state.get("created", run.config_path.stat().st_mtime)
+            if state["state"] == "queued":
+                message = self._held_up.get(run.name, message)
+            device, checkpoint = _device_of(run.read_config()), run.last_checkpoint()
+        except (RunError, OSError) as error:
+            state, alive, message, device, checkpoint = {"state": "failed"}, False, str(error), "unknown", None
+        created = state["created"] if "created" in state else run.path.stat().st_mtime
         return RunSummary(
             name=run.name, path=run.path, state=state["state"], step=state.get("step"),
             total_steps=state.get("total_steps"), device=device, created=created, updated=state.get("updated", created),
-            message=message, last_checkpoint=run.last_checkpoint(), alive=alive, preset=state.get("preset"),
+            message=message, last_checkpoint=checkpoint, alive=alive, preset=state.get("preset"),
             control=state.get("control"), control_of=state.get("control_of"),
         )
 
@@ -717,40 +729,53 @@ class RunStore:
     def pump(self) -> list[str]:
         """Start the next waiting run on every device on which no run is alive; returns the names started.
 
-        One call starts at most one run per device. A run that cannot start is marked failed and the next one is tried.
+        One call starts at most one run per device. A run that cannot start is marked failed and the next one is tried; one that
+        cannot even be marked keeps its place, and `summary` says why. A damaged run folder holds up nobody else.
         """
         _reap()
         started = []
         with self._exclusive() as database:
             waiting = self._jobs(database)
-            if not waiting:
-                return started
-            busy = {_device_of(run.read_config()) for run in self._run_dirs() if run.owner() is not None}
-            for device in dict.fromkeys(job.device for job in waiting):
-                while device not in busy and (job := self._claim(database, device)) is not None:
-                    try:
-                        run = self.get(job.run)
-                        # Started, but the machine died before this database knew: the run's own state is what counts.
-                        if run.read_state()["state"] == "queued":
-                            self._start(run, job.resume)
-                            started.append(job.run)
-                            busy.add(device)
-                    except RunError as error:
-                        with contextlib.suppress(RunError):  # deleted by hand: nothing left to mark
-                            self.get(job.run).write_state(state="failed", message=str(error))
-                    database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+            busy = self._busy_devices() if waiting else set()
+            for job in waiting:
+                if job.device in busy:
+                    continue
+                try:
+                    run = self.get(job.run)
+                    # Started, but the machine died before this database knew: the run's own state is what counts.
+                    if run.read_state()["state"] == "queued":
+                        self._start(run, job.resume)
+                        started.append(job.run)
+                        busy.add(job.device)
+                except (RunError, OSError) as error:
+                    if not self._mark_failed(job.run, error):
+                        continue
+                database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+                self._held_up.pop(job.run, None)
         return started
 
-    def _claim(self, database: sqlite3.Connection, device: str) -> Job | None:
-        row = database.execute(
-            "UPDATE jobs SET claimed = ? WHERE id = (SELECT id FROM jobs WHERE device = ? AND claimed IS NULL"
-            " ORDER BY position, id LIMIT 1) RETURNING id, run, device, position, resume",
-            (time.time(), device),
-        ).fetchone()
-        return None if row is None else Job(row[0], row[1], row[2], row[3], bool(row[4]))
+    def _busy_devices(self) -> set[str]:
+        busy = set()
+        for run in self._run_dirs():
+            with contextlib.suppress(RunError):  # damaged, and no live process known: `list` tells what is wrong with it
+                if run.owner() is not None:
+                    busy.add(run.device())
+        return busy
+
+    def _mark_failed(self, name: str, error: Exception) -> bool:
+        """Whether a waiting run that could not start is marked so, or needs no mark; else it is remembered why it waits."""
+        try:
+            self.get(name).write_state(state="failed", message=str(error))
+        except OSError as why:
+            self._held_up[name] = f"It cannot be started: {error}. Nor can that be written into {self.root / name} ({why.strerror})."
+            return False
+        except RunError:  # deleted by hand: nothing left to mark; or damaged: `list` tells what is wrong with it
+            return True
+        return True
 
     def _run_dirs(self) -> list[RunDir]:
-        return [RunDir(path) for path in self.root.iterdir() if _NAME.fullmatch(path.name) and (path / "config.json").is_file()]
+        """Every run's folder; also one that may not be entered, so that it is not hidden."""
+        return [RunDir(path) for path in self.root.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink() and _holds_a_run(path)]
 
     # -- after a crash ----------------------------------------------------------------------------------------------------
 
@@ -766,17 +791,32 @@ class RunStore:
                 if time.time() - leftover.stat().st_mtime > 600:  # nobody is still busy with it
                     shutil.rmtree(leftover, ignore_errors=True)
             for run in self._run_dirs():
-                if run.read_state()["state"] not in ACTIVE_STATES or run.owner() is not None:
-                    continue
-                state = run.read_state()  # again: it may have ended properly between the two looks
-                if state["state"] not in ACTIVE_STATES:
-                    continue
-                message, step = _obituary(run, state), _last_step(run, state)
-                run.emit("end", state="crashed", step=step, message=message)
-                run.write_state(state="crashed", step=step, message=message)
-                run.process_path.unlink(missing_ok=True)
-                found.append(self.summary(run))
+                # Damaged, or not to be written: the others still get their names, and `summary` tells of this one either way.
+                with contextlib.suppress(RunError, OSError):
+                    if self._bury(run):
+                        found.append(self.summary(run))
         return found
+
+    @staticmethod
+    def _bury(run: RunDir) -> bool:
+        """Call a run crashed whose process is gone; False when it is alive or has ended properly."""
+        if run.read_state()["state"] not in ACTIVE_STATES or run.owner() is not None:
+            return False
+        state = run.read_state()  # again: it may have ended properly between the two looks
+        if state["state"] not in ACTIVE_STATES:
+            return False
+        message, step = _obituary(run, state), _last_step(run, state)
+        run.write_state(state="crashed", step=step, message=message)  # first: what cannot be written is not told again and again
+        run.emit("end", state="crashed", step=step, message=message)
+        run.process_path.unlink(missing_ok=True)
+        return True
+
+
+def _holds_a_run(path: Path) -> bool:
+    try:
+        return (path / "config.json").is_file()
+    except PermissionError:
+        return path.is_dir()
 
 
 def _device_of(config: Mapping[str, Any]) -> str:

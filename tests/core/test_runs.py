@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -414,6 +415,109 @@ def test_a_run_that_cannot_start_is_marked_and_the_next_one_starts(store):
     store.get("gone").write_state(cwd=str(store.root / "nowhere"))
     assert store.pump() == ["next"]
     assert store.summary("gone").state == "failed" and "nowhere" in store.summary("gone").message
+
+
+BREAKAGES = {
+    "state of another type": lambda path: (path / "state.json").write_text("[]"),
+    "lock of another type": lambda path: (path / "run.lock").write_text("5"),
+    "no config": lambda path: (path / "config.json").unlink(),
+    "config of another type": lambda path: (path / "config.json").write_text("null"),
+    "a folder for a log": lambda path: (path / "log.txt").mkdir(),
+    "a folder for a state": lambda path: ((path / "state.json").unlink(), (path / "state.json").mkdir()),
+    "gone": lambda path: path.rename(path.with_name(".away")),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_run_folder_holds_up_nobody_in_the_queue(store, breakage):
+    for name in ("broken", "next"):
+        store.create({}, name)
+        store.enqueue(name)
+    BREAKAGES[breakage](store.root / "broken")
+    store.reconcile()
+    assert store.pump() == ["next"]
+    assert [job.run for job in store.queue()] == []
+    assert {summary.state for summary in store.list() if summary.name == "broken"} <= {"failed"}
+
+
+def test_a_broken_run_folder_that_is_not_queued_keeps_no_device_busy_and_hides_no_crash(store, run):
+    for name in ("broken", "dead"):
+        store.create({}, name)
+        store.get(name).write_state(state="running", step=4)
+        store.get(name).lock_path.write_text(json.dumps(dead_process()))
+    (store.root / "broken" / "run.lock").write_text("[]")
+    store.enqueue("first")
+    assert [summary.name for summary in store.reconcile()] == ["dead"]
+    assert store.pump() == ["first"]
+
+
+def test_a_live_run_keeps_its_device_busy_though_its_config_is_damaged(store, run):
+    other = store.create({}, "other")
+    store.enqueue("first")
+    with other.lock():
+        other.config_path.write_text("[]")
+        assert store.pump() == []
+    assert store.pump() == ["first"]
+
+
+def test_a_waiting_run_that_can_neither_start_nor_be_marked_keeps_its_place_and_says_why(store, monkeypatch):
+    for name in ("barred", "next"):
+        store.create({}, name)
+        store.enqueue(name)
+    write = RunDir.write_state
+
+    def barred(self, **fields):
+        if self.name == "barred":
+            raise PermissionError(13, "Permission denied", str(self.state_path))
+        return write(self, **fields)
+
+    monkeypatch.setattr(RunDir, "write_state", barred)
+    assert store.pump() == ["next"]
+    assert [job.run for job in store.queue()] == ["barred"]
+    told = store.summary("barred")
+    assert told.state == "queued" and "Permission denied" in told.message
+
+
+def test_a_run_deleted_while_the_list_is_read_is_left_out(store, run, monkeypatch):
+    store.create({}, "other")
+    summary = RunStore.summary
+
+    def late(self, run):
+        if run.name == "first":
+            run.path.rename(store.root / ".deleted-x")
+        return summary(self, run)
+
+    monkeypatch.setattr(RunStore, "summary", late)
+    assert [each.name for each in store.list()] == ["other"]
+
+
+@pytest.fixture
+def as_nobody():
+    """Rights count, also where tests run as root; gives a folder that everybody may write to."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("this system has no such rights")
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        if me == 0:
+            os.seteuid(65534)
+        yield Path(folder)
+        if me == 0:
+            os.seteuid(me)
+
+
+def test_a_run_that_may_not_be_entered_is_listed_with_the_reason(as_nobody):
+    store = RunStore(as_nobody / "runs")
+    for name in ("shut", "open"):
+        store.create({}, name)
+    (store.root / "shut").chmod(0)
+    try:
+        shown = {summary.name: summary for summary in store.list()}
+        assert shown["shut"].state == "failed" and "Permission denied" in shown["shut"].message
+        assert shown["open"].state == "created"
+        assert store.reconcile() == [] and store.pump() == []
+    finally:
+        (store.root / "shut").chmod(0o700)
 
 
 def test_a_failed_run_is_retried_from_its_checkpoint_or_as_a_clone(store, run):
