@@ -520,8 +520,10 @@ def _sample(given: argparse.Namespace) -> int:
     else:
         config = config_from_flat({"pretrained_model_name_or_path": given.model})
     _only_with_run(given)
-    if given.lora is not None and not given.lora.is_file():
-        raise ConfigError([Fault(f"--lora {given.lora}: there is no such file; check the path.")])
+    if given.lora is not None:
+        from ..core.adapters.lora_file import look
+
+        look(given.lora)  # what its header tells is told before seconds are spent on a model
     steps = config.validation.num_inference_steps if given.steps is None else given.steps
     guidance = config.validation.guidance if given.guidance is None else given.guidance
     with_changes(
@@ -546,7 +548,9 @@ def _sample(given: argparse.Namespace) -> int:
         side = config.data.resolution // model.size_multiple * model.size_multiple
         height, width = side if height is None else height, side if width is None else width
     if given.lora is not None:
-        model.pipe.load_lora_weights(str(given.lora.parent), weight_name=given.lora.name, local_files_only=True)
+        from ..core.adapters.loading import load_lora
+
+        _say(f"{given.lora}: {load_lora(model, given.lora, 'given')}.")
     progress = Progress(sys.stderr)
     try:
         pictures = model.sample(

@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,7 +33,6 @@ from PIL import Image
 from torch import Tensor
 
 from . import checkpoint, drift, drift_pictures
-from .adapters.header import ExportError, read_header
 from .dataset import pictures, transform
 from .dataset.buckets import MULTIPLE, bucket_sizes, choose
 from .drawing import draw
@@ -224,19 +222,15 @@ class Bench:
         self._state = state
 
     def _lora_file(self, weights: Weights) -> str:
-        path = weights.path
-        if not path.is_file():
-            raise PreviewError(
-                f"There is no LoRA file '{path}'.",
-                "Choose one that is there; exported ones lie in a run's lora folder.",
-            )
+        from .adapters.lora_file import LoraError, look
+
         try:
-            names = [name for name in read_header(path) if name != "__metadata__"]
-        except ExportError as error:
-            raise PreviewError(str(error), "Choose another file.") from error
+            path = look(weights.path).path
+        except LoraError as error:
+            raise PreviewError(error.message, error.remedy) from error
         state = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         if state not in self._adapters:
-            self._load_adapter(state, str(path), names)
+            self._load_adapter(state, path)
         return state
 
     def _checkpoint(self, weights: Weights) -> None:
@@ -270,62 +264,26 @@ class Bench:
                 f"{self.model.component}.{name.replace('.default.', '.')}": tensor * (alpha / rank) if ".lora_B." in name else tensor
                 for name, tensor in tensors.items()
             }  # fmt: skip
-            self._load_adapter(state, file, list(file))
+            self._load_adapter(state, file)
             self._put_on(state)
         else:
             self._put_on_full(state, tensors)
 
-    def _load_adapter(self, state: str, source: str | dict[str, Tensor], names: list[str]) -> None:
-        """Load a LoRA beside the others, by the pipeline's own loader; the oldest goes."""
-        from .adapters.check import _without_warnings
-        from .randomness import kept_random_state
+    def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
+        """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
+        from .adapters.loading import load_lora
+        from .adapters.lora_file import LoraError
 
-        denoiser, pipe = self.model.denoiser, self.model.pipe
         self._take_off_full()
         while len(self._adapters) >= ADAPTERS_KEPT:
-            denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
+            self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
         self._numbers += 1
         name = f"preview{self._numbers}"
-        what = f"'{source}'" if isinstance(source, str) else "The checkpoint"
-        given = {"weight_name": Path(source).name} if isinstance(source, str) else {}
-        source = str(Path(source).parent) if isinstance(source, str) else source
         try:
-            with _without_warnings(), kept_random_state(), warnings.catch_warnings():
-                # several adapters side by side are meant
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-                pipe.load_lora_weights(source, adapter_name=name, **given)
-        except Exception as error:  # the loader raises whatever torch, peft and its converters raise
-            self._drop(name)
-            reason = " ".join(str(error).split())[:300]
-            raise PreviewError(
-                f"{what} does not fit {self.model.source.name}: {reason}",
-                "Choose a LoRA that was trained on this model.",
-            ) from error
-        loaded = sum(f".{name}." in each and ".lora_" in each for each in denoiser.state_dict())
-        elsewhere = [
-            part for part in self.model.text_encoders if getattr(getattr(pipe, part, None), "peft_config", None)
-        ]
-        if elsewhere:
-            for part in elsewhere:
-                getattr(pipe, part).delete_adapters(name)
-            self._drop(name)
-            raise PreviewError(
-                f"{what} changes the text encoder too, which drift previews do not follow.",
-                "Choose a LoRA of the denoiser alone (what Rollout Studio exports).",
-            )
-        if loaded == 0 or (all(".lora_A." in each or ".lora_B." in each for each in names) and loaded != len(names)):
-            self._drop(name)
-            raise PreviewError(
-                f"{what} does not fit {self.model.source.name}: {loaded} of its {len(names)} tensors found a place.",
-                "Choose a LoRA that was trained on this model.",
-            )
-        self.model.denoiser.requires_grad_(False)
+            load_lora(self.model, source, name, text_encoders=False)
+        except LoraError as error:
+            raise PreviewError(error.message, error.remedy) from error
         self._adapters[state] = name
-
-    def _drop(self, name: str) -> None:
-        """Remove an adapter that was (partly) loaded and cannot be used."""
-        if name in (getattr(self.model.denoiser, "peft_config", None) or {}):
-            self.model.denoiser.delete_adapters(name)
 
     def _put_on_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""

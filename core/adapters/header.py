@@ -18,7 +18,8 @@ CONFIG_KEY = "rollout_studio_config"
 """Under this key lies the whole config as flat JSON, so that a dropped file restores the form."""
 CONFIG_FILE = "rollout_studio_config.json"
 """The same in the folder of a full fine-tune."""
-LARGEST_HEADER = 100_000_000
+LARGEST_HEADER = 16 * 2**20
+"""Bytes: a hundred times what a LoRA of the largest models has; more is not read at all."""
 
 
 class ExportError(RuntimeError):

@@ -384,8 +384,9 @@ def test_an_empty_store_says_how_to_begin(run, tmp_path):
         (["sample", "--run", "first", "--lora", "x.safetensors", "--prompt", "a", "--out", "o"], "own weights"),
         (
             ["sample", "--model", "demo-flow", "--lora", "x.safetensors", "--prompt", "a", "--out", "o"],
-            "there is no such file",
+            "does not exist",
         ),
+        (["sample", "--model", "demo-flow", "--lora", "empty.safetensors", "--prompt", "a", "--out", "o"], "is empty (0 bytes)"),
         (
             ["sample", "--model", "demo-flow", "--checkpoint", "3", "--prompt", "a", "--out", "o"],
             "only a run has checkpoints",
@@ -400,10 +401,30 @@ def test_what_cannot_be_drawn_or_measured_is_refused_at_once(run, store, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "empty.safetensors").touch()
     code, _, err = run(*arguments, "--runs-dir", store.root)
     assert code == 78
     assert words in err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("spoilt", "code", "words"), [
+    (None, 0, "2 of 2 tensors used, in 1 layer, whose weights it changes by"),
+    ("name", 78, "0 of its 2 tensors have a place in it"),
+    ("nan", 78, "1 of its 2 tensors hold NaN"),
+    ("1e30", 78, "times their own size"),
+])  # fmt: skip
+def test_sample_says_how_much_of_a_lora_fits_and_draws_with_no_other(run, tmp_path, spoilt, code, words):
+    import torch
+    from safetensors.torch import save_file
+
+    stem = "transformer.layers.0.attn.to_q" if spoilt != "name" else "transformer.blocks.0.attn.query"
+    side = 160
+    value = {"nan": float("nan"), "1e30": 1e30}.get(spoilt, 0.01)
+    save_file({f"{stem}.lora_A.weight": torch.ones(2, side), f"{stem}.lora_B.weight": torch.full((side, 2), value)}, tmp_path / "mine.safetensors")
+    told = run("sample", "--model", "demo-flow", "--lora", tmp_path / "mine.safetensors", "--prompt", "a", "--steps", "1", "--out", tmp_path / "o")
+    assert told[0] == code and words in told[2] and "Traceback" not in told[2], told
+    assert (tmp_path / "o").exists() == (code == 0)
 
 
 # ---- options, presets, ui

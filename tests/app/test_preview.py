@@ -135,8 +135,8 @@ def test_what_is_missing_or_broken_is_told_with_a_remedy_and_the_worker_lives(cl
     wrong = {
         "no such picture": {"image": "nowhere.png", "prompt": "a"},
         "broken.png": {"image": str(tmp_path / "broken.png"), "prompt": "a"},
-        "no LoRA file": {"checkpoints": [{"lora": str(tmp_path / "none.safetensors")}]},
-        "no safetensors file": {"checkpoints": [{"lora": str(tmp_path / "cut.safetensors")}]},
+        "does not exist": {"checkpoints": [{"lora": str(tmp_path / "none.safetensors")}]},
+        "cut off": {"checkpoints": [{"lora": str(tmp_path / "cut.safetensors")}]},
         "no checkpoint of step 7": {"checkpoints": [run]},
         "does not fit demo-epsilon": {"checkpoints": [{"lora": str(lora)}], "config": {"pretrained_model_name_or_path": "demo-epsilon"}},
         "no such folder": {"config": {"pretrained_model_name_or_path": "/no/such/model"}},

@@ -234,6 +234,33 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
         quietly(bench, other, tmp_path / "d")
 
 
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda name, tensor: (name, tensor * float("nan")), "hold NaN"),
+    (lambda name, tensor: (name, tensor * 0 + 1e30), "times their own size"),
+    (lambda name, tensor: (name.replace("layers.0", "layers.9"), tensor), "no such layer"),
+    (lambda name, tensor: (name, tensor[:, :1] if "lora_A" in name else tensor), "inputs"),
+], ids=["NaN", "1e30", "names", "shapes"])  # fmt: skip
+def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(tiny_run, without_drift, pictures, tmp_path, spoil, words):
+    from safetensors.torch import load_file, save_file
+
+    run = tiny_run("lumina2", max_train_steps=1)
+    assert train(run) == 0
+    file = tmp_path / "spoilt.safetensors"
+    good = load_file(run.lora_path / f"{run.name}.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in (spoil(*each) for each in good.items())}, file)
+    bench = preview.Bench()
+    base = quietly(bench, asked_of(run, pictures), tmp_path / "a")["numbers"]
+    for record in (
+        asked_of(run, pictures, checkpoints=["base", {"lora": str(file)}]),
+        {"what": "samples", "prompts": "x", "steps": 1, "config": run.read_config(), "checkpoints": [{"lora": str(file)}]},
+    ):
+        with pytest.raises(PreviewError, match=words) as told:
+            quietly(bench, record, tmp_path / "b")
+        assert "spoilt.safetensors" in told.value.message and told.value.remedy
+    bench.memory.clear()
+    assert quietly(bench, asked_of(run, pictures), tmp_path / "c")["numbers"] == base
+
+
 def test_a_full_fine_tune_is_shown_after_adapters_and_the_base_comes_back(tiny_run, without_drift, pictures, tmp_path):
     lora, full = (
         tiny_run("lumina2", "lora", max_train_steps=1),

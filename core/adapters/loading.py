@@ -1,0 +1,213 @@
+"""Put a LoRA on a model, and say what fits. The pipelines' own loaders draw with a file of which nothing found a place, or whose
+values are no numbers, as if all were well: here nothing is drawn with before every tensor has its place and a sane value.
+"""
+
+import logging as python_logging
+import math
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..randomness import kept_random_state
+from .lora_file import LoraError, LoraFile, look
+
+if TYPE_CHECKING:
+    from ..families.base import Model
+
+LARGEST_CHANGE = 100.0
+"""A LoRA may change the weights of its layers by so many times their own size (Frobenius norms, all layers together). Trained ones
+stay below 1; numbers that were spoilt, or an alpha of 1e30, are far above."""
+
+_OTHER_MODEL = "Choose a LoRA that was trained on this model."
+_DIVERGED = "Its training or its file is spoilt: take an earlier checkpoint of it, or get it again."
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of a LoRA's tensors: `used` of `total`; `layers` that it changes; `change`: the size of the change over that of
+    the weights (Frobenius norms, all layers together)."""
+
+    used: int
+    total: int
+    layers: int
+    change: float
+
+    def __str__(self) -> str:
+        effect = "which it leaves as they are: it has no effect" if self.change == 0 else f"whose weights it changes by {self.change:.2%}"
+        layers = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
+        return f"{self.used} of {self.total} tensors used, in {layers}, {effect}"
+
+
+@torch.no_grad()
+def load_lora(model: "Model", source: Path | str | Mapping[str, Tensor], name: str, *, text_encoders: bool = True) -> Fit:
+    """Load a LoRA beside what the model has, by the pipeline's own loader, as the adapter `name`; it is then the active one.
+
+    Args:
+        source: a .safetensors file in any layout that the pipeline reads, or tensors by their diffusers names.
+        text_encoders: may it change the text encoders too?
+
+    Raises: LoraError, in words, with what fits and what does not; the model is then as it was.
+    Cost: reads the file twice. The global random state stays as it is.
+    """
+    file = look(source) if not isinstance(source, Mapping) else None
+    what = "The checkpoint" if file is None else f"'{file.path}'"
+    _check_values(what, file, source)
+    pipe = model.pipe
+    given = (dict(source), {}) if file is None else (str(file.path.parent), {"weight_name": file.path.name, "local_files_only": True})
+    names = tuple(source) if file is None else file.weights
+    with _quietly(), kept_random_state():
+        try:
+            converted = pipe.lora_state_dict(given[0], **given[1], return_lora_metadata=True)[0]
+        except Exception as error:  # the loader raises whatever its converters raise
+            raise LoraError(_unread(what, model, error), _OTHER_MODEL) from error
+        total = max(len(names), len(converted))
+        _check_places(what, model, converted, total, text_encoders)
+        if len(converted) < len(names):
+            raise LoraError(f"{what} does not fit {model.source.name}: {len(converted)} of its {total} tensors have a place in it.", _OTHER_MODEL)
+        try:
+            pipe.load_lora_weights(given[0], adapter_name=name, **given[1])
+        except Exception as error:  # as above, and peft
+            drop(model, name)
+            raise LoraError(_unread(what, model, error), _OTHER_MODEL) from error
+    loaded = [(layer, *_matrices(module, name)) for part in _parts(model) for layer, module in part.named_modules() if _has(module, name)]
+    used = 2 * len(loaded)
+    if used < len(converted):
+        drop(model, name)
+        raise LoraError(f"{what} does not fit {model.source.name}: {used} of its {total} tensors found a place in it.", _OTHER_MODEL)
+    change = _change(loaded)
+    if not change <= LARGEST_CHANGE:  # also where it is no number
+        drop(model, name)
+        raise LoraError(
+            f"{what} would change the weights of its {len(loaded)} layers by {change:.3g} times their own size (at most {LARGEST_CHANGE:g}), and only noise could come out.",
+            _DIVERGED,
+        )
+    for part in _parts(model):
+        part.requires_grad_(False)
+    return Fit(total, total, len(loaded), change)
+
+
+def drop(model: "Model", name: str) -> None:
+    """Remove the adapter `name`, wherever it was loaded."""
+    for part in _parts(model):
+        if name in (getattr(part, "peft_config", None) or {}):
+            part.delete_adapters(name)
+
+
+def _parts(model: "Model") -> list[nn.Module]:
+    encoders = (getattr(model.pipe, name, None) for name in model.text_encoders)
+    return [model.denoiser, *(each for each in encoders if each is not None)]
+
+
+def _check_values(what: str, file: LoraFile | None, source: Path | str | Mapping[str, Tensor]) -> None:
+    """Every number must be finite."""
+    if file is None:
+        broken = [name for name, tensor in source.items() if not bool(tensor.isfinite().all())]
+    else:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file.path, framework="pt") as tensors:
+                broken = [name for name in file.tensors if not bool(tensors.get_tensor(name).isfinite().all())]
+        except (SafetensorError, OSError) as error:
+            raise LoraError(f"{what} is damaged ({error}).", "Copy or download it again.") from error
+    if broken:
+        number = len(source) if file is None else len(file.tensors)
+        raise LoraError(f"{what}: {len(broken)} of its {number} tensors hold NaN or infinite values, the first is {broken[0][:80]!r}.", _DIVERGED)
+
+
+def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], total: int, text_encoders: bool) -> None:
+    """Every matrix of the denoiser must have its partner and a layer of its shape; raises LoraError with how many do."""
+    own = {name: tensor for name, tensor in converted.items() if name.startswith(f"{model.component}.")}
+    elsewhere = [name for name in converted if name not in own]
+    if elsewhere and elsewhere[0].startswith("text_encoder"):
+        if not text_encoders:
+            raise LoraError(
+                f"{what} changes the text encoder too ({len(elsewhere)} of its {total} tensors), which is not followed here.",
+                "Choose a LoRA of the denoiser alone (what Rollout Studio exports).",
+            )
+        elsewhere = []
+    wrong = {name: f"this model's weights are named {model.component}.…" for name in elsewhere}
+    modules = dict(model.denoiser.named_modules())
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _in_peft_names(own, model.component).items():
+        layer, mark, end = name.rpartition(".lora_")
+        if not mark or end not in ("A.weight", "B.weight", "A.default.weight", "B.default.weight"):
+            wrong[f"{model.component}.{name}"] = "it is no matrix of a LoRA"
+        else:
+            layers.setdefault(layer, {})[end[0]] = tensor
+    for layer, pair in layers.items():
+        why = _misfit(modules.get(layer), pair)
+        if why is not None:
+            wrong |= {f"{model.component}.{layer}.lora_{letter}.weight": why for letter in pair}
+    if wrong:
+        first, why = next(iter(wrong.items()))
+        fitting = max(0, len(converted) - len(wrong))
+        raise LoraError(f"{what} does not fit {model.source.name}: {fitting} of its {total} tensors have a place in it; the first that has none is {first[:120]} ({why}).", _OTHER_MODEL)  # fmt: skip
+
+
+def _in_peft_names(tensors: dict[str, Tensor], component: str) -> dict[str, Tensor]:
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    bare = {name.removeprefix(f"{component}."): tensor for name, tensor in tensors.items()}
+    return bare if all(".lora_A." in name or ".lora_B." in name for name in bare) else convert_unet_state_dict_to_peft(bare)
+
+
+def _misfit(module: nn.Module | None, pair: Mapping[str, Tensor]) -> str | None:
+    """Why these two matrices do not go onto the layer; None when they do."""
+    base = getattr(module, "base_layer", module)
+    weight = getattr(base, "weight", None)
+    if weight is None or weight.ndim < 2:
+        return "this model has no such layer"
+    if len(pair) < 2:
+        return f"its partner lora_{'B' if 'A' in pair else 'A'} is not in the file"
+    a, b = pair["A"], pair["B"]
+    if a.ndim != weight.ndim or b.ndim != weight.ndim:
+        return f"shapes {tuple(a.shape)} and {tuple(b.shape)}, for a layer of shape {tuple(weight.shape)}"
+    if (a.shape[1], b.shape[0]) != (weight.shape[1], weight.shape[0]):
+        return f"it is for a layer of {a.shape[1]} inputs and {b.shape[0]} outputs, this model's has {weight.shape[1]} and {weight.shape[0]}"
+    if a.shape[0] != b.shape[1]:
+        return f"its two matrices are of rank {a.shape[0]} and {b.shape[1]}"
+    return None
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    return hasattr(module, "lora_A") and name in module.lora_A
+
+
+def _matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
+    return module.lora_A[name].weight, module.lora_B[name].weight, module.base_layer.weight, module.scaling[name]
+
+
+def _change(loaded: list[tuple[str, Tensor, Tensor, Tensor, float]]) -> float:
+    """|scale B A| / |W| over all layers. |B A|^2 = sum((B^T B) * (A A^T)), which needs no matrix of the layer's size."""
+    changed = whole = 0.0
+    for _, a, b, weight, scale in loaded:
+        a, b = a.double().flatten(1), b.double().flatten(1)
+        changed += scale**2 * max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
+        whole += float(weight.double().square().sum())
+    return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
+
+
+def _unread(what: str, model: "Model", error: Exception) -> str:
+    return f"{what} does not fit {model.source.name}: {' '.join(str(error).split())[:300]}"
+
+
+@contextmanager
+def _quietly():
+    """What the loaders log is said here, once, in words: lost names are counted, failures are raised."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(python_logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters side by side are meant
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,129 @@
+"""What can be said of somebody's LoRA file before anything of it is used. Needs no torch: names, kinds and shapes are in its header.
+
+`loading.load_lora` puts one on a model, and says what fits.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..families.source import ModelError
+from .header import LARGEST_HEADER
+
+LARGEST_FILE = 8 * 2**30
+LARGEST_METADATA = 2**20  # characters
+MOST_TENSORS = 20_000
+"""More than any LoRA needs (a rank 128 of the largest models: 1.5 GB, 3,000 tensors), and what one header may cost at most."""
+KINDS = ("F32", "F16", "BF16", "F64")
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, and bare pickles
+_OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA"}
+_AGAIN = "Copy or download it again."
+_ANOTHER = "Choose a .safetensors file that holds a LoRA; what Rollout Studio exports lies in a run's lora folder."
+
+
+class LoraError(ModelError):
+    """A LoRA cannot be used here. `message`: what is wrong with it; `remedy`: what to do."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """The tensors of a file, by name: (kind as safetensors names it, shape)."""
+
+    path: Path
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the matrices; a layer's `alpha`, its scale, is none."""
+        return tuple(name for name in self.tensors if not name.endswith(".alpha"))
+
+
+def look(path: Path | str) -> LoraFile:
+    """The names and shapes in a LoRA file, from its header alone; reads no weights and runs nothing that is in it.
+
+    Raises: LoraError for what is no LoRA in safetensors: absent, empty, pickled, cut off, damaged, too large, of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, no LoRA file" if path.is_dir() else "does not exist"
+        raise LoraError(f"'{path}' {what}.", "Check the path. " + _ANOTHER)
+    try:
+        header, there = _header(path)
+    except OSError as error:
+        raise LoraError(f"'{path}' cannot be read ({error}).", "Check the file's permissions and its drive.") from error
+    tensors = _tensors(path, header, there)
+    if len(tensors) > MOST_TENSORS:
+        raise LoraError(f"'{path}' holds {len(tensors):,} tensors; a LoRA has at most {MOST_TENSORS:,}.", _ANOTHER)
+    others = [kind for mark, kind in _OTHER_KINDS.items() if any(mark in name for name in tensors)]
+    if others:
+        raise LoraError(
+            f"'{path}' is a {others[0]}, a kind of adapter that is not supported: it would be drawn without a part of it.",
+            "Get or train it as a plain LoRA.",
+        )
+    foreign = [name for name in tensors if "lora" not in name.lower()]
+    if not tensors or foreign:
+        first = f" (the first of the others is {foreign[0][:80]!r})" if foreign else ""
+        raise LoraError(
+            f"'{path}' is no LoRA: {len(tensors) - len(foreign)} of its {len(tensors)} tensors belong to one{first}.",
+            _ANOTHER + " A whole model is opened as the model.",
+        )
+    wrong = [name for name, (kind, _) in tensors.items() if kind not in KINDS and not name.endswith(".alpha")]
+    if wrong:
+        raise LoraError(
+            f"'{path}': {wrong[0][:80]!r} is of the kind {tensors[wrong[0]][0]}; a LoRA's weights must be {', '.join(KINDS)}.",
+            "Get it in 16 or 32 bits.",
+        )
+    return LoraFile(path, tensors)
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """(the entries of the header, bytes behind it)."""
+    size = path.stat().st_size
+    if size == 0:
+        raise LoraError(f"'{path}' is empty (0 bytes).", _AGAIN)
+    if size > LARGEST_FILE:
+        raise LoraError(f"'{path}' has {size / 2**30:.1f} GiB; a LoRA has at most {LARGEST_FILE // 2**30}.", _ANOTHER)
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head.startswith(_PICKLES):
+            raise LoraError(
+                f"'{path}' is a pickled file (.pt, .ckpt, .bin), whatever its name says; opening one can run a stranger's code, so it is not opened.",
+                "Get the LoRA as .safetensors.",
+            )
+        if head.startswith(b"version "):
+            raise LoraError(f"'{path}' is a git-lfs pointer, not the file itself.", "Run `git lfs pull` where it comes from.")
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > size - 8:
+            raise LoraError(f"'{path}' is cut off or no safetensors file ({size:,} bytes).", _AGAIN)
+        if length > LARGEST_HEADER:
+            raise LoraError(f"'{path}' has a header of {length / 2**20:.0f} MiB; a LoRA's has at most {LARGEST_HEADER // 2**20}.", _ANOTHER)
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise LoraError(f"The header of '{path}' is damaged ({str(error)[:100]}).", _AGAIN) from error
+    if path.suffix != ".safetensors":
+        raise LoraError(f"'{path}' must end in .safetensors.", "Rename it.")
+    if not isinstance(header, dict):
+        raise LoraError(f"The header of '{path}' is damaged (it is no object).", _AGAIN)
+    metadata = header.pop("__metadata__", {})
+    if len(json.dumps(metadata)) > LARGEST_METADATA:
+        raise LoraError(f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER)
+    return header, size - 8 - length
+
+
+def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    found, end = {}, 0
+    for name, entry in header.items():
+        try:
+            kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        except (TypeError, KeyError, ValueError) as error:
+            raise LoraError(f"The header of '{path}' is damaged (at {name[:80]!r}).", _AGAIN) from error
+        if not isinstance(kind, str) or not all(type(each) is int and each >= 0 for each in (*shape, start, stop)) or start > stop:
+            raise LoraError(f"The header of '{path}' is damaged (at {name[:80]!r}).", _AGAIN)
+        found[name], end = (kind, shape), max(end, stop)
+    if end != there:
+        raise LoraError(f"'{path}' holds {there:,} bytes of weights and should hold {end:,}: it is cut off or damaged.", _AGAIN)
+    return found
