@@ -79,6 +79,7 @@ LABELS = {
     "scheduled_sampling_grid": "What one step of offset is",
     "scheduled_sampling_target": "What a rolled row learns",
     "scheduled_sampling_min_sigma": "Least noise for a rollout",
+    "scheduled_sampling_snr_gamma": "Bound on the loss of rolled rows (SNR)",
     "scheduled_sampling_guidance": "Guidance inside the rollout",
     "scheduled_sampling_control": "Control for comparisons",
     "scheduled_sampling_reflexflow": "ReflexFlow",

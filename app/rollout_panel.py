@@ -32,6 +32,7 @@ from ..core.effects import (
     longest_walk,
     reflexflow_on,
 )  # fmt: skip
+from ..core.loss_share import bands
 from ..core.options import ConfigError
 from .charts import Line, chart
 from .forms import Form, label
@@ -48,7 +49,7 @@ GROUPS = (
     ("b", "How it walks", "what one step is, and who takes it",
      (("grid", "grid_steps"), ("sampler", "order"), ("guidance", "control"))),
     ("c", "What it learns", "from the place where it arrives",
-     (("target", "min_sigma"), ("reflexflow", "reflexflow_mode"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
+     (("target",), ("min_sigma", "snr_gamma"), ("reflexflow", "reflexflow_mode"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
 )  # fmt: skip
 """Letter, title, what it is about, rows of options. An option of the section that is named nowhere here comes last."""
 
@@ -255,7 +256,7 @@ def learning(config: RunConfig) -> str:
     """What a rolled row is taught, and how much contrast a walk leaves even to a perfect model."""
     if not config.rollout.active:
         return ""
-    return f'<div class="rs-roll">{_loss(config)}{_blur(config)}</div>'
+    return f'<div class="rs-roll">{_loss(config)}{_blur(config)}{_carriers(config)}</div>'
 
 
 def _loss(config: RunConfig) -> str:
@@ -321,6 +322,33 @@ def _blur_sentence(table: list[Blur]) -> str:
     return (
         f"Even a perfect model can show only {quantity(100 * factor, 2)} % of the contrast where a row has walked {k} step{'' if k == 1 else 's'}{cut} to "
         f"noise level {quantity(row.sigma)}: on its way it learns nothing new about the picture, so it knows only what its noisier start told."
+    )
+
+
+def _carriers(config: RunConfig) -> str:
+    """Who carries the loss of the rolled rows, by noise level, without and with its bound; nothing where there is nothing to bound."""
+    found = bands(config)
+    if found is None:
+        return ""
+    held = config.rollout.snr_gamma > 0
+    columns = ("rows", "loss without a bound", *(("loss with the bound", "an error counts") if held else ()))
+    head = "".join(f'<th scope="col">{text(each)}</th>' for each in columns)
+    body = ""
+    for band in found:
+        shares = (band.rows, band.unbounded, *((band.bounded,) if held else ()))
+        cells = "".join(f'<td style="--f:{share:.3f}">{text(quantity(100 * share, 2))} %</td>' for share in shares)
+        cells += f"<td>× {text(quantity(band.weight, 2))}</td>" if held else ""
+        body += f'<tr><th scope="row">up to sigma {text(quantity(band.sigma, 2))}</th>{cells}</tr>'
+    clean = found[0]
+    rows, free, kept = (f"{quantity(100 * share, 2)} %" for share in (clean.rows, clean.unbounded, clean.bounded))
+    said = (
+        f"The cleanest {rows} of the rows would carry {free} of the loss of all rolled rows; bounded at a signal-to-noise ratio of "
+        f"{quantity(config.rollout.snr_gamma)} they carry {kept}. Plain rows keep their weight."
+        if held else f"The cleanest {rows} of the rows carry {free} of the loss of all rolled rows: nothing bounds it."
+    )  # fmt: skip
+    return (
+        f'<div class="rs-scroll"><table class="rs-blur rs-carriers"><caption>Who carries the loss of the rolled rows</caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div><p>{text(said)}</p>"
     )
 
 

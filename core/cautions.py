@@ -5,7 +5,8 @@ Computed from the config's own grid (`plain_grid`), so no number here is a const
 
 from dataclasses import replace
 
-from .config import RolloutConfig, RunConfig
+from . import loss_share
+from .config import OPTIONS, RolloutConfig, RunConfig
 from .cost import blur_factor
 from .effects import EXAMPLE_SIGMA, highest_chance, longest_walk
 from .findings import Finding
@@ -24,7 +25,7 @@ def cautions(config: RunConfig) -> list[Finding]:
     rollout = config.rollout
     if not rollout.walks or highest_chance(config) == 0:
         return []
-    return [*_far_walk(config)]
+    return [*_far_walk(config), *_clean_rows(config)]
 
 
 def contrast_left(config: RunConfig, grid: PlainGrid, k: int, sigma: float = EXAMPLE_SIGMA) -> float | None:
@@ -72,6 +73,44 @@ def _far_walk(config: RunConfig) -> list[Finding]:
     return [Finding("warning", PREFIX + "max_step_offset", said, remedy[0].upper() + remedy[1:], "walk-far")]
 
 
+def _clean_rows(config: RunConfig) -> list[Finding]:
+    """On a variance-preserving path: whether `min_sigma` acts at all, and what the cleanest rolled rows carry of the loss."""
+    rollout, grid = config.rollout, grid_of(config)
+    if grid.flow:
+        return []
+    found, least = [], grid.at(0).sigma
+    if 0 < rollout.min_sigma < least:
+        found.append(
+            Finding(
+                "note",
+                PREFIX + "min_sigma",
+                f"{PREFIX}min_sigma = {shown(rollout.min_sigma)} keeps no row from rolling out: the smallest sigma of this model's noise path "
+                f"is {_two_figures(least)}.",
+                f"Take a value above {_two_figures(least)} where the cleanest rows should stay plain.",
+                "min-sigma-idle",
+            )
+        )
+    bands = loss_share.bands(config)
+    if bands is None:
+        return found
+    free, held = _percent(bands[0].unbounded), _percent(bands[0].bounded)
+    option, rows = PREFIX + "snr_gamma", f"the cleanest {_percent(bands[0].rows)} of the rows"
+    if rollout.snr_gamma > 0:
+        said = (
+            f"{option} = {shown(rollout.snr_gamma)} bounds the loss of rolled rows: {rows} carry {held} of it, where without the bound they "
+            f"would carry {free}."
+        )
+        found.append(Finding("note", option, said, "", "loss-bounded"))
+    elif bands[0].unbounded > 2 * bands[0].rows:
+        said = (
+            f'{option} = 0: {rows} carry {free} of the loss of all rolled rows, because the target "consistent" grows as 1 / sigma there.'
+        )
+        other = loss_share.bands(replace(config, rollout=replace(rollout, snr_gamma=OPTIONS[option].default)))
+        remedy = f"Set {option} to {shown(OPTIONS[option].default)} (then {_percent(other[0].bounded)}), or raise {PREFIX}min_sigma."
+        found.append(Finding("warning", option, said, remedy, "loss-unbounded"))
+    return found
+
+
 def _is_near(config: RunConfig, grid: PlainGrid, k: int) -> bool:
     left = contrast_left(config, grid, k)
     return k / grid.steps <= _LONG_SHARE if left is None else left >= LEAST_CONTRAST
@@ -85,6 +124,10 @@ def _share(share: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{shown(float(f'{100 * share:.2g}'))} %"
+
+
+def _two_figures(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def _two_digits(value: float) -> str:

@@ -400,6 +400,16 @@ class RolloutConfig(Checked):
         le=1,
         level="advanced",
     )
+    snr_gamma: float = option(
+        5.0,
+        "Models on a variance-preserving path (Stable Diffusion) with the target consistent: an error in the picture of a rolled row "
+        "counts at most as much as at this signal-to-noise ratio, so that the few cleanest rows do not carry the loss. Plain rows keep "
+        "their weight. 0 = no bound.",
+        ge=0,
+        le=1000,
+        source="Min-SNR (arXiv 2303.09556), here for rolled rows alone: ours",
+        level="advanced",
+    )
     guidance: float = option(
         1.0, "Guidance inside the rollout; above 1 each evaluation costs two forwards.", ge=1, le=30,
         source="SOAR (arXiv 2604.12617)", level="advanced",
@@ -460,6 +470,11 @@ class RolloutConfig(Checked):
         if self.max_step_offset == 0:
             return False
         return self.probability > 0 if self.ramp_steps == 0 else max(self.prob_start, self.prob_end) > 0
+
+    def bounds_loss(self, prediction_type: str | None) -> bool:
+        """Does `snr_gamma` act on the rolled rows of a model that predicts this? Only there the target grows as 1 / sigma without a
+        limit that `min_sigma` sets: a flow's path goes down to 0, and `sample` has the picture itself as its target."""
+        return self.target == "consistent" and self.snr_gamma > 0 and prediction_type in ("epsilon", "v_prediction")
 
     def probability_at(self, step: int) -> float:
         """The chance that a row is rolled out at an optimizer step (from 0), by the ramp alone; see `probability_at`."""

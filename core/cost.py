@@ -158,6 +158,34 @@ def blur_factor(source: _Level, target: _Level, regression: Literal["consistent"
     return (1 - sigma_t * velocity) * v_t / alpha_t
 
 
+def picture_weight(level: _Level, prediction_type: str) -> float:
+    """How much an error of the clean image counts in the plain loss: SNR (epsilon), 1 / sigma^2 (v, flow), 1 (sample)."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    if prediction_type == "sample":
+        return 1.0
+    return (alpha / sigma) ** 2 if prediction_type == "epsilon" else 1 / sigma**2
+
+
+def rolled_bound(level: _Level, gamma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> float:
+    """The weight of a rolled row that `scheduled_sampling_snr_gamma` leaves it: `losses.rolled_bound`, where torch is not at hand."""
+    snr = (float(level.alpha) / float(level.sigma)) ** 2
+    more = 0 if prediction_type == "epsilon" else 1
+    return min(1.0, (gamma + more) / max(snr + more, 1e-12))
+
+
+def rolled_loss(source: _Level, target: _Level, prediction_type: str, spread: float = 1.0) -> float:
+    """Mean squared error of a model that is perfect on plain rows, at a state that it walked to, with the target `consistent`.
+
+    On Gaussian data of standard deviation `spread`, for the exact flow from source to target; with source = target the plain loss.
+    With `v = alpha^2 spread^2 + sigma^2` the model's picture is `c xr`, `c = alpha_t spread^2 / v_t`, and `xr = sqrt(v_t / v_s) x_s`.
+    """
+    alpha_s, sigma_s, alpha_t, sigma_t = (float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma))
+    v_s, v_t = alpha_s**2 * spread**2 + sigma_s**2, alpha_t**2 * spread**2 + sigma_t**2
+    answer = alpha_t * spread**2 / v_t * math.sqrt(v_t / v_s)  # of the picture, per unit of the source's state
+    error = spread**2 - 2 * answer * alpha_s * spread**2 + answer**2 * v_s
+    return picture_weight(target, prediction_type) * error
+
+
 def shifted(sigma: float, shift: float) -> float:
     """A flow schedule's shift: `shift * s / (1 + (shift - 1) * s)` (arXiv 2403.03206, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)

@@ -116,6 +116,15 @@ def _idle(config: RunConfig) -> "Iterator[tuple[tuple[str, ...], str]]":
         yield ("order",), "over a single step every order is the same"
     if rollout.reflexflow_alpha == 0:
         yield ("reflexflow_norm",), "the frequency weight is 1 everywhere"
+    if rollout.target != "consistent":
+        yield ("snr_gamma",), "the target original does not grow towards clean pictures"
+    elif config.model.is_flow():
+        yield ("snr_gamma",), "a flow model's cleanest rows are left out by the least noise for a rollout"
+    elif config.model.known_prediction_type() == "sample":
+        yield ("snr_gamma",), "this model predicts the picture itself, whose target does not grow"
+    grid = grid_of(config)
+    if not grid.flow and 0 < rollout.min_sigma < grid.at(0).sigma:
+        yield ("min_sigma",), "even the cleanest rows of this model carry more noise"
 
 
 # One row as an example, and how much a walk blurs ---------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def batch_loss(
         output,
         target,
         elementwise=elementwise_loss(config.training),
-        timestep_weight=timestep_weight(config.training, plan.target, model.prediction_type),
+        timestep_weight=row_weight(config, plan, model.prediction_type),
         prior_weight=prior_weights(config.data.prior_loss_weight, is_class),
         reflex=reflex,
     )
@@ -129,6 +129,34 @@ def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
 def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: PredictionType) -> Tensor | None:
     """(B,) Min-SNR weights, or None where `snr_gamma` is not set."""
     return None if training.snr_gamma is None else min_snr_weight(level, training.snr_gamma, prediction_type).float()
+
+
+def row_weight(config: "RunConfig", plan: Plan, prediction_type: PredictionType) -> Tensor | None:
+    """(B,) the weight of each row by its noise level, or None where all are 1: Min-SNR where `snr_gamma` is set, and on rolled rows
+    at most what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter.
+    """
+    weight, rollout = timestep_weight(config.training, plan.target, prediction_type), config.rollout
+    if not rollout.bounds_loss(prediction_type) or not bool(plan.rolled.any()):
+        return weight
+    weight = torch.ones(len(plan.t)) if weight is None else weight
+    bound = rolled_bound(plan.target, rollout.snr_gamma, prediction_type).to(weight)
+    return torch.where(plan.rolled, torch.minimum(weight, bound), weight)
+
+
+def rolled_bound(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:
+    """(B,) the weight, at most 1, with which an error of the clean image counts no more than it does at SNR `gamma`.
+
+    In the plain loss an error of the clean image counts SNR times (epsilon) or SNR + 1 times (v: `1 / sigma^2`). At an SNR up to
+    `gamma` the weight is 1. `cost.rolled_bound` is the same in plain numbers. Differs from `min_snr_weight` for v, which also takes
+    from noisy rows.
+    """
+    snr = (level.alpha / level.sigma).square()
+    match prediction_type:
+        case "epsilon":
+            return (gamma / snr).clamp(max=1)
+        case "v_prediction":
+            return ((gamma + 1) / (snr + 1)).clamp(max=1)
+    raise ValueError(f"prediction_type = {prediction_type!r}: rolled rows are bounded for epsilon and v_prediction only.")
 
 
 def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:

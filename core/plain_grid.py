@@ -101,9 +101,11 @@ class PlainGrid:
 
     def source(self, t: float, k: int) -> tuple[int, PlainLevel]:
         """(the offset that is left of `k`, its level): reduced at the noisy end and where hardly any picture is left."""
-        here, actual = self.index(t), 0
-        while actual < k and here - actual - 1 >= -_ROUNDING and self.at(self.time(here - actual - 1)).alpha >= ALPHA_MIN:
-            actual += 1
+        here = self.index(t)
+        # Alpha falls along the way, so the last place with enough of it bounds every walk.
+        noisiest = max(-_ROUNDING, self.index(self.time_of_sigma(math.sqrt(1 - ALPHA_MIN**2) if self.angles else 1 - ALPHA_MIN)))
+        noisiest = noisiest if noisiest > 0 else -_ROUNDING
+        actual = min(k, max(math.floor(here - noisiest + 1e-9), 0))
         return actual, self.at(self.time(here - actual)) if actual else self.at(t)
 
     def place(self, level: PlainLevel) -> float:

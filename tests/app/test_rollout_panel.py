@@ -25,6 +25,7 @@ from rollout_studio.core.effects import (
     idle_settings,
     longest_walk,
 )
+from rollout_studio.core.loss_share import bands
 
 ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}
 
@@ -51,7 +52,7 @@ def words(html):
 CHANGES = {
     "max_step_offset": (ON, 4), "probability": (ON, 0.6), "strategy": (ON, "biased_late"), "sampler": (ON, "euler"), "order": (ON, 3),
     "grid": (ON, "training"), "grid_steps": (ON, 20), "target": (ON, "original"), "min_sigma": (ON, 0.1), "guidance": (ON, 2.0),
-    "control": (ON, "source_noise"), "start_step": (ON, 50), "reflexflow": (ON, False), "reflexflow_alpha": (ON, 0.5),
+    "snr_gamma": (ON, 1.0), "control": (ON, "source_noise"), "start_step": (ON, 50), "reflexflow": (ON, False), "reflexflow_alpha": (ON, 0.5),
     "reflexflow_beta1": (ON, 2.0), "reflexflow_beta2": (ON, 0.5), "reflexflow_norm": (ON, "mean"), "reflexflow_mode": (ON, "paper"),
     "prob_start": ({**ON, "ramp_steps": 100}, 0.1), "prob_end": ({**ON, "ramp_steps": 100}, 0.9), "ramp_steps": ({**ON, "ramp_steps": 100}, 50),
     "ramp_shape": ({**ON, "ramp_steps": 100}, "cosine"),
@@ -65,7 +66,8 @@ def test_the_table_of_changes_names_every_rollout_option():
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_option_that_does_something_changes_what_is_drawn_or_told(name):
     base, value = CHANGES[name]
-    before, after = config(**base), config(**{**base, name: value})
+    model = "demo-epsilon" if name == "snr_gamma" else "demo-flow"
+    before, after = config(model, **base), config(model, **{**base, name: value})
     assert PREFIX + name not in idle_settings(before)
     assert unstyled(shown(before)) != unstyled(shown(after))
 
@@ -241,6 +243,17 @@ def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
     assert "paper" in panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))
     assert "Nobody walks" in panel.learning(config(**{**ON, "control": "source_noise"}))
     assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
+
+
+def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_its_bound():
+    told = config("demo-epsilon", **ON)
+    found, said = bands(told), words(panel.learning(told))
+    [shown_shares] = re.findall(r"would carry ([\d.]+) % of the loss of all rolled rows; bounded at a signal-to-noise ratio of 5 they carry ([\d.]+) %", said)
+    assert [float(share) for share in shown_shares] == pytest.approx([100 * found[0].unbounded, 100 * found[0].bounded], rel=0.05)
+    assert panel.learning(told).split("rs-carriers")[1].count("<tr>") == 1 + len(found)
+    free = config("demo-epsilon", **ON, snr_gamma=0)
+    assert "nothing bounds it" in words(panel.learning(free)) and "with the bound" not in panel.learning(free)
+    assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(config("demo-epsilon", **ON, target="original"))
 
 
 def test_what_is_assumed_of_a_model_that_is_not_here_is_said():

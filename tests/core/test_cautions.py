@@ -11,6 +11,8 @@ from rollout_studio.core.config import (
     rollout_remarks,
 )
 from rollout_studio.core.cost import blur_factor
+from rollout_studio.core.effects import idle_settings
+from rollout_studio.core.loss_share import bands
 from rollout_studio.core.plain_grid import grid_of
 
 P = "scheduled_sampling_"
@@ -74,3 +76,50 @@ def test_cautions_are_among_the_remarks_and_of_the_rollout():
     [warning] = far(told)
     assert warning.sentence in remarks(told) and warning.sentence in rollout_remarks(told)
     assert cautions(RunConfig()) == []
+
+
+# -- the cleanest rows of a variance-preserving path --------------------------------------------------------------------------
+
+
+def about(told, code):
+    return [caution for caution in cautions(told) if caution.code == code]
+
+
+def strong(model=SD1, **rollout):
+    return config_from_flat({**model, **rollout_level("strong", 1000), **{P + name: value for name, value in rollout.items()}})
+
+
+def test_a_min_sigma_below_the_smallest_sigma_of_the_path_says_that_it_does_nothing():
+    [note] = about(strong(), "min-sigma-idle")
+    assert "min_sigma = 0.02 keeps no row" in note.message and "smallest sigma of this model's noise path is 0.029" in note.message
+    assert P + "min_sigma" in idle_settings(strong())
+    assert note.sentence in rollout_remarks(strong())
+
+
+@pytest.mark.parametrize("told", [strong(min_sigma=0.03), strong(SD3), strong({}), strong(target="original", min_sigma=0)])
+def test_a_min_sigma_that_acts_or_is_switched_off_is_not_remarked_upon(told):
+    assert about(told, "min-sigma-idle") == []
+    assert P + "min_sigma" not in idle_settings(told)
+
+
+def test_the_remarks_tell_what_the_bound_on_rolled_rows_does():
+    [note] = about(strong(), "loss-bounded")
+    clean = bands(strong())[0]
+    assert note.level == "note" and "cleanest 3.5 % of the rows" in note.message
+    assert f"carry {100 * clean.bounded:.2g} % of it" in note.message and f"would carry {100 * clean.unbounded:.2g} %" in note.message
+
+
+def test_without_the_bound_the_remarks_warn_with_the_share_of_the_loss_and_the_remedy():
+    [warning] = about(strong(snr_gamma=0), "loss-unbounded")
+    free, held = bands(strong(snr_gamma=0))[0], bands(strong())[0]
+    assert warning.level == "warning" and f"carry {100 * free.unbounded:.2g} % of the loss" in warning.message
+    assert "snr_gamma to 5" in warning.remedy and f"then {100 * held.bounded:.2g} %" in warning.remedy
+
+
+@pytest.mark.parametrize("told", [strong(SD3), strong({}), strong(target="original"), strong(max_step_offset=0)])
+def test_where_the_loss_needs_no_bound_nothing_is_said_of_one(told):
+    assert about(told, "loss-bounded") == about(told, "loss-unbounded") == []
+
+
+def test_a_min_sigma_that_keeps_the_cleanest_rows_plain_needs_no_warning_either():
+    assert about(strong(snr_gamma=0, min_sigma=0.3), "loss-unbounded") == []

@@ -1,14 +1,20 @@
 """The loss of a batch on a small network of our own: which state trains, towards what, and which passes carry gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from oracles import PATHS, grid_for, random_pair
-from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.losses import batch_loss
-from rollout_studio.core.noise import prediction_from_output
-from rollout_studio.core.rollout import plan_offsets
+from oracles import PATHS, Gaussian, grid_for, random_pair
+from rollout_studio.core import cost, losses
+from rollout_studio.core.config import RolloutConfig, config_from_flat, rollout_level
+from rollout_studio.core.loss_share import bands, offsets_to_walk, training_time, whole_step
+from rollout_studio.core.losses import batch_loss, rolled_bound
+from rollout_studio.core.noise import Level, consistent_target, prediction_from_output
+from rollout_studio.core.plain_grid import grid_of
+from rollout_studio.core.randomness import generator
+from rollout_studio.core.rollout import Grid, make_plan, plan_offsets, rollout, training_target
+from rollout_studio.core.solvers import make_solver
+from rollout_studio.core.timesteps import sample_times
 from torch import Tensor, nn
 
 FLOW = PATHS["flow"]
@@ -42,10 +48,9 @@ class Network(nn.Module):
 class Model:
     """As much of a model as the loss of a batch asks for."""
 
-    prediction_type = "flow_matching"
-    noise_path = FLOW
-
-    def __init__(self, dropout: bool = False):
+    def __init__(self, dropout: bool = False, prediction_type: str = "flow_matching"):
+        self.prediction_type = prediction_type
+        self.noise_path = FLOW if prediction_type == "flow_matching" else PATHS["vp"]
         self.denoiser = Network().train()
         self.denoiser.drop.p = 0.5 if dropout else 0.0
 
@@ -56,11 +61,12 @@ class Model:
         return lambda x, level, rows: prediction_from_output(self.denoiser(x, level.t), x, level, self.prediction_type)
 
 
-def loss_of(model, k=(0, 1, 3, 2), **options):
-    """(the loss, x0, noise, plan) of four rows with these offsets, one of them plain."""
-    x0, noise = random_pair((4, 3, 4, 5))
-    plan = plan_offsets(torch.tensor([0.3, 0.4, 0.62, 0.5]), torch.tensor(k), FLOW, grid := grid_for(FLOW))
-    config = config_from_flat(ON | {P + name: value for name, value in options.items()})
+def loss_of(model, k=(0, 1, 3, 2), t=(0.3, 0.4, 0.62, 0.5), training=None, **options):
+    """(the loss, x0, noise, plan) of four rows with these offsets, one of them plain, at these parts of the way to noise."""
+    path, (x0, noise) = model.noise_path, random_pair((4, 3, 4, 5))
+    plan = plan_offsets(torch.tensor(t) * path.t_max, torch.tensor(k), path, grid := grid_for(path))
+    training = {} if training is None else training
+    config = config_from_flat(ON | training | {P + name: value for name, value in options.items()})
     return batch_loss(model, config, x0, noise, {}, plan, grid), x0, noise, plan
 
 
@@ -95,3 +101,126 @@ def test_in_paper_mode_the_main_loss_is_towards_the_pairs_own_velocity_not_the_r
     at = next(call for call in model.denoiser.calls if call.with_gradient)
     output = Model().denoise(at.x, at.t, {})
     torch.testing.assert_close(found.parts.total, (output - (noise - x0)).square().flatten(1).mean(1))
+
+
+# --- the bound on rolled rows of a variance-preserving path ---
+
+CLEAN = (0.01, 0.02, 0.4, 0.05)
+"""Parts of the way to noise: a plain row, two nearly clean rolled rows, and a noisy rolled one in third place."""
+
+
+def main_of(kind, **options):
+    found, _, _, plan = loss_of(Model(prediction_type=kind), t=CLEAN, reflexflow=False, **options)
+    return found.parts.main.detach(), plan
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_rolled_rows_are_bounded_by_default_and_plain_rows_keep_their_weight_bit_for_bit(kind):
+    (bounded, plan), (free, _) = main_of(kind), main_of(kind, snr_gamma=0)
+    assert torch.equal(bounded[0], free[0])
+    bound = rolled_bound(plan.target, 5.0, kind).float()
+    torch.testing.assert_close(bounded[1:], free[1:] * bound[1:])
+    assert bound[1] < 0.12 and bound[3] < 0.5 and bound[2] == 1  # a noisy row needs no bound
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_bound_counts_an_error_of_the_picture_as_at_the_snr_that_it_names(kind):
+    """weight * (how much a picture's error counts there) = what it counts where the SNR is gamma."""
+    level = PATHS["vp"].at(torch.tensor([0.0, 30.0, 200.0, 700.0]))
+    snr = (level.alpha / level.sigma).square()
+    more = 0 if kind == "epsilon" else 1
+    for gamma in (0.5, 5.0, 50.0):
+        counted = rolled_bound(level, gamma, kind) * (snr + more)
+        torch.testing.assert_close(counted, (snr + more).clamp(max=gamma + more))
+        plain = [cost.rolled_bound(level[i : i + 1], gamma, kind) for i in range(4)]
+        assert rolled_bound(level, gamma, kind).tolist() == pytest.approx(plain)
+    end = Level(torch.ones(1), torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    assert rolled_bound(end, 5.0, kind) == cost.rolled_bound(end, 5.0, kind) == 1  # zero terminal SNR
+
+
+def test_beside_min_snr_of_all_rows_the_smaller_of_the_two_weights_holds():
+    gamma = {"training": {"snr_gamma": 2.0}}
+    (both, _), (alone, _) = main_of("epsilon", **gamma), main_of("epsilon", **gamma, snr_gamma=0)
+    assert torch.equal(both, alone)
+    looser = {"training": {"snr_gamma": 50.0}}
+    (both, plan), (free, _) = main_of("epsilon", **looser), main_of("epsilon", snr_gamma=0)
+    torch.testing.assert_close(both[1:], free[1:] * rolled_bound(plan.target, 5.0, "epsilon").float()[1:])
+    torch.testing.assert_close(both[0], free[0] * losses.min_snr_weight(plan.target, 50.0, "epsilon").float()[0])
+
+
+@pytest.mark.parametrize(("kind", "options"), [("flow_matching", {}), ("sample", {}), ("epsilon", {"target": "original"})])
+def test_where_the_target_does_not_grow_nothing_is_bounded(kind, options):
+    assert torch.equal(main_of(kind, **options)[0], main_of(kind, snr_gamma=0, **options)[0])
+
+
+# --- who carries the loss ---
+
+SD1 = {"pretrained_model_name_or_path": "someone/sd1", "model_family": "sd1x"}
+
+
+def strong(**more):
+    return config_from_flat({**SD1, **rollout_level("strong", 1000), **more})
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.5])
+def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_half_of_the_loss_unbounded_and_under_a_tenth_bounded(spread):
+    """The rolled rows of one pass over all 1000 timesteps through the trainer's own rollout, target and weights; a perfect Gaussian model."""
+    config, path = strong(), PATHS["vp"]
+    grid, oracle = Grid(grid_of(config).nodes), Gaussian(0.0, spread)
+    t = torch.arange(1000.0).repeat_interleave(20)
+    x0, noise = random_pair((len(t), 1, 4, 5), dtype=torch.float64)
+    plan = make_plan(replace(config.rollout, ramp_steps=0, probability=1.0), t, path, grid, step=0, seed=1)
+    x = rollout(oracle.predict, spread * x0, noise, plan, grid, path, make_solver("unipc")).x
+    error = oracle.predict(x, plan.target).noise_hat - training_target(config.rollout, x, spread * x0, noise, plan, "epsilon")
+    free = error.square().flatten(1).mean(1)[plan.rolled]
+    bounded = free * losses.row_weight(config, plan, "epsilon")[plan.rolled]
+    clean = (t < 35)[plan.rolled]
+    shares = [float(loss[clean].sum() / loss.sum()) for loss in (free, bounded)]
+    assert shares[0] > 0.4 and shares[1] < 0.1
+    [told, *_] = bands(config, spread)
+    assert [told.unbounded, told.bounded] == pytest.approx(shares, abs=0.03)
+
+
+def test_with_the_bound_the_cleanest_rows_of_a_whole_step_carry_less_than_in_plain_training():
+    """All rows at the highest chance of level strong, plain ones among them and untouched."""
+    shares = {name: row[0] for name, row in whole_step(strong(), 1.0).items()}
+    assert shares["bounded"] < 0.1 < shares["unbounded"] and shares["bounded"] < shares["plain training"]
+
+
+def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
+    path, oracle = PATHS["vp"], Gaussian(0.0, 0.6)
+    x0, noise = random_pair((100_000, 1), dtype=torch.float64)
+    for kind in ("epsilon", "v_prediction"):
+        for source, target in ((400.0, 250.0), (120.0, 60.0)):
+            here, there = path.at(torch.tensor([source])), path.at(torch.tensor([target]))
+            xr = oracle.flow(path.noised(0.6 * x0, noise, here), here, there)
+            guess = oracle.predict(xr, there)
+            output = guess.noise_hat if kind == "epsilon" else there.alpha * guess.noise_hat - there.sigma * guess.x0_hat
+            found = (output - consistent_target(xr, 0.6 * x0, there, kind)).square().mean()
+            assert cost.rolled_loss(here, there, kind, 0.6) == pytest.approx(float(found), rel=0.02)
+
+
+@pytest.mark.parametrize("flat", [{"timestep_sampling": "logit_normal", "logit_mean": -0.7, "logit_std": 1.4}, {}], ids=["logit_normal", "uniform"])
+def test_the_times_of_the_shares_are_those_that_training_draws(flat):
+    config = strong(**flat)
+    drawn = sample_times(config.training, 20_000, generator(0, 0, "t"), is_flow=False, training_times=1000)
+    for share in (0.05, 0.3, 0.5, 0.9):
+        assert training_time(config.training, share, grid_of(config)) == pytest.approx(float(drawn.double().quantile(share)), abs=12)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
+@pytest.mark.parametrize("most", [1, 4, 12, 13, 40, 1000])
+def test_a_dozen_offsets_stand_for_all_of_them(strategy, most):
+    rollout_config = RolloutConfig(max_step_offset=most, probability=1.0, strategy=strategy)
+    chances = cost.offset_distribution(strategy, most)
+    found = offsets_to_walk(rollout_config)
+    assert len(found) <= 12 and sum(chance for _, chance in found) == pytest.approx(1 - chances[0])
+    mean = sum(k * chance for k, chance in enumerate(chances))
+    assert sum(k * chance for k, chance in found) == pytest.approx(mean, rel=0.05)
+
+
+@pytest.mark.parametrize("flat", [{"pretrained_model_name_or_path": "demo-flow"}, {P + "target": "original"}, {P + "max_step_offset": 0},
+                                  {P + "min_sigma": 1.0}, {"prediction_type": "sample"}], ids=str)  # fmt: skip
+def test_where_nothing_has_to_be_bounded_no_shares_are_told(flat):
+    told = strong(**({"model_family": "auto"} if "pretrained_model_name_or_path" in flat else {}), **flat)
+    assert bands(told) is None
