@@ -1,5 +1,6 @@
 """The loss of a batch on a small network of our own: which state trains, towards what, and which passes carry gradient."""
 
+import runpy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -185,6 +186,14 @@ def test_with_the_bound_the_cleanest_rows_of_a_whole_step_carry_less_than_in_pla
     """All rows at the highest chance of level strong, plain ones among them and untouched."""
     shares = {name: row[0] for name, row in whole_step(strong(), 1.0).items()}
     assert shares["bounded"] < 0.1 < shares["unbounded"] and shares["bounded"] < shares["plain training"]
+
+
+def test_the_table_of_the_tool_has_the_shares_of_the_page(root, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["loss_share.py", "--spread", "1"])
+    runpy.run_path(str(root / "tools" / "loss_share.py"), run_name="__main__")
+    [clean] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sigma 0.17")]
+    told = bands(strong())[0]
+    assert f"{100 * told.unbounded:.1f} % | {100 * told.bounded:.1f} %" in clean
 
 
 def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
