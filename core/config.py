@@ -272,15 +272,17 @@ class TrainingConfig(Checked):
     use_ema: bool = option(False, "Also keep a running mean of the trained weights, and save that.", level="advanced")
     ema_decay: float = option(0.995, "How slowly the running mean follows.", ge=0, le=0.999999, level="advanced")
     seed: int = option(42, "Every random draw of the run follows from it.", ge=0, le=LARGEST_SEED)
-    timestep_sampling: Literal["auto", "uniform", "logit_normal"] = option(
+    timestep_sampling: Literal["auto", "uniform", "logit_normal", "mode"] = option(
         "auto",
-        "Which noise levels are trained; auto = logit_normal for flow models, uniform for the others.",
+        "Which noise levels are trained; auto = logit_normal for flow models, uniform for the others. mode prefers middle levels and, "
+        "unlike logit_normal, leaves none out.",
         source="SD 3 (arXiv 2403.03206)",
         level="advanced",
     )
     logit_mean: float = option(
         0.0,
-        "Middle of logit_normal; above 0 = noisier.",
+        "Middle of logit_normal; above 0 = noisier, as in the paper. The sign is the opposite of diffusers' scripts for SD 3 and FLUX, "
+        "where above 0 = cleaner; an import turns it.",
         ge=-10,
         le=10,
         source="SD 3 (arXiv 2403.03206)",
@@ -288,6 +290,28 @@ class TrainingConfig(Checked):
     )
     logit_std: float = option(
         1.0, "Width of logit_normal.", ge=0.01, le=10, source="SD 3 (arXiv 2403.03206)", level="advanced"
+    )
+    mode_scale: float = option(
+        1.29,
+        "Strength of mode: above 0 more of the middle noise levels, below 0 more of both ends, 0 = uniform.",
+        ge=-1,
+        le=1.75,
+        source="SD 3 (arXiv 2403.03206), where it runs from -1 to 2 / (pi - 2)",
+        level="advanced",
+    )
+    loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
+        "none",
+        "Flow models: how much an error counts at a noise level: everywhere alike (none), 1 / sigma^2 (sigma_sqrt), or more in the "
+        "middle (cosmap).",
+        source="SD 3 (arXiv 2403.03206), as diffusers' DreamBooth scripts have it",
+        level="advanced",
+    )
+    precondition_outputs: bool = option(
+        False,
+        "Flow models: count the error of the picture that the output implies, not of the velocity (times sigma^2: cleaner rows count "
+        "less). diffusers' DreamBooth script for SD 3 does so by default.",
+        source="EDM (arXiv 2206.00364), as diffusers' DreamBooth scripts have it",
+        level="advanced",
     )
     flow_schedule_shift: float | None = option(
         None,
@@ -325,6 +349,25 @@ class TrainingConfig(Checked):
                 f'lr_warmup_steps = {self.lr_warmup_steps}: lr_scheduler "constant" has no warm-up; take "constant_with_warmup".',
                 ("lr_scheduler", "lr_warmup_steps"),
             )
+        for name in self.weighs_by_noise:
+            value = shown(getattr(self, name))
+            if self.snr_gamma is not None:
+                yield Fault(
+                    f"{name} = {value}: snr_gamma = {shown(self.snr_gamma)} weighs the loss by noise level too; keep one of the two.",
+                    (name, "snr_gamma"),
+                )
+            if name == "precondition_outputs" and self.loss_type != "mse":
+                yield Fault(
+                    f"{name} = {value}: turns a squared error of the velocity into one of the picture, and loss_type is "
+                    f"{shown(self.loss_type)}; take mse, or leave {name} out.",
+                    (name, "loss_type"),
+                )
+
+    @property
+    def weighs_by_noise(self) -> tuple[str, ...]:
+        """The options for flow models alone that weigh the loss by noise level here."""
+        asked = {"loss_weighting": self.loss_weighting != "none", "precondition_outputs": self.precondition_outputs}
+        return tuple(name for name, on in asked.items() if on)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -641,6 +684,12 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             f"flow_schedule_shift = {shown(config.training.flow_schedule_shift)}: only flow models have a shift, and "
             f"{_model_shown(config.model)} is not one; leave it unset.",
             ("flow_schedule_shift", "prediction_type", "model_family", "pretrained_model_name_or_path"),
+        )
+    for name in config.training.weighs_by_noise if is_flow is False else ():
+        yield Fault(
+            f"{name} = {shown(getattr(config.training, name))}: is defined for flow models only, and {_model_shown(config.model)} is not "
+            "one; leave it out (snr_gamma weighs by noise level there).",
+            (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
     if config.training.model_type == "full" and config.model.base_model_precision != "float32":
         yield Fault(
@@ -1048,10 +1097,18 @@ def _idle_elsewhere(config: RunConfig) -> list[str]:
         idle = [name for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if name in changed]
         if idle:
             said.append(f"Not used by adafactor: {', '.join(idle)}.")
-    if training.timestep_sampling == "uniform":
+    if training.timestep_sampling in ("uniform", "mode"):
         idle = [name for name in ("logit_mean", "logit_std") if name in changed]
         if idle:
-            said.append(f'Not used, because timestep_sampling is "uniform": {", ".join(idle)}.')
+            said.append(f'Not used, because timestep_sampling is "{training.timestep_sampling}": {", ".join(idle)}.')
+    if training.timestep_sampling != "mode" and "mode_scale" in changed:
+        said.append('mode_scale is not used: timestep_sampling is not "mode".')
+    if training.loss_weighting == "sigma_sqrt":
+        said.append(
+            'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
+            if training.precondition_outputs else 'loss_weighting "sigma_sqrt" without precondition_outputs lets the few cleanest rows '
+            "carry nearly all of the loss: it grows as 1 / sigma^2. diffusers' script for SD 3 has both on."
+        )  # fmt: skip
     if training.optimizer == "prodigy" and training.learning_rate < 0.1:
         said.append(
             f"learning_rate = {training.learning_rate:g} slows prodigy down: it finds its own rate; 1 is usual."

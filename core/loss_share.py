@@ -111,6 +111,9 @@ def training_time(training: "TrainingConfig", share: float, grid: PlainGrid) -> 
     if training.timestep_sampling == "logit_normal":
         logit = NormalDist(training.logit_mean, training.logit_std).inv_cdf(share)
         return (table - 1) / (1 + math.exp(-logit))
+    if training.timestep_sampling == "mode":
+        u = 1 - share  # the map falls
+        return (table - 1) * (1 - u - training.mode_scale * (math.cos(math.pi * u / 2) ** 2 - 1 + u))
     return float(min(math.floor(share * table), table - 1))
 
 

@@ -4,10 +4,11 @@ Nothing here draws a random number or touches a weight: who rolls, from where, a
 decided before (`trainer.Window`), and the trainer reduces and steps afterwards.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -127,13 +128,37 @@ def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
 
 
 def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: PredictionType) -> Tensor | None:
-    """(B,) Min-SNR weights, or None where `snr_gamma` is not set."""
-    return None if training.snr_gamma is None else min_snr_weight(level, training.snr_gamma, prediction_type).float()
+    """(B,) weights by noise level that hold for every row, or None where all are 1: Min-SNR, or a flow model's own.
+
+    Raises: ValueError where a flow model's weighting is asked for on another model.
+    """
+    if training.snr_gamma is not None:
+        return min_snr_weight(level, training.snr_gamma, prediction_type).float()
+    if not training.weighs_by_noise:
+        return None
+    if prediction_type != "flow_matching":
+        raise ValueError(f"{training.weighs_by_noise[0]}: is defined for flow models only, this one predicts {prediction_type}.")
+    return flow_weight(level.sigma, training.loss_weighting, training.precondition_outputs).float()
+
+
+def flow_weight(sigma: Tensor, weighting: Literal["none", "sigma_sqrt", "cosmap"], precondition_outputs: bool) -> Tensor:
+    """(B,) weights of the velocity's squared error, as diffusers' SD 3 DreamBooth script has them.
+
+    `precondition_outputs`: there the error is that of the implied clean image, which is sigma times the velocity's.
+    """
+    match weighting:
+        case "sigma_sqrt":
+            weight = sigma**-2
+        case "cosmap":
+            weight = 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
+        case _:
+            weight = torch.ones_like(sigma)
+    return weight * sigma**2 if precondition_outputs else weight
 
 
 def row_weight(config: "RunConfig", plan: Plan, prediction_type: PredictionType) -> Tensor | None:
-    """(B,) the weight of each row by its noise level, or None where all are 1: Min-SNR where `snr_gamma` is set, and on rolled rows
-    at most what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter.
+    """(B,) the weight of each row by its noise level, or None where all are 1: `timestep_weight`, and on rolled rows at most
+    what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter.
     """
     weight, rollout = timestep_weight(config.training, plan.target, prediction_type), config.rollout
     if not rollout.bounds_loss(prediction_type) or not bool(plan.rolled.any()):

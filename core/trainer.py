@@ -358,6 +358,12 @@ class Training:
             self.reflexflow = reflexflow.is_on(config.rollout, self.model.noise_path)
         except ValueError as error:
             raise Refused(str(error), "Set scheduled_sampling_reflexflow to null or false.") from error
+        if training.weighs_by_noise and not self.model.is_flow:
+            raise Refused(
+                f"{', '.join(training.weighs_by_noise)}: defined for flow models only, and {self.model.name} predicts "
+                f"{self.model.prediction_type}.",
+                "Leave it out; snr_gamma weighs by noise level there.",
+            )
         self.tell("model", 1, 1)
 
         found = scan(config.data, self.tell)

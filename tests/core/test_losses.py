@@ -7,10 +7,11 @@ import pytest
 import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair
 from rollout_studio.core import cost, losses
-from rollout_studio.core.config import RolloutConfig, config_from_flat, rollout_level
+from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.loss_share import bands, offsets_to_walk, training_time, whole_step
 from rollout_studio.core.losses import batch_loss, rolled_bound
 from rollout_studio.core.noise import Level, consistent_target, prediction_from_output
+from rollout_studio.core.options import ConfigError
 from rollout_studio.core.plain_grid import grid_of
 from rollout_studio.core.randomness import generator
 from rollout_studio.core.rollout import Grid, make_plan, plan_offsets, rollout, training_target
@@ -102,6 +103,68 @@ def test_in_paper_mode_the_main_loss_is_towards_the_pairs_own_velocity_not_the_r
     at = next(call for call in model.denoiser.calls if call.with_gradient)
     output = Model().denoise(at.x, at.t, {})
     torch.testing.assert_close(found.parts.total, (output - (noise - x0)).square().flatten(1).mean(1))
+
+
+# --- the weightings of SD 3 ---
+
+
+@pytest.mark.parametrize("precondition", [False, True])
+@pytest.mark.parametrize("scheme", ["none", "sigma_sqrt", "cosmap"])
+def test_a_flow_models_weighting_gives_the_loss_of_diffusers_dreambooth_script(scheme, precondition):
+    """Their loss written out as there, on the output that the network really gave."""
+    from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+    model = Model()
+    asked = {"loss_weighting": scheme, "precondition_outputs": precondition}
+    found, x0, noise, plan = loss_of(model, k=(0, 0, 0, 0), training=asked)
+    [call] = model.denoiser.calls
+    sigmas, output = plan.target.like(x0).sigma, Model().denoise(call.x, call.t, {})
+    target = x0 if precondition else noise - x0
+    output = output * -sigmas + call.x if precondition else output
+    theirs = (compute_loss_weighting_for_sd3(scheme, sigmas).float() * (output - target) ** 2).reshape(4, -1).mean(1)
+    torch.testing.assert_close(found.parts.total, theirs)
+
+
+@pytest.mark.parametrize("asked", [{"loss_weighting": "cosmap"}, {"precondition_outputs": True}], ids=str)
+def test_a_weighting_of_flow_models_is_refused_on_another_model(asked):
+    with pytest.raises(ConfigError, match="defined for flow models only, and demo-epsilon is not one"):
+        config_from_flat({"pretrained_model_name_or_path": "demo-epsilon", **asked})
+    with pytest.raises(ValueError, match="flow models only"):  # where only the checkpoint knew
+        loss_of(Model(prediction_type="epsilon"), t=CLEAN, training={"pretrained_model_name_or_path": "someone/unknown", **asked}, reflexflow=False)
+
+
+@pytest.mark.parametrize(("scale", "is_flow"), [(1.29, True), (-0.7, True), (0.0, True), (1.29, False)])
+def test_mode_draws_the_times_that_diffusers_draws(scale, is_flow):
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    config = config_from_flat({"timestep_sampling": "mode", "mode_scale": scale}).training
+    theirs = compute_density_for_timestep_sampling("mode", 500, mode_scale=scale, generator=generator(0, 0, "t"))
+    ours = sample_times(config, 500, generator(0, 0, "t"), is_flow=is_flow, training_times=1000)
+    torch.testing.assert_close(ours / (1 if is_flow else 999), theirs.clamp(1e-4, 1 - 1e-4) if is_flow else theirs)
+    middle = float(((theirs - 0.5).abs() < 0.25).double().mean())
+    assert (middle > 0.55) == (scale > 0.5) and (middle < 0.45) == (scale < -0.5)
+
+
+def test_a_logit_mean_above_0_is_noisier_here_and_cleaner_in_diffusers_scripts():
+    """Their draw is a place in a table from noise to clean; with the sign turned both train the same levels."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    table = FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+    def theirs(mean):
+        torch.manual_seed(0)
+        u = compute_density_for_timestep_sampling("logit_normal", 20_000, logit_mean=mean, logit_std=0.8)
+        return table.sigmas[(u * 1000).long()]
+
+    def ours(mean):
+        config = config_from_flat({"logit_mean": mean, "logit_std": 0.8}).training
+        return sample_times(config, 20_000, generator(0, 0, "t"), is_flow=True, shift=3.0)
+
+    assert ours(0.9).mean() > ours(0.0).mean() + 0.1 and theirs(0.9).mean() < theirs(0.0).mean() - 0.1
+    quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    torch.testing.assert_close(ours(-0.9).quantile(quantiles), theirs(0.9).quantile(quantiles), atol=0.02, rtol=0)
+    assert "opposite of diffusers" in OPTIONS["logit_mean"].help
 
 
 # --- the bound on rolled rows of a variance-preserving path ---
@@ -209,7 +272,8 @@ def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
             assert cost.rolled_loss(here, there, kind, 0.6) == pytest.approx(float(found), rel=0.02)
 
 
-@pytest.mark.parametrize("flat", [{"timestep_sampling": "logit_normal", "logit_mean": -0.7, "logit_std": 1.4}, {}], ids=["logit_normal", "uniform"])
+@pytest.mark.parametrize("flat", [{"timestep_sampling": "logit_normal", "logit_mean": -0.7, "logit_std": 1.4}, {"timestep_sampling": "mode", "mode_scale": 1.0}, {}],
+                         ids=["logit_normal", "mode", "uniform"])  # fmt: skip
 def test_the_times_of_the_shares_are_those_that_training_draws(flat):
     config = strong(**flat)
     drawn = sample_times(config.training, 20_000, generator(0, 0, "t"), is_flow=False, training_times=1000)

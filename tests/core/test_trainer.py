@@ -628,6 +628,8 @@ def test_what_cannot_train_is_refused_with_its_remedy(tiny_run, without_drift, t
         "nowhere": ({"pretrained_model_name_or_path": str(tmp_path / "nowhere")}, "nowhere"),
         "epsilon": ({"pretrained_model_name_or_path": tiny_run(EPSILON, "other").read_config()["pretrained_model_name_or_path"],
                      "scheduled_sampling_reflexflow": True, **ROLLOUT}, "reflexflow"),
+        "weighting": ({"pretrained_model_name_or_path": tiny_run(EPSILON, "third").read_config()["pretrained_model_name_or_path"],
+                       "loss_weighting": "cosmap"}, "flow models only"),
         "empty": ({"instance_data_dir": str(tmp_path)}, "pictures"),
     }  # fmt: skip
     for name, (changes, word) in broken.items():
