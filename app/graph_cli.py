@@ -79,7 +79,7 @@ def _loaded(given: argparse.Namespace) -> Graph:
         graph = with_values(graph, changes)
     except GraphError as error:
         problems = [*problems, *error.problems]
-    problems = [*problems, *validate.faults(graph, getattr(given, "only", None))]
+    problems = [*problems, *validate.faults(graph, getattr(given, "only", None), disk=True)]
     if problems:
         raise GraphError(dict.fromkeys(problems))
     return graph

@@ -84,7 +84,7 @@ class GraphRuns:
         Raises: GraphError with everything that is wrong; Busy while another graph runs that nobody has stopped; OSError where no process can be started.
         """
         only = None if only is None else list(only)
-        validate.check(graph, only)
+        validate.check(graph, only, disk=True)
         with self._lock:
             self.root.mkdir(parents=True, exist_ok=True)
             with platform_calls.file_lock(self.root / "start.lock"):

@@ -145,7 +145,7 @@ class GraphTab:
             """Everything that is wrong with a graph: {graph: its JSON text} -> {problems}."""
             try:
                 graph, problems = read(_part(asked, "graph"))
-                return {"problems": problems_as_data(GraphError([*problems, *validate.faults(graph)]))}
+                return {"problems": problems_as_data(GraphError([*problems, *validate.faults(graph, disk=True)]))}
             except GraphError as error:
                 return {"problems": problems_as_data(error)}
 

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from inspect import Parameter, Signature
+from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ..core import platform_calls
-from ..core.options import ConfigError
+from ..core.options import ConfigError, shown
 from ..core.runs import ROOT_VARIABLE, RunDir, RunError
 from . import cache, library  # noqa: F401 - library fills NODES
 from .cache import Cache
@@ -31,7 +33,7 @@ MENU = "Rollout Studio"
 FOLDER = "rollout-studio"  # in the host's output and temp folders
 NEEDED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "matplotlib", "numpy", "psutil", "prodigyopt")
 INTERRUPT = "InterruptProcessingException"  # ComfyUI's; a BaseException in some versions, so it is known by its name
-PREVIEW_PX = 256
+PREVIEW_PX = 512
 
 
 def missing() -> list[str]:
@@ -75,15 +77,6 @@ class _Base:
         return types
 
     @classmethod
-    def VALIDATE_INPUTS(cls, **given) -> bool | str:
-        """Every widget is checked by the option that it comes from; linked inputs are not here yet."""
-        for name, value in given.items():
-            widget = cls.declared.input(name)
-            if isinstance(widget, Widget) and value is not None and (problems := value_faults(widget, value)):
-                return problems[0].message
-        return True
-
-    @classmethod
     def IS_CHANGED(cls, **given) -> str | float:
         """What the node reads from the disk. Effect nodes always run: their own folder decides what is to be done."""
         if cls.declared.effect:
@@ -98,12 +91,67 @@ class _Base:
 
 
 def _class(declared: Declaration) -> type:
+    asked = [widget.name for widget in declared.widgets if widget.names_path or widget.rule is not None]
+    more = {"VALIDATE_INPUTS": _validation(declared, asked)} if asked else {}
     return type(declared.key, (_Base,), {
+        **more,
         "declared": declared, "CATEGORY": f"{MENU}/{declared.category}", "DESCRIPTION": declared.help, "OUTPUT_NODE": declared.shows,
         "RETURN_TYPES": tuple(output.type for output in declared.outputs), "RETURN_NAMES": tuple(output.name for output in declared.outputs),
         "OUTPUT_TOOLTIPS": tuple(output.help for output in declared.outputs), "SEARCH_ALIASES": list(declared.aliases),
         "__doc__": declared.help, "__module__": __name__,
     })  # fmt: skip
+
+
+def _validation(declared: Declaration, asked: list[str]) -> classmethod:
+    """What bounds and choices cannot say of the fields `asked`: paths, and texts with a rule of their own.
+
+    ComfyUI takes the fields from the signature, checks no bound of theirs, and puts the answer at every one of them.
+    """
+
+    def validate(cls, **given) -> bool | str:
+        values = {name: value for name, value in given.items() if value is not None}  # None: linked, known later
+        for name, value in values.items():
+            if problems := value_faults(declared.input(name), value):
+                return problems[0].message
+        if declared.absent is not None and len(values) == len(asked):
+            read = {name: declared.input(name).read(value) for name, value in values.items()}
+            return next((message for _, message in declared.absent(read)), True)
+        return True
+
+    parameters = [Parameter("cls", Parameter.POSITIONAL_OR_KEYWORD)]
+    parameters += [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in asked]
+    validate.__signature__ = Signature(parameters)
+    return classmethod(validate)
+
+
+class TextBound(float):
+    """The bound of numbers that stand in a text field, because it may be empty or hold several.
+
+    ComfyUI compares a field's value with `min` and `max` as it is; here the text is read first. An empty field that may be empty is
+    within every bound; text that is no number is below the smallest.
+    """
+
+    def __new__(cls, widget: Widget, bound: float) -> Self:
+        made = super().__new__(cls, bound)
+        made.widget = widget
+        return made
+
+    def __format__(self, spec: str) -> str:
+        several = self.widget.option.type.startswith("list")
+        words = "numbers, with commas between" if several else "a number" + (", or nothing" if self.widget.option.optional else "")
+        return f"{shown(float(self))} ({words})"
+
+    def _wrong(self, text: str) -> str | None:
+        faults = value_faults(self.widget, text)
+        return faults[0].type if faults else None
+
+    def __gt__(self, text: str) -> bool:
+        """As `min`: is the text below?"""
+        return self._wrong(text) not in (None, "value_bigger_than_max")
+
+    def __lt__(self, text: str) -> bool:
+        """As `max`: is the text above?"""
+        return self._wrong(text) == "value_bigger_than_max"
 
 
 def _input(given: Socket | Widget) -> tuple[Any, dict[str, Any]]:
@@ -127,6 +175,7 @@ def _input(given: Socket | Widget) -> tuple[Any, dict[str, Any]]:
         options["round"] = False  # else the page rounds a value to its step
     if given.kind == "STRING":
         options["multiline"] = given.multiline
+        options |= {name: TextBound(given, bound) for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None}
     return given.kind, options
 
 
@@ -162,7 +211,17 @@ class _Host:
 
         self.shown.append(path)
         with Image.open(path) as image:
-            self._progress(None, None, ("JPEG", image.convert("RGB"), PREVIEW_PX))
+            self._preview(image)
+
+    def show_result(self, paths: list[Path]) -> None:
+        """The last live picture is the result: some versions of the page go on showing it in place of the node's output."""
+        from .pictures import opened, sheet
+
+        images = [opened(path) for path in paths]
+        self._preview(images[0] if len(images) == 1 else sheet([(image, "") for image in images], columns=ceil(sqrt(len(images)))))
+
+    def _preview(self, image: Any) -> None:
+        self._progress(None, None, ("JPEG", image.convert("RGB"), PREVIEW_PX))
 
     def _progress(self, done: int | None, total: int | None, preview: Any) -> None:
         make = getattr(_module("comfy.utils"), "ProgressBar", None)
@@ -215,7 +274,7 @@ def _run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_png
     host = _Host()
     out = host.output_folder() / FOLDER
     store = open_store(os.environ.get(ROOT_VARIABLE, out / "runs"))
-    inputs = _inputs(declared, given, out / "inputs")
+    inputs = _said(lambda: _inputs(declared, given, out / "inputs"))
     if declared.lane == "instant":
         return _told(declared, _said(lambda: declared.function(None, **inputs)), host)
     kept, key = Cache(store.root / cache.FOLDER), _key(declared, inputs)
@@ -244,15 +303,25 @@ def _said(work: Callable[[], tuple]) -> tuple:
 
 
 def _inputs(declared: Declaration, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A node's inputs, read and checked. Raises NodeError with everything that is wrong and could not be told before."""
     inputs: dict[str, Any] = {}
+    problems = []
     for each in declared.inputs:
         value = given.get(each.name)
         if isinstance(each, Widget):
-            inputs[each.name] = each.read(each.default if value is None else value)
+            value = each.default if value is None else value
+            told = value_faults(each, value)
+            problems += [problem.message for problem in told]
+            inputs[each.name] = None if told else each.read(value)
         elif value is not None and each.type == "IMAGE" and not isinstance(value, Images):
             inputs[each.name] = images_of(value, folder)
         else:
             inputs[each.name] = value
+    if not problems and declared.check is not None:
+        linked = frozenset(socket.name for socket in declared.sockets if inputs[socket.name] is not None)
+        problems = [f"{name}: {message}" for name, message in declared.check(inputs, linked)]
+    if problems:
+        raise NodeError(" ".join(problems))
     return inputs
 
 
@@ -292,6 +361,8 @@ def _told(declared: Declaration, outputs: tuple, host: _Host) -> Any:
     if not declared.shows:
         return result
     given = [Path(file.path) for value in outputs if isinstance(value, Images) for file in value.files]
+    if given and host.shown:
+        host.show_result(given)
     images = [host.on_canvas(path) for path in given or host.shown]
     said = [value for output, value in zip(declared.outputs, outputs, strict=True) if output.type == "STRING"]
     for text in said:

@@ -26,12 +26,13 @@ Lane = Literal["instant", "files", "run", "device"]
 
 @dataclass(frozen=True)
 class Socket:
-    """An input that only a link can give."""
+    """An input that only a link can give. `makes`: what the link names on the disk is made by this node where it is not there."""
 
     name: str
     type: str
     help: str
     optional: bool = False
+    makes: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ class Output:
 
 @dataclass(frozen=True)
 class Widget:
-    """An input with a value of its own; a link of its wire type may replace it. `cosmetic`: changes no result."""
+    """An input with a value of its own; a link of its wire type may replace it.
+
+    `cosmetic`: changes no result. `names_path`: a file or folder, which is looked at before the node runs. `rule`: what is wrong with a
+    checked value by itself, where no bound and no choice can say it; None = nothing.
+    """
 
     name: str
     option: Option
     multiline: bool = False
     cosmetic: bool = False
+    names_path: bool = False
+    rule: Callable[[Any], str | None] | None = None
 
     @property
     def default(self) -> Any:
@@ -121,7 +128,8 @@ class Declaration:
     `function(context, **inputs)` returns a tuple, one value per output. `lane` says what it needs; `effect` nodes write files of
     their own and are never served from the cache; `shows` nodes are roots of execution (there is something to look at).
     `fingerprint(inputs)` tells what the node reads besides its inputs, as text; `check(inputs, linked)` yields (input, what is
-    wrong) for rules between inputs. `version` is raised when the function's results change.
+    wrong) for rules between inputs; `absent(inputs)` yields the same for what the inputs name on the disk and is not there.
+    `version` is raised when the function's results change.
     """
 
     key: str
@@ -136,6 +144,7 @@ class Declaration:
     effect: bool = False
     fingerprint: Callable[[Mapping[str, Any]], str] | None = None
     check: Callable[[Mapping[str, Any], frozenset[str]], Iterable[tuple[str, str]]] | None = None
+    absent: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] | None = None
     version: int = 1
     aliases: tuple[str, ...] = ()
 
@@ -188,7 +197,8 @@ def of_option(name: str, *, called: str | None = None, default: Any = ..., **mor
     option = OPTIONS[name]
     if default is not ...:
         option = replace(option, default=default)
-    widget = Widget(option.field if called is None else called, option, multiline=option.split == "\n", **more)
+    names_path = name.endswith(("_dir", "_path"))  # the options' names keep to that
+    widget = Widget(option.field if called is None else called, option, multiline=option.split == "\n", names_path=names_path, **more)
     # the fault's text names the input as the node shows it
     return replace(widget, option=replace(option, name=widget.name))
 

@@ -88,7 +88,7 @@ def execute(
     Raises: GraphError with everything that is wrong; then nothing has run.
     """
     wanted = None if wanted is None else list(wanted)
-    check(graph, wanted)
+    check(graph, wanted, disk=True)
     return _Execution(graph, store, out, listen, stop).run(roots(graph) if wanted is None else wanted, preflight)
 
 

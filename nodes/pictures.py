@@ -20,11 +20,11 @@ INK, PAPER, QUIET = "#1f2430", "#ffffff", "#6b7280"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def name_faults(name: str) -> list[tuple[str, str]]:
+def name_fault(name: str) -> str | None:
     """Why a text cannot begin a file's name; nothing outside the output folder can be named."""
     if _NAME.fullmatch(name):
-        return []
-    return [("name", "use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit.")]
+        return None
+    return "use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit."
 
 
 def in_folder(folder: Path) -> list[Path]:

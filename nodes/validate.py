@@ -2,7 +2,8 @@
 
 Fails closed: an unknown kind of node, an unknown input, a slot that is not there, a value out of bounds, a cycle, settings that make
 no config together; each is a `Problem` under the name that ComfyUI gives to its kind. Nothing is opened and nothing is run: only
-nodes that merely put options on a wire are evaluated, so that rules between options are heard too.
+nodes that merely put options on a wire are evaluated, so that rules between options are heard too. With `disk`, what a node names
+and is not there is told too, at that node; a graph that is only read, or put into the form, may come from another machine.
 """
 
 from collections import deque
@@ -31,18 +32,19 @@ def load(path: Any) -> Graph:
     return graph
 
 
-def check(graph: Graph, wanted: Iterable[str] | None = None) -> None:
+def check(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = False) -> None:
     """Raises GraphError with everything that is wrong with a graph."""
-    problems = faults(graph, wanted)
+    problems = faults(graph, wanted, disk=disk)
     if problems:
         raise GraphError(problems)
 
 
-def faults(graph: Graph, wanted: Iterable[str] | None = None) -> list[Problem]:
+def faults(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = False) -> list[Problem]:
     """Everything that is wrong with a graph; empty = it may run.
 
     Args:
         wanted: ids of the nodes to run for; None = every node that has something to look at.
+        disk: also look whether the folders and files are there that nodes name. Cost: one look at each.
     """
     problems: list[Problem] = []
     for id, node in graph.nodes.items():
@@ -61,6 +63,10 @@ def faults(graph: Graph, wanted: Iterable[str] | None = None) -> list[Problem]:
     if not cyclic:
         bad = {problem.node for problem in problems}
         problems += _setting_faults(graph, order, bad)
+    if disk:
+        bad = {problem.node for problem in problems}
+        for id, node in graph.nodes.items():
+            problems += [] if id in bad else _absent(graph, id, node)
     return problems
 
 
@@ -120,6 +126,23 @@ def _node_faults(graph: Graph, id: str, node: Node) -> Iterable[Problem]:
                 yield Problem("custom_validation_failed", message, id, name)
 
 
+def _absent(graph: Graph, id: str, node: Node) -> Iterable[Problem]:
+    """What a node names on the disk and is not there, where another node needs it."""
+    declared = NODES[node.kind]
+    known_later = any(widget.names_path and widget.name in node.links() for widget in declared.widgets)
+    if declared.absent is None or known_later or not any(_needs(other, id) for other in graph.nodes.values()):
+        return
+    for name, message in declared.absent(read_widgets(declared, node)):
+        yield Problem("custom_validation_failed", message, id, name)
+
+
+def _needs(node: Node, id: str) -> bool:
+    """Does a node use what another one names, instead of making it?"""
+    if node.muted or node.kind not in NODES:
+        return False
+    return any(link.node == id and not getattr(NODES[node.kind].input(name), "makes", False) for name, link in node.links().items())
+
+
 def _link_faults(graph: Graph, id: str, given: Socket | Widget, link: Link) -> Iterable[Problem]:
     origin = graph.nodes.get(link.node)
     if origin is None:
@@ -154,12 +177,15 @@ def value_faults(widget: Widget, value: Any, id: str | None = None) -> list[Prob
             # Merely looking at a share of another machine hands it this person's log-in on some systems.
             message = f"{widget.name} = {shown(text)[:100]}: names another machine or is a URL; copy the files here first."
             return [Problem("custom_validation_failed", message, id, widget.name)]
-    return []
+    wrong = None if widget.rule is None else widget.rule(read)
+    return [] if wrong is None else [Problem("custom_validation_failed", f"{widget.name} = {shown(value)[:100]}: {wrong}", id, widget.name)]
 
 
 def _kind_of_fault(option: Option, value: Any) -> str:
     if option.choices is not None:
         return "value_not_in_list"
+    if isinstance(value, str) and option.type.startswith("list"):
+        value = [part.strip() for part in value.split(option.split)]
     numbers = value if isinstance(value, list | tuple) else [value]
     for number in numbers:
         if isinstance(number, str):

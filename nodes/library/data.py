@@ -1,10 +1,12 @@
 """Pictures and captions."""
 
+import os
 import shutil
 from pathlib import Path
 
 from ...core.config import OPTIONS
 from ...core.demo import resolve
+from ...core.options import shown
 from .. import fingerprints, pictures, values
 from ..declaration import Output, Socket, local, node, of_option
 from ..values import Folder, Images, NodeError, settings
@@ -20,10 +22,22 @@ DATASET_OPTIONS = tuple(
 )  # fmt: skip
 
 
+def _absent_folder(inputs):
+    path = inputs["path"]
+    if path is None:
+        yield "path", "name the folder with your pictures; demo-dreambooth is a set that comes along."
+        return
+    where = os.path.expanduser(resolve(path))
+    if not os.path.isdir(where):
+        why = "is a file; name the folder that it lies in" if os.path.isfile(where) else "there is no such folder; check the path, or make it"
+        yield "path", f"path = {shown(path)}: {why}."
+
+
 @node(
     "ImageFolder", "Image Folder", "Data",
     inputs=(of_option("instance_data_dir", called="path"),),
     outputs=(Output("folder", values.FOLDER, "The folder."),),
+    absent=_absent_folder,
     fingerprint=lambda inputs: fingerprints.of_folder(inputs["path"]),
     aliases=("pictures", "directory"),
 )  # fmt: skip
@@ -47,7 +61,7 @@ def dreambooth_dataset(context, folder, **given):
     "ClassImages", "Class Images", "Data",
     inputs=(
         Socket("dataset", values.DATASET, "The training set that gets class pictures."),
-        Socket("folder", values.FOLDER, "Where class pictures lie or are generated; without it: a folder in the cache.", True),
+        Socket("folder", values.FOLDER, "Where class pictures lie or are generated; without it: a folder in the cache.", True, makes=True),
         of_option("with_prior_preservation", default=True),
         *widgets(CLASS_OPTIONS[1:]),
     ),
@@ -120,11 +134,13 @@ def dataset_preview(context, dataset, most):
 
 @node(
     "LoadImage", "Load Image", "Pictures",
-    inputs=(local("path", "str", "", "A picture file."),),
+    inputs=(local("path", "str", "", "A picture file.", names_path=True, rule=lambda path: None if path else "name a picture file."),),
     outputs=(Output("images", values.IMAGE, "The picture."),),
     lane="files",
     fingerprint=lambda inputs: fingerprints.of_file(inputs["path"] or None),
-    check=lambda inputs, linked: () if inputs["path"] or "path" in linked else (("path", "name a picture file."),),
+    absent=lambda inputs: () if os.path.isfile(os.path.expanduser(inputs["path"])) else (
+        ("path", f"path = {shown(inputs['path'])}: there is no such file; check the path."),
+    ),
 )  # fmt: skip
 def load_image(context, path):
     """A picture from a file, upright, in plain colours and without its metadata."""
@@ -135,12 +151,11 @@ def load_image(context, path):
     "SaveImage", "Save Image", "Pictures",
     inputs=(
         Socket("images", values.IMAGE, "What is saved."),
-        local("name", "str", "picture", "Beginning of the file's name: letters, digits, dots, hyphens, underscores."),
+        local("name", "str", "picture", "Beginning of the file's name: letters, digits, dots, hyphens, underscores.", rule=pictures.name_fault),
     ),
     lane="files",
     shows=True,
     effect=True,
-    check=lambda inputs, linked: () if "name" in linked else pictures.name_faults(inputs["name"]),
 )  # fmt: skip
 def save_image(context, images, name):
     """Write pictures into the output folder. The workflow travels inside: drop such a PNG on the editor to have it back."""

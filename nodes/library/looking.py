@@ -168,7 +168,7 @@ def _label_faults(inputs, linked):
     inputs=(
         Socket("model", values.MODEL, "The untrained model; or link a checkpoint.", True),
         Socket("checkpoint", values.CHECKPOINT, "Trained weights.", True),
-        of_option("validation_prompts"),
+        of_option("validation_prompts", rule=lambda prompts: None if prompts else "give at least one prompt, one per line."),
         of_option("validation_negative_prompt"),
         of_option("validation_num_inference_steps"),
         of_option("validation_guidance"),
@@ -178,10 +178,7 @@ def _label_faults(inputs, linked):
     outputs=(Output("images", values.IMAGE, "One picture for each prompt."),),
     lane="device",
     shows=True,
-    check=lambda inputs, linked: [
-        *_needs_one("model", "checkpoint", "something must draw.")(inputs, linked),
-        *([] if inputs["prompts"] or "prompts" in linked else [("prompts", "give at least one prompt, one per line.")]),
-    ],
+    check=_needs_one("model", "checkpoint", "something must draw."),
 )  # fmt: skip
 def sample_images(context, model, checkpoint, prompts, negative_prompt, num_inference_steps, guidance, seed, side):
     """Pictures by the stock pipeline, with trained weights or without, always from the same noise for the same seed."""

@@ -150,13 +150,12 @@ def checkpoint_picker(context, run, step):
     "ExportLoRA", "Export LoRA", "Training",
     inputs=(
         Socket("checkpoint", values.CHECKPOINT, "The weights."),
-        local("name", "str", "lora", "Beginning of the file's name: letters, digits, dots, hyphens, underscores."),
+        local("name", "str", "lora", "Beginning of the file's name: letters, digits, dots, hyphens, underscores.", rule=pictures.name_fault),
     ),
     outputs=(Output("path", values.STRING, "The file."), Output("lora", values.LORA_MODEL, "Its weights.")),
     lane="device",
     shows=True,
     effect=True,
-    check=lambda inputs, linked: () if "name" in linked else pictures.name_faults(inputs["name"]),
 )  # fmt: skip
 def export_lora(context, checkpoint, name):
     """The checkpoint as one LoRA file in the output folder, with its training settings and this workflow inside."""

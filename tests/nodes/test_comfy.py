@@ -1,10 +1,12 @@
 """The classes keep ComfyUI's V1 contract: its facts only, no ComfyUI needed."""
 
 import ast
+import inspect
 import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,15 +67,84 @@ def test_numbers_can_be_reached_by_their_step(node):
 
 def test_what_the_page_sends_is_read_and_gives_the_defaults(node):
     """Every widget at its default, as a page would send it."""
-    given = {name: options["default"] for name, (kind, options) in inputs_of(node).items() if "default" in options}
-    assert node.VALIDATE_INPUTS(**given) is True
+    given = defaults_of(node)
     for widget in node.declared.widgets:
         assert widget.read(given[widget.name]) == widget.read(widget.default)
+    to_be_filled_in = {"RolloutStudioImageFolder": ["path"], "RolloutStudioLoadImage": ["path"], "RolloutStudioSampleImages": ["prompts"]}
+    assert [name for name, _ in host_faults(node, given)] == to_be_filled_in.get(node.declared.key, [])
 
 
-def test_a_value_out_of_bounds_is_a_message():
-    node = CLASSES["RolloutStudioScheduledSampling"]
-    assert "at most" in node.VALIDATE_INPUTS(max_step_offset=10**9)
+def host_faults(node, given):
+    """(field, what is wrong) as ComfyUI tells before it runs a prompt: choices and bounds of each field that the node does not validate
+    itself, then the node's one answer at every field that it does."""
+    validate = getattr(node, "VALIDATE_INPUTS", None)
+    own = [] if validate is None else inspect.getfullargspec(validate).args[1:]
+    assert validate is None or inspect.getfullargspec(validate).varkw is None, "all checks of the host would be off"
+    faults = []
+    for name, (kind, options) in inputs_of(node).items():
+        value = given.get(name)
+        if name in own or value is None:
+            continue
+        if isinstance(kind, list):
+            faults += [] if value in kind else [(name, f"{value} not in {kind}")]
+        elif "min" in options and value < options["min"]:
+            faults.append((name, "Value {} smaller than min of {}".format(value, options["min"])))
+        elif "max" in options and value > options["max"]:
+            faults.append((name, "Value {} bigger than max of {}".format(value, options["max"])))
+    answer = validate(**{name: given[name] for name in own if name in given}) if own else True
+    return faults + [(name, answer) for name in own if answer is not True and name in given]
+
+
+WRONG = {
+    "too large": ("ScheduledSampling", "max_step_offset", 10**9, "bigger than max of 1000"),
+    "too small": ("Optimizer", "learning_rate", -1.0, "smaller than min of 1e-09"),
+    "not on the list": ("ScheduledSampling", "sampler", "heun", "heun not in"),
+    "a number that may be unset, too small": ("TrainingSettings", "snr_gamma", "0.001", "smaller than min of 0.01 (a number, or nothing)"),
+    "a number that may be unset, too large": ("TrainingSettings", "flow_schedule_shift", "1e3", "bigger than max of 100 (a number, or nothing)"),
+    "words for a number": ("SampleImages", "guidance", "a lot", "(a number, or nothing)"),
+    "one of several numbers": ("DriftProbe", "offsets", "1, 5000", "bigger than max of 1000 (numbers, with commas between)"),
+    "another machine's share": ("Model", "pretrained_model_name_or_path", "//evil/share", "names another machine"),
+    "a folder that is not there": ("ImageFolder", "path", "/nowhere/at all", "there is no such folder"),
+    "no folder": ("ImageFolder", "path", "", "name the folder with your pictures"),
+    "a picture that is not there": ("LoadImage", "path", "/nowhere/a.png", "there is no such file"),
+    "a name out of the folder": ("SaveImage", "name", "../../evil", "letters, digits"),
+    "no prompt": ("SampleImages", "prompts", "", "at least one prompt"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_wrong_value_marks_one_field(case):
+    key, name, value, words = WRONG[case]
+    node = CLASSES[f"RolloutStudio{key}"]
+    right = {"prompts": "a thing", "path": "demo-dreambooth"}
+    [(field, told)] = host_faults(node, {**defaults_of(node), **{each: right[each] for each in right if each in inputs_of(node)}, name: value})
+    assert field == name and words in told, told
+
+
+def test_every_wrong_value_is_told_at_once_at_its_own_field():
+    node = CLASSES["RolloutStudioTrainingSettings"]
+    wrong = {"snr_gamma": "x", "flow_schedule_shift": "0", "max_train_steps": 0, "seed": -5, "mixed_precision": "fp7"}
+    assert {name for name, _ in host_faults(node, {**defaults_of(node), **wrong})} == set(wrong)
+
+
+def test_a_node_validates_at_most_one_field_itself(node):
+    """Its one answer stands at every field that it asks for."""
+    if hasattr(node, "VALIDATE_INPUTS"):
+        [asked] = inspect.getfullargspec(node.VALIDATE_INPUTS).args[1:]
+        assert node.VALIDATE_INPUTS(**{asked: None}) is True  # linked: known when it runs
+
+
+def test_bounds_of_text_are_numbers_for_the_page():
+    info = json.loads(json.dumps(CLASSES["RolloutStudioDriftProbe"].INPUT_TYPES()))
+    assert info["optional"]["offsets"][1]["min"] == 1 and info["optional"]["offsets"][1]["max"] == 1000
+
+
+def test_what_only_shows_when_it_runs_is_one_clear_message():
+    """A rule about links; a value that came over a link."""
+    with pytest.raises(RuntimeError, match="link a checkpoint, or a model and a dataset"):
+        called("RolloutPreview")
+    with pytest.raises(RuntimeError, match="must be at most 1000 grid steps"):
+        called("ScheduledSampling", max_step_offset=10**9)
 
 
 def test_a_chain_of_settings_runs_as_comfyui_calls_it():
@@ -172,6 +243,35 @@ def test_a_saved_picture_is_shown_where_it_was_saved(host):
 
     [picture] = called("SaveImage", images=torch.rand(1, 8, 8, 3), name="mine")["ui"]["images"]
     assert picture["type"] == "output" and picture["filename"].startswith("mine-") and on_disk(host, picture).is_file()
+
+
+def test_the_last_live_picture_is_the_result(host, monkeypatch):
+    """The page's versions of 2025 go on showing a live picture in place of the node's output."""
+    from types import SimpleNamespace
+
+    from rollout_studio.nodes.values import Images, file_at
+
+    live = []
+    bar = SimpleNamespace(update_absolute=lambda done, total, preview: live.append(preview))
+    monkeypatch.setitem(sys.modules, "comfy.utils", SimpleNamespace(ProgressBar=lambda total: bar))
+    made = CLASSES["RolloutStudioSampleImages"].declared
+
+    def drawn(context, **_):
+        from PIL import Image
+
+        files = []
+        for number, colour in enumerate(("red", "blue", "green")):
+            path = context.work / f"{number}.png"
+            Image.new("RGB", (64, 64), colour).save(path)
+            context.show(path)
+            files.append(file_at(path))
+        return (Images(tuple(files)),)
+
+    monkeypatch.setattr(CLASSES["RolloutStudioSampleImages"], "declared", replace(made, function=drawn))
+    answer = called("SampleImages", model=called("DemoModel")[0], prompts="a thing")
+    assert len(answer["ui"]["images"]) == 3
+    sizes = [picture.size for _, picture, _ in filter(None, live)]
+    assert sizes[:3] == [(64, 64)] * 3 and min(sizes[-1]) > 200, "all three in one"
 
 
 def test_every_node_with_something_to_look_at_has_pictures_or_words():
