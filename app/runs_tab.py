@@ -18,7 +18,7 @@ import gradio as gr
 from ..core.config import ConfigError
 from ..core.controls import TITLES
 from ..core.run_log import RunLog, Series, number
-from ..core.runs import Command, RunDir, RunError, RunSummary
+from ..core.runs import ACTIVE_STATES, Command, RunDir, RunError, RunSummary
 from .charts import Line, chart, smoothed
 from .compare import ComparePanel
 from .run_parts import course, picture, signature
@@ -164,7 +164,7 @@ class RunsTab:
         silent = _silent_for(run)
         disk = self._disk_bytes(run, log)
         pending = RunDir(run.path).pending_commands() if run.alive else []
-        mark = signature(who, run.state, run.step, run.message, log.version, silent and round(silent / 10), disk)
+        mark = signature(who, run.state, run.alive, run.step, run.message, log.version, silent and round(silent / 10), disk)
         draw("head", self.head, mark, lambda: head(run, log, silent, disk))
         mark = signature(who, run.alive, pending, log.doing, log.doing and log.phase, log.answered)
         draw("asked", self.asked, mark, lambda: asked(run, log, pending))
@@ -356,7 +356,7 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
     if last is not None:
         series = log.series.frozen()
         seconds = number(last.get("seconds"))
-        if run.alive:
+        if run.alive and run.state in ACTIVE_STATES:  # it says its end a moment before its process is gone
             facts.append(("time left", duration(number(last.get("eta_s")))))
         facts.append(("trained for", duration(series.clock()[-1])))
         if seconds > 0:

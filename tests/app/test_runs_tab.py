@@ -112,6 +112,17 @@ def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units
     assert re.search(r"rows rolled out 1\d\.\d %", said) and re.search(r"on the disk \d+\.\d kB", said)
 
 
+def test_a_run_that_has_said_its_end_has_no_time_left_though_its_process_is_not_gone_yet(store, write, watch, tab):
+    run = write.run(store, "told", steps=200, total=200, state="done")
+    seen = {}
+    with run.lock():
+        run.write_state(state="done", step=200)
+        watch.runs(fresh=True)
+        assert watch.run("told").alive and "time left" not in plain(tab.view("told", seen)[tab.head])
+    watch.runs(fresh=True)
+    assert tab.head in tab.view("told", seen), "when the process is gone the head is drawn again, as of a run that has ended"
+
+
 def test_when_nothing_changed_nothing_is_drawn(store, write, tab):
     write.run(store)
     seen = {}
