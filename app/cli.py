@@ -37,7 +37,7 @@ from ..core.findings import format_findings, has_errors
 from ..core.options import ConfigError, Fault, did_you_mean, shown
 from ..core.own_presets import find_preset, own_presets
 from ..core.reference import as_data, as_markdown, as_text, default_of, values_of
-from ..core.runs import COMMANDS, RunError, RunStore
+from ..core.runs import COMMANDS, RunError, RunStore, StorageError
 from . import graph_cli
 
 DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
@@ -628,7 +628,12 @@ def _use_all_cores() -> None:
 
 def _runs(given: argparse.Namespace) -> int:
     store = RunStore(given.runs_dir)
-    store.reconcile()
+    try:
+        store.reconcile()
+        if given.action == "list":
+            store.pump()  # a queue moves whenever somebody looks
+    except StorageError as error:  # a full or read-only disk: what is there can still be looked at
+        _say(f"{error} Until then no waiting run starts.")
     if given.action == "list":
         return _list_runs(store, as_json=given.json)
     if given.name is None:
@@ -670,7 +675,6 @@ def _row(summary: Any) -> dict[str, Any]:
 
 
 def _list_runs(store: RunStore, *, as_json: bool) -> int:
-    store.pump()  # a queue moves whenever somebody looks
     summaries = store.list()
     if as_json:
         print(json.dumps([_row(summary) for summary in summaries], indent=2, ensure_ascii=False))

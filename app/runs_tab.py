@@ -75,6 +75,7 @@ class RunsTab:
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
                 gr.HTML('<h3 class="rs-step">Runs</h3>')
+                self.storage = gr.HTML(elem_id="runs-storage", elem_classes="rs-maybe")
                 self.picker = gr.Radio(choices=[], show_label=False, label="Run", container=False, elem_id="run-picker", elem_classes="rs-cards rs-runs")
             with gr.Column(scale=9, min_width=320):
                 self.head = gr.HTML('<div class="rs-card rs-quiet">Looking for runs …</div>', elem_id="run-head")
@@ -117,7 +118,7 @@ class RunsTab:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.picker, self.head, self.asked, self.messages, self.charts, self.glance, self.files, self.samples, self.course, self.drift,
+        return [self.picker, self.storage, self.head, self.asked, self.messages, self.charts, self.glance, self.files, self.samples, self.course, self.drift,
                 self.log, *self.try_it.outputs, *self._all_buttons()]  # fmt: skip
 
     @property
@@ -150,6 +151,7 @@ class RunsTab:
         name = run.name if run is not None else None
         if viewer is not None:
             out |= self.try_it.view(name, viewer, seen)
+        draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
         draw("picker", self.picker, signature(choices, name), lambda: gr.Radio(choices=choices, value=name))
         if run is None:
             draw("head", self.head, "none", lambda: _NO_RUNS)
@@ -382,6 +384,11 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
         f'<div class="rs-quiet"><span data-testid="progress">step {step} of {total}</span>{" · " + text(doing) if doing else ""}</div>'
         f'<div class="rs-facts">{shown}</div>{controls}{still}</div>'
     )
+
+
+def storage_card(problem: str | None) -> str:
+    """What is wrong with the runs folder."""
+    return "" if problem is None else f'<div class="rs-card rs-bad" role="alert"><p>{text(problem)}</p></div>'
 
 
 def _rolled_facts(series: Series, last: Mapping[str, Any], alive: bool) -> list[tuple[str, str]]:

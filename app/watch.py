@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from ..core.run_log import RunLog, follow
-from ..core.runs import RunDir, RunStore, RunSummary
+from ..core.runs import RunDir, RunStore, RunSummary, StorageError
 from .preview_client import PreviewClient
 from .previews import Previews
 
@@ -25,6 +25,8 @@ class Watch:
         self._preview_client: PreviewClient | None = None
         self.waiting: list[str] = []
         """Names of the waiting runs in the order in which they will start; as old as the last answer of `runs`."""
+        self.problem: str | None = None
+        """What is wrong with the runs folder, where the queue cannot move or the runs cannot be listed; as old as `waiting`."""
 
     @property
     def preview_client(self) -> PreviewClient:
@@ -47,14 +49,21 @@ class Watch:
         with self._lock:
             now = time.monotonic()
             if fresh or now - self._pumped > _PUMP_EVERY_S:
-                self.store.reconcile()
-                if self.store.pump():
-                    self._looked = float("-inf")
+                self.problem = None
+                try:
+                    self.store.reconcile()
+                    if self.store.pump():
+                        self._looked = float("-inf")
+                except StorageError as error:
+                    self.problem = f"{error} Until then no waiting run starts."
                 self._pumped = time.monotonic()
             if fresh or now - self._looked > _LOOK_EVERY_S:
-                self._runs = self.store.list()
-                queued = any(run.state == "queued" for run in self._runs)
-                self.waiting = [job.run for job in self.store.queue()] if queued else []
+                try:
+                    self._runs = self.store.list()
+                    queued = any(run.state == "queued" for run in self._runs)
+                    self.waiting = [job.run for job in self.store.queue()] if queued else []
+                except StorageError as error:
+                    self.problem = str(error)
                 self._looked = time.monotonic()
             return self._runs
 

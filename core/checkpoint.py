@@ -180,14 +180,12 @@ def is_disk_full(error: BaseException | None) -> bool:
     pos"; sqlite's "disk is full".
     """
     while error is not None:
-        if isinstance(error, OSError) and (error.errno in (28, 122) or getattr(error, "winerror", None) in (39, 112)):
+        if platform_calls.no_room(error):
             return True
         text = str(error)
         if isinstance(error, SafetensorError) and re.search(r"os error (28|122|112)\b|No space left", text):
             return True
         if isinstance(error, RuntimeError) and "inline_container" in text and "unexpected pos" in text:
-            return True
-        if "disk is full" in text:
             return True
         error = error.__cause__ if error.__cause__ is not None else error.__context__
     return False

@@ -7,6 +7,7 @@ nothing else with it.
 """
 
 import json
+import os
 from pathlib import Path
 
 from . import platform_calls
@@ -28,7 +29,7 @@ def own_presets(runs_dir: Path) -> tuple[list[Preset], dict[Path, str]]:
     """(the presets that can be used, by title; for every broken file what is wrong with it)."""
     found, broken = [], {}
     folder = folder_of(runs_dir)
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for path in sorted(folder.glob("*.json")) if os.path.isdir(folder) else []:
         if path.name.startswith(".") or not path.is_file():  # one that is being written; what is no file at all
             continue
         try:

@@ -136,6 +136,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def no_room(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    if isinstance(error, OSError) and (error.errno in (28, 122) or getattr(error, "winerror", None) in (39, 112)):
+        return True
+    return "disk is full" in str(error)  # sqlite's words
+
+
 def free_bytes(path: Path) -> int:
     """Free space of the volume that holds `path`, or of its nearest parent that exists."""
     path = path.absolute()

@@ -625,7 +625,7 @@ def _writable(folder: Path, option: str) -> Iterable[Finding]:
 
 def _existing(path: Path) -> Path:
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:  # Path.exists raises for a name that is too long
         path = path.parent
     return path
 

@@ -47,14 +47,20 @@ DEFAULT_ROOT = "runs"
 ROOT_VARIABLE = "ROLLOUT_STUDIO_RUNS"
 WORKER = (sys.executable, "-m", "rollout_studio.core.worker")
 
+_ANOTHER_FOLDER = f"Name a folder that you may write to with --runs-dir, or in the variable {ROOT_VARIABLE}."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 _BACKWARDS_BYTES = 64 * 1024
+_TOO_LITTLE = 64 * 1024  # bytes: with less the database says many things, and means that the disk is full
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
 
 class RunError(Exception):
     """A run cannot be created, started, commanded or deleted; the message says why and what to do."""
+
+
+class StorageError(RunError):
+    """The runs folder cannot be made, read or written; the message says why and what to do. Runs can often still be listed."""
 
 
 def check_name(name: str, thing: str = "run") -> str:
@@ -224,13 +230,17 @@ class RunDir:
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def send(self, command: str, **args: Any) -> str:
-        """Leave a command for the run's process; returns its id. Raises RunError for an unknown command."""
+        """Leave a command for the run's process; returns its id. Raises RunError for an unknown command, and where none can be left."""
         if command not in COMMANDS:
             raise RunError(f"{command!r} is no command of a run. Commands: {', '.join(COMMANDS)}.")
-        self.commands_path.mkdir(parents=True, exist_ok=True)
         id = uuid.uuid4().hex[:12]
         record = {"command": command, "args": args, "id": id, "time": time.time()}
-        platform_calls.write_atomically(self.commands_path / f"{time.time_ns():020d}-{id}.json", _dump(record).encode())
+        try:
+            self.commands_path.mkdir(parents=True, exist_ok=True)
+            platform_calls.write_atomically(self.commands_path / f"{time.time_ns():020d}-{id}.json", _dump(record).encode())
+        except OSError as error:
+            remedy = "Free some space on that disk" if platform_calls.no_room(error) else "Make it a folder that you may write to"
+            raise RunError(f"{command} cannot be asked: nothing can be written into {self.commands_path} ({error.strerror}). {remedy}, and ask again.") from error
         return id
 
     def take_commands(self) -> list[Command]:
@@ -449,31 +459,55 @@ class RunStore:
         if root is None:
             root = os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT)
         self.root = Path(root).absolute()
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StorageError(f"The runs folder {str(self.root)!r:.300} cannot be made ({why}). {_ANOTHER_FOLDER}") from error
         self._worker = tuple(worker)
         self._database = self.root / ".queue.sqlite3"
         self._held_up: dict[str, str] = {}  # waiting runs that the last `pump` could neither start nor mark failed, and why
 
     # -- the database: queue, and the one lock for starting, deleting and reconciling -------------------------------------
 
+    # A rollback journal, not a WAL: transactions are short and rare, and reading must create no file, on a full or read-only disk either.
+
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: the only one in all processes on this root; rolled back when the block raises."""
-        connection = sqlite3.connect(self._database, timeout=30, isolation_level=None)
+        """A write transaction: the only one in all processes on this root; rolled back when the block raises.
+
+        Raises: StorageError for what the disk refuses, in the block too.
+        """
         try:
-            connection.execute("PRAGMA busy_timeout = 30000")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.execute(_SCHEMA)
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
+            with contextlib.closing(self._connect()) as connection:
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("PRAGMA synchronous = EXTRA")
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    connection.execute(_SCHEMA)
+                    yield connection
+                except BaseException:
+                    if connection.in_transaction:  # sqlite itself may have rolled back
+                        connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise self._refusal(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._database, timeout=30, isolation_level=None)
+
+    def _refusal(self, error: Exception) -> StorageError:
+        """What the disk or the database said, with the remedy."""
+        if platform_calls.no_room(error) or (isinstance(error, sqlite3.Error) and platform_calls.free_bytes(self.root) < _TOO_LITTLE):
+            return StorageError(f"The disk of the runs folder {self.root} is full ({error}). Free some space there.")
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            return StorageError(
+                f"The queue's file {self._database} is damaged ({error}). Move it away; only the order of waiting runs is lost: queue them again."
+            )
+        if "locked" in str(error):
+            return StorageError(f"The queue's file {self._database} is held by another process ({error}). Try again when that one has ended.")
+        return StorageError(f"The runs folder {self.root} cannot be written ({error}). {_ANOTHER_FOLDER}")
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 
@@ -686,9 +720,15 @@ class RunStore:
             return next(job for job in self._jobs(database) if job.run == name)
 
     def queue(self) -> list[Job]:
-        """Waiting runs in the order in which they will start."""
-        with self._exclusive() as database:
-            return self._jobs(database)
+        """Waiting runs in the order in which they will start. Writes nothing. Raises StorageError when it cannot be read."""
+        if not self._database.exists():
+            return []
+        try:
+            with contextlib.closing(self._connect()) as database:
+                made = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone()
+                return self._jobs(database) if made else []
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
 
     @staticmethod
     def _jobs(database: sqlite3.Connection) -> list[Job]:
@@ -734,9 +774,11 @@ class RunStore:
         """
         _reap()
         started = []
+        if not self.queue():
+            return started
         with self._exclusive() as database:
             waiting = self._jobs(database)
-            busy = self._busy_devices() if waiting else set()
+            busy = self._busy_devices()
             for job in waiting:
                 if job.device in busy:
                     continue
@@ -748,6 +790,8 @@ class RunStore:
                         started.append(job.run)
                         busy.add(job.device)
                 except (RunError, OSError) as error:
+                    if platform_calls.no_room(error):
+                        raise
                     if not self._mark_failed(job.run, error):
                         continue
                 database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
@@ -775,7 +819,11 @@ class RunStore:
 
     def _run_dirs(self) -> list[RunDir]:
         """Every run's folder; also one that may not be entered, so that it is not hidden."""
-        return [RunDir(path) for path in self.root.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink() and _holds_a_run(path)]
+        try:
+            paths = list(self.root.iterdir())
+        except OSError as error:
+            raise StorageError(f"The runs folder {self.root} cannot be read ({error.strerror}). Make it again, or start again with another one.") from error
+        return [RunDir(path) for path in paths if _NAME.fullmatch(path.name) and not path.is_symlink() and _holds_a_run(path)]
 
     # -- after a crash ----------------------------------------------------------------------------------------------------
 
@@ -786,30 +834,45 @@ class RunStore:
         """
         _reap()
         found = []
+        if not any(self._orphaned(run) for run in self._run_dirs()) and not self._litter():
+            return found
         with self._exclusive():
-            for leftover in (*self.root.glob(".new-*"), *self.root.glob(".deleted-*")):
-                if time.time() - leftover.stat().st_mtime > 600:  # nobody is still busy with it
-                    shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in self._litter():
+                shutil.rmtree(leftover, ignore_errors=True)
             for run in self._run_dirs():
-                # Damaged, or not to be written: the others still get their names, and `summary` tells of this one either way.
+                # Not to be written: the others still get their names, and `summary` calls this one crashed as well.
                 with contextlib.suppress(RunError, OSError):
-                    if self._bury(run):
+                    if self._orphaned(run):
+                        self._bury(run)
                         found.append(self.summary(run))
         return found
 
+    def _litter(self) -> list[Path]:
+        """Half-made and half-deleted runs that nobody is still busy with."""
+        old = []
+        for path in (*self.root.glob(".new-*"), *self.root.glob(".deleted-*")):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                if time.time() - path.stat().st_mtime > 600:
+                    old.append(path)
+        return old
+
     @staticmethod
-    def _bury(run: RunDir) -> bool:
-        """Call a run crashed whose process is gone; False when it is alive or has ended properly."""
-        if run.read_state()["state"] not in ACTIVE_STATES or run.owner() is not None:
+    def _orphaned(run: RunDir) -> bool:
+        """Whether a run's process is gone though its state is a live one. A damaged run is not: `list` tells what is wrong with it."""
+        try:
+            if run.read_state()["state"] not in ACTIVE_STATES or run.owner() is not None:
+                return False
+            return run.read_state()["state"] in ACTIVE_STATES  # again: it may have ended properly between the two looks
+        except (RunError, OSError):
             return False
-        state = run.read_state()  # again: it may have ended properly between the two looks
-        if state["state"] not in ACTIVE_STATES:
-            return False
+
+    @staticmethod
+    def _bury(run: RunDir) -> None:
+        state = run.read_state()
         message, step = _obituary(run, state), _last_step(run, state)
         run.write_state(state="crashed", step=step, message=message)  # first: what cannot be written is not told again and again
         run.emit("end", state="crashed", step=step, message=message)
         run.process_path.unlink(missing_ok=True)
-        return True
 
 
 def _holds_a_run(path: Path) -> bool:

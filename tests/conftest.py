@@ -17,6 +17,7 @@ import random
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ def _no_network():
     socket.socket.connect = only_here
     yield
     socket.socket.connect = connect
+
+
+@pytest.fixture
+def as_nobody():
+    """Rights count, also where tests run as root; gives a folder that everybody may write to."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("this system has no such rights")
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        if me == 0:
+            os.seteuid(65534)
+        yield Path(folder)
+        if me == 0:
+            os.seteuid(me)
 
 
 @pytest.fixture(scope="session")

@@ -328,6 +328,44 @@ def store(tmp_path):
     return made
 
 
+@pytest.mark.parametrize("below", ["a file/runs", "a" * 300], ids=["below a file", "too long"])
+@pytest.mark.parametrize("command", ["runs", "runs show x", "train --preset demo --max_train_steps 1", "sample --run x --prompt a --out o", "ui --no-browser"])
+def test_an_impossible_runs_folder_is_a_message_of_every_command(run, tmp_path, monkeypatch, command, below):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    code, _, err = run(*command.split(), "--runs-dir", tmp_path / below)
+    assert code == 78
+    assert "cannot be made" in err and "Traceback" not in err
+
+
+def test_presets_are_listed_whatever_the_runs_folder_is(run, tmp_path):
+    code, out, _ = run("presets", "--runs-dir", tmp_path / ("a" * 300))
+    assert code == 0 and "demo: " in out
+
+
+def test_runs_are_listed_where_nothing_can_be_written(run, as_nobody):
+    store = RunStore(as_nobody / "runs")
+    store.create({}, "first")
+    store.enqueue("first")
+    for path in (store.root, *store.root.iterdir()):
+        path.chmod(0o555)
+    code, out, err = run("runs", "--runs-dir", store.root)
+    for path in (store.root, *store.root.iterdir()):
+        path.chmod(0o755)
+    assert code == 0 and out.startswith("first ")
+    assert "It cannot be started" in out and "Permission denied" in out and "Traceback" not in err
+
+
+def test_runs_are_listed_where_the_queue_cannot_move_and_it_is_said_once(run, tmp_path):
+    store = RunStore(tmp_path)
+    store.create({}, "first")
+    store.enqueue("first")
+    (tmp_path / ".queue.sqlite3").write_bytes(b"no database" * 1000)
+    code, out, err = run("runs", "--runs-dir", store.root)
+    assert code == 0 and out.startswith("first ")
+    assert err.count("is damaged") == 1 and "no waiting run starts" in err and "Traceback" not in err
+
+
 def test_runs_are_listed_shown_and_deleted(run, store):
     code, out, _ = run("runs", "--runs-dir", store.root)
     assert code == 0

@@ -51,6 +51,20 @@ def looked_at(watch, *names):
     return sides([watch.run(name) for name in names], watch.log)
 
 
+def test_a_runs_folder_that_takes_nothing_is_told_above_the_list_and_the_runs_stay_there(watch, tab, store, write):
+    write.run(store)
+    store.create({}, "waiting")
+    store.enqueue("waiting")
+    (store.root / ".queue.sqlite3").write_bytes(b"no database" * 1000)
+    watch.runs(fresh=True)
+    seen = {}
+    out = tab.view(None, seen)
+    assert "Move it away" in plain(out[tab.storage]) and "waiting" in out[tab.head]
+    (store.root / ".queue.sqlite3").unlink()
+    watch.runs(fresh=True)
+    assert tab.view(None, seen)[tab.storage] == ""
+
+
 # -- drift over the training ---------------------------------------------------------------------------------------------
 
 

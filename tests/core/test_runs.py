@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from rollout_studio.core import platform_calls, runs
-from rollout_studio.core.runs import RunDir, RunError, RunStore
+from rollout_studio.core.runs import RunDir, RunError, RunStore, StorageError
 
 SLEEPER = "import time; time.sleep(60)"
 # A worker that behaves: takes the lock, says so, and listens until it is told to stop.
@@ -237,6 +236,62 @@ def test_of_many_processes_that_take_one_lock_at_once_one_wins(run):
     for child in children:
         child.communicate("\n")
     assert sorted(answers) == ["lost", "lost", "lost", "won"]
+
+
+# -- a runs folder that is no good ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["a file/runs", "a" * 300, "zero\0byte"], ids=["below a file", "too long", "zero byte"])
+def test_an_impossible_runs_folder_is_refused_with_the_remedy(tmp_path, below):
+    (tmp_path / "a file").touch()
+    with pytest.raises(StorageError, match="cannot be made .* with --runs-dir, or in the variable ROLLOUT_STUDIO_RUNS"):
+        RunStore(tmp_path / below)
+
+
+def test_in_a_read_only_folder_runs_are_read_and_what_must_write_is_refused_with_the_remedy(as_nobody):
+    store = RunStore(as_nobody / "runs")
+    store.create({}, "first")
+    store.enqueue("first")
+    store.create({}, "live").lock_path.write_text(json.dumps(platform_calls.identity()))
+    everything = [store.root, *store.root.rglob("*")]
+    for path in everything:
+        path.chmod(0o555)
+    try:
+        assert {summary.name for summary in store.list()} == {"live", "first"} and [job.run for job in store.queue()] == ["first"]
+        assert store.reconcile() == []
+        for act in (lambda: store.create({}, "second"), lambda: store.dequeue("first"), lambda: store.clone("first", "copy")):
+            with pytest.raises(StorageError, match="cannot be written .* with --runs-dir"):
+                act()
+        with pytest.raises(RunError, match="stop cannot be asked: nothing can be written into .*commands"):
+            store.send("live", "stop")
+    finally:
+        for path in everything:
+            path.chmod(0o755)
+
+
+def test_a_runs_folder_that_is_gone_is_told(store):
+    store.root.rmdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        store.list()
+    store.root.mkdir()
+
+
+def test_a_damaged_queue_is_told_with_its_file_and_the_runs_are_still_listed(store, run):
+    (store.root / ".queue.sqlite3").write_bytes(b"no database" * 1000)
+    assert [summary.name for summary in store.list()] == ["first"]
+    for act in (store.queue, store.pump, lambda: store.enqueue("first")):
+        with pytest.raises(StorageError, match="queue.sqlite3 is damaged .* Move it away"):
+            act()
+
+
+def test_looking_at_a_queue_writes_nothing(store, run):
+    """An open page looks every second; and a full disk must not hide what is there."""
+    store.enqueue("first")
+    with run.lock():
+        before = {path: path.stat().st_mtime_ns for path in (store.root, store.root / ".queue.sqlite3")}
+        assert [job.run for job in store.queue()] == ["first"]
+        assert store.reconcile() == []
+        assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 # -- names, creation, deletion ------------------------------------------------------------------------------------------------
@@ -489,21 +544,6 @@ def test_a_run_deleted_while_the_list_is_read_is_left_out(store, run, monkeypatc
 
     monkeypatch.setattr(RunStore, "summary", late)
     assert [each.name for each in store.list()] == ["other"]
-
-
-@pytest.fixture
-def as_nobody():
-    """Rights count, also where tests run as root; gives a folder that everybody may write to."""
-    if not hasattr(os, "geteuid"):
-        pytest.skip("this system has no such rights")
-    me = os.geteuid()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        if me == 0:
-            os.seteuid(65534)
-        yield Path(folder)
-        if me == 0:
-            os.seteuid(me)
 
 
 def test_a_run_that_may_not_be_entered_is_listed_with_the_reason(as_nobody):
