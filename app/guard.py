@@ -3,9 +3,13 @@
 Gradio checks neither `Host` (so a hostile site can rebind its name to 127.0.0.1) nor where an upload comes from. The guard refuses, with 403:
 a Host or forwarded host outside the list, an Origin outside it (`null` too), and writing requests that the browser itself calls
 cross-site. It covers websockets, and files and uploads, because it stands before the router.
+
+It also answers 400 to an address with a control character in it (`%00`), which names nothing here and is an exception further in, and
+404 to Gradio's proxy of other sites, which this page does not use.
 """
 
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
@@ -37,7 +41,9 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        reason = self.refusal(scope)
+        status, reason = 403, self.refusal(scope)
+        if reason is None:
+            status, reason = _bad_address(scope)
         if reason is None:
             await self.app(scope, receive, _with_headers(send))
         elif scope["type"] == "websocket":
@@ -45,7 +51,7 @@ class Guard:
         else:
             body = f"Refused: {reason}\n".encode()
             head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 403, "headers": head})
+            await send({"type": "http.response.start", "status": status, "headers": head})
             await send({"type": "http.response.body", "body": body})
 
     def refusal(self, scope) -> str | None:
@@ -64,6 +70,17 @@ class Guard:
         if writes and "cross-site" in headers.get(b"sec-fetch-site", []):
             return "the request comes from another site (Sec-Fetch-Site)."
         return None
+
+
+def _bad_address(scope) -> tuple[int, str | None]:
+    """(status, why) of an address that nothing here can have; why is None for any other."""
+    path = scope["path"]  # percent signs are resolved in it, unlike in the query
+    query = unquote(scope.get("query_string", b"").decode("latin-1"))
+    if any(character < " " or character == "\x7f" for character in path + query):
+        return 400, "an address cannot hold a control character, such as %00."
+    if "/proxy=" in path:
+        return 404, "this page fetches nothing from other sites (proxy)."
+    return 200, None
 
 
 def _with_headers(send):

@@ -107,6 +107,18 @@ def test_another_site_and_another_name_are_refused(served):
         connection.close()
 
 
+def test_no_address_is_answered_with_an_error_of_the_server(served):
+    """A zero byte, percent-encoded, is an exception in many places behind the page."""
+    import http.client
+
+    port = int(served[0].rsplit(":", 1)[1].strip("/"))
+    for path in ("/%00", "/gradio_api/file=%00", "/gradio_api/proxy=%00", "/gradio_api/proxy=http://%ff", "/assets/%00.js", "/?x=%00", "/%ff%fe"):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", path)
+        assert 400 <= connection.getresponse().status < 500, path
+        connection.close()
+
+
 def test_files_outside_the_previews_are_not_served(served, tmp_path):
     import http.client
 

@@ -22,7 +22,7 @@ from rollout_studio.core.run_log import RunLog
 # -- the guard --------------------------------------------------------------------------------------------------------------
 
 
-def answer(headers, kind="http", method="GET"):
+def answer(headers, kind="http", method="GET", path="/", query=b""):
     """What the guard lets through ("through"), or the status or close code that it answers."""
     said = []
 
@@ -32,7 +32,7 @@ def answer(headers, kind="http", method="GET"):
     async def send(message):
         said.append(message.get("status", message.get("code")))
 
-    scope = {"type": kind, "method": method, "headers": [(k.encode(), v.encode()) for k, v in headers]}
+    scope = {"type": kind, "method": method, "path": path, "query_string": query, "headers": [(k.encode(), v.encode()) for k, v in headers]}
     asyncio.run(Guard(app, local_hosts(7860))(scope, None, send))
     return said[0]
 
@@ -61,6 +61,19 @@ def test_every_other_name_and_site_is_refused(headers):
 
 def test_a_link_from_another_site_may_open_the_page():
     assert answer([("host", "127.0.0.1:7860"), ("sec-fetch-site", "cross-site")], method="GET") == "through"
+
+
+@pytest.mark.parametrize(("path", "query"), [("/a\0b", b""), ("/", b"x=%00"), ("/a\x1b[31m", b""), ("/", b"x=\x7f"), ("/a\n", b"")])
+def test_an_address_with_a_control_character_is_a_bad_request(path, query):
+    here = [("host", "127.0.0.1:7860")]
+    assert answer(here, path=path, query=query) == 400
+    assert answer(here, kind="websocket", path=path, query=query) == 1008
+    assert answer([("host", "evil.com")], path=path, query=query) == 403
+    assert answer(here, path="/gradio_api/file=/ü x/\u202e.png", query=b"x=%20%C3%BC") == "through"
+
+
+def test_the_proxy_of_other_sites_is_shut():
+    assert answer([("host", "127.0.0.1:7860")], path="/gradio_api/proxy=http://169.254.169.254/") == 404
 
 
 # -- charts and words ---------------------------------------------------------------------------------------------------------
