@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..core.config import OPTIONS, config_to_flat, preset_names
-from ..core.importing import Imported, import_file, import_run, shown_value, told
+from ..core.importing import Imported, import_file, import_run, shown_value, told, whose
 from ..core.options import ConfigError, Fault
 from ..core.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
 from ..core.runs import RunError
@@ -49,7 +49,7 @@ class KeepPanel:
                 with gr.Column(min_width=280):
                     gr.HTML("<h4>Bring settings in</h4>", padding=False)
                     self.file = gr.File(label="A config.json or a LoRA file", type="filepath", height=160, elem_id="bring-file", file_types=[".json", ".safetensors"])
-                    gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, or a LoRA file that was trained here. '
+                    gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, the arguments of a diffusers DreamBooth script as JSON, or a LoRA file that was trained here. '
                             "It fills the form; nothing starts.</p>")  # fmt: skip
                     with gr.Row(elem_classes="rs-keep-line"):
                         self.run = gr.Dropdown(choices=_runs(watch), value=None, label="Or the settings of a run", filterable=False, elem_id="bring-run")
@@ -188,7 +188,7 @@ def told_card(imported: Imported) -> str:
     if imported.assumed:
         flat = config_to_flat(imported.config)
         names = ", ".join(f"{text(name)} {text(shown_value(flat[name]))}" for name in imported.assumed)
-        parts.append(f"<details><summary>SimpleTuner's defaults that were put in</summary><p>{names}</p></details>")
+        parts.append(f"<details><summary>{text(whose(imported.program))} defaults that were put in</summary><p>{names}</p></details>")
     if left:
         parts.append(f"<h5>Left out</h5><ul>{left}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>")
     return f'<div class="rs-card {"rs-mild" if fill_in or left else "rs-good"}" role="status"><h4>Settings brought in</h4>{"".join(parts)}</div>'

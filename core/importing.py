@@ -1,4 +1,4 @@
-"""Settings brought in from elsewhere: a config.json (ours, or SimpleTuner's), a LoRA file of ours, another run.
+"""Settings brought in from elsewhere: a config.json (ours, SimpleTuner's, or a diffusers script's), a LoRA file of ours, another run.
 
 Nothing is taken silently and nothing left out silently: `Imported` says what came, from where, what was not carried over and why,
 and what a person must fill in again. A value that cannot be used refuses the whole, with every fault; an unknown key is only told.
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import simpletuner
+from . import diffusers_scripts, simpletuner
 from .adapters.header import PATHS, ExportError, read_lora_config
 from .config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat
 from .dataset.scanning import located
 from .options import ConfigError, Fault, did_you_mean, shown
 from .runs import RunDir
 
+PROGRAMS = {"diffusers": diffusers_scripts, "SimpleTuner": simpletuner}
+"""Whose files are read with their own meaning, in the order of asking: several names are in both."""
 LARGEST_JSON = 512 * 1024  # bytes; a config with long prompts has some ten thousand
 
 
@@ -31,6 +33,7 @@ class Imported:
         left_out: (key, value, why) of what was not carried over.
         remarks: what means something else there.
         fill_in: flat names that a person must give again.
+        program: whose file it was, where it was not ours: "SimpleTuner".
     """
 
     config: RunConfig
@@ -40,6 +43,7 @@ class Imported:
     left_out: tuple[tuple[str, Any, str], ...] = ()
     remarks: tuple[str, ...] = ()
     fill_in: tuple[str, ...] = ()
+    program: str = ""
 
 
 def import_file(path: Path, name: str | None = None) -> Imported:
@@ -56,6 +60,11 @@ def import_file(path: Path, name: str | None = None) -> Imported:
     raise ConfigError(
         [Fault(f"{name}: is neither a config.json nor a LoRA file; choose one that ends in .json or .safetensors.")]
     )
+
+
+def whose(program: str) -> str:
+    """The genitive of a program's name: SimpleTuner's, diffusers'."""
+    return f"{program}'" if program.endswith("s") else f"{program}'s"
 
 
 def import_run(run: RunDir) -> Imported:
@@ -83,12 +92,13 @@ def _json(path: Path, name: str) -> Imported:
     flat = {str(key).removeprefix("--"): value for key, value in written.items() if not str(key).startswith("_")}
     if len(flat) < sum(not str(key).startswith("_") for key in written):
         config_from_flat(written)  # a key bare and with dashes: refused there, with its name
-    if simpletuner.is_one(flat):
-        read = simpletuner.translated(flat)
-        config = config_from_flat(read.flat)
-        return Imported(
-            config, f"SimpleTuner's {name}", read.taken, read.assumed, read.left_out, read.remarks, read.fill_in
-        )
+    for program, language in PROGRAMS.items():
+        if language.is_one(flat):
+            read = language.translated(flat)
+            config = config_from_flat(read.flat)
+            return Imported(
+                config, f"{whose(program)} {name}", read.taken, read.assumed, read.left_out, read.remarks, read.fill_in, program
+            )
     return _ours(flat, name)
 
 
@@ -140,7 +150,7 @@ def told(imported: Imported) -> str:
     number = len(imported.taken)
     words = f"{number} setting{'' if number == 1 else 's'} taken from {imported.source}"
     if imported.assumed:
-        words += f", and {len(imported.assumed)} that it leaves to SimpleTuner's defaults"
+        words += f", and {len(imported.assumed)} that it leaves to {whose(imported.program)} defaults"
     left = len(imported.left_out)
     words += f"; {left} left out" if left else ""
     return f"{words}. {changed} now differ from the defaults."

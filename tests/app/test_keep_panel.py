@@ -214,6 +214,69 @@ def test_a_file_with_only_keys_of_both_is_ours_with_our_defaults(tmp_path):
     assert found.assumed == ()
 
 
+# What `vars(args)` of diffusers' SD 3 DreamBooth script holds, with some of what a person changes.
+SCRIPT = {
+    "pretrained_model_name_or_path": "stabilityai/stable-diffusion-3-medium-diffusers", "revision": None, "instance_data_dir": "dog",
+    "instance_prompt": "a photo of sks dog", "class_prompt": None, "validation_prompt": "a photo of sks dog in a bucket", "validation_epochs": 25,
+    "rank": 8, "with_prior_preservation": False, "output_dir": "out", "seed": 0, "resolution": 512, "train_batch_size": 1, "num_train_epochs": 10,
+    "max_train_steps": 500, "checkpointing_steps": 250, "gradient_accumulation_steps": 4, "learning_rate": 1e-4, "scale_lr": False,
+    "lr_scheduler": "constant", "lr_warmup_steps": 0, "weighting_scheme": "logit_normal", "logit_mean": 0.5, "logit_std": 0.8,
+    "mode_scale": 1.29, "precondition_outputs": 1, "optimizer": "AdamW", "use_8bit_adam": False, "adam_weight_decay": 1e-3,
+    "max_grad_norm": 1.0, "push_to_hub": True, "report_to": "comet_ml", "mixed_precision": "fp16", "local_rank": -1,
+}  # fmt: skip
+
+
+def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_the_sign_of_logit_mean_is_turned(tmp_path):
+    found = import_file(write(tmp_path / "args.json", SCRIPT))
+    training = found.config.training
+    assert (training.timestep_sampling, training.logit_mean, training.logit_std) == ("logit_normal", -0.5, 0.8)
+    assert training.precondition_outputs and training.loss_weighting == "none" and training.weight_decay == 1e-3
+    assert (found.config.lora.rank, training.model_type, training.optimizer) == (8, "lora", "adamw")
+    assert found.config.validation.prompts == ("a photo of sks dog in a bucket",) and found.config.saving.checkpoint_step_interval == 250
+    assert any("logit_mean 0.5 is -0.5 here" in remark for remark in found.remarks)
+    assert {"output_dir", "push_to_hub", "report_to", "validation_epochs"} <= {key for key, _, _ in found.left_out}
+    assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in told(found)
+
+
+@pytest.mark.parametrize(("scheme", "sampling", "weighting"), [("mode", "mode", "none"), ("sigma_sqrt", "uniform", "sigma_sqrt"),
+                                                              ("cosmap", "uniform", "cosmap"), ("none", "uniform", "none")])  # fmt: skip
+def test_a_weighting_scheme_is_how_times_are_drawn_and_how_the_loss_is_weighed(tmp_path, scheme, sampling, weighting):
+    training = import_file(write(tmp_path / "args.json", {**SCRIPT, "weighting_scheme": scheme, "precondition_outputs": 0})).config.training
+    assert (training.timestep_sampling, training.loss_weighting, training.precondition_outputs) == (sampling, weighting, False)
+    assert training.logit_mean == 0  # it is not used by these
+
+
+def test_absent_arguments_have_the_scripts_own_defaults(tmp_path):
+    found = import_file(write(tmp_path / "args.json", {"weighting_scheme": "mode", "rank": 4}))
+    training = found.config.training
+    assert (training.train_batch_size, training.mode_scale, training.weight_decay, training.precondition_outputs) == (4, 1.29, 1e-4, True)
+    assert {"train_batch_size", "precondition_outputs", "weight_decay"} <= set(found.assumed)
+    assert found.fill_in == ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps")
+
+
+def test_lumina_2s_script_turns_its_table_round_so_its_logit_mean_keeps_its_sign(tmp_path):
+    theirs = {**SCRIPT, "pretrained_model_name_or_path": "Alpha-VLLM/Lumina-Image-2.0"}
+    del theirs["precondition_outputs"]
+    found = import_file(write(tmp_path / "args.json", theirs))
+    assert found.config.training.logit_mean == 0.5 and not found.config.training.precondition_outputs
+    assert any("1 / the checkpoint's" in remark for remark in found.remarks)
+
+
+def test_a_logit_mean_of_our_own_file_keeps_its_sign(tmp_path):
+    assert import_file(write(tmp_path / "config.json", {"logit_mean": 0.5})).config.training.logit_mean == 0.5
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": ["x"]}, {"lr_scheduler": 5}, {"weighting_scheme": []}, {"weighting_scheme": "own"}, {"logit_mean": "half"},
+                                     {"logit_mean": 99}, {"precondition_outputs": "maybe"}, {"rank": "many"}, {"lr_warmup_steps": "x"}], ids=str)  # fmt: skip
+def test_odd_values_in_a_scripts_arguments_are_refused_or_left_out_never_a_crash(tmp_path, changes):
+    try:
+        found = import_file(write(tmp_path / "args.json", {**SCRIPT, **changes}))
+    except ConfigError as error:
+        assert error.faults
+    else:
+        assert found.left_out
+
+
 @pytest.mark.parametrize("changes", [{"optimizer": ["x"]}, {"lr_scheduler": 5}, {"model_family": []}, {"validation_prompt": 5}, {"flow_sigmoid_scale": float("inf")},
                                      {"lora_type": {}}, {"scheduled_sampling_max_step_offset": "many"}], ids=str)  # fmt: skip
 def test_odd_values_in_simpletuners_file_are_refused_or_left_out_never_a_crash(tmp_path, changes):
