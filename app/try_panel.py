@@ -51,6 +51,7 @@ class TryPanel:
         self.watch = watch
         self._lock = threading.Lock()
         self._asked: OrderedDict[str, tuple[tuple[str, float], str]] = OrderedDict()  # viewer -> (run's name and age, ticket)
+        self._held: OrderedDict[str, tuple[tuple[str, float], str | None]] = OrderedDict()  # viewer -> (run's name and age, what they draw with)
         self._kept: OrderedDict[str, None] = OrderedDict()  # answers that were put into their run's folder
         self._suggested: OrderedDict[str, None] = OrderedDict()  # prompts that were put in by us and may be replaced
         with gr.Column(elem_classes="rs-try"):
@@ -90,8 +91,7 @@ class TryPanel:
                 out[component] = make()
                 seen[part] = mark
 
-        # What somebody chose stays chosen while it is there: the choices grow while the run trains.
-        draw("try weights", self.weights, signature(run_name, choices), lambda: gr.Dropdown(choices=choices))
+        draw("try weights", self.weights, signature(run_name, choices), lambda: self._offered(run, viewer, choices))
         if state is not None and state.status == "done" and run is not None:
             self._keep(run, state)
         busy = state is not None and not state.ended
@@ -100,6 +100,26 @@ class TryPanel:
         folders = [] if run is None else tries(run.path)
         draw("try earlier", self.earlier, signature(run_name, [folder.name for folder in folders]), lambda: "" if run is None else self._earlier_card(run, folders))
         return out
+
+    def _offered(self, run: RunSummary | None, viewer: str | None, choices: list[tuple[str, str]]) -> Any:
+        """The choices. What somebody chose stays chosen while it is there; when it goes (as "as it trains now" does at a run's end), the best comes."""
+        with self._lock:
+            held = self._held.get(viewer) if viewer is not None else None
+        if run is not None and held is not None and held[0] == (run.name, run.created) and held[1] in [value for _, value in choices]:
+            return gr.Dropdown(choices=choices)
+        value = choices[0][1] if choices else None
+        self._hold(run, viewer, value)
+        return gr.Dropdown(choices=choices, value=value)
+
+    def _hold(self, run: RunSummary | None, viewer: str | None, value: str | None) -> None:
+        """Remember what a viewer's choice shows."""
+        if run is None or viewer is None:
+            return
+        with self._lock:
+            self._held[viewer] = (run.name, run.created), value
+            self._held.move_to_end(viewer)
+            while len(self._held) > _VIEWERS_KEPT:
+                self._held.popitem(last=False)
 
     def _state(self, run: RunSummary | None, viewer: str | None) -> PreviewState | None:
         """How far the viewer's last request for this run is; None when there is none."""
@@ -177,6 +197,9 @@ class TryPanel:
         def look(name: str | None, request: gr.Request) -> dict[Any, Any]:
             return self._looked(name, request.session_hash)
 
+        def picked(name: str | None, value: str | None, request: gr.Request) -> None:
+            self._hold(self.watch.run(name), request.session_hash, value)
+
         def cancel(name: str | None, request: gr.Request) -> dict[Any, Any]:
             self.cancel(request.session_hash)
             return self._looked(name, request.session_hash)
@@ -185,6 +208,7 @@ class TryPanel:
         self.dice.click(None, None, self.fields["seed"], js=_NEW_SEED, **QUICK).then(ask, inputs, shown, **QUICK)
         self.stop.click(cancel, picker, shown, **QUICK)
         self.timer.tick(look, picker, shown, **QUICK)
+        self.weights.input(picked, [picker, self.weights], None, **QUICK)
         picker.change(arrive, {picker, self.prompt}, shown, **QUICK)
 
     def arrive(self, run_name: str | None, prompt: str | None, viewer: str | None) -> dict[Any, Any]:
@@ -197,8 +221,8 @@ class TryPanel:
             config = config_from_flat(RunDir(run.path).read_config())
         except (RunError, ConfigError):
             return out  # the run's own page says what is wrong with it
-        choices = weights_choices(run)
-        out[self.weights] = gr.Dropdown(choices=choices, value=choices[0][1] if choices else None)
+        self._hold(run, viewer, None)  # another run: the best of it is chosen
+        out[self.weights] = self._offered(run, viewer, weights_choices(run))
         out[self.fields["steps"]] = min(config.validation.num_inference_steps, int(DRAWING_OPTIONS["steps"].maximum))
         out[self.fields["guidance"]] = "" if config.validation.guidance is None else quantity(config.validation.guidance, 6)
         out[self.fields["negative_prompt"]] = config.validation.negative_prompt

@@ -1,5 +1,6 @@
 """Testing a LoRA with a prompt, in a real browser; the worker that draws is scripted, the panel and its page are not."""
 
+import os
 import re
 
 import gradio as gr
@@ -7,7 +8,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
-from rollout_studio.app.page import free_port
+from rollout_studio.app.page import free_port, launch
 from rollout_studio.app.style import CSS
 from rollout_studio.app.try_panel import TryPanel
 from scripted_painter import scripted_watch
@@ -62,3 +63,47 @@ def test_a_prompt_is_drawn_beside_the_untrained_model_again_with_another_seed_an
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     context.close()
     assert not wrong
+
+
+def test_after_a_watched_end_it_draws_with_the_lora_that_the_run_has_left(store, write, tmp_path, browser, tab):
+    """The run is played by this process: it trains while somebody looks at it, writes its LoRA, and ends."""
+    watch = scripted_watch(store.root, tmp_path)
+    run = store.create({"max_train_steps": 20, "validation_prompts": ["a zwx shape"]}, "watched")
+    port = free_port(8200)
+    with run.lock():
+        run.write_state(state="running", step=10)
+        run.emit("start", pid=os.getpid(), device="cpu", total_steps=20, resumed_from=None)
+        (run.checkpoints_path / "step-000010").mkdir(parents=True)
+        (run.checkpoints_path / "step-000010" / "manifest.json").write_text("{}")
+        write.steps(run, 1, 10, 20)
+        demo, context = launch(watch, port), browser.new_context()
+        page, wrong = context.new_page(), []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.get_by_test_id("progress")).to_contain_text("step 10 of 20")
+        tab(page, "Try it")
+        expect(page.locator("#try-weights input")).to_have_value("As it trains now")
+        expect(page.locator("#try-prompt textarea")).to_have_value("a zwx shape")
+        weights = page.locator("#try-weights input")
+        weights.click()
+        page.get_by_role("option", name="Checkpoint of step 10").click()
+        write.steps(run, 11, 20, 20)
+        expect(page.get_by_test_id("progress")).to_contain_text("step 20 of 20")
+        expect(weights).to_have_value("Checkpoint of step 10")  # what was chosen stays, as long as it is there
+        weights.click()
+        page.get_by_role("option", name="As it trains now").click()
+        run.lora_path.mkdir()
+        (run.lora_path / "watched.safetensors").write_bytes(b"\0" * 2000)
+        run.emit("end", state="done", step=20)
+        run.write_state(state="done", step=20)
+        expect(page.get_by_test_id("state")).to_have_text("done")
+    try:
+        expect(weights).to_have_value("The LoRA file, watched.safetensors")
+        page.locator("#try-draw").click()
+        expect(page.get_by_test_id("newest-try")).to_contain_text("a zwx shape seed 42")
+        expect(page.locator("#run-head")).not_to_contain_text("time left")
+        assert not wrong
+    finally:
+        context.close()
+        demo.close(verbose=False)
+        watch.close()

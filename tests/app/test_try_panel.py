@@ -48,6 +48,19 @@ def test_the_file_that_is_downloaded_stands_first_then_what_trains_now_then_the_
     assert weights_choices(None) == []
 
 
+def test_what_was_chosen_stays_chosen_while_it_is_there_and_then_the_best_comes(store, write, panel):
+    run = write.run(store)
+    with run.lock():
+        run.write_state(state="running")
+        panel.watch.runs(fresh=True)
+        panel._hold(panel.watch.run("told"), "me", "live")
+        still = panel.view("told", "me", {})[panel.weights]
+        assert still._constructor_args[0].keys() == {"choices"}, "the choice is not touched"
+    panel.watch.runs(fresh=True)
+    best = panel.view("told", "me", {})[panel.weights]
+    assert best.value == "lora" and "live" not in [value for _, value in best.choices]
+
+
 def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_run(store, write, panel):
     run = write.run(store)
     asked = panel.ask("told", given(panel, prompt=f"{HOSTILE}\ntwo", seed=7), "me")
