@@ -34,6 +34,7 @@ from ..core.config import (
 from ..core.cost import expected_cost, plain_step_in_forwards
 from ..core.families.source import ModelError
 from ..core.findings import format_findings, has_errors
+from ..core.memory import is_out_of_memory, memory_message
 from ..core.options import ConfigError, Fault, did_you_mean, shown
 from ..core.own_presets import find_preset, own_presets
 from ..core.reference import as_data, as_markdown, as_text, default_of, values_of
@@ -73,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except Exception as error:  # noqa: BLE001 - the last line of defence: told with its traceback, and an exit code of its own
         traceback.print_exc()
-        _say(f"Crashed: {type(error).__name__}: {error}")
+        if is_out_of_memory(error):
+            _say(f"{memory_message(error)} Close other programs that hold memory, or ask for fewer or smaller pictures (--width, --height), "
+                 "base_model_precision bfloat16, or device cpu.")  # fmt: skip
+        else:
+            _say(f"Crashed: {type(error).__name__}: {error}")
         return CRASH
 
 

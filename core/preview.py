@@ -38,6 +38,7 @@ from .dataset.buckets import MULTIPLE, bucket_sizes, choose
 from .drawing import draw
 from .drift_report import DriftReport, report_to_csv, report_to_json, words
 from .families.source import ModelError
+from .memory import is_out_of_memory, memory_message
 from .noise import Level, Prediction
 from .options import ConfigError
 from .preview_request import PreviewError, PreviewRequest, Weights
@@ -687,17 +688,17 @@ def answer(
 
 def explain(error: BaseException) -> tuple[str, str]:
     """What went wrong, and what to do."""
+    if is_out_of_memory(error):
+        return f"There is not enough memory for this preview. {memory_message(error)}", (
+            "Choose fewer checkpoints or a smaller picture, base_model_precision bfloat16, or device cpu; a run that trains "
+            "on the same device holds its memory until it ends."
+        )
     if isinstance(error, PreviewError | ModelError):
         return error.message, error.remedy
     if isinstance(error, ConfigError):
         return str(error), "Correct the field named."
     if isinstance(error, checkpoint.CheckpointError):
         return str(error), "Choose another checkpoint."
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-        return f"There is not enough memory for this preview ({error}).", (
-            "Choose fewer checkpoints or a smaller picture, base_model_precision bfloat16, or device cpu; a run that trains "
-            "on the same device holds its memory until it ends."
-        )
     return f"{type(error).__name__}: {error}", "See the worker's log; the traceback is there."
 
 
@@ -789,7 +790,7 @@ class Worker:
             told, remedy = explain(error)
             if not isinstance(error, PreviewError | ConfigError):
                 traceback.print_exc()
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 self.bench.free()
             self.send(id=id, status="failed", message=told, remedy=remedy)
 

@@ -44,6 +44,7 @@ from .families.base import Model, resolve_device
 from .interrupt import Interrupt, StopNow
 from .journal import Journal
 from .losses import batch_loss
+from .memory import is_out_of_memory, memory_message, ways_to_need_less
 from .noise import Level
 from .optimizers import Average, Schedule, make_optimizer
 from .preflight import cache_folder
@@ -62,6 +63,11 @@ SKIPS_ALLOWED = (
     25  # fp16: the loss scale starts at 2^16 and may halve so often before the gradients themselves must be broken
 )
 FADED_AFTER, FADED_BELOW = 10, 1e-3  # after so many rolled steps, a mean spread of W under this is reported
+
+_TOO_LITTLE_TO_LOOK = (
+    "The memory is full. Training goes on; for pictures and drift reports close other programs that hold memory, take fewer or none "
+    "(validation_step_interval and drift_step_interval 0), or a smaller resolution in a copy of this run."
+)
 
 FREE_ON_RESUME = frozenset(
     name for name, option in OPTIONS.items()
@@ -138,35 +144,37 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
                 f"{stop}: stopped at once; resume goes on from the last checkpoint.",
             )
         except (ConfigError, Refused, ModelError, DatasetError) as error:
-            _report(journal, error)
+            _report(journal, error, training)
             return _ended(journal, training, REFUSED, "failed", str(error))
         except Exception as error:  # noqa: BLE001 - told with its traceback; the process ends with 70
-            _report(journal, error)
+            _report(journal, error, training)
             return _ended(journal, training, CRASHED, "failed", f"{type(error).__name__}: {error}")
         finally:
             if training is not None:
                 training.close()
 
 
-def _report(journal: Journal, error: Exception) -> None:
-    known = isinstance(error, Refused | Broken | ModelError | DatasetError)
-    journal.emit(
-        "error",
-        message=error.message if known else f"{type(error).__name__}: {error}",
-        remedy=error.remedy if known else _remedy(error),
-        traceback=traceback.format_exc(),
-    )
+def _report(journal: Journal, error: Exception, training: "Training | None") -> None:
+    message, remedy = _explained(error, training)
+    journal.emit("error", message=message, remedy=remedy, traceback=traceback.format_exc())
 
 
-def _remedy(error: Exception) -> str:
-    if isinstance(error, ConfigError):
-        return "Mend config.json, or make a new run."
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-        return (
-            "Lower train_batch_size (and raise gradient_accumulation_steps by as much), turn on gradient_checkpointing, use "
-            "base_model_precision bfloat16, or a smaller resolution; then resume."
+def _explained(error: Exception, training: "Training | None") -> tuple[str, str]:
+    """What went wrong, and what to do."""
+    if training is not None and is_out_of_memory(error):
+        saved = training.last_saved()
+        again = "retry it from the start" if saved is None else f"resume from step {saved}"
+        return memory_message(error), (
+            f"Close other programs that hold memory and {again}; or train a copy of this run (settings that decide a step cannot change "
+            f"in the run itself) with {ways_to_need_less(training.config)}."
         )
-    return "See the traceback and log.txt; after mending the cause, resume from the last checkpoint."
+    if isinstance(error, Refused | Broken | ModelError | DatasetError):
+        return error.message, error.remedy
+    if isinstance(error, ConfigError):
+        return f"{type(error).__name__}: {error}", "Mend config.json, or make a new run."
+    return f"{type(error).__name__}: {error}", (
+        "See the traceback and log.txt; after mending the cause, resume from the last checkpoint."
+    )
 
 
 def _ended(journal: Journal, training: "Training | None", code: int, state: str, message: str | None) -> int:
@@ -296,6 +304,10 @@ class Training:
             self.save_where_due()
             self.look_where_due()
         self.finish()
+
+    def last_saved(self) -> int | None:
+        """The step of the newest checkpoint, of this process or of one before."""
+        return self.run.last_checkpoint() if self.saved_step is None else self.saved_step
 
     # -- set up --------------------------------------------------------------------------------------------------------
 
@@ -699,7 +711,7 @@ class Training:
             self.journal.emit(
                 "warning",
                 message=f"{what} at step {self.step} failed: {type(error).__name__}: {error}",
-                remedy="Training goes on; see the traceback.",
+                remedy=_TOO_LITTLE_TO_LOOK if is_out_of_memory(error) else "Training goes on; see the traceback.",
                 traceback=traceback.format_exc(),
             )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core import platform_calls
+from ..core.memory import is_out_of_memory, memory_message
 from ..core.options import ConfigError
 from ..core.runs import RunError, RunStore
 from . import cache, following
@@ -244,7 +245,11 @@ class _Execution:
             self.fail(id, Failure(error.message if told else str(error), error.remedy if told else ""))
             return
         except Exception as error:  # noqa: BLE001 - told at the node, with its traceback; other branches go on
-            self.fail(id, Failure(f"{type(error).__name__}: {error}", "See the traceback.", traceback.format_exc()))
+            if is_out_of_memory(error):
+                message, remedy = memory_message(error), "Close other programs that hold memory, or choose fewer or smaller pictures, or device cpu at the Model node."
+            else:
+                message, remedy = f"{type(error).__name__}: {error}", "See the traceback."
+            self.fail(id, Failure(message, remedy, traceback.format_exc()))
             return
         self.outcome.outputs[id] = outputs
         self.mark(id, "done", seconds=round(time.monotonic() - started, 2))
