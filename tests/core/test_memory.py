@@ -12,7 +12,7 @@ from tiny_run import at_step, events
 
 
 def raised(action):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which kind is the point of the tests
+    with pytest.raises(Exception) as caught:
         action()
     return caught.value
 
