@@ -223,7 +223,7 @@ def results_table(all_sides: Sequence[Side]) -> str:
         kind = f'<span class="rs-chip{" rs-is-failed" if last.kind == "blur" else ""}">{text(last.kind)}</span>' if known and last.kind else "–"
         rows.append(
             f"<tr><th scope='row'>{_key(side)}{text(side.name)}<span class='rs-quiet'>{text(_role(side.run))}</span></th>"
-            f"<td>{steps}</td><td>{duration(side.end('seconds'))}</td><td>{_speed(side.series)}</td>"
+            f"<td>{steps}</td><td>{duration(side.end('seconds'))}</td><td>{_speed(side.log)}</td>"
             f"<td>{quantity(last.drift) if known else '–'}{at}</td><td>{percent(last.drift_change) if known else '–'}</td>"
             f"<td>{quantity(last.clean_loss) if known else '–'}</td><td>{percent(last.loss_change) if known else '–'}</td><td>{kind}</td></tr>"
         )
@@ -237,9 +237,8 @@ def results_table(all_sides: Sequence[Side]) -> str:
     )
 
 
-def _speed(series: Series) -> str:
-    seconds = series.mean("settled_seconds")
-    return "–" if math.isnan(seconds) else f"{quantity(seconds)} s"
+def _speed(log: RunLog) -> str:
+    return "–" if math.isnan(log.step_s) else f"{quantity(log.step_s)} s"
 
 
 def _role(run: RunSummary) -> str:
@@ -344,7 +343,7 @@ def control_card(kind: Kind, subject: RunSummary, runs: Sequence[RunSummary]) ->
         return f'{head}<p class="rs-quiet">{text(there.name)}: {text(words + steps)}.</p>', "", False
     try:
         config = config_from_flat(RunDir(subject.path).read_config())
-        plain = measured(subject, controls_of(subject, runs)) if kind == "plain-time" else None
+        plain = measured(subject) if kind == "plain-time" else None
         problem = why_not(kind, config, plain)
         how = control(kind, config, plain).how if problem is None else problem
     except (RunError, ConfigError) as error:

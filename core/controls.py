@@ -5,12 +5,15 @@ What a rollout gains may come from other things: from the extra time it takes, o
 which the rollout would have started. Everything else stays as it was: pictures, seeds, order of the rows, the drift probe.
 """
 
+import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .config import RolloutConfig, RunConfig, config_from_flat
-from .cost import rollout_cost
+from .cost import plain_step_in_forwards, rollout_cost
+from .pace import StepTime
 from .run_log import RunLog, follow
 from .runs import RunDir, RunError, RunStore, RunSummary
 
@@ -27,7 +30,12 @@ MEANING: dict[Kind, str] = {
     "source-noise": "No rollout, but the same rows trained at the noise level their rollout would have started from. "
     "Was it the walking, or only the noisier training?",
 }
-_ENOUGH_PLAIN_STEPS = 8  # of a run's own, to believe their mean
+_ENOUGH_STEPS = 8
+"""Of each kind in one process, to believe their medians."""
+_SLOWER_THAN_CALLS, _FASTER_THAN_ROWS = 1.67, 0.6
+"""How far the measured ratio may lie outside what the forwards explain: above, if every call of the network cost a whole batch; below,
+if it cost only its rows. A plain step's own cost is known to about that (speed.md section 1)."""
+_LEAST_RATIO = 0.9
 _OFF = {
     f"{RolloutConfig.prefix}max_step_offset": 0
 }  # and nothing else: solver and grid also set the drift probe, which must stay
@@ -35,18 +43,30 @@ _OFF = {
 
 @dataclass(frozen=True)
 class PlainStep:
-    """Seconds of one plain step, and of one average step of the run that it is compared with; `how` says where they come from."""
+    """Seconds of a plain step and of one with rolled rows, and how many of each the run that is compared with had.
+
+    `how` says where the seconds come from; `problem`, where it is set, why they cannot be believed.
+    """
 
     seconds: float
-    run_seconds: float
+    rolled_seconds: float
     steps: int
+    rolled_steps: int
     measured: bool
     how: str
+    problem: str | None = None
+
+    @property
+    def run_seconds(self) -> float:
+        """Of an average step of the run."""
+        if self.rolled_steps == 0:
+            return self.seconds
+        return (self.rolled_steps * self.rolled_seconds + (self.steps - self.rolled_steps) * self.seconds) / self.steps
 
     @property
     def equal_time_steps(self) -> int:
-        """Plain steps that take the time of the run's steps."""
-        return max(1, round(self.steps * self.run_seconds / self.seconds))
+        """Plain steps that take the time of the run's steps; never fewer than the run's own, because rolling out is extra work."""
+        return max(self.steps, round(self.steps * self.run_seconds / self.seconds))
 
 
 @dataclass(frozen=True)
@@ -58,33 +78,60 @@ class Control:
     how: str
 
 
-def plain_step(config: RunConfig, log: RunLog, plain: RunLog | None = None) -> PlainStep | None:
-    """How long a plain step of this run takes: measured in the run, else in its plain control, else estimated. None without steps.
+def plain_step(config: RunConfig, log: RunLog) -> PlainStep | None:
+    """How long the plain and the rolled steps of this run take: medians of both, measured in the same process; else estimated. None
+    without steps.
 
-    Only training steps count, without the first few of a process; loading, samples, drift reports and saving do not.
-
-    Args:
-        log: of the run; plain: of its control `plain-steps`, where that has trained.
+    Another process is no measure: at another time the machine was faster or slower. Only training steps count, without the first few of a
+    process; loading, samples, drift reports and saving do not.
     """
     series = log.series.frozen()
     steps = series.count("seconds")
-    run_seconds = series.mean("settled_seconds")
-    if not steps or not run_seconds > 0:  # also when NaN: nothing but the first few steps
+    share = series.mean("rolled_step")
+    if not steps or math.isnan(share):
         return None
-    own = series.count("plain_seconds")
-    if own >= _ENOUGH_PLAIN_STEPS:
-        seconds = series.mean("plain_seconds")
-        how = f"measured in this run: the {own} steps in which no row was rolled out took {seconds:.3g} s on average"
-        return PlainStep(seconds, run_seconds, steps, True, how)
-    others = plain.series.frozen() if plain is not None else None
-    if others is not None and others.count("settled_seconds") >= _ENOUGH_PLAIN_STEPS:
-        seconds = others.mean("settled_seconds")
-        how = f"measured in its plain control: {others.count('settled_seconds')} steps took {seconds:.3g} s on average"
-        return PlainStep(seconds, run_seconds, steps, True, how)
+    rolled_steps = round(steps * share)
+    known = [(list(pace.plain), list(pace.rolled)) for pace in log.paces]
+    if not any(plain or rolled for plain, rolled in known):  # nothing but the first few steps
+        return None
+    plain, rolled = max(known, key=lambda kinds: min(map(len, kinds)))
+    if min(len(plain), len(rolled)) >= _ENOUGH_STEPS:
+        seconds, rolled_seconds = (statistics.median(each.seconds for each in kind) for kind in (plain, rolled))
+        how = f"medians of {len(plain)} plain and {len(rolled)} rolled steps of one process of this run"
+        return PlainStep(seconds, rolled_seconds, steps, rolled_steps, True, how, _implausible(config, plain, rolled))
+    times = [each.seconds for kinds in known for kind in kinds for each in kind]
     ratio = rollout_cost(config).mean_ratio
-    seconds = run_seconds / ratio
-    how = f"estimated, not measured: a rollout like this makes a step about {ratio:.2f} times as long, so a plain one takes {seconds:.3g} s; once the control of equal steps has run, that is measured"
-    return PlainStep(seconds, run_seconds, steps, False, how)
+    run_seconds = statistics.median(times)
+    how = (
+        f"estimated, not measured: fewer than {_ENOUGH_STEPS} steps of one kind were taken in one process of this run, and a rollout like this "
+        f"makes a step about {ratio:.2f} times as long"
+    )
+    rolled_seconds = run_seconds / ratio * (1 + (ratio - 1) * steps / rolled_steps) if rolled_steps else run_seconds
+    return PlainStep(run_seconds / ratio, rolled_seconds, steps, rolled_steps, False, how)
+
+
+def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime]) -> str | None:
+    """Why the measured ratio of the two kinds cannot come from the rollout; None when it can."""
+    seconds, rolled_seconds = (statistics.median(each.seconds for each in kind) for kind in (plain, rolled))
+    ratio = rolled_seconds / seconds
+    c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
+    rows, calls = (
+        statistics.median(getattr(each, name) for each in rolled) - statistics.median(getattr(each, name) for each in plain)
+        for name in ("forwards", "calls")
+    )
+    if math.isnan(rows) or math.isnan(calls):  # a run of before these were told
+        least, most = _LEAST_RATIO, math.inf
+    else:
+        accumulated = statistics.median(each.calls for each in plain)
+        least = max(_LEAST_RATIO, _FASTER_THAN_ROWS * (c + rows) / c)
+        most = _SLOWER_THAN_CALLS * (c + max(0.0, rows, calls / max(1.0, accumulated))) / c
+    if least <= ratio <= most:
+        return None
+    return (
+        f"Equal time cannot be told: a rolled step of this run took {rolled_seconds:.3g} s and a plain one {seconds:.3g} s (medians), "
+        f"{ratio:.2f} times as long, where its forwards explain {least:.2f} to {most:.2f} times. Something else slowed the machine meanwhile. "
+        "Train the run again on a quiet machine, or compare at equal steps."
+    )
 
 
 def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Control:
@@ -106,7 +153,8 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
         )
     steps = plain.equal_time_steps
     how = (
-        f"{plain.steps} steps of {plain.run_seconds:.3g} s take as long as {steps} plain steps of {plain.seconds:.3g} s ({plain.how}). "
+        f"{plain.steps} steps, {plain.rolled_steps} of them with rolled rows at {plain.rolled_seconds:.3g} s and the others at {plain.seconds:.3g} s, "
+        f"take as long as {steps} plain ones ({plain.how}). "
         "Only training steps are counted, not loading, samples, drift reports or saving."
     )
     if config.training.lr_scheduler not in ("constant", "constant_with_warmup"):
@@ -124,6 +172,8 @@ def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> st
         return (
             "This run must have ended first, after more than a few steps: how long they took is what this control gets."
         )
+    if kind == "plain-time":
+        return plain.problem
     return None
 
 
@@ -138,19 +188,18 @@ def controls_of(run: RunSummary, runs: Iterable[RunSummary]) -> dict[Kind, RunSu
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
-def measured(run: RunSummary, controls: dict[Kind, RunSummary]) -> PlainStep | None:
+def measured(run: RunSummary) -> PlainStep | None:
     """`plain_step` of a run that has ended, from its files; None for any other."""
     if run.state not in ("done", "stopped"):
         return None
-    directory, plain = RunDir(run.path), controls.get("plain-steps")
-    config = config_from_flat(directory.read_config())
-    return plain_step(config, follow(directory), follow(RunDir(plain.path)) if plain is not None else None)
+    directory = RunDir(run.path)
+    return plain_step(config_from_flat(directory.read_config()), follow(directory))
 
 
 def planned(store: RunStore, name: str, kind: Kind) -> Control:
     """The control of the run `name` as it would be queued now. Raises RunError where it cannot be."""
     run = store.summary(name)
-    return control(kind, config_from_flat(store.get(name).read_config()), measured(run, controls_of(run, store.list())))
+    return control(kind, config_from_flat(store.get(name).read_config()), measured(run))
 
 
 def queue_control(store: RunStore, name: str, kind: Kind) -> tuple[RunDir, Control]:

@@ -12,16 +12,16 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from .pace import Pace, StepTime
 from .runs import RunDir
 
 COLUMNS = (
     "loss", "main", "adr", "prior", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
     "frequency_weight_std", "effective_probability", "seconds", "memory_mib", "rows", "source_noise_rows",
-    "settled_seconds", "plain_seconds",
+    "rolled_step",
 )  # fmt: skip
-"""Of every step. The last two are made here: the seconds of steps after the first few of a process, and of those in which nothing was
-rolled out. The first steps are slower than the rest and would spoil a comparison of speeds."""
-_WARMING_STEPS = 3
+"""Of every step. The last one is made here: 1 where rows were rolled out, else 0."""
+_PACES_KEPT = 16
 _ASKED = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
 _PARTS = ("main", "adr", "prior")
 _CHUNK = 4 << 20
@@ -144,6 +144,10 @@ class RunLog:
     warnings: deque = field(default_factory=lambda: deque(maxlen=20))
     error: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
+    expected: tuple[tuple[float, float, float], int] | None = None
+    """(low, likely, high) seconds that the training steps were estimated to take before the start, and how many steps those were."""
+    paces: list[Pace] = field(default_factory=list)
+    """The step times of each process that trained this run, the latest last."""
     paused: bool = False
     pause_reason: str | None = None
     version: int = 0
@@ -151,7 +155,6 @@ class RunLog:
 
     def __post_init__(self) -> None:
         self._offset, self._file, self._lock = 0, None, threading.Lock()
-        self._since_start = 0
 
     def update(self) -> "RunLog":
         """Fold what was appended since the last call. A few microseconds when nothing was."""
@@ -185,7 +188,8 @@ class RunLog:
             self.answered, self.doing = (self.doing, event), None
         if kind == "start":
             self.start, self.end, self.error, self.paused = event, None, None, False
-            self.doing, self._since_start = None, 0
+            self.doing, self.paces = None, [*self.paces[1 - _PACES_KEPT :], Pace()]
+            self.expected = _expected(event) or self.expected
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
                 self.series.forget_after(resumed)
@@ -196,10 +200,14 @@ class RunLog:
         elif kind == "step" and isinstance(step, int):
             parts = event.get("loss_parts")
             row = {**event, **({name: parts.get(name) for name in _PARTS} if isinstance(parts, dict) else {})}
-            self._since_start += 1
-            row["settled_seconds"] = event.get("seconds") if self._since_start > _WARMING_STEPS else None
-            row["plain_seconds"] = row["settled_seconds"] if event.get("rolled_rows") == 0 else None
+            rolled = event.get("rolled_rows") != 0
+            row["rolled_step"] = int(rolled)
             self.series.add(step, row)
+            if not self.paces:
+                self.paces = [Pace()]
+            rows, network = number(event.get("rows")), number(event.get("network_rows"))
+            forwards = network / rows if rows > 0 else math.nan
+            self.paces[-1].step(StepTime(number(event.get("seconds")), rolled, forwards, number(event.get("network_calls"))))
             self.last_step, self.phase, self.doing = event, None, None
         elif kind == "sample" and isinstance(step, int):
             self.samples = {**self.samples, step: list(event.get("images", ()))}
@@ -221,6 +229,20 @@ class RunLog:
             self.paused, self.pause_reason = kind == "paused", event.get("reason")
         elif kind == "end":
             self.end, self.phase, self.paused, self.doing = event, None, False, None
+
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step as steps were of late; NaN before the first. The run's one speed (`pace`)."""
+        return self.paces[-1].step_s if self.paces else math.nan
+
+
+def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:
+    told, steps = start.get("expected_s"), start.get("total_steps")
+    if not isinstance(told, list) or len(told) != 3 or not isinstance(steps, int) or steps <= 0:
+        return None
+    low, likely, high = map(number, told)
+    return ((low, likely, high), steps) if 0 < low <= likely <= high else None
 
 
 _logs: OrderedDict[str, RunLog] = OrderedDict()

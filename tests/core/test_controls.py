@@ -106,7 +106,7 @@ def test_source_noise_costs_nothing_and_says_what_has_no_effect():
 
 def test_each_control_changes_only_what_it_is_about():
     config = config_from_flat({**ROLLED, "seed": 7})
-    plain = PlainStep(seconds=0.2, run_seconds=0.3, steps=50, measured=True, how="")
+    plain = PlainStep(seconds=0.2, rolled_seconds=0.4, steps=50, rolled_steps=25, measured=True, how="")
     changed = {kind: control(kind, config, plain).changes for kind in KINDS}
     assert changed == {
         "plain-steps": {f"{P}max_step_offset": 0},
@@ -130,25 +130,79 @@ def test_a_plain_run_and_a_control_have_no_controls(store):
 # -- equal time ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_step_is_measured_in_the_run_where_enough_of_its_steps_rolled_nothing(store):
+def test_equal_time_counts_plain_and_rolled_steps_at_the_medians_of_one_process(store):
     run = told(store, plain_every=2)
     found = plain_step(config_from_flat(run.read_config()), follow(run))
-    assert found.measured and found.seconds == pytest.approx(0.2)
-    assert found.run_seconds == pytest.approx((19 * 0.2 + 18 * 0.5) / 37)  # the first three, slow ones do not count
-    assert found.equal_time_steps == round(40 * found.run_seconds / 0.2)
+    assert found.measured and (found.seconds, found.rolled_seconds) == (0.2, 0.5)  # the first three, slow ones do not count
+    assert (found.steps, found.rolled_steps, found.equal_time_steps) == (40, 20, round(20 + 20 * 0.5 / 0.2))
+    assert found.problem is None
 
 
-def test_else_it_is_measured_in_the_plain_control_else_estimated_by_the_cost_and_said_so(store):
-    run, plain = told(store, plain_every=0), told(store, "plain", plain_every=1, plain_s=0.25)
+def test_steps_that_something_else_slowed_do_not_change_the_equal_time(store):
+    quiet = told(store, "quiet", steps=60)
+    run = told(store, steps=20)
+    for step in range(21, 61):
+        slowed = 30.0 if step in (31, 32, 33, 34) else 1.0  # a minute in which the machine did something else
+        plain = step % 2 == 0
+        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=slowed * (0.2 if plain else 0.5))
     config = config_from_flat(run.read_config())
-    found = plain_step(config, follow(run), follow(plain))
-    assert found.measured and found.seconds == pytest.approx(0.25) and found.equal_time_steps == 80
+    assert plain_step(config, follow(run)).equal_time_steps == plain_step(config, follow(quiet)).equal_time_steps
+
+
+def test_both_kinds_come_from_one_process_because_the_machine_is_not_the_same_in_another(store):
+    """Rolled steps of a slow day beside plain ones of a fast day would give too many steps."""
+    run = told(store, steps=40)
+    run.emit("start", resumed_from=40)
+    for step in range(41, 61):
+        run.emit("step", step=step, loss=1.0, rolled_rows=2, rows=4, seconds=5.0)
+    found = plain_step(config_from_flat(run.read_config()), follow(run))
+    assert (found.seconds, found.rolled_seconds, found.steps, found.rolled_steps) == (0.2, 0.5, 60, 40)
+
+
+def test_without_both_kinds_in_one_process_the_ratio_is_estimated_by_the_cost_and_said_so(store):
+    run = told(store, plain_every=0)
+    config = config_from_flat(run.read_config())
     found = plain_step(config, follow(run))
-    assert (
-        not found.measured
-        and found.seconds == pytest.approx(0.5 / rollout_cost(config).mean_ratio)
-        and "estimated" in found.how
-    )
+    assert not found.measured and "estimated" in found.how and found.seconds == pytest.approx(0.5 / rollout_cost(config).mean_ratio)
+    assert found.run_seconds == pytest.approx(0.5) and found.equal_time_steps == round(40 * rollout_cost(config).mean_ratio)
+
+
+@pytest.mark.parametrize("rolled_s", [0.19, 0.2])
+def test_equal_time_is_never_fewer_steps_than_the_run_had(store, rolled_s):
+    run = told(store, rolled_s=rolled_s)
+    found = plain_step(config_from_flat(run.read_config()), follow(run))
+    assert found.problem is None and found.equal_time_steps == 40
+
+
+@pytest.mark.parametrize(("rolled_s", "forwards", "calls"), [
+    (0.1, None, None),  # rolled steps that take less time than plain ones
+    (0.2, 5.0, 7.0),  # four more forwards for each row, and no time for them
+    (2.0, 1.5, 3.0),  # two more calls, and eight more steps' time
+])  # fmt: skip
+def test_a_ratio_that_the_rollout_cannot_explain_is_refused_with_the_reason(store, rolled_s, forwards, calls):
+    run = store.create(ROLLED, "mine")
+    run.emit("start", resumed_from=None)
+    for step in range(1, 41):
+        plain = step % 2 == 0
+        told = {} if forwards is None else {"network_rows": 4 if plain else 4 * forwards, "network_calls": 1 if plain else calls}
+        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=0.2 if plain else rolled_s, **told)
+    run.emit("end", state="done", step=40)
+    run.write_state(state="done", step=40)
+    with pytest.raises(RunError, match=r"Equal time cannot be told: a rolled step of this run took .* quiet machine"):
+        queue_control(store, "mine", "plain-time")
+    queue_control(store, "mine", "plain-steps")
+
+
+def test_a_ratio_that_the_forwards_explain_is_taken(store):
+    """Two further calls for half of the rows: a step of 2 + 1 to 2 + 2 forwards where a plain one is 2."""
+    run = store.create(ROLLED, "mine")
+    run.emit("start", resumed_from=None)
+    for step in range(1, 41):
+        plain = step % 2 == 0
+        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=0.2 if plain else 0.33,
+                 network_rows=4 if plain else 8, network_calls=1 if plain else 3)  # fmt: skip
+    found = plain_step(config_from_flat(run.read_config()), follow(run))
+    assert found.problem is None and found.equal_time_steps == round(20 + 20 * 0.33 / 0.2)
 
 
 def test_a_run_that_has_not_ended_gets_no_equal_time(store):
@@ -169,7 +223,7 @@ def test_the_clock_of_a_resumed_run_counts_each_step_once(store):
         and series.clock_at(6) == pytest.approx(27 + 1.5)
         and series.clock_at(10) == pytest.approx(32.5)
     )
-    assert series.count("settled_seconds") == 3 + 1  # after each start the first three are slow
+    assert [len(pace.rolled) for pace in follow(run).paces] == [7, 1]  # after each start the first three are slow
 
 
 # -- in the store --------------------------------------------------------------------------------------------------------
