@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import library  # noqa: F401 - fills NODES
+from .comfy_canvas import arranged
 from .declaration import NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
 from .graph import Graph, GraphError, Link, Node, Problem
 
@@ -118,9 +119,9 @@ def _widget_values(id: str, record, declared: Declaration, problems: list[Proble
 
 
 def to_ui(graph: Graph) -> dict[str, Any]:
-    """A workflow that ComfyUI's page opens: every widget with its value, links with their types, places from the layout."""
+    """A workflow that ComfyUI's page opens: every widget with its value, links with their types, in columns of that page's sizes."""
     numbers = {id: number for number, id in enumerate(graph.nodes, 1)}
-    places = graph.layout.get("nodes", {})
+    boxes = arranged(graph)
     links, nodes = [], []
     ins: dict[str, list[dict[str, Any]]] = {}
     outs = {id: [[] for _ in NODES[node.kind].outputs] for id, node in graph.nodes.items()}
@@ -146,9 +147,9 @@ def to_ui(graph: Graph) -> dict[str, Any]:
                                                      else widget.default))
             for widget in declared.widgets
         }  # fmt: skip
-        place = places.get(id, {"x": 0, "y": 0})
+        box = boxes[id]
         record = {
-            "id": numbers[id], "type": node.kind, "pos": [place["x"], place["y"]], "size": [320, 90 + 26 * len(declared.inputs)],
+            "id": numbers[id], "type": node.kind, "pos": [box.x, box.y], "size": [box.width, box.height],
             "flags": {}, "order": order, "mode": MUTED if node.muted else 0, "inputs": ins[id],
             "outputs": [{"name": output.name, "type": output.type, "links": outs[id][slot] or None, "slot_index": slot}
                         for slot, output in enumerate(declared.outputs)],

@@ -388,3 +388,43 @@ def test_the_example_workflows_fit_the_classes(root, name):
         assert list(node["widgets_values_named"]) == widgets and len(node["widgets_values"]) == len(widgets)
     for _, source, slot, target, place, type_ in data["links"]:
         assert CLASSES[ids[source]["type"]].RETURN_TYPES[slot] == type_ == ids[target]["inputs"][place]["type"]
+
+
+EXAMPLES = ["compare-two-rollouts", "demo-training", "rollout-preview"]
+
+
+def canvas(root, name):
+    """(boxes by node id, links as drawn) of an example file: places and sizes as its JSON has them, sockets where ComfyUI's page draws
+    them, 20 pixels apart."""
+    from rollout_studio.nodes.comfy_canvas import Box, Wire
+
+    data = json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    boxes = {node["id"]: Box(*node["pos"], *node["size"]) for node in data["nodes"]}
+    links = []
+    for _, source, slot, target, place, _ in data["links"]:
+        out, into = boxes[source], boxes[target]
+        links.append(Wire(source, target, (out.x + out.width, out.y + 20 * (slot + 0.7)), (into.x, into.y + 20 * (place + 0.7))))
+    return boxes, links
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_node_of_an_example_covers_another_one(root, name):
+    boxes = list(canvas(root, name)[0].values())
+    assert not [(a, b) for number, a in enumerate(boxes) for b in boxes[:number] if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_link_of_an_example_runs_behind_a_node(root, name):
+    boxes, links = canvas(root, name)
+    assert not [(link.source, link.target, id) for link in links for id, box in boxes.items() if any(box.covers(*at) for at in link.points())]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_node_of_an_example_has_room_for_all_that_it_shows(root, name):
+    """Else the page makes it larger, over the next one: sockets 20 pixels each, fields 24, several lines 30 more, pictures 220, words 60."""
+    for node in json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]:
+        declared = NODES[node["type"]]
+        types = [output.type for output in declared.outputs]
+        needs = 6 + 20 * max(len(declared.sockets), len(types)) + 24 * len(declared.widgets) + 30 * sum(w.multiline for w in declared.widgets)
+        needs += (220 if "IMAGE" in types else 0) + (60 if "STRING" in types else 0) if declared.shows else 0
+        assert node["size"][1] >= needs and node["size"][0] >= 300, node["type"]
