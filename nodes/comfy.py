@@ -281,7 +281,9 @@ def _run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_png
     outputs = None if declared.effect else kept.get(key)
     if outputs is None:
         folder = kept.folder(key)
-        context = Context(store, folder, out, _provenance(prompt, extra_pnginfo), host.tell, host.show, host.stop)
+        # What only draws is done at once: a live picture, small, would stand where the page shows the result.
+        show = host.show if declared.lane in ("run", "device") else host.shown.append
+        context = Context(store, folder, out, _provenance(prompt, extra_pnginfo), host.tell, show, host.stop)
         if declared.lane in ("run", "device"):
             host.make_room()
         try:
@@ -361,7 +363,7 @@ def _told(declared: Declaration, outputs: tuple, host: _Host) -> Any:
     if not declared.shows:
         return result
     given = [Path(file.path) for value in outputs if isinstance(value, Images) for file in value.files]
-    if given and host.shown:
+    if given and host.shown and declared.lane in ("run", "device"):
         host.show_result(given)
     images = [host.on_canvas(path) for path in given or host.shown]
     said = [value for output, value in zip(declared.outputs, outputs, strict=True) if output.type == "STRING"]

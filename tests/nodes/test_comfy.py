@@ -238,10 +238,16 @@ def test_what_there_is_to_look_at_is_on_the_canvas(host):
                 assert picture["type"] == "temp" and Image.open(on_disk(host, picture)).width >= 64
 
 
-def test_a_saved_picture_is_shown_where_it_was_saved(host):
+def test_a_saved_picture_is_shown_where_it_was_saved(host, monkeypatch):
+    from types import SimpleNamespace
+
     import torch
 
+    live = []
+    bar = SimpleNamespace(update_absolute=lambda *told: live.append(told))
+    monkeypatch.setitem(sys.modules, "comfy.utils", SimpleNamespace(ProgressBar=lambda total: bar))
     [picture] = called("SaveImage", images=torch.rand(1, 8, 8, 3), name="mine")["ui"]["images"]
+    assert not live, "a small live picture would stand in its place"
     assert picture["type"] == "output" and picture["filename"].startswith("mine-") and on_disk(host, picture).is_file()
 
 
