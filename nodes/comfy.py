@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from decimal import Decimal
 from importlib.util import find_spec
 from inspect import Parameter, Signature
 from math import ceil, sqrt
@@ -173,6 +174,8 @@ def _input(given: Socket | Widget) -> tuple[Any, dict[str, Any]]:
         options |= {"max": min(options.get("max", LARGEST_INT), LARGEST_INT), "control_after_generate": False}
     if given.kind == "FLOAT":
         options["round"] = False  # else the page rounds a value to its step
+        # The page shows as many digits as the step has: 0.25 looked like 0.3, and 0.999 like 1.0.
+        options["step"] = float(f"{min(given.step / 10, 10.0 ** Decimal(repr(option.default)).as_tuple().exponent):.0e}")
     if given.kind == "STRING":
         options["multiline"] = given.multiline
         options |= {name: TextBound(given, bound) for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None}

@@ -65,6 +65,16 @@ def test_numbers_can_be_reached_by_their_step(node):
             assert options["step"] <= max(abs(options["default"]), 0.01) or options["default"] == 0, (name, options)
 
 
+@pytest.mark.parametrize("name", ["compare-two-rollouts", "demo-training", "rollout-preview"])
+def test_numbers_of_the_examples_are_shown_as_they_are(root, name):
+    """The page shows as many digits as the step has: with 0.1, 0.25 looked like 0.3."""
+    for node in json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]:
+        for field, (kind, options) in inputs_of(CLASSES[node["type"]]).items():
+            if kind == "FLOAT":
+                value, digits = node["widgets_values_named"][field], max(0, -math.floor(math.log10(options["step"])))
+                assert round(value, digits) == value, (node["type"], field, value)
+
+
 def test_what_the_page_sends_is_read_and_gives_the_defaults(node):
     """Every widget at its default, as a page would send it."""
     given = defaults_of(node)
