@@ -422,7 +422,9 @@ class Progress:
             self.close()
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=name, file=self._stream, dynamic_ncols=True, initial=done)
+            # Of a training the run's own speed and time left stand in the note; tqdm's would be others beside them.
+            form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}" if name == "training" else None
+            self._bar = tqdm(total=total, desc=name, file=self._stream, dynamic_ncols=True, initial=done, bar_format=form)
             self._bar_name = name
         self._bar.n = done
         if note:
@@ -450,7 +452,9 @@ class Progress:
         note = f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}"
         if event.get("rolled_rows"):
             note += f", {event['rolled_rows']} rolled"
-        if not self._terminal and event.get("eta_s") is not None:
+        if isinstance(event.get("step_s"), int | float):
+            note += f", {event['step_s']:.3g} s a step"
+        if event.get("eta_s") is not None:
             note += f", {human_time(event['eta_s'])} left"
         self._advance("training", event["step"], self._total_steps, note)
 

@@ -16,11 +16,11 @@ def size(count: float) -> str:
 
 def takes_line(told: Estimate) -> str:
     """Time, memory and disk in one short line of markup."""
-    return f'<p class="rs-takes" data-testid="takes"><b>Takes about</b> {text(_time(told))} · {text(_memory(told))} · {text(_disk(told))}</p>'
+    return f'<p class="rs-takes" data-testid="takes"><b>Takes</b> {text(_time(told))} · {text(_memory(told))} · {text(_disk(told))}</p>'
 
 
 def _time(told: Estimate) -> str:
-    return "a time that only its first steps will tell" if told.time.steps_s is None else f"{duration(told.time.steps_s.likely)} of training"
+    return "a time that only its first steps will tell" if told.time.steps_s is None else f"{_span(told.time.steps_s)} of training"
 
 
 def _memory(told: Estimate) -> str:
@@ -37,7 +37,7 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
     steps = config.training.max_train_steps
     about_time = time.said
     if time.steps_s is not None:
-        about_time = f"{_range(time.steps_s, duration)}; {steps} steps, a plain one {duration_of_step(time.plain_step_s)}; {time.said}."
+        about_time = f"most likely {duration(time.steps_s.likely)}; {steps} steps, a plain one {duration_of_step(time.plain_step_s)}; {time.said}."
         about_time += f" Beside its steps the last such run took {duration(time.beside_s)}." if time.beside_s is not None else " Samples, drift pictures and opening the model come on top."
     about_memory = memory.said
     if memory.total is not None:
@@ -47,7 +47,7 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
     if disk is not None:
         about_disk = f"{size(disk.run)} in the run's folder, {size(disk.cache)} of prepared pictures and captions; {told.disk_said}."
     cells = (
-        ("Time", "not known yet" if time.steps_s is None else f"about {duration(time.steps_s.likely)}", about_time),
+        ("Time", "not known yet" if time.steps_s is None else _span(time.steps_s), about_time),
         ("Memory", "not known" if memory.total is None else f"about {size(memory.total.likely)}", about_memory),
         ("Disk", "not known" if disk is None else f"up to {size(disk.run + disk.cache)}", about_disk),
     )
@@ -58,6 +58,12 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
 def duration_of_step(seconds: float | None) -> str:
     """A step's time: below a second in hundredths."""
     return f"{quantity(seconds, 2)} s" if seconds is not None and seconds < 1 else duration(seconds)
+
+
+def _span(span: Span) -> str:
+    """A range of time; one number where both ends read the same."""
+    low, high = duration(span.low), duration(span.high)
+    return f"about {low}" if low == high else f"{low} to {high}"
 
 
 def _range(span: Span, said) -> str:

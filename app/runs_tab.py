@@ -357,12 +357,11 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
     last = log.last_step
     if last is not None:
         series = log.series.frozen()
-        seconds = number(last.get("seconds"))
         if run.alive and run.state in ACTIVE_STATES:  # it says its end a moment before its process is gone
-            facts.append(("time left", duration(number(last.get("eta_s")))))
+            facts.append(("time left", time_left(last)))
         facts.append(("trained for", duration(series.clock()[-1])))
-        if seconds > 0:
-            facts.append(("speed", f"{quantity(1 / seconds)} steps/s" if seconds < 1 else f"{quantity(seconds)} s a step"))
+        if not math.isnan(log.step_s):
+            facts.append(("speed", f"{quantity(log.step_s)} s a step"))
         facts.append(("loss, last step", quantity(number(last.get("loss")))))
         facts += _rolled_facts(series, last, run.alive)
         memory = number(last.get("memory_mib"))
@@ -375,6 +374,7 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
     facts.append(("device", str(device)))
     controls = f'<p class="rs-quiet">Control of <b>{text(run.control_of)}</b>: {text(TITLES.get(run.control, run.control))}.</p>' if run.control_of else ""
     shown = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b></div>" for name, value in facts)
+    off = f'<p class="rs-quiet" data-testid="estimate-off">{text(how_far_off(log))}</p>' if not run.alive and how_far_off(log) else ""
     still = f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>' if silent is not None else ""
     return (
         f'<div class="rs-run"><div class="rs-run-name"><h3>{text(run.name)}</h3><span class="rs-chip rs-is-{text(run.state)}" data-testid="state">'
@@ -382,7 +382,33 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
         f'<div class="rs-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{step}" aria-label="training steps">'
         f'<i style="width:{share:.1f}%"></i></div>'
         f'<div class="rs-quiet"><span data-testid="progress">step {step} of {total}</span>{" · " + text(doing) if doing else ""}</div>'
-        f'<div class="rs-facts">{shown}</div>{controls}{still}</div>'
+        f'<div class="rs-facts">{shown}</div>{off}{controls}{still}</div>'
+    )
+
+
+def time_left(step: Mapping[str, Any]) -> str:
+    """"9 min 48 s", and how much of it samples, drift reports and checkpoints take, as the newest step event told it."""
+    beside = number(step.get("beside_s"))
+    apart = f", {duration(beside)} of it for samples, drift and saving" if beside >= 1 else ""
+    return duration(number(step.get("eta_s"))) + apart
+
+
+def how_far_off(log: RunLog) -> str:
+    """What the training steps were estimated to take before the start, what they took, and how far that is off; "" where none was told."""
+    if log.expected is None or not len(log.series):
+        return ""
+    (low, likely, high), steps = log.expected
+    series = log.series.frozen()
+    trained, took = series.steps[-1], series.clock()[-1]
+    if not (trained > 0 and took > 0):
+        return ""
+    low, likely, high = (each * trained / steps for each in (low, likely, high))
+    off = took / likely - 1
+    exact = "as estimated" if abs(off) < 0.005 else f"{100 * abs(off):.0f} % {'longer' if off > 0 else 'less'} than that" if off < 1 else f"{took / likely:.1f} times that"
+    where = "within the range" if low <= took <= high else "outside the range"
+    return (
+        f"Before the start {duration(low)} to {duration(high)}, most likely {duration(likely)}, were estimated for these {trained} training steps. "
+        f"They took {duration(took)}: {exact}, {where}."
     )
 
 

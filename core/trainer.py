@@ -21,8 +21,8 @@ import shutil
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from .adapters.trainable import adapter_state, attach, load_adapter_state, train
 from .checkpoint import Checkpoint, is_disk_full
 from .config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
 from .dataset import DatasetError, prepare, scan
+from .estimate import time_estimate
 from .families import ModelError, load_model
 from .families.base import Model, resolve_device
 from .interrupt import Interrupt, StopNow
@@ -47,6 +48,7 @@ from .losses import batch_loss
 from .memory import is_out_of_memory, memory_message, ways_to_need_less
 from .noise import Level
 from .optimizers import Average, Schedule, make_optimizer
+from .pace import Pace, StepTime, still_due
 from .preflight import cache_folder
 from .randomness import generator, kept_random_state, row_noise, stream_seed
 from .rollout import Grid, Plan, build_grid, make_plan
@@ -271,7 +273,7 @@ class Training:
         self.accelerator: Any = None
         self.looking = False  # pictures are being drawn: a signal may leave them
         self._grids: dict[tuple[int, ...], Grid] = {}
-        self._seconds: deque[float] = deque(maxlen=50)
+        self.pace = Pace()
         self._skipped = 0
         self._spreads: list[float] | None = []
 
@@ -287,14 +289,17 @@ class Training:
             config_hash=config_hash,
             total_steps=self.total,
             resumed_from=resumed_from,
+            expected_s=self.expected_s() if resumed_from is None else None,
         )
         step = 0 if resumed_from is None else resumed_from
         self.journal.state(state="running", step=step, total_steps=self.total, message=None)
         self.set_up(before)
         del before  # a whole copy of weights and moments
         if resumed_from is None:
-            self.take_samples()
-            self.measure_drift()
+            with self.timed("samples"):
+                self.take_samples()
+            with self.timed("drift"):
+                self.measure_drift()
         else:
             self.look_where_due(again=False)  # a run that died between its checkpoint and its pictures
         self.free_what_training_does_not_need()
@@ -308,6 +313,12 @@ class Training:
     def last_saved(self) -> int | None:
         """The step of the newest checkpoint, of this process or of one before."""
         return self.run.last_checkpoint() if self.saved_step is None else self.saved_step
+
+    def expected_s(self) -> list[float] | None:
+        """What the training steps of the whole run were estimated to take: [low, likely, high] seconds; None where nothing is known.
+        The run's page compares it with what they took."""
+        span = time_estimate(self.config, self.run.path.parent).steps_s
+        return None if span is None else [round(each, 2) for each in (span.low, span.likely, span.high)]
 
     # -- set up --------------------------------------------------------------------------------------------------------
 
@@ -524,8 +535,9 @@ class Training:
             self.average.update()
 
         self.step += 1
-        self._seconds.append(time.perf_counter() - began)
-        self.tell_step(tally, rate, norm)
+        seconds = time.perf_counter() - began
+        self.pace.step(StepTime(seconds, tally.rolled > 0))
+        self.tell_step(tally, rate, norm, seconds)
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """The rollout's grid for latents of a shape (C, h, w)."""
@@ -558,14 +570,16 @@ class Training:
             "clone of this run.",
         )
 
-    def tell_step(self, tally: "_Tally", rate: float, norm: float) -> None:
-        mean = sum(self._seconds) / len(self._seconds)
+    def tell_step(self, tally: "_Tally", rate: float, norm: float, seconds: float) -> None:
+        left = self.pace.left(self.total - self.step, self.still_due())
         told = {
             **tally.fields(),
             "lr": rate,
             "grad_norm": norm,
-            "seconds": round(self._seconds[-1], 4),
-            "eta_s": round(mean * (self.total - self.step), 1),
+            "seconds": round(seconds, 4),
+            "step_s": round(self.pace.step_s, 4),
+            "eta_s": round(left.seconds, 1),
+            "beside_s": round(left.beside_s, 1),
             "memory_mib": _memory_mib(self.model.device),
         }
         self.journal.emit("step", step=self.step, **told)
@@ -574,6 +588,22 @@ class Training:
             parts = {f"loss_{name}": value for name, value in told.pop("loss_parts").items()}
             self.accelerator.log({**told, **parts}, step=self.step)
         self._watch_frequency_weight(tally)
+
+    def still_due(self) -> dict[str, int]:
+        """How often samples, drift reports and checkpoints are still to come."""
+        every = {
+            "samples": self.config.validation.step_interval if self.config.validation.prompts else None,
+            "drift": self.config.drift.step_interval,
+            "save": self.config.saving.checkpoint_step_interval,
+        }
+        return {what: 0 if steps is None else still_due(self.step, self.total, steps) for what, steps in every.items()}
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count what is done inside as `what`, which lies between two steps; not where it fails."""
+        began = time.perf_counter()
+        yield
+        self.pace.took(what, time.perf_counter() - began)
 
     def _watch_frequency_weight(self, tally: "_Tally") -> None:
         if (
@@ -733,7 +763,8 @@ class Training:
     def save_where_due(self) -> None:
         every = self.config.saving.checkpoint_step_interval
         if every > 0 and self.step % every == 0 and self.step < self.total:
-            self.save()
+            with self.timed("save"):
+                self.save()
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one. Waits where the disk is full."""
@@ -802,12 +833,17 @@ class Training:
         if self.step == self.total:
             return  # `finish` looks
         due = (
-            (self.config.validation.step_interval, self.take_samples, self.run.samples_path, "Samples"),
-            (self.config.drift.step_interval, self.measure_drift, self.run.drift_path, "The drift report"),
+            ("samples", self.config.validation.step_interval, self.take_samples, self.run.samples_path, "Samples"),
+            ("drift", self.config.drift.step_interval, self.measure_drift, self.run.drift_path, "The drift report"),
         )
-        for every, look, folder, what in due:
+        for name, every, look, folder, what in due:
             if every > 0 and self.step % every == 0 and (again or not (folder / f"step-{self.step:06d}").exists()):
-                self.without_risk(what, look)
+
+                def timed(name: str = name, look: Callable[[], None] = look) -> None:
+                    with self.timed(name):
+                        look()
+
+                self.without_risk(what, timed)
 
     def weights_to_look_at(self) -> AbstractContextManager:
         """The moving average where there is one: it is what is exported, so it is what is shown."""

@@ -39,7 +39,7 @@ class Fit:
     change: float
 
     def __str__(self) -> str:
-        effect = "which it leaves as they are: it has no effect" if self.change == 0 else f"whose weights it changes by {self.change:.2%}"
+        effect = "which it leaves as they are: it has no effect" if self.change == 0 else f"whose weights it changes by {100 * self.change:.2g} %"
         layers = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
         return f"{self.used} of {self.total} tensors used, in {layers}, {effect}"
 

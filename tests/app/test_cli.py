@@ -305,10 +305,20 @@ def test_without_a_terminal_lines_come_every_ten_seconds():
     progress({"event": "start", "device": "cpu", "total_steps": 100, "resumed_from": None})
     for step in range(1, 101):
         now[0] += 0.5
-        progress({"event": "step", "step": step, "loss": 1.0, "eta_s": 5})
+        progress({"event": "step", "step": step, "loss": 1.0, "step_s": 0.1234, "eta_s": 5})
     lines = [line for line in stream.getvalue().splitlines() if line.startswith("training")]
     assert 5 <= len(lines) <= 8
-    assert lines[-1].startswith("training: 100/100")
+    assert lines[-1] == "training: 100/100  loss 1.0000, 0.123 s a step, 5 s left"
+
+
+def test_the_bar_of_a_training_shows_the_runs_own_speed_and_time_left_and_no_other():
+    stream = Terminal()
+    progress = cli.Progress(stream)
+    progress({"event": "start", "device": "cpu", "total_steps": 4, "resumed_from": None})
+    for step in (1, 2):
+        progress({"event": "step", "step": step, "loss": 0.25, "step_s": 7.5, "eta_s": 15.0})
+    shown = stream.getvalue()
+    assert "7.5 s a step, 15 s left" in shown and not re.search(r"s/it|it/s|\d\d:\d\d", shown), shown
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the Runs tab says of a run and of several side by side, below the browser; and how little it does when nothing is new."""
 
+import json
 import math
 import re
 import shutil
@@ -121,7 +122,7 @@ def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
 def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units(store, write, watch, tab):
     write.run(store, "told", seconds=0.5)
     said = plain(tab.view("told", {})[tab.head])
-    for words in ("2 steps/s", "trained for 1 min", "memory in use 851.4 MB", "rollout chance at the end 25 %", "last checkpoint step 120"):
+    for words in ("speed 0.5 s a step", "trained for 1 min", "memory in use 851.4 MB", "rollout chance at the end 25 %", "last checkpoint step 120"):
         assert words in said, words
     assert re.search(r"rows rolled out 1\d\.\d %", said) and re.search(r"on the disk \d+\.\d kB", said)
 
@@ -135,6 +136,36 @@ def test_a_run_that_has_said_its_end_has_no_time_left_though_its_process_is_not_
         assert watch.run("told").alive and "time left" not in plain(tab.view("told", seen)[tab.head])
     watch.runs(fresh=True)
     assert tab.head in tab.view("told", seen), "when the process is gone the head is drawn again, as of a run that has ended"
+
+
+def test_a_slow_last_step_is_not_the_speed_and_speed_and_time_left_agree(store, write, tab):
+    """290 steps were left at "5.78 steps/s" and took "9 min 48 s"; a finished run of 60 steps in 69 s said "2.39 s a step"."""
+    run = write.run(store, "told", seconds=0.5)
+    with run.lock():
+        run.write_state(state="running")
+        run.emit("step", step=121, loss=1.0, rolled_rows=0, rows=8, seconds=2.39, step_s=0.5, eta_s=0.5 * 79 + 120, beside_s=120)
+        said = plain(tab.view("told", {})[tab.head])
+    assert "speed 0.5 s a step" in said and "time left 2 min 40 s, 2 min of it for samples, drift and saving" in said, said
+
+
+@pytest.mark.parametrize(("expected", "words"), [
+    ([40.0, 80.0, 400.0], "24 s to 4 min, most likely 48 s, were estimated for these 120 training steps. They took 1 min: 25 % longer than that, within the range."),
+    ([40.0, 200.0, 400.0], "They took 1 min: 50 % less than that, within the range."),
+    ([10.0, 20.0, 30.0], "They took 1 min: 5.0 times that, outside the range."),
+    (None, None),
+])  # fmt: skip
+def test_a_run_that_has_ended_says_how_far_off_the_estimate_was(store, write, tab, expected, words):
+    """120 of 200 steps were trained, at 0.5 s: the estimate for all is scaled to them."""
+    run = write.run(store, "told", seconds=0.5)
+    lines = run.events_path.read_text(encoding="utf-8").splitlines()
+    start = json.loads(lines[0]) | {"expected_s": expected}
+    run.events_path.write_text("\n".join([json.dumps(start), *lines[1:]]) + "\n", encoding="utf-8")
+    said = plain(tab.view("told", {})[tab.head])
+    assert (words in said) if words else ("estimated" not in said), said
+    with run.lock():
+        run.write_state(state="running")
+        tab.watch.runs(fresh=True)
+        assert "estimated" not in plain(tab.view("told", {})[tab.head])  # only when it has ended
 
 
 def test_when_nothing_changed_nothing_is_drawn(store, write, tab):

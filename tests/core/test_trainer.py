@@ -13,9 +13,10 @@ from rollout_studio.core.noise import Level, RectifiedFlow, target_output
 from rollout_studio.core.optimizers import Average, Schedule, make_optimizer
 from rollout_studio.core.randomness import generator, row_noise
 from rollout_studio.core.rollout import Grid
+from rollout_studio.core.run_log import follow
 from rollout_studio.core.runs import RunError
 from rollout_studio.core.timesteps import sample_times, sampling_kind, shifted
-from rollout_studio.core.trainer import DONE, PREEMPTED, draw_window, train
+from rollout_studio.core.trainer import DONE, PREEMPTED, Training, draw_window, train
 from safetensors.torch import load_file
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 from tiny_run import losses as told_losses
@@ -244,10 +245,41 @@ def test_a_step_event_has_the_fields_that_the_page_reads(tiny_run, without_drift
         "frequency_weight_std",
         "effective_probability",
         "seconds",
+        "step_s",
         "eta_s",
+        "beside_s",
         "memory_mib",
     } <= event.keys()
     assert event["step"] == 1 and event["effective_probability"] == 0.7 and event["lr"] == 1e-2
+
+
+def test_one_speed_and_one_time_left_are_told_and_the_page_reads_the_same(tiny_run, without_drift, monkeypatch):
+    """Samples at 0, 2, 4, 6: after step 3 two more are due. They are no part of a step's time."""
+    clock = iter(range(10**6))
+    run = tiny_run(FLOW, max_train_steps=6, validation_prompts=["a circle"], validation_num_inference_steps=1, validation_step_interval=2,
+                   checkpoint_step_interval=0)  # fmt: skip
+    monkeypatch.setattr(Training, "take_samples", lambda self, **more: [next(clock) for _ in range(100)])
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))
+    assert train(run) == 0
+    monkeypatch.undo()
+    told = events(run, "step")
+    third = told[2]
+    assert third["beside_s"] == pytest.approx(2 * 101, rel=0.03)  # threads of others may have looked at the clock
+    assert third["step_s"] < 20 and third["eta_s"] == pytest.approx(third["step_s"] * 3 + third["beside_s"])
+    assert told[-1]["eta_s"] == told[-1]["beside_s"] == pytest.approx(101, rel=0.03)
+    assert follow(run).step_s == pytest.approx(told[-1]["step_s"], abs=1e-4)
+
+
+def test_a_fresh_start_tells_what_its_steps_are_expected_to_take_and_a_resume_does_not_tell_it_anew(tiny_run, without_drift):
+    first = tiny_run(FLOW, "first", max_train_steps=9)
+    assert train(first) == 0  # the pace that the second is estimated from
+    run = tiny_run(FLOW, "second", max_train_steps=4, checkpoint_step_interval=2)
+    train(run, listen=at_step(3, lambda: run.send("stop")))
+    assert train(run, resume=True) == 0
+    fresh, resumed = events(run, "start")
+    low, likely, high = fresh["expected_s"]
+    assert 0 < low <= likely <= high and resumed["expected_s"] is None
+    assert follow(run).expected == ((low, likely, high), 4)
 
 
 def test_a_frequency_weight_that_does_nothing_is_said(tiny_run, without_drift):
@@ -591,7 +623,7 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
         ("step", 3), ("saved", 3), ("exported", 3), ("sample", 3), ("drift", 3), ("end", 3)]  # fmt: skip
     assert events(run, "start")[0] | {"time": 0, "pid": 0, "device": 0} == {
         "event": "start", "time": 0, "pid": 0, "device": 0, "config_hash": read_config(run.config_path).hash(), "total_steps": 3,
-        "resumed_from": None}  # fmt: skip
+        "resumed_from": None, "expected_s": None}  # fmt: skip
     assert {"model", "pictures", "latents", "captions", "samples", "drift", "export"} <= {
         event["name"] for event in events(run, "phase")
     }
