@@ -21,13 +21,13 @@ class StopNow(BaseException):
 
 class Interrupt:
     """Context that turns the first signal into `asked = True` and the second into `StopNow`; restores the handlers
-    afterwards.
+    afterwards. Once `over` is set, as the second signal does too, further ones are ignored: the end is being written down.
 
     Outside the main thread nothing is installed, because only the main thread may: `asked` then stays false.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.over = False
         self.name: str | None = None
         self._before: dict[int, object] = {}
 
@@ -48,6 +48,9 @@ class Interrupt:
         self._before.clear()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            return
         if self.asked:
+            self.over = True
             raise StopNow(f"second signal ({signal.Signals(number).name})")
         self.asked, self.name = True, signal.Signals(number).name

@@ -110,13 +110,20 @@ class _Abandoned(Exception):
     """A signal came while pictures were drawn or drift was measured: leave them, the loop decides."""
 
 
-def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]], None] | None = None) -> int:
+def train(
+    run: RunDir,
+    *,
+    resume: bool = False,
+    listen: Callable[[dict[str, Any]], None] | None = None,
+    interrupt: Interrupt | None = None,
+) -> int:
     """Train a run, from its start or from its newest whole checkpoint.
 
     Args:
         run: its folder, with config.json.
         resume: go on; everything that decides a step must be as it was (`FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
+        interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
 
     Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
         data or the model cannot be trained; 70 anything else. The last event is `end`; before it comes `error` where
@@ -128,14 +135,17 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
     Raises: RunError when another process trains this run.
     """
     journal = Journal(run, listen)
-    with run.lock(), Interrupt() as interrupt, kept_random_state():
+    listening = Interrupt() if interrupt is None else nullcontext(interrupt)
+    with run.lock(), listening as interrupt, kept_random_state():
         training: Training | None = None
         try:
             config = read_config(run.config_path)
             training = Training(run, config, journal, interrupt)
             training.run_through(resume)
+            interrupt.over = True
             return _ended(journal, training, DONE, "done", None)
         except _Leave as leave:
+            interrupt.over = True
             return _ended(journal, training, leave.code, "stopped", leave.message)
         except StopNow as stop:
             return _ended(
@@ -143,12 +153,14 @@ def train(run: RunDir, *, resume: bool = False, listen: Callable[[dict[str, Any]
                 training,
                 PREEMPTED,
                 "stopped",
-                f"{stop}: stopped at once; resume goes on from the last checkpoint.",
+                f"{stop}: stopped at once; {_way_on(run)}.",
             )
         except (ConfigError, Refused, ModelError, DatasetError) as error:
+            interrupt.over = True
             _report(journal, error, training)
             return _ended(journal, training, REFUSED, "failed", str(error))
         except Exception as error:  # noqa: BLE001 - told with its traceback; the process ends with 70
+            interrupt.over = True
             _report(journal, error, training)
             return _ended(journal, training, CRASHED, "failed", f"{type(error).__name__}: {error}")
         finally:
@@ -164,10 +176,8 @@ def _report(journal: Journal, error: Exception, training: "Training | None") -> 
 def _explained(error: Exception, training: "Training | None") -> tuple[str, str]:
     """What went wrong, and what to do."""
     if training is not None and is_out_of_memory(error):
-        saved = training.last_saved()
-        again = "retry it from the start" if saved is None else f"resume from step {saved}"
         return memory_message(error), (
-            f"Close other programs that hold memory and {again}; or train a copy of this run (settings that decide a step cannot change "
+            f"Close other programs that hold memory: {_way_on(training.run)}. Or train a copy of this run (settings that decide a step cannot change "
             f"in the run itself) with {ways_to_need_less(training.config)}."
         )
     if isinstance(error, Refused | Broken | ModelError | DatasetError):
@@ -179,8 +189,14 @@ def _explained(error: Exception, training: "Training | None") -> tuple[str, str]
     )
 
 
+def _way_on(run: RunDir) -> str:
+    """What a person can do with a run that has ended before its last step."""
+    last = run.last_checkpoint()
+    return "there is no checkpoint yet, so retry it from the start" if last is None else f"resume goes on from step {last}"
+
+
 def _ended(journal: Journal, training: "Training | None", code: int, state: str, message: str | None) -> int:
-    step = 0 if training is None else training.step
+    step = (journal.run.last_checkpoint() or 0) if training is None else training.step
     journal.emit("end", state=state, step=step, message=message)
     journal.state(state=state, step=step, message=message)
     return code
@@ -310,10 +326,6 @@ class Training:
             self.look_where_due()
         self.finish()
 
-    def last_saved(self) -> int | None:
-        """The step of the newest checkpoint, of this process or of one before."""
-        return self.run.last_checkpoint() if self.saved_step is None else self.saved_step
-
     def expected_s(self) -> list[float] | None:
         """What the training steps of the whole run were estimated to take: [low, likely, high] seconds; None where nothing is known.
         The run's page compares it with what they took."""
@@ -341,6 +353,7 @@ class Training:
             raise Refused(
                 f"{self.run.name} has no whole checkpoint to go on from.", "Clone the run and start the clone."
             )
+        self.step = self.saved_step = found.step  # from here on an early end says where a resume goes on
         self._check_same_config(found)
         return found
 
@@ -452,7 +465,6 @@ class Training:
             self.average.load([before.tensors["ema"][name] for name in self.names], before.record["ema_updates"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(before.record["scaler"])
-        self.step = self.saved_step = before.step
 
     def describe_data(self) -> dict[str, str]:
         """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
@@ -721,7 +733,7 @@ class Training:
             if self.interrupt.asked:
                 raise _Leave(
                     PREEMPTED,
-                    f"{self.interrupt.name} while the disk was full; resume goes on from step {self.saved_step}.",
+                    f"{self.interrupt.name} while the disk was full; {_way_on(self.run)}.",
                 )
             for command in self.run.take_commands():
                 if command.name in ("stop", "stop-and-save"):
@@ -752,7 +764,8 @@ class Training:
             if self.looking:
                 raise _Abandoned
             raise _Leave(
-                PREEMPTED, f"{self.interrupt.name} during preparation ({name}); nothing was lost, start again."
+                PREEMPTED,
+                f"{self.interrupt.name} during preparation ({name}); nothing was lost: {_way_on(self.run)}.",
             )
 
     def warn(self, message: str, remedy: str) -> None:

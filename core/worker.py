@@ -25,6 +25,7 @@ def use_all_cores() -> int:
 
 def main(arguments: list[str]) -> int:
     """Train the run in `arguments[0]`; prints what must not get lost into log.txt."""
+    from .interrupt import Interrupt
     from .runs import RunDir, RunError
 
     flags = [argument for argument in arguments if argument.startswith("-")]
@@ -39,17 +40,18 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 78
 
-    import torch
+    with Interrupt() as interrupt:  # before torch, whose import takes long enough for a signal to come
+        import torch
 
-    from .trainer import REFUSED, train
+        from .trainer import REFUSED, train
 
-    threads = use_all_cores()
-    print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)
-    try:
-        return train(run, resume="--resume" in flags, listen=_log)
-    except RunError as error:  # another process trains this run
-        print(error, file=sys.stderr)
-        return REFUSED
+        threads = use_all_cores()
+        print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)
+        try:
+            return train(run, resume="--resume" in flags, listen=_log, interrupt=interrupt)
+        except RunError as error:  # another process trains this run
+            print(error, file=sys.stderr)
+            return REFUSED
 
 
 def _log(event: dict) -> None:

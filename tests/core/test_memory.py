@@ -75,7 +75,7 @@ def test_a_training_says_what_to_lower_and_from_where_it_can_go_on(tiny_run, wit
     error = events(run, "error")[-1]
     assert error["message"].startswith("The memory is full") and "traceback" not in error["remedy"]
     assert "train_batch_size 1 instead of 2" in error["remedy"] and "gradient_checkpointing on" in error["remedy"]
-    assert "resume from step 2" in error["remedy"] and "copy of this run" in error["remedy"]
+    assert "resume goes on from step 2" in error["remedy"] and "copy of this run" in error["remedy"]
 
 
 def test_without_a_checkpoint_nobody_is_told_to_resume(tiny_run, without_drift):

@@ -1,14 +1,16 @@
 """An interrupted and resumed run is, bit for bit, the run that was never interrupted."""
 
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
 from rollout_studio.core import checkpoint
 from rollout_studio.core.checkpoint import Checkpoint
-from rollout_studio.core.runs import RunDir
+from rollout_studio.core.runs import RunDir, RunStore
 from rollout_studio.core.trainer import PREEMPTED, train
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 
@@ -227,8 +229,6 @@ def test_there_must_be_something_to_resume_and_nothing_to_overwrite(tiny_run, wi
 
 
 def test_a_signal_saves_at_the_next_step_boundary_and_the_run_goes_on_from_there(tiny_run, without_drift):
-    import signal
-
     whole, run = (
         tiny_run("lumina2", name, max_train_steps=4, **{k: v for k, v in EVERYTHING.items() if k != "max_train_steps"})
         for name in ("whole", "signalled")
@@ -240,3 +240,89 @@ def test_a_signal_saves_at_the_next_step_boundary_and_the_run_goes_on_from_there
     assert last(run).step == 2 and "SIGTERM" in run.read_state()["message"]
     assert train(run, resume=True) == 0
     assert_same(whole, run)
+
+
+@pytest.mark.parametrize("phase", ["model", "pictures", "latents"])
+def test_a_signal_while_a_resume_prepares_leaves_a_run_that_says_where_it_goes_on(tiny_run, without_drift, phase):
+    run = stopped_at_two(tiny_run)
+
+    def signal_in(event):
+        if event["event"] == "phase" and event["name"] == phase:
+            signal.raise_signal(signal.SIGTERM)
+
+    assert train(run, resume=True, listen=signal_in) == PREEMPTED
+    state = run.read_state()
+    assert (state["state"], state["step"]) == ("stopped", 2)
+    assert "SIGTERM" in state["message"] and "resume goes on from step 2" in state["message"]
+    assert events(run, "end")[-1]["step"] == 2
+    assert RunStore(run.path.parent).summary(run).resumable
+    assert train(run, resume=True) == 0 and last(run).step == 4
+
+
+def test_a_signal_while_the_libraries_load_leaves_a_run_that_says_where_it_goes_on(tiny_run, without_drift):
+    """The import of torch alone takes seconds, in which a machine may be asked to shut down."""
+    run = stopped_at_two(tiny_run)
+    code = textwrap.dedent("""
+        import builtins, signal, sys
+        from rollout_studio.core import worker
+        real = builtins.__import__
+
+        def importing(name, *rest, **kinds):
+            if name == "torch" and "torch" not in sys.modules:
+                signal.raise_signal(signal.SIGTERM)
+            return real(name, *rest, **kinds)
+
+        builtins.__import__ = importing
+        sys.exit(worker.main([sys.argv[1], "--resume"]))
+    """)
+    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
+    assert done.returncode == PREEMPTED, done.stderr
+    state = run.read_state()
+    assert (state["state"], state["step"]) == ("stopped", 2) and "resume goes on from step 2" in state["message"]
+
+
+def test_a_resume_that_is_refused_keeps_the_step_that_it_could_go_on_from(tiny_run, without_drift):
+    run = stopped_at_two(tiny_run)
+    change_config(run, lora_rank=5)
+    assert train(run, resume=True) == 78
+    assert run.read_state()["step"] == 2
+
+
+@pytest.mark.parametrize(("interval", "advice"), [(2, "resume goes on from step 2"), (0, "there is no checkpoint yet, so retry it from the start")])
+def test_a_second_signal_ends_at_once_with_advice_that_is_true(tiny_run, without_drift, interval, advice):
+    run = tiny_run("lumina2", max_train_steps=5, checkpoint_step_interval=interval)
+
+    def twice():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    assert train(run, listen=at_step(3, twice)) == PREEMPTED
+    state = run.read_state()
+    assert (state["state"], state["step"]) == ("stopped", 3)
+    assert "second signal" in state["message"] and advice in state["message"]
+    assert (run.last_checkpoint() is not None) == (interval > 0)
+
+
+def test_a_third_signal_does_not_disturb_the_end(tiny_run, without_drift):
+    run = tiny_run("lumina2", max_train_steps=5)
+
+    def listen(event):
+        if event["event"] == "step" and event["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        if event["event"] == "end":
+            signal.raise_signal(signal.SIGTERM)
+
+    assert train(run, listen=listen) == PREEMPTED
+    assert run.read_state()["state"] == "stopped"
+
+
+def test_a_second_signal_while_the_first_ones_end_is_written_does_not_disturb_it(tiny_run, without_drift):
+    run = tiny_run("lumina2", max_train_steps=5)
+
+    def listen(event):
+        if (event["event"], event.get("step")) in (("step", 2), ("end", 2)):
+            signal.raise_signal(signal.SIGTERM)
+
+    assert train(run, listen=listen) == PREEMPTED
+    assert run.read_state()["state"] == "stopped" and "saved at step 2" in run.read_state()["message"]
