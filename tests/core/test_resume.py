@@ -49,7 +49,7 @@ def assert_same(one: RunDir, other: RunDir) -> None:
     assert a.record["optimizer"] == b.record["optimizer"]
 
     def told(run: RunDir) -> list[dict]:
-        timing = {"time", "seconds", "eta_s", "memory_mib"}
+        timing = {"time", "seconds", "step_s", "beside_s", "eta_s", "memory_mib"}
         return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
 
     assert told(one) == told(other)
