@@ -1,7 +1,7 @@
 """The run store: a run is a directory and a process of its own. No torch here; the page and the command line use it.
 
     runs/<name>/
-      config.json     flat, resolved, as it will train     events.jsonl   append-only; whole lines only
+      config.json     flat, resolved, as it will train     events.jsonl   append-only (but see `forget_after`)
       state.json      state, step, message                 commands/      one file per command, oldest first
       run.lock        who trains: pid, start time, boot    process.json   the worker that the store started
       checkpoints/ samples/ drift/ lora/ log.txt
@@ -50,6 +50,7 @@ WORKER = (sys.executable, "-m", "rollout_studio.core.worker")
 _ANOTHER_FOLDER = f"Name a folder that you may write to with --runs-dir, or in the variable {ROOT_VARIABLE}."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
+_TOLD_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _TOO_LITTLE = 64 * 1024  # bytes: with less the database says many things, and means that the disk is full
 _CHECKPOINT = re.compile(r"step-(\d+)")
@@ -212,20 +213,45 @@ class RunDir:
     def last_event(self, kind: str) -> dict[str, Any] | None:
         """The last event of a kind, or None. Reads the file backwards, and parses only lines that could be of that kind."""
         mark = f'"{kind}"'.encode()
-        if not self.events_path.exists():
-            return None
-        with open(self.events_path, "rb") as file:
-            end, rest = file.seek(0, os.SEEK_END), b""
-            while end > 0:
-                start = max(0, end - _BACKWARDS_BYTES)
-                file.seek(start)
-                lines = (file.read(end - start) + rest).split(b"\n")
-                rest = lines.pop(0) if start else b""
-                for line in reversed(lines):
-                    if mark in line and (event := _parse_event(line))["event"] == kind:
-                        return event
-                end = start
+        for _, line in self._backwards():
+            if mark in line and (event := _parse_event(line))["event"] == kind:
+                return event
         return None
+
+    def forget_after(self, step: int) -> None:
+        """Blank out what was told of steps after `step`, because a resume tells it again: so every step is told once.
+
+        For the trainer, before it goes on from the checkpoint of `step`. Written in place: the file keeps its length, and every
+        reader its offset. Errors, warnings and ends stay, whatever their step.
+        """
+        if not self.events_path.exists():
+            return
+        with open(self.events_path, "r+b") as file:
+            for offset, line in self._backwards():
+                event = _parse_event(line)
+                told_again = event["event"] in _TOLD_AGAIN and isinstance(event.get("step"), int)
+                if told_again and event["step"] > step:
+                    file.seek(offset)
+                    file.write(b" " * len(line))
+                elif told_again and event["event"] == "step":
+                    return  # what lies before it was told before this step
+
+    def _backwards(self) -> Iterator[tuple[int, bytes]]:
+        """(offset, line) of every line of the events, the last one first."""
+        if not self.events_path.exists():
+            return
+        with open(self.events_path, "rb") as file:
+            begin, rest = file.seek(0, os.SEEK_END), b""
+            while begin > 0:
+                end, begin = begin, max(0, begin - _BACKWARDS_BYTES)
+                file.seek(begin)
+                data = file.read(end - begin) + rest
+                lines, offset = data.split(b"\n"), begin + len(data)
+                rest = lines.pop(0) if begin else b""
+                for line in reversed(lines):
+                    offset -= len(line)
+                    yield offset, line
+                    offset -= 1
 
     # -- commands -----------------------------------------------------------------------------------------------------
 

@@ -136,16 +136,16 @@ def train(
     """
     journal = Journal(run, listen)
     listening = Interrupt() if interrupt is None else nullcontext(interrupt)
-    with run.lock(), listening as interrupt, kept_random_state():
+    with run.lock(), listening as signals, kept_random_state():
         training: Training | None = None
         try:
             config = read_config(run.config_path)
-            training = Training(run, config, journal, interrupt)
+            training = Training(run, config, journal, signals)
             training.run_through(resume)
-            interrupt.over = True
+            signals.over = True
             return _ended(journal, training, DONE, "done", None)
         except _Leave as leave:
-            interrupt.over = True
+            signals.over = True
             return _ended(journal, training, leave.code, "stopped", leave.message)
         except StopNow as stop:
             return _ended(
@@ -156,11 +156,11 @@ def train(
                 f"{stop}: stopped at once; {_way_on(run)}.",
             )
         except (ConfigError, Refused, ModelError, DatasetError) as error:
-            interrupt.over = True
+            signals.over = True
             _report(journal, error, training)
             return _ended(journal, training, REFUSED, "failed", str(error))
         except Exception as error:  # noqa: BLE001 - told with its traceback; the process ends with 70
-            interrupt.over = True
+            signals.over = True
             _report(journal, error, training)
             return _ended(journal, training, CRASHED, "failed", f"{type(error).__name__}: {error}")
         finally:
@@ -297,6 +297,8 @@ class Training:
         """Everything, in order."""
         before = self.find_checkpoint(resume)
         resumed_from = None if before is None else before.step
+        if resumed_from is not None:
+            self.run.forget_after(resumed_from)
         device, config_hash = str(resolve_device(self.config.model.device)), self.config.hash()
         self.journal.emit(
             "start",

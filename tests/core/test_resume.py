@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -141,8 +142,7 @@ def test_a_run_killed_between_two_checkpoints_repeats_the_lost_steps_exactly(tin
     with pytest.raises(Killed):
         train(killed, listen=at_step(5, kill))
     assert train(killed, resume=True) == 0
-    steps = [event["step"] for event in events(killed, "step")]
-    assert steps == [1, 2, 3, 4, 5, 5, 6]
+    assert [event["step"] for event in events(killed, "step")] == [1, 2, 3, 4, 5, 6]
     told = {event["step"]: event["loss"] for event in events(killed, "step")}
     assert list(told.values()) == [event["loss"] for event in events(whole, "step")]
     assert all(
@@ -326,3 +326,29 @@ def test_a_second_signal_while_the_first_ones_end_is_written_does_not_disturb_it
 
     assert train(run, listen=listen) == PREEMPTED
     assert run.read_state()["state"] == "stopped" and "saved at step 2" in run.read_state()["message"]
+
+
+def test_a_killed_and_resumed_run_tells_every_step_sample_and_checkpoint_once(tiny_run, without_drift):
+    """With a real kill -9; a viewer that followed all the time has every step once as well."""
+    from rollout_studio.core.run_log import RunLog
+
+    looks = {"validation_prompts": ["a circle"], "validation_step_interval": 2}
+    run = tiny_run("lumina2", max_train_steps=300, checkpoint_step_interval=5, checkpoints_total_limit=2, **looks)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "rollout_studio.core.worker", str(run.path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    viewer, deadline = RunLog(run), time.monotonic() + 120
+    while viewer.update().last_step is None or viewer.last_step["step"] < 8 or viewer.last_step["step"] % 5 < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.kill()
+    child.wait()
+    reached, saved = viewer.update().last_step["step"], run.last_checkpoint()
+    assert reached > saved
+    assert train(run, resume=True, listen=at_step(reached + 3, lambda: run.send("stop"))) == 0
+    assert events(run, "start")[-1]["resumed_from"] == saved
+    for kind in ("step", "saved", "sample"):
+        told = [event["step"] for event in events(run, kind)]
+        assert told == sorted(set(told)), kind
+    assert [event["step"] for event in events(run, "step")] == list(range(1, reached + 4))
+    assert viewer.update().series.steps == list(range(1, reached + 4))

@@ -700,6 +700,39 @@ def test_the_last_event_of_a_kind_is_found_without_reading_the_whole_file(run, m
     assert run.last_event("end")["state"] == "failed"
 
 
+def test_steps_that_are_trained_again_are_told_once_and_no_reader_loses_its_place(run, monkeypatch):
+    monkeypatch.setattr(runs, "_BACKWARDS_BYTES", 100)  # over many blocks' borders
+    for step in range(1, 14):
+        run.emit("step", step=step, note="x" * (step * 7))
+        if step % 5 == 0:
+            run.emit("saved", step=step)
+        if step % 4 == 0:
+            run.emit("sample", step=step)
+            run.emit("drift", step=step)
+    run.emit("warning", message="hot", step=12)
+    run.emit("end", state="crashed", step=13)
+    size, (before, offset) = run.events_path.stat().st_size, run.events()
+    run.forget_after(10)
+    assert run.events_path.stat().st_size == size
+    kept = [(event["event"], event.get("step")) for event in run.events()[0]]
+    assert kept == [(event["event"], event["step"]) for event in before if event["step"] <= 10 or event["event"] in ("warning", "end")]
+    run.emit("start", resumed_from=10)
+    run.emit("step", step=11)
+    assert [event["event"] for event in run.events(offset)[0]] == ["start", "step"]
+    steps = [event["step"] for event in run.events()[0] if event["event"] == "step"]
+    assert steps == list(range(1, 12))
+
+
+def test_a_line_cut_by_the_kill_stays_as_it_is_when_steps_are_forgotten(run):
+    run.emit("step", step=1)
+    run.emit("step", step=2)
+    with open(run.events_path, "ab") as file:
+        file.write(b'{"event": "step", "step": 3, "lo')
+    run.forget_after(1)
+    run.emit("step", step=2)
+    assert [event["event"] for event in run.events()[0]] == ["step", "damaged", "step"]
+
+
 def test_half_a_line_is_no_last_event(run):
     run.emit("error", message="whole")
     with open(run.events_path, "ab") as file:
