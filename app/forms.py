@@ -93,6 +93,7 @@ LABELS = {
     "scheduled_sampling_reflexflow_beta2": "ReflexFlow: weight of the ordinary loss (beta 2)",
     "scheduled_sampling_reflexflow_norm": "ReflexFlow: normaliser",
     "scheduled_sampling_reflexflow_mode": "ReflexFlow: mode",
+    "scheduled_sampling_reflexflow_step_gradient": "ReflexFlow: teach the step of mode paper too",
     "validation_prompts": "Prompts for samples, one per line",
     "validation_negative_prompt": "Negative prompt",
     "validation_step_interval": "Samples every",

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 
 from ..core.effects import Example, Offset, Walk
+from ..core.plain_grid import PlainGrid, PlainLevel
 from .words import quantity, text
 
 _WIDE, _NARROW = 760, 350
@@ -27,6 +28,26 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
     return f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
 
 
+def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
+    """The drawing for ReflexFlow's `paper` mode: a row starts at the level that it drew, `start`, and one step lands anywhere below."""
+    said = (
+        f"A line of noise levels from picture to noise. A chosen row starts at the level that it drew, for example at noise level "
+        f"{quantity(start.sigma)}, learns there, and takes one step that ends anywhere between there and the picture, evenly; there it "
+        "learns a second time."
+    )
+    # Everything between picture and start is where the step may end.
+    example = Example(grid, grid.at(0), None, (Offset(1, 1.0, 1, start),))
+    drawn = []
+    for width in (_WIDE, _NARROW):
+        line, (left, right) = _line(example, width, start)
+        words = (
+            _label((left + right) / 2, 96, "one step ends anywhere here: learns its direction" if width == _WIDE else "the step ends here")
+            + _label(right, 112 if width != _WIDE else 96, "starts and learns here", "start" if width == _WIDE else "middle")
+        )
+        drawn.append(f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(said)}">{line}{words}</svg>')
+    return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
+
+
 def described(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
     """The drawing in words: its caption for those who hear it."""
     far, name = example.farthest, _coordinate(example)
@@ -38,7 +59,6 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
     cut = f", here cut to {far.actual} because beyond it only noise is left" if far.actual < far.k else ""
     goes = (
         "and is trained right there, as a plain row" if control
-        else f"and walks back in one step, {walked_as}" if walk.second_pass
         else f"and walks back step by step, {walked_as}"
     )  # fmt: skip
     return (
@@ -108,8 +128,9 @@ def _drawn(example: Example, walk: Walk, control: bool, width: int, said: str) -
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(said)}">{line}{lens}</svg>'
 
 
-def _line(example: Example, width: int) -> tuple[str, tuple[float, float]]:
-    """The whole line from picture to noise; and where on it target and farthest start lie."""
+def _line(example: Example, width: int, marked: PlainLevel | None = None) -> tuple[str, tuple[float, float]]:
+    """The whole line from picture to noise; and where on it target and farthest start lie. `marked`: the level with the dot, where it is
+    not the target."""
     grid, side, y = example.grid, 44 if width == _WIDE else 34, 44
     begin, end = side + 14, width - side - 14
 
@@ -127,7 +148,7 @@ def _line(example: Example, width: int) -> tuple[str, tuple[float, float]]:
         f'<rect x="{here:.1f}" y="{y - 9}" width="{max(far - here, 2):.1f}" height="18" class="rs-w-range"/>',
         f'<path d="M{begin} {y}H{end}" class="rs-w-axis"/><path d="{ticks}" class="rs-w-ticks"/>',
         f'<path d="M{floor:.1f} {y - 12}v24" class="rs-w-edge"/>' if example.floor is not None else "",
-        f'<circle cx="{here:.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
+        f'<circle cx="{here if marked is None else x(grid.place(marked)):.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
         _label(begin, y - 26, "picture", "start", "rs-w-quiet"), _label(end, y - 26, "noise", "end", "rs-w-quiet"),
         _label((begin + end) / 2, y - 26, f"{grid.steps} grid steps" + (f", every {every}th drawn" if every > 1 else ""), "middle", "rs-w-quiet"),
     ]  # fmt: skip
@@ -184,7 +205,7 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
         if offset.actual == offset.k and (gap >= 40 or offset.k in (0, far.actual) or not few):
             parts.append(_label(x(offset.k), line + 52, quantity(offset.start.sigma, 3), kind="rs-w-quiet"))
     if not control and far.actual:
-        parts.append(_arcs(x, far.actual, line, bool(walk.second_pass), few))
+        parts.append(_arcs(x, far.actual, line, few))
     for level, place, words, anchor in (
         (example.target, max(x(0) - side - 44, 10), "learns here" if not control else "its own level", "start"),
         (far.start, min(x(len(offsets) - 1) + 44, width - side - 10), "starts here" if not control else "learns here", "end"),
@@ -196,12 +217,12 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
     return "".join(parts), round(bottom) + 1
 
 
-def _arcs(x, steps: int, line: float, at_once: bool, each: bool) -> str:
+def _arcs(x, steps: int, line: float, each: bool) -> str:
     """The walk from the farthest start to the target: an arc for each step, or one where there are too many to tell apart."""
-    hops = [(steps, 0)] if at_once else [(k, k - 1) for k in range(steps, 0, -1)] if each else [(steps, 0)]
-    dip = 26 if at_once or not each else 20
+    hops = [(k, k - 1) for k in range(steps, 0, -1)] if each else [(steps, 0)]
+    dip = 20 if each else 26
     arcs = "".join(
         f'<path d="M{x(a):.1f} {line + 7}Q{(x(a) + x(b)) / 2:.1f} {line + 7 + dip} {x(b) + 5:.1f} {line + 10}" class="rs-w-arc"/>' + _arrow(x(b) + 3, line + 9)
         for a, b in hops
     )
-    return arcs if at_once or each else arcs + _label((x(0) + x(steps)) / 2, line + 34, f"{steps} steps")
+    return arcs if each else arcs + _label((x(0) + x(steps)) / 2, line + 34, f"{steps} steps")

@@ -22,6 +22,7 @@ from ..core.config import (
 from ..core.cost import plain_step_in_forwards, rollout_cost
 from ..core.effects import (
     CAUTION,
+    EXAMPLE_SIGMA,
     PREFIX,
     ROLLOUT_OPTIONS,
     Blur,
@@ -29,6 +30,7 @@ from ..core.effects import (
     example_row,
     highest_chance,
     idle_settings,
+    in_paper_mode,
     longest_walk,
     reflexflow_on,
 )  # fmt: skip
@@ -36,7 +38,7 @@ from ..core.loss_share import bands
 from ..core.options import ConfigError
 from .charts import Line, chart
 from .forms import Form, label
-from .grid_picture import grid_picture
+from .grid_picture import grid_picture, step_picture
 from .panel import QUICK, FormPage
 from .words import quantity, text
 
@@ -49,7 +51,7 @@ GROUPS = (
     ("b", "How it walks", "what one step is, and who takes it",
      (("grid", "grid_steps"), ("sampler", "order"), ("guidance", "control"))),
     ("c", "What it learns", "from the place where it arrives",
-     (("target",), ("min_sigma", "snr_gamma"), ("reflexflow", "reflexflow_mode"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
+     (("target",), ("min_sigma", "snr_gamma"), ("reflexflow",), ("reflexflow_mode", "reflexflow_step_gradient"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
 )  # fmt: skip
 """Letter, title, what it is about, rows of options. An option of the section that is named nowhere here comes last."""
 
@@ -152,8 +154,11 @@ def picture(config: RunConfig) -> str:
     if not config.rollout.active:
         return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>{marks}'
     example, control = example_row(config), config.rollout.control == "source_noise"
-    drawn = grid_picture(example, longest_walk(config), walker(config), control)
-    floor = f" Grey on the left: targets below sigma {quantity(example.floor.sigma)}, where nothing is rolled out." if example.floor is not None else ""
+    if in_paper_mode(config):
+        drawn = step_picture(example.grid, example.grid.at(example.grid.time_of_sigma(EXAMPLE_SIGMA)))
+    else:
+        drawn = grid_picture(example, longest_walk(config), walker(config), control)
+    floor = "" if in_paper_mode(config) else f" Grey on the left: targets below sigma {quantity(example.floor.sigma)}, where nothing is rolled out." if example.floor is not None else ""
     source = f'<p class="rs-quiet">{text(example.grid.said + floor)}</p>'
     return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>{marks}'
 
@@ -161,8 +166,8 @@ def picture(config: RunConfig) -> str:
 def walker(config: RunConfig) -> str:
     """Who walks, for people: "unipc of order 2, looking back at the step before"."""
     rollout, walk = config.rollout, longest_walk(config)
-    if walk.second_pass:
-        return "one Euler step straight to the target (the paper's mode)"
+    if in_paper_mode(config):
+        return "one Euler step of any length (the paper's mode)"
     words = rollout.sampler
     if rollout.sampler in ("unipc", "dpm"):
         looks = "without looking back" if rollout.order == 1 else "looking back at the step before" if rollout.order == 2 else "looking back at two steps before"
@@ -185,6 +190,13 @@ def _story(config: RunConfig) -> str:
             f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> Nobody walks: the row is trained right there as a plain row, to tell what "
             "of a rollout's effect is only its noisier training.</li></ol>"
         )
+    if in_paper_mode(config):
+        return (
+            f"<ol><li><b>Start.</b> With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. At the noise level that it drew it "
+            'learns as a plain row does.</li><li><b>Walk.</b> The answer that it learns on also takes one step towards the picture, of any length. '
+            'Its mistake stays in.</li><li class="rs-at"><b>Learn again.</b> Where it arrives, a second pass is taught the direction away from the true '
+            "picture. All other rows are plain.</li></ol>"
+        )  # fmt: skip
     return (
         f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Walk.</b> The model takes the noise away by itself: {text(walker(config))}. Its mistakes stay in.</li>"
         '<li class="rs-at"><b>Learn.</b> Where it arrives, with those mistakes, it is taught '
@@ -217,8 +229,9 @@ def _cost(config: RunConfig) -> str:
     cost, walk = rollout_cost(config), longest_walk(config)
     steps = f"{walk.steps} step{'' if walk.steps == 1 else 's'}"
     parts = f"{steps} × {walk.evaluations * walk.forwards} forward{'' if walk.evaluations * walk.forwards == 1 else 's'}"
+    if in_paper_mode(config):
+        parts = f"a second gradient pass, {quantity(walk.second_pass)} forwards"
     parts += " + 1 look at the clean state (ReflexFlow)" if walk.clean else ""
-    parts += f" + a second gradient pass, {quantity(walk.second_pass)} forwards" if walk.second_pass else ""
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
     unknown = " ReflexFlow is counted; it drops out if the model is not a flow model." if reflexflow_on(config) is None else ""
     facts = (
@@ -263,11 +276,17 @@ def _loss(config: RunConfig) -> str:
     rollout = config.rollout
     if not rollout.walks:
         return "<p>The chosen rows have the plain loss at the noise level of their start.</p>"
-    aim = (
-        "the output that leads from where it really arrived to the true picture" if rollout.target == "consistent"
-        else "the output of the pair it started from, as if it had not drifted"
-    )  # fmt: skip
-    plain = f"<p><b>A rolled row is taught</b> {aim}; rows whose target has less noise than sigma {text(quantity(rollout.min_sigma))} are left plain.</p>"
+    if in_paper_mode(config):
+        plain = (
+            "<p><b>A chosen row is taught</b> the plain target at the noise level that it drew, and where one step from there arrives, the direction "
+            "away from the true picture.</p>"
+        )
+    else:
+        aim = (
+            "the output that leads from where it really arrived to the true picture" if rollout.target == "consistent"
+            else "the output of the pair it started from, as if it had not drifted"
+        )  # fmt: skip
+        plain = f"<p><b>A rolled row is taught</b> {aim}; rows whose target has less noise than sigma {text(quantity(rollout.min_sigma))} are left plain.</p>"
     on = reflexflow_on(config)
     if on is False:
         return plain + "<p>Its loss is the ordinary one (ReflexFlow is off here).</p>"
@@ -275,11 +294,12 @@ def _loss(config: RunConfig) -> str:
         f"weighted by the frequencies that the drift damages (strength {quantity(rollout.reflexflow_alpha)}, divided by their {rollout.reflexflow_norm})"
         if rollout.reflexflow_alpha > 0 else "not weighted by frequency"
     )  # fmt: skip
-    where = "at the clean state, in a second gradient pass" if rollout.reflexflow_mode == "paper" else "where it arrived"
+    where = "where it started" if rollout.reflexflow_mode == "paper" else "where it arrived"
+    also = " The second pass also teaches the answer that made the step." if in_paper_mode(config) and rollout.reflexflow_step_gradient else ""
     if_flow = " (if the model is a flow model: its files cannot be asked here)" if on is None else ""
     return plain + (
         f"<p><b>Its loss with ReflexFlow</b>{if_flow} = {text(quantity(rollout.reflexflow_beta2))} × the ordinary error {where}, {text(weight)} + "
-        f"{text(quantity(rollout.reflexflow_beta1))} × how far its direction is off.</p>"
+        f"{text(quantity(rollout.reflexflow_beta1))} × how far its direction is off{' there' if rollout.reflexflow_mode != 'paper' else ' where the step arrives'}.{also}</p>"
     )
 
 
@@ -289,8 +309,8 @@ def _blur(config: RunConfig) -> str:
     if table is None or not table:
         if not rollout.walks:
             why = "Nobody walks, so nothing is blurred by walking."
-        elif longest_walk(config).second_pass:
-            why = "In the paper's mode the ordinary error is taken at the clean state, so the walk does not blur it."
+        elif in_paper_mode(config):
+            why = "In the paper's mode the ordinary error is taken where the row starts, so the walk does not blur it."
         elif table is None:
             why = 'How much the target "original" blurs is known for flow models only; for this one it is not.'
         else:
@@ -362,7 +382,7 @@ def _without_effect(config: RunConfig) -> str:
         # Settings that wait for others also when nobody has changed them are marked at their controls, not told again here.
         if highest_chance(config) == 0:
             said.insert(0, "Nothing will be rolled out in this run: the chance is 0 at all of its steps.")
-        elif config.rollout.min_sigma >= 1:
+        elif config.rollout.min_sigma >= 1 and not in_paper_mode(config):
             said.insert(0, "Nothing will be rolled out: no row carries as much noise as the least that is asked for.")
     if not said:
         return ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from . import loss_share
 from .config import OPTIONS, RolloutConfig, RunConfig
 from .cost import blur_factor
-from .effects import EXAMPLE_SIGMA, highest_chance, longest_walk
+from .effects import EXAMPLE_SIGMA, highest_chance, in_paper_mode
 from .findings import Finding
 from .options import shown
 from .plain_grid import PlainGrid, grid_of
@@ -40,7 +40,7 @@ def contrast_left(config: RunConfig, grid: PlainGrid, k: int, sigma: float = EXA
 def _far_walk(config: RunConfig) -> list[Finding]:
     """The farthest start lies so far out that even a perfect model could only learn a washed-out picture from there."""
     rollout, grid = config.rollout, grid_of(config)
-    if longest_walk(config).second_pass:
+    if in_paper_mode(config):
         return []  # in the paper's mode the offset only switches it on
     far, steps = min(rollout.max_step_offset, grid.steps), grid.steps
     left = contrast_left(config, grid, far)

@@ -497,7 +497,14 @@ class RolloutConfig(Checked):
     )
     reflexflow_mode: Literal["single-pass", "paper"] = option(
         "single-pass",
-        "One gradient pass at the rolled state, or the paper's two (one Euler step straight to the target; slower).",
+        "single-pass: one gradient pass, where the walk arrived. paper: the row learns at the noise level that it drew, takes one step of "
+        "any length from there, and a second gradient pass corrects its direction; max_step_offset then only switches rollout on.",
+        source=_REFLEXFLOW,
+        level="advanced",
+    )
+    reflexflow_step_gradient: bool = option(
+        False,
+        "Mode paper: let the second pass also teach the prediction that made the step to it. Whether the authors do is told both ways.",
         source=_REFLEXFLOW,
         level="advanced",
     )
@@ -526,11 +533,11 @@ class RolloutConfig(Checked):
     def rules(self) -> Iterator[Fault]:
         default = {each.name: each.default for each in dataclasses.fields(type(self))}
         if self.reflexflow_mode == "paper":
-            for name in ("sampler", "order", "target"):
+            for name in ("sampler", "order", "target", "guidance"):
                 if getattr(self, name) != default[name]:
                     yield Fault(
-                        f'{self.prefix}{name} = {shown(getattr(self, name))}: reflexflow_mode "paper" takes one Euler step and its own '
-                        f'target; leave {self.prefix}{name} at its default, or take reflexflow_mode "single-pass".',
+                        f'{self.prefix}{name} = {shown(getattr(self, name))}: reflexflow_mode "paper" takes one Euler step on the answer of '
+                        f'its training pass, and its own target; leave {self.prefix}{name} at its default, or take reflexflow_mode "single-pass".',
                         (self.prefix + name, self.prefix + "reflexflow_mode"),
                     )
         elif self.sampler in ("euler", "rk4") and self.order != default["order"]:
@@ -1021,6 +1028,10 @@ def rollout_remarks(config: RunConfig) -> list[str]:
     return [*_idle_rollout(config), *(caution.sentence for caution in cautions(config))]
 
 
+NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
+"""Rollout options that `reflexflow_mode` "paper" does without; what would contradict it is refused."""
+
+
 def idle_remarks(config: RunConfig) -> list[str]:
     """The part of `remarks` that is about settings without effect."""
     return [*_idle_rollout(config), *_idle_elsewhere(config)]
@@ -1056,7 +1067,7 @@ def _idle_rollout(config: RunConfig) -> list[str]:
         elif rollout.ramp_steps and rollout.start_step + rollout.ramp_steps > training.max_train_steps:
             end = shown(round(probability_at(rollout, training.max_train_steps), 4))
             said.append(f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}.")
-        if rollout.grid == "training" and prefix + "grid_steps" in changed:
+        if rollout.grid == "training" and prefix + "grid_steps" in changed and rollout.reflexflow_mode != "paper":
             said.append(f'{prefix}grid_steps is not used: {prefix}grid is "training".')
         if rollout.control == "source_noise":
             walking = tuple(prefix + name for name in ("reflexflow", "target", "guidance"))
@@ -1069,6 +1080,12 @@ def _idle_rollout(config: RunConfig) -> list[str]:
             idle = [name for name in changed if name.startswith(prefix + "reflexflow_")]
             if idle:
                 said.append(f"Not used, because ReflexFlow is off here: {', '.join(idle)}.")
+        elif rollout.reflexflow_mode == "paper":
+            idle = [prefix + name for name in NOT_IN_PAPER_MODE if prefix + name in changed]
+            if idle:
+                said.append(f'Not used, because {prefix}reflexflow_mode is "paper", whose step has any length: {", ".join(idle)}.')
+        elif rollout.reflexflow_step_gradient:
+            said.append(f'{prefix}reflexflow_step_gradient is not used: {prefix}reflexflow_mode is not "paper".')
         if rollout.walks:
             said.append(
                 "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."

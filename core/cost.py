@@ -70,7 +70,8 @@ def expected_cost(
         reflexflow: is it on? `rollout.reflexflow` may be None, and then only the model says.
         probability: at which chance of a row to be rolled; None = the highest of the run (the end of a rising ramp).
 
-    `paper` mode makes one Euler evaluation and a second gradient pass, which counts 1 + c forwards per rolled row together.
+    `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
+    forwards for every chosen row.
     """
     if not rollout.walks:
         return Cost(0.0, 0.0, 1.0)
@@ -79,8 +80,8 @@ def expected_cost(
     chances = offset_distribution(rollout.strategy, rollout.max_step_offset)
     rolled = 1 - chances[0]
     if reflexflow and rollout.reflexflow_mode == "paper":
-        most = forwards_per_evaluation(rollout) + c
-        mean = probability * rolled * most
+        most = 1 + c
+        mean = probability * most
     else:
         each = CALLS_PER_STEP[rollout.sampler] * forwards_per_evaluation(rollout)
         most = each * rollout.max_step_offset + (1 if reflexflow else 0)

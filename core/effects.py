@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .config import OPTIONS, RolloutConfig, RunConfig
+from .config import NOT_IN_PAPER_MODE, OPTIONS, RolloutConfig, RunConfig
 from .cost import CALLS_PER_STEP, blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
 from .plain_grid import PlainGrid, PlainLevel, grid_of
 
@@ -32,12 +32,18 @@ def reflexflow_on(config: RunConfig) -> bool | None:
     return config.model.is_flow()
 
 
+def in_paper_mode(config: RunConfig) -> bool:
+    """Does the run walk in ReflexFlow's `paper` mode? Also where only the checkpoint could rule it out."""
+    return config.rollout.reflexflow_mode == "paper" and reflexflow_on(config) is not False
+
+
 @dataclass(frozen=True)
 class Walk:
     """What the longest walk of a rolled row takes, in forwards of the network.
 
     `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's look at the clean
-    state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none.
+    state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
+    by the training pass itself, so `evaluations` is 0 there.)
     """
 
     steps: int
@@ -57,9 +63,8 @@ def longest_walk(config: RunConfig) -> Walk:
     if not rollout.walks:
         return Walk(0, 0, 0, 0, 0.0)
     forwards, reflexflow = forwards_per_evaluation(rollout), reflexflow_on(config) is not False
-    if reflexflow and rollout.reflexflow_mode == "paper":
-        # The gradient pass at the clean state also gives what the correction compares with.
-        return Walk(1, 1, forwards, 0, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
+    if in_paper_mode(config):
+        return Walk(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
     return Walk(rollout.max_step_offset, CALLS_PER_STEP[rollout.sampler], forwards, 1 if reflexflow else 0, 0.0)
 
 
@@ -90,7 +95,7 @@ def _idle(config: RunConfig) -> "Iterator[tuple[tuple[str, ...], str]]":
     if highest_chance(config) == 0:
         yield all_but("start_step", *(("prob_start", "ramp_steps") if ramped else ())), "nothing is rolled out: it starts after the run"
         return
-    if rollout.min_sigma >= 1:
+    if rollout.min_sigma >= 1 and not in_paper_mode(config):
         yield all_but("min_sigma"), "nothing is rolled out: no row carries that much noise"
         return
     if ramped:
@@ -109,7 +114,10 @@ def _idle(config: RunConfig) -> "Iterator[tuple[tuple[str, ...], str]]":
         off = "ReflexFlow is switched off" if rollout.reflexflow is False else "ReflexFlow needs a flow model"
         yield tuple(each for each in fields if each.startswith("reflexflow_")), off
     elif rollout.reflexflow_mode == "paper":
-        yield ("sampler", "order", "target"), "the paper's mode takes one Euler step and its own target"
+        yield ("sampler", "order", "target", "guidance"), "the paper's mode takes one Euler step and its own target"
+        yield NOT_IN_PAPER_MODE, "the paper's mode takes a step of any length"
+    else:
+        yield ("reflexflow_step_gradient",), "the mode is single-pass"
     if rollout.sampler in ("euler", "rk4"):
         yield ("order",), f"{rollout.sampler} has no order"
     elif rollout.max_step_offset == 1:
@@ -191,7 +199,7 @@ def shown_offsets(most: int) -> list[int]:
 
 def blur_table(config: RunConfig) -> list[Blur] | None:
     """The blur factor (rollout.md section 4) at a few target levels; None where it is not known (`original` outside flow models)
-    or does not apply (nobody walks; `paper` takes its ordinary loss at the clean state)."""
+    or does not apply (nobody walks; `paper` takes its ordinary loss at the source)."""
     rollout, grid = config.rollout, grid_of(config)
     if not rollout.walks or longest_walk(config).second_pass or (rollout.target == "original" and not grid.flow):
         return None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reflexflow
-from .noise import Level, PredictionType, target_output
+from .noise import Level, PredictionType, per_row, target_output
 from .reflexflow import LossParts, Reflex, row_losses, squared_error
 from .rollout import Grid, Plan, roll_out, training_target, undisturbed
 
@@ -49,68 +49,77 @@ def batch_loss(
     """The loss of every row of a batch at the state to which the plan leads it.
 
     A batch in which no row rolls takes exactly the plain trainer's path: one forward at `x_t`, no further call, no
-    ReflexFlow.
+    ReflexFlow. In ReflexFlow's `paper` mode the forward that trains is made at each row's *source*; its answer there also makes the
+    one step to the target, where a second pass with gradient gives the anti-drift term.
 
     Args:
         x0, noise: (B, C, h, w) scaled latents and N(0, I), float32, on the model's device.
         cond: a collated batch of B rows; is_class: (B,) bool, the rows of prior preservation.
         plan, grid: of the same batch.
-    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows (without
-        gradient; in `paper` mode with it).
+    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows without gradient, and in
+        `paper` mode one with it in place of a rollout.
     """
     rollout, path = config.rollout, model.noise_path
     rows = plan.rows.to(x0.device)
-    any_rolled = len(rows) > 0
-    reflex_on = any_rolled and reflexflow.is_on(rollout, path)
-    two_pass = reflex_on and reflexflow.is_two_pass(rollout, path)
-    t = plan.target.to(x0).t
+    reflex_on = len(rows) > 0 and reflexflow.is_on(rollout, path)
+    one_pass = not (reflex_on and reflexflow.is_two_pass(rollout, path))
 
-    # The rollout. Without a rolled row its state is the plain x_t and the network is not called.
-    if any_rolled:
+    # The rollout, and the forward that trains: where the rows arrived, or (paper) where they start. Without a rolled row the state
+    # is the plain x_t and the network is called once.
+    network_rows = network_calls = 0
+    if one_pass and len(rows):
         predict = model.predict(cond, guidance=rollout.guidance)
-        rolled = roll_out(rollout, predict, x0, noise, plan, grid, path, one_step=two_pass, modules=[model.denoiser])
-        x, evaluations = rolled.x, 2 if rollout.guidance > 1 else 1
+        rolled = roll_out(rollout, predict, x0, noise, plan, grid, path, modules=[model.denoiser])
+        evaluations = 2 if rollout.guidance > 1 else 1
         network_rows, network_calls = evaluations * rolled.rows_evaluated, evaluations * rolled.calls
+        x, level = rolled.x, plan.target
     else:
-        x, network_rows, network_calls = path.noised(x0, noise, plan.target), 0, 0
-
-    # The forward that trains: at the rolled state, or (paper) at the clean one.
-    x_clean = path.noised(x0, noise, plan.target) if reflex_on else x
-    state = x_clean if two_pass else x
-    output = model.denoise(state, t, cond)
+        level = plan.target if one_pass else plan.source
+        x = path.noised(x0, noise, level)
+    output = model.denoise(x, level.to(x0).t, cond)
     network_rows, network_calls = network_rows + len(x0), network_calls + 1
-    if two_pass:
-        target = target_output(x0, noise, plan.target, model.prediction_type)
-    else:
+    if one_pass:
         target = training_target(rollout, x, x0, noise, plan, model.prediction_type)
+    else:
+        target = target_output(x0, noise, level, model.prediction_type)
 
-    # ReflexFlow: the prediction at the other of the two states, for the rolled rows only.
+    # ReflexFlow: the predictions at the rolled and at the clean state of the target's level, for the rolled rows only.
     reflex = None
     if reflex_on:
-        chosen = {key: value[rows] for key, value in cond.items()}
-        if two_pass:
-            u_rolled, u_clean = model.denoise(x[rows], t[rows], chosen), output[rows]
-            calls = 1
-        elif rollout.reflexflow_alpha == 0:  # no frequency weight: nobody needs the clean prediction
-            u_rolled = u_clean = output[rows]
-            calls = 0
+        chosen, here = {key: value[rows] for key, value in cond.items()}, plan.target[plan.rows]
+        t = here.to(x0).t
+        if one_pass:
+            xr, u_rolled = x[rows], output[rows]  # outside the block below: it carries the anti-drift term's gradient
         else:
-            u_rolled = output[rows]  # outside the block below: it carries the anti-drift term's gradient
+            xr = one_euler_step(x[rows], output[rows], plan.source[plan.rows], here, with_gradient=rollout.reflexflow_step_gradient)
+            u_rolled = model.denoise(xr, t, chosen)
+            network_rows, network_calls = network_rows + len(rows), network_calls + 1
+        if rollout.reflexflow_alpha == 0:  # no frequency weight: nobody needs the clean prediction
+            u_clean = u_rolled
+        else:
             with undisturbed(model.denoiser):
-                u_clean = model.denoise(x_clean[rows], t[rows], chosen)
-            calls = 1
-        network_rows, network_calls = network_rows + calls * len(rows), network_calls + calls
-        reflex = Reflex.of(rollout, rows, u_rolled=u_rolled, u_clean=u_clean, xr=x[rows], x0=x0[rows])
+                u_clean = model.denoise(path.noised(x0[rows], noise[rows], here), t, chosen)
+            network_rows, network_calls = network_rows + len(rows), network_calls + 1
+        reflex = Reflex.of(rollout, rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0[rows])
 
     parts = row_losses(
         output,
         target,
         elementwise=elementwise_loss(config.training),
-        timestep_weight=row_weight(config, plan, model.prediction_type),
+        timestep_weight=row_weight(config, plan, level, model.prediction_type),
         prior_weight=prior_weights(config.data.prior_loss_weight, is_class),
         reflex=reflex,
     )
     return BatchLoss(parts, network_rows, network_calls)
+
+
+def one_euler_step(x: Tensor, u: Tensor, here: Level, there: Level, *, with_gradient: bool) -> Tensor:
+    """`x + (sigma' - sigma) * u` of a flow, like x: the step from `here` to `there` (both (R,)) on a velocity that is at hand.
+
+    with_gradient: let what is made of the result also move `u`; the paper leaves it open.
+    """
+    step = per_row(there.sigma - here.sigma, x)
+    return x + step * (u if with_gradient else u.detach()).to(x.dtype)
 
 
 def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], Tensor]:
@@ -156,15 +165,15 @@ def flow_weight(sigma: Tensor, weighting: Literal["none", "sigma_sqrt", "cosmap"
     return weight * sigma**2 if precondition_outputs else weight
 
 
-def row_weight(config: "RunConfig", plan: Plan, prediction_type: PredictionType) -> Tensor | None:
+def row_weight(config: "RunConfig", plan: Plan, level: Level, prediction_type: PredictionType) -> Tensor | None:
     """(B,) the weight of each row by its noise level, or None where all are 1: `timestep_weight`, and on rolled rows at most
-    what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter.
+    what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter. `level`: (B,) where the loss is taken.
     """
-    weight, rollout = timestep_weight(config.training, plan.target, prediction_type), config.rollout
+    weight, rollout = timestep_weight(config.training, level, prediction_type), config.rollout
     if not rollout.bounds_loss(prediction_type) or not bool(plan.rolled.any()):
         return weight
     weight = torch.ones(len(plan.t)) if weight is None else weight
-    bound = rolled_bound(plan.target, rollout.snr_gamma, prediction_type).to(weight)
+    bound = rolled_bound(level, rollout.snr_gamma, prediction_type).to(weight)
     return torch.where(plan.rolled, torch.minimum(weight, bound), weight)
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Stream = Literal["data", "noise", "t", "mask", "k", "dropout", "caption_dropout", "sample"]
+Stream = Literal["data", "noise", "t", "mask", "k", "step_length", "dropout", "caption_dropout", "sample"]
 
 
 def stream_seed(seed: int, step: int, stream: Stream, index: int = 0) -> int:

@@ -24,19 +24,28 @@ def is_on(rollout: "RolloutConfig", path: NoisePath) -> bool:
 
     Raises: ValueError when it is asked for (true) on a model that is not a flow model.
     """
+    return _wanted(rollout, path) and rollout.walks
+
+
+def _wanted(rollout: "RolloutConfig", path: NoisePath) -> bool:
     is_flow = "flow_matching" in path.prediction_types
     if rollout.reflexflow and not is_flow:
         raise ValueError(
             f"scheduled_sampling_reflexflow = true: the model is on a {path.name} path, ReflexFlow is defined for flow models only; "
             "leave the option unset, or take a flow model."
         )
-    wanted = is_flow if rollout.reflexflow is None else rollout.reflexflow
-    return wanted and rollout.walks
+    return is_flow if rollout.reflexflow is None else rollout.reflexflow
 
 
 def is_two_pass(rollout: "RolloutConfig", path: NoisePath) -> bool:
-    """Does ReflexFlow run in the paper's mode: one Euler step to the target, and a gradient pass at each of the two states?"""
+    """Does ReflexFlow run in the paper's mode: a gradient pass at the source, whose answer also makes one Euler step, and another where
+    that arrives?"""
     return is_on(rollout, path) and rollout.reflexflow_mode == "paper"
+
+
+def starts_at_the_drawn_time(rollout: "RolloutConfig", path: NoisePath) -> bool:
+    """Is the time that a row draws the start of its walk (the paper's mode) rather than its end? Also of a control of such a run."""
+    return rollout.active and _wanted(rollout, path) and rollout.reflexflow_mode == "paper"
 
 
 def unit(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -86,8 +95,8 @@ def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm
 class Reflex:
     """What ReflexFlow needs of the rolled rows, R of B. `u_rolled` carries the gradient of the anti-drift term.
 
-    single-pass: `u_rolled` are the rolled rows of the training output, `u_clean` a prediction at the clean state without gradient.
-    paper: `u_clean` are the rolled rows of the training output (made at the clean state), `u_rolled` a second pass with gradient.
+    `u_clean` is a prediction at the clean state of the target's level, without gradient. single-pass: `u_rolled` are the rolled rows of
+    the training output; paper: a second pass with gradient (the training output is made at the source there).
     """
 
     rows: LongTensor  # (R,) their places in the batch

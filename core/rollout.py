@@ -22,8 +22,8 @@ from .noise import (
     target_output,
 )
 from .randomness import generator, kept_random_state
+from .reflexflow import starts_at_the_drawn_time
 from .solvers import Solver, make_solver
-from .solvers.euler import Euler
 
 if TYPE_CHECKING:
     from .config import RolloutConfig
@@ -108,8 +108,8 @@ class Plan:
 
     @property
     def moved(self) -> Tensor:
-        """(B,) bool: the rows that train at another level than the one drawn for them (`at_source`)."""
-        return (self.drawn_k > 0) & (self.target.t != self.t)
+        """(B,) bool: the plain rows that train at another level than the one drawn for them (`at_source`)."""
+        return (self.drawn_k > 0) & ~self.rolled & (self.target.t != self.t)
 
     @property
     def mean_offset(self) -> float:
@@ -164,6 +164,21 @@ def plan_from_noise(t: Tensor, path: NoisePath, grid: Grid) -> Plan:
     return Plan(t.detach().cpu(), index, k, k, path.at(source_t), target, 1.0)
 
 
+def plan_from_drawn_time(
+    t: Tensor, chosen: Tensor, ways: Tensor, path: NoisePath, grid: Grid, *, probability: float = 1.0
+) -> Plan:
+    """The plan of ReflexFlow's `paper` mode: a chosen row starts at the time that it drew and takes one step (k = 1) to
+    `t * (1 - way)`, wherever that lies between the grid's nodes.
+
+    Args:
+        t: (B,) drawn times of a flow; chosen: (B,) bool; ways: (B,) which part of the way to the picture each goes, in [0, 1).
+    """
+    source = path.at(t)
+    target = path.at(torch.where(chosen, source.t * (1 - ways), source.t))
+    k = chosen.long()
+    return Plan(t.detach().cpu(), grid.index(target.t), k, k, source, target, probability)
+
+
 def make_plan(
     rollout: "RolloutConfig", t: Tensor, path: NoisePath, grid: Grid, *, step: int, seed: int, index: int = 0
 ) -> Plan:
@@ -171,13 +186,17 @@ def make_plan(
 
     Args:
         rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
-        step, seed, index: name the streams "mask" and "k"; `index` tells micro-steps of one optimizer step apart.
+        step, seed, index: name the streams "mask", "k" and "step_length"; `index` tells micro-steps of one optimizer step apart.
     Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
         random state, so such a step is bit for bit the plain trainer's.
     """
     batch = len(t)
     probability = rollout.probability_at(step) if rollout.active else 0.0
     chosen = torch.rand(batch, generator=generator(seed, step, "mask", index), dtype=torch.float64) < probability
+    if starts_at_the_drawn_time(rollout, path):
+        ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
+        plan = plan_from_drawn_time(t, chosen, ways, path, grid, probability=probability)
+        return at_source(plan) if rollout.control == "source_noise" else plan
     offsets = draw_offsets(rollout.strategy, rollout.max_step_offset, batch, generator(seed, step, "k", index))
     drawn = torch.where(chosen, offsets, 0)
     deep_enough = path.at(t).sigma >= rollout.min_sigma
@@ -302,19 +321,6 @@ def rollout(
     return RolledState(x, network.rows, network.calls, tuple(moments))
 
 
-def one_step_rollout(
-    predict: Predict, x0: Tensor, noise: Tensor, plan: Plan, path: NoisePath, *, modules: Sequence[nn.Module] = ()
-) -> RolledState:
-    """One Euler step from each planned source straight to the target (ReflexFlow's `paper` mode): one call, count(k > 0) rows."""
-    x = path.noised(x0, noise, plan.source)
-    network, rows = _Counted(predict, x0.device), plan.rows
-    if len(rows):
-        places = rows.to(x.device)
-        with undisturbed(*modules):
-            x[places], _ = Euler().step(network.on(rows), path, x[places], plan.source[rows], plan.target[rows])
-    return RolledState(x, network.rows, network.calls)
-
-
 def roll_out(
     config: "RolloutConfig",
     predict: Predict,
@@ -324,13 +330,10 @@ def roll_out(
     grid: Grid,
     path: NoisePath,
     *,
-    one_step: bool = False,
     modules: Sequence[nn.Module] = (),
 ) -> RolledState:
-    """The rollout that training does under `config`: its solver and order, or with `one_step` (`reflexflow.is_two_pass`) one Euler
-    step. Guidance belongs to `predict`. When no row rolls, no call is made and `x` is the plain `x_t`."""
-    if one_step:
-        return one_step_rollout(predict, x0, noise, plan, path, modules=modules)
+    """The rollout that training does under `config`: its solver and order. Guidance belongs to `predict`. When no row rolls, no call is
+    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `losses.batch_loss`, on the answer of a training pass.)"""
     return rollout(predict, x0, noise, plan, grid, path, make_solver(config.sampler, config.order), modules=modules)
 
 
@@ -339,7 +342,7 @@ def training_target(
 ) -> Tensor:
     """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows what `target` says.
 
-    Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the clean state, use `target_output` instead.
+    Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the source, use `target_output` instead.
     """
     plain = target_output(x0, noise, plan.target, prediction_type)
     if config.target == "original" or not bool(plan.rolled.any()):

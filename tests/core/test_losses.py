@@ -14,7 +14,8 @@ from rollout_studio.core.noise import Level, consistent_target, prediction_from_
 from rollout_studio.core.options import ConfigError
 from rollout_studio.core.plain_grid import grid_of
 from rollout_studio.core.randomness import generator
-from rollout_studio.core.rollout import Grid, make_plan, plan_offsets, rollout, training_target
+from rollout_studio.core.reflexflow import anti_drift, frequency_weight
+from rollout_studio.core.rollout import Grid, make_plan, plan_from_drawn_time, plan_offsets, rollout, training_target
 from rollout_studio.core.solvers import make_solver
 from rollout_studio.core.timesteps import sample_times
 from torch import Tensor, nn
@@ -83,26 +84,126 @@ def gradient(model, loss):
 def test_dropout_is_off_wherever_the_network_does_not_learn_and_on_where_it_does(options):
     """The clean prediction beside a rolled one too: else its dropout would be taken for exposure bias."""
     model = Model(dropout=True)
-    loss_of(model, **options)
+    if "reflexflow_mode" in options:
+        paper(model)
+    else:
+        loss_of(model, **options)
     calls = model.denoiser.calls
     assert [call.training for call in calls] == [call.with_gradient for call in calls]
     assert {call.training for call in calls} == {True, False} and model.denoiser.training
 
 
+# --- ReflexFlow's paper mode ---
+
+PAPER = {f"{P}max_step_offset": 1, f"{P}probability": 1.0, f"{P}reflexflow_mode": "paper"}
+DRAWN, WAYS, CHOSEN = torch.tensor([0.3, 0.9, 0.62, 0.5]), torch.tensor([0.1, 0.5, 0.9, 0.3]), torch.tensor([False, True, True, True])
+
+
+def paper(model, **options):
+    """(the loss, x0, noise, plan) of four rows, the first of them plain; the others take steps of different lengths."""
+    x0, noise = random_pair((4, 3, 4, 5))
+    plan = plan_from_drawn_time(DRAWN, CHOSEN, WAYS, FLOW, grid := grid_for(FLOW))
+    config = config_from_flat(PAPER | {P + name: value for name, value in options.items()})
+    return batch_loss(model, config, x0, noise, {}, plan, grid), x0, noise, plan
+
+
+def at_level(x0, noise, sigma):
+    sigma = sigma.reshape(-1, 1, 1, 1)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def test_in_paper_mode_the_source_trains_and_its_answer_makes_the_step_to_the_state_of_the_second_pass():
+    """The three calls, in order: all rows at the time they drew, with gradient; the step of the chosen ones, with gradient; their clean
+    state at the same level, without."""
+    model = Model()
+    found, x0, noise, _ = paper(model)
+    main, second, clean = model.denoiser.calls
+    assert [call.with_gradient for call in (main, second, clean)] == [True, True, False]
+    torch.testing.assert_close(main.x, at_level(x0, noise, DRAWN))
+    torch.testing.assert_close(main.t, DRAWN)
+    there = (DRAWN * (1 - WAYS))[1:]
+    u = Model().denoise(main.x, main.t, {})[1:].detach()
+    torch.testing.assert_close(second.x, main.x[1:] + (there - DRAWN[1:]).reshape(-1, 1, 1, 1) * u)
+    torch.testing.assert_close(clean.x, at_level(x0[1:], noise[1:], there))
+    torch.testing.assert_close(second.t, there)
+    torch.testing.assert_close(clean.t, there)
+    assert (found.network_calls, found.network_rows) == (3, 4 + 3 + 3)
+
+
+def test_in_paper_mode_the_main_loss_is_the_pairs_own_velocity_at_the_source_weighted_by_the_bias_at_the_target():
+    model = Model()
+    found, x0, noise, _ = paper(model, reflexflow_beta1=0.0, reflexflow_beta2=0.5, reflexflow_alpha=0.7)
+    main, second, clean = model.denoiser.calls
+    again = Model()
+    error = (again.denoise(main.x, main.t, {}) - (noise - x0)).square()
+    weight = frequency_weight(again.denoise(second.x, second.t, {}), again.denoise(clean.x, clean.t, {}), 0.7, "max")
+    torch.testing.assert_close(found.parts.total[0], error[0].mean())
+    torch.testing.assert_close(found.parts.total[1:], 0.5 * (weight * error[1:]).flatten(1).mean(1))
+
+
 def test_in_paper_mode_the_pass_at_the_rolled_state_carries_gradient():
     """Anti-drift alone: all its gradient comes through the second pass."""
     model = Model()
-    found, *_ = loss_of(model, reflexflow_mode="paper", reflexflow_alpha=0.0, reflexflow_beta2=0.0)
-    assert gradient(model, found.parts.adr).abs() > 1e-3
-    assert found.parts.main[1:].abs().max() == 0
+    found, x0, *_ = paper(model, reflexflow_alpha=0.0, reflexflow_beta1=3.0, reflexflow_beta2=0.0)
+    assert found.parts.main[1:].abs().max() == 0 and found.network_calls == 2
+    second = model.denoiser.calls[1]
+    again = Model()
+    torch.testing.assert_close(found.parts.adr[1:], 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
+    here, alone = gradient(model, found.parts.adr), gradient(again, 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
+    assert here.abs() > 1e-3
+    torch.testing.assert_close(here, alone)
 
 
-def test_in_paper_mode_the_main_loss_is_towards_the_pairs_own_velocity_not_the_rolled_states():
-    model = Model()
-    found, x0, noise, _ = loss_of(model, reflexflow_mode="paper", reflexflow_alpha=0.0, reflexflow_beta1=0.0)
-    at = next(call for call in model.denoiser.calls if call.with_gradient)
-    output = Model().denoise(at.x, at.t, {})
-    torch.testing.assert_close(found.parts.total, (output - (noise - x0)).square().flatten(1).mean(1))
+def test_the_step_passes_no_gradient_back_unless_that_is_asked_for():
+    """The first pass gets a gradient from the main loss alone; with the option from the second pass too. The loss itself is the same."""
+    losses_, gradients = [], []
+    for back in (False, True):
+        model = Model()
+        found, *_ = paper(model, reflexflow_step_gradient=back, reflexflow_beta2=0.0, reflexflow_alpha=0.0)
+        losses_.append(found.parts.total.detach())
+        gradients.append(gradient(model, found.parts.adr))
+    assert torch.equal(*losses_) and (gradients[0] - gradients[1]).abs() > 1e-4
+
+
+def test_in_paper_mode_weights_by_noise_level_are_those_of_the_source():
+    x0, noise = random_pair((4, 3, 4, 5))
+    plan = plan_from_drawn_time(DRAWN, CHOSEN, WAYS, FLOW, grid := grid_for(FLOW))
+    asked = {f"{P}reflexflow_alpha": 0.0, f"{P}reflexflow_beta1": 0.0}
+    weighed, plain = (batch_loss(Model(), config_from_flat(PAPER | asked | more), x0, noise, {}, plan, grid).parts.total
+                      for more in ({"precondition_outputs": True}, {}))  # fmt: skip
+    torch.testing.assert_close(weighed, plain * DRAWN.square())
+
+
+def test_a_paper_plan_starts_every_chosen_row_at_its_drawn_time_and_ends_anywhere_below():
+    rows, grid = 8000, grid_for(FLOW)
+    t = torch.full((rows,), 0.8)
+    config = RolloutConfig(max_step_offset=1, probability=0.4, reflexflow_mode="paper", min_sigma=0.5)
+    plan = make_plan(config, t, FLOW, grid, step=3, seed=5)
+    assert torch.equal(plan.rolled, torch.rand(rows, generator=generator(5, 3, "mask"), dtype=torch.float64) < 0.4)
+    torch.testing.assert_close(plan.source.t.float(), t)
+    assert torch.equal(plan.target.t[~plan.rolled], plan.source.t[~plan.rolled])
+    ways = 1 - plan.target.t[plan.rolled] / 0.8
+    assert 0 <= ways.min() < 0.01 and 0.99 < ways.max() < 1 and float(ways.mean()) == pytest.approx(0.5, abs=0.02)
+    drawn = torch.rand(rows, generator=generator(5, 3, "step_length"), dtype=torch.float64)[plan.rolled]
+    torch.testing.assert_close(ways, drawn, atol=1e-6, rtol=0)
+    assert plan.mean_offset == 1 and not plan.moved.any()
+    longer = make_plan(replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5)  # it only switches the mode on
+    assert torch.equal(longer.target.t, plan.target.t) and torch.equal(longer.k, plan.k)
+
+
+def test_the_source_noise_control_of_a_paper_run_is_plain_training():
+    """The source is the drawn time itself."""
+    config = RolloutConfig(max_step_offset=1, probability=1.0, reflexflow_mode="paper", control="source_noise")
+    plan = make_plan(config, torch.full((50,), 0.8), FLOW, grid_for(FLOW), step=0, seed=0)
+    assert not plan.rolled.any() and not plan.moved.any()
+    torch.testing.assert_close(plan.target.t.float(), torch.full((50,), 0.8))
+
+
+def test_off_the_flow_the_papers_mode_changes_no_plan():
+    path = PATHS["vp"]
+    single, both = (make_plan(RolloutConfig(max_step_offset=3, probability=1.0, reflexflow_mode=mode), torch.full((50,), 500.0), path, grid_for(path),
+                              step=0, seed=0) for mode in ("single-pass", "paper"))  # fmt: skip
+    assert torch.equal(single.k, both.k) and torch.equal(single.target.t, both.target.t)
 
 
 # --- the weightings of SD 3 ---
@@ -237,7 +338,7 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
     x = rollout(oracle.predict, spread * x0, noise, plan, grid, path, make_solver("unipc")).x
     error = oracle.predict(x, plan.target).noise_hat - training_target(config.rollout, x, spread * x0, noise, plan, "epsilon")
     free = error.square().flatten(1).mean(1)[plan.rolled]
-    bounded = free * losses.row_weight(config, plan, "epsilon")[plan.rolled]
+    bounded = free * losses.row_weight(config, plan, plan.target, "epsilon")[plan.rolled]
     clean = (t < 35)[plan.rolled]
     shares = [float(loss[clean].sum() / loss.sum()) for loss in (free, bounded)]
     assert shares[0] > 0.4 and shares[1] < 0.1

@@ -26,6 +26,7 @@ from rollout_studio.core.reflexflow import (
     is_two_pass,
     row_losses,
     squared_error,
+    starts_at_the_drawn_time,
 )
 from rollout_studio.core.rollout import plan_offsets, rollout
 from rollout_studio.core.solvers import SOLVERS, make_solver
@@ -239,15 +240,16 @@ def test_the_logged_parts_add_up_to_the_mean_loss():
     assert parts.logged()["prior"] == 0
 
 
-def test_in_paper_mode_the_main_loss_is_at_the_clean_state_and_anti_drift_at_the_rolled_one():
-    u_clean, target, u_rolled, xr, x0 = (a.requires_grad_() for a in tensors(5))
+def test_the_main_loss_moves_the_training_output_alone_and_anti_drift_the_prediction_at_the_rolled_state():
+    """As in the paper's mode, where the two are different passes; the clean prediction moves by neither."""
+    u_source, u_clean, target, u_rolled, xr, x0 = (a.requires_grad_() for a in tensors(6))
     rows = torch.arange(4)
     both = Reflex.of(RolloutConfig(**ON), rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0)
-    parts = row_losses(u_clean, target, reflex=both)
-    main_to, adr_to = (torch.autograd.grad(part.sum(), (u_clean, u_rolled), allow_unused=True, retain_graph=True)
+    parts = row_losses(u_source, target, reflex=both)
+    main_to, adr_to = (torch.autograd.grad(part.sum(), (u_source, u_rolled, u_clean), allow_unused=True, retain_graph=True)
                        for part in (parts.main, parts.adr))  # fmt: skip
-    assert main_to[0] is not None and main_to[1] is None
-    assert adr_to[0] is None and adr_to[1].abs().max() > 0
+    assert main_to[0] is not None and main_to[1] is None and main_to[2] is None
+    assert adr_to[0] is None and adr_to[1].abs().max() > 0 and adr_to[2] is None
 
 
 def test_a_consistent_prediction_has_zero_anti_drift_at_the_rolled_state():
@@ -282,6 +284,8 @@ def test_the_mode_option_asks_for_two_passes():
     assert not is_two_pass(RolloutConfig(**ON), PATHS["flow"])
     assert is_two_pass(RolloutConfig(**ON, reflexflow_mode="paper"), PATHS["flow"])
     assert not is_two_pass(RolloutConfig(**ON, reflexflow=False, reflexflow_mode="paper"), PATHS["flow"])
+    control = RolloutConfig(**ON, reflexflow_mode="paper", control="source_noise")
+    assert not is_two_pass(control, PATHS["flow"]) and starts_at_the_drawn_time(control, PATHS["flow"])
 
 
 # --- cost and blur ---
@@ -349,8 +353,8 @@ def test_the_cost_counts_evaluations_guidance_strategy_ramp_and_mode():
     assert mean(strategy="biased_early") < 1.5 < mean(strategy="biased_late")
     assert mean(ramp_steps=10, prob_end=0.5) == 0.75
     assert mean(reflexflow=True) == 2.25
-    # one Euler evaluation and a second gradient pass for each of the 3/4 rows that draw k > 0
-    assert mean(reflexflow=True, reflexflow_mode="paper") == 0.75 * (1 + 2)
+    # every chosen row: a second gradient pass and one look at the clean state; the step costs no forward of its own
+    assert mean(reflexflow=True, reflexflow_mode="paper") == 1 + 2
     assert (
         expected_cost(RolloutConfig()).relative_time == 1 and str(expected_cost(RolloutConfig())) == "no extra forwards"
     )

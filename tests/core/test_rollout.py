@@ -391,24 +391,12 @@ def test_sampler_and_order_choose_the_solver_of_the_training_rollout():
     assert all((a - b).abs().max() > 1e-7 for i, a in enumerate(values) for b in values[:i])
 
 
-def test_one_step_goes_straight_from_the_source_to_the_target():
-    x0, noise = random_pair((4, 3, 4, 5), dtype=torch.float64)
-    plan, grid = some_plan(FLOW, (0, 1, 3, 7))
-    rolled = roll_out(RolloutConfig(**ON), Gaussian().predict, x0, noise, plan, grid, FLOW, one_step=True)
-    source = FLOW.noised(x0, noise, plan.source)
-    velocity = Gaussian().predict(source, plan.source).velocity
-    step = (plan.target.sigma - plan.source.sigma).reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(rolled.x, source + step * velocity)
-    assert (rolled.calls, rolled.rows_evaluated) == (1, 3)
-
-
 def test_nobody_rolled_means_no_call():
     x0, noise = random_pair((4, 3, 4, 5))
     plan, grid = some_plan(FLOW, (0, 0, 0, 0))
-    for one_step in (False, True):
-        rolled = roll_out(RolloutConfig(**ON), None, x0, noise, plan, grid, FLOW, one_step=one_step)
-        assert rolled.calls == rolled.rows_evaluated == 0
-        assert torch.equal(rolled.x, FLOW.noised(x0, noise, FLOW.at(plan.t)))
+    rolled = roll_out(RolloutConfig(**ON), None, x0, noise, plan, grid, FLOW)
+    assert rolled.calls == rolled.rows_evaluated == 0
+    assert torch.equal(rolled.x, FLOW.noised(x0, noise, FLOW.at(plan.t)))
 
 
 # --- target ---
@@ -444,9 +432,8 @@ def test_the_plan_stays_on_the_cpu_and_the_network_sees_only_the_device_of_the_l
         return prediction_from_output(x * 2, x, level, "flow_matching")
 
     rolled = rollout(predict, x0, noise, plan, grid, FLOW, make_solver(name, order), trajectory=True)
-    one = roll_out(RolloutConfig(**ON), predict, x0, noise, plan, grid, FLOW, one_step=True)
     assert seen and all(devices == {"meta"} for devices in seen)
-    assert rolled.x.device.type == one.x.device.type == "meta" and plan.k.device.type == "cpu"
+    assert rolled.x.device.type == "meta" and plan.k.device.type == "cpu"
     for target in ("consistent", "original"):
         goal = training_target(RolloutConfig(target=target), rolled.x, x0, noise, plan, "flow_matching")
         assert goal.device.type == "meta"
