@@ -31,6 +31,7 @@ from ..core.effects import (
     highest_chance,
     idle_settings,
     in_paper_mode,
+    least_noise_is_below_the_path,
     longest_walk,
     reflexflow_on,
 )  # fmt: skip
@@ -242,8 +243,8 @@ def _cost(config: RunConfig) -> str:
     )
     cells = "".join(f"<div><b>{text(value)}</b><span>{text(words)}</span></div>" for value, words in facts)
     note = (
-        f"A forward is one pass of the network without learning; {_plain_step(config)} costs about {quantity(c)} of them (forward and backward). Counted "
-        f"before offsets are cut at the noisy end, so an upper estimate.{unknown} Rollout is experimental: compare with a plain run."
+        f"A forward is one pass of the network without learning; {_plain_step(config)} costs about {quantity(c)} of them (forward and backward)."
+        f"{'' if in_paper_mode(config) else ' Counted before offsets are cut at the noisy end, so an upper estimate.'}{unknown} Rollout is experimental: compare with a plain run."
     )
     return f'<div class="rs-cost">{cells}</div><p class="rs-quiet">{text(note)}</p>'
 
@@ -286,7 +287,10 @@ def _loss(config: RunConfig) -> str:
             "the output that leads from where it really arrived to the true picture" if rollout.target == "consistent"
             else "the output of the pair it started from, as if it had not drifted"
         )  # fmt: skip
-        plain = f"<p><b>A rolled row is taught</b> {aim}; rows whose target has less noise than sigma {text(quantity(rollout.min_sigma))} are left plain.</p>"
+        least = text(quantity(rollout.min_sigma))
+        below = least_noise_is_below_the_path(config)
+        floor = f"no row has less noise than sigma {least}" if below else f"rows whose target has less noise than sigma {least} are left plain"
+        plain = f"<p><b>A rolled row is taught</b> {aim}; {floor}.</p>"
     on = reflexflow_on(config)
     if on is False:
         return plain + "<p>Its loss is the ordinary one (ReflexFlow is off here).</p>"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from . import loss_share
 from .config import OPTIONS, RolloutConfig, RunConfig
 from .cost import blur_factor
-from .effects import EXAMPLE_SIGMA, highest_chance, in_paper_mode
+from .effects import EXAMPLE_SIGMA, highest_chance, in_paper_mode, least_noise_is_below_the_path
 from .findings import Finding
 from .options import shown
 from .plain_grid import PlainGrid, grid_of
@@ -79,7 +79,7 @@ def _clean_rows(config: RunConfig) -> list[Finding]:
     if grid.flow:
         return []
     found, least = [], grid.at(0).sigma
-    if 0 < rollout.min_sigma < least:
+    if least_noise_is_below_the_path(config):
         found.append(
             Finding(
                 "note",

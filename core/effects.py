@@ -37,6 +37,12 @@ def in_paper_mode(config: RunConfig) -> bool:
     return config.rollout.reflexflow_mode == "paper" and reflexflow_on(config) is not False
 
 
+def least_noise_is_below_the_path(config: RunConfig) -> bool:
+    """Is there a `min_sigma` that no row can fall below, because the model's noise path starts above it?"""
+    grid = grid_of(config)
+    return not grid.flow and 0 < config.rollout.min_sigma < grid.at(0).sigma
+
+
 @dataclass(frozen=True)
 class Walk:
     """What the longest walk of a rolled row takes, in forwards of the network.
@@ -130,8 +136,7 @@ def _idle(config: RunConfig) -> "Iterator[tuple[tuple[str, ...], str]]":
         yield ("snr_gamma",), "a flow model's cleanest rows are left out by the least noise for a rollout"
     elif config.model.known_prediction_type() == "sample":
         yield ("snr_gamma",), "this model predicts the picture itself, whose target does not grow"
-    grid = grid_of(config)
-    if not grid.flow and 0 < rollout.min_sigma < grid.at(0).sigma:
+    if least_noise_is_below_the_path(config):
         yield ("min_sigma",), "even the cleanest rows of this model carry more noise"
 
 

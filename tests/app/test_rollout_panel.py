@@ -252,6 +252,7 @@ def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_it
     [shown_shares] = re.findall(r"would carry ([\d.]+) % of the loss of all rolled rows; bounded at a signal-to-noise ratio of 5 they carry ([\d.]+) %", said)
     assert [float(share) for share in shown_shares] == pytest.approx([100 * found[0].unbounded, 100 * found[0].bounded], rel=0.05)
     assert panel.learning(told).split("rs-carriers")[1].count("<tr>") == 1 + len(found)
+    assert "no row has less noise than sigma 0.02" in said and "are left plain" in words(panel.learning(config(**ON)))
     free = config("demo-epsilon", **ON, snr_gamma=0)
     assert "nothing bounds it" in words(panel.learning(free)) and "with the bound" not in panel.learning(free)
     assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(config("demo-epsilon", **ON, target="original"))
