@@ -49,6 +49,7 @@ from .memory import is_out_of_memory, memory_message, ways_to_need_less
 from .noise import Level
 from .optimizers import Average, Schedule, make_optimizer
 from .pace import Pace, StepTime, still_due
+from .plain_grid import grid_of
 from .preflight import cache_folder
 from .randomness import generator, kept_random_state, row_noise, stream_seed
 from .rollout import Grid, Plan, build_grid, make_plan
@@ -80,6 +81,15 @@ FREE_ON_RESUME = frozenset(
 """Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
 grow.
 """
+
+
+def _before_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """A checkpoint's config, with the options that came after it as it trained without them: at their defaults, except that nothing
+    bounded rolled rows on a path where something does by default now."""
+    then = {name: option.default for name, option in OPTIONS.items()}
+    if config.rollout.walks and config.rollout.target == "consistent" and not grid_of(config).flow:
+        then["scheduled_sampling_snr_gamma"] = 0.0
+    return {**{name: value for name, value in then.items() if name not in was}, **was}
 
 
 class Refused(Exception):
@@ -360,7 +370,7 @@ class Training:
         return found
 
     def _check_same_config(self, found: Checkpoint) -> None:
-        was, now = found.record["config"], config_to_flat(self.config)
+        was, now = _before_later_options(found.record["config"], self.config), config_to_flat(self.config)
         changed = list(checkpoint.differences(was, now, ignore=FREE_ON_RESUME))
         if now["max_train_steps"] < was["max_train_steps"]:
             changed.append(f"max_train_steps: {was['max_train_steps']} -> {now['max_train_steps']} (it may only grow)")

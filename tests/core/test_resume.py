@@ -189,6 +189,26 @@ def test_more_steps_and_other_intervals_are_welcome(tiny_run, without_drift):
     assert last(run).step == 6
 
 
+@pytest.mark.parametrize(("variant", "refused"), [("lumina2", None), ("sd1", "scheduled_sampling_snr_gamma: 0.0 -> 5.0")])
+def test_a_checkpoint_from_before_an_option_goes_on_unless_it_trained_otherwise(tiny_run, without_drift, monkeypatch, variant, refused):
+    """Nothing bounded rolled rows then: a run on a variance-preserving path must be told, every other goes on."""
+    run = tiny_run(variant, **ROLLOUT, max_train_steps=2)
+    assert train(run) == 0
+    newest = checkpoint.load_latest
+
+    def older(folder):
+        found, skipped = newest(folder)
+        for name in ("scheduled_sampling_snr_gamma", "loss_weighting", "mode_scale", "precondition_outputs"):
+            del found.record["config"][name]
+        return found, skipped
+
+    monkeypatch.setattr(checkpoint, "load_latest", older)
+    change_config(run, max_train_steps=3)
+    assert train(run, resume=True) == (0 if refused is None else 78)
+    if refused is not None:
+        assert refused in events(run, "error")[-1]["message"]
+
+
 def test_other_pictures_are_refused_by_name(tiny_run, without_drift, tmp_path):
     own = draw_pictures(tmp_path / "own", 3)
     run = stopped_at_two(tiny_run, instance_data_dir=str(own))
