@@ -1,6 +1,6 @@
 """Rollout Studio: configure a DreamBooth fine-tune, see its drift, train on the model's own output."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FOR_COMFYUI = ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
 

@@ -298,6 +298,7 @@ class TrainingConfig(Checked):
         le=1.75,
         source="SD 3 (arXiv 2403.03206), where it runs from -1 to 2 / (pi - 2)",
         level="advanced",
+        since="0.2",
     )
     loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
         "none",
@@ -305,6 +306,7 @@ class TrainingConfig(Checked):
         "middle (cosmap).",
         source="SD 3 (arXiv 2403.03206), as diffusers' DreamBooth scripts have it",
         level="advanced",
+        since="0.2",
     )
     precondition_outputs: bool = option(
         False,
@@ -312,6 +314,7 @@ class TrainingConfig(Checked):
         "less). diffusers' DreamBooth script for SD 3 does so by default.",
         source="EDM (arXiv 2206.00364), as diffusers' DreamBooth scripts have it",
         level="advanced",
+        since="0.2",
     )
     flow_schedule_shift: float | None = option(
         None,
@@ -452,6 +455,7 @@ class RolloutConfig(Checked):
         le=1000,
         source="Min-SNR (arXiv 2303.09556), here for rolled rows alone: ours",
         level="advanced",
+        since="0.2",
     )
     guidance: float = option(
         1.0, "Guidance inside the rollout; above 1 each evaluation costs two forwards.", ge=1, le=30,
@@ -507,6 +511,7 @@ class RolloutConfig(Checked):
         "Mode paper: let the second pass also teach the prediction that made the step to it. Whether the authors do is told both ways.",
         source=_REFLEXFLOW,
         level="advanced",
+        since="0.2",
     )
 
     @property

@@ -71,6 +71,7 @@ class Option:
     source: str
     level: Level
     split: str = ","
+    since: str = "0.1"
 
     @property
     def optional(self) -> bool:
@@ -212,6 +213,7 @@ def option(
     source: str = "",
     level: Level = "simple",
     split: str = ",",
+    since: str = "0.1",
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
@@ -223,6 +225,7 @@ def option(
         source: a paper or tool that the option comes from.
         level: simple options are shown first; advanced ones under a fold.
         split: what separates the elements of a list written as text.
+        since: the version that brought it. Files of the host that name values by position keep to the order of versions.
     """
     metadata = {
         "help": help,
@@ -232,6 +235,7 @@ def option(
         "source": source,
         "level": level,
         "split": split,
+        "since": since,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

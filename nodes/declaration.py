@@ -17,6 +17,7 @@ from . import values
 
 PREFIX = "RolloutStudio"
 """Every node's key begins with it: ComfyUI keeps the nodes of all packs in one table."""
+FIRST = "0.1"  # a socket is as old as its node
 LARGEST_INT = 2**53 - 1  # JavaScript alters larger ones
 UNSET = "unset"
 
@@ -177,7 +178,11 @@ def node(
     outputs: Iterable[Output] = (),
     **more: Any,
 ) -> Callable[[Callable[..., tuple]], Callable[..., tuple]]:
-    """Declare the decorated function as a node; its docstring is the node's help."""
+    """Declare the decorated function as a node; its docstring is the node's help.
+
+    Inputs are in the order of the versions that brought them, then as given: ComfyUI's files name widget values by position.
+    """
+    inputs = sorted(inputs, key=lambda each: _version(each.option.since) if isinstance(each, Widget) else _version(FIRST))
 
     def declare(function: Callable[..., tuple]) -> Callable[..., tuple]:
         declared = Declaration(
@@ -190,6 +195,10 @@ def node(
         return function
 
     return declare
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 def of_option(name: str, *, called: str | None = None, default: Any = ..., **more: Any) -> Widget:

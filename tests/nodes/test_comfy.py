@@ -32,6 +32,12 @@ def test_every_node_is_there_under_one_prefix():
     assert len(CLASSES) >= 28
 
 
+def test_inputs_of_the_first_version_keep_their_places(root):
+    """A workflow saved by ComfyUI names widget values by position: one input in their middle shifts all that follow, silently."""
+    before = json.loads((root / "tests" / "fixtures" / "version-0.1" / "comfyui_inputs.json").read_text(encoding="utf-8"))
+    assert {key: list(inputs_of(CLASSES[key]))[: len(names)] for key, names in before.items()} == before
+
+
 def test_a_class_has_what_the_contract_asks(node):
     types = node.INPUT_TYPES()
     assert set(types) <= {"required", "optional", "hidden"}
