@@ -461,8 +461,8 @@ def _doing(run: RunSummary, log: RunLog) -> str:
         return "waits for its device; starts by itself"
     if not run.alive:
         return ""
-    if log.paused and log.pause_reason:
-        return f"paused: {log.pause_reason}; goes on by itself when that is mended"
+    if run.state == "paused" and run.message:
+        return run.message  # it waits for room on its disk, and goes on by itself; the disk may be too full for an event
     if run.state == "paused":
         return "paused; press Go on"
     if log.phase is not None:

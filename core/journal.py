@@ -24,6 +24,8 @@ class Journal:
         self.run, self._listen = run, listen
         self._waiting: list[tuple[str, dict[str, Any]]] = []
         self._state_waiting: dict[str, Any] = {}
+        self.told_state: str | None = None
+        """The state that was told last, written or not."""
         self._state_written = self._progress_told = 0.0
 
     @property
@@ -50,6 +52,7 @@ class Journal:
     def state(self, **fields: Any) -> None:
         """Merge into the run's state.json at once."""
         self._state_waiting |= fields
+        self.told_state = fields.get("state", self.told_state)
         self._flush_if_there_is_room()
 
     def step(self, step: int) -> None:
@@ -59,14 +62,16 @@ class Journal:
 
     def flush(self) -> None:
         """Write what waits. Raises OSError when the disk is (still) full; nothing is lost by that."""
-        while self._waiting:
-            event, fields = self._waiting[0]
-            self.run.emit(event, **fields)
-            self._waiting.pop(0)
-        if self._state_waiting:
-            self.run.write_state(**self._state_waiting)
-            self._state_waiting = {}
-            self._state_written = time.monotonic()
+        try:
+            while self._waiting:
+                event, fields = self._waiting[0]
+                self.run.emit(event, **fields)
+                self._waiting.pop(0)
+        finally:  # a state needs no new room, and is what shows that the run waits for some
+            if self._state_waiting:
+                self.run.write_state(**self._state_waiting)
+                self._state_waiting = {}
+                self._state_written = time.monotonic()
 
     def _flush_if_there_is_room(self) -> None:
         try:

@@ -149,7 +149,6 @@ class RunLog:
     paces: list[Pace] = field(default_factory=list)
     """The step times of each process that trained this run, the latest last."""
     paused: bool = False
-    pause_reason: str | None = None
     version: int = 0
     """Changes with every event; equal versions mean that nothing new was told."""
 
@@ -226,7 +225,7 @@ class RunLog:
         elif kind == "error":
             self.error = event
         elif kind in ("paused", "resumed"):
-            self.paused, self.pause_reason = kind == "paused", event.get("reason")
+            self.paused = kind == "paused"
         elif kind == "end":
             self.end, self.phase, self.paused, self.doing = event, None, False, None
 

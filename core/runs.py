@@ -52,6 +52,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 _TOLD_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
+_STATE_BLOCK = 4096  # a state is a multiple of this long
+_ROOM_TO_START = 1 << 20  # bytes that must be free for a worker to be started
 _TOO_LITTLE = 64 * 1024  # bytes: with less the database says many things, and means that the disk is full
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
@@ -336,11 +338,20 @@ class RunDir:
         return state
 
     def write_state(self, **fields: Any) -> dict[str, Any]:
-        """Merge `fields` into the state, atomically, and return the whole. Raises RunError for an unknown state."""
+        """Merge `fields` into the state, atomically, and return the whole. Raises RunError for an unknown state.
+
+        The file has blanks behind its content, so that a full disk can still be told: then it is written where it lies.
+        """
         if fields.get("state", "created") not in STATES:
             raise RunError(f"state = {fields['state']!r}: must be one of {', '.join(STATES)}.")
         state = jsonable({**self.read_state(), **fields, "updated": round(time.time(), 3)})
-        platform_calls.write_atomically(self.state_path, _dump(state, indent=1).encode())
+        data = _dump(state, indent=1).encode()
+        data += b" " * (-len(data) % _STATE_BLOCK)
+        try:
+            platform_calls.write_atomically(self.state_path, data)
+        except OSError as error:
+            if not (platform_calls.no_room(error) and self.state_path.exists() and platform_calls.overwrite(self.state_path, data)):
+                raise
         return state
 
     @contextlib.contextmanager
@@ -356,7 +367,11 @@ class RunDir:
             holder = _read_json(self.lock_path)
             if platform_calls.is_alive(holder):
                 raise RunError(f"Run {self.name!r} is already being trained by process {holder['pid']}. Stop that one first.")
-            platform_calls.write_atomically(self.lock_path, _dump(me).encode())
+            try:
+                platform_calls.write_atomically(self.lock_path, _dump(me).encode())
+            except OSError as error:
+                remedy = "Free some space there" if platform_calls.no_room(error) else "Make it a folder that you may write to"
+                raise RunError(f"Nothing can be written into {self.path} ({error.strerror}), so run {self.name!r} cannot train. {remedy}.") from error
         try:
             yield
         finally:
@@ -700,6 +715,9 @@ class RunStore:
 
     def _start(self, run: RunDir, resume: bool) -> int:
         self._check_startable(run, resume)
+        free = platform_calls.free_bytes(self.root)
+        if free < _ROOM_TO_START:
+            raise OSError(28, f"only {free // 1024} KiB are free, too little to start run {run.name}")
         before = run.read_state()
         cwd = Path(before.get("cwd", Path.cwd()))
         if not cwd.is_dir():

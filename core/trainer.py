@@ -715,7 +715,7 @@ class Training:
         """Do something that writes. Where the disk is full: say so, wait, and do it again, until there is room or
         somebody ends the run.
         """
-        waiting = False
+        waiting, before = False, self.journal.told_state
         while True:
             try:
                 result = action()
@@ -728,8 +728,8 @@ class Training:
                 self._wait_for_room()
                 continue
             if waiting:
-                self.journal.emit("resumed", step=self.step)
-                self.journal.state(state="running", message=None)
+                self.journal.emit("paused" if before == "paused" else "resumed", step=self.step)  # or as somebody wished meanwhile
+                self.journal.state(state=before, message=None)
             return result
 
     def _say_that_the_disk_is_full(self, what: str, error: Exception) -> None:

@@ -66,6 +66,19 @@ def test_a_runs_folder_that_takes_nothing_is_told_above_the_list_and_the_runs_st
     assert tab.view(None, seen)[tab.storage] == ""
 
 
+def test_a_run_that_waits_for_room_says_so_and_a_paused_one_says_how_it_goes_on(watch, tab, store, write):
+    """The disk may be too full for the event that tells it: the state alone must do."""
+    run = write.run(store, state="running", steps=40)
+    with run.lock():
+        run.write_state(state="paused", message="The disk is full: a checkpoint cannot be written. Free some space.")
+        watch.runs(fresh=True)
+        shown = plain(tab.view("told", {})[tab.head])
+        assert "The disk is full: a checkpoint cannot be written. Free some space." in shown and "Go on" not in shown
+        run.write_state(message=None)
+        watch.runs(fresh=True)
+        assert "paused; press Go on" in plain(tab.view("told", {})[tab.head])
+
+
 # -- drift over the training ---------------------------------------------------------------------------------------------
 
 
