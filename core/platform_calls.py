@@ -4,6 +4,7 @@ Nothing here knows of runs or models: identity of processes, durable files, lock
 """
 
 import contextlib
+import functools
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ _REPLACE_PATIENCE_S = 2.0  # Windows refuses to replace a file while a reader ha
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def boot_id() -> str:
     """Names this boot of this machine, so that a pid written before a restart is never taken for a live process.
 

@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -52,6 +53,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 _TOLD_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
+_SETTLED_NS = 2_000_000_000
 _STATE_BLOCK = 4096  # a state is a multiple of this long
 _ROOM_TO_START = 1 << 20  # bytes that must be free for a worker to be started
 _TOO_LITTLE = 64 * 1024  # bytes: with less the database says many things, and means that the disk is full
@@ -507,6 +509,8 @@ class RunStore:
             raise StorageError(f"The runs folder {str(self.root)!r:.300} cannot be made ({why}). {_ANOTHER_FOLDER}") from error
         self._worker = tuple(worker)
         self._database = self.root / ".queue.sqlite3"
+        self._dirs: dict[str, RunDir] = {}  # kept because making one costs as much as looking whether it has changed
+        self._known: dict[str, _Known] = {}
         self._held_up: dict[str, str] = {}  # waiting runs that the last `pump` could neither start nor mark failed, and why
 
     # -- the database: queue, and the one lock for starting, deleting and reconciling -------------------------------------
@@ -631,21 +635,38 @@ class RunStore:
     def list(self) -> list[RunSummary]:
         """Every run, newest first. A damaged one is listed as failed, with what is wrong, not hidden."""
         _reap()
-        runs = []
-        for run in self._run_dirs():
+        runs, dirs = [], self._run_dirs()
+        for run in dirs:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 runs.append(self.summary(run))
+        for name in self._known.keys() - {run.name for run in dirs}:
+            self._known.pop(name, None)
         return sorted(runs, key=lambda run: (run.created, run.name), reverse=True)
 
     def summary(self, run: RunDir | str) -> RunSummary:
         """The row of one run: its state as written, except that a live state without a live process is `crashed`.
 
+        A run that no process owns is read again only when one of its files has changed: an open page lists all runs every second.
+
         Raises: FileNotFoundError when a RunDir's folder is gone.
         """
         run = self.get(run) if isinstance(run, str) else run
+        mark, newest = _mark(run)
+        known = self._known.get(run.name)
+        if known is not None and known.mark == mark and run.name not in self._held_up:
+            return known.summary
+        summary, written = self._look(run)
+        # A file that has just been written may be written again within the same tick of its clock.
+        if not summary.alive and summary.state not in ACTIVE_STATES and time.time_ns() - newest > _SETTLED_NS:
+            self._known[run.name] = _Known(mark, summary, written not in ACTIVE_STATES)
+        return summary
+
+    def _look(self, run: RunDir) -> tuple[RunSummary, str]:
+        """(the row of a run, read from its files; the state that is written there)."""
+        written = "failed"
         try:
             state, alive = run.read_state(), run.owner() is not None
-            message = state.get("message")
+            written, message = state["state"], state.get("message")
             if state["state"] in ACTIVE_STATES and not alive:
                 # The process may have written its last words between the two looks.
                 state = run.read_state()
@@ -657,12 +678,13 @@ class RunStore:
         except (RunError, OSError) as error:
             state, alive, message, device, checkpoint = {"state": "failed"}, False, str(error), "unknown", None
         created = state["created"] if "created" in state else run.path.stat().st_mtime
-        return RunSummary(
+        summary = RunSummary(
             name=run.name, path=run.path, state=state["state"], step=state.get("step"),
             total_steps=state.get("total_steps"), device=device, created=created, updated=state.get("updated", created),
             message=message, last_checkpoint=checkpoint, alive=alive, preset=state.get("preset"),
             control=state.get("control"), control_of=state.get("control_of"),
         )
+        return summary, written
 
     def delete(self, name: str) -> None:
         """Remove a run and all its files. Refuses one that a live process owns, and anything outside the root."""
@@ -863,11 +885,18 @@ class RunStore:
 
     def _run_dirs(self) -> list[RunDir]:
         """Every run's folder; also one that may not be entered, so that it is not hidden."""
+        found = []
         try:
-            paths = list(self.root.iterdir())
+            with os.scandir(self.root) as entries:
+                for entry in entries:
+                    if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) and _holds_a_run(entry.path):
+                        run = self._dirs.get(entry.name)
+                        if run is None:
+                            run = self._dirs[entry.name] = RunDir(entry.path)
+                        found.append(run)
         except OSError as error:
             raise StorageError(f"The runs folder {self.root} cannot be read ({error.strerror}). Make it again, or start again with another one.") from error
-        return [RunDir(path) for path in paths if _NAME.fullmatch(path.name) and not path.is_symlink() and _holds_a_run(path)]
+        return found
 
     # -- after a crash ----------------------------------------------------------------------------------------------------
 
@@ -878,7 +907,7 @@ class RunStore:
         """
         _reap()
         found = []
-        if not any(self._orphaned(run) for run in self._run_dirs()) and not self._litter():
+        if not any(self._orphaned(run) for run in self._run_dirs() if not self._settled(run)) and not self._litter():
             return found
         with self._exclusive():
             for leftover in self._litter():
@@ -900,6 +929,11 @@ class RunStore:
                     old.append(path)
         return old
 
+    def _settled(self, run: RunDir) -> bool:
+        """Whether a run is known to have no process and a state that needs none, and none of its files has changed since."""
+        known = self._known.get(run.name)
+        return known is not None and known.settled and known.mark == _mark(run)[0]
+
     @staticmethod
     def _orphaned(run: RunDir) -> bool:
         """Whether a run's process is gone though its state is a live one. A damaged run is not: `list` tells what is wrong with it."""
@@ -919,11 +953,37 @@ class RunStore:
         run.process_path.unlink(missing_ok=True)
 
 
-def _holds_a_run(path: Path) -> bool:
+@dataclass(frozen=True)
+class _Known:
+    """A row that is true as long as the files of its run have this mark; `settled`: its written state is no live one."""
+
+    mark: tuple[int, ...]
+    summary: RunSummary
+    settled: bool
+
+
+def _mark(run: RunDir) -> tuple[tuple[int, ...], int]:
+    """(what changes when a file changes from which a run's row is made; when the last of them did, in nanoseconds)."""
+    mark: list[int] = []
+    newest = 0
+    for path in (run.state_path, run.config_path, run.lock_path, run.process_path, run.checkpoints_path):
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            mark.append(-(error.errno or 1))
+        else:
+            mark += (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+            newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+    return tuple(mark), newest
+
+
+def _holds_a_run(path: str) -> bool:
     try:
-        return (path / "config.json").is_file()
+        return stat.S_ISREG(os.stat(os.path.join(path, "config.json")).st_mode)
     except PermissionError:
-        return path.is_dir()
+        return True  # it may not be entered; `summary` says so
+    except OSError:
+        return False
 
 
 def _device_of(config: Mapping[str, Any]) -> str:

@@ -733,6 +733,80 @@ def test_a_line_cut_by_the_kill_stays_as_it_is_when_steps_are_forgotten(run):
     assert [event["event"] for event in run.events()[0]] == ["step", "damaged", "step"]
 
 
+@pytest.fixture
+def settled(store, monkeypatch):
+    """Forty runs that have ended some time ago; `settled.read` lists the files that are read from now on."""
+    for number in range(40):
+        run = store.create({}, f"run{number}")
+        run.emit("end", state="done")
+        run.write_state(state="done", step=number)
+        checkpoint(run, number + 1)
+    monkeypatch.setattr(runs, "_SETTLED_NS", 0)
+    store.list()
+    read, real = [], runs._read_json
+    monkeypatch.setattr(runs, "_read_json", lambda path: read.append(path) or real(path))
+    store.read = read
+    return store
+
+
+def test_runs_that_have_ended_are_not_read_again_by_a_page_that_lists_them_every_second(settled):
+    before = settled.list()
+    assert settled.reconcile() == [] and settled.list() == before and len(before) == 40
+    assert settled.read == []
+
+
+CHANGES = {
+    "its state": (lambda run: run.write_state(state="stopped", step=99), lambda row: (row.state, row.step) == ("stopped", 99)),
+    "a lock": (lambda run: run.lock_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
+    "a worker": (lambda run: run.process_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
+    "a checkpoint": (lambda run: checkpoint(run, 500), lambda row: row.last_checkpoint == 500),
+    "its config": (lambda run: run.config_path.write_text("[]"), lambda row: row.state == "failed"),
+    "a damaged state": (lambda run: run.state_path.write_text("["), lambda row: row.state == "failed"),
+    "no state any more": (lambda run: run.state_path.unlink(), lambda row: row.state == "created"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_any_file_of_a_run_is_in_the_next_list(settled, change):
+    make, shown = CHANGES[change]
+    make(settled.get("run7"))
+    assert shown(next(row for row in settled.list() if row.name == "run7"))
+    for path in (settled.get("run7").lock_path, settled.get("run7").process_path):
+        path.unlink(missing_ok=True)  # it names the process of these tests
+
+
+def test_a_live_run_is_looked_at_every_time(settled):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    run = settled.get("run3")
+    run.write_state(state="running")
+    run.lock_path.write_text(json.dumps(platform_calls.identity(child.pid)))
+    assert settled.summary("run3").alive
+    child.communicate(b"\n")
+    assert not settled.summary("run3").alive  # none of its files has changed
+
+
+def test_a_run_whose_process_died_is_named_also_when_its_row_was_known(settled):
+    run = settled.get("run3")
+    run.write_state(state="running", updated=0)
+    run.state_path.write_text(json.dumps({**run.read_state(), "updated": 0}))
+    assert settled.summary("run3").state == "crashed"
+    assert [row.name for row in settled.reconcile()] == ["run3"]
+    assert run.read_state()["state"] == "crashed"
+
+
+def test_a_file_written_a_moment_ago_is_read_again(store, run):
+    """Its next change might carry the same time."""
+    read = store.summary("first")
+    assert store.summary("first") is not read and store.summary("first") == read
+
+
+def test_a_deleted_run_and_another_of_its_name_are_not_mixed_up(settled):
+    settled.delete("run5")
+    assert len(settled.list()) == 39
+    settled.create({"max_train_steps": 9}, "run5")
+    assert settled.summary("run5").total_steps == 9
+
+
 def test_half_a_line_is_no_last_event(run):
     run.emit("error", message="whole")
     with open(run.events_path, "ab") as file:
