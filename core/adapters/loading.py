@@ -188,9 +188,9 @@ def _change(loaded: list[tuple[str, Tensor, Tensor, Tensor, float]]) -> float:
     """|scale B A| / |W| over all layers. |B A|^2 = sum((B^T B) * (A A^T)), which needs no matrix of the layer's size."""
     changed = whole = 0.0
     for _, a, b, weight, scale in loaded:
-        a, b = a.double().flatten(1), b.double().flatten(1)
+        a, b = (each.cpu().double().flatten(1) for each in (a, b))  # not every device has float64
         changed += scale**2 * max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
-        whole += float(weight.double().square().sum())
+        whole += float(weight.float().norm()) ** 2
     return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
 
 
