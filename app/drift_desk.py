@@ -12,18 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .preview_client import PreviewClient, PreviewState
+from .scene import Scene
 
 PLACES_KEPT = 256
 
 
 @dataclass
 class Place:
-    """One viewer's. Guarded by the desk's lock, but for `memory`, which the tab keeps for this viewer."""
+    """One viewer's. Guarded by the desk's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
+    clicks and ticks are answered by several threads, and what is drawn last must be what was looked at last."""
 
     ticket: str | None = None
     asked: dict[str, Any] | None = None
     planned: tuple[dict[str, Any], float] | None = None  # (request, when it is due)
     memory: dict[str, Any] = field(default_factory=dict)
+    scene: Scene = field(default_factory=Scene)
+    drawing: Any = field(default_factory=threading.RLock)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The preview worker (`preview_client`) measures; `drift_desk` knows who asked for
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,14 @@ class DriftLab:
                 self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
                 self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
         self.timer = gr.Timer(LOOK_S, active=False)
+        self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")  # the number of the newest answer that the browser has applied
         self._edited: dict[str, gr.components.Component] = {
             **self.fields, "prompt": self.prompt, "weights": self.weights, "against": self.against, "solver": self.solver,
         }  # fmt: skip
-        self.inputs = set(self._edited.values())
-        self.quick_outputs = [self.progress, self.film, self.measure, self.curves, self.export, self.stop, self.timer]
+        self.inputs = {*self._edited.values(), self.shown}
+        self.parts = [self.progress, self.film, self.measure, self.curves, self.export, self.stop]
+        """What is drawn of an answer; its newest is kept in the viewer's scene."""
+        self.quick_outputs = [*self.parts, self.timer, self.shown]
         self.outputs = [*self._edited.values(), self.pictures, *self.quick_outputs]
 
     def _place(self, *names: str) -> None:
@@ -139,9 +142,9 @@ class DriftLab:
         self.pictures.pick(self.on_pick, self.inputs, self.outputs, **edit)
         self.upload.upload(self.on_upload, {self.upload, *self.inputs}, self.outputs, **slow)
         self.show.click(self.on_show, self.inputs, self.outputs, **QUICK).then(None, js=_SCROLL)
-        self.measure.click(self.on_measure, None, self.outputs, **QUICK)
-        self.stop.click(self.on_stop, None, self.outputs, **QUICK)
-        self.timer.tick(self.on_tick, None, self.quick_outputs, **QUICK)
+        self.measure.click(self.on_measure, self.shown, self.outputs, **QUICK)
+        self.stop.click(self.on_stop, self.shown, self.outputs, **QUICK)
+        self.timer.tick(self.on_tick, self.shown, self.quick_outputs, **QUICK)
 
     # -- what a viewer does ---------------------------------------------------------------------------------------------
 
@@ -155,10 +158,12 @@ class DriftLab:
         try:
             record = self.record(given, place)
         except ConfigError as error:
-            return self._refused(place, error)
+            faults = error.faults
+            return self._sent(place, given[self.shown], lambda: self._told(place, faults, "", card=True))
         place.memory["follows"] = True  # from now on an edit is an answer's due
         self.desk.ask(viewer, record)
-        return {**self._unmarked(place), **self._drawn(viewer), self.timer: gr.Timer(active=True)}
+        out = self._sent(place, given[self.shown], lambda: {**self._unmarked(place), **self._drawn(viewer)})
+        return {**out, self.timer: gr.Timer(active=True)}
 
     def on_edit(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """Something was changed: say at once what is wrong with it; after a first picture ask again, a moment later."""
@@ -174,11 +179,12 @@ class DriftLab:
             record = self.record(given, place)
         except ConfigError as error:
             self.desk.plan(viewer, None, 0)
-            return _merged(follow, self._refused(place, error, card=False))
+            faults = error.faults
+            return _merged(follow, self._sent(place, given[self.shown], lambda: self._told(place, faults, "", card=False)))
         if place.memory.get("follows"):
             self.desk.plan(viewer, record, delay_s)
             follow[self.timer] = gr.Timer(active=True)
-        return _merged(follow, self._unmarked(place))
+        return _merged(follow, self._sent(place, given[self.shown], lambda: self._unmarked(place)))
 
     def on_weights(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """Other weights: their run's pictures are offered too, and a run is compared with its base unless something else is chosen."""
@@ -231,21 +237,23 @@ class DriftLab:
         given = {**given, self.prompt: picture.caption}
         return _merged({self.prompt: gr.update(value=picture.caption)}, self._edited_by(viewer, given, EDIT_S))
 
-    def on_measure(self, request: gr.Request) -> dict[Any, Any]:
+    def on_measure(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         """The curves of the filmstrip that is shown."""
         viewer = _viewer(request)
-        shown = self.desk.place(viewer).memory.get("film")
-        if shown is None:
-            return {self.measure: gr.Button(visible=False)}
-        self.desk.ask(viewer, {**shown, "what": ["strip", "curves", "spectrum"]})
-        return {**self._drawn(viewer), self.timer: gr.Timer(active=True)}
+        place = self.desk.place(viewer)
+        film_shown = place.memory.get("film")
+        if film_shown is None:
+            return self._sent(place, applied, lambda: {self.measure: gr.Button(visible=False)})
+        self.desk.ask(viewer, {**film_shown, "what": ["strip", "curves", "spectrum"]})
+        return {**self._sent(place, applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
 
-    def on_stop(self, request: gr.Request) -> dict[Any, Any]:
+    def on_stop(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
         self.desk.cancel(viewer)
-        return {**self._drawn(viewer), self.timer: gr.Timer(active=False)}
+        return {**self._sent(self.desk.place(viewer), applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
 
-    def on_tick(self, request: gr.Request) -> Any:
+    def on_tick(self, applied: Any, request: gr.Request) -> Any:
+        """`applied`: the number of the last answer that the browser has applied."""
         viewer = _viewer(request)
         until = time.monotonic() + HOLD_S
         look = self.desk.look(viewer)
@@ -254,14 +262,28 @@ class DriftLab:
         while look.busy and _has_result(look) == shown and time.monotonic() < until:
             time.sleep(0.02)
             look = self.desk.look(viewer)
-        out = self._drawn(viewer, look)
-        if not look.busy:
-            out[self.timer] = gr.Timer(active=False)
-        # Every output of a handler is made anew and looked at by the browser: the quick timer has only those of an answer. Marks at fields wait.
-        late = {component: out.pop(component) for component in set(out) - set(self.quick_outputs)}
-        if late:
-            self.desk.place(viewer).memory["late"] = late
+        place = self.desk.place(viewer)
+        with place.drawing:
+            out = self._sent(place, applied, lambda: self._drawn(viewer))
+            # Every output of a handler is made anew and looked at by the browser: the quick timer has only those of an answer. Marks at fields wait.
+            late = {component: out.pop(component) for component in set(out) - set(self.quick_outputs)}
+            if late:
+                place.memory["late"] = late
+            if not self.desk.look(viewer).busy:
+                # What is final is sent whole, and again until the browser says that nothing older came after it.
+                if applied == place.scene.number and place.memory.get("final") == place.scene.number:
+                    return {self.timer: gr.Timer(active=False)}
+                place.memory["final"], parts = place.scene.whole()
+                out |= {**parts, self.shown: place.memory["final"]}
         return out if out else gr.skip()
+
+    def _sent(self, place: Place, applied: Any, made: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+        """The updates that `made` gives, with everything that is newer than what the browser has applied, and the number of all this."""
+        with place.drawing:
+            out = made()
+            place.scene.put({part: out.pop(part) for part in self.parts if part in out})
+            number, parts = place.scene.news(applied)
+        return {**out, **parts, self.shown: number} if number != applied else out
 
     def left(self, request: gr.Request) -> None:
         """A viewer has closed or reloaded the page."""
@@ -333,11 +355,8 @@ class DriftLab:
 
     # -- what is told at the fields ------------------------------------------------------------------------------------------
 
-    def _refused(self, place: Place, error: ConfigError, card: bool = True) -> dict[Any, Any]:
-        """Every fault at its field; what has no field, and after a click all of it, in a card above the filmstrip, which stays."""
-        return self._told(place, error.faults, "", card)
-
     def _told(self, place: Place, faults: tuple[Fault, ...], remedy: str, card: bool) -> dict[Any, Any]:
+        """Every fault at its field; what has no field, and after a click (`card`) all of it, in a card above the filmstrip, which stays."""
         wrong: dict[str, str] = {}
         for fault in faults:
             name = next((_AT_FIELD[name] for name in fault.options if name in _AT_FIELD), None)
@@ -400,8 +419,9 @@ class DriftLab:
 
     # -- drawing -------------------------------------------------------------------------------------------------------------
 
-    def beat(self, viewer: str | None, weights: str | None, against: str | None, seen: dict[str, str]) -> dict[Any, Any]:
-        """What the page's own timer sends: new runs and checkpoints in the lists, and an answer that the quick timer missed."""
+    def beat(self, viewer: str | None, weights: str | None, against: str | None, seen: dict[str, str], applied: Any = 0) -> dict[Any, Any]:
+        """What the page's own timer sends: new runs and checkpoints in the lists. Of answers it draws nothing, so that they come one after
+        the other: it wakes the quick timer, where that has something to tell."""
         runs = self.watch.runs()
         out: dict[Any, Any] = {}
         lists = choices.weights_choices(runs, self.shelf, weights), choices.against_choices(runs, self.shelf, against)
@@ -410,15 +430,15 @@ class DriftLab:
             seen["look-lists"] = mark
             out[self.weights], out[self.against] = (gr.update(choices=each) for each in lists)
         if viewer is not None:
-            look = self.desk.look(viewer)
-            out |= self._drawn(viewer, look) | self.desk.place(viewer).memory.pop("late", {})
-            if look.busy:
+            place = self.desk.place(viewer)
+            out |= place.memory.pop("late", {})
+            if self.desk.look(viewer).busy or applied != place.scene.number:
                 out[self.timer] = gr.Timer(active=True)
         return out
 
-    def _drawn(self, viewer: str, look: Look | None = None) -> dict[Any, Any]:
-        """Updates for what changed since this viewer was last shown something; nothing when nothing did."""
-        place, look = self.desk.place(viewer), self.desk.look(viewer) if look is None else look
+    def _drawn(self, viewer: str) -> dict[Any, Any]:
+        """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `Place.drawing`."""
+        place, look = self.desk.place(viewer), self.desk.look(viewer)
         if look.state is None:
             return {}
         memory, out, state = place.memory, {}, look.state

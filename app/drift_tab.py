@@ -53,7 +53,7 @@ class DriftTab:
     @property
     def inputs(self) -> list[Any]:
         """What `view` is given of the tab, in its order."""
-        return [self.run, self.step, self.lab.weights, self.lab.against]
+        return [self.run, self.step, self.lab.weights, self.lab.against, self.lab.shown]
 
     @property
     def outputs(self) -> list[Any]:
@@ -74,13 +74,14 @@ class DriftTab:
         return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
 
     def view(
-        self, chosen: str | None, step: int | None, weights: str | None, against: str | None, seen: dict[str, str], viewer: str | None = None
+        self, chosen: str | None, step: int | None, weights: str | None, against: str | None, applied: Any, seen: dict[str, str], viewer: str | None = None
     ) -> dict[Any, Any]:
         """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
 
-        `weights`, `against`: what they chose in the laboratory; `viewer`: whose requests to look after, None = nobody's.
+        `weights`, `against`: what they chose in the laboratory; `applied`: the number of its last answer that their browser has applied;
+        `viewer`: whose requests to look after, None = nobody's.
         """
-        return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen)}
+        return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen, applied)}
 
     def _measured(self, chosen: str | None, step: int | None, seen: dict[str, str]) -> dict[Any, Any]:
         runs = [run for run in self.watch.runs() if self.lab.shelf.reports(run.path)]

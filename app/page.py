@@ -87,7 +87,7 @@ def build(watch: Watch) -> gr.Blocks:
             """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
             watch.runs(fresh=True)
             last: dict[str, str] = {}
-            out = {**runs.view(None, last), **drift.view(None, None, None, None, last), **graph.view(last)}
+            out = {**runs.view(None, last), **drift.view(None, None, None, None, 0, last), **graph.view(last)}
             current = watch.current()
             if current is not None and current.alive:
                 out[tabs] = gr.Tabs(selected="runs")
@@ -96,7 +96,7 @@ def build(watch: Watch) -> gr.Blocks:
             return {**out, seen: last}
 
         train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
-        lively = {*runs.lively, *graph.outputs, seen}
+        lively = {*runs.lively, *graph.outputs, drift.lab.timer, seen}
         inputs = [runs.picker, *drift.inputs, seen]
         outputs = [*runs.outputs, *drift.outputs, *graph.outputs, seen]
         quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import sys
 import time
@@ -17,6 +18,7 @@ from rollout_studio.app import drift_picture, drift_tab
 from rollout_studio.app.drift_desk import Desk
 from rollout_studio.app.drift_lab import FIELDS, DriftLab, progress_card
 from rollout_studio.app.preview_client import PreviewClient, PreviewState
+from rollout_studio.app.scene import Scene
 from rollout_studio.app.watch import Watch
 from rollout_studio.core.drift_report import report_from_json, report_to_csv
 from rollout_studio.core.options import ConfigError
@@ -56,10 +58,10 @@ def lab(whole_lab):
     whole_lab.watch.runs(fresh=True)
 
 
-def given(lab, **changes):
-    """What the browser sends: every control as it stands at the first visit, but for the changes."""
+def given(lab, applied=0, **changes):
+    """What the browser sends: every control as it stands at the first visit, but for the changes; and the last answer that it has applied."""
     values = {name: component.value for name, component in lab._edited.items()} | changes
-    return {lab._edited[name]: value for name, value in values.items()}
+    return {lab.shown: applied, **{lab._edited[name]: value for name, value in values.items()}}
 
 
 def viewer(name="v"):
@@ -71,15 +73,16 @@ def until(lab, ready, first=None):
     deadline, seen = time.monotonic() + 60, dict(first) if first is not None else {}
     while not ready(seen):
         assert time.monotonic() < deadline, seen
-        out = lab.on_tick(viewer())
+        out = lab.on_tick(seen.get(lab.shown, 0), viewer())
         seen |= out if lab.timer in out or lab.progress in out else {}
         time.sleep(0.02)
     return seen
 
 
 def shown(lab, **changes):
-    """Ask and wait for the filmstrip; all updates."""
-    return until(lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, **changes), viewer()))
+    """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
+    applied = lab.desk.place("v").scene.number
+    return until(lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, applied, **changes), viewer()))
 
 
 # What can be chosen --------------------------------------------------------------------------------------------------
@@ -286,12 +289,13 @@ def test_who_leaves_is_waited_for_no_longer(desk):
 def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
     out = shown(lab)
     assert "off the true path" in out[lab.film] and out[lab.film].count("rs-cell") == 9 and "3.8 %" in out[lab.film]
-    assert out[lab.progress] == "" and out[lab.timer].active is False and out[lab.measure].visible is True
-    quiet = lab.on_tick(viewer())
-    assert set(quiet) == {lab.timer} and lab.beat("v", "base/demo", "nothing", {"look-lists": lab_lists(lab)}) == {}
+    assert out[lab.progress] == "" and out[lab.measure].visible is True
+    quiet = lab.on_tick(out[lab.shown], viewer())
+    assert set(quiet) == {lab.timer} and quiet[lab.timer].active is False
+    assert lab.beat("v", "base/demo", "nothing", {"look-lists": lab_lists(lab)}, out[lab.shown]) == {}
     edited = lab.on_edit(given(lab, seed=7), viewer())
     assert edited[lab.timer].active is True
-    again = until(lab, lambda seen: lab.film in seen)
+    again = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
     assert again[lab.export] != out[lab.export]
 
 
@@ -305,26 +309,28 @@ def test_before_the_first_picture_an_edit_asks_nothing(lab):
 
 
 def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
-    shown(lab, solver="euler/2")
-    out = until(lab, lambda seen: "<svg" in seen.get(lab.curves, ""), lab.on_measure(viewer()))
-    assert lab.film not in out and out[lab.measure].visible is False
+    first = shown(lab, solver="euler/2")
+    out = until(lab, lambda seen: "<svg" in seen.get(lab.curves, ""), lab.on_measure(first[lab.shown], viewer()))
+    assert out.get(lab.film, first[lab.film]) == first[lab.film] and out[lab.measure].visible is False
     assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(re.findall(r">([^<]+)</a>", out[lab.export]))
     assert out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5  # three charts and two maps, each with how to read it
-    edited = until(lab, lambda seen: lab.film in seen, lab.on_edit(given(lab, seed=8), viewer()))
+    lab.on_edit(given(lab, out[lab.shown], seed=8), viewer())
+    edited = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
     assert edited[lab.curves] == "" and edited[lab.measure].visible is True
 
 
 def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
-    shown(lab)
-    out = until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), lab.on_show(given(lab, seed=13), viewer()))
-    assert "No &lt;luck&gt;." in out[lab.progress] and "Take another seed." in out[lab.progress] and lab.film not in out
+    first = shown(lab)
+    out = until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), lab.on_show(given(lab, first[lab.shown], seed=13), viewer()))
+    assert "No &lt;luck&gt;." in out[lab.progress] and "Take another seed." in out[lab.progress]
+    assert out.get(lab.film, first[lab.film]) == first[lab.film]
     assert shown(lab, seed=3)[lab.progress] == ""
 
 
 def test_what_is_wrong_stays_told_until_it_is_mended(lab):
-    shown(lab)
-    refused = lab.on_show(given(lab, grid_steps=1), viewer())
-    assert "at least 2" in refused[lab.progress] and lab.progress not in lab.on_tick(viewer())
+    applied = shown(lab)[lab.shown]
+    refused = lab.on_show(given(lab, applied, grid_steps=1), viewer())
+    assert "at least 2" in refused[lab.progress] and "at least 2" in lab.on_tick(applied, viewer())[lab.progress]
     assert lab.progress not in lab.beat("v", "base/demo", "nothing", {}) and lab.on_edit(given(lab), viewer())[lab.progress] == ""
 
 
@@ -332,8 +338,79 @@ def test_stop_stops(lab):
     first = lab.on_show(given(lab, seed=14), viewer())
     assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.progress]
     until(lab, lambda seen: "Walking" in seen.get(lab.progress, ""), first)
-    out = lab.on_stop(viewer())
+    out = lab.on_stop(0, viewer())
     assert out[lab.progress] == "" and out[lab.stop].visible is False and not lab.desk.look("v").busy
+
+
+class Browser:
+    """What a browser shows after the answers that it applied, in the order in which they came."""
+
+    def __init__(self, lab):
+        self.lab, self.page = lab, {lab.shown: 0}
+
+    def apply(self, answer):
+        self.page |= {part: update for part, update in answer.items() if part in [*self.lab.parts, self.lab.shown, self.lab.timer]}
+
+    def rest(self):
+        """Its timers go on until they are told to end."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            self.apply(self.lab.on_tick(self.page[self.lab.shown], viewer()))
+            if self.page[self.lab.timer].active is False:
+                self.apply(self.lab.beat("v", "base/demo", "nothing", {}, self.page[self.lab.shown]))
+                if self.page[self.lab.timer].active is False:
+                    return self
+        raise AssertionError(self.page)
+
+
+def test_a_tick_that_is_overtaken_by_the_curves_does_not_bring_back_their_bar(lab):
+    browser = Browser(lab)
+    browser.apply(shown(lab))
+    late = lab.on_measure(browser.page[lab.shown], viewer())
+    assert "progressbar" in late[lab.curves]
+    browser.apply(until(lab, lambda seen: "<svg" in seen.get(lab.curves, "")))
+    browser.apply(late)
+    assert "progressbar" in browser.page[lab.curves]
+    assert "<svg" in browser.rest().page[lab.curves] and browser.page[lab.stop].visible is False
+
+
+def test_a_tick_that_is_overtaken_by_stop_leaves_no_bar(lab):
+    browser = Browser(lab)
+    late = lab.on_show(given(lab, seed=14), viewer())
+    stopped = lab.on_stop(0, viewer())
+    browser.apply(stopped)
+    browser.apply(late)
+    assert "progressbar" in browser.page[lab.progress]
+    browser.rest()
+    assert browser.page[lab.progress] == "" and browser.page[lab.stop].visible is False
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_order_in_which_answers_come_the_newest_stands_at_the_end(seed):
+    """Requests are answered in the order of asking, their answers arrive in any; ticks wait for one another."""
+    rng, scene, page, applied = random.Random(seed), Scene(), {}, 0
+    under_way = []
+
+    def arrive(answer):
+        nonlocal applied
+        number, parts = answer
+        page.update(parts)
+        applied = number
+
+    for moment in range(60):
+        scene.put({part: (part, moment) for part in "abc" if rng.random() < 0.4})
+        under_way.append(scene.news(applied))
+        while under_way and rng.random() < 0.5:
+            arrive(under_way.pop(rng.randrange(len(under_way))))
+    rng.shuffle(under_way)
+    final = None
+    while (applied, final) != (scene.number, scene.number):
+        answer = scene.whole()
+        final = answer[0]
+        under_way.insert(rng.randrange(len(under_way) + 1), answer)
+        while under_way:
+            arrive(under_way.pop(0))
+    assert page == scene.whole()[1]
 
 
 def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_told(lab):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import drift_worker
 import pytest
@@ -9,10 +10,12 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
+from rollout_studio.app.drift_lab import DriftLab
 from rollout_studio.core.config import config_to_flat, load_preset
 from rollout_studio.core.runs import RunStore
 
 pytestmark = pytest.mark.timeout(600)
+LATE_MS = 5000  # whatever the page's timers have asked before is answered by then
 
 
 def choose(page, field, words):
@@ -76,6 +79,33 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
             page.locator("#look-export").get_by_role("link", name=words).click()
         assert download.value.path().read_bytes().startswith(start)
         assert download.value.suggested_filename.startswith("drift-thing-1")
+
+
+def test_the_first_picture_of_a_cold_worker_ends_its_bar_and_the_curves_stay(visit, tab, monkeypatch):
+    """What ended stays ended: no answer of an earlier look, however late, takes the place of the last one. Here the page's own timer is answered
+    two seconds after it has looked, as on a busy machine."""
+    beat = DriftLab.beat
+
+    def late(self, *given):
+        out = beat(self, *given)
+        time.sleep(2)
+        return out
+
+    monkeypatch.setattr(DriftLab, "beat", late)
+    page = visit()
+    tab(page, "Drift")
+    page.locator("#look-show").click()
+    expect(page.locator(".rs-cell[data-row=rolled] img")).to_have_count(9)
+    expect(page.locator("#look-measure")).to_be_visible()
+    page.wait_for_timeout(LATE_MS)
+    expect(page.locator("#look-progress [role=progressbar]")).to_have_count(0, timeout=1)
+    expect(page.locator("#look-stop")).to_be_hidden(timeout=1)
+    page.locator("#look-measure").click()
+    expect(page.locator("#look-curves svg")).to_have_count(4, timeout=120_000)
+    page.wait_for_timeout(LATE_MS)
+    expect(page.locator("#look-curves svg")).to_have_count(4, timeout=1)
+    expect(page.locator("#look-curves [role=progressbar], #look-progress [role=progressbar]")).to_have_count(0, timeout=1)
+    expect(page.locator("#look-stop")).to_be_hidden(timeout=1)
 
 
 def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, tab):
