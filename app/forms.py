@@ -1,11 +1,12 @@
 """Options <-> components: every component of the settings is made from its option's declaration, and read back by it.
 
-A choice becomes a dropdown, a switch a checkbox, a number with two near bounds a slider, any other number a number field, the rest
-text. `to_component(option, value)` and `from_component(option, raw)` are inverse, so that a config shown in the form and read again is the
+A choice becomes a dropdown, a switch a checkbox, a number with two near bounds a slider, any other number a number field (with a slider
+beside it where the option declares a soft maximum), the rest text. `to_component(option, value)` and `from_component(option, raw)` are inverse, so that a config shown in the form and read again is the
 same config. The declaration decides what is valid, not the component: sliders let NaN through, and requests can be made by hand.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -113,10 +114,6 @@ LABELS = {
     "save_precision": "Number format of the saved LoRA",
 }
 
-SLIDER_TO = {"scheduled_sampling_max_step_offset": 30}
-"""Options whose useful part is a small piece of what is allowed: a slider that ends there, and that their panel lengthens where needed.
-(The server refuses what lies beyond a slider's end, so the panel must lengthen it together with the value.)"""
-
 
 def label(option: Option) -> str:
     """The option's name for people, with its unit: `Warm-up (steps)`."""
@@ -160,8 +157,6 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
         if option.optional:
             return gr.Radio(choices=[AUTOMATIC, YES, NO], **common)
         return gr.Checkbox(**common)
-    if option.name in SLIDER_TO:
-        return gr.Slider(minimum=option.minimum, maximum=max(SLIDER_TO[option.name], value), step=1, precision=None, **common)
     if is_slider(option):
         step = 1 if option.type == "int" else 0.01
         return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=step, precision=None, **common)
@@ -171,6 +166,13 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
     # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
     return gr.Textbox(placeholder="unset" if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
+
+
+def reach(option: Option, config: RunConfig) -> dict[str, float]:
+    """Where the slider of an option with a soft maximum ends in this config, and its step: round numbers, 50 of them or more where it can be."""
+    end = option.slider_end(config)
+    step = 10 ** math.floor(math.log10((end - option.minimum) / 50))
+    return {"maximum": end, "step": max(1, step) if option.type == "int" else step}
 
 
 def to_component(option: Option, value: Any) -> Any:
@@ -204,11 +206,16 @@ def from_component(option: Option, raw: Any) -> Any:
 
 
 class Form:
-    """All option components of a page, each once, wherever the layout put it."""
+    """All option components of a page, each once, wherever the layout put it.
+
+    `sliders`: beside the number fields of options with a soft maximum. The field holds the value; its slider follows it, and writes into
+    it when it is moved. So the field takes what is exact or beyond the slider's end, which a slider would cut off.
+    """
 
     def __init__(self, config: RunConfig) -> None:
-        self._shown = config_to_flat(config)
+        self._config, self._shown = config, config_to_flat(config)
         self.components: dict[str, gr.components.Component] = {}
+        self.sliders: dict[str, gr.Slider] = {}
         self._full: set[str] = set()
 
     def place(self, *names: str, full: bool = False) -> None:
@@ -216,9 +223,26 @@ class Form:
         for name in names:
             if name in self.components:
                 raise ValueError(f"{name} has its component already.")
-            self.components[name] = component(OPTIONS[name], self._shown[name], full)
             if full:
                 self._full.add(name)
+            if OPTIONS[name].soft is None:
+                self.components[name] = component(OPTIONS[name], self._shown[name], full)
+                continue
+            with gr.Column(min_width=160, elem_classes="rs-slid"):
+                self.components[name] = component(OPTIONS[name], self._shown[name], full)
+                self.sliders[name] = gr.Slider(
+                    minimum=OPTIONS[name].minimum, value=self._shown[name], precision=None, label=label(OPTIONS[name]), show_label=False,
+                    elem_id=f"opt-{name}-slider", interactive=True, buttons=[], **reach(OPTIONS[name], self._config),
+                )  # fmt: skip
+
+    def reaches(self, config: RunConfig) -> dict[gr.components.Component, Any]:
+        """Updates that let every slider end where it should in this config."""
+        return {slider: gr.update(**reach(OPTIONS[name], config)) for name, slider in self.sliders.items()}
+
+    def slid(self, config: RunConfig, only: Iterable[str] | None = None) -> dict[gr.components.Component, Any]:
+        """Updates that put the sliders (or only those of some options) where `config` has its values, as `show` does with the fields."""
+        flat, names = config_to_flat(config), set(self.sliders if only is None else only)
+        return {slider: gr.update(value=flat[name]) for name, slider in self.sliders.items() if name in names}
 
     def missing(self, section: str, level: str | None = None) -> list[str]:
         """Options of a section (and level) that have no component yet, in the order of the reference."""

@@ -105,11 +105,11 @@ class RolloutPanel:
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         idle, controls = idle_settings(config), self.form.components
         switched = {
-            controls[PREFIX + name]: gr.update(interactive=not config.rollout.active or PREFIX + name not in idle) for name in EITHER_OR
-        }
+            control: gr.update(interactive=not config.rollout.active or PREFIX + name not in idle)
+            for name in EITHER_OR for control in (controls[PREFIX + name], self.form.sliders.get(PREFIX + name)) if control is not None
+        }  # fmt: skip
         return {
             **switched,
-            controls[PREFIX + "max_step_offset"]: gr.update(maximum=slider_end(config)),
             self.level: level_of(config),
             self.picture: picture(config),
             self.ramp: ramp_panel(config),
@@ -138,12 +138,6 @@ def level_of(config: RunConfig) -> str:
     """The named level of a config, or `OWN`."""
     level = rollout_level_of(config)
     return OWN if level is None else level
-
-
-def slider_end(config: RunConfig) -> int:
-    """Where the offset's slider ends: at the steps that the grid has (farther nobody can start), but never below what is set."""
-    rollout = config.rollout
-    return max(rollout.grid_steps if rollout.grid == "inference" else OPTIONS[PREFIX + "max_step_offset"].maximum, rollout.max_step_offset)
 
 
 # What the settings do, drawn -------------------------------------------------------------------------------------------------

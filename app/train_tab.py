@@ -102,7 +102,7 @@ class TrainTab:
         fields = form.components
         self.inputs = {*form.inputs(), self.name, self.marked, *(each for panel in self.panels for each in panel.inputs)}
         # Whatever a handler changes, it also says at the fields what is wrong there now.
-        self.outputs = [*fields.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
+        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
 
     def _section(self, section: str) -> None:
@@ -127,6 +127,10 @@ class TrainTab:
         # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
         edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox)]
         gr.on([*edits, self.name.input], self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
+        for name, slider in self.form.sliders.items():
+            field, same = self.form.components[name], {"fn": None, "js": "value => value", **QUICK}
+            slider.input(inputs=slider, outputs=field, **same).then(self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
+            field.change(inputs=field, outputs=slider, **same)
         for panel in self.panels:
             panel.wire(self)
         self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
@@ -164,7 +168,7 @@ class TrainTab:
             marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
         preset = given[self.model.preset] if preset is None else preset
-        updates = _together(self._drawn(config, preset, look=pictures), marks)
+        updates = _together(self._drawn(config, preset, look=pictures), marks, self.form.slid(config, only))
         updates |= self.draft.kept(config, preset, given[self.name])
         if pictures:
             for panel in self.panels:
@@ -179,9 +183,7 @@ class TrainTab:
             return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
         updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: _start_note(preset)}
-        for panel in self.panels:
-            updates |= panel.drawn(config, preset)
-        return updates
+        return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
     def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
         """`look`: also at pictures that nobody has looked at yet, which is not for every keystroke."""

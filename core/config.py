@@ -373,6 +373,15 @@ class TrainingConfig(Checked):
         return tuple(name for name, on in asked.items() if on)
 
 
+def _third_of_the_grid(config) -> int:
+    """Grid steps; on the training grid, of whose 1000 steps each is small and costs an evaluation, 50."""
+    return math.ceil(config.rollout.grid_steps / 3) if config.rollout.grid == "inference" else 50
+
+
+def _length_of_the_run(config) -> int:
+    return config.training.max_train_steps
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig(Checked):
     """Scheduled sampling: how often, how far and with which solver a row is rolled out; ReflexFlow on top for flow models."""
@@ -387,6 +396,7 @@ class RolloutConfig(Checked):
         ge=0,
         le=1000,
         source=_SCHEDULED,
+        soft=_third_of_the_grid,
     )
     probability: float = option(
         0.0, "Chance that a row is rolled out; used when ramp_steps is 0.", ge=0, le=1, source=_SCHEDULED
@@ -404,10 +414,12 @@ class RolloutConfig(Checked):
         ge=0,
         le=10_000_000,
         source=_SCHEDULED,
+        soft=_length_of_the_run,
     )
     start_step: int = option(
         0, "First step at which the chance counts; before it: none, or prob_start with a ramp.", unit="optimizer steps", ge=0,
         le=10_000_000, level="advanced",
+        soft=_length_of_the_run,
     )  # fmt: skip
     ramp_shape: Literal["linear", "cosine"] = option("linear", "How the chance goes along the ramp.", level="advanced")
     strategy: Literal["uniform", "biased_early", "biased_late"] = option(
@@ -430,7 +442,9 @@ class RolloutConfig(Checked):
         "What one step of offset is: a step of the schedule you sample with, or of the checkpoint's training table (1000 steps).",
         level="advanced",
     )
-    grid_steps: int = option(30, "Steps of the inference grid.", unit="steps", ge=2, le=1000, level="advanced")
+    grid_steps: int = option(
+        30, "Steps of the inference grid.", unit="steps", ge=2, le=1000, level="advanced", soft=100
+    )
     target: Literal["consistent", "original"] = option(
         "consistent",
         "What a rolled row learns: the output that leads from where it really is to the true picture (consistent), "
@@ -456,10 +470,12 @@ class RolloutConfig(Checked):
         source="Min-SNR (arXiv 2303.09556), here for rolled rows alone: ours",
         level="advanced",
         since="0.2",
+        soft=20,
     )
     guidance: float = option(
         1.0, "Guidance inside the rollout; above 1 each evaluation costs two forwards.", ge=1, le=30,
         source="SOAR (arXiv 2604.12617)", level="advanced",
+        soft=10,
     )  # fmt: skip
     control: Literal["none", "source_noise"] = option(
         "none",
@@ -480,10 +496,12 @@ class RolloutConfig(Checked):
         le=100,
         source=_REFLEXFLOW,
         level="advanced",
+        soft=5,
     )
     reflexflow_beta1: float = option(
         10.0, "Weight of the anti-drift term; 10 as published, 1 looked safer in our own trial.", ge=0, le=1000, source=_REFLEXFLOW,
         level="advanced",
+        soft=20,
     )  # fmt: skip
     reflexflow_beta2: float = option(
         1.0,
@@ -492,6 +510,7 @@ class RolloutConfig(Checked):
         le=1000,
         source=_REFLEXFLOW,
         level="advanced",
+        soft=5,
     )
     reflexflow_norm: Literal["max", "mean", "l2", "l1"] = option(
         "max",

@@ -13,7 +13,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -55,7 +55,7 @@ class Option:
     `name` is the flat key (`scheduled_sampling_grid_steps`), `field` its name in the section (`grid_steps`).
     `type` is one of bool, int, float, str, list[str], list[int]; with `choices`, only those values are allowed.
     `default` None means that the option may be left unset (and only then may it be). Bounds are inclusive; for lists they hold
-    for every element. `split` separates the elements of a list written as plain text.
+    for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`.
     """
 
     name: str
@@ -72,6 +72,17 @@ class Option:
     level: Level
     split: str = ","
     since: str = "0.1"
+    soft: float | Callable[[Any], float] | None = None
+
+    def slider_end(self, config: Any) -> float | None:
+        """The soft maximum in this config: where a slider ends, because hardly anybody wants more; more, up to `maximum`, is typed.
+
+        None where the option has no soft maximum. Always above `minimum` and at most `maximum`.
+        """
+        if self.soft is None:
+            return None
+        end = self.soft(config) if callable(self.soft) else self.soft
+        return min(max(end, self.minimum + 1), self.maximum)
 
     @property
     def optional(self) -> bool:
@@ -214,6 +225,7 @@ def option(
     level: Level = "simple",
     split: str = ",",
     since: str = "0.1",
+    soft: float | Callable[[Any], float] | None = None,
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
@@ -226,6 +238,8 @@ def option(
         level: simple options are shown first; advanced ones under a fold.
         split: what separates the elements of a list written as text.
         since: the version that brought it. Files of the host that name values by position keep to the order of versions.
+        soft: for a number whose useful part is a small piece of what is allowed, where its slider ends: a number, or a function of the
+            whole config, for what depends on the grid or the length of the run.
     """
     metadata = {
         "help": help,
@@ -236,6 +250,7 @@ def option(
         "level": level,
         "split": split,
         "since": since,
+        "soft": soft,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

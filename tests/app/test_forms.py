@@ -35,8 +35,9 @@ TOGETHER = {
 @pytest.fixture(scope="module")
 def form():
     form = Form(RunConfig())
-    for section in SECTIONS:
-        form.place(*form.missing(section))
+    with gr.Blocks():
+        for section in SECTIONS:
+            form.place(*form.missing(section))
     return form
 
 
@@ -116,6 +117,35 @@ def test_a_slider_reaches_every_place_between_its_bounds():
             slider = component(option, option.default)
             assert (slider.minimum, slider.maximum) == (option.minimum, option.maximum)
             assert option.type == "float" or slider.step == 1
+
+
+def test_every_number_of_scheduled_sampling_has_a_slider_and_takes_what_lies_beyond_it(form):
+    numbers = [option for option in OPTIONS.values() if option.section == "rollout" and option.type in ("int", "float")]
+    assert len(numbers) == 14
+    for option in numbers:
+        field = form.components[option.name]
+        if option.soft is None:
+            assert isinstance(field, gr.Slider) and field.maximum == option.maximum, option.name
+            continue
+        slider = form.sliders[option.name]
+        assert isinstance(field, gr.Number) and (field.minimum, field.maximum) == (None, None), option.name
+        assert option.minimum == slider.minimum < slider.maximum < option.maximum, option.name
+        raw = given(form, RunConfig()) | {field: option.maximum}
+        config = form.read(raw)
+        assert config_to_flat(config)[option.name] == option.maximum
+        assert form.show(config, [option.name])[field] == form.slid(config)[slider]["value"] == option.maximum
+
+
+def test_a_slider_reaches_as_far_as_the_grid_and_the_run_make_sense(form):
+    def end(name, **changes):
+        config = with_changes(RunConfig(), {"max_train_steps": 400, **{f"scheduled_sampling_{key}": value for key, value in changes.items()}})
+        return form.reaches(config)[form.sliders[f"scheduled_sampling_{name}"]]["maximum"]
+
+    assert end("ramp_steps") == end("start_step") == 400
+    assert end("max_step_offset") == 10 and end("max_step_offset", grid_steps=50) == 17 and end("max_step_offset", grid="training") == 50
+    assert end("max_step_offset", max_step_offset=44) == 10, "a larger value is typed and does not stretch the slider"
+    assert end("max_step_offset", grid_steps=2) == 1
+    assert end("guidance") == 10 and end("reflexflow_alpha") == end("reflexflow_beta2") == 5 and end("reflexflow_beta1") == 20
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 2, True, "a lot", None])

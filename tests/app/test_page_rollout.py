@@ -18,7 +18,7 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
     expect(wide).to_be_visible()
     expect(picture).to_contain_text("up to 2 grid steps too much")
     expect(wide.locator(".rs-w-arc")).to_have_count(2)
-    slider = page.locator("#opt-scheduled_sampling_max_step_offset input[type=range]")
+    slider = page.locator("#opt-scheduled_sampling_max_step_offset-slider input[type=range]")
     slider.focus()
     for _ in range(3):
         slider.press("ArrowRight")
@@ -31,16 +31,56 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
     expect(page.locator("#rollout-learns thead th")).to_have_count(5)
     expect(page.locator("#level").get_by_label("Own numbers")).to_be_checked()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 5')
-    # The slider is as long as the grid; a longer grid makes it longer, for the server too.
+    # The slider is a third of the grid; a longer grid makes it longer, and what lies beyond is typed.
     steps = page.locator("#opt-scheduled_sampling_grid_steps input[type=number]")
     steps.fill("50")
     steps.blur()
-    expect(slider).to_have_attribute("max", "50")
+    expect(slider).to_have_attribute("max", "17")
     number = page.locator("#opt-scheduled_sampling_max_step_offset input[type=number]")
     number.fill("44")
     number.blur()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 44')
     expect(picture).to_contain_text("up to 44 grid steps too much")
+
+
+def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_comes_back_after_a_reload(visit, tab):
+    page = visit()
+    tab(page, "Train")
+
+    def field(name):
+        return page.locator(f"#opt-{name} input[type=number]")
+
+    def slider(name):
+        return page.locator(f"#opt-{name}-slider input[type=range]")
+
+    def config_says(name, value):
+        expect(page.locator("#side")).to_contain_text(re.compile(rf'"{name}": {re.escape(value)},?\s'))
+
+    ramp, beta = "scheduled_sampling_ramp_steps", "scheduled_sampling_reflexflow_beta1"
+    expect(slider(ramp)).to_have_value("60")
+    slider(ramp).press("ArrowRight")
+    expect(field(ramp)).to_have_value("61")
+    config_says(ramp, "61")
+    field("max_train_steps").fill("8000")
+    field("max_train_steps").blur()
+    expect(slider(ramp)).to_have_attribute("max", "8000")
+    slider(ramp).press("End")
+    expect(field(ramp)).to_have_value("8000")
+    config_says(ramp, "8000")
+    for typed, at in (("0.125", "0.1"), ("123.5", "20")):  # finer than the slider's step; beyond its end
+        field(beta).fill(typed)
+        field(beta).blur()
+        config_says(beta, typed)
+        expect(slider(beta)).to_have_value(at)
+        expect(field(beta)).to_have_value(typed)
+    page.reload()
+    tab(page, "Train")
+    expect(field(beta)).to_have_value("123.5")
+    expect(slider(beta)).to_have_value("20")
+    expect(slider(ramp)).to_have_value("8000")
+    page.locator("#reset").click()
+    expect(slider(beta)).to_have_value("1")
+    expect(slider(ramp)).to_have_value("60")
 
 
 def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(visit, tab):

@@ -283,14 +283,6 @@ def test_every_rollout_option_stands_in_the_panel_with_its_help_source_and_key(b
         assert name in form.components[name].info and form.components[name].info.startswith(OPTIONS[name].help)
 
 
-def test_the_offset_is_a_slider_as_long_as_the_grid_and_never_shorter_than_its_value(built):
-    form, built_panel = built
-    offset = form.components[PREFIX + "max_step_offset"]
-    assert (offset.minimum, offset.maximum, offset.step) == (0, 30, 1)
-    for changes, end in (({"grid_steps": 50}, 50), ({"max_step_offset": 60}, 60), ({"grid": "training"}, 1000)):
-        assert built_panel.drawn(config(**{**ON, **changes}), "demo")[offset]["maximum"] == end
-
-
 def test_a_control_that_another_puts_out_of_use_is_switched_off_and_comes_back(built):
     form, built_panel = built
 
@@ -301,6 +293,8 @@ def test_a_control_that_another_puts_out_of_use_is_switched_off_and_comes_back(b
     assert not usable("prob_end", **ON) and usable("prob_end", **ON | {"ramp_steps": 10})
     assert not usable("order", **ON, sampler="euler") and not usable("grid_steps", **ON, grid="training")
     assert all(usable(name) for name in panel.EITHER_OR)  # nothing is on: everything can be prepared
+    slider = form.sliders[PREFIX + "grid_steps"]
+    assert built_panel.drawn(config(**ON), "demo")[slider]["interactive"] and not built_panel.drawn(config(**ON, grid="training"), "demo")[slider]["interactive"]
 
 
 def test_names_out_of_a_model_or_a_schedule_are_inert(tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import ClassVar, Literal
 
 import pytest
-from rollout_studio.core.config import OPTIONS
+from rollout_studio.core.config import OPTIONS, config_from_flat
 from rollout_studio.core.options import Checked, ConfigError, Fault, option, options_of, shown
 from rollout_studio.core.reference import as_data, as_markdown, as_text
 
@@ -178,6 +178,15 @@ def test_every_number_has_both_bounds_and_counts_of_steps_a_unit():
             assert each.maximum is not None, each.name
         if each.name.endswith(("_steps", "_interval", "start_step")):
             assert each.unit, each.name
+
+
+@pytest.mark.parametrize("steps", [1, 300, 10_000_000])
+def test_a_soft_maximum_lies_above_the_minimum_and_within_what_is_allowed(steps):
+    config = config_from_flat({"max_train_steps": steps, "scheduled_sampling_grid_steps": 2})
+    soft = [each for each in OPTIONS.values() if each.soft is not None]
+    assert soft
+    for each in soft:
+        assert each.minimum < each.slider_end(config) <= each.maximum, each.name
 
 
 def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
