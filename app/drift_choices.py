@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.config import OPTIONS, config_from_flat, config_to_flat, load_preset, preset_names, read_preset
+from ..core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, load_preset, preset_names, read_preset
 from ..core.dataset import scan, split_holdout
 from ..core.dataset.captions import BadCaption
 from ..core.dataset.captions import decode as decode_caption
@@ -137,6 +137,17 @@ def _steps(folder: Path) -> list[int]:
 def bases() -> list[tuple[str, str]]:
     """(title, value) of the base models of the presets."""
     return [(f"Base model · {read_preset(name).title.partition(':')[0]}", f"{BASE}/{name}") for name in preset_names()]
+
+
+def base_of(config: RunConfig) -> str | None:
+    """The value of the base model that this config starts from; None where no preset has it."""
+    flat = config_to_flat(config)
+    return next((value for _, value in bases() if same_model(flat, config_to_flat(load_preset(value.partition("/")[2])))), None)
+
+
+def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two flat configs start from the same checkpoint."""
+    return all(first.get(name) == second.get(name) for name in _SAME_MODEL)
 
 
 def weights_choices(runs: Sequence[RunSummary], shelf: Shelf, keep: str | None = None) -> list[tuple[str, str]]:

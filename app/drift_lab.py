@@ -104,6 +104,7 @@ class DriftLab:
                         choices=choices.solver_choices(), value=choices.NOTHING, label="Compare with another solver", info=_SOLVER_HELP, elem_id="look-solver",
                     )  # fmt: skip
                     self._place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
+                self.take = gr.Button("Take this walk to the Train tab", size="sm", elem_id="look-take")
             with gr.Column(scale=11, min_width=320, elem_classes="rs-lab-result"):
                 self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
                 self.film = gr.HTML(_EMPTY, elem_id="look-film", js_on_load=_JS)
@@ -125,7 +126,7 @@ class DriftLab:
         for name in names:
             option, label = FIELDS[name]
             value = FIRST.get(name, option.default)
-            made = forms.component(_narrowed(name, option, self._most_steps("inference", FIELDS["grid_steps"][0].default)), value, full=False)
+            made = forms.component(_narrowed(name, option, self.most_steps("inference", FIELDS["grid_steps"][0].default)), value, full=False)
             made.label = f"{label} ({option.unit})" if option.unit and option.unit not in label else label
             made.elem_id = f"look-{name.replace('_', '-')}"  # the same option may stand on the Train tab
             self.fields[name] = made
@@ -210,6 +211,16 @@ class DriftLab:
         given = {**given, self.weights: weights}
         listed = choices.weights_choices(self.watch.runs(), self.shelf, weights)
         return _merged({self.weights: gr.update(value=weights, choices=listed)}, self.on_weights(given, request))
+
+    def put(self, values: Mapping[str, Any], weights: str | None, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        """Updates that put `values` into fields and choose these weights (None: those that are chosen) for a viewer, and ask for the drift."""
+        out: dict[Any, Any] = {self.fields[name]: gr.update(value=value) for name, value in values.items()}
+        given = {**given, **{self.fields[name]: value for name, value in values.items()}}
+        if weights is not None:
+            given |= {self.against: choices.NOTHING, self.weights: weights}
+            out = _merged({self.against: gr.update(value=choices.NOTHING), **self.turn_to(weights, given, request)}, out)
+        follow = self._dependent(self.desk.place(_viewer(request)), given)
+        return _merged(_merged(out, follow), self.on_show(given, request))
 
     def on_pick(self, given: Mapping[Any, Any], event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         """Another picture: its caption becomes the prompt."""
@@ -343,14 +354,15 @@ class DriftLab:
             steps = forms.from_component(FIELDS["grid_steps"][0], given[self.fields["grid_steps"]])
         except ConfigError:
             return out  # told at its own field
-        most = self._most_steps(given[self.fields["grid"]], steps)
-        if place.memory.setdefault("most", self._most_steps("inference", FIELDS["grid_steps"][0].default)) != most:
+        most = self.most_steps(given[self.fields["grid"]], steps)
+        if place.memory.setdefault("most", self.most_steps("inference", FIELDS["grid_steps"][0].default)) != most:
             place.memory["most"] = most
             out[self.fields["offset"]] = gr.update(maximum=most)
         return out
 
     @staticmethod
-    def _most_steps(grid: Any, steps: int) -> int:
+    def most_steps(grid: Any, steps: int) -> int:
+        """The farthest walk that the offset's slider has."""
         return STEPS_OF_A_TABLE if grid == "training" else min(STEPS_OF_A_TABLE, steps)
 
     # -- what is told at the fields ------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 from starlette.middleware import Middleware
 
+from . import see_rollout
 from .drift_tab import DriftTab
 from .graph_tab import GraphTab
 from .guard import Guard, local_hosts
@@ -104,6 +105,7 @@ def build(watch: Watch) -> gr.Blocks:
         graph.wire(train, tabs)
         runs.wire(view, inputs, outputs)
         drift.wire(drift_tab)
+        see_rollout.wire(train, drift, tabs)
         demo.unload(left)
         gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
         demo.load(arrive, None, [*outputs, tabs], **quick)

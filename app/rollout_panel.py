@@ -74,6 +74,7 @@ class RolloutPanel:
             "it arrives. Gentle and strong are starting points; every number behind them is below.",
         )  # fmt: skip
         self.picture = gr.HTML(picture(config), elem_id="rollout-picture")
+        self.see = gr.Button("See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.active)
         with gr.Accordion("Scheduled sampling: every number", open=config.rollout.active, elem_id="rollout-numbers") as self.numbers:
             for letter, title, about, rows in GROUPS:
                 gr.HTML(f'<div class="rs-part"><span>3{letter}</span>{text(title)}<small>{text(about)}</small></div>', padding=False)
@@ -100,7 +101,7 @@ class RolloutPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.level, self.picture, self.numbers, self.ramp, self.learns]
+        return [self.level, self.picture, self.see, self.numbers, self.ramp, self.learns]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         idle, controls = idle_settings(config), self.form.components
@@ -112,6 +113,7 @@ class RolloutPanel:
             **switched,
             self.level: level_of(config),
             self.picture: picture(config),
+            self.see: gr.update(visible=config.rollout.active),
             self.ramp: ramp_panel(config),
             self.learns: learning(config),
         }

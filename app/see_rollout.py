@@ -1,0 +1,125 @@
+"""From the Train tab's rollout to the Drift tab and back: see what a walk with these settings does, change it there, take it along.
+
+The two tabs have fields for the same options; here is which belong together. A rolled row starts at most `max_step_offset` steps away:
+that farthest walk is shown. The noise level where it ends, the picture and the prompt stay as the Drift tab has them; training draws them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, differences, with_changes
+from ..core.effects import in_paper_mode
+from ..core.options import ConfigError, shown
+from . import drift_choices as choices
+from .drift_lab import FIELDS, DriftLab
+from .drift_tab import DriftTab
+from .forms import from_component, label, to_component
+from .panel import QUICK
+from .train_tab import TrainTab
+
+PAIRS = {
+    "offset": "max_step_offset", "sampler": "sampler", "order": "order", "grid": "grid", "grid_steps": "grid_steps", "guidance": "guidance",
+}  # fmt: skip
+"""Field of the Drift tab -> option of scheduled sampling."""
+
+
+def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
+    """Connect both buttons. Neither asks anything of the other tab's panels that a person could not do there by hand."""
+    lab = drift.lab
+
+    def on_see(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        try:
+            config = train.form.read(given)
+        except ConfigError as error:
+            gr.Warning(f"The settings cannot be used yet: {error}")
+            return train.refused(given, error)
+        reason = why_not(config)
+        if reason is not None:
+            gr.Warning(reason)
+            return {tabs: gr.skip()}
+        values, cut = fields_of(config, lab)
+        if cut is not None:
+            gr.Info(cut)
+        weights, missing = weights_of(config, given[lab.weights], lab)
+        if missing is not None:
+            gr.Warning(missing)
+        return {tabs: gr.Tabs(selected="drift"), drift.parts: gr.Tabs(selected="look"), **lab.put(values, weights, given, request)}
+
+    def on_take(given: Mapping[Any, Any]) -> dict[Any, Any]:
+        try:
+            config = train.form.read(given)
+            changed = taken(config, {name: given[lab.fields[name]] for name in PAIRS})
+        except ConfigError as error:
+            gr.Warning(f"Nothing was taken to the Train tab: {error}", duration=None)
+            return {tabs: gr.skip()}
+        changes = differences(changed, config)
+        gr.Info(said(changes, config))
+        return {**train.filled(given, changed, changes), tabs: gr.Tabs(selected="train")}
+
+    inputs = {*train.inputs, *lab.inputs}
+    train.rollout.see.click(on_see, inputs, [*train.outputs, tabs, drift.parts, *lab.outputs], **QUICK)
+    lab.take.click(on_take, inputs, [*train.outputs, tabs], **QUICK)
+
+
+def why_not(config: RunConfig) -> str | None:
+    """Why this config has no walk that the Drift tab could show; None when it has one."""
+    rollout = config.rollout
+    if not rollout.active:
+        return "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
+    if not rollout.walks:
+        return f"Nobody walks with the control {rollout.control}: set it to none to see the walk."
+    if in_paper_mode(config):
+        return "ReflexFlow's mode paper takes one step of any length, and the Drift tab walks along the grid: take the mode single-pass to see it there."
+    return None
+
+
+def fields_of(config: RunConfig, lab: DriftLab) -> tuple[dict[str, Any], str | None]:
+    """What the Drift tab's fields hold for the farthest walk of this config; and what could not be put there, in a sentence, or None."""
+    rollout = config.rollout
+    values = {name: to_component(FIELDS[name][0], getattr(rollout, option)) for name, option in PAIRS.items()}
+    most = lab.most_steps(rollout.grid, rollout.grid_steps)
+    cut = None
+    if values["offset"] > most:
+        cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a walk of {most}."
+        values["offset"] = most
+    return {**values, "start": "picture"}, cut
+
+
+def weights_of(config: RunConfig, current: Any, lab: DriftLab) -> tuple[str | None, str | None]:
+    """(the weights to turn to, None = those that are chosen; why they are not this config's model, or None)."""
+    try:
+        if choices.same_model(choices.chosen(current, lab.watch.runs()).config, config_to_flat(config)):
+            return None, None  # a run's weights of the same model may stay
+    except ConfigError:
+        pass  # they are gone: the base model's are taken
+    base = choices.base_of(config)
+    if base is not None:
+        return base, None
+    name = config.model.pretrained_model_name_or_path
+    return None, f"The Drift tab knows {name} only from a run that was made with it, so it walks with the weights that are chosen there."
+
+
+def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
+    """`config` with the walk that the Drift tab's fields hold. Raises ConfigError with every fault."""
+    values, faults = {}, []
+    for name, option in PAIRS.items():
+        try:
+            values[RolloutConfig.prefix + option] = from_component(FIELDS[name][0], raw[name])
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    order = OPTIONS[RolloutConfig.prefix + "order"]
+    if not choices.has_order(values[RolloutConfig.prefix + "sampler"]):
+        values[order.name] = order.default  # the field is switched off there
+    return with_changes(config, values)
+
+
+def said(changes: Mapping[str, Any], before: RunConfig) -> str:
+    """What was taken, for people."""
+    if not changes:
+        return "The Train tab has these settings already."
+    old = config_to_flat(before)
+    return "Taken to the Train tab: " + "; ".join(f"{label(OPTIONS[name])} {shown(old[name])} → {shown(value)}" for name, value in changes.items()) + "."
