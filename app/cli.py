@@ -38,6 +38,7 @@ from ..core.memory import is_out_of_memory, memory_message
 from ..core.options import ConfigError, Fault, did_you_mean, shown
 from ..core.own_presets import find_preset, own_presets
 from ..core.reference import as_data, as_markdown, as_text, default_of, values_of
+from ..core.run_log import PHASES
 from ..core.runs import COMMANDS, RunError, RunStore, StorageError
 from . import graph_cli
 
@@ -445,7 +446,8 @@ class Progress:
         )
 
     def _on_phase(self, event: Mapping[str, Any]) -> None:
-        self._advance(str(event["name"]), event.get("done", 0), event.get("total"))
+        name = str(event["name"])
+        self._advance(PHASES.get(name, name), event.get("done", 0), event.get("total"))
 
     def _on_step(self, event: Mapping[str, Any]) -> None:
         loss = event["loss"]  # NaN and infinities arrive as text
@@ -564,7 +566,7 @@ def _sample(given: argparse.Namespace) -> int:
     try:
         pictures = model.sample(
             given.prompt, steps=steps, guidance=guidance, negative_prompt=given.negative_prompt, seed=given.seed, height=height,
-            width=width, on_picture=lambda done, total: progress.phase("pictures", done, total),
+            width=width, on_picture=lambda done, total: progress.phase("samples", done, total),
         )  # fmt: skip
     finally:
         progress.close()
@@ -660,7 +662,7 @@ def _runs(given: argparse.Namespace) -> int:
         _say(f"Deleted {given.name}.")
     else:
         store.send(given.name, given.action)
-        _say(f"Sent {given.action} to {given.name}; it is obeyed between two steps.")
+        _say(f"Sent {given.action} to {given.name}; it is heard at once, sample and drift when the current step is over.")
     return DONE
 
 

@@ -17,7 +17,7 @@ import gradio as gr
 
 from ..core.config import ConfigError
 from ..core.controls import TITLES
-from ..core.run_log import RunLog, Series, number
+from ..core.run_log import PHASES, RunLog, Series, number
 from ..core.runs import ACTIVE_STATES, Command, RunDir, RunError, RunSummary
 from .charts import Line, chart, smoothed
 from .compare import ComparePanel
@@ -38,20 +38,12 @@ STATE_WORDS = {
     "failed": "failed",
     "crashed": "crashed",
 }
-PHASE_WORDS = {
-    "model": "loading the model",
-    "pictures": "reading the pictures",
-    "class pictures": "drawing class pictures",
-    "samples": "drawing samples",
-    "drift": "measuring the drift",
-    "export": "writing the LoRA and loading it again as a check",
-}
 _SILENT_S = 60
 _MOST_COLUMNS = 12
 _CHART_STEPS = 400  # so many places along the axis of a curve are told apart
 _NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
 _COMMANDS = {
-    "pause": ("Pause", "Waits after the current step; nothing is lost."),
+    "pause": ("Pause", "It waits until you press Go on; nothing is lost."),
     "resume": ("Go on", ""),
     "save": ("Save now", ""),
     "sample": ("Sample now", ""),
@@ -293,7 +285,8 @@ class RunsTab:
 
     def _command(self, name: str, command: str) -> str:
         self.watch.store.send(name, command)
-        return f"{_COMMANDS[command][0]}: asked. It is done after the current step. {_COMMANDS[command][1]}".strip()
+        when = "It is done when the current step is over." if command in ("sample", "drift") else "It is heard at once."
+        return f"{_COMMANDS[command][0]}: asked. {when} {_COMMANDS[command][1]}".strip()
 
     def _force(self, name: str) -> str:
         return "Ended. What it trained since its last checkpoint is lost." if self.watch.store.kill(name) else "It was already gone."
@@ -435,7 +428,7 @@ def asked(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> str:
     if not run.alive:
         return ""
     lines = [
-        f"<b>{text(_COMMANDS[command.name][0])}</b>: asked; the trainer hears it after the current step."
+        f"<b>{text(_COMMANDS[command.name][0])}</b>: asked; the trainer hears it {'when the current step is over' if command.name in ('sample', 'drift') else 'at once'}."
         for command in pending
         if command.name in _COMMANDS and "request" not in command.args  # a drift preview is told where it was asked for
     ]
@@ -469,7 +462,7 @@ def _doing(run: RunSummary, log: RunLog) -> str:
         done, total = log.phase.get("done"), log.phase.get("total")
         count = f" ({done} of {total})" if isinstance(done, int) and isinstance(total, int) and total > 1 else ""
         name = str(log.phase.get("name", ""))
-        return PHASE_WORDS.get(name, name.replace("_", " ")) + count
+        return PHASES.get(name, name) + count
     return "loading the libraries and the model" if log.last_step is None else ""
 
 

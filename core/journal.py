@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .checkpoint import is_disk_full
+from .run_log import PHASES
 from .runs import RunDir, jsonable
 
 STATE_INTERVAL_S = 1.0
@@ -27,6 +28,7 @@ class Journal:
         self.told_state: str | None = None
         """The state that was told last, written or not."""
         self._state_written = self._progress_told = 0.0
+        self._phase_told: tuple[str, int, int] | None = None
 
     @property
     def blocked(self) -> bool:
@@ -36,6 +38,8 @@ class Journal:
         """Append an event to the run and tell the listener. Raises what `RunDir.emit` raises, except for a full
         disk.
         """
+        if event != "phase":
+            self._phase_told = None
         fields = {"time": round(time.time(), 3), **fields}  # of now, however long the disk makes it wait
         self._waiting.append((event, fields))
         self._flush_if_there_is_room()
@@ -43,10 +47,15 @@ class Journal:
             self._listen(jsonable({"event": event, **fields}))
 
     def progress(self, name: str, done: int, total: int) -> None:
-        """A `phase` event, at most five a second except for first and last."""
-        now = time.monotonic()
-        if done == 0 or done == total or now - self._progress_told > PROGRESS_INTERVAL_S:
-            self._progress_told = now
+        """A `phase` event for a phase of `run_log.PHASES`: when it begins, when it is over, and at most five a second between."""
+        if name not in PHASES:
+            raise ValueError(f"{name!r} is no phase that viewers have words for. Phases: {', '.join(PHASES)}.")
+        now, told = time.monotonic(), (name, done, total)
+        if told == self._phase_told:
+            return
+        begins = self._phase_told is None or self._phase_told[0] != name or done == 0
+        if begins or done == total or now - self._progress_told > PROGRESS_INTERVAL_S:
+            self._progress_told, self._phase_told = now, told
             self.emit("phase", name=name, done=done, total=total)
 
     def state(self, **fields: Any) -> None:

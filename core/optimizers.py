@@ -93,6 +93,7 @@ class Average:
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self.decay, self.updates = decay, 0
+        self._held: list[Tensor] | None = None  # what is trained, while the average is in place
         self._parameters = list(parameters)
         self.values = [p.detach().float().clone() for p in self._parameters]
 
@@ -115,12 +116,25 @@ class Average:
         """The parameters hold the average inside the block, and exactly what they held before after it, also after an
         error.
         """
-        held = [p.detach().clone() for p in self._parameters]
+        self._held = [p.detach().clone() for p in self._parameters]
         try:
             self._write(self.values)
             yield
         finally:
-            self._write(held)
+            self._write(self._held)
+            self._held = None
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside the block the parameters hold what is trained, also in the middle of an `in_place` block; afterwards what they held."""
+        if self._held is None:
+            yield
+            return
+        self._write(self._held)
+        try:
+            yield
+        finally:
+            self._write(self.values)
 
     @torch.no_grad()
     def _write(self, values: Sequence[Tensor]) -> None:

@@ -15,6 +15,19 @@ from typing import Any, ClassVar
 from .pace import Pace, StepTime
 from .runs import RunDir
 
+PHASES = {
+    "model": "loading the model",
+    "pictures": "reading the pictures",
+    "class pictures": "drawing class pictures",
+    "latents": "turning the pictures into latents",
+    "captions": "encoding the captions",
+    "samples": "drawing samples",
+    "drift": "measuring the drift",
+    "preview": "drawing a drift picture of the weights of now",
+    "export": "writing the weights and loading them again as a check",
+}
+"""Every phase that a `phase` event may name, in words for people."""
+
 COLUMNS = (
     "loss", "main", "adr", "prior", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
     "frequency_weight_std", "effective_probability", "seconds", "memory_mib", "rows", "source_noise_rows",

@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -273,8 +273,10 @@ class RunDir:
             raise RunError(f"{command} cannot be asked: nothing can be written into {self.commands_path} ({error.strerror}). {remedy}, and ask again.") from error
         return id
 
-    def take_commands(self) -> list[Command]:
+    def take_commands(self, only: Container[str] = COMMANDS) -> list[Command]:
         """Commands that came since the last call, oldest first; their files are removed. Costs one listing when none came.
+
+        `only`: names of commands; files of others stay for a later call.
 
         A file that is no command is set aside as `<name>.bad` and reported by a `warning` event.
         """
@@ -288,6 +290,8 @@ class RunDir:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 if record["command"] not in COMMANDS or not isinstance(record["args"], dict):
                     raise ValueError(f"unknown command {record['command']!r}")
+                if record["command"] not in only:
+                    continue
                 taken.append(Command(record["command"], record["args"], str(record["id"])))
             except (ValueError, KeyError, TypeError) as error:
                 platform_calls.replace(path, path.with_suffix(".bad"))

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import torch
@@ -53,6 +53,7 @@ from .plain_grid import grid_of
 from .preflight import cache_folder
 from .randomness import generator, kept_random_state, row_noise, stream_seed
 from .rollout import Grid, Plan, build_grid, make_plan
+from .run_log import PHASES
 from .runs import Command, RunDir
 from .timesteps import sample_times
 
@@ -60,6 +61,8 @@ DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
 """Exit codes: done or stopped on request; ended by a signal, resume me; the config or data cannot be trained; broke."""
 
 POLL_S = 0.25  # how often a paused run looks for commands
+HEARD_AT_ONCE = ("pause", "resume", "save", "stop", "stop-and-save")
+"""Commands that are heard in the middle of preparing, drawing and measuring too; the others wait for the end of a step."""
 PREVIEWS_KEPT = 6  # answers to drift previews that were asked of the running run
 ROOM_POLL_S = 5.0  # how often a run that waits for disk space looks again
 SKIPS_ALLOWED = (
@@ -117,7 +120,7 @@ class _Leave(Exception):
 
 
 class _Abandoned(Exception):
-    """A signal came while pictures were drawn or drift was measured: leave them, the loop decides."""
+    """Somebody ends the run while pictures are drawn: leave them, the loop decides."""
 
 
 def train(
@@ -297,7 +300,14 @@ class Training:
         self.total, self.step = config.training.max_train_steps, 0
         self.saved_step: int | None = None
         self.accelerator: Any = None
-        self.looking = False  # pictures are being drawn: a signal may leave them
+        self.prepared = False  # there is an optimizer, so there is something to save
+        self.looking = False  # pictures are being drawn: they may be left
+        self.paused = False  # between two steps, by a command
+        self.inbox: deque[Command] = deque()  # taken and not yet obeyed
+        self.ending: Command | None = None  # a stop that was heard in the middle of something, which the loop obeys
+        self._save_wanted = False  # heard before there was anything to save
+        self._next_look = 0.0
+        self._waited_s = 0.0  # how long somebody has had the run wait in the middle of something
         self._grids: dict[tuple[int, ...], Grid] = {}
         self.pace = Pace()
         self._skipped = 0
@@ -323,6 +333,9 @@ class Training:
         self.journal.state(state="running", step=step, total_steps=self.total, message=None)
         self.set_up(before)
         del before  # a whole copy of weights and moments
+        self.prepared = True
+        if self._save_wanted:
+            self.save(asked=True)
         if resumed_from is None:
             with self.timed("samples"):
                 self.take_samples()
@@ -625,9 +638,9 @@ class Training:
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         """Count what is done inside as `what`, which lies between two steps; not where it fails."""
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), self._waited_s
         yield
-        self.pace.took(what, time.perf_counter() - began)
+        self.pace.took(what, time.perf_counter() - began - (self._waited_s - waited))
 
     def _watch_frequency_weight(self, tally: "_Tally") -> None:
         if (
@@ -652,33 +665,89 @@ class Training:
 
     def listen(self) -> None:
         """Signals, a full disk and commands, in this order. Returns when the next step may be taken."""
+        self.leave_where_asked()
+        if self.journal.blocked:
+            self.with_room("events.jsonl", self.journal.flush)
+        self.inbox.extend(self.run.take_commands())
+        while self.inbox:
+            self.obey(self.inbox.popleft())
+            self.leave_where_asked()
+
+    def leave_where_asked(self) -> None:
+        """End the run between two steps where a signal or a command in the middle of something asked for it."""
         if self.interrupt.asked:
             self.save()
             raise _Leave(PREEMPTED, f"{self.interrupt.name}: saved at step {self.step}; resume goes on from here.")
-        if self.journal.blocked:
-            self.with_room("events.jsonl", self.journal.flush)
-        commands = deque(self.run.take_commands())
-        while commands:
-            if self.obey(commands.popleft()):
-                commands.extend(self.pause())
+        if self.ending is not None:
+            self.end_as_asked(self.ending)
 
-    def obey(self, command: Command) -> bool:
-        """Do what a command says; True when it says pause."""
+    def obey(self, command: Command) -> None:
+        """Do what a command says, between two steps."""
         self.journal.emit("command", name=command.name, id=command.id, args=command.args)
-        if command.name == "stop":
-            raise _Leave(
-                DONE, f"stopped at step {self.step} as asked, without saving; last checkpoint: {self.saved_step}."
-            )
-        if command.name == "stop-and-save":
-            self.journal.state(state="stopping")
-            self.save()
-            self.export()
-            raise _Leave(DONE, f"stopped at step {self.step} as asked; saved, and exported as it is.")
-        if command.name == "save":
-            self.save()
+        if command.name in ("stop", "stop-and-save"):
+            self.end_as_asked(command)
+        elif command.name == "save":
+            self.save(asked=True)
         elif command.name in ("sample", "drift"):
             self.without_risk(f"The command {command.name}", lambda: self._look_as_asked(command))
-        return command.name == "pause"
+        elif command.name == "pause" and not self.paused:
+            self.pause()
+        elif command.name == "resume":
+            self.paused = False
+
+    def end_as_asked(self, command: Command) -> NoReturn:
+        if command.name == "stop":
+            raise _Leave(DONE, f"stopped at step {self.step} as asked, without saving; {_way_on(self.run)}.")
+        self.journal.state(state="stopping")
+        self.save()
+        self.export()
+        raise _Leave(DONE, f"stopped at step {self.step} as asked; saved, and exported as it is.")
+
+    def hear(self) -> bool:
+        """Listen in the middle of something long, as often as one likes. Whether it must be left, so that the loop can end the run.
+
+        `pause` holds it here, until `resume`; `save` saves what is trained, whatever is being looked at. What takes a look itself
+        waits for the end of the step.
+        """
+        holds, began = False, time.monotonic()
+        while not (self.interrupt.asked or self.ending is not None):
+            if not holds and time.monotonic() < self._next_look:
+                return False
+            self._next_look = time.monotonic() + POLL_S
+            self.inbox.extend(self.run.take_commands(HEARD_AT_ONCE))
+            for command in [command for command in self.inbox if command.name in HEARD_AT_ONCE]:
+                self.inbox.remove(command)
+                self.journal.emit("command", name=command.name, id=command.id, args=command.args)
+                if command.name in ("stop", "stop-and-save"):
+                    self.ending = command
+                    self.journal.state(state="stopping")
+                    break
+                if command.name == "save":
+                    self.save_amid()
+                elif command.name == "pause" and not (holds or self.paused):
+                    holds, began = True, time.monotonic()
+                    self._say_paused(True)
+                elif command.name == "resume" and holds:
+                    holds = False
+                    self._waited_s += time.monotonic() - began
+                    self._say_paused(False)
+                elif command.name == "resume":
+                    self.paused = False
+            if holds:
+                time.sleep(POLL_S)
+        return True
+
+    def save_amid(self) -> None:
+        """Save as asked in the middle of something: before there is anything to save, as soon as there is."""
+        if not self.prepared:
+            self._save_wanted = True
+            return
+        with nullcontext() if self.average is None else self.average.set_aside():
+            self.save(asked=True)
+
+    def _say_paused(self, paused: bool) -> None:
+        self.journal.emit("paused" if paused else "resumed", step=self.step)
+        self.journal.state(state="paused" if paused else "running", step=self.step)
 
     def _look_as_asked(self, command: Command) -> None:
         known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": {"request"}}[command.name]
@@ -693,23 +762,18 @@ class Training:
         else:
             self.take_samples(folder=f"step-{self.step:06d}-{command.id}", **command.args)
 
-    def pause(self) -> list[Command]:
-        """Wait for `resume`; obey what else comes meanwhile. Returns the commands that came with it."""
-        self.journal.emit("paused", step=self.step)
-        self.journal.state(state="paused", step=self.step)
-        while True:
-            if self.interrupt.asked:
-                self.save()
-                raise _Leave(PREEMPTED, f"{self.interrupt.name}: saved at step {self.step}; resume goes on from here.")
-            commands = self.run.take_commands()
-            for place, command in enumerate(commands):
-                if command.name == "resume":
-                    self.journal.emit("command", name=command.name, id=command.id, args=command.args)
-                    self.journal.emit("resumed", step=self.step)
-                    self.journal.state(state="running")
-                    return commands[place + 1 :]
-                self.obey(command)
-            time.sleep(POLL_S)
+    def pause(self) -> None:
+        """Wait between two steps for `resume`; obey what else comes meanwhile."""
+        self.paused = True
+        self._say_paused(True)
+        while self.paused:
+            self.leave_where_asked()
+            self.inbox.extend(self.run.take_commands())
+            if self.inbox:
+                self.obey(self.inbox.popleft())
+            else:
+                time.sleep(POLL_S)
+        self._say_paused(False)
 
     def with_room(self, what: str, action: Callable[[], Any]) -> Any:
         """Do something that writes. Where the disk is full: say so, wait, and do it again, until there is room or
@@ -719,6 +783,8 @@ class Training:
         while True:
             try:
                 result = action()
+            except (_Leave, _Abandoned):
+                raise
             except Exception as error:
                 if not is_disk_full(error):
                     raise
@@ -770,15 +836,16 @@ class Training:
             )
 
     def tell(self, name: str, done: int, total: int) -> None:
-        """Progress of a phase, and the place where a signal or `stop` is heard while nothing trains yet."""
+        """Progress of a phase, and the place where signals and commands are heard while nothing trains."""
         self.journal.progress(name, done, total)
+        if not self.hear():
+            return
+        if self.looking:
+            raise _Abandoned
+        while_ = f"while {PHASES[name]}; nothing was lost: {_way_on(self.run)}."
         if self.interrupt.asked:
-            if self.looking:
-                raise _Abandoned
-            raise _Leave(
-                PREEMPTED,
-                f"{self.interrupt.name} during preparation ({name}); nothing was lost: {_way_on(self.run)}.",
-            )
+            raise _Leave(PREEMPTED, f"{self.interrupt.name} {while_}")
+        raise _Leave(DONE, f"stopped as asked {while_}")
 
     def warn(self, message: str, remedy: str) -> None:
         self.journal.emit("warning", message=message, remedy=remedy)
@@ -791,9 +858,13 @@ class Training:
             with self.timed("save"):
                 self.save()
 
-    def save(self) -> None:
-        """A checkpoint of this step, unless there is one. Waits where the disk is full."""
+    def save(self, asked: bool = False) -> None:
+        """A checkpoint of this step, unless there is one; who `asked` is told of that one. Waits where the disk is full."""
         if self.saved_step == self.step:
+            if asked:
+                path = self.run.checkpoints_path / f"step-{self.step:06d}"
+                size = sum(file.stat().st_size for file in path.iterdir())
+                self.journal.emit("saved", step=self.step, path=self.relative(path), bytes=size)
             return
         structure, moments = checkpoint.flatten(self.optimizer.state_dict())
         tensors = {"trainable": adapter_state(self.model), "optimizer": moments}
@@ -820,12 +891,12 @@ class Training:
         config, state = self.config, self.exported_state()
         lora = config.training.model_type == "lora"
         path = self.run.lora_path / (f"{self.run.name}.safetensors" if lora else self.run.name)
-        self.tell("export", 0, 2)
+        self.journal.progress("export", 0, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.with_room("the exported file", lambda: export(self.model, path, config, state=state, step=self.step))
-        self.tell("export", 1, 2)
+        self.journal.progress("export", 1, 2)
         check = check_export(path, config, self.model, state)
-        self.tell("export", 2, 2)
+        self.journal.progress("export", 2, 2)
         self.journal.emit("exported", step=self.step, path=self.relative(path), check=check.as_dict())
 
     def exported_state(self) -> dict[str, Tensor] | None:
@@ -850,6 +921,8 @@ class Training:
             raise failed
         if self.interrupt.asked:  # everything is saved: only pictures may be missing
             raise _Leave(PREEMPTED, f"{self.interrupt.name} after the last step; resume takes the last pictures again.")
+        if self.ending is not None:
+            raise _Leave(DONE, "stopped as asked after the last step; everything is saved, and resume takes the last pictures again.")
 
     # -- what is looked at ---------------------------------------------------------------------------------------------
 
@@ -906,6 +979,7 @@ class Training:
                     height=side,
                     width=side,
                     on_picture=lambda done, total: self.tell("samples", done, total),
+                    on_step=lambda *_: self._go_on_drawing(),
                 )
         except _Abandoned:
             return
@@ -921,6 +995,10 @@ class Training:
                 for number, prompt in enumerate(prompts)
             ],
         )
+
+    def _go_on_drawing(self) -> None:
+        if self.hear():
+            raise _Abandoned
 
     def measure_drift(self) -> None:
         """A drift report of the weights of now, base against tuned, on the held-out pictures and beside them on some
@@ -946,12 +1024,12 @@ class Training:
                         self.config,
                         self.run.drift_path,
                         step=self.step,
-                        should_stop=lambda: self.interrupt.asked,
+                        should_stop=self.hear,
                         progress=lambda done, total, what: self.journal.progress("drift", done, total),
                     ),
                 )
             except drift.Stopped:
-                return  # a signal: the loop decides
+                return  # somebody ends the run: the loop decides
         self.journal.emit("drift", **told)
 
     def show_drift(self, command: Command) -> None:
@@ -967,12 +1045,14 @@ class Training:
                     command.args["request"],
                     folder,
                     step=self.step,
-                    should_stop=lambda: self.interrupt.asked,
+                    should_stop=self.hear,
                     tell=lambda share, what: self.journal.progress("preview", round(100 * share), 100),
                 )
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         except drift.Stopped:
-            return  # a signal: the loop decides
+            return  # somebody ends the run: the loop decides
+        except _Leave:  # it was stopped while a save in the middle of this waited for room
+            raise
         except Exception as error:  # noqa: BLE001 - told to whoever asked; training goes on
             message, remedy = preview.explain(error)
             self.journal.emit("preview", id=command.id, step=self.step, message=message, remedy=remedy)

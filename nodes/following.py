@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.config import RunConfig, config_from_flat, config_to_flat
 from ..core.options import ConfigError
+from ..core.run_log import PHASES
 from ..core.runs import RunDir, RunError, RunStore, RunSummary, slug
 from . import fingerprints
 from .context import Context
@@ -130,7 +131,7 @@ def _tell(context: Context, run: RunDir, event: dict, total: int) -> None:
             loss = event["loss"]
             context.tell(event["step"], total, f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}")
         case "phase":
-            context.tell(event["done"], event["total"], event["name"])
+            context.tell(event["done"], event["total"], PHASES.get(event["name"], event["name"]))
         case "sample":
             for image in event["images"]:
                 context.show(run.path / image["path"])

@@ -20,7 +20,7 @@ from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
 from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of, write_whole
 from .holdout import scan_probe, split_holdout
-from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder
+from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder, steadily
 
 MEMORY_BYTES = 1 << 30
 """Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
@@ -49,13 +49,14 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         config: the RunConfig.
         scan: `scan(config.data)`, without errors.
         cache_dir: may be shared by several runs.
-        progress: called with ("class pictures" | "latents" | "captions", done, total).
+        progress: called with ("class pictures" | "latents" | "captions", done, total), ten times a second at most, for class
+            pictures also between the steps of one; what it raises ends the preparation, and what is prepared is kept.
 
     Raises:
         DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is
         full.
     """
-    cache_dir = Path(cache_dir)
+    cache_dir, progress = Path(cache_dir), steadily(progress)
     if scan.errors or not scan.items:
         raise DatasetError("The pictures cannot be used:\n" + format_findings(scan.errors))
     data, problems = config.data, []
@@ -155,7 +156,7 @@ def _pick(items: Iterable[Item], drift) -> list[Item]:
 
 
 def _class_pictures(
-    model, config, scan: Scan, cache_dir: Path, progress: Progress | None
+    model, config, scan: Scan, cache_dir: Path, progress: Progress
 ) -> tuple[tuple[Item, ...], int, list[Finding]]:
     """(class pictures, how many of them were generated now, findings)."""
     data = config.data
@@ -191,7 +192,7 @@ def _class_key(model, config) -> str:
     )  # fmt: skip
 
 
-def _generate(model, config, folder: Path, missing: int, progress: Progress | None) -> None:
+def _generate(model, config, folder: Path, missing: int, progress: Progress) -> None:
     """Draw `missing` class pictures into `folder`; what an interrupted run drew is kept.
 
     Picture i starts from seed `training.seed + i` and is always drawn in the same group of four, because a network's
@@ -210,14 +211,14 @@ def _generate(model, config, folder: Path, missing: int, progress: Progress | No
                 seed=config.training.seed + group * _TOGETHER,
                 height=data.resolution,
                 width=data.resolution,
+                on_step=lambda *_, done=done: progress("class pictures", done, missing),
             )
             for index in wanted:
                 stream = io.BytesIO()
                 images[index % _TOGETHER].save(stream, format="PNG")
                 write_whole(folder / _class_name(index), stream.getvalue())
                 done += 1
-            if progress is not None:
-                progress("class pictures", done, missing)
+            progress("class pictures", done, missing)
 
 
 def _class_name(index: int) -> str:
@@ -263,7 +264,7 @@ class _Latents:
             job = self._job(item, size, flip)
             self.jobs.setdefault(job.key, job)
 
-    def make(self, progress: Progress | None) -> list[Finding]:
+    def make(self, progress: Progress) -> list[Finding]:
         """Have every wanted entry in the cache; those that are there are read once, to be sure of them."""
         self.cache.remove_leftovers()
         problems, absent, total = [], [], len(self.jobs)
@@ -277,13 +278,13 @@ class _Latents:
                 continue
             self.store.keep(job.key, tensors)
             self.reused += 1
-            _tell(progress, "latents", self.reused, total)
+            progress("latents", self.reused, total)
         for job, pixels in _ahead(absent):
             tensors = {"latents": self._encode(job, pixels)}
             self.cache.write(job.key, tensors)
             self.store.keep(job.key, tensors)
             self.made += 1
-            _tell(progress, "latents", self.reused + self.made, total)
+            progress("latents", self.reused + self.made, total)
         return problems
 
     def _encode(self, job: _Job, pixels: np.ndarray) -> Tensor:
@@ -378,7 +379,7 @@ class _Text:
         self.keys: dict[str, str] = {}
         self.reused = self.made = self.rebuilt = 0
 
-    def make(self, captions: list[str], progress: Progress | None) -> list[Finding]:
+    def make(self, captions: list[str], progress: Progress) -> list[Finding]:
         self.cache.remove_leftovers()
         problems, absent = [], []
         for caption in captions:
@@ -393,6 +394,7 @@ class _Text:
                 continue
             self.store.keep(key, tensors)
             self.reused += 1
+            progress("captions", self.reused, len(captions))
         for caption, tensors in self._encode(absent):
             if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
                 raise DatasetError(
@@ -402,7 +404,7 @@ class _Text:
             self.cache.write(self.keys[caption], tensors)
             self.store.keep(self.keys[caption], tensors)
             self.made += 1
-            _tell(progress, "captions", self.reused + self.made, len(captions))
+            progress("captions", self.reused + self.made, len(captions))
         return problems
 
     def _encode(self, captions: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -427,8 +429,3 @@ def _text_identity(model) -> list:
             words = hashlib.sha256(repr(sorted(part.get_vocab().items())).encode()).hexdigest()
             parts.append([name, type(part).__name__, part.model_max_length, words])
     return parts
-
-
-def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
-    if progress is not None and (done % max(1, total // 100) == 0 or done == total):
-        progress(what, done, total)

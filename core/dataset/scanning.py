@@ -7,6 +7,7 @@ not fail an hour later.
 """
 
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,21 @@ from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .transform import crop_for
 
 Progress = Callable[[str, int, int], None]
+TELL_EVERY_S = 0.1
+
+
+def steadily(progress: Progress | None) -> Progress:
+    """`progress`, at most every `TELL_EVERY_S` seconds except for the end of each kind of work; it may be told of every item."""
+    last: tuple[str, float] = ("", float("-inf"))
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if progress is not None and (done == total or what != last[0] or now - last[1] >= TELL_EVERY_S):
+            last = what, now
+            progress(what, done, total)
+
+    return tell
 """Called with (what, done, total)."""
 
 _KEPT_TOO_LITTLE = 0.6
@@ -62,7 +78,7 @@ def scan(data, progress: Progress | None = None) -> Scan:
 
     Args:
         data: the data section of a config.
-        progress: called with ("pictures", done, total) about a hundred times.
+        progress: called with ("pictures", done, total), ten times a second at most; what it raises ends the scan.
 
     Cost: reads and decodes every picture once, on a few threads; a second scan in the same process only looks at names
     and times.
@@ -373,14 +389,12 @@ _MOST_VERDICTS = 300_000
 def _inspect_all(paths: list[Path], progress: Progress | None) -> list[pictures.Inspection | pictures.BadPicture]:
     if len(_verdicts) > _MOST_VERDICTS:
         _verdicts.clear()
-    results = []
-    every = max(1, len(paths) // 100)
+    results, tell = [], steadily(progress)
     # Pillow decodes outside the interpreter's lock. At most four: each may hold a picture of 64 Mpx.
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
         for done, result in enumerate(pool.map(_inspect, paths), start=1):
             results.append(result)
-            if progress is not None and (done % every == 0 or done == len(paths)):
-                progress("pictures", done, len(paths))
+            tell("pictures", done, len(paths))
     return results
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...core.config import OPTIONS
 from ...core.demo import resolve
 from ...core.options import shown
+from ...core.run_log import PHASES
 from .. import fingerprints, pictures, values
 from ..declaration import Output, Socket, local, node, of_option
 from ..values import Folder, Images, NodeError, settings
@@ -123,7 +124,7 @@ def dataset_preview(context, dataset, most):
     from ...core.config import config_from_flat
     from ...core.dataset import scan
 
-    found = scan(config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, what))
+    found = scan(config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, PHASES[what]))
     if found.errors:
         raise NodeError(" ".join(f"{each.where}: {each.message}" for each in found.errors[:5]), found.errors[0].remedy)
     chosen = found.items[:most]

@@ -7,6 +7,7 @@ from typing import Any
 from ...core import drift_report
 from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, with_changes
 from ...core.options import ConfigError
+from ...core.run_log import PHASES
 from ...core.runs import RunDir
 from .. import following, pictures, values
 from ..declaration import Output, Socket, local, node, of_option
@@ -35,7 +36,7 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> drift_rep
     try:
         found = None if checkpoint is None else open_checkpoint(RunDir(checkpoint.run), checkpoint.step)
         return measure_drift(
-            config, folder, context.cache, found, lambda what, done, total: context.progress(done, total, what)
+            config, folder, context.cache, found, lambda what, done, total: context.progress(done, total, PHASES[what])
         )
     except _refusals() as error:
         raise NodeError(str(error)) from None
@@ -196,7 +197,7 @@ def sample_images(context, model, checkpoint, prompts, negative_prompt, num_infe
         side = None if side is None else side // opened.size_multiple * opened.size_multiple
         images = opened.sample(
             prompts, steps=num_inference_steps, guidance=guidance, negative_prompt=negative_prompt, seed=seed, height=side,
-            width=side, on_picture=lambda done, total: context.progress(done, total, "pictures"),
+            width=side, on_picture=lambda done, total: context.progress(done, total, PHASES["samples"]),
         )  # fmt: skip
     except _refusals() as error:
         raise NodeError(str(error)) from None

@@ -204,7 +204,7 @@ def test_what_was_asked_is_told_from_the_button_to_the_answer(store, write):
         return plain(runs_tab.asked(live, follow(run), run.pending_commands()))
 
     id = run.send("sample")
-    assert "Sample now : asked; the trainer hears it after the current step" in said()
+    assert "Sample now : asked; the trainer hears it when the current step is over" in said()
     run.take_commands()
     run.emit("command", name="sample", id=id, args={})
     run.emit("phase", name="samples", done=1, total=4)

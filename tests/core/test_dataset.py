@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from rollout_studio.core.dataset import (
     preparing,
     scan,
     scan_probe,
+    scanning,
     split_holdout,
 )
 from rollout_studio.core.dataset.batches import Carousel, Schedule
@@ -429,13 +431,27 @@ def test_class_pictures_need_a_prompt_and_a_folder_of_their_own(tmp_path):
     assert not scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "new"), **prior)).errors, "it will be generated"
 
 
+def test_progress_is_told_so_many_times_a_second_however_much_there_is_and_always_at_the_end(monkeypatch):
+    """It is also where a stop is heard: neither a hundredth of a large set nor every single picture."""
+    clock, told = iter(step / 32 for step in range(1000)), []
+    monkeypatch.setattr(scanning, "TELL_EVERY_S", 0.25)
+    monkeypatch.setattr(scanning, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    tell = scanning.steadily(lambda *progress: told.append(progress))
+    for done in range(1, 101):
+        tell("latents", done, 100)
+    tell("captions", 1, 1)
+    assert told == [("latents", done, 100) for done in (*range(1, 101, 8), 100)] + [("captions", 1, 1)]
+    scanning.steadily(None)("latents", 1, 1)
+
+
 def test_many_files_are_scanned_with_progress_and_told_briefly(tmp_path):
     data = encoded(noise(64, 64))
     for i in range(500):
         put(tmp_path, f"{i}.png", data if i % 2 else b"")
     told = []
     found = scan(data_of(tmp_path), lambda *progress: told.append(progress))
-    assert len(found.items) == 250 and told[-1] == ("pictures", 500, 500) and len(told) == 100
+    assert len(found.items) == 250 and told[-1] == ("pictures", 500, 500)
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
     text = format_findings(found.problems)
     assert "... and 242 more of this kind." in text and text.count("\n") < 30
 

@@ -1,0 +1,273 @@
+"""Pause, stop and save are heard also while pictures are prepared or drawn and while drift is measured: within two seconds.
+
+Each long thing is made longer by sleeps in the network, so that its end cannot be what was waited for.
+"""
+
+import json
+import time
+
+import pytest
+import torch
+from PIL import Image
+from rollout_studio.core import checkpoint, trainer
+from rollout_studio.core.families import base
+from rollout_studio.core.families.base import Model
+from rollout_studio.core.journal import Journal
+from rollout_studio.core.run_log import PHASES, follow
+from rollout_studio.core.runs import RunStore
+from rollout_studio.core.trainer import train
+from tiny_run import ROLLOUT, events
+
+HEARD_S = 2.0
+SLOW_S = 0.1  # a call of the network, or a picture through the autoencoder; what is waited for takes four seconds or more
+WHERE = {
+    "latents": {},
+    "class pictures": {"with_prior_preservation": True, "class_prompt": "a circle", "num_class_images": 4, "class_sample_steps": 40},
+    "samples": {"validation_prompts": ["a circle"], "validation_num_inference_steps": 40},
+    "drift": {"drift_num_images": 2, "drift_offsets": [1, 2, 3, 4], "drift_fine_factor": 8, "drift_holdout_images": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def many_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(40):
+        Image.new("RGB", (48, 48), (6 * number, 255 - 6 * number, 128)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a colour", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every call of the network and of the autoencoder takes its time."""
+    predict, encode = Model.predict, Model.encode_images
+
+    def slowly(function):
+        def call(self, *arguments, **how):
+            time.sleep(SLOW_S)
+            return function(self, *arguments, **how)
+
+        return call
+
+    monkeypatch.setattr(Model, "predict", slowly(predict))
+    monkeypatch.setattr(Model, "encode_images", slowly(encode))
+    after = base._after_step
+    monkeypatch.setattr(base, "_after_step", lambda *arguments: time.sleep(SLOW_S) or after(*arguments))
+
+
+def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
+    return tiny_run("lumina2", name, **{"instance_data_dir": str(many_pictures), "max_train_steps": 2, **WHERE[where], **changes})
+
+
+class During:
+    """A listener that acts once, shortly after a phase began, and notes when; `heard_after` is how long the command then took."""
+
+    def __init__(self, run, where, *commands):
+        self.run, self.where, self.commands, self.sent, self.seen = run, where, list(commands), None, []
+
+    def __call__(self, event):
+        self.seen.append((time.monotonic(), event))
+        if event["event"] == "phase" and event["name"] == self.where and self.sent is None and event["done"] < event["total"]:
+            self.sent = time.monotonic()
+            for command in self.commands:
+                self.run.send(command)
+
+    def heard_after(self, kind="command", **fields):
+        at = next(at for at, event in self.seen if event["event"] == kind and all(event.get(key) == value for key, value in fields.items()))
+        return at - self.sent
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
+    run = run_in(tiny_run, many_pictures, where)
+    during = During(run, where, "stop")
+    assert train(run, listen=during) == 0
+    assert during.heard_after(name="stop") < HEARD_S and during.heard_after("end") < HEARD_S
+    state = run.read_state()
+    assert (state["state"], state["step"]) == ("stopped", 0) and "as asked" in state["message"]
+    assert "retry it from the start" in state["message"]  # nothing was saved, and nobody is told to resume
+
+
+@pytest.mark.parametrize("where", WHERE.keys() - {"drift"})
+def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_have_done(tiny_run, many_pictures, without_drift, slow, monkeypatch, where):
+    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    run = run_in(tiny_run, many_pictures, where)
+    during, held = During(run, where, "pause"), []
+
+    def listen(event):
+        during(event)
+        if event["event"] == "paused":
+            held.append(event)
+            run.send("resume")
+
+    assert train(run, listen=listen) == 0
+    assert len(held) == 1 and during.heard_after("paused") < HEARD_S
+    assert len(events(run, "paused")) == len(events(run, "resumed")) == 1
+    assert run.read_state()["state"] == "done" and [event["step"] for event in events(run, "step")] == [1, 2]
+
+
+def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, many_pictures, monkeypatch):
+    monkeypatch.setattr(trainer, "POLL_S", 0.02)
+    reports = []
+    for name in ("whole", "held"):
+        run = run_in(tiny_run, many_pictures, "drift", name, max_train_steps=1)
+        during = During(run, "drift", *(["pause"] if name == "held" else []))
+
+        def listen(event, run=run, during=during):
+            during(event)
+            if event["event"] == "paused":
+                run.send("resume")
+
+        assert train(run, listen=listen) == 0
+        report = json.loads((run.path / events(run, "drift")[-1]["path"]).read_text(encoding="utf-8"))
+        reports.append(report["curves"])
+        told = [event["event"] for event in events(run) if event["event"] in ("paused", "drift")]
+        assert told == (["paused", "drift", "drift"] if name == "held" else ["drift", "drift"])
+    assert reports[0] == reports[1]
+
+
+SHORT = {"samples": {"validation_num_inference_steps": 10}, "drift": {"drift_offsets": [1], "drift_fine_factor": 2, "drift_num_images": 1}}
+
+
+def after_a_step(during):
+    """The same listener, asleep until the first step is done."""
+
+    def listen(event):
+        if any(each["event"] == "step" for _, each in during.seen):
+            during(event)
+        else:
+            during.seen.append((time.monotonic(), event))
+
+    return listen
+
+
+@pytest.mark.parametrize("where", SHORT)
+def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_that_is_looked_at(tiny_run, many_pictures, slow, monkeypatch, where):
+    """The average stands in the weights' place while one looks; the checkpoint must hold both as they are, and disturb nothing."""
+    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    changes = {**ROLLOUT, "use_ema": True, "ema_decay": 0.5, "validation_step_interval": 1, "drift_step_interval": 1, "lora_dropout": 0.3}
+    whole, saved = (run_in(tiny_run, many_pictures, where, name, **changes, **SHORT[where]) for name in ("whole", "saved"))
+    assert train(whole) == 0
+    during = During(saved, where, "save")
+    assert train(saved, listen=after_a_step(during)) == 0
+    assert during.heard_after("saved", step=1) < HEARD_S
+    answer = {"samples": "sample", "drift": "drift"}[where]
+    assert during.heard_after("saved", step=1) < during.heard_after(answer, step=1)  # in the middle, not after it
+    amid = checkpoint.load(saved.checkpoints_path / "step-000001").tensors
+    assert any(not torch.equal(amid["trainable"][key], amid["ema"][key]) for key in amid["ema"])
+    assert_same_end(whole, saved)
+    (saved.checkpoints_path / "step-000002").rename(saved.path / "aside")
+    assert train(saved, resume=True) == 0  # from the checkpoint of the middle
+    assert_same_end(whole, saved)
+
+
+def assert_same_end(one, other):
+    ends = [checkpoint.load(run.checkpoints_path / "step-000002").tensors for run in (one, other)]
+    for group in ("trainable", "ema", "optimizer"):
+        assert ends[0][group].keys() == ends[1][group].keys()
+        assert all(torch.equal(ends[0][group][key], ends[1][group][key]) for key in ends[0][group]), group
+
+
+def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_can_be(tiny_run, many_pictures, without_drift, slow):
+    run = run_in(tiny_run, many_pictures, "latents")
+    during = During(run, "latents", "save")
+    assert train(run, listen=during) == 0
+    assert during.heard_after(name="save") < HEARD_S
+    assert [event["step"] for event in events(run, "saved")] == [0, 2]
+
+
+def test_a_save_where_the_step_is_saved_already_is_answered(tiny_run, without_drift, monkeypatch):
+    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    run = tiny_run("lumina2", checkpoint_step_interval=1)
+    asked = []
+
+    def listen(event):
+        if event["event"] == "saved" and event["step"] == 1 and not asked:
+            asked.append(run.send("save"))
+
+    assert train(run, listen=listen) == 0
+    assert [event["step"] for event in events(run, "saved")] == [1, 1, 2, 3]
+    assert follow(run).answered[0]["id"] == asked[0]
+
+
+def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_others(tiny_run, many_pictures, without_drift, slow):
+    run = run_in(tiny_run, many_pictures, "samples", validation_step_interval=1, validation_num_inference_steps=12)
+    during = During(run, "samples", "stop-and-save")
+    assert train(run, listen=after_a_step(during)) == 0
+    assert during.heard_after(name="stop-and-save") < HEARD_S
+    assert [event["step"] for event in events(run, "sample")] == [0]  # the pictures of step 1 were left
+    assert run.last_checkpoint() == 1 and events(run, "exported")[-1]["step"] == 1
+    assert RunStore(run.path.parent).summary(run).resumable
+
+
+def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(tiny_run, many_pictures, without_drift, slow, monkeypatch):
+    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    run = run_in(tiny_run, many_pictures, "samples", validation_num_inference_steps=5)
+    during, waiting = During(run, "samples", "sample", "pause"), []
+
+    def listen(event):
+        during(event)
+        if event["event"] == "paused":
+            waiting.append([command.name for command in run.pending_commands()])
+            run.send("resume")
+
+    assert train(run, listen=listen) == 0
+    assert waiting == [["sample"]]
+    assert [event["name"] for event in events(run, "command")] == ["pause", "resume", "sample"]
+    assert len(events(run, "sample")) == 3
+
+
+def test_commands_that_came_together_with_a_pause_are_obeyed_during_it(tiny_run, without_drift, monkeypatch):
+    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    run = tiny_run("lumina2")
+
+    def listen(event):
+        if event["event"] == "step" and event["step"] == 1:
+            run.send("pause")
+            run.send("save")
+        if event["event"] == "saved" and event["step"] == 1:
+            run.send("resume")
+
+    assert train(run, listen=listen) == 0
+    assert [event["event"] for event in events(run) if event["event"] in ("paused", "saved", "resumed")] == ["paused", "saved", "resumed", "saved"]
+
+
+def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures(tiny_run, many_pictures, without_drift, monkeypatch):
+    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    run, held = run_in(tiny_run, many_pictures, "samples"), []
+    during = During(run, "samples", "pause")
+    took = []
+    monkeypatch.setattr(trainer.Pace, "took", lambda self, what, seconds: took.append((what, seconds)))
+
+    def listen(event):
+        during(event)
+        if event["event"] == "paused":
+            time.sleep(3)
+            held.append(run.send("resume"))
+
+    began = time.monotonic()
+    assert train(run, listen=listen) == 0
+    assert held and time.monotonic() - began > 3
+    assert max(seconds for what, seconds in took if what == "samples") < 2.9
+
+
+# -- words -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
+    few = {"class_sample_steps": 2, "num_class_images": 2, "drift_holdout_images": 1, "validation_prompts": ["a circle"]}
+    run = run_in(tiny_run, many_pictures, "class pictures", **few)
+    assert train(run) == 0
+    told = {event["name"] for event in events(run, "phase")}
+    assert told == PHASES.keys() - {"preview"}
+    assert all(words.split()[0].endswith("ing") for words in PHASES.values())
+    with pytest.raises(ValueError, match="no phase that viewers have words for"):
+        Journal(run).progress("latnets", 0, 1)
+
+
+def test_a_phase_that_stands_still_is_told_once(tiny_run):
+    run = tiny_run("lumina2")
+    journal = Journal(run)
+    for _ in range(5):
+        journal.progress("class pictures", 0, 8)
+    assert len(events(run, "phase")) == 1
