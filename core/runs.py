@@ -657,7 +657,7 @@ class RunStore:
         run = self.get(run) if isinstance(run, str) else run
         mark, newest = _mark(run)
         known = self._known.get(run.name)
-        if known is not None and known.mark == mark and run.name not in self._held_up:
+        if known is not None and known.mark == mark and run.name not in self._held_up and known.has_its_checkpoint(run):
             return known.summary
         summary, written = self._look(run)
         # A file that has just been written may be written again within the same tick of its clock.
@@ -964,6 +964,11 @@ class _Known:
     mark: tuple[int, ...]
     summary: RunSummary
     settled: bool
+
+    def has_its_checkpoint(self, run: RunDir) -> bool:
+        """A checkpoint that stops being whole changes nothing but its own folder."""
+        last = self.summary.last_checkpoint
+        return last is None or os.path.exists(run.checkpoints_path / f"step-{last:06d}" / "manifest.json")
 
 
 def _mark(run: RunDir) -> tuple[tuple[int, ...], int]:

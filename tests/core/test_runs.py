@@ -760,6 +760,7 @@ CHANGES = {
     "a lock": (lambda run: run.lock_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
     "a worker": (lambda run: run.process_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
     "a checkpoint": (lambda run: checkpoint(run, 500), lambda row: row.last_checkpoint == 500),
+    "no whole checkpoint any more": (lambda run: (run.checkpoints_path / "step-000008" / "manifest.json").unlink(), lambda row: row.last_checkpoint is None),
     "its config": (lambda run: run.config_path.write_text("[]"), lambda row: row.state == "failed"),
     "a damaged state": (lambda run: run.state_path.write_text("["), lambda row: row.state == "failed"),
     "no state any more": (lambda run: run.state_path.unlink(), lambda row: row.state == "created"),
