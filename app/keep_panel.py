@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..core.config import OPTIONS, config_to_flat, preset_names
+from ..core.config import OPTIONS, config_to_flat, preset_names, read_preset
 from ..core.importing import Imported, import_file, import_run, shown_value, told, whose
 from ..core.options import ConfigError, Fault
 from ..core.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
 from ..core.runs import RunError
 from .cards import problems
 from .forms import Form, label
-from .model_panel import preset_choices
+from .model_panel import is_other, preset_choices, shipped_with
 from .panel import QUICK, SLOW, FormPage
 from .watch import Watch
 from .words import text
@@ -89,26 +89,26 @@ class KeepPanel:
         slow = {"show_progress_on": [self.told], **SLOW}
         self.file.upload(lambda given: self.on_file(page, given), {*page.inputs, self.file}, page.outputs, **slow)
         self.take.click(lambda given: self.on_run(page, given), {*page.inputs, self.run}, page.outputs, **slow)
-        # On every arrival and whenever the fold is opened: other viewers and the command line keep presets and make runs too.
+        # On every arrival (`TrainTab.restored`) and whenever the fold is opened: other viewers and the command line keep presets and make runs too.
         lists = [self.preset, self.own, self.mine, self.broken, self.run]
-        gr.on(None, self.lists, None, lists, **QUICK)
-        self.fold.expand(self.lists, None, lists, **QUICK)
+        model = self.form.components["pretrained_model_name_or_path"]
+        self.fold.expand(self.lists, [self.preset, model], lists, **QUICK)
 
-    def lists(self) -> dict[Any, Any]:
-        """The presets, one's own, the broken ones and the runs as they are now; what is chosen stays chosen."""
+    def lists(self, preset: str, model: Any) -> dict[Any, Any]:
+        """The presets, one's own, the broken ones and the runs as they are now; what is chosen stays chosen. `model`: the one in the form."""
         runs_dir = self.watch.store.root
         mine = _mine(runs_dir)
         return {
-            self.preset: gr.update(choices=preset_choices(runs_dir)),
+            self.preset: gr.update(choices=preset_choices(runs_dir, preset, model)),
             self.own: gr.update(visible=bool(mine)),
             self.mine: gr.update(choices=mine),
             self.broken: _broken_card(runs_dir),
             self.run: gr.update(choices=_runs(self.watch)),
         }
 
-    def chosen(self, preset: str) -> dict[Any, Any]:
-        """The update that chooses a preset, also one of the person's own that the page did not show yet."""
-        return {self.preset: gr.update(choices=preset_choices(self.watch.store.root), value=preset)}
+    def chosen(self, preset: str, model: Any) -> dict[Any, Any]:
+        """The update that chooses a preset, also one of the person's own that the page did not show yet. `model`: the one in the form."""
+        return {self.preset: gr.update(choices=preset_choices(self.watch.store.root, preset, model), value=preset)}
 
     def on_save(self, page: FormPage, given: Mapping[Any, Any], replace: bool) -> dict[Any, Any]:
         runs_dir = self.watch.store.root
@@ -129,8 +129,8 @@ class KeepPanel:
         words = f"Kept as <b>{text(kept.title)}</b>: a card above, and <code>--preset {text(kept.name)}</code> on the command line."
         return {
             **page.filled(given, config, [], preset=kept.key),
-            **self.lists(),
-            **self.chosen(kept.key),
+            **self.lists(kept.key, config.model.pretrained_model_name_or_path),
+            **self.chosen(kept.key, config.model.pretrained_model_name_or_path),
             self.saved: f'<div class="rs-card rs-good" role="status">{words}</div>',
             self.replace: gr.update(visible=False),
             self.title: "",
@@ -138,18 +138,18 @@ class KeepPanel:
         }
 
     def on_delete(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        runs_dir, name = self.watch.store.root, given[self.mine]
+        runs_dir, name, model = self.watch.store.root, given[self.mine], given[self.form.components["pretrained_model_name_or_path"]]
         back = {self.delete: gr.update(visible=True, interactive=False), self.sure: gr.update(visible=False)}
         try:
             delete_preset(runs_dir, str(name))
         except (ConfigError, OSError) as error:
-            return {self.saved: problems(_faults(error), "Not deleted"), **self.lists(), **back}
-        gone = {**self.lists(), self.mine: gr.update(choices=_mine(runs_dir), value=None), self.saved: "", **back}
+            return {self.saved: problems(_faults(error), "Not deleted"), **self.lists(given[self.preset], model), **back}
+        gone = {**self.lists(given[self.preset], model), self.mine: gr.update(choices=_mine(runs_dir), value=None), self.saved: "", **back}
         if Path(given[self.preset]).stem != name or given[self.preset] in preset_names():
             return gone
         # The one that was chosen: the form stays as it is, and the differences are told from the first preset.
         first = preset_names()[0]
-        gone |= self.chosen(first)
+        gone |= self.chosen(first, model)
         try:
             return {**page.filled(given, page.form.read(given), [], preset=first), **gone}
         except ConfigError as error:
@@ -169,7 +169,15 @@ class KeepPanel:
             imported = read()
         except (ConfigError, RunError, OSError) as error:
             return {self.told: problems(_faults(error), f"Nothing was taken from {source}")}
-        return {**page.filled(given, imported.config), self.told: told_card(imported)}
+        # The card that is chosen must be about what was brought in: where another one is about its model, that one.
+        chosen, model = given[self.preset], imported.config.model.pretrained_model_name_or_path
+        known = shipped_with(model)
+        try:
+            stays = known is None or not is_other(read_preset(chosen), model)
+        except ConfigError:  # one of the person's own that was deleted or broken meanwhile
+            chosen, stays = preset_names()[0], known is None
+        chosen = chosen if stays else known.key
+        return {**page.filled(given, imported.config, preset=chosen), **self.chosen(chosen, model), self.told: told_card(imported)}
 
 
 def told_card(imported: Imported) -> str:

@@ -19,7 +19,7 @@ from .draft import Draft
 from .estimate_card import takes_card, takes_line
 from .forms import SECTION_TITLES, Form, label
 from .keep_panel import KeepPanel
-from .model_panel import ModelPanel
+from .model_panel import ModelPanel, start_note
 from .panel import QUICK, SLOW, Panel
 from .pictures_panel import PicturesPanel
 from .rollout_panel import RolloutPanel
@@ -61,12 +61,12 @@ class TrainTab:
                 gr.HTML(HERO)
             with gr.Column(scale=4, min_width=280, elem_classes="rs-hero-start"):
                 self.start_hero = gr.Button(_start_words(config, first), variant="primary", size="lg", elem_id="start-hero")
-                self.note = gr.HTML(_start_note(first))
+                self.note = gr.HTML(start_note(config, first), elem_id="start-note")
 
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=7, min_width=320):
                 step_title(1, "What to start from")
-                self.model = ModelPanel(form, first)
+                self.model = ModelPanel(form, first, watch.store.root)
 
                 step_title(2, "Pictures of the new thing")
                 self.pictures = PicturesPanel(form, config, watch)
@@ -99,6 +99,7 @@ class TrainTab:
                 self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
 
         self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
+        self.checked = [self.findings, self.takes]
         fields = form.components
         self.inputs = {*form.inputs(), self.name, self.marked, *(each for panel in self.panels for each in panel.inputs)}
         # Whatever a handler changes, it also says at the fields what is wrong there now.
@@ -148,16 +149,26 @@ class TrainTab:
         return {**updates, self.marked: [*wrong, *([] if problem is None else [_NAME])]}
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        changed = self.model.changed(given)
+        if changed:  # what the last check said was said of another model
+            changed |= dict.fromkeys(self.checked, "")
         try:
             config = self.form.read(given)
         except ConfigError as error:
-            return self.refused(given, error)
+            return {**self.refused(given, error), **changed}
         preset = given[self.model.preset]
-        return {**_together(self._drawn(config, preset), self.marks(given)), **self.draft.kept(config, preset, given[self.name])}
+        return {**_together(self._drawn(config, preset), self.marks(given)), **changed, **self.draft.kept(config, preset, given[self.name])}
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
         """See `FormPage`."""
-        return {self.side: problems(error.faults), **self.marks(given)}
+        return {self.side: problems(error.faults), **self._told_of_model(given), **self.marks(given)}
+
+    def _told_of_model(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What is said about the model follows it, though something else in the form may be wrong."""
+        try:
+            return self.model.told(given[self.model.preset], self.model.named(given))
+        except ConfigError:  # the chosen preset is gone; that is what is told
+            return {}
 
     def filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None) -> dict[Any, Any]:
         """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
@@ -167,13 +178,17 @@ class TrainTab:
         for field, value in shown_values.items():
             marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
+        model = only is None or any(OPTIONS[name].section == "model" for name in only)
         preset = given[self.model.preset] if preset is None else preset
         updates = _together(self._drawn(config, preset, look=pictures), marks, self.form.slid(config, only))
         updates |= self.draft.kept(config, preset, given[self.name])
         if pictures:
             for panel in self.panels:
                 updates |= panel.reread(config)
-            updates[self.findings] = updates[self.takes] = ""
+        if model:
+            updates |= self.model.put(config)
+        if pictures or model:
+            updates |= dict.fromkeys(self.checked, "")
         return updates
 
     def _drawn(self, config: RunConfig, preset: str, look: bool = False) -> dict[Any, Any]:
@@ -182,7 +197,7 @@ class TrainTab:
         except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
             return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
-        updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: _start_note(preset)}
+        updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: start_note(config, preset)}
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
     def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
@@ -200,13 +215,14 @@ class TrainTab:
         """A fresh or reloaded page: the form as this browser last left it; a newcomer's stays as it is."""
         kept = self.draft.read(given[self.draft.state])
         if kept is None:
-            return {self.draft.state: gr.skip()}
+            return self.keep.lists(given[self.model.preset], self.model.named(given))
         config, preset, name = kept
         try:
             load_preset(preset)
         except ConfigError:  # one of the person's own that is gone: its settings are still here, told against the first one
             preset = FIRST
-        return {**self.filled({**given, self.name: name}, config, preset=preset), **self.keep.chosen(preset), self.name: name}
+        model = config.model.pretrained_model_name_or_path
+        return {**self.filled({**given, self.name: name}, config, preset=preset), **self.keep.lists(preset, model), **self.keep.chosen(preset, model), self.name: name}
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
@@ -285,9 +301,3 @@ def _name_problem(name: str | None) -> str | None:
 def _start_words(config: RunConfig, preset: str) -> str:
     demo = preset == FIRST and not differences(config, load_preset(FIRST))
     return "Start the demo" if demo else "Start training"
-
-
-def _start_note(preset: str) -> str:
-    if preset.startswith("demo"):
-        return '<p class="rs-note">No download and no graphics card needed; a few minutes on a laptop. You may close this page meanwhile: the run goes on.</p>'
-    return '<p class="rs-note">You may close this page while it trains: the run goes on by itself.</p>'

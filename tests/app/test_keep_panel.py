@@ -68,6 +68,26 @@ def test_an_own_preset_is_replaced_only_when_asked_also_where_only_the_case_diff
     assert (only.name, only.title, only.config()) == ("Mine", "Second", RunConfig())
 
 
+def test_what_is_brought_in_chooses_the_card_of_its_model_or_marks_the_chosen_one(train, tmp_path):
+    held = given(train, load_preset("demo"), file=str(write(tmp_path / "config.json", load_preset("sd35-medium").to_json())))
+    updates = train.keep.on_file(train, held)
+    assert updates[train.model.preset]["value"] == "sd35-medium"
+    assert "24 GB" in updates[train.model.about] and "No download" not in updates[train.note] and "Nothing changed from the preset" in updates[train.side]
+    own = with_changes(load_preset("demo"), {"pretrained_model_name_or_path": "somebody/else", "seed": 5})
+    updates = train.keep.on_file(train, {**held, train.keep.file: str(write(tmp_path / "config.json", own.to_json()))})
+    assert updates[train.model.preset]["value"] == "demo"
+    assert "With another model: somebody/else" in updates[train.model.preset]["choices"][[key for _, key in updates[train.model.preset]["choices"]].index("demo")][0]
+
+
+def test_another_model_takes_away_what_was_checked_of_the_one_before_and_other_edits_do_not(train):
+    held = given(train, load_preset("demo"))
+    assert not {train.findings, train.model.checked} & set(train.on_edit({**held, train.form.components["seed"]: 7}))
+    for wrong in ({}, {train.form.components["seed"]: -1}):  # whether or not something else in the form is wrong
+        updates = train.on_edit({**held, train.form.components["pretrained_model_name_or_path"]: "a/b", **wrong})
+        assert updates[train.findings] == updates[train.takes] == updates[train.model.checked] == ""
+        assert "a/b" in updates[train.model.about]
+
+
 @pytest.mark.parametrize("content", ["{", '{"learning_rate": 50}', '{"sead": 1}', "[]", '{"_metadata": {"title": 5}}', '{"_metadata": 5}', "[" * 100_000,
                                      '{"seed": ' + "9" * 5000 + "}", '{"trigger_word": "\\ud800"}'], ids=lambda content: content[:24])  # fmt: skip
 def test_a_broken_preset_file_is_told_and_takes_nothing_with_it(tmp_path, content):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from huggingface_hub import errors
 from rollout_studio.app.model_card import model_card
-from rollout_studio.app.model_panel import preset_choices
+from rollout_studio.app.model_panel import about, preset_choices, start_note
 from rollout_studio.core import model_check
-from rollout_studio.core.config import ModelConfig
+from rollout_studio.core.config import ModelConfig, load_preset, with_changes
 from rollout_studio.core.model_check import check_model, chosen_weights, downloaded_models, prediction_of
 from safetensors.numpy import save_file
 
@@ -228,6 +228,30 @@ def test_each_preset_card_says_what_it_needs():
     assert cards["demo"].splitlines()[0] == "Demo" and cards["demo"].endswith("Needs nothing")
     assert "Needs your pictures, an NVIDIA card with 12 GB" in cards["sd15"]
     assert all("\nNeeds " in label for label in cards.values())
+
+
+def test_the_chosen_card_and_the_words_below_it_are_about_the_model_that_the_form_names(tmp_path):
+    (tmp_path / "my flow").mkdir()
+    for model, card, needs in (
+        ("stabilityai/stable-diffusion-3.5-medium", "With another model: stabilityai/stable-diffusion-3.5-medium", "an NVIDIA card with 24 GB"),
+        ("somebody/a-model", "With another model: somebody/a-model", "a download, unless the model is on this computer already"),
+        (str(tmp_path / "my flow"), "With another model: my flow", "no download"),
+        ("demo-epsilon", "With another model: demo-epsilon", "nothing for the model"),
+    ):
+        cards = {name: label for label, name in preset_choices(None, "demo", model)}
+        assert card in cards["demo"] and needs in cards["demo"] and "Needs nothing\n" not in f"{cards['demo']}\n"
+        assert {name for name, label in cards.items() if "another model" in label} == {"demo"}, "only the chosen card is about the form"
+        assert needs.lower() in about("demo", model).lower()
+    for same in ("demo-flow", " demo-flow ", "", None, 3):
+        assert preset_choices(None, "demo", same) == preset_choices() and about("demo", same) == about("demo")
+    assert "<b" not in preset_choices(None, "demo", "a/<b>\n")[0][0].replace("a/<b>", "") and "<i>" not in about("demo", "a/<i>")
+
+
+def test_below_start_stands_what_the_models_download_and_hardware_are_not_the_cards():
+    demo = load_preset("demo")
+    assert "a few minutes on a laptop" in start_note(demo, "demo")
+    assert "a few minutes" not in start_note(with_changes(demo, {"max_train_steps": 90_000}), "demo") and "No download" in start_note(with_changes(demo, {"seed": 1}), "demo")
+    assert "No download" not in start_note(with_changes(demo, {"pretrained_model_name_or_path": "a/b"}), "demo")
 
 
 def test_checking_a_model_needs_no_torch():

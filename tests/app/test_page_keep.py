@@ -95,3 +95,49 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(card).to_have_count(0)
     assert own_presets(store.root) == ([], {})
     expect(seed).to_have_value("99")
+
+
+def test_the_card_and_everything_said_of_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
+    page = visit()
+    cards, about, note = page.locator("#preset"), page.locator(".rs-about"), page.locator(".rs-note")
+    model = page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")
+    demo = cards.locator("label").first
+    expect(demo).to_contain_text("Needs nothing")
+    expect(note).to_contain_text("No download and no graphics card needed")
+
+    page.get_by_text("Keep these settings, or bring some in").click()
+    (tmp_path / "config.json").write_text(load_preset("sd35-medium").to_json(), encoding="utf-8")
+    page.locator("#bring-file input[type=file]").set_input_files(tmp_path / "config.json")
+    expect(cards.get_by_label("Stable Diffusion 3.5 Medium")).to_be_checked()
+    expect(about).to_contain_text("an NVIDIA card with 24 GB")
+    expect(note).not_to_contain_text("No download")
+    expect(page.locator("#start")).to_have_text("Start training")
+    expect(page.locator("#side")).to_contain_text("Nothing changed from the preset")
+
+    demo.click()
+    expect(demo).to_contain_text("Needs nothing")
+    expect(note).to_contain_text("No download")
+    model.fill("somebody/a-model")
+    model.blur()
+    expect(demo).to_contain_text("With another model: somebody/a-model")
+    expect(demo).to_contain_text("Needs a download")
+    expect(demo).not_to_contain_text("Needs nothing")
+    expect(about).to_contain_text("somebody/a-model, in place of demo-flow")
+    expect(note).not_to_contain_text("No download")
+    page.reload()  # and is so for whoever comes back
+    expect(demo).to_contain_text("With another model: somebody/a-model")
+    expect(note).not_to_contain_text("No download")
+
+    page.locator("#opt-seed input").fill("-1")  # whether or not something else in the form is wrong
+    page.locator("#opt-seed input").blur()
+    expect(page.locator("#opt-seed")).to_contain_text("must be at least 0")
+    (tmp_path / "my model").mkdir()
+    model.fill(str(tmp_path / "my model"))
+    model.blur()
+    expect(demo).to_contain_text("With another model: my model")
+    expect(about).to_contain_text("the model lies on this computer")
+    page.locator("#opt-seed input").fill("3")
+    model.fill("demo-flow")
+    model.blur()
+    expect(demo).to_contain_text("Needs nothing")
+    expect(note).to_contain_text("No download")
