@@ -27,6 +27,7 @@ from .folders import FolderBrowser
 from .forms import Form, from_component, to_component
 from .model_card import model_card
 from .panel import QUICK, SLOW, FormPage
+from .watch import Watch
 from .words import text
 
 _MODEL = [name for name, option in OPTIONS.items() if option.section == "model"]
@@ -36,8 +37,8 @@ _NAME = "pretrained_model_name_or_path"
 class ModelPanel:
     """Builds the panel in the current layout. What it says about the model is about the one in the form, whichever card it started from."""
 
-    def __init__(self, form: Form, preset: str, runs_dir: Path) -> None:
-        self.form, self.runs_dir = form, runs_dir
+    def __init__(self, form: Form, preset: str, watch: Watch) -> None:
+        self.form, self.watch = form, watch
         self.preset = gr.Radio(
             choices=preset_choices(), value=preset, show_label=False, container=False, elem_id="preset", elem_classes="rs-cards", label="Preset",
         )  # fmt: skip
@@ -79,7 +80,7 @@ class ModelPanel:
 
     def told(self, preset: str, model: Any) -> dict[Any, Any]:
         """Updates of the cards and the words below them for the model that the form names; `model` as the field holds it, right or wrong."""
-        return {self.about: about(preset, model), self.preset: gr.update(choices=preset_choices(self.runs_dir, preset, model))}
+        return {self.about: about(preset, model), self.preset: gr.update(choices=preset_choices(self.watch.store.root, preset, model))}
 
     def named(self, given: Mapping[Any, Any]) -> Any:
         """The model that the form names, as its field holds it."""

@@ -66,7 +66,7 @@ class TrainTab:
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=7, min_width=320):
                 step_title(1, "What to start from")
-                self.model = ModelPanel(form, first, watch.store.root)
+                self.model = ModelPanel(form, first, watch)
 
                 step_title(2, "Pictures of the new thing")
                 self.pictures = PicturesPanel(form, config, watch)
