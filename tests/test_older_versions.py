@@ -1,0 +1,51 @@
+"""What version 0.1 wrote opens today. The fixtures were made by its code (0ec868b); nothing here writes them anew."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from rollout_studio.core.adapters.loading import load_lora
+from rollout_studio.core.config import config_from_flat, load_preset, read_preset
+from rollout_studio.core.families import load_model
+from rollout_studio.core.own_presets import own_presets
+from rollout_studio.core.runs import RunDir, RunStore
+from rollout_studio.core.trainer import train
+from rollout_studio.nodes.validate import load, train_configs
+from tiny_run import without_drift  # noqa: F401 - a fixture
+
+OLD = Path(__file__).parent / "fixtures" / "version-0.1"
+
+
+@pytest.fixture
+def store(tmp_path) -> RunStore:
+    """A copy of the old runs folder."""
+    shutil.copytree(OLD / "runs", tmp_path / "runs")
+    return RunStore(tmp_path / "runs")
+
+
+def test_an_interrupted_run_is_listed_and_trains_on_as_its_own_version_would_have(store, without_drift):  # noqa: F811
+    [row] = store.list()
+    assert (row.name, row.state, row.step, row.total_steps) == ("interrupted", "stopped", 8, 12)
+    run = RunDir(row.path)
+    assert train(run, resume=True) == 0
+    told = {event["step"]: event["loss"] for event in run.events()[0] if event["event"] == "step"}
+    theirs = [0.22773457, 0.28524110, 0.25904560, 0.26499754]  # steps 9 to 12 of the same run, resumed by version 0.1
+    assert [told[step] for step in range(9, 13)] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_an_own_preset_is_a_card_and_a_config(store):
+    [mine], broken = own_presets(store.root)
+    assert not broken and mine.title == "Mine"
+    assert config_from_flat(read_preset(mine.key).changes).model.pretrained_model_name_or_path == "stabilityai/stable-diffusion-3.5-medium"
+
+
+@pytest.mark.parametrize("name", ["compare-two-rollouts.json", "compare-two-rollouts.comfyui.json"])
+def test_a_workflow_has_the_trainings_that_it_had(name):
+    configs = train_configs(load(OLD / "workflows" / name))
+    assert sorted(config.rollout.max_step_offset for config in configs.values()) == [0, 2]
+
+
+def test_a_lora_lands_in_its_model_whole():
+    model = load_model(load_preset("demo").model)
+    fit = load_lora(model, OLD / "lora.safetensors", "old")
+    assert fit.used == fit.total > 0
