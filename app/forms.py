@@ -114,6 +114,9 @@ LABELS = {
     "save_precision": "Number format of the saved LoRA",
 }
 
+# What an empty field shows of a value that a newcomer has to make up.
+EXAMPLES = {"trigger_word": "qrx", "instance_prompt": "a photo of qrx dog", "class_prompt": "a photo of a dog"}
+
 
 def label(option: Option) -> str:
     """The option's name for people, with its unit: `Warm-up (steps)`."""
@@ -165,7 +168,8 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
         return gr.Number(**common)
     # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
-    return gr.Textbox(placeholder="unset" if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
+    example = f"unset; for example: {EXAMPLES[option.name]}" if option.name in EXAMPLES else "unset"
+    return gr.Textbox(placeholder=example if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
 
 
 def reach(option: Option, config: RunConfig) -> dict[str, float]:
@@ -308,6 +312,10 @@ class Form:
         updates = {self.components[name]: self._marked(name, None) for name in marked if name not in wrong}
         updates |= {self.components[name]: self._marked(name, message) for name, message in wrong.items()}
         return updates, list(wrong)
+
+    def mark(self, name: str, message: str) -> dict[gr.components.Component, Any]:
+        """The update that puts a message at a field, for what is found out only when the pictures are looked at."""
+        return {self.components[name]: self._marked(name, message)}
 
     def _marked(self, name: str, message: str | None) -> dict[str, Any]:
         help_ = info(OPTIONS[name], name in self._full)

@@ -13,13 +13,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..core.config import OPTIONS, DataConfig, RunConfig, config_from_flat
+from ..core.config import OPTIONS, DataConfig, RunConfig, config_from_flat, load_preset, with_changes
 from ..core.dataset import Scan, scan
 from ..core.dataset.captions import clean, from_name, mentions, with_trigger
 from ..core.dataset.scanning import Item, located
 from ..core.findings import Finding, printable
 from ..core.options import ConfigError
 from ..core.runs import RunDir, RunError
+from . import own_words
 from .captions import (
     UPLOADS,
     Draft,
@@ -34,7 +35,7 @@ from .captions import (
     save_captions,
 )
 from .folders import FolderBrowser
-from .forms import Form, from_component
+from .forms import Form, from_component, to_component
 from .panel import SLOW, FormPage
 from .picture_checks import checks_card, marks_of
 from .watch import Watch
@@ -54,11 +55,12 @@ beside yours, so that the model keeps knowing what the kind looks like: <em>prio
 
 
 class PicturesPanel:
-    """Builds the panel in the current layout."""
+    """Builds the panel in the current layout. `preset`: the component that chooses the preset, whose words go with its own pictures."""
 
-    def __init__(self, form: Form, config: RunConfig, watch: Watch) -> None:
+    def __init__(self, form: Form, config: RunConfig, watch: Watch, preset: gr.components.Component) -> None:
         self.watch = watch
         self.form = form
+        self.preset = preset
         self.sets = DroppedSets(watch.store.root / ".pictures")
         look = self.look(config.data)
         with gr.Row():
@@ -70,6 +72,12 @@ class PicturesPanel:
                 self.browser = FolderBrowser("pictures", "browse-pictures", self._places)
                 form.place("trigger_word", "instance_prompt")
         self.browser.place()
+        self.held = gr.State(config.data.instance_data_dir)  # the pictures that the words in the form were looked through for
+        self.words = gr.HTML(elem_id="own-words", elem_classes="rs-maybe")
+        with gr.Row(elem_classes="rs-buttons"):
+            self.clear = gr.Button("Clear the demo's words", size="sm", visible=False, elem_id="own-words-clear")
+            self.fill = gr.Button("Sample prompts from your captions", size="sm", visible=False, elem_id="own-words-prompts")
+            self.back = gr.Button("Put the demo's words back", size="sm", visible=False, elem_id="own-words-back")
         self.editor = gr.HTML(
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=look.shown, elem_id="pictures",
         )  # fmt: skip
@@ -85,17 +93,22 @@ class PicturesPanel:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.editor]
+        return [self.editor, self.held]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.checks, self.classes, self.files]
+        return [self.editor, self.checks, self.classes, self.files, self.held, self.words, self.clear, self.fill, self.back]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
-        return {}  # reading the folder is not for every keystroke
+        """The words alone: reading the folder is not for every keystroke."""
+        told = own_words.told(config, load_preset(preset))
+        return {
+            self.words: told.markup, self.clear: gr.update(visible=told.clear), self.fill: gr.update(visible=told.prompts),
+            self.back: gr.update(visible=told.back),
+        }  # fmt: skip
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return self._updates(self.look(config.data))
+        return {**self._updates(self.look(config.data)), self.held: config.data.instance_data_dir}
 
     def _places(self) -> list[tuple[str, str]]:
         return [("Dropped here", str(self.sets.root))] if self.sets.root.is_dir() else []
@@ -124,8 +137,13 @@ class PicturesPanel:
         def use(name: str) -> Any:
             return lambda given, path: self._put(page, given, name, path)
 
-        changes = [event for name in _WATCHED for event in _change_events(fields[name])]
+        changes = [event for name in _WATCHED if name != "instance_data_dir" for event in _change_events(fields[name])]
         gr.on([*changes, self.editor.select, self.editor.input], self.on_look, page.inputs, mine, trigger_mode="always_last", **quiet)
+        gr.on(
+            _change_events(folder), lambda given: self.on_folder(page, given), page.inputs, page.outputs, trigger_mode="always_last", **quiet,
+        )  # fmt: skip
+        for button, act in ((self.clear, self._cleared), (self.back, self._back), (self.fill, self._prompts)):
+            button.click(lambda given, act=act: self._reworded(page, given, act), page.inputs, page.outputs, **quiet)
         self.editor.apply(self.on_insert, page.inputs, mine, **quiet)
         self.editor.submit(save, page.inputs, page.outputs, **quiet)
         self.editor.delete(remove, page.inputs, page.outputs, **quiet)
@@ -137,6 +155,77 @@ class PicturesPanel:
     def on_look(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Look at the folder again: another page of it, other captions, or other settings."""
         return self._updates(self.look(self.data_of(given), self._edits(given)))
+
+    def on_folder(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The folder's field is left: look at it, and where it names other pictures than before, see to the words. For that field this is
+        also what `on_edit` is for the others: two handlers of one event could answer in any order, one of them with the old words."""
+        folder, edits = self.data_of(given).instance_data_dir, self._edits(given)
+        if folder == given[self.held]:
+            return self.on_look(given)
+        try:
+            config = self.form.read(given)
+        except ConfigError as error:  # the words wait until the form can be read
+            return {**page.refused(given, error), **self.on_look(given)}
+        updates, data = self._filled(page, given, config, self._words(given, config))
+        return {**updates, **self._updates(self.look(data, edits)), self.held: folder}
+
+    def _reworded(self, page: FormPage, given: Mapping[Any, Any], act: Callable[[RunConfig, RunConfig], dict[str, Any]]) -> dict[Any, Any]:
+        """Do what one of the buttons below the words says."""
+        try:
+            config = self.form.read(given)
+            changes = act(config, load_preset(given[self.preset]))
+        except ConfigError as error:
+            gr.Warning("Please mend what is marked in the form first.")
+            return page.refused(given, error)
+        updates, data = self._filled(page, given, config, changes)
+        return {**updates, **self._updates(self.look(data, self._edits(given)))}
+
+    def _cleared(self, config: RunConfig, preset: RunConfig) -> dict[str, Any]:
+        return own_words.cleared(config, preset, self._own_prompts(config.data))
+
+    def _back(self, config: RunConfig, preset: RunConfig) -> dict[str, Any]:
+        return own_words.put_back(config, preset, self._own_prompts(config.data))
+
+    def _prompts(self, config: RunConfig, preset: RunConfig) -> dict[str, Any]:
+        prompts = self._own_prompts(config.data, config.data.instance_prompt)
+        if not prompts:
+            gr.Warning("There is no caption yet: write and save one under a picture, or one for all pictures without their own.")
+        return {"validation_prompts": prompts} if prompts else {}
+
+    def _own_prompts(self, data: DataConfig, instance_prompt: str | None = None) -> list[str]:
+        """Validation prompts from the captions beside the pictures, else from `instance_prompt`."""
+        captions = []
+        if data.caption_strategy != "instanceprompt":
+            found = scan(replace(data, instance_prompt=None, trigger_word=None, with_prior_preservation=False))
+            captions = [item.caption for item in found.items]
+        return own_words.prompts_from(captions, instance_prompt)
+
+    def _words(self, given: Mapping[Any, Any], config: RunConfig) -> dict[str, Any]:
+        """Flat keys that change with the pictures of `config`, which were others before."""
+        try:
+            preset = load_preset(given[self.preset])
+        except ConfigError:
+            return {}  # one of the person's own that is gone: the page says so
+        before, now = given[self.held], config.data.instance_data_dir
+        if own_words.is_own(before) == own_words.is_own(now):
+            return {}
+        own = replace(config.data, instance_data_dir=now if own_words.is_own(now) else before)
+        return own_words.changes(config, preset, before, self._own_prompts(own))
+
+    def _filled(self, page: FormPage, given: Mapping[Any, Any], config: RunConfig, changes: Mapping[str, Any],
+                also: tuple[str, ...] = ()) -> tuple[dict[Any, Any], DataConfig]:  # fmt: skip
+        """Updates that put `changes` into the form (and the values of `also` from `config`), and the data section that it then holds."""
+        try:
+            new = with_changes(config, changes)
+        except ConfigError as error:  # what is empty now is needed by something else that was chosen: the field says so
+            shown = {self.form.components[name]: to_component(OPTIONS[name], value) for name, value in changes.items()}
+            shown |= self.form.show(config, also)
+            updates = page.refused({**given, **shown}, error)
+            for each, value in shown.items():
+                mark = {key: change for key, change in updates.get(each, {}).items() if key in ("info", "elem_classes")}
+                updates[each] = gr.update(value=value, **mark)
+            return updates, self.data_of({**given, **shown})
+        return page.filled(given, new, [*also, *changes]), new.data
 
     def on_insert(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Propose the trigger word in front of every caption that lacks it; nothing is written before "Save captions"."""
@@ -169,7 +258,7 @@ class PicturesPanel:
             return self._updates(self.look(data, edits, saved=answer.saved, changed=answer.changed))
         updates = self._put(page, given, "instance_data_dir", str(answer.folder))
         look = self.look(
-            replace(data, instance_data_dir=str(answer.folder)),
+            self.data_of({**given, **_values(updates, self.form)}),
             replace(edits, folder=str(answer.folder)) if answer.copied else Edits(str(answer.folder)), saved=answer.saved,
             changed=answer.changed, moved_from=edits.folder if answer.copied else "",
         )  # fmt: skip
@@ -183,7 +272,8 @@ class PicturesPanel:
             config = self.form.read(given)
         except ConfigError as error:  # something else in the form is wrong; the folder is taken all the same
             return {**page.refused(given, error), field: value, **self._updates(self.look(self.data_of(given)))}
-        return page.filled(given, config, [name])
+        changes = self._words(given, config) if name == "instance_data_dir" else {}
+        return self._filled(page, given, config, changes, (name,))[0]
 
     def _updates(self, look: "Look") -> dict[Any, Any]:
         return {self.editor: gr.HTML(shown=look.shown), self.checks: look.checks, self.classes: look.classes}
@@ -506,6 +596,18 @@ def _count(count: int, thing: str, plural: str = "s") -> str:
 
 def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+
+
+def _values(updates: Mapping[Any, Any], form: Form) -> dict[Any, Any]:
+    """The values that updates put into the fields of the form."""
+    found = {}
+    for each in form.components.values():
+        new = updates.get(each)
+        if not isinstance(new, dict):
+            found |= {each: new} if each in updates else {}
+        elif "value" in new:
+            found[each] = new["value"]
+    return found
 
 
 def _told(event: gr.EventData, key: str) -> str:

@@ -27,6 +27,7 @@ from .summary import side_panel
 from .watch import Watch
 
 FIRST = "demo"
+_CAPTION = "instance_prompt"
 _NAME, _NAME_RULE = "run name", "Letters, digits, dots, hyphens and underscores; up to 64."
 
 _SHOW_FINDINGS = "() => document.querySelector('#findings').scrollIntoView({block: 'center'})"
@@ -69,7 +70,7 @@ class TrainTab:
                 self.model = ModelPanel(form, first, watch)
 
                 step_title(2, "Pictures of the new thing")
-                self.pictures = PicturesPanel(form, config, watch)
+                self.pictures = PicturesPanel(form, config, watch, self.model.preset)
 
                 step_title(3, "Settings")
                 with gr.Row():
@@ -126,7 +127,9 @@ class TrainTab:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
         edits = [each.input for each in self.form.components.values()]
         # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
-        edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox)]
+        # The folder with pictures is for `PicturesPanel.on_folder` then, because the words in other fields may change with it.
+        folder = self.form.components["instance_data_dir"]
+        edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox) and each is not folder]
         gr.on([*edits, self.name.input], self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
         for name, slider in self.form.sliders.items():
             field, same = self.form.components[name], {"fn": None, "js": "value => value", **QUICK}
@@ -231,7 +234,7 @@ class TrainTab:
             return {self.findings: problems(error.faults), **self.marks(given)}
         found = [*self.pictures.unsaved(given), *self._preflight(config)]
         takes = takes_card(estimate(config, self.watch.store.root), config)
-        return {self.findings: findings_card(found, "Nothing stands in the way. Press Start."), self.takes: takes}
+        return {self.findings: findings_card(found, "Nothing stands in the way. Press Start."), self.takes: takes, **self._at_captions(given, found)}
 
     def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Validate again, check, create the run, start it or queue it behind the one that is training."""
@@ -247,7 +250,7 @@ class TrainTab:
         found = [*self.pictures.unsaved(given), *self._preflight(config)]
         if has_errors(found):
             gr.Warning("This cannot start yet; see below Start.")
-            return {self.findings: findings_card(found)}
+            return {self.findings: findings_card(found), **self._at_captions(given, found)}
         store = self.watch.store
         try:
             name = given[self.name].strip() if given[self.name] else None
@@ -267,6 +270,16 @@ class TrainTab:
             self.findings: findings_card([f for f in found if f.level == "warning"]) if found else "",
             **self.shown_run(run.name),
         }
+
+    def _at_captions(self, given: Mapping[Any, Any], found: Iterable[Finding]) -> dict[Any, Any]:
+        """Pictures without any caption, told also at the field with the caption for all of them; until the form is edited again."""
+        count = sum(finding.code == "caption-missing" for finding in found)
+        if not count:
+            return {}
+        updates = self.marks(given)
+        who = "1 picture has" if count == 1 else f"{count} pictures have"
+        updates |= self.form.mark(_CAPTION, f"{who} no caption of {'its' if count == 1 else 'their'} own: write one here, or below the pictures.")
+        return {**updates, self.marked: [*updates[self.marked], _CAPTION]}
 
     def shown_run(self, name: str) -> dict[Any, Any]:
         """Updates that lead to a run's page; set by the page, which knows the other tabs."""

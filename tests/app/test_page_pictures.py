@@ -71,6 +71,65 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
     expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
 
 
+def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_without_words_nothing_starts(visit, served, tmp_path, tab):
+    captioned = pictures(tmp_path / "captioned", 2)
+    (captioned / "cup 00.txt").write_text("a cup on a table")
+    dropped = sorted(pictures(tmp_path / "dropped", 2, first=5).iterdir())
+    page = visit()
+    tab(page, "Train")
+    words, prompts = page.locator("#own-words"), field(page, "validation_prompts")
+    expect(field(page, "trigger_word")).to_have_value("zwx")
+    expect(words).to_be_hidden()
+    page.get_by_text("Class pictures: so that the model does not forget the kind").click()
+    write(page, "class_prompt", "a cup")  # typed: it stays
+    page.locator("#drop input[type=file]").set_input_files(dropped)
+    expect(words).to_contain_text("Your own pictures: the demo's words are cleared")
+    expect(words).to_contain_text("was “a zwx shape”, is now empty: needed for every picture without a caption")
+    expect(words).to_contain_text("stays 64 px, because the small model demo-flow")
+    for name in ("trigger_word", "instance_prompt", "validation_prompts"):
+        expect(field(page, name)).to_have_value("")
+    expect(field(page, "class_prompt")).to_have_value("a cup")
+    expect(field(page, "resolution")).to_have_value("64")
+    expect(page.locator("#side")).to_contain_text('"trigger_word": null')
+    page.locator("#start").click()
+    expect(page.locator("#opt-instance_prompt")).to_contain_text("2 pictures have no caption of their own: write one here")
+    assert not served[1].list()
+
+    page.reload()  # the form as it is
+    expect(words).to_contain_text("the demo's words are cleared")
+    expect(field(page, "instance_prompt")).to_have_value("")
+    write(page, "instance_prompt", "a photo of a cup")
+    expect(page.locator("#pictures")).to_contain_text("2 pictures, dropped here")
+    expect(page.get_by_label("Caption of cup 05.png")).to_have_attribute("placeholder", "as for all: a photo of a cup")
+    page.locator("#own-words-prompts").click()
+    expect(prompts).to_have_value("a photo of a cup")
+    page.locator("#own-words-back").click()  # the trigger word alone: the others were written
+    expect(field(page, "trigger_word")).to_have_value("zwx")
+    expect(words).to_contain_text("some settings are still the demo's")
+    expect(field(page, "instance_prompt")).to_have_value("a photo of a cup")
+    page.locator("#own-words-clear").click()
+    expect(field(page, "trigger_word")).to_have_value("")
+    write(page, "trigger_word", "qrx")
+    expect(words).to_be_hidden()
+
+    page.locator("#preset").get_by_label("Stable Diffusion 1.5").click()
+    expect(field(page, "resolution")).to_have_value("512")
+    page.locator("#preset label").first.click()  # the preset again: its pictures and its words
+    expect(field(page, "trigger_word")).to_have_value("zwx")
+    expect(page.locator("#side")).to_contain_text('"class_prompt": "a shape"')
+    expect(words).to_be_hidden()
+    write(page, "pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    write(page, "instance_data_dir", str(captioned))  # a folder that is typed is the same
+    expect(prompts).to_have_value("a cup on a table")
+    expect(field(page, "instance_prompt")).to_have_value("")
+    expect(field(page, "resolution")).to_have_value("512")
+    expect(words).to_contain_text("was 64 px for the demo's model, is now 512 px")
+    expect(page.locator("#side")).to_contain_text('"trigger_word": null')
+    write(page, "instance_data_dir", "demo-dreambooth")
+    expect(field(page, "instance_prompt")).to_have_value("a zwx shape")
+    expect(words).to_be_hidden()
+
+
 def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and_other_folders(visit, tmp_path, tab):
     mine = pictures(tmp_path / "home" / "my cups", 30)
     (tmp_path / "home" / "empty").mkdir()

@@ -44,7 +44,7 @@ def panel(tmp_path):
 
     config = load_preset("demo")
     with gr.Blocks():
-        return PicturesPanel(Form(config), config, Watch(tmp_path / "runs"))
+        return PicturesPanel(Form(config), config, Watch(tmp_path / "runs"), gr.Radio(["demo"], value="demo"))
 
 
 def data(folder, **changes):
