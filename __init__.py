@@ -11,7 +11,7 @@ def __getattr__(name: str):
     if name not in _FOR_COMFYUI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from .nodes.comfy import mappings
+        from .nodes.comfy.pack import mappings
 
         made = mappings()
     except Exception as error:  # noqa: BLE001 - the host must start; ComfyUI's `hasattr` would swallow an AttributeError

@@ -1,7 +1,7 @@
 """The page: four tabs over the runs folder, served on this machine only.
 
 The process that serves it never imports torch, so it starts quickly and survives whatever a model does; a run is a process of its own
-(`core.runs`), which this page starts, follows by reading its files, and commands by leaving files.
+(`core.runs.store`), which this page starts, follows by reading its files, and commands by leaving files.
 """
 
 import os
@@ -22,13 +22,13 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from . import see_rollout
-from .drift_tab import DriftTab
-from .graph_tab import GraphTab
-from .guard import Guard, local_hosts
-from .runs_tab import RunsTab
-from .style import CSS, theme
-from .train_tab import TrainTab
-from .watch import Watch
+from .drift.tab import DriftTab
+from .graph.tab import GraphTab
+from .parts.guard import Guard, local_hosts
+from .parts.style import CSS, theme
+from .parts.watch import Watch
+from .runs.tab import RunsTab
+from .train.tab import TrainTab
 
 HOST = "127.0.0.1"
 PORT = 7860
@@ -116,7 +116,7 @@ def build(watch: Watch) -> gr.Blocks:
 
 
 def _chosen(runs: RunsTab, watch: Watch, name: str) -> Any:
-    from .runs_tab import run_choices
+    from .runs.tab import run_choices
 
     return gr.Radio(choices=run_choices(watch.runs()), value=name)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import gradio as gr
 
+from ..core.before.effects import in_paper_mode
 from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, differences, with_changes
-from ..core.effects import in_paper_mode
-from ..core.options import ConfigError, shown
-from . import drift_choices as choices
-from .drift_lab import FIELDS, DriftLab
-from .drift_tab import DriftTab
-from .forms import from_component, label, to_component
-from .panel import QUICK
-from .train_tab import TrainTab
+from ..core.config.options import ConfigError, shown
+from .drift import choices
+from .drift.lab import FIELDS, DriftLab
+from .drift.tab import DriftTab
+from .parts.forms import from_component, label, to_component
+from .parts.panel import QUICK
+from .train.tab import TrainTab
 
 PAIRS = {
     "offset": "max_step_offset", "sampler": "sampler", "order": "order", "grid": "grid", "grid_steps": "grid_steps", "guidance": "guidance",

@@ -30,10 +30,10 @@ from pathlib import Path
 if sys.argv[3] == "terminal":
     from rollout_studio.core.platform_calls import sleep_while_waiting
     sleep_while_waiting()
-from rollout_studio.core.worker import use_all_cores
+from rollout_studio.core.train.worker import use_all_cores
 use_all_cores()
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.dataset import prepare, scan
+from rollout_studio.core.data import prepare, scan
 from rollout_studio.core.families import load_model
 config = config_from_flat({"pretrained_model_name_or_path": "demo-flow", "instance_data_dir": sys.argv[1], "instance_prompt": "a picture", "resolution": 64})
 found, model = scan(config.data), load_model(config.model)

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from rollout_studio.app.preview_client import PreviewClient
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.parts.preview_client import PreviewClient
+from rollout_studio.app.parts.watch import Watch
 
 SCRIPT = """
 import json, os, sys

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rollout_studio.core.adapters.loading import load_lora
 from rollout_studio.core.config import config_from_flat, load_preset, read_preset
+from rollout_studio.core.config.own_presets import own_presets
 from rollout_studio.core.families import load_model
-from rollout_studio.core.own_presets import own_presets
-from rollout_studio.core.runs import RunDir, RunStore
-from rollout_studio.core.trainer import train
-from rollout_studio.nodes.validate import load, train_configs
+from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.train.trainer import train
+from rollout_studio.nodes.graph.validate import load, train_configs
 from tiny_run import without_drift  # noqa: F401 - a fixture
 
 OLD = Path(__file__).parent / "fixtures" / "version-0.1"

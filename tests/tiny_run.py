@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.runs import RunDir, RunStore
+from rollout_studio.core.runs.store import RunDir, RunStore
 
 BASE = {
     "resolution": 32, "aspect_buckets": False, "lora_rank": 3, "learning_rate": 1e-2, "max_train_steps": 3, "train_batch_size": 2,
@@ -64,7 +64,7 @@ def tiny_run(tiny_folder, pictures, tmp_path) -> Callable[..., RunDir]:
 @pytest.fixture
 def without_drift(monkeypatch) -> None:
     """No drift reports: a test that is not about them need not wait for them."""
-    from rollout_studio.core.trainer import Training
+    from rollout_studio.core.train.trainer import Training
 
     monkeypatch.setattr(Training, "measure_drift", lambda self: None)
 

@@ -4,7 +4,7 @@
     python tools/loss_share.py --level gentle --gamma 10 --spread 0.5
     python tools/loss_share.py --measure                # also on demo-epsilon, a real model on that schedule (a minute, needs torch)
 
-Closed form: Gaussian data of a standard deviation (`--spread`), a model that is perfect on plain rows (`core/loss_share.py`). Measured:
+Closed form: Gaussian data of a standard deviation (`--spread`), a model that is perfect on plain rows (`core/before/loss_share.py`). Measured:
 the trainer's own `batch_loss` of the untrained model on pictures of the demo's world, one row for each training timestep.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from rollout_studio.core.before.loss_share import EDGES, bands, whole_step
 from rollout_studio.core.config import RunConfig, config_from_flat, rollout_level
-from rollout_studio.core.loss_share import EDGES, bands, whole_step
 
 SD15 = {"pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "model_family": "sd1x"}
 PREFIX = "scheduled_sampling_"
@@ -47,9 +47,9 @@ def measured(config: RunConfig) -> str:
     from PIL import Image
     from rollout_studio.core.demo import CLASS
     from rollout_studio.core.families import load_model
-    from rollout_studio.core.losses import batch_loss
+    from rollout_studio.core.maths.rollout import Grid, make_plan
     from rollout_studio.core.randomness import row_noise
-    from rollout_studio.core.rollout import Grid, make_plan
+    from rollout_studio.core.train.losses import batch_loss
 
     model = load_model(config.model, for_training=False)
     files = sorted(CLASS.glob("*.png"))

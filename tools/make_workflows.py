@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 from rollout_studio.core.config import load_preset, preset_names, with_changes
-from rollout_studio.nodes.comfy_files import to_ui
-from rollout_studio.nodes.compile import graph_of
-from rollout_studio.nodes.declaration import PREFIX
-from rollout_studio.nodes.graph import Graph, Link, Node, to_json
-from rollout_studio.nodes.layout import COLUMN, ROW, places
-from rollout_studio.nodes.validate import check
+from rollout_studio.nodes.comfy.files import to_ui
+from rollout_studio.nodes.graph.compile import graph_of
+from rollout_studio.nodes.graph.declaration import PREFIX
+from rollout_studio.nodes.graph.graph import Graph, Link, Node, to_json
+from rollout_studio.nodes.graph.layout import COLUMN, ROW, places
+from rollout_studio.nodes.graph.validate import check
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS, EXAMPLES = ROOT / "presets" / "workflows", ROOT / "example_workflows"

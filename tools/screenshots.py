@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Page, expect, sync_playwright
 from rollout_studio.app.page import free_port, launch
-from rollout_studio.app.watch import Watch
-from rollout_studio.core.run_log import follow
-from rollout_studio.core.runs import RunStore
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.store import RunStore
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 expect.set_options(timeout=90_000)

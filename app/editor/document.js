@@ -1,6 +1,6 @@
 // A graph as the editor holds it. Everything here is pure: a change gives a new document, which shares what did not change.
 //
-// It mirrors the file (nodes/graph.py): `nodes` is a Map id -> {kind, inputs, title, muted}; `inputs` a Map name -> value as the file
+// It mirrors the file (nodes/graph/graph.py): `nodes` is a Map id -> {kind, inputs, title, muted}; `inputs` a Map name -> value as the file
 // has it, where ["id", slot] is a link and {"__value__": [...]} a list. `places` and `groups` are the layout. Maps, not objects, because a
 // file may name a node "__proto__".
 
@@ -23,7 +23,7 @@ const record = (entries) => {
 
 // ---- file <-> document
 
-/** The document of a file's data. The server has read it before (`nodes.graph.read`); what is not our format is refused here too. */
+/** The document of a file's data. The server has read it before (`nodes.graph.graph.read`); what is not our format is refused here too. */
 export function read(data) {
   if (!isObject(data) || data.format !== FORMAT || data.version !== VERSION || !isObject(data.prompt)) {
     throw new Error("This is no workflow of this program.");
@@ -105,7 +105,7 @@ export function feeds(document, origin, target) {
   return false;
 }
 
-/** Id -> what decides the node's result, as a short text: equal ones give the same (see nodes/cache.py). Titles and places are not in it. */
+/** Id -> what decides the node's result, as a short text: equal ones give the same (see nodes/execute/cache.py). Titles and places are not in it. */
 export function signatures(document) {
   const made = new Map();
   const of = (id) => {

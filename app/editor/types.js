@@ -1,4 +1,4 @@
-// What may be linked with what, in words. The server checks again (nodes/validate.py); this is for the hand that draws the link.
+// What may be linked with what, in words. The server checks again (nodes/graph/validate.py); this is for the hand that draws the link.
 import { feeds, isLink } from "./document.js";
 
 /** The declarations by kind, each with its inputs by name. */

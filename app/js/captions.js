@@ -1,4 +1,4 @@
-// The pictures of a set with a caption field under each (see app/pictures_panel.py). Gradio's HTML component hands in `element`,
+// The pictures of a set with a caption field under each (see app/train/pictures_panel.py). Gradio's HTML component hands in `element`,
 // `props`, `trigger` and `watch`. `props.shown` comes from Python; `props.value` goes there: {folder, page, drafts} as JSON.
 //
 // Captions that are typed and not saved ("drafts") are kept by folder: nothing else on the page, no other page of pictures and no reload

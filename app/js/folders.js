@@ -1,4 +1,4 @@
-// Draws a list of folders (see app/folders.py). Gradio's HTML component hands in `element`, `props`, `trigger` and `watch`.
+// Draws a list of folders (see app/parts/folders.py). Gradio's HTML component hands in `element`, `props`, `trigger` and `watch`.
 // Names come from the disk: they only ever become text, never markup.
 
 const box = element.querySelector('.rs-folders');

@@ -20,7 +20,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..noise import NoisePath, Prediction, PredictionType, RectifiedFlow, VariancePreserving, prediction_from_output
+from ..maths.noise import (
+    NoisePath,
+    Prediction,
+    PredictionType,
+    RectifiedFlow,
+    VariancePreserving,
+    prediction_from_output,
+)
 from ..randomness import kept_random_state
 from .source import ModelError, Source, hub_error
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..noise import PredictionType
+from ..maths.noise import PredictionType
 from .base import Conditioning, Model
 from .schedule import resolution_mu
 

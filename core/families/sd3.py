@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..noise import PredictionType
+from ..maths.noise import PredictionType
 from .base import Conditioning, Model
 from .schedule import resolution_mu
 

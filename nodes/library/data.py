@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 from ...core.config import OPTIONS
+from ...core.config.options import shown
 from ...core.demo import resolve
-from ...core.options import shown
-from ...core.run_log import PHASES
-from .. import fingerprints, pictures, values
-from ..declaration import Output, Socket, local, node, of_option
-from ..values import Folder, Images, NodeError, settings
+from ...core.runs.run_log import PHASES
+from ..execute import fingerprints, pictures
+from ..graph import values
+from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.values import Folder, Images, NodeError, settings
 from .setup import picked, widgets
 
 FOLDER_OPTIONS = ("instance_data_dir",)
@@ -89,7 +90,7 @@ def class_images(context, dataset, folder, **given):
 )  # fmt: skip
 def caption_edit(context, folder, find, replace, prefix, suffix):
     """Edit all captions at once, in a copy of the folder. A picture without a caption file gets one from prefix and suffix alone."""
-    from ...core.dataset import captions
+    from ...core.data import captions
 
     if folder.path is None:
         raise NodeError("No folder is named.", "Name one in the Image Folder node.")
@@ -122,7 +123,7 @@ def caption_edit(context, folder, find, replace, prefix, suffix):
 def dataset_preview(context, dataset, most):
     """What will be trained on: every picture with its caption and the size that it trains in."""
     from ...core.config import config_from_flat
-    from ...core.dataset import scan
+    from ...core.data import scan
 
     found = scan(config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, PHASES[what]))
     if found.errors:

@@ -4,14 +4,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ...core import drift_report
 from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, with_changes
-from ...core.options import ConfigError
-from ...core.run_log import PHASES
-from ...core.runs import RunDir
-from .. import following, pictures, values
-from ..declaration import Output, Socket, local, node, of_option
-from ..values import Images, NodeError, Report
+from ...core.config.options import ConfigError
+from ...core.look.drift import report as drift_report
+from ...core.runs.run_log import PHASES
+from ...core.runs.store import RunDir
+from ..execute import following, pictures
+from ..graph import values
+from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.values import Images, NodeError, Report
 
 LETTERS = ("a", "b", "c", "d")
 
@@ -23,15 +24,15 @@ def _needs_one(first: str, second: str, why: str):
 
 def _refusals() -> tuple[type[Exception], ...]:
     """What the parts that need torch refuse: a person's to mend."""
-    from ...core.checkpoint import CheckpointError
-    from ...core.dataset import DatasetError
+    from ...core.data import DatasetError
     from ...core.families import ModelError
+    from ...core.runs.checkpoint import CheckpointError
 
     return CheckpointError, DatasetError, ModelError, ConfigError
 
 
 def _measured(context, config: RunConfig, checkpoint, folder: Path) -> drift_report.DriftReport:
-    from ...core.revisit import measure_drift, open_checkpoint
+    from ...core.look.revisit import measure_drift, open_checkpoint
 
     try:
         found = None if checkpoint is None else open_checkpoint(RunDir(checkpoint.run), checkpoint.step)
@@ -126,7 +127,7 @@ def compare_drift(context, judge_by, **given):
 
     from PIL import Image
 
-    from ...core.drift_pictures import curves_figure, figure_png
+    from ...core.look.drift.pictures import curves_figure, figure_png
 
     chosen = [(given[f"label_{letter}"], given[f"report_{letter}"]) for letter in LETTERS if given[f"report_{letter}"] is not None]
     read = [(label, drift_report.read_report(report.path)) for label, report in chosen]
@@ -184,7 +185,7 @@ def _label_faults(inputs, linked):
 def sample_images(context, model, checkpoint, prompts, negative_prompt, num_inference_steps, guidance, seed, side):
     """Pictures by the stock pipeline, with trained weights or without, always from the same noise for the same seed."""
     from ...core.families import load_model
-    from ...core.revisit import open_checkpoint, put_on
+    from ...core.look.revisit import open_checkpoint, put_on
 
     try:
         config = config_from_flat(model.flat) if checkpoint is None else following.config_of(checkpoint.run)

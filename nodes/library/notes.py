@@ -1,6 +1,6 @@
 """Text for people."""
 
-from ..declaration import local, node
+from ..graph.declaration import local, node
 
 
 @node("Note", "Note", "Notes", inputs=(local("text", "str", "", "What you want to remember.", cosmetic=True),))

@@ -1,9 +1,10 @@
 """Scheduled sampling and ReflexFlow, and the plot of the ramp."""
 
 from ...core.config import OPTIONS, config_from_flat, probability_at
-from .. import pictures, values
-from ..declaration import Output, Socket, node
-from ..values import Images
+from ..execute import pictures
+from ..graph import values
+from ..graph.declaration import Output, Socket, node
+from ..graph.values import Images
 from .setup import picked, widgets
 
 REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))

@@ -3,9 +3,10 @@
 from typing import Any
 
 from ...core.config import DEMO_PREDICTION_TYPES, OPTIONS, config_to_flat, preset_names, read_preset
-from .. import fingerprints, values
-from ..declaration import Output, Socket, Widget, local, node, of_option
-from ..values import Settings, settings
+from ..execute import fingerprints
+from ..graph import values
+from ..graph.declaration import Output, Socket, Widget, local, node, of_option
+from ..graph.values import Settings, settings
 
 MODEL_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "model")
 LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "lora")

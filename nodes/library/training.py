@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...core.config import OPTIONS, RunConfig, config_from_flat, with_changes
-from ...core.runs import RunDir, RunError
-from .. import following, pictures, values
-from ..declaration import Output, Socket, local, node, of_option
-from ..provenance import copy_with_metadata
-from ..values import Checkpoint, File, Images, NodeError, Settings, manifest_of, sha256
+from ...core.runs.store import RunDir, RunError
+from ..execute import following, pictures
+from ..graph import values
+from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.provenance import copy_with_metadata
+from ..graph.values import Checkpoint, File, Images, NodeError, Settings, manifest_of, sha256
 
 PARTS = ("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift")
 TRAINED = (
@@ -177,9 +178,9 @@ def _exported(context, run: RunDir, config, step: int) -> Path:
     """The LoRA of an earlier checkpoint, written and checked against a stock pipeline as the trainer does."""
     from ...core.adapters import check_export, export
     from ...core.adapters.header import ExportError
-    from ...core.checkpoint import CheckpointError
     from ...core.families import ModelError, load_model
-    from ...core.revisit import open_checkpoint, put_on
+    from ...core.look.revisit import open_checkpoint, put_on
+    from ...core.runs.checkpoint import CheckpointError
 
     try:
         found = open_checkpoint(run, step)

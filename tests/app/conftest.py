@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
-from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json, summary
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, report_to_json, summary
+from rollout_studio.core.runs.store import RunStore
 
 
 def _picture(path, seed, size=(64, 64)):
@@ -116,7 +116,7 @@ PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few
 def served(tmp_path_factory):
     """One page for all tests of a file: (address, the store behind it)."""
     from rollout_studio.app.page import free_port, launch
-    from rollout_studio.app.watch import Watch
+    from rollout_studio.app.parts.watch import Watch
 
     watch = Watch(tmp_path_factory.mktemp("runs"))
     port = free_port(7900)

@@ -5,9 +5,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rollout_studio.app.cli import main
+from rollout_studio.app.cli.main import main
 from rollout_studio.nodes import library  # noqa: F401 - fills NODES
-from rollout_studio.nodes.declaration import NODES
+from rollout_studio.nodes.graph.declaration import NODES
 
 KIND = "RolloutStudioProbabilityRampPlot"
 

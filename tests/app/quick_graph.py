@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from rollout_studio.app import graph_cli
-from rollout_studio.app.cli import main
-from rollout_studio.core.runs import RunStore
+from rollout_studio.app.cli import graph as graph_cli
+from rollout_studio.app.cli.main import main
+from rollout_studio.core.runs.store import RunStore
 
 WORKER = (sys.executable, str(Path(__file__).parents[1] / "nodes" / "quick_worker.py"))
 

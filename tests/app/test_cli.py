@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from rollout_studio.app import cli
-from rollout_studio.core import config as config_module
+from rollout_studio.app.cli import main as cli
 from rollout_studio.core.config import OPTIONS, config_from_flat, config_to_flat
+from rollout_studio.core.config import sections as config_module
 from rollout_studio.core.findings import Finding
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.runs.store import RunStore
 
 
 def resolved(*arguments):
@@ -37,7 +37,7 @@ def run(capsys):
 @pytest.fixture
 def healthy(monkeypatch):
     """A preflight without findings, so that what is tested is the command line."""
-    from rollout_studio.core import preflight
+    from rollout_studio.core.before import preflight
 
     asked = []
     monkeypatch.setattr(preflight, "preflight", lambda config, **where: asked.append((config, where)) or [])
@@ -157,7 +157,7 @@ def test_what_a_dry_run_prints_is_a_config_file_again(run, healthy, tmp_path):
 
 
 def test_preflight_errors_forbid_the_start_and_are_all_told(run, monkeypatch, tmp_path):
-    from rollout_studio.core import preflight
+    from rollout_studio.core.before import preflight
 
     found = [
         Finding("error", "a.png", "is broken.", "Remove it."),
@@ -215,7 +215,7 @@ def trainer(monkeypatch):
         return noted.code
 
     monkeypatch.setattr(cli, "_use_all_cores", lambda: None)
-    monkeypatch.setitem(sys.modules, "rollout_studio.core.trainer", types.SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "rollout_studio.core.train.trainer", types.SimpleNamespace(train=train))
     return noted
 
 
@@ -251,7 +251,7 @@ def test_resume_needs_a_checkpoint(run, healthy, trainer, tmp_path):
 def test_resume_goes_on_with_the_runs_own_config(run, healthy, trainer, tmp_path, monkeypatch):
     run("train", "--preset", "demo", "--run-name", "mine", "--runs-dir", tmp_path)
     (tmp_path / "mine" / "checkpoints" / "step-000002").mkdir(parents=True)
-    monkeypatch.setattr("rollout_studio.core.runs.RunDir.last_checkpoint", lambda self: 2)
+    monkeypatch.setattr("rollout_studio.core.runs.store.RunDir.last_checkpoint", lambda self: 2)
     assert run("train", "--resume", "mine", "--runs-dir", tmp_path)[0] == 0
     assert trainer.calls[-1][1] is True
 
@@ -494,7 +494,7 @@ def test_presets_are_listed_and_printed(run):
 
 def test_a_reader_that_leaves_early_is_no_crash():
     """`rollout-studio options | head -1`"""
-    code = "import sys; from rollout_studio.app.cli import main; sys.exit(main(['options']))"
+    code = "import sys; from rollout_studio.app.cli.main import main; sys.exit(main(['options']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     _, err = process.communicate(timeout=60)
@@ -502,7 +502,7 @@ def test_a_reader_that_leaves_early_is_no_crash():
 
 
 def test_output_is_utf8_whatever_the_system_says():
-    code = "from rollout_studio.app.cli import main; main(['train', '--set', 'instance_prompt=\u2016', '--set', 'seed=\u2016'])"
+    code = "from rollout_studio.app.cli.main import main; main(['train', '--set', 'instance_prompt=\u2016', '--set', 'seed=\u2016'])"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert 'seed = "\u2016": must be a whole number' in answer.stderr.decode("utf-8")
@@ -520,7 +520,7 @@ def test_the_readme_names_only_what_there_is(root):
 
 
 def test_the_reference_answers_in_half_a_second_and_without_torch():
-    code = "import sys; from rollout_studio.app.cli import main; main(['options']); assert 'torch' not in sys.modules"
+    code = "import sys; from rollout_studio.app.cli.main import main; main(['options']); assert 'torch' not in sys.modules"
     seconds = []
     for _ in range(3):
         before = os.times()  # processor time of children, because other processes share this machine
@@ -538,7 +538,7 @@ class Watch:
             print("waits", os.environ.get("OMP_WAIT_POLICY"), flush=True)
             os._exit(0)
 sys.meta_path.insert(0, Watch())
-from rollout_studio.app.cli import main
+from rollout_studio.app.cli.main import main
 main(sys.argv[1:])
 """
 

@@ -1,7 +1,7 @@
 """The draft of the form that the browser keeps; the reload itself is in the story of `test_page_story.py`."""
 
 import pytest
-from rollout_studio.app.draft import Draft
+from rollout_studio.app.train.draft import Draft
 from rollout_studio.core.config import differences, load_preset, preset_names, with_changes
 
 

@@ -13,17 +13,18 @@ import drift_worker
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app import drift_choices as choices
-from rollout_studio.app import drift_picture, drift_tab
-from rollout_studio.app.drift_desk import Desk
-from rollout_studio.app.drift_lab import FIELDS, DriftLab, progress_card
-from rollout_studio.app.preview_client import PreviewClient, PreviewState
-from rollout_studio.app.scene import Scene
-from rollout_studio.app.watch import Watch
-from rollout_studio.core.drift_report import report_from_json, report_to_csv
-from rollout_studio.core.options import ConfigError
-from rollout_studio.core.preview_request import PreviewRequest
-from rollout_studio.core.run_log import RunLog
+from rollout_studio.app.drift import choices
+from rollout_studio.app.drift import picture as drift_picture
+from rollout_studio.app.drift import tab as drift_tab
+from rollout_studio.app.drift.desk import Desk
+from rollout_studio.app.drift.lab import FIELDS, DriftLab, progress_card
+from rollout_studio.app.drift.scene import Scene
+from rollout_studio.app.parts.preview_client import PreviewClient, PreviewState
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.look.drift.report import report_from_json, report_to_csv
+from rollout_studio.core.look.preview_request import PreviewRequest
+from rollout_studio.core.runs.run_log import RunLog
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{x}}`"
 

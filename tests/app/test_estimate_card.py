@@ -1,9 +1,9 @@
 """What a run will take, as people read it before it starts: a range, never a single promise."""
 
 import pytest
-from rollout_studio.app.estimate_card import takes_card, takes_line
+from rollout_studio.app.train.estimate_card import takes_card, takes_line
+from rollout_studio.core.before.estimate import Estimate, MemoryEstimate, Span, TimeEstimate
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.estimate import Estimate, MemoryEstimate, Span, TimeEstimate
 
 
 def told(*span):

@@ -4,7 +4,7 @@ import math
 
 import gradio as gr
 import pytest
-from rollout_studio.app.forms import Form, component, from_component, info, is_slider, label, to_component
+from rollout_studio.app.parts.forms import Form, component, from_component, info, is_slider, label, to_component
 from rollout_studio.core.config import (
     OPTIONS,
     SECTIONS,
@@ -14,7 +14,7 @@ from rollout_studio.core.config import (
     preset_names,
     with_changes,
 )
-from rollout_studio.core.options import ConfigError
+from rollout_studio.core.config.options import ConfigError
 
 # A value other than the default for every option that cannot be changed alone, or whose kind does not suggest one.
 OTHER = {

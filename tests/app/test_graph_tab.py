@@ -12,15 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from rollout_studio.app import graph_runs
-from rollout_studio.app.graph_runs import Busy, GraphRuns
-from rollout_studio.app.graph_tab import SOURCE, WORKFLOWS, GraphTab, read_dropped, workflows
-from rollout_studio.app.previews import Previews
+from rollout_studio.app.graph import runs as graph_runs
+from rollout_studio.app.graph.runs import Busy, GraphRuns
+from rollout_studio.app.graph.tab import SOURCE, WORKFLOWS, GraphTab, read_dropped, workflows
+from rollout_studio.app.parts.previews import Previews
 from rollout_studio.core import platform_calls
-from rollout_studio.nodes import pictures
-from rollout_studio.nodes.compile import config_of
-from rollout_studio.nodes.execute import provenance_of
-from rollout_studio.nodes.graph import Graph, GraphError, Link, Node, read_file, to_json
+from rollout_studio.nodes.execute import pictures
+from rollout_studio.nodes.execute.execute import provenance_of
+from rollout_studio.nodes.graph.compile import config_of
+from rollout_studio.nodes.graph.graph import Graph, GraphError, Link, Node, read_file, to_json
 
 RAMP = Graph({
     "rollout": Node("RolloutStudioScheduledSampling", {"max_step_offset": 2}),

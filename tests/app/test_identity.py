@@ -16,9 +16,9 @@ import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 from PIL import Image
-from rollout_studio.app.forms import to_component
-from rollout_studio.app.train_tab import TrainTab
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.parts.forms import to_component
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.train.tab import TrainTab
 from rollout_studio.core import platform_calls
 from rollout_studio.core.config import (
     OPTIONS,
@@ -29,9 +29,9 @@ from rollout_studio.core.config import (
     read_config,
     with_changes,
 )
+from rollout_studio.core.config.own_presets import save_preset
 from rollout_studio.core.demo import resolve
-from rollout_studio.core.own_presets import save_preset
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.runs.store import RunStore
 
 
 class Browser:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from rollout_studio.app import cli
-from rollout_studio.app.model_panel import preset_choices
-from rollout_studio.app.train_tab import TrainTab
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.cli import main as cli
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.train.model_panel import preset_choices
+from rollout_studio.app.train.tab import TrainTab
 from rollout_studio.core.adapters.header import published_config
 from rollout_studio.core.config import (
     RunConfig,
@@ -20,9 +20,16 @@ from rollout_studio.core.config import (
     read_preset,
     with_changes,
 )
-from rollout_studio.core.importing import import_file, told
-from rollout_studio.core.options import ConfigError
-from rollout_studio.core.own_presets import Exists, delete_preset, find_preset, folder_of, own_presets, save_preset
+from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.config.own_presets import (
+    Exists,
+    delete_preset,
+    find_preset,
+    folder_of,
+    own_presets,
+    save_preset,
+)
+from rollout_studio.core.foreign.importing import import_file, told
 
 MINE = with_changes(load_preset("demo"), {"max_train_steps": 77, "validation_prompts": ["a <b>cup</b>", "two, words"]})
 

@@ -10,11 +10,11 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import errors
-from rollout_studio.app.model_card import model_card
-from rollout_studio.app.model_panel import about, preset_choices, start_note
-from rollout_studio.core import model_check
+from rollout_studio.app.train.model_card import model_card
+from rollout_studio.app.train.model_panel import about, preset_choices, start_note
+from rollout_studio.core.before import model_check
+from rollout_studio.core.before.model_check import check_model, chosen_weights, downloaded_models, prediction_of
 from rollout_studio.core.config import ModelConfig, load_preset, with_changes
-from rollout_studio.core.model_check import check_model, chosen_weights, downloaded_models, prediction_of
 from safetensors.numpy import save_file
 
 HOSTILE = "<script>alert(1)</script>${alert(2)}"
@@ -259,7 +259,7 @@ def test_checking_a_model_needs_no_torch():
     import sys
 
     code = (
-        "import sys; from rollout_studio.core.model_check import check_model; from rollout_studio.core.config import ModelConfig;"
+        "import sys; from rollout_studio.core.before.model_check import check_model; from rollout_studio.core.config import ModelConfig;"
         "check_model(ModelConfig()); check_model(ModelConfig(pretrained_model_name_or_path='a/b')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60, env={**os.environ, "HF_HUB_OFFLINE": "1"}).returncode == 0

@@ -3,9 +3,9 @@
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app import own_words
-from rollout_studio.app.train_tab import TrainTab
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.train import own_words
+from rollout_studio.app.train.tab import TrainTab
 from rollout_studio.core.config import config_to_flat, load_preset, preset_names, with_changes
 from rollout_studio.core.demo import DREAMBOOTH, resolve
 

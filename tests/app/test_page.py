@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.runs.store import RunStore
 
 pytestmark = pytest.mark.timeout(600)
 

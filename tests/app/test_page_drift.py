@@ -10,9 +10,9 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
-from rollout_studio.app.drift_lab import DriftLab
+from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.core.config import config_to_flat, load_preset
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.runs.store import RunStore
 
 pytestmark = pytest.mark.timeout(600)
 LATE_MS = 5000  # whatever the page's timers have asked before is answered by then

@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from PIL import Image
 from playwright.sync_api import expect
-from rollout_studio.app import graph_runs
-from rollout_studio.app.graph_tab import WORKFLOWS
-from rollout_studio.nodes import pictures
-from rollout_studio.nodes.execute import provenance_of
-from rollout_studio.nodes.graph import Graph, Node, read, to_data
+from rollout_studio.app.graph import runs as graph_runs
+from rollout_studio.app.graph.tab import WORKFLOWS
+from rollout_studio.nodes.execute import pictures
+from rollout_studio.nodes.execute.execute import provenance_of
+from rollout_studio.nodes.graph.graph import Graph, Node, read, to_data
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 def served(tmp_path_factory):
     """One page for all tests of this file, whose graphs can be held; overrides the one of conftest."""
     from rollout_studio.app.page import free_port, launch
-    from rollout_studio.app.watch import Watch
+    from rollout_studio.app.parts.watch import Watch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph_runs, "COMMAND", (sys.executable, str(Path(__file__).with_name("held_graph.py"))))

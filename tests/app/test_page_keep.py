@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 from rollout_studio.core.config import config_to_flat, load_preset, read_config, with_changes
-from rollout_studio.core.own_presets import own_presets
+from rollout_studio.core.config.own_presets import own_presets
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
-from rollout_studio.core.dataset.scanning import located
+from rollout_studio.core.data.scanning import located
 
 pytestmark = pytest.mark.timeout(900)
 TRAINING_MS = 400_000
@@ -144,7 +144,7 @@ def test_a_page_that_is_started_again_finds_its_runs_as_they_are(served, write, 
     import os
 
     from rollout_studio.app.page import free_port, launch
-    from rollout_studio.app.watch import Watch
+    from rollout_studio.app.parts.watch import Watch
 
     run = served[1].create({"max_train_steps": 100}, "played", preset="demo")
     with run.lock():

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 from rollout_studio.app.page import free_port, launch
-from rollout_studio.app.style import CSS
-from rollout_studio.app.try_panel import TryPanel
+from rollout_studio.app.parts.style import CSS
+from rollout_studio.app.runs.try_panel import TryPanel
 from scripted_painter import scripted_watch
 
 pytestmark = pytest.mark.timeout(300)

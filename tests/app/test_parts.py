@@ -8,16 +8,16 @@ import subprocess
 import sys
 
 import pytest
-from rollout_studio.app import charts, words
-from rollout_studio.app.charts import Line, chart
-from rollout_studio.app.guard import Guard, local_hosts
 from rollout_studio.app.page import free_port
-from rollout_studio.app.previews import Previews
-from rollout_studio.app.rollout_panel import cost_sentence, ramp_panel
-from rollout_studio.app.summary import side_panel
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.parts import charts, words
+from rollout_studio.app.parts.charts import Line, chart
+from rollout_studio.app.parts.guard import Guard, local_hosts
+from rollout_studio.app.parts.previews import Previews
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.train.rollout_panel import cost_sentence, ramp_panel
+from rollout_studio.app.train.summary import side_panel
 from rollout_studio.core.config import load_preset, with_changes
-from rollout_studio.core.run_log import RunLog
+from rollout_studio.core.runs.run_log import RunLog
 
 # -- the guard --------------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ def test_markup_and_templates_are_inert():
 
 
 def test_hostile_prompts_names_and_messages_are_inert_everywhere(store):
-    from rollout_studio.app import runs_tab
+    from rollout_studio.app.runs import tab as runs_tab
 
     run = store.create({"validation_prompts": [HOSTILE]}, "hostile", preset=HOSTILE)
     run.emit("sample", step=0, images=[{"prompt": HOSTILE, "seed": HOSTILE, "path": "../../etc/passwd"}])
@@ -185,7 +185,8 @@ def test_the_side_panel_shows_every_key_and_what_was_changed():
 
 
 def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
-    from rollout_studio.app import drift_tab, runs_tab
+    from rollout_studio.app.drift import tab as drift_tab
+    from rollout_studio.app.runs import tab as runs_tab
 
     run = write.run(store)
     watch = Watch(store.root)
@@ -199,7 +200,7 @@ def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
 
 
 def test_a_damaged_drift_report_is_told_not_raised(store, write):
-    from rollout_studio.app import drift_tab
+    from rollout_studio.app.drift import tab as drift_tab
 
     run = write.run(store)
     (run.drift_path / "step-000120" / "report.json").write_text("{")
@@ -208,7 +209,7 @@ def test_a_damaged_drift_report_is_told_not_raised(store, write):
 
 
 def test_a_long_run_shows_its_first_and_last_samples():
-    from rollout_studio.app.runs_tab import chosen_steps
+    from rollout_studio.app.runs.tab import chosen_steps
 
     found = chosen_steps(list(range(0, 10_000, 50)))
     assert len(found) == 12 and found[0] == 0 and found[-1] == 9950
@@ -226,7 +227,7 @@ def test_the_next_free_port_is_taken():
 
 def test_the_page_does_not_import_torch():
     code = "import sys, tempfile; from rollout_studio.app.page import *; build(Watch(tempfile.mkdtemp())); " \
-           "from rollout_studio.core.preflight import preflight; from rollout_studio.core.config import load_preset; " \
+           "from rollout_studio.core.before.preflight import preflight; from rollout_studio.core.config import load_preset; " \
            "preflight(load_preset('demo')); print(sorted({'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -6,13 +6,13 @@ import stat
 
 import pytest
 from PIL import Image
-from rollout_studio.app import captions
-from rollout_studio.app.captions import Draft, DroppedSets, Edits, Refused, read_edits, safe_stem, save_captions
-from rollout_studio.app.folders import listing
-from rollout_studio.app.forms import Form
-from rollout_studio.app.picture_checks import KINDS, checks_card
-from rollout_studio.app.pictures_panel import PER_PAGE, PicturesPanel
-from rollout_studio.app.watch import Watch
+from rollout_studio.app.parts.folders import listing
+from rollout_studio.app.parts.forms import Form
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.train import captions
+from rollout_studio.app.train.captions import Draft, DroppedSets, Edits, Refused, read_edits, safe_stem, save_captions
+from rollout_studio.app.train.picture_checks import KINDS, checks_card
+from rollout_studio.app.train.pictures_panel import PER_PAGE, PicturesPanel
 from rollout_studio.core.config import load_preset, with_changes
 from rollout_studio.core.demo import DREAMBOOTH
 from rollout_studio.core.findings import Finding

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rollout_studio.app.preview_client import PreviewClient
+from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.core import platform_calls
 from rollout_studio.core.adapters import read_header
 from rollout_studio.core.demo import FLOW
-from rollout_studio.core.preview_request import showcase
+from rollout_studio.core.look.preview_request import showcase
 
 PATIENCE_S = 600  # a busy machine is slow; a broken worker never answers
 STRIP = {"image": showcase()[0], "offset": 3, "columns": 3}
@@ -67,7 +67,7 @@ def lora(tmp_path_factory):
 def test_the_page_needs_no_torch_for_it():
     import subprocess
 
-    code = "import sys, rollout_studio.app.preview_client; print('torch' in sys.modules, 'gradio' in sys.modules)"
+    code = "import sys, rollout_studio.app.parts.preview_client; print('torch' in sys.modules, 'gradio' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "False"]
 
@@ -239,7 +239,7 @@ def test_viewers_who_ask_the_same_at_once_share_one_answer(scripted):
 
 
 def test_only_so_many_results_stay_on_disk(scripted, monkeypatch):
-    monkeypatch.setattr("rollout_studio.app.preview_client.RESULTS_KEPT", 3)
+    monkeypatch.setattr("rollout_studio.app.parts.preview_client.RESULTS_KEPT", 3)
     tickets = [scripted.request({**STRIP, "seed": seed}) for seed in range(6)]
     wait(scripted, tickets[-1])
     assert len([path for path in scripted.folder.iterdir() if path.is_dir()]) == 3

@@ -3,9 +3,20 @@
 import re
 
 import pytest
-from rollout_studio.app import rollout_panel as panel
-from rollout_studio.app.forms import Form
-from rollout_studio.app.grid_picture import described, grid_picture
+from rollout_studio.app.parts.forms import Form
+from rollout_studio.app.train import rollout_panel as panel
+from rollout_studio.app.train.grid_picture import described, grid_picture
+from rollout_studio.core.before.cost import flow_grid, offset_distribution, rollout_cost
+from rollout_studio.core.before.effects import (
+    CAUTION,
+    PREFIX,
+    ROLLOUT_OPTIONS,
+    blur_table,
+    example_row,
+    idle_settings,
+    longest_walk,
+)
+from rollout_studio.core.before.loss_share import bands
 from rollout_studio.core.config import (
     OPTIONS,
     RunConfig,
@@ -15,17 +26,6 @@ from rollout_studio.core.config import (
     rollout_remarks,
     with_changes,
 )
-from rollout_studio.core.cost import flow_grid, offset_distribution, rollout_cost
-from rollout_studio.core.effects import (
-    CAUTION,
-    PREFIX,
-    ROLLOUT_OPTIONS,
-    blur_table,
-    example_row,
-    idle_settings,
-    longest_walk,
-)
-from rollout_studio.core.loss_share import bands
 
 ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}
 

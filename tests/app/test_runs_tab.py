@@ -10,9 +10,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from rollout_studio.app import compare, runs_tab
-from rollout_studio.app.charts import Line, chart
-from rollout_studio.app.compare import (
+from rollout_studio.app.parts.charts import Line, chart
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.runs import compare
+from rollout_studio.app.runs import tab as runs_tab
+from rollout_studio.app.runs.compare import (
     ComparePanel,
     comparison,
     default_choice,
@@ -22,12 +24,11 @@ from rollout_studio.app.compare import (
     shared_moment,
     sides,
 )
-from rollout_studio.app.run_parts import course
-from rollout_studio.app.runs_tab import RunsTab
-from rollout_studio.app.watch import Watch
-from rollout_studio.core.drift_report import over_training, training_words
-from rollout_studio.core.run_log import follow
-from rollout_studio.core.runs import RunStore
+from rollout_studio.app.runs.parts import course
+from rollout_studio.app.runs.tab import RunsTab
+from rollout_studio.core.look.drift.report import over_training, training_words
+from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.store import RunStore
 
 ROLLED = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
 

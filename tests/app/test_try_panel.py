@@ -6,9 +6,9 @@ import time
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app.try_panel import KEPT, TryPanel, tries, weights_choices
-from rollout_studio.core.preview_request import PreviewRequest
-from rollout_studio.core.runs import RunDir
+from rollout_studio.app.runs.try_panel import KEPT, TryPanel, tries, weights_choices
+from rollout_studio.core.look.preview_request import PreviewRequest
+from rollout_studio.core.runs.store import RunDir
 from scripted_painter import scripted_watch
 
 HOSTILE = "a <script>alert(1)</script> ${alert(2)} {{value}} cup"

@@ -1,7 +1,11 @@
 """What works as asked and yet costs more than it looks is said beforehand, with numbers of this config's own grid."""
 
 import pytest
-from rollout_studio.core.cautions import cautions
+from rollout_studio.core.before.cautions import cautions
+from rollout_studio.core.before.cost import blur_factor
+from rollout_studio.core.before.effects import idle_settings
+from rollout_studio.core.before.loss_share import bands
+from rollout_studio.core.before.plain_grid import grid_of
 from rollout_studio.core.config import (
     ROLLOUT_LEVELS,
     RunConfig,
@@ -10,10 +14,6 @@ from rollout_studio.core.config import (
     rollout_level,
     rollout_remarks,
 )
-from rollout_studio.core.cost import blur_factor
-from rollout_studio.core.effects import idle_settings
-from rollout_studio.core.loss_share import bands
-from rollout_studio.core.plain_grid import grid_of
 
 P = "scheduled_sampling_"
 SD3 = {"pretrained_model_name_or_path": "someone/sd3", "model_family": "sd3"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rollout_studio.core import checkpoint, platform_calls
-from rollout_studio.core.checkpoint import CheckpointError, DiskFull
+from rollout_studio.core import platform_calls
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.checkpoint import CheckpointError, DiskFull
 from safetensors import SafetensorError
 
 RECORD = {"config": {"seed": 42, "learning_rate": 1e-4}, "optimizer": None}

@@ -26,7 +26,7 @@ from rollout_studio.core.config import (
     rollout_level_of,
     with_changes,
 )
-from rollout_studio.core.options import ConfigError
+from rollout_studio.core.config.options import ConfigError
 
 P = "scheduled_sampling_"
 

@@ -3,15 +3,16 @@
 import pytest
 import torch
 from oracles import PATHS, grid_for
-from rollout_studio.core import controls, trainer
+from rollout_studio.core.before import controls
+from rollout_studio.core.before.controls import KINDS, PlainStep, control, controls_of, plain_step, queue_control
+from rollout_studio.core.before.cost import rollout_cost
 from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, remarks, rollout_level_of
-from rollout_studio.core.controls import KINDS, PlainStep, control, controls_of, plain_step, queue_control
-from rollout_studio.core.cost import rollout_cost
-from rollout_studio.core.drift import Settings
-from rollout_studio.core.rollout import make_plan
-from rollout_studio.core.run_log import follow
-from rollout_studio.core.runs import RunError, RunStore
-from rollout_studio.core.trainer import train
+from rollout_studio.core.look.drift.measure import Settings
+from rollout_studio.core.maths.rollout import make_plan
+from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.store import RunError, RunStore
+from rollout_studio.core.train import trainer
+from rollout_studio.core.train.trainer import train
 from tiny_run import ROLLOUT, events
 
 P = "scheduled_sampling_"

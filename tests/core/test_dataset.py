@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps, PngImagePlugin
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.dataset import (
+from rollout_studio.core.data import (
     DatasetError,
     bucket_counts,
     captions,
@@ -29,10 +29,10 @@ from rollout_studio.core.dataset import (
     scanning,
     split_holdout,
 )
-from rollout_studio.core.dataset.batches import Carousel, Schedule
-from rollout_studio.core.dataset.buckets import bucket_sizes, choose, effective_step
-from rollout_studio.core.dataset.cache import CorruptEntry, TensorCache, identity
-from rollout_studio.core.dataset.transform import apply, crop_for
+from rollout_studio.core.data.batches import Carousel, Schedule
+from rollout_studio.core.data.buckets import bucket_sizes, choose, effective_step
+from rollout_studio.core.data.cache import CorruptEntry, TensorCache, identity
+from rollout_studio.core.data.transform import apply, crop_for
 from rollout_studio.core.findings import format_findings
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "AVIF": "avif"}
@@ -467,7 +467,7 @@ def test_a_hundred_thousand_files_end(tmp_path):
 
 
 def test_scan_and_preflight_start_without_torch():
-    code = "import sys, rollout_studio.core.preflight, rollout_studio.core.dataset; sys.exit('torch' in sys.modules)"
+    code = "import sys, rollout_studio.core.before.preflight, rollout_studio.core.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -4,11 +4,12 @@ import json
 
 import pytest
 from PIL import Image
-from rollout_studio.core import drift, preview
-from rollout_studio.core.options import ConfigError
-from rollout_studio.core.preview_request import PreviewError, PreviewRequest
-from rollout_studio.core.sample_request import DRAWING_OPTIONS, KIND, SampleRequest, read_request
-from rollout_studio.core.trainer import train
+from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.look import preview
+from rollout_studio.core.look.drift import measure as drift
+from rollout_studio.core.look.preview_request import PreviewError, PreviewRequest
+from rollout_studio.core.look.sample_request import DRAWING_OPTIONS, KIND, SampleRequest, read_request
+from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
 
 PROMPT = "a large red circle on a black background"

@@ -9,11 +9,12 @@ import pytest
 import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair, true_pair
 from PIL import Image
-from rollout_studio.core import drift, drift_pictures
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.drift_report import Change, Curve, DriftReport, Measure, Point, relative_change, rows
-from rollout_studio.core.noise import Prediction
-from rollout_studio.core.rollout import Grid, plan_offsets
+from rollout_studio.core.look.drift import measure as drift
+from rollout_studio.core.look.drift import pictures as drift_pictures
+from rollout_studio.core.look.drift.report import Change, Curve, DriftReport, Measure, Point, relative_change, rows
+from rollout_studio.core.maths.noise import Prediction
+from rollout_studio.core.maths.rollout import Grid, plan_offsets
 
 SETTINGS = drift.Settings(
     levels=(0.3, 0.5), loss_levels=(0.5, 0.9), offsets=(1, 3), fine_samples=4, samples=4, trajectory_samples=3, shown=4
@@ -572,5 +573,5 @@ def test_reading_reports_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from rollout_studio.core import drift_report; sys.exit('torch' in sys.modules)"
+    code = "import sys; from rollout_studio.core.look.drift import report as drift_report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

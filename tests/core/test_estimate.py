@@ -6,13 +6,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from rollout_studio.core import estimate as module
+from rollout_studio.core.before import estimate as module
+from rollout_studio.core.before.cost import rollout_cost
+from rollout_studio.core.before.estimate import MEASURED, estimate, memory_estimate, time_estimate
+from rollout_studio.core.before.preflight import device_of, disk_estimate, model_findings
 from rollout_studio.core.config import config_from_flat, load_preset, with_changes
-from rollout_studio.core.cost import rollout_cost
-from rollout_studio.core.dataset import scan
-from rollout_studio.core.estimate import MEASURED, estimate, memory_estimate, time_estimate
-from rollout_studio.core.preflight import device_of, disk_estimate, model_findings
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.data import scan
+from rollout_studio.core.runs.store import RunStore
 
 DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
 PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
@@ -104,7 +104,7 @@ def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
 
 
 def test_what_a_whole_run_spent_beside_its_steps_is_told_and_only_of_a_whole_one(store, monkeypatch):
-    from rollout_studio.core import runs
+    from rollout_studio.core.runs import store as runs
 
     clock = iter(range(1000, 2000))
     monkeypatch.setattr(runs.time, "time", lambda: next(clock))
@@ -187,7 +187,7 @@ def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
 
 
 def test_auto_takes_the_card_only_with_a_build_that_can_use_it(monkeypatch):
-    from rollout_studio.core import preflight
+    from rollout_studio.core.before import preflight
 
     monkeypatch.setattr(preflight.platform_calls, "likely_device", lambda: "cuda")
     for build, device in (((True, True), "cuda"), ((True, False), "cpu")):
@@ -227,7 +227,7 @@ def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path
 
 
 def test_nothing_heavy_is_imported_for_it():
-    code = "import sys, json; from rollout_studio.core import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; " \
+    code = "import sys, json; from rollout_studio.core.before import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; " \
            "estimate.estimate(load_preset('demo'), __import__('pathlib').Path('none')); effects.example_row(load_preset('demo')); " \
            "print(json.dumps(sorted({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

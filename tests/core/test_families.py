@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
 from rollout_studio.core.families import FAMILIES, ModelError, load_model, locate
-from rollout_studio.core.noise import target_output
+from rollout_studio.core.maths.noise import target_output
 from tiny import BUILDERS, PROMPTS
 
 VARIANTS = tuple(BUILDERS)

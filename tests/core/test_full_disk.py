@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from rollout_studio.app import cli
-from rollout_studio.core import platform_calls, runs, trainer
+from rollout_studio.app.cli import main as cli
+from rollout_studio.core import platform_calls
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.journal import Journal
-from rollout_studio.core.runs import RunDir, RunError, RunStore, StorageError
-from rollout_studio.core.trainer import train
+from rollout_studio.core.runs import store as runs
+from rollout_studio.core.runs.journal import Journal
+from rollout_studio.core.runs.store import RunDir, RunError, RunStore, StorageError
+from rollout_studio.core.train import trainer
+from rollout_studio.core.train.trainer import train
 from tiny_run import BASE, events
 
 
@@ -90,7 +92,7 @@ def test_a_run_that_waits_for_room_is_shown_so_and_as_it_was_when_there_is_some(
 
 def test_a_run_that_a_person_had_paused_stays_paused_when_there_is_room_again(tiny_run, without_drift, monkeypatch):
     monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
-    from rollout_studio.core import checkpoint
+    from rollout_studio.core.runs import checkpoint
 
     run, save, tries = tiny_run("lumina2"), checkpoint.save_file, []
 

@@ -9,13 +9,14 @@ import time
 import pytest
 import torch
 from PIL import Image
-from rollout_studio.core import checkpoint, trainer
 from rollout_studio.core.families import base
 from rollout_studio.core.families.base import Model
-from rollout_studio.core.journal import Journal
-from rollout_studio.core.run_log import PHASES, follow
-from rollout_studio.core.runs import RunStore
-from rollout_studio.core.trainer import train
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.journal import Journal
+from rollout_studio.core.runs.run_log import PHASES, follow
+from rollout_studio.core.runs.store import RunStore
+from rollout_studio.core.train import trainer
+from rollout_studio.core.train.trainer import train
 from tiny_run import ROLLOUT, events
 
 HEARD_S = 2.0

@@ -6,18 +6,26 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair
-from rollout_studio.core import cost, losses
+from rollout_studio.core.before import cost
+from rollout_studio.core.before.loss_share import bands, offsets_to_walk, training_time, whole_step
+from rollout_studio.core.before.plain_grid import grid_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
-from rollout_studio.core.loss_share import bands, offsets_to_walk, training_time, whole_step
-from rollout_studio.core.losses import batch_loss, rolled_bound
-from rollout_studio.core.noise import Level, consistent_target, prediction_from_output
-from rollout_studio.core.options import ConfigError
-from rollout_studio.core.plain_grid import grid_of
+from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.maths.noise import Level, consistent_target, prediction_from_output
+from rollout_studio.core.maths.reflexflow import anti_drift, frequency_weight
+from rollout_studio.core.maths.rollout import (
+    Grid,
+    make_plan,
+    plan_from_drawn_time,
+    plan_offsets,
+    rollout,
+    training_target,
+)
+from rollout_studio.core.maths.solvers import make_solver
+from rollout_studio.core.maths.timesteps import sample_times
 from rollout_studio.core.randomness import generator
-from rollout_studio.core.reflexflow import anti_drift, frequency_weight
-from rollout_studio.core.rollout import Grid, make_plan, plan_from_drawn_time, plan_offsets, rollout, training_target
-from rollout_studio.core.solvers import make_solver
-from rollout_studio.core.timesteps import sample_times
+from rollout_studio.core.train import losses
+from rollout_studio.core.train.losses import batch_loss, rolled_bound
 from torch import Tensor, nn
 
 FLOW = PATHS["flow"]

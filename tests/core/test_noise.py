@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracles import PATHS, PREDICTION_TYPES, random_pair, stable_diffusion_abar
-from rollout_studio.core.noise import (
+from rollout_studio.core.maths.noise import (
     Level,
     RectifiedFlow,
     VariancePreserving,

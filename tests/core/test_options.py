@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 import pytest
 from rollout_studio.core.config import OPTIONS, config_from_flat
-from rollout_studio.core.options import Checked, ConfigError, Fault, option, options_of, shown
-from rollout_studio.core.reference import as_data, as_markdown, as_text
+from rollout_studio.core.config.options import Checked, ConfigError, Fault, option, options_of, shown
+from rollout_studio.core.config.reference import as_data, as_markdown, as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from rollout_studio.core.pace import LAST_STEPS, Pace, StepTime, still_due
+from rollout_studio.core.runs.pace import LAST_STEPS, Pace, StepTime, still_due
 
 
 def paced(*seconds, rolled=()):

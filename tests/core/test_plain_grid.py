@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from rollout_studio.core import rollout as real
+from rollout_studio.core.before.cost import flow_grid
+from rollout_studio.core.before.plain_grid import ALPHA_MIN, grid_of
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.cost import flow_grid
 from rollout_studio.core.families import load_model
-from rollout_studio.core.noise import RectifiedFlow, VariancePreserving
-from rollout_studio.core.plain_grid import ALPHA_MIN, grid_of
+from rollout_studio.core.maths import rollout as real
+from rollout_studio.core.maths.noise import RectifiedFlow, VariancePreserving
 
 MODELS = ["demo-flow", "demo-epsilon", "sd1", "sd1_euler", "sd1_sample", "sd2_v", "sd3", "sd3_dynamic", "lumina2"]
 

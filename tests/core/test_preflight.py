@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rollout_studio.core import preflight as module
+from rollout_studio.core.before import preflight as module
+from rollout_studio.core.before.preflight import DiskEstimate, disk_estimate, preflight, safetensors_shapes, too_long
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.findings import Finding, by_severity, format_findings, has_errors, printable
-from rollout_studio.core.preflight import DiskEstimate, disk_estimate, preflight, safetensors_shapes, too_long
 from safetensors.numpy import save_file
 
 
@@ -413,7 +413,7 @@ def test_no_torch_was_needed():
     import subprocess
 
     code = (
-        "import sys; from rollout_studio.core.preflight import preflight; from rollout_studio.core.config import load_preset;"
+        "import sys; from rollout_studio.core.before.preflight import preflight; from rollout_studio.core.config import load_preset;"
         "preflight(load_preset('demo')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -6,10 +6,9 @@ import pytest
 import torch
 from oracles import random_pair
 from PIL import Image
-from rollout_studio.core import preview
 from rollout_studio.core.config import ConfigError
-from rollout_studio.core.noise import Prediction, RectifiedFlow
-from rollout_studio.core.preview_request import (
+from rollout_studio.core.look import preview
+from rollout_studio.core.look.preview_request import (
     RELEVANT,
     VIEW_OPTIONS,
     PreviewError,
@@ -18,7 +17,8 @@ from rollout_studio.core.preview_request import (
     located_in,
     showcase,
 )
-from rollout_studio.core.trainer import train
+from rollout_studio.core.maths.noise import Prediction, RectifiedFlow
+from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
 
 PICTURE = {"image": showcase()[0]}

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from oracles import PATHS, Gaussian, flow_times, grid_for, random_pair
-from rollout_studio.core.config import RolloutConfig, config_from_flat
-from rollout_studio.core.cost import (
+from rollout_studio.core.before.cost import (
     CALLS_PER_STEP,
     FlowLevel,
     blur_factor,
@@ -17,8 +16,9 @@ from rollout_studio.core.cost import (
     plain_step_in_forwards,
     rollout_cost,
 )
-from rollout_studio.core.noise import RectifiedFlow
-from rollout_studio.core.reflexflow import (
+from rollout_studio.core.config import RolloutConfig, config_from_flat
+from rollout_studio.core.maths.noise import RectifiedFlow
+from rollout_studio.core.maths.reflexflow import (
     Reflex,
     anti_drift,
     frequency_weight,
@@ -28,8 +28,8 @@ from rollout_studio.core.reflexflow import (
     squared_error,
     starts_at_the_drawn_time,
 )
-from rollout_studio.core.rollout import plan_offsets, rollout
-from rollout_studio.core.solvers import SOLVERS, make_solver
+from rollout_studio.core.maths.rollout import plan_offsets, rollout
+from rollout_studio.core.maths.solvers import SOLVERS, make_solver
 
 NORMS = ["max", "mean", "l2", "l1"]
 ON = {"max_step_offset": 3, "probability": 1.0}

@@ -9,10 +9,10 @@ import time
 
 import pytest
 import torch
-from rollout_studio.core import checkpoint
-from rollout_studio.core.checkpoint import Checkpoint
-from rollout_studio.core.runs import RunDir, RunStore
-from rollout_studio.core.trainer import PREEMPTED, train
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.checkpoint import Checkpoint
+from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.train.trainer import PREEMPTED, train
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 
 STEPS = 24
@@ -27,7 +27,7 @@ accumulation.
 
 def in_a_new_process(run: RunDir, *flags: str) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "rollout_studio.core.worker", str(run.path), *flags]
+    command = [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path), *flags]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.returncode
@@ -219,7 +219,7 @@ def test_other_pictures_are_refused_by_name(tiny_run, without_drift, tmp_path):
 
 def test_other_versions_are_told_and_allowed(tiny_run, without_drift, monkeypatch):
     run = stopped_at_two(tiny_run)
-    from rollout_studio.core import trainer
+    from rollout_studio.core.train import trainer
 
     here = trainer._versions
     monkeypatch.setattr(trainer, "_versions", lambda device: {**here(device), "torch": "9.9"})
@@ -284,7 +284,7 @@ def test_a_signal_while_the_libraries_load_leaves_a_run_that_says_where_it_goes_
     run = stopped_at_two(tiny_run)
     code = textwrap.dedent("""
         import builtins, signal, sys
-        from rollout_studio.core import worker
+        from rollout_studio.core.train import worker
         real = builtins.__import__
 
         def importing(name, *rest, **kinds):
@@ -350,12 +350,12 @@ def test_a_second_signal_while_the_first_ones_end_is_written_does_not_disturb_it
 
 def test_a_killed_and_resumed_run_tells_every_step_sample_and_checkpoint_once(tiny_run, without_drift):
     """With a real kill -9; a viewer that followed all the time has every step once as well."""
-    from rollout_studio.core.run_log import RunLog
+    from rollout_studio.core.runs.run_log import RunLog
 
     looks = {"validation_prompts": ["a circle"], "validation_step_interval": 2}
     run = tiny_run("lumina2", max_train_steps=300, checkpoint_step_interval=5, checkpoints_total_limit=2, **looks)
     child = subprocess.Popen(
-        [sys.executable, "-m", "rollout_studio.core.worker", str(run.path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     viewer, deadline = RunLog(run), time.monotonic() + 120
     while viewer.update().last_step is None or viewer.last_step["step"] < 8 or viewer.last_step["step"] % 5 < 3:

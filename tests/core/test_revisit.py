@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from rollout_studio.core import drift_report
 from rollout_studio.core.adapters import adapter_state
-from rollout_studio.core.checkpoint import CheckpointError
 from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.families import load_model
-from rollout_studio.core.revisit import measure_drift, open_checkpoint, put_on
-from rollout_studio.core.trainer import train
+from rollout_studio.core.look.drift import report as drift_report
+from rollout_studio.core.look.revisit import measure_drift, open_checkpoint, put_on
+from rollout_studio.core.runs.checkpoint import CheckpointError
+from rollout_studio.core.train.trainer import train
 from tiny_run import pictures, tiny_run, without_drift  # noqa: F401 - fixtures
 
 

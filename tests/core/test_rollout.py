@@ -3,11 +3,10 @@
 import pytest
 import torch
 from oracles import PATHS, PREDICTION_TYPES, Gaussian, flow_times, grid_for, random_pair, true_pair, vp_times
+from rollout_studio.core.before.cost import offset_distribution
 from rollout_studio.core.config import RolloutConfig
-from rollout_studio.core.cost import offset_distribution
-from rollout_studio.core.noise import RectifiedFlow, consistent_target, prediction_from_output, target_output
-from rollout_studio.core.randomness import generator
-from rollout_studio.core.rollout import (
+from rollout_studio.core.maths.noise import RectifiedFlow, consistent_target, prediction_from_output, target_output
+from rollout_studio.core.maths.rollout import (
     Grid,
     build_grid,
     draw_offsets,
@@ -19,7 +18,8 @@ from rollout_studio.core.rollout import (
     training_target,
     undisturbed,
 )
-from rollout_studio.core.solvers import SOLVERS, make_solver
+from rollout_studio.core.maths.solvers import SOLVERS, make_solver
+from rollout_studio.core.randomness import generator
 
 ALL = [(name, order) for name, kind in SOLVERS.items() for order in (kind.orders or (2,))]
 FLOW = RectifiedFlow()

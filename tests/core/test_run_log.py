@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from rollout_studio.core.run_log import Series, follow
-from rollout_studio.core.runs import RunStore
+from rollout_studio.core.runs.run_log import Series, follow
+from rollout_studio.core.runs.store import RunStore
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from rollout_studio.core import platform_calls, runs
-from rollout_studio.core.runs import RunDir, RunError, RunStore, StorageError
+from rollout_studio.core import platform_calls
+from rollout_studio.core.runs import store as runs
+from rollout_studio.core.runs.store import RunDir, RunError, RunStore, StorageError
 
 SLEEPER = "import time; time.sleep(60)"
 # A worker that behaves: takes the lock, says so, and listens until it is told to stop.
 POLITE = textwrap.dedent("""
     import sys, time
-    from rollout_studio.core.runs import RunDir
+    from rollout_studio.core.runs.store import RunDir
     run = RunDir(sys.argv[1])
     with run.lock():
         run.write_state(state="running", step=3)
@@ -214,7 +215,7 @@ def test_killing_never_touches_a_process_that_is_not_the_one_described():
 def test_of_many_processes_that_take_one_lock_at_once_one_wins(run):
     code = textwrap.dedent("""
         import sys, time
-        from rollout_studio.core.runs import RunDir, RunError
+        from rollout_studio.core.runs.store import RunDir, RunError
         sys.stdin.readline()
         try:
             with RunDir(sys.argv[1]).lock():
@@ -579,7 +580,7 @@ def test_several_processes_pump_one_queue_and_each_run_starts_once(tmp_path):
     for name in names:
         store.create({}, name)
         store.enqueue(name)
-    pump = f"from rollout_studio.core.runs import RunStore; import sys, time\ns = RunStore(sys.argv[1], worker=(sys.executable, '-c', {note!r}))\nend = time.time() + 20\nwhile s.queue() and time.time() < end: s.pump(); time.sleep(0.01)"
+    pump = f"from rollout_studio.core.runs.store import RunStore; import sys, time\ns = RunStore(sys.argv[1], worker=(sys.executable, '-c', {note!r}))\nend = time.time() + 20\nwhile s.queue() and time.time() < end: s.pump(); time.sleep(0.01)"
     for child in [subprocess.Popen([sys.executable, "-c", pump, str(tmp_path)]) for _ in range(3)]:
         assert child.wait(30) == 0
     starts = tmp_path / "starts.txt"
@@ -647,7 +648,7 @@ def test_a_damaged_lock_does_not_hide_the_process_that_the_store_started(store, 
 def test_a_worker_that_meets_a_damaged_file_says_so_without_a_traceback(store, run, file):
     (run.path / file).write_text("[]")
     done = subprocess.run(
-        [sys.executable, "-m", "rollout_studio.core.worker", str(run.path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 78
     assert f"{file} is damaged" in done.stderr and "Traceback" not in done.stderr + done.stdout
@@ -667,7 +668,7 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, 
 
 
 def test_the_run_store_does_not_import_torch():
-    code = "import sys, rollout_studio.core.runs as r, tempfile; r.RunStore(tempfile.mkdtemp()).create({}, 'x'); print('torch' in sys.modules)"
+    code = "import sys, rollout_studio.core.runs.store as r, tempfile; r.RunStore(tempfile.mkdtemp()).create({}, 'x'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

@@ -13,8 +13,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from oracles import PATHS, SHAPE, Gaussian, flow_times, random_pair, true_pair
-from rollout_studio.core.noise import Level, RectifiedFlow
-from rollout_studio.core.solvers import SOLVERS, make_solver
+from rollout_studio.core.maths.noise import Level, RectifiedFlow
+from rollout_studio.core.maths.solvers import SOLVERS, make_solver
 
 ALL = [(name, order) for name, kind in SOLVERS.items() for order in (kind.orders or (2,))]
 RANGES = {"flow": (0.9, 0.15), "vp": (850.0, 150.0)}

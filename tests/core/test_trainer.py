@@ -6,17 +6,18 @@ import signal
 
 import pytest
 import torch
-from rollout_studio.core import checkpoint, losses, trainer
 from rollout_studio.core.config import TrainingConfig, config_from_flat, read_config
 from rollout_studio.core.families import load_model
-from rollout_studio.core.noise import Level, RectifiedFlow, target_output
-from rollout_studio.core.optimizers import Average, Schedule, make_optimizer
+from rollout_studio.core.maths.noise import Level, RectifiedFlow, target_output
+from rollout_studio.core.maths.rollout import Grid
+from rollout_studio.core.maths.timesteps import sample_times, sampling_kind, shifted
 from rollout_studio.core.randomness import generator, row_noise
-from rollout_studio.core.rollout import Grid
-from rollout_studio.core.run_log import follow
-from rollout_studio.core.runs import RunError
-from rollout_studio.core.timesteps import sample_times, sampling_kind, shifted
-from rollout_studio.core.trainer import DONE, PREEMPTED, Training, draw_window, train
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.store import RunError
+from rollout_studio.core.train import losses, trainer
+from rollout_studio.core.train.optimizers import Average, Schedule, make_optimizer
+from rollout_studio.core.train.trainer import DONE, PREEMPTED, Training, draw_window, train
 from safetensors.torch import load_file
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 from tiny_run import losses as told_losses
@@ -43,7 +44,7 @@ def test_without_rollout_a_step_is_the_plain_trainers(tiny_run, without_drift, v
     assert train(run) == 0
 
     from rollout_studio.core.adapters import attach, trainable_parameters
-    from rollout_studio.core.dataset import prepare, scan
+    from rollout_studio.core.data import prepare, scan
 
     config = read_config(run.config_path)
     model = load_model(config.model)
@@ -308,7 +309,7 @@ LEVEL = Level(
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_min_snr_counts_an_error_of_the_clean_image_alike_for_every_output(kind):
     """weight * |output error|^2 = min(SNR, gamma) * |x0 error|^2, with the x0 error as the output implies it."""
-    from rollout_studio.core.noise import prediction_from_output
+    from rollout_studio.core.maths.noise import prediction_from_output
 
     x, output = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64).unbind(0)
     off = torch.full_like(output, 0.01)
@@ -568,7 +569,7 @@ def test_a_full_disk_pauses_a_save_and_the_run_goes_on_when_there_is_room(tiny_r
 
 def test_events_that_a_full_disk_refuses_are_written_later_in_order(tiny_run, without_drift, monkeypatch):
     monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
-    from rollout_studio.core.runs import RunDir
+    from rollout_studio.core.runs.store import RunDir
 
     write, refused = RunDir.emit, []
 

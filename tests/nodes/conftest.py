@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from rollout_studio.core.runs import RunStore
-from rollout_studio.nodes.graph import Graph, read_file
+from rollout_studio.core.runs.store import RunStore
+from rollout_studio.nodes.graph.graph import Graph, read_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from rollout_studio.core.drift_report import Curve, DriftReport, Measure, Point, report_to_json
-from rollout_studio.core.runs import RunDir
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, report_to_json
+from rollout_studio.core.runs.store import RunDir
 
 
 def checkpoint(run, step):

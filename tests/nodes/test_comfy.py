@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rollout_studio.nodes.comfy import mappings
-from rollout_studio.nodes.declaration import NODES
+from rollout_studio.nodes.comfy.pack import mappings
+from rollout_studio.nodes.graph.declaration import NODES
 
 CLASSES, NAMES = mappings()
 KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
@@ -188,7 +188,7 @@ def test_a_changed_folder_changes_the_key(tmp_path):
 
 def test_pictures_cross_the_border_unchanged(tmp_path):
     import torch
-    from rollout_studio.nodes.comfy import images_of, tensor_of
+    from rollout_studio.nodes.comfy.pack import images_of, tensor_of
 
     picture = torch.randint(0, 256, (2, 5, 7, 3)) / 255
     images = images_of(picture, tmp_path)
@@ -201,7 +201,7 @@ def host(tmp_path, monkeypatch, store):
     """The parts of ComfyUI that a running node asks for; gives its folders and what was written on nodes' faces."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes import comfy
+    from rollout_studio.nodes.comfy import pack as comfy
 
     folders, said = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
     server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: said.setdefault(node, text)))
@@ -271,7 +271,7 @@ def test_the_last_live_picture_is_the_result(host, monkeypatch):
     """The page's versions of 2025 go on showing a live picture in place of the node's output."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes.values import Images, file_at
+    from rollout_studio.nodes.graph.values import Images, file_at
 
     live = []
     bar = SimpleNamespace(update_absolute=lambda done, total, preview: live.append(preview))
@@ -307,7 +307,7 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
     """ComfyUI's exception is a BaseException, known by its name."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes import comfy
+    from rollout_studio.nodes.comfy import pack as comfy
 
     class InterruptProcessingException(BaseException):
         pass
@@ -384,7 +384,7 @@ def test_the_requirements_are_those_of_the_project(root):
 
 def test_the_training_process_finds_the_package_by_its_path(root, tmp_path):
     """Without an installed package, from another folder, as inside ComfyUI."""
-    start = root / "nodes" / "start_worker.py"
+    start = root / "nodes" / "execute" / "start_worker.py"
     code = f"import runpy; runpy.run_path({str(start)!r})['load_package'](); import rollout_studio.core.config; print(rollout_studio.__file__)"
     answer = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert Path(answer.stdout.strip()) == root / "__init__.py"
@@ -418,7 +418,7 @@ EXAMPLES = ["compare-two-rollouts", "demo-training", "rollout-preview"]
 def canvas(root, name):
     """(boxes by node id, links as drawn) of an example file: places and sizes as its JSON has them, sockets where ComfyUI's page draws
     them, 20 pixels apart."""
-    from rollout_studio.nodes.comfy_canvas import Box, Wire
+    from rollout_studio.nodes.comfy.canvas import Box, Wire
 
     data = json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
     boxes = {node["id"]: Box(*node["pos"], *node["size"]) for node in data["nodes"]}

@@ -13,12 +13,12 @@ from rollout_studio.core.config import (
     load_preset,
     preset_names,
 )
-from rollout_studio.nodes.comfy_files import to_ui
-from rollout_studio.nodes.compile import config_of, graph_of, with_values
-from rollout_studio.nodes.declaration import NODES, Widget
-from rollout_studio.nodes.graph import GraphError, read, read_file, to_api, to_json
+from rollout_studio.nodes.comfy.files import to_ui
+from rollout_studio.nodes.graph.compile import config_of, graph_of, with_values
+from rollout_studio.nodes.graph.declaration import NODES, Widget
+from rollout_studio.nodes.graph.graph import GraphError, read, read_file, to_api, to_json
+from rollout_studio.nodes.graph.validate import faults
 from rollout_studio.nodes.library import data, rollout, setup
-from rollout_studio.nodes.validate import faults
 
 
 def other_value(option, draw):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rollout_studio.nodes import cache, following
-from rollout_studio.nodes.compile import config_of, with_values
-from rollout_studio.nodes.execute import execute
-from rollout_studio.nodes.graph import Graph, Link, Node, read_file, to_json
+from rollout_studio.nodes.execute import cache, following
+from rollout_studio.nodes.execute.execute import execute
+from rollout_studio.nodes.graph.compile import config_of, with_values
+from rollout_studio.nodes.graph.graph import Graph, Link, Node, read_file, to_json
 
 P = "RolloutStudio"
 

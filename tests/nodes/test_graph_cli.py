@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from rollout_studio.app import graph_cli
-from rollout_studio.app.cli import main
+from rollout_studio.app.cli import graph as graph_cli
+from rollout_studio.app.cli.main import main
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_nodes_are_listed_for_people_and_for_programs(capsys):
 
 
 def test_checking_a_graph_needs_no_torch(root):
-    code = "import sys; from rollout_studio.app.cli import main; code = main(['graph', 'check', sys.argv[1]]); print(code, 'torch' in sys.modules, 'PIL' in sys.modules)"
+    code = "import sys; from rollout_studio.app.cli.main import main; code = main(['graph', 'check', sys.argv[1]]); print(code, 'torch' in sys.modules, 'PIL' in sys.modules)"
     file = root / "presets" / "workflows" / "compare-two-rollouts.json"
     answer = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "0 False False"

@@ -1,0 +1,181 @@
+"""The Drift tab: how far a model leaves the path when it walks on its own output. Look now (`lab`), or see what runs measured."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...core.look.drift.report import REPORT_FILE, DriftReport, ReportError, report_from_json, report_to_csv, words
+from ...core.runs.run_log import RunLog
+from ...core.runs.store import RunSummary
+from ..parts.panel import SLOW
+from ..parts.watch import Watch
+from ..parts.words import text
+from ..runs.tab import signature
+from .choices import Shelf, weights_choices
+from .lab import DriftLab
+from .picture import downloads, report_charts, words_list
+
+HOW_TO_READ = (
+    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after walking there by itself. The heat "
+    "map shows where the two differ: dark is the same, bright is drift."
+)
+_INTRO = """
+<div class="rs-hero"><h2>Drift: what happens when a model is fed its own output</h2>
+<p>In training a model always sees a true picture with noise on it. When it draws, it sees what it made itself one step before, with its own
+mistakes in it. Here the same picture goes both ways, and you see what that changes.</p></div>
+"""
+_NOTHING = (
+    '<div class="rs-card rs-mild"><h4>No drift picture yet</h4><p>Every run measures its drift before the first step and at its end; while it '
+    "trains, ask with <b>Drift now</b> on the Runs tab, or choose its weights of now under <b>Look now</b>.</p></div>"
+)
+
+
+class DriftTab:
+    """Builds the tab in the current layout. `view` draws it for one viewer; the page's timer calls it."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        gr.HTML(_INTRO, elem_classes="rs-drift-intro")
+        with gr.Tabs(elem_id="drift-parts") as self.parts:
+            with gr.Tab("Look now", id="look"):
+                self.lab = DriftLab(watch)
+            with gr.Tab("Measured by runs", id="measured"):
+                with gr.Row():
+                    self.run = gr.Dropdown(choices=[], label="Run", elem_id="drift-run", filterable=False, scale=2)
+                    self.step = gr.Radio(choices=[], label="Measured at training step", elem_id="drift-step", scale=3)
+                self.closer = gr.Button("Look at these weights now", elem_id="drift-closer", visible=False)
+                self.picture = gr.HTML(_NOTHING, elem_id="drift-picture")
+                self.curves = gr.HTML(elem_id="drift-curves", elem_classes="rs-maybe")
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `view` is given of the tab, in its order."""
+        return [self.run, self.step, self.lab.weights, self.lab.against, self.lab.shown]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.run, self.step, self.closer, self.picture, self.curves, *self.lab.outputs]
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Connect what is answered without the page's timer. `tab`: this one, whose opening gets the preview worker ready."""
+        self.lab.wire(tab)
+        self.closer.click(self.on_closer, {self.run, self.step, *self.lab.inputs}, [self.parts, *self.lab.outputs], show_progress="hidden", **SLOW)
+
+    def on_closer(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        """From what a run measured to the laboratory: the checkpoint of that step, else the newest weights that the run has."""
+        run = self.watch.run(given[self.run])
+        value = None if run is None else newest(run, given[self.step], self.lab.shelf)
+        if value is None:
+            gr.Warning("This run has kept no weights: no checkpoint and no LoRA.")
+            return {self.parts: gr.Tabs(selected="measured")}
+        return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
+
+    def view(
+        self, chosen: str | None, step: int | None, weights: str | None, against: str | None, applied: Any, seen: dict[str, str], viewer: str | None = None
+    ) -> dict[Any, Any]:
+        """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
+
+        `weights`, `against`: what they chose in the laboratory; `applied`: the number of its last answer that their browser has applied;
+        `viewer`: whose requests to look after, None = nobody's.
+        """
+        return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen, applied)}
+
+    def _measured(self, chosen: str | None, step: int | None, seen: dict[str, str]) -> dict[Any, Any]:
+        runs = [run for run in self.watch.runs() if self.lab.shelf.reports(run.path)]
+        names = [run.name for run in runs]
+        run = next((run for run in runs if run.name == chosen), runs[0] if runs else None)
+        log = self.watch.log(run) if run is not None else None
+        steps = sorted(log.drifts) if log is not None else []
+        if steps and (step not in steps or (seen.get("drift-newest") == str(step) and seen.get("drift-run") == run.name)):
+            step = steps[-1]  # follows the newest, unless an older one was chosen
+        out: dict[Any, Any] = {}
+        mark = signature(names, run and run.name, steps, step)
+        if seen.get("drift-choice") != mark:
+            out[self.run] = gr.Dropdown(choices=names, value=run.name if run is not None else None)
+            out[self.step] = gr.Radio(choices=[(_step_words(each), each) for each in steps], value=step if steps else None)
+            out[self.closer] = gr.Button(visible=bool(steps))
+            seen["drift-choice"] = mark
+        seen["drift-newest"], seen["drift-run"] = (str(steps[-1]) if steps else ""), (run.name if run is not None else "")
+        mark = signature(run and (run.name, run.created), step, log and log.drifts.get(step))
+        if seen.get("drift-shown") != mark:
+            seen["drift-shown"] = mark
+            if not steps:
+                out[self.picture], out[self.curves] = _NOTHING, ""
+            else:
+                out[self.picture] = filmstrip(run, log.drifts[step], self.watch)
+                out[self.curves] = curves(run, log, log.drifts[step], self.watch)
+        return out
+
+
+def newest(run: RunSummary, step: Any, shelf: Shelf) -> str | None:
+    """The laboratory's value for a run's checkpoint of `step`; where there is none its weights of now, its LoRA, its last checkpoint."""
+    values = [value for _, value in weights_choices([run], shelf) if value.startswith("run/")]
+    wanted = f"run/{run.name}/{step}"
+    return wanted if wanted in values else values[0] if values else None
+
+
+def _step_words(step: int) -> str:
+    return "before training" if step == 0 else str(step)
+
+
+def _folder(run: RunSummary, event: dict[str, Any]) -> Path | None:
+    """The report's folder; None when the event leads outside the run."""
+    path = (run.path / str(event.get("path", ""))).resolve()
+    return path.parent if path.is_relative_to(run.path.resolve()) else None
+
+
+def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[str]] | str:
+    """The report and its words, as they were written (to find them again takes a bootstrap); or why there are none."""
+    folder = _folder(run, event)
+    if folder is None:
+        return "The report lies outside the run and is not shown."
+    try:
+        written = (folder / REPORT_FILE).read_text(encoding="utf-8")
+        report = report_from_json(written)
+    except (OSError, ReportError, UnicodeDecodeError) as error:
+        return f"The report cannot be read: {error}"
+    told = json.loads(written).get("words")
+    return report, [str(each) for each in told] if isinstance(told, list) else words(report)
+
+
+def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
+    """The drift picture with its one sentence, and what the numbers say in words."""
+    folder, report = _folder(run, event), _report(run, event)
+    address = watch.previews.address(folder / "filmstrip.png", run.path) if folder is not None else None
+    step = event.get("step", 0)
+    title = "Drift " + ("before training" if step == 0 else f"at step {step}")
+    image = (
+        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(address)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(address)}" '
+        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
+        if address else '<div class="rs-gone">The picture is not there (yet).</div>'
+    )  # fmt: skip
+    told = [report] if isinstance(report, str) else report[1]
+    more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
+    return (
+        f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(told[:2] if brief else told)}{more}</div>'
+    )
+
+
+def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:
+    """The charts of a run's report, and the report to take away."""
+    report = _report(run, event)
+    if isinstance(report, str):
+        return ""
+    charts = report_charts(report[0])
+    links = _links(run, event, report[0], watch)
+    return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
+
+
+def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, watch: Watch) -> str:
+    folder, stem = _folder(run, event), f"{run.name}-drift-step-{report.step}"
+    found = []
+    for words_, name in (("Filmstrip, PNG", "filmstrip"), ("Curves, PNG", "curves"), ("Spectrum, PNG", "spectrum")):
+        picture = folder / f"{name}.png"
+        if watch.previews.address(picture, run.path) is not None:  # there, and inside the run
+            found.append((words_, f"{stem}-{name}.png", watch.previews.named(picture.resolve(), f"{stem}-{name}.png")))
+    found.append(("Report, JSON", f"{stem}.json", watch.previews.file(f"{stem}.json", (folder / REPORT_FILE).read_bytes())))
+    found.append(("Numbers, CSV", f"{stem}.csv", watch.previews.file(f"{stem}.csv", report_to_csv(report).encode())))
+    return downloads(found)

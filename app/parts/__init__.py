@@ -1,0 +1,1 @@
+"""What the tabs share: components, style, words, the watch over the runs folder."""

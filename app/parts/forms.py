@@ -1,0 +1,322 @@
+"""Options <-> components: every component of the settings is made from its option's declaration, and read back by it.
+
+A choice becomes a dropdown, a switch a checkbox, a number with two near bounds a slider, any other number a number field (with a slider
+beside it where the option declares a soft maximum), the rest text. `to_component(option, value)` and `from_component(option, raw)` are inverse, so that a config shown in the form and read again is the
+same config. The declaration decides what is valid, not the component: sliders let NaN through, and requests can be made by hand.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from ...core.config import OPTIONS, SECTIONS, RunConfig, config_from_flat, config_to_flat
+from ...core.config.options import ConfigError, Fault, Option, shown
+
+AUTOMATIC, YES, NO = "automatic", "on", "off"
+_LIST_OF_LINES = "list[str]"
+
+SECTION_TITLES = {
+    "model": "Model",
+    "data": "Pictures",
+    "lora": "LoRA",
+    "training": "Training",
+    "rollout": "Scheduled sampling",
+    "validation": "Samples",
+    "drift": "Drift probe",
+    "saving": "Saving",
+}
+
+# Only where the field's own name, written out, would not tell a newcomer enough.
+LABELS = {
+    "model_family": "Model family",
+    "pretrained_model_name_or_path": "Model to start from",
+    "base_model_precision": "Number format of the frozen weights",
+    "prediction_type": "What the network predicts",
+    "instance_data_dir": "Folder with your pictures",
+    "instance_prompt": "Caption for pictures without one",
+    "class_data_dir": "Folder with class pictures",
+    "class_prompt": "Caption of the class pictures",
+    "with_prior_preservation": "Prior preservation",
+    "prior_loss_weight": "Weight of class pictures",
+    "num_class_images": "Class pictures",
+    "class_sample_steps": "Steps per generated class picture",
+    "class_sample_guidance": "Guidance for class pictures",
+    "resolution": "Resolution",
+    "aspect_buckets": "Keep portraits and landscapes",
+    "random_flip": "Mirror half of the time",
+    "center_crop": "Crop from the middle",
+    "caption_dropout_probability": "Share of empty captions",
+    "data_cache_dir": "Cache folder",
+    "lora_rank": "LoRA rank",
+    "lora_alpha": "LoRA alpha",
+    "lora_dropout": "LoRA dropout",
+    "lora_targets": "Layers with an adapter",
+    "model_type": "What is trained",
+    "learning_rate": "Learning rate",
+    "lr_scheduler": "Learning rate over time",
+    "lr_warmup_steps": "Warm-up",
+    "max_train_steps": "Training steps",
+    "train_batch_size": "Batch size",
+    "max_grad_norm": "Gradient clipping",
+    "use_ema": "Average the weights (EMA)",
+    "ema_decay": "EMA decay",
+    "snr_gamma": "Min-SNR gamma",
+    "timestep_sampling": "Which noise levels are trained",
+    "logit_mean": "Middle of the noise levels (logit)",
+    "logit_std": "Width of the noise levels (logit)",
+    "mode_scale": "Strength of mode",
+    "loss_weighting": "Weight by noise level",
+    "precondition_outputs": "Count the picture's error, not the velocity's",
+    "flow_schedule_shift": "Schedule shift",
+    "loss_type": "Loss",
+    "report_to": "Tracker",
+    "scheduled_sampling_max_step_offset": "Farthest start",
+    "scheduled_sampling_probability": "Chance of a rollout",
+    "scheduled_sampling_prob_start": "Chance at the start of the ramp",
+    "scheduled_sampling_prob_end": "Chance at the end of the ramp",
+    "scheduled_sampling_ramp_steps": "Length of the ramp",
+    "scheduled_sampling_start_step": "Starts at step",
+    "scheduled_sampling_strategy": "How offsets are drawn",
+    "scheduled_sampling_sampler": "Solver of the rollout",
+    "scheduled_sampling_order": "Order of the solver",
+    "scheduled_sampling_grid": "What one step of offset is",
+    "scheduled_sampling_target": "What a rolled row learns",
+    "scheduled_sampling_min_sigma": "Least noise for a rollout",
+    "scheduled_sampling_snr_gamma": "Bound on the loss of rolled rows (SNR)",
+    "scheduled_sampling_guidance": "Guidance inside the rollout",
+    "scheduled_sampling_control": "Control for comparisons",
+    "scheduled_sampling_reflexflow": "ReflexFlow",
+    "scheduled_sampling_reflexflow_alpha": "ReflexFlow: frequency weight (alpha)",
+    "scheduled_sampling_reflexflow_beta1": "ReflexFlow: anti-drift weight (beta 1)",
+    "scheduled_sampling_reflexflow_beta2": "ReflexFlow: weight of the ordinary loss (beta 2)",
+    "scheduled_sampling_reflexflow_norm": "ReflexFlow: normaliser",
+    "scheduled_sampling_reflexflow_mode": "ReflexFlow: mode",
+    "scheduled_sampling_reflexflow_step_gradient": "ReflexFlow: teach the step of mode paper too",
+    "validation_prompts": "Prompts for samples, one per line",
+    "validation_negative_prompt": "Negative prompt",
+    "validation_step_interval": "Samples every",
+    "validation_num_inference_steps": "Steps per sample",
+    "validation_guidance": "Guidance of samples",
+    "validation_seed": "Seed of samples",
+    "drift_step_interval": "Drift picture every",
+    "drift_data_dir": "Folder with probe pictures",
+    "drift_holdout_images": "Pictures held out for the probe",
+    "drift_offsets": "Offsets measured",
+    "drift_num_images": "Pictures measured",
+    "drift_seed": "Seed of the probe",
+    "drift_fine_factor": "Fineness of the reference rollout",
+    "drift_guidance": "Guidance of the probe",
+    "checkpoint_step_interval": "Checkpoint every",
+    "checkpoints_total_limit": "Checkpoints kept",
+    "save_precision": "Number format of the saved LoRA",
+}
+
+# What an empty field shows of a value that a newcomer has to make up.
+EXAMPLES = {"trigger_word": "qrx", "instance_prompt": "a photo of qrx dog", "class_prompt": "a photo of a dog"}
+
+
+def label(option: Option) -> str:
+    """The option's name for people, with its unit: `Warm-up (steps)`."""
+    name = LABELS.get(option.name, option.field.replace("_", " ").capitalize())
+    return f"{name} ({option.unit})" if option.unit and option.unit not in name else name
+
+
+def info(option: Option, full: bool) -> str:
+    """The help below the label: what it does; `full` adds where it comes from and the key it has in a config file."""
+    if not full:
+        return option.help
+    source = f" {option.source.rstrip('.')}." if option.source else ""
+    return f"{option.help}{source} `{option.name}`"
+
+
+def is_slider(option: Option) -> bool:
+    """Whether a slider is of use: whole numbers on at most 100 places, or a share from 0 to 1 in hundredths.
+
+    Learning rates span ten decades, step counts millions, and the EMA decay lives between 0.99 and 1: those are typed.
+    """
+    if option.minimum is None or option.maximum is None or option.optional:
+        return False
+    if option.type == "int":
+        return option.maximum - option.minimum <= 100
+    return option.type == "float" and 0 <= option.minimum < 0.1 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
+
+
+def component(option: Option, value: Any, full: bool = True) -> gr.components.Component:
+    """The component of one option, showing `value`; `elem_id` is `opt-<name>`."""
+    common = {
+        "label": label(option),
+        "info": info(option, full),
+        "value": to_component(option, value),
+        "elem_id": f"opt-{option.name}",
+        "interactive": True,
+    }
+    if option.choices is not None:
+        unset = [("as the checkpoint says", AUTOMATIC)] if option.optional else []
+        return gr.Dropdown(choices=[*unset, *((choice, choice) for choice in option.choices)], filterable=False, **common)
+    if option.type == "bool":
+        if option.optional:
+            return gr.Radio(choices=[AUTOMATIC, YES, NO], **common)
+        return gr.Checkbox(**common)
+    if is_slider(option):
+        step = 1 if option.type == "int" else 0.01
+        return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=step, precision=None, **common)
+    if option.type in ("int", "float") and not option.optional:
+        # No bounds and no precision here: the component would round or clamp silently, where the option says what is wrong.
+        return gr.Number(**common)
+    # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
+    lines = 4 if option.type == _LIST_OF_LINES else 1
+    example = f"unset; for example: {EXAMPLES[option.name]}" if option.name in EXAMPLES else "unset"
+    return gr.Textbox(placeholder=example if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
+
+
+def reach(option: Option, config: RunConfig) -> dict[str, float]:
+    """Where the slider of an option with a soft maximum ends in this config, and its step: round numbers, 50 of them or more where it can be."""
+    end = option.slider_end(config)
+    step = 10 ** math.floor(math.log10((end - option.minimum) / 50))
+    return {"maximum": end, "step": max(1, step) if option.type == "int" else step}
+
+
+def to_component(option: Option, value: Any) -> Any:
+    """A config's value as the component shows it."""
+    if option.optional and (option.choices is not None or option.type == "bool"):
+        return AUTOMATIC if value is None else value if option.choices is not None else (YES if value else NO)
+    if option.type == _LIST_OF_LINES:
+        plain = all(item and item == item.strip() and "\n" not in item for item in value)
+        lines = "\n".join(value)
+        return lines if plain and not lines.startswith("[") else json.dumps(list(value), ensure_ascii=False)
+    if option.type.startswith("list"):
+        return ", ".join(str(item) for item in value)
+    if option.optional:
+        return "" if value is None else value if option.type == "str" else shown(value)
+    return value
+
+
+def from_component(option: Option, raw: Any) -> Any:
+    """What a component delivers, checked, as the config's value. Raises ConfigError with the one fault."""
+    if option.optional and raw == AUTOMATIC and (option.choices is not None or option.type == "bool"):
+        return None
+    if option.type == "bool" and option.optional:
+        raw = {YES: True, NO: False}.get(raw, raw)
+    elif option.type == _LIST_OF_LINES and isinstance(raw, str) and not raw.lstrip().startswith("["):
+        raw = tuple(line.strip() for line in raw.splitlines() if line.strip())
+    elif option.type == "str" and option.optional and raw == "":
+        raw = None
+    elif option.type == "str" and not option.optional and raw is None:
+        raw = ""
+    return option.read(raw, text=True)
+
+
+class Form:
+    """All option components of a page, each once, wherever the layout put it.
+
+    `sliders`: beside the number fields of options with a soft maximum. The field holds the value; its slider follows it, and writes into
+    it when it is moved. So the field takes what is exact or beyond the slider's end, which a slider would cut off.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config, self._shown = config, config_to_flat(config)
+        self.components: dict[str, gr.components.Component] = {}
+        self.sliders: dict[str, gr.Slider] = {}
+        self._full: set[str] = set()
+
+    def place(self, *names: str, full: bool = False) -> None:
+        """Make the components of these options here, in the current layout. An option is placed once. `full`: see `info`."""
+        for name in names:
+            if name in self.components:
+                raise ValueError(f"{name} has its component already.")
+            if full:
+                self._full.add(name)
+            if OPTIONS[name].soft is None:
+                self.components[name] = component(OPTIONS[name], self._shown[name], full)
+                continue
+            with gr.Column(min_width=160, elem_classes="rs-slid"):
+                self.components[name] = component(OPTIONS[name], self._shown[name], full)
+                self.sliders[name] = gr.Slider(
+                    minimum=OPTIONS[name].minimum, value=self._shown[name], precision=None, label=label(OPTIONS[name]), show_label=False,
+                    elem_id=f"opt-{name}-slider", interactive=True, buttons=[], **reach(OPTIONS[name], self._config),
+                )  # fmt: skip
+
+    def reaches(self, config: RunConfig) -> dict[gr.components.Component, Any]:
+        """Updates that let every slider end where it should in this config."""
+        return {slider: gr.update(**reach(OPTIONS[name], config)) for name, slider in self.sliders.items()}
+
+    def slid(self, config: RunConfig, only: Iterable[str] | None = None) -> dict[gr.components.Component, Any]:
+        """Updates that put the sliders (or only those of some options) where `config` has its values, as `show` does with the fields."""
+        flat, names = config_to_flat(config), set(self.sliders if only is None else only)
+        return {slider: gr.update(value=flat[name]) for name, slider in self.sliders.items() if name in names}
+
+    def missing(self, section: str, level: str | None = None) -> list[str]:
+        """Options of a section (and level) that have no component yet, in the order of the reference."""
+        return [
+            option.name for option in OPTIONS.values()
+            if option.section == section and option.name not in self.components and level in (None, option.level)
+        ]  # fmt: skip
+
+    def check_complete(self) -> None:
+        """Raises ValueError when an option has no component: a setting that nobody can reach."""
+        absent = [name for section in SECTIONS for name in self.missing(section)]
+        if absent:
+            raise ValueError(f"options without a component: {', '.join(absent)}")
+
+    def inputs(self) -> set[gr.components.Component]:
+        return set(self.components.values())
+
+    def read(self, given: Mapping[Any, Any]) -> RunConfig:
+        """The config that the form shows. Raises ConfigError with every fault, of single fields and between fields."""
+        values, faults = self._values(given)
+        try:
+            config = config_from_flat(values)
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if not {name for fault in faults for name in fault.options} & set(fault.options)]
+            config = None
+        if faults:
+            raise ConfigError(faults)
+        return config
+
+    def _values(self, given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Fault]]:
+        values, faults = {}, []
+        for name, each in self.components.items():
+            try:
+                values[name] = from_component(OPTIONS[name], given[each])
+            except ConfigError as error:
+                faults += error.faults
+        return values, faults
+
+    def show(self, config: RunConfig, only: Iterable[str] | None = None) -> dict[gr.components.Component, Any]:
+        """Updates that make the form show `config` (or only some of its options)."""
+        flat = config_to_flat(config)
+        names = self.components if only is None else only
+        return {self.components[name]: to_component(OPTIONS[name], flat[name]) for name in names}
+
+    def faults(self, given: Mapping[Any, Any]) -> list[Fault]:
+        """Everything wrong with what the form holds; empty when it is a config."""
+        try:
+            self.read(given)
+        except ConfigError as error:
+            return list(error.faults)
+        return []
+
+    def marks(self, given: Mapping[Any, Any], marked: Iterable[str]) -> tuple[dict[gr.components.Component, Any], list[str]]:
+        """Updates that put every fault at its field, and take it from the fields in `marked` that are right again; and what is marked now.
+
+        The message takes the place of the help below the label. (Gradio's own `validator=` also writes at the field, but its message is
+        wiped by the next event of the page, and this page has a timer.)
+        """
+        wrong: dict[str, str] = {}
+        for fault in self.faults(given):
+            if fault.options and fault.options[0] in self.components:
+                wrong.setdefault(fault.options[0], fault.message)
+        updates = {self.components[name]: self._marked(name, None) for name in marked if name not in wrong}
+        updates |= {self.components[name]: self._marked(name, message) for name, message in wrong.items()}
+        return updates, list(wrong)
+
+    def mark(self, name: str, message: str) -> dict[gr.components.Component, Any]:
+        """The update that puts a message at a field, for what is found out only when the pictures are looked at."""
+        return {self.components[name]: self._marked(name, message)}
+
+    def _marked(self, name: str, message: str | None) -> dict[str, Any]:
+        help_ = info(OPTIONS[name], name in self._full)
+        return gr.update(info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"])

@@ -1,0 +1,47 @@
+"""What the panels of the Train tab have in common: how they are drawn, wired, and how they change the form.
+
+A panel builds its components in the current layout and has `inputs`, `outputs`, `drawn(config, preset)` and `wire(page)`. All of them
+read one form; whatever changes the form goes through `FormPage.filled`, so that every panel and every mark at a field follows.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ...core.config import RunConfig
+from ...core.config.options import ConfigError
+from .forms import Form
+
+QUICK = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+"""For handlers of a few milliseconds: never in anybody's way."""
+SLOW = {"concurrency_limit": 2, "api_visibility": "private"}
+"""For handlers that read folders or check a model: two at once for the whole page."""
+
+
+class FormPage(Protocol):
+    """What the Train tab offers to its panels. Handlers get `given`: every input component -> what it holds."""
+
+    form: Form
+    inputs: set[Any]
+    outputs: list[Any]
+
+    def filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None) -> dict[Any, Any]:
+        """Updates that make the form show `config` (or only the options `only` of it), with its panels and marks."""
+
+    def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
+        """Updates that tell what is wrong, at the fields and beside the form."""
+
+
+class Panel(Protocol):
+    """One panel. `inputs` and `outputs`: its own components, beside the options' ones (those are the form's)."""
+
+    inputs: list[Any]
+    outputs: list[Any]
+
+    def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
+        """Updates of its outputs for what the form holds now, as far as they follow from the config. Quick: it runs at every edit."""
+
+    def reread(self, config: RunConfig) -> dict[Any, Any]:
+        """Updates that need the disk, after a config (or other pictures) was put into the form."""
+
+    def wire(self, page: FormPage) -> None:
+        """Connect its own events."""

@@ -1,0 +1,113 @@
+"""Pictures that the page may show: copies in one private folder, the only one that the server hands out files from.
+
+The folders of runs and of people's pictures are never opened to the browser; what is shown is copied here first, under a name made from
+its content's place and time, so that a changed file gets a new address and a cached one stays valid.
+"""
+
+import atexit
+import hashlib
+import io
+import mimetypes
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+
+from ...core import platform_calls
+from ...core.data.pictures import BadPicture, decode, read_bytes
+
+_SHOWN_AS_IS = {".png", ".jpg", ".jpeg", ".webp"}
+_NOT_PUBLISHED = {"node_modules", "package.json", "package-lock.json", "build.mjs", "vendor.js", "README.md"}  # of a front end: what builds it
+
+
+class Previews:
+    """The private folder; removed when the process ends."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rollout-studio-")).resolve()
+        self.pictures = self.folder / "pictures"
+        self.pictures.mkdir()
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def address(self, path: Path, inside: Path) -> str | None:
+        """A relative address of the picture `path` for an `<img>`; None when it is no picture file inside the folder `inside`.
+
+        The path may come from a run's events, which a stranger may have written: it must not lead outside.
+        """
+        try:
+            real = path.resolve(strict=True)
+            stat = real.stat()
+        except OSError:
+            return None  # removed meanwhile: the page then says that the picture is gone
+        if real.suffix.lower() not in _SHOWN_AS_IS or not real.is_relative_to(inside.resolve()) or not real.is_file():
+            return None
+        copy = self._named(real, stat.st_mtime_ns, stat.st_size, real.suffix.lower())
+        if not copy.exists():
+            platform_calls.write_atomically(copy, real.read_bytes())
+        return self._url(copy)
+
+    def thumbnail(self, path: Path, side: int = 192) -> str | None:
+        """The address of a small copy of a person's picture, without its metadata; None when it cannot be read as one."""
+        try:
+            stat = path.stat()
+            copy = self._named(path.absolute(), stat.st_mtime_ns, stat.st_size, f"-{side}.webp")
+            if not copy.exists():
+                picture = decode(read_bytes(path))
+                if max(picture.size) > side:
+                    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+                data = io.BytesIO()
+                picture.save(data, "WEBP", quality=88)
+                platform_calls.write_atomically(copy, data.getvalue())
+        except (OSError, BadPicture):
+            return None  # the check beside the pictures says what is wrong with it
+        return self._url(copy)
+
+    def publish(self, source: Path, name: str) -> str:
+        """Hand out a folder of this program's own scripts and style sheets; the relative address of its copy."""
+        mimetypes.add_type("text/javascript", ".js")  # Windows may know another type, and browsers refuse a module that has one
+        copy = self.folder / name
+        shutil.copytree(source, copy, ignore=lambda _, names: [each for each in names if each in _NOT_PUBLISHED], dirs_exist_ok=True)
+        return self._url(copy)
+
+    def own(self, path: Path) -> str:
+        """The address of a file that already lies in the private folder. Raises ValueError for one that does not."""
+        if not path.resolve().is_relative_to(self.folder):
+            raise ValueError(f"{path} is not in the folder that the page may show")
+        return self._url(path)
+
+    def file(self, name: str, content: bytes) -> str:
+        """The address of a file to download that is made here and now; the same content again is the same file."""
+        copy = self.folder / "files" / hashlib.sha256(content).hexdigest()[:32] / name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            platform_calls.write_atomically(copy, content)
+        return self._url(copy)
+
+    def named(self, source: Path, name: str, folder: Path | None = None) -> str:
+        """The address of a file to download under another name: the server tells a browser the name that the file has on disk.
+
+        Args:
+            source: the file; linked where that is possible, else copied.
+            folder: of the private folder, to put it into (it goes when that goes); None = one for this content.
+        """
+        if folder is None:
+            stat = source.stat()
+            folder = self.folder / "files" / hashlib.sha256(f"{source}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogatepass")).hexdigest()[:32]
+        target = folder / name
+        address = self.own(target)
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(source)
+            except OSError:  # another volume, or a file system without links
+                shutil.copyfile(source, target)
+        return address
+
+    def _named(self, path: Path, changed: int, size: int, ending: str) -> Path:
+        return self.pictures / (hashlib.sha256(f"{path}\0{changed}\0{size}".encode(errors="surrogatepass")).hexdigest()[:32] + ending)
+
+    @staticmethod
+    def _url(path: Path) -> str:
+        return "gradio_api/file=" + quote(path.as_posix())

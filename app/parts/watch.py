@@ -1,0 +1,81 @@
+"""What all viewers of one page share: the runs folder, looked at once however many browsers ask; and the queue's pump."""
+
+import threading
+import time
+from pathlib import Path
+
+from ...core.runs.run_log import RunLog, follow
+from ...core.runs.store import RunDir, RunStore, RunSummary, StorageError
+from .preview_client import PreviewClient
+from .previews import Previews
+
+_LOOK_EVERY_S = 1.0
+_PUMP_EVERY_S = 2.0
+
+
+class Watch:
+    """The page's view of the runs folder. Thread-safe; the answers are at most a second old."""
+
+    def __init__(self, runs_dir: Path | str | None) -> None:
+        self.store = RunStore(runs_dir)
+        self.previews = Previews()
+        self._lock = threading.Lock()
+        self._looked = self._pumped = float("-inf")
+        self._runs: list[RunSummary] = []
+        self._preview_client: PreviewClient | None = None
+        self.waiting: list[str] = []
+        """Names of the waiting runs in the order in which they will start; as old as the last answer of `runs`."""
+        self.problem: str | None = None
+        """What is wrong with the runs folder, where the queue cannot move or the runs cannot be listed; as old as `waiting`."""
+
+    @property
+    def preview_client(self) -> PreviewClient:
+        """The one client of the preview worker, for all viewers; the worker itself starts with the first request."""
+        if self._preview_client is None:
+            with self._lock:
+                if self._preview_client is None:  # nobody made it meanwhile
+                    self._preview_client = PreviewClient(self.previews.folder / "drift")
+        return self._preview_client
+
+    def close(self) -> None:
+        """The page ends: so does the preview worker, if there is one. Runs go on."""
+        with self._lock:
+            client = self._preview_client
+        if client is not None:
+            client.close()
+
+    def runs(self, fresh: bool = False) -> list[RunSummary]:
+        """All runs, newest first. Now and then this also names crashed runs and starts waiting ones."""
+        with self._lock:
+            now = time.monotonic()
+            if fresh or now - self._pumped > _PUMP_EVERY_S:
+                self.problem = None
+                try:
+                    self.store.reconcile()
+                    if self.store.pump():
+                        self._looked = float("-inf")
+                except StorageError as error:
+                    self.problem = f"{error} Until then no waiting run starts."
+                self._pumped = time.monotonic()
+            if fresh or now - self._looked > _LOOK_EVERY_S:
+                try:
+                    self._runs = self.store.list()
+                    queued = any(run.state == "queued" for run in self._runs)
+                    self.waiting = [job.run for job in self.store.queue()] if queued else []
+                except StorageError as error:
+                    self.problem = str(error)
+                self._looked = time.monotonic()
+            return self._runs
+
+    def run(self, name: str | None) -> RunSummary | None:
+        """One run of the list by its name, or None."""
+        return next((run for run in self.runs() if run.name == name), None)
+
+    def current(self) -> RunSummary | None:
+        """The run to show to somebody who has not chosen one: a live one, else the newest."""
+        runs = self.runs()
+        return next((run for run in runs if run.alive), runs[0] if runs else None)
+
+    def log(self, run: RunSummary) -> RunLog:
+        """The digest of a run's events, up to date."""
+        return follow(RunDir(run.path))

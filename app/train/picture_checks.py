@@ -1,0 +1,95 @@
+"""What a scan found about a set of pictures, in a person's words: one line for each kind, and a short mark at each picture."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...core.config import OPTIONS
+from ...core.findings import Finding, by_severity, printable
+from ..parts.forms import LABELS, label
+from ..parts.words import text
+
+_NAMES_SHOWN = 4
+
+KINDS = {
+    "picture-bad": ("Cannot be used", "unreadable"),
+    "picture-small": ("Too small", "too small"),
+    "picture-cropped": ("Much is cut off", "cut off"),
+    "duplicate-picture": ("The same picture more than once", "twice"),
+    "exif-bad": ("Which side is up is not known", "which side is up?"),
+    "class-overlap": ("Both a class picture and one of yours", "also a class picture"),
+    "caption-missing": ("No caption", "no caption"),
+    "caption-empty": ("Empty caption file", "empty caption file"),
+    "caption-bad": ("Caption cannot be read", "caption unreadable"),
+    "caption-encoding": ("Caption with doubtful letters", "check the accents"),
+    "caption-orphan": ("Caption without a picture", ""),
+    "caption-default": ("The caption for all is used", ""),
+    "duplicate-stem": ("One caption for several pictures", "shares its caption"),
+    "trigger-inserted": ("The trigger word is added", ""),
+    "sub-folder": ("Sub-folders are not read", ""),
+    "other-files": ("Other files", ""),
+    "folder-missing": ("The folder", ""),
+    "folder-empty": ("The folder", ""),
+    "class-folder-same": ("The class folder", ""),
+    "class-prompt-missing": ("No class prompt", ""),
+}
+"""Kind of finding -> its title in the list, its mark at a picture ("" = none)."""
+
+
+_REMEDIES = {"caption-missing": "Write one under the picture, or fill in instance_prompt for all pictures without one."}
+"""Where the page offers something nearer at hand than what a terminal is told."""
+
+
+def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> str:
+    """The findings, worst first, one line for each kind with the files that it concerns; `all_well` where there are none."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for number, finding in enumerate(by_severity(findings)):
+        groups.setdefault((finding.level, finding.code if finding.code in KINDS else str(number), _pattern(finding)), []).append(finding)
+    if not groups:
+        return f'<div class="rs-quiet rs-checks-well">✓ {text(all_well)}</div>' if pictures else ""
+    rows = "".join(_row(level, group) for (level, _, _), group in groups.items())
+    levels = {level for level, _, _ in groups}
+    colour = "rs-bad" if "error" in levels else "rs-mild" if "warning" in levels else ""
+    title = "Checks: this must be mended before training" if "error" in levels else "Checks: worth a look" if "warning" in levels else "Checks: good to know"
+    return f'<div class="rs-card rs-checks {colour}"><h4>{title}</h4><ul>{rows}</ul></div>'
+
+
+def _pattern(finding: Finding) -> str:
+    """Findings of a kind about files are told together, those about an option each by itself, unusable files by what to do about them."""
+    if finding.where in OPTIONS or not finding.where:
+        return finding.where
+    return finding.remedy if finding.code in ("picture-bad", "caption-bad") else ""
+
+
+def _row(level: str, group: list[Finding]) -> str:
+    first = group[0]
+    title = KINDS.get(first.code, ("", ""))[0]
+    if not title:
+        title = label(OPTIONS[first.where]) if first.where in OPTIONS else Path(first.where).name
+    about_files = first.where not in OPTIONS and first.where != ""
+    names = [printable(Path(finding.where).name) for finding in group] if about_files else []
+    files = ""
+    if names:
+        more = len(names) - _NAMES_SHOWN
+        files = f" ({text(', '.join(names[:_NAMES_SHOWN]))}{f' and {more} more' if more > 0 else ''})"
+    told = _REMEDIES.get(first.code, first.remedy)
+    remedy = f' <span class="rs-quiet">{text(_labelled(printable(told)))}</span>' if told else ""
+    example = f"{text(names[0])}: " if len(names) > 1 else ""
+    count = f"{len(names)} × " if len(names) > 1 else ""
+    return f'<li class="rs-check-{level}"><b>{count}{text(title)}</b>{files}: {example}{text(_labelled(printable(first.message)))}{remedy}</li>'
+
+
+def _labelled(told: str) -> str:
+    """A message with the labels that the options have on the page, in place of their keys."""
+    return re.sub(r"[a-z]+(?:_[a-z0-9]+)+", lambda key: f"“{LABELS[key[0]]}”" if key[0] in LABELS else key[0], told)
+
+
+def marks_of(findings: Iterable[Finding], files: set[str]) -> list[dict[str, Any]]:
+    """The marks of one picture: the findings about any of `files` (the picture, its caption file)."""
+    marks = []
+    for finding in by_severity(findings):
+        short = KINDS.get(finding.code, ("", ""))[1]
+        if short and finding.where in files:
+            marks.append({"level": finding.level, "short": short, "full": _labelled(printable(f"{finding.message} {_REMEDIES.get(finding.code, finding.remedy)}".strip()))})
+    return marks

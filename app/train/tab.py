@@ -1,0 +1,316 @@
+"""The Train tab: numbered from top to bottom, from a preset to Start; what will be trained is always in view beside it.
+
+Its steps are panels (`panel.py`) over one form; this module lays them out and lets all of them follow every change.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from ...core.before.estimate import estimate
+from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
+from ...core.config.options import ConfigError, Fault
+from ...core.findings import Finding, has_errors
+from ...core.runs.store import RunError, check_name
+from ..parts.cards import findings_card, problems, step_title
+from ..parts.forms import SECTION_TITLES, Form, label
+from ..parts.panel import QUICK, SLOW, Panel
+from ..parts.watch import Watch
+from .draft import Draft
+from .estimate_card import takes_card, takes_line
+from .keep_panel import KeepPanel
+from .model_panel import ModelPanel, start_note
+from .pictures_panel import PicturesPanel
+from .rollout_panel import RolloutPanel
+from .summary import side_panel
+
+FIRST = "demo"
+_CAPTION = "instance_prompt"
+_NAME, _NAME_RULE = "run name", "Letters, digits, dots, hyphens and underscores; up to 64."
+
+_SHOW_FINDINGS = "() => document.querySelector('#findings').scrollIntoView({block: 'center'})"
+# After Start: to what stands in the way, where there is something; else to the top of the run's page.
+_SHOW_WHAT_STOPS = """() => {
+  const bad = document.querySelector('#findings .rs-bad');
+  if (bad && bad.offsetParent) bad.scrollIntoView({block: 'center'}); else window.scrollTo(0, 0);
+}"""
+
+HERO = """
+<div class="rs-hero">
+<h2>Teach a picture model one new thing, and see how it copes with its own mistakes.</h2>
+<p>Give it a few pictures and it learns what they show. While it learns it can also practise on its own output, which is called
+<em>rollout</em>. Before and after, you see how far the model <em>drifts</em> from the picture it was meant to draw.</p>
+</div>
+"""
+
+
+class TrainTab:
+    """Builds the tab in the current layout; `wire` connects it once the tabs around it exist. It is the panels' `FormPage`."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.marked = gr.State([])
+        self.draft = Draft()
+        first = FIRST if FIRST in preset_names() else preset_names()[0]
+        config = load_preset(first)
+        self.form = form = Form(config)
+
+        with gr.Row(elem_classes="rs-hero-row", equal_height=True):
+            with gr.Column(scale=7, min_width=320):
+                gr.HTML(HERO)
+            with gr.Column(scale=4, min_width=280, elem_classes="rs-hero-start"):
+                self.start_hero = gr.Button(_start_words(config, first), variant="primary", size="lg", elem_id="start-hero")
+                self.note = gr.HTML(start_note(config, first), elem_id="start-note")
+
+        with gr.Row(elem_classes="rs-two"):
+            with gr.Column(scale=7, min_width=320):
+                step_title(1, "What to start from")
+                self.model = ModelPanel(form, first, watch)
+
+                step_title(2, "Pictures of the new thing")
+                self.pictures = PicturesPanel(form, config, watch, self.model.preset)
+
+                step_title(3, "Settings")
+                with gr.Row():
+                    form.place("max_train_steps", "learning_rate", "lora_rank")
+                with gr.Row():
+                    form.place("resolution", "train_batch_size", "seed")
+                form.place("validation_prompts")
+                self.rollout = RolloutPanel(form, config)
+                with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
+                    for section in SECTIONS:
+                        with gr.Tab(SECTION_TITLES[section], id=f"settings-{section}"):
+                            self._section(section)
+                form.check_complete()
+
+                step_title(4, "Check and start")
+                with gr.Row():
+                    self.name = gr.Textbox(label="Name of the run", placeholder="made from the preset and the time", max_lines=1, scale=2,
+                                           elem_id="run-name", info=_NAME_RULE)  # fmt: skip
+                with gr.Row():
+                    self.check = gr.Button("Check first", elem_id="check")
+                    self.start = gr.Button(_start_words(config, first), variant="primary", elem_id="start")
+                self.findings = gr.HTML(elem_id="findings", elem_classes="rs-maybe")
+                self.takes = gr.HTML(elem_id="takes", elem_classes="rs-maybe")
+                self.keep = KeepPanel(form, watch, self.model.preset)
+            with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
+                self.side = gr.HTML(self._side(config, first), elem_id="side")
+                self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
+
+        self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
+        self.checked = [self.findings, self.takes]
+        fields = form.components
+        self.inputs = {*form.inputs(), self.name, self.marked, *(each for panel in self.panels for each in panel.inputs)}
+        # Whatever a handler changes, it also says at the fields what is wrong there now.
+        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
+                        *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
+
+    def _section(self, section: str) -> None:
+        simple, advanced = (self.form.missing(section, level) for level in ("simple", "advanced"))
+        elsewhere = [OPTIONS[name] for name in self.form.components if OPTIONS[name].section == section]
+        if elsewhere:
+            gr.Markdown(f"Above: {', '.join(label(option) for option in elsewhere)}.", elem_classes="rs-quiet")
+        for names, title in ((simple, None), (advanced, "Advanced")):
+            if not names:
+                continue
+            # Where simple options stand above, the advanced ones are folded; alone they are the tab.
+            with contextlib.nullcontext() if title is None or not simple else gr.Accordion(title, open=False):
+                for pair in range(0, len(names), 2):
+                    with gr.Row():
+                        self.form.place(*names[pair : pair + 2], full=True)
+
+    # -- events ---------------------------------------------------------------------------------------------------------
+
+    def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
+        """Connect everything. `tabs` and `picker` are where a started run is shown."""
+        edits = [each.input for each in self.form.components.values()]
+        # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
+        # The folder with pictures is for `PicturesPanel.on_folder` then, because the words in other fields may change with it.
+        folder = self.form.components["instance_data_dir"]
+        edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox) and each is not folder]
+        gr.on([*edits, self.name.input], self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
+        for name, slider in self.form.sliders.items():
+            field, same = self.form.components[name], {"fn": None, "js": "value => value", **QUICK}
+            slider.input(inputs=slider, outputs=field, **same).then(self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
+            field.change(inputs=field, outputs=slider, **same)
+        for panel in self.panels:
+            panel.wire(self)
+        self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
+        slow = {"show_progress_on": [self.findings], **SLOW}
+        self.check.click(self.on_check, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
+        for button in (self.start_hero, self.start):
+            button.click(self.on_start, self.inputs, [*self.outputs, tabs, picker], **slow).then(None, js=_SHOW_WHAT_STOPS)
+
+    def marks(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Every fault at its field, the run's name among them."""
+        updates, wrong = self.form.marks(given, [name for name in given[self.marked] if name != _NAME])
+        problem = _name_problem(given[self.name])
+        if problem is not None or _NAME in given[self.marked]:
+            updates[self.name] = gr.update(info=_NAME_RULE if problem is None else f"⚠ {problem}", elem_classes=[] if problem is None else ["rs-wrong"])
+        return {**updates, self.marked: [*wrong, *([] if problem is None else [_NAME])]}
+
+    def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        changed = self.model.changed(given)
+        if changed:  # what the last check said was said of another model
+            changed |= dict.fromkeys(self.checked, "")
+        try:
+            config = self.form.read(given)
+        except ConfigError as error:
+            return {**self.refused(given, error), **changed}
+        preset = given[self.model.preset]
+        return {**_together(self._drawn(config, preset), self.marks(given)), **changed, **self.draft.kept(config, preset, given[self.name])}
+
+    def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
+        """See `FormPage`."""
+        return {self.side: problems(error.faults), **self._told_of_model(given), **self.marks(given)}
+
+    def _told_of_model(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What is said about the model follows it, though something else in the form may be wrong."""
+        try:
+            return self.model.told(given[self.model.preset], self.model.named(given))
+        except ConfigError:  # the chosen preset is gone; that is what is told
+            return {}
+
+    def filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None) -> dict[Any, Any]:
+        """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
+        only = None if only is None else list(only)
+        shown_values = self.form.show(config, only)
+        marks = self.marks({**given, **shown_values})
+        for field, value in shown_values.items():
+            marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
+        pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
+        model = only is None or any(OPTIONS[name].section == "model" for name in only)
+        preset = given[self.model.preset] if preset is None else preset
+        updates = _together(self._drawn(config, preset, look=pictures), marks, self.form.slid(config, only))
+        updates |= self.draft.kept(config, preset, given[self.name])
+        if pictures:
+            for panel in self.panels:
+                updates |= panel.reread(config)
+        if model:
+            updates |= self.model.put(config)
+        if pictures or model:
+            updates |= dict.fromkeys(self.checked, "")
+        return updates
+
+    def _drawn(self, config: RunConfig, preset: str, look: bool = False) -> dict[Any, Any]:
+        try:
+            load_preset(preset)
+        except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
+            return {self.side: problems(error.faults, "Please choose a preset again")}
+        words = _start_words(config, preset)
+        updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: start_note(config, preset)}
+        return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
+
+    def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
+        """`look`: also at pictures that nobody has looked at yet, which is not for every keystroke."""
+        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
+
+    def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Every setting as the chosen preset has it."""
+        try:
+            return self.filled(given, load_preset(given[self.model.preset]))
+        except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
+            return {self.side: problems(error.faults, "Please choose a preset again")}
+
+    def restored(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A fresh or reloaded page: the form as this browser last left it; a newcomer's stays as it is."""
+        kept = self.draft.read(given[self.draft.state])
+        if kept is None:
+            return self.keep.lists(given[self.model.preset], self.model.named(given))
+        config, preset, name = kept
+        try:
+            load_preset(preset)
+        except ConfigError:  # one of the person's own that is gone: its settings are still here, told against the first one
+            preset = FIRST
+        model = config.model.pretrained_model_name_or_path
+        return {**self.filled({**given, self.name: name}, config, preset=preset), **self.keep.lists(preset, model), **self.keep.chosen(preset, model), self.name: name}
+
+    def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        try:
+            config = self.form.read(given)
+        except ConfigError as error:
+            return {self.findings: problems(error.faults), **self.marks(given)}
+        found = [*self.pictures.unsaved(given), *self._preflight(config)]
+        takes = takes_card(estimate(config, self.watch.store.root), config)
+        return {self.findings: findings_card(found, "Nothing stands in the way. Press Start."), self.takes: takes, **self._at_captions(given, found)}
+
+    def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Validate again, check, create the run, start it or queue it behind the one that is training."""
+        try:
+            config = self.form.read(given)
+            problem = _name_problem(given[self.name])
+            if problem is not None:
+                raise RunError(problem)
+        except (ConfigError, RunError) as error:
+            gr.Warning("Some settings cannot be used; see below Start.")
+            faults = error.faults if isinstance(error, ConfigError) else [Fault(str(error))]
+            return {self.findings: problems(faults), **self.marks(given)}
+        found = [*self.pictures.unsaved(given), *self._preflight(config)]
+        if has_errors(found):
+            gr.Warning("This cannot start yet; see below Start.")
+            return {self.findings: findings_card(found), **self._at_captions(given, found)}
+        store = self.watch.store
+        try:
+            name = given[self.name].strip() if given[self.name] else None
+            run = store.create(config, name if name else None, preset=preset_name(given[self.model.preset]))
+            store.enqueue(run.name)
+        except (RunError, OSError) as error:
+            gr.Warning(f"The run could not be made: {error}")
+            return {self.findings: problems([Fault(str(error))])}
+        runs = self.watch.runs(fresh=True)
+        mine = next(summary for summary in runs if summary.name == run.name)
+        if mine.state == "queued":
+            ahead = [other.name for other in runs if other.alive and other.device == mine.device]
+            gr.Info(f"Queued: it starts by itself after {', '.join(ahead) if ahead else 'the others'}.")
+        elif mine.state == "failed":
+            gr.Warning(f"The run could not start: {mine.message}")
+        return {
+            self.findings: findings_card([f for f in found if f.level == "warning"]) if found else "",
+            **self.shown_run(run.name),
+        }
+
+    def _at_captions(self, given: Mapping[Any, Any], found: Iterable[Finding]) -> dict[Any, Any]:
+        """Pictures without any caption, told also at the field with the caption for all of them; until the form is edited again."""
+        count = sum(finding.code == "caption-missing" for finding in found)
+        if not count:
+            return {}
+        updates = self.marks(given)
+        who = "1 picture has" if count == 1 else f"{count} pictures have"
+        updates |= self.form.mark(_CAPTION, f"{who} no caption of {'its' if count == 1 else 'their'} own: write one here, or below the pictures.")
+        return {**updates, self.marked: [*updates[self.marked], _CAPTION]}
+
+    def shown_run(self, name: str) -> dict[Any, Any]:
+        """Updates that lead to a run's page; set by the page, which knows the other tabs."""
+        raise NotImplementedError
+
+    def _preflight(self, config: RunConfig) -> list[Finding]:
+        from ...core.before.preflight import preflight
+
+        return preflight(config, runs_dir=self.watch.store.root)
+
+
+def _together(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Updates of several sides in one: where two change the same component, what each changes of it; the later side wins."""
+    whole: dict[Any, Any] = {}
+    for part in parts:
+        for component, change in part.items():
+            both = isinstance(change, dict) and isinstance(whole.get(component), dict)
+            whole[component] = {**whole[component], **change} if both else change
+    return whole
+
+
+def _name_problem(name: str | None) -> str | None:
+    if name is None or not name.strip():
+        return None
+    try:
+        check_name(name.strip())
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def _start_words(config: RunConfig, preset: str) -> str:
+    demo = preset == FIRST and not differences(config, load_preset(FIRST))
+    return "Start the demo" if demo else "Start training"

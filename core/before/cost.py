@@ -1,0 +1,197 @@
+"""What rollout costs, how its offsets fall, and how much it blurs: closed forms for the page, the command line and the docs.
+
+Pure Python: importing this costs no torch. Sources: speed.md section 1, rollout.md sections 2 and 4.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
+
+if TYPE_CHECKING:
+    from ..config import RolloutConfig, RunConfig
+
+CALLS_PER_STEP = {"unipc": 1, "euler": 1, "dpm": 1, "rk4": 4}
+"""Network evaluations of one solver step; the solvers' own `calls_per_step`, which needs torch to read (a test compares)."""
+
+Strategy = Literal["uniform", "biased_early", "biased_late"]
+
+
+def offset_distribution(strategy: Strategy, maximum: int) -> list[float]:
+    """The chance of each offset 0..maximum that a chosen row draws.
+
+    uniform: all alike; biased_early: round(U^2 K), mean about K/3; biased_late: round((1 - U^2) K), mean about 2K/3.
+    """
+    if strategy not in ("uniform", "biased_early", "biased_late"):
+        raise ValueError(f"strategy = {strategy!r}: must be uniform, biased_early or biased_late.")
+    if strategy == "uniform" or maximum == 0:
+        return [1 / (maximum + 1)] * (maximum + 1)
+
+    def below(edge: float) -> float:  # chance that U^2 K < edge
+        return math.sqrt(min(max(edge / maximum, 0.0), 1.0))
+
+    early = [below(k + 0.5) - below(k - 0.5) for k in range(maximum + 1)]
+    return early if strategy == "biased_early" else early[::-1]
+
+
+def forwards_per_evaluation(rollout: "RolloutConfig") -> int:
+    """Forwards that one evaluation inside the rollout takes: 2 with guidance, else 1. `network_rows` counts them."""
+    return 2 if rollout.guidance > 1 else 1
+
+
+def plain_step_in_forwards(model_type: Literal["lora", "full"], gradient_checkpointing: bool) -> float:
+    """`c`: what a plain training step costs, in forwards of the network (measured 1.94, 2.82 and 2.65; speed.md section 1)."""
+    return {"lora": 2.0, "full": 3.0}[model_type] + (1.0 if gradient_checkpointing else 0.0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rollout adds to a training step, in forwards per row: on average, and for the unluckiest row.
+
+    `relative_time`: average time of a step over that of a plain step.
+    """
+
+    forwards_mean: float
+    forwards_max: float
+    relative_time: float
+
+    def __str__(self) -> str:
+        if self.forwards_max == 0:
+            return "no extra forwards"
+        return f"up to {self.forwards_max:g} extra forwards per row, about {self.relative_time:.2f} times a plain step"
+
+
+def expected_cost(
+    rollout: "RolloutConfig", c: float = 2.0, reflexflow: bool = False, probability: float | None = None
+) -> Cost:
+    """The cost that the options imply, before any offset is reduced at the noisy end of the grid (so an upper estimate).
+
+    Args:
+        c: a plain step in forwards (`plain_step_in_forwards`).
+        reflexflow: is it on? `rollout.reflexflow` may be None, and then only the model says.
+        probability: at which chance of a row to be rolled; None = the highest of the run (the end of a rising ramp).
+
+    `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
+    forwards for every chosen row.
+    """
+    if not rollout.walks:
+        return Cost(0.0, 0.0, 1.0)
+    if probability is None:
+        probability = max(rollout.prob_start, rollout.prob_end) if rollout.ramp_steps > 0 else rollout.probability
+    chances = offset_distribution(rollout.strategy, rollout.max_step_offset)
+    rolled = 1 - chances[0]
+    if reflexflow and rollout.reflexflow_mode == "paper":
+        most = 1 + c
+        mean = probability * most
+    else:
+        each = CALLS_PER_STEP[rollout.sampler] * forwards_per_evaluation(rollout)
+        most = each * rollout.max_step_offset + (1 if reflexflow else 0)
+        mean = probability * (
+            each * sum(k * chance for k, chance in enumerate(chances)) + (rolled if reflexflow else 0)
+        )
+    return Cost(mean, float(most if probability > 0 else 0), (c + mean) / c)
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What rollout adds over a whole run: forwards per row on average and for the unluckiest row, and the time of a step over that of
+    a plain one, on average and at the highest chance. `peak_forwards`: the average at the highest chance."""
+
+    mean_forwards: float
+    peak_forwards: float
+    most_forwards: int
+    mean_ratio: float
+    peak_ratio: float
+
+
+def rollout_cost(config: "RunConfig") -> RunCost:
+    """The cost that a config implies, its ramp averaged over `max_train_steps` (at up to 1000 evenly spaced steps).
+
+    Where only the checkpoint can say whether ReflexFlow is on, the dearer case is told.
+    """
+    training, rollout = config.training, config.rollout
+    reflexflow = rollout.reflexflow is not False and config.model.is_flow() is not False
+    c = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
+    count = min(training.max_train_steps, 1000)
+    chances = [rollout.probability_at(i * training.max_train_steps // count) for i in range(count)]
+    mean = expected_cost(rollout, c, reflexflow, probability=sum(chances) / count)
+    peak = expected_cost(rollout, c, reflexflow, probability=max(chances))
+    return RunCost(mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time)
+
+
+class _Level(Protocol):
+    alpha: SupportsFloat
+    sigma: SupportsFloat
+
+
+@dataclass(frozen=True)
+class FlowLevel:
+    """A level of the rectified flow in plain numbers, where torch is not at hand."""
+
+    sigma: float
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.sigma
+
+
+def blur_factor(source: _Level, target: _Level, regression: Literal["consistent", "original"] = "consistent") -> float:
+    """How much of the clean image's contrast a perfectly trained model still predicts at a rolled state: 1 = all, less = blur.
+
+    On unit Gaussian data the slope of the predicted clean image, over that at a plain state of the target's level. It is a limit of
+    rollout itself: a deterministic walk carries no more about x0 than its source did.
+
+    Args:
+        source, target: levels with one alpha and sigma each (`Level` of one row, `FlowLevel`), source noisier.
+        regression: the `target` option; `original` is given for rectified flow (alpha + sigma = 1) only.
+    Raises: ValueError for `original` on another path.
+    Source: rollout.md section 4; with v = alpha^2 + sigma^2, `(alpha_s / alpha_t) sqrt(v_t / v_s)`.
+    """
+    alpha_s, sigma_s, alpha_t, sigma_t = (
+        float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma)
+    )
+    v_s, v_t = alpha_s**2 + sigma_s**2, alpha_t**2 + sigma_t**2
+    if regression == "consistent":
+        return alpha_s / alpha_t * math.sqrt(v_t / v_s)
+    if not (math.isclose(alpha_s + sigma_s, 1, abs_tol=1e-6) and math.isclose(alpha_t + sigma_t, 1, abs_tol=1e-6)):
+        raise ValueError("blur of the original target: given for rectified flow only (alpha + sigma = 1).")
+    # The exact flow takes the source to xr = sqrt(v_t / v_s) x_s; the best velocity there is E[noise - x0 | xr], a multiple of xr.
+    velocity = (sigma_s - alpha_s) / math.sqrt(v_t * v_s)
+    return (1 - sigma_t * velocity) * v_t / alpha_t
+
+
+def picture_weight(level: _Level, prediction_type: str) -> float:
+    """How much an error of the clean image counts in the plain loss: SNR (epsilon), 1 / sigma^2 (v, flow), 1 (sample)."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    if prediction_type == "sample":
+        return 1.0
+    return (alpha / sigma) ** 2 if prediction_type == "epsilon" else 1 / sigma**2
+
+
+def rolled_bound(level: _Level, gamma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> float:
+    """The weight of a rolled row that `scheduled_sampling_snr_gamma` leaves it: `losses.rolled_bound`, where torch is not at hand."""
+    snr = (float(level.alpha) / float(level.sigma)) ** 2
+    more = 0 if prediction_type == "epsilon" else 1
+    return min(1.0, (gamma + more) / max(snr + more, 1e-12))
+
+
+def rolled_loss(source: _Level, target: _Level, prediction_type: str, spread: float = 1.0) -> float:
+    """Mean squared error of a model that is perfect on plain rows, at a state that it walked to, with the target `consistent`.
+
+    On Gaussian data of standard deviation `spread`, for the exact flow from source to target; with source = target the plain loss.
+    With `v = alpha^2 spread^2 + sigma^2` the model's picture is `c xr`, `c = alpha_t spread^2 / v_t`, and `xr = sqrt(v_t / v_s) x_s`.
+    """
+    alpha_s, sigma_s, alpha_t, sigma_t = (float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma))
+    v_s, v_t = alpha_s**2 * spread**2 + sigma_s**2, alpha_t**2 * spread**2 + sigma_t**2
+    answer = alpha_t * spread**2 / v_t * math.sqrt(v_t / v_s)  # of the picture, per unit of the source's state
+    error = spread**2 - 2 * answer * alpha_s * spread**2 + answer**2 * v_s
+    return picture_weight(target, prediction_type) * error
+
+
+def shifted(sigma: float, shift: float) -> float:
+    """A flow schedule's shift: `shift * s / (1 + (shift - 1) * s)` (arXiv 2403.03206, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def flow_grid(steps: int, shift: float) -> list[float]:
+    """Sigmas of a shifted linear flow schedule, noisiest (1) first, with the terminal 0: what SD 3-like families sample with."""
+    return [shifted(1 - i / steps, shift) for i in range(steps + 1)]

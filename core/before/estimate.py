@@ -1,0 +1,378 @@
+"""What a run will take: time, memory and disk, told before it starts. No torch; nothing is trained or measured for it.
+
+Time comes from what was measured: earlier runs of the same kind in the runs folder, else for the demo models the figure in
+`MEASURED`; else it is not known until the first steps. Memory is computed from the shapes of the weights with the formula below and is
+an estimate with its range. Disk is `preflight.disk_estimate`. docs/training.md compares all three with what runs reported.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..config import ModelConfig, RunConfig, config_to_flat
+from ..data import Scan, scan
+from ..data.scanning import located
+from ..runs.store import RunDir, RunError
+from .cost import plain_step_in_forwards, rollout_cost
+from .preflight import (
+    NEVER_LOADED,
+    DiskEstimate,
+    ModelFacts,
+    adapter_weights,
+    device_of,
+    disk_estimate,
+    model_findings,
+    safetensors_shapes,
+)
+
+WORKER_BYTES = 480 * 2**20
+"""Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
+KEPT_PER_OUTPUT = {"unet": 3.0, "transformer": 1.8}
+"""Numbers kept for the backward pass for each number that a layer puts out: its input, norms, gates, the adapter's own."""
+CHECKPOINTED = 0.52
+"""Share of them that gradient checkpointing leaves at the peak."""
+MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
+"""How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
+measured, docs/training.md."""
+PADDED_TEXT_TOKENS, TEXT_TOKENS = 333, 64
+"""Text tokens that go through a transformer's blocks: SD 3 pads to 77 + 256, Lumina's kind takes a caption's own length."""
+
+MEASURED = {"demo-flow": 0.119, "demo-epsilon": 0.075}
+"""Median seconds of a plain LoRA step of `MEASURED_ROWS` rows (the presets') at 64 px in float32, on the machine `MEASURED_ON`."""
+MEASURED_ROWS = 8
+MEASURED_ON = "two cores of a server processor (AMD EPYC, 2 threads)"
+MEASURED_RANGE = (0.5, 4.0)
+
+_SAME_WORK = (
+    "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
+    "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "device", "lora_rank", "lora_targets",
+)  # fmt: skip
+"""Options that a plain step's time depends on: an earlier run counts when all of them are the same."""
+_TAIL_BYTES = 256 * 1024
+_FEWEST_STEPS = 5
+_RUNS_LOOKED_AT = 3
+_WARM_UP_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Span:
+    """A number with the range in which the truth is expected."""
+
+    low: float
+    likely: float
+    high: float
+
+    def times(self, factor: float) -> "Span":
+        return Span(self.low * factor, self.likely * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """`steps_s`: the training steps of the whole run; `plain_step_s`: one plain step; None where nothing was measured. `beside_s`:
+    what a like run spent beside its steps (opening the model, pictures, samples, drift), where one told. `said`: from where."""
+
+    steps_s: Span | None
+    plain_step_s: float | None
+    beside_s: float | None
+    said: str
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """`parts`: bytes by what they are for. `device`: whose memory. `total` is None where the model's shapes are not known here."""
+
+    total: Span | None
+    parts: Mapping[str, float]
+    device: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take. `disk` is None where the model is not on this computer, since its checkpoints cannot be sized."""
+
+    time: TimeEstimate
+    memory: MemoryEstimate
+    disk: DiskEstimate | None
+    disk_said: str
+
+
+def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
+    """Time, memory and disk of a run. A few milliseconds when asked again for the same model and pictures.
+
+    Args:
+        runs_dir: the folder of all runs, whose step times are used.
+        look: also read pictures that nobody has looked at yet, each of which is opened once. Without it their disk is not told.
+    """
+    facts = _facts(config.model)
+    found = _pictures(config, look)
+    disk = None if facts is None or found is None else disk_estimate(config, found, facts)
+    disk_said = "from the pictures, the limits and the shapes of the weights; an upper estimate"
+    if facts is None:
+        disk_said = "the model is not on this computer, so what its checkpoints take is not known; the download comes on top"
+    elif found is None:
+        disk_said = "not known before the pictures were looked at; Check does"
+    return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_said)
+
+
+# Time -----------------------------------------------------------------------------------------------------------------------
+
+
+def time_estimate(config: RunConfig, runs_dir: Path) -> TimeEstimate:
+    """From the newest runs that did the same work per plain step, else the demo's measured figure, else unknown."""
+    ratio, steps = rollout_cost(config).mean_ratio, config.training.max_train_steps
+    paces = _paces(config, runs_dir)
+    if paces:
+        # The newest run's pace is the likely one; the spread is that of all of them.
+        plain = Span(min(p.low for p in paces), paces[0].median, max(p.high for p in paces))
+        beside = next((pace.beside_s for pace in paces if pace.beside_s is not None), None)
+        names = ", ".join(pace.run for pace in paces)
+        said = f"from the step times of {names}, which did the same work per plain step on this computer"
+        return TimeEstimate(plain.times(ratio * steps), paces[0].median, beside, said)
+    measured = _demo_step(config)
+    if measured is not None:
+        said = f"measured on {MEASURED_ON}; another computer may take half of it or several times as long"
+        return TimeEstimate(Span(*(measured * f for f in (MEASURED_RANGE[0], 1.0, MEASURED_RANGE[1]))).times(ratio * steps), measured, None, said)
+    return TimeEstimate(None, None, None, "not known until the first steps: nothing like it has run here yet, and Check measures nothing")
+
+
+def _demo_step(config: RunConfig) -> float | None:
+    training, data = config.training, config.data
+    seconds = MEASURED.get(config.model.pretrained_model_name_or_path)
+    if seconds is None or data.resolution != 64 or training.model_type != "lora" or training.mixed_precision != "no" or training.gradient_checkpointing:
+        return None
+    return seconds * _rows(config) / MEASURED_ROWS
+
+
+def _rows(config: RunConfig) -> int:
+    """Rows that go through the network in one optimizer step."""
+    return config.training.train_batch_size * config.training.gradient_accumulation_steps * (2 if config.data.with_prior_preservation else 1)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a plain step of one run: the median, and the quarter of the steps that were fastest and slowest."""
+
+    run: str
+    low: float
+    median: float
+    high: float
+    beside_s: float | None
+
+
+def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
+    """Of the newest runs that did the same work per plain step, newest first."""
+    if not runs_dir.is_dir():
+        return []
+    wanted = config_to_flat(config)
+    wanted = {name: wanted[name] for name in _SAME_WORK}
+    folders = []
+    for folder in runs_dir.iterdir():
+        config_stamp, events_stamp = _stamp(folder / "config.json"), _stamp(folder / "events.jsonl")
+        if config_stamp and events_stamp:
+            folders.append((config_stamp[0], folder, config_stamp, events_stamp))
+    paces: list[Pace] = []
+    for _, folder, config_stamp, events_stamp in sorted(folders, key=lambda each: each[0], reverse=True):
+        flat = _run_config(folder, config_stamp)
+        if flat is not None and all(flat.get(name) == value for name, value in wanted.items()):
+            try:
+                pace = pace_of(folder, events_stamp)
+            except FileNotFoundError:  # deleted this moment
+                continue
+            if pace is not None:
+                paces.append(pace)
+                if len(paces) == _RUNS_LOOKED_AT:
+                    break
+    return paces
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=512)
+def _run_config(folder: Path, stamp: tuple[int, int]) -> dict | None:
+    """A run's config as written; None when it is damaged (the run's own page says so)."""
+    try:
+        flat = RunDir(folder).read_config()
+    except (RunError, OSError, ValueError):
+        return None
+    return flat if isinstance(flat, dict) else None
+
+
+@lru_cache(maxsize=128)
+def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
+    """Seconds of a plain step in a run, from its last `step` events; None with fewer than five.
+
+    A step with rolled rows counts as `(c + n) / c` plain ones, `n` the forwards per row that it really took (speed.md section 1).
+    """
+    run = RunDir(folder)
+    flat = run.read_config()
+    c = plain_step_in_forwards(flat["model_type"], flat["gradient_checkpointing"])
+    size = run.events_path.stat().st_size
+    events, _ = run.events(max(0, size - _TAIL_BYTES))
+    steps = [
+        e for e in events
+        if e["event"] == "step" and all(_is_number(e.get(name)) for name in ("step", "seconds", "network_rows")) and e["step"] > _WARM_UP_STEPS
+    ]  # fmt: skip
+    if len(steps) < _FEWEST_STEPS:
+        return None
+    fewest = min(e["network_rows"] for e in steps)  # what an older run, that did not tell `rows`, took at its plainest step
+    rows = [e["rows"] if _is_number(e.get("rows")) and e["rows"] > 0 else fewest for e in steps]
+    if fewest <= 0:
+        return None
+    plain = [e["seconds"] / (1 + (e["network_rows"] / all_rows - 1) / c) for e, all_rows in zip(steps, rows, strict=True)]
+    quarters = statistics.quantiles(plain, n=4)
+    return Pace(folder.name, quarters[0], statistics.median(plain), quarters[2], _beside(events))
+
+
+def _beside(events: list[dict]) -> float | None:
+    """Seconds between a run's start and end that were no training steps; None when it did not run through, or paused."""
+    kinds = [event["event"] for event in events]
+    if kinds.count("start") != 1 or kinds[0] != "start" or "paused" in kinds or kinds[-1] != "end" or events[-1].get("state") != "done":
+        return None
+    times = (events[0]["time"], events[-1]["time"])
+    if not all(map(_is_number, times)):
+        return None
+    return max(0.0, times[1] - times[0] - sum(e["seconds"] for e in events if e["event"] == "step" and _is_number(e.get("seconds"))))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------------
+
+
+def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstimate:
+    """Bytes in use at the peak of a training step, from the shapes of the weights.
+
+    With P weights of the network, T trained ones (LoRA: of the adapter), b bytes per computed number:
+        weights     P * bytes of base_model_precision (full: 4), on a CPU also text encoders and VAE
+        trained     T * 4 * (1 + 1 gradient + moments of the optimizer + 1 for EMA); full: without the weights themselves
+        copies      P * 2 where mixed precision casts weights that are kept in another format
+        activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times CHECKPOINTED where that is on
+    and on a CPU the process itself. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
+    stays in 32 bits). Opening a model, samples, drift pictures and preparing the pictures may take more for a moment.
+    """
+    device = device_of(config.model)
+    if facts is None or not facts.shapes:
+        return MemoryEstimate(None, {}, device, "not known: the model's files are not on this computer")
+    training, full = config.training, config.training.model_type == "full"
+    held = 4 if full else 4 if config.model.base_model_precision == "float32" else 2
+    weights = sum(math.prod(shape) for shape in facts.shapes.values())
+    trained = weights if full else adapter_weights(facts.shapes, config.lora.rank, config.lora.targets)
+    moments = {"adamw": 2.0, "adamw_8bit": 0.5, "prodigy": 4.0, "adafactor": 0.1}[training.optimizer]
+    parts = {"weights": float(weights * held)}
+    if device == "cpu":
+        parts["process"] = float(WORKER_BYTES)
+        parts["weights"] += _weights_beside(facts.folder, facts.component) * (4 if config.model.base_model_precision == "float32" else 2)
+    parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
+    mixed = training.mixed_precision != "no"
+    if mixed and (full or config.model.base_model_precision == "float32"):
+        parts["training"] += 2.0 * weights
+    rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
+    wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
+    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (CHECKPOINTED if training.gradient_checkpointing else 1.0)
+    parts["activations"] = rows * wide * kept * _outputs(facts, config.data.resolution)
+    total = sum(parts.values())
+    worker, step = parts.get("process", 0.0), parts["training"] + parts["activations"]  # the weights themselves are known
+    low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
+    span = Span(low, total, high)
+    measured = "" if device == "cpu" else ", never compared with a run on one"
+    whose = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
+    return MemoryEstimate(span, parts, device, f"{whose}; a rough estimate from the shapes of the model, for a training step{measured}")
+
+
+def _outputs(facts: ModelFacts, resolution: int) -> float:
+    """Numbers that the network's layers put out for one row."""
+    side = math.ceil(resolution / (8 if facts.pixels_per_latent is None else facts.pixels_per_latent))
+    if facts.component == "unet":
+        return _unet_outputs(facts.shapes, side)
+    joint = any("add_k_proj" in name for name in facts.shapes)
+    tokens = math.ceil(side / _patch(facts.folder)) ** 2 + (PADDED_TEXT_TOKENS if joint else TEXT_TOKENS)
+    # Only layers inside the blocks; modulation layers put out one vector for the whole picture, not one for each token.
+    return tokens * sum(
+        shape[0] for name, shape in facts.shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and re.match(r".*(blocks|layers|refiner)\.\d+\.", name) and not re.search("norm|adaln", name.lower())
+    )  # fmt: skip
+
+
+def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
+    """Each level of a UNet has half the side of the one above. Layers on time or text put out next to nothing."""
+    downs = 1 + max((int(found[1]) for name in shapes if (found := re.match(r"down_blocks\.(\d+)\.", name))), default=0)
+    total = 0.0
+    for name, shape in shapes.items():
+        if len(shape) < 2 or not name.endswith(".weight") or "time_emb" in name or re.search(r"attn2\.to_[kv]\.", name):
+            continue
+        at = re.match(r"(down|up)_blocks\.(\d+)\.", name)
+        level = downs - 1 if name.startswith("mid_block") else 0 if at is None else int(at[2]) if at[1] == "down" else downs - 1 - int(at[2])
+        total += shape[0] * math.ceil(side / 2**level) ** 2
+    return total
+
+
+def _patch(folder: Path) -> int:
+    try:
+        patch = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8")).get("patch_size")
+    except (OSError, ValueError, AttributeError):
+        patch = None
+    return patch if isinstance(patch, int) and not isinstance(patch, bool) and patch > 0 else 2
+
+
+# What both of them read, remembered while the files are the same ------------------------------------------------------------
+
+
+def _facts(model: ModelConfig) -> ModelFacts | None:
+    from ..demo import resolve
+
+    folder = Path(resolve(model.pretrained_model_name_or_path)).expanduser()
+    return _facts_of(model, _stamp(folder / "model_index.json"))
+
+
+@lru_cache(maxsize=32)
+def _facts_of(model: ModelConfig, stamp: tuple[int, int] | None) -> ModelFacts | None:
+    return model_findings(model)[0]
+
+
+@lru_cache(maxsize=32)
+def _weights_beside(folder: Path, network: str | None) -> int:
+    """Weights of the other parts of a model: text encoders and VAE, each part's plain files, else those of one variant."""
+    total = 0
+    for part in folder.iterdir():
+        if part.name in (network, *NEVER_LOADED) or not part.is_dir():
+            continue
+        files = sorted(part.glob("*.safetensors"))
+        plain = [path for path in files if path.name.count(".") == 1]
+        variants = [path for path in files if path not in plain and path.name.split(".")[1] == files[-1].name.split(".")[1]]
+        for path in plain if plain else variants:
+            try:
+                total += sum(math.prod(shape) for shape in safetensors_shapes(path).values())
+            except (OSError, ValueError):  # a broken file: Check tells
+                continue
+    return total
+
+
+_looked_at: OrderedDict[tuple, Scan] = OrderedDict()
+_KEPT_SCANS = 16
+
+
+def _pictures(config: RunConfig, look: bool) -> Scan | None:
+    """The pictures of a config; without `look` only if these folders were looked at as they are now."""
+    data = config.data
+    names = (data.instance_data_dir, data.class_data_dir)
+    key = (*names, data.with_prior_preservation, *(None if name is None else _stamp(located(name)) for name in names))
+    if look:
+        _looked_at[key] = scan(data)
+        while len(_looked_at) > _KEPT_SCANS:
+            _looked_at.popitem(last=False)
+    return _looked_at.get(key)

@@ -1,0 +1,269 @@
+"""One model looked at before anything is trained: what it is, where it lies, what a download would take, what stands in the way.
+
+`check_model` answers for a built-in name, a folder and a hub id alike, and never raises for what a person may have typed. It imports no
+torch. A folder costs a few small files; a hub id that is not downloaded yet costs three or four short requests, each with a time limit.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import platform_calls
+from ..config import FLOW_FAMILIES, ModelConfig
+from ..demo import BUILT_IN, MODELS
+from ..families.source import ModelError, Source, hub_error, locate
+from ..findings import Finding
+from .preflight import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable, size
+
+OPTION = "pretrained_model_name_or_path"
+_TIMEOUT_S = 10.0
+_CONFIGS = ("unet", "transformer", "vae")
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What `check_model` found; None where it could not be told.
+
+    `place`: "built-in", "folder", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
+    computer. `bytes_`: of the weights, on the disk or to be downloaded. `gated`: whether its owner asks for an agreement first.
+    """
+
+    name: str
+    place: Literal["built-in", "folder", "hub"] | None
+    family: str | None = None
+    prediction_type: str | None = None
+    resolution: int | None = None
+    bytes_: int | None = None
+    downloaded: bool | None = None
+    gated: bool | None = None
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def usable(self) -> bool:
+        return not any(finding.level == "error" for finding in self.findings)
+
+
+def check_model(model: ModelConfig) -> ModelReport:
+    """Look at the model that a config names.
+
+    Findings' codes beside preflight's own: "model-gated" (an agreement is asked for), "model-offline" (the hub cannot be reached).
+    """
+    name = model.pretrained_model_name_or_path
+    facts, found = model_findings(model)
+    to_come = next((finding for finding in found if finding.code in ("model-offline", "model-download")), None)
+    if to_come is None:
+        place = "built-in" if name in BUILT_IN else "hub" if facts is not None and not _is_folder(name) else "folder"
+        report = ModelReport(name, None if facts is None else place, findings=tuple(found))
+        return report if facts is None else _from_folder(report, facts, model)
+    if to_come.code == "model-offline":
+        remedy = f"Check the spelling. To download it: a network, and {offline_variable()} unset. {works_offline()}"
+        return ModelReport(name, "hub", downloaded=False, findings=(replace(to_come, remedy=remedy),))
+    return _from_hub(ModelReport(name, "hub", downloaded=False), model)
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def _from_folder(report: ModelReport, facts: ModelFacts, model: ModelConfig) -> ModelReport:
+    try:
+        source = locate(str(facts.folder), None, model.variant)
+        family = source.family
+        predicts = prediction_of(family, _read_or_nothing(source, "scheduler/scheduler_config.json"))
+    except ModelError as error:
+        wrong = Finding("error", OPTION, error.message, error.remedy, "model-broken")
+        known = any(finding.message == error.message for finding in report.findings)
+        return replace(report, downloaded=True, findings=report.findings if known else (*report.findings, wrong))
+    weights = [path for path in facts.folder.glob("*/*.safetensors") if path.parent.name not in NEVER_LOADED]
+    sizes = {path.relative_to(facts.folder).as_posix(): path.stat().st_size for path in weights}
+    return replace(
+        report, family=family, prediction_type=predicts, resolution=facts.native_resolution,
+        bytes_=sum(sizes[name] for name in chosen_weights(sizes, model.variant)), downloaded=True,
+    )  # fmt: skip
+
+
+def prediction_of(family: str, scheduler: Mapping[str, Any]) -> str:
+    """What the network predicts, as the checkpoint says: flow families always a velocity, the others by their scheduler."""
+    return "flow_matching" if family in FLOW_FAMILIES else str(scheduler.get("prediction_type", "epsilon"))
+
+
+def _read_or_nothing(source: Source, path: str) -> dict[str, Any]:
+    folder = path.split("/")[0]
+    return source.read_json(path) if folder in source.index and folder not in source.absent else {}
+
+
+# The hub --------------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
+    import httpx
+    from huggingface_hub import HfApi, errors
+
+    name = report.name
+    try:
+        api = HfApi()
+        info = api.model_info(name, revision=model.revision, files_metadata=True, timeout=_TIMEOUT_S)
+        report = replace(report, gated=info.gated not in (None, False))
+        if report.gated:
+            api.auth_check(name)
+    except (errors.LocalEntryNotFoundError, httpx.TransportError, errors.OfflineModeIsEnabled) as error:
+        return _unreached(report, error)
+    except errors.GatedRepoError:
+        return _gated(report)
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        wrong = hub_error(name, name, model.revision, "model_index.json", error)
+        return replace(report, findings=(Finding("error", OPTION, wrong.message, wrong.remedy, "model-missing"),))
+
+    files = {each.rfilename: each.size for each in info.siblings or ()}
+    try:
+        source = locate(name, model.revision, model.variant)
+        family = source.family
+        configs = {part: _read_or_nothing(source, f"{part}/config.json") for part in _CONFIGS}
+        scheduler = _read_or_nothing(source, "scheduler/scheduler_config.json")
+    except ModelError as error:
+        if isinstance(error.__cause__, errors.GatedRepoError):
+            return _gated(report)
+        if isinstance(error.__cause__, errors.LocalEntryNotFoundError):
+            return _unreached(report, error.__cause__)
+        return replace(report, findings=(Finding("error", OPTION, error.message, error.remedy, "model-broken"),))
+    weights = [path for path in chosen_weights(files, model.variant) if path.split("/")[0] in source.index]
+    sizes = [files[path] for path in weights]
+    whole = None if not sizes or None in sizes else sum(sizes)
+    known = {part: values for part, values in configs.items() if values}
+    report = replace(
+        report, family=family, prediction_type=prediction_of(family, scheduler), bytes_=whole,
+        resolution=facts_of(Path(name), known, {}).native_resolution,
+    )  # fmt: skip
+    return replace(report, findings=tuple(_hub_findings(report, model, files, weights)))
+
+
+def chosen_weights(files: Iterable[str], variant: str | None) -> list[str]:
+    """Of a model's files those weights that are loaded: .safetensors inside its parts, of the variant where there is one."""
+    parts: dict[str, list[str]] = {}
+    for path in files:
+        part, _, name = path.partition("/")
+        if name.endswith(".safetensors") and "/" not in name and part not in NEVER_LOADED:
+            parts.setdefault(part, []).append(path)
+    chosen = []
+    for paths in parts.values():
+        plain = [path for path in paths if path.rpartition("/")[2].count(".") == 1]
+        named = [path for path in paths if variant is not None and f".{variant}" in path.rpartition("/")[2]]
+        chosen += named if named else plain
+    return chosen
+
+
+def _hub_findings(
+    report: ModelReport, model: ModelConfig, files: Mapping[str, int | None], weights: list[str]
+) -> Iterable[Finding]:
+    if model.model_family not in ("auto", report.family):
+        yield Finding(
+            "error",
+            "model_family",
+            f"model_family is {model.model_family}, but {report.name} is a {report.family} model.",
+            f"Set model_family = {report.family} or auto.",
+            "model-broken",
+        )
+    network = {path.split("/")[0] for path in weights} & {"unet", "transformer"}
+    if not network:
+        pickled = any(path.startswith(("unet/", "transformer/")) and path.endswith((".bin", ".ckpt")) for path in files)
+        yield Finding(
+            "error",
+            OPTION,
+            f"{report.name} has "
+            + (
+                "its weights only as pickles (.bin), which can run code and are not opened."
+                if pickled
+                else "no plain weights (.safetensors) of its network."
+            ),
+            "Choose a repository with .safetensors files"
+            + (", or set variant to one that it has." if not pickled else "."),
+            "model-broken",
+        )
+    if report.bytes_ is not None:
+        place = _cache_folder()
+        free = platform_calls.free_bytes(place)
+        if free < 1.1 * report.bytes_:
+            yield Finding(
+                "error",
+                OPTION,
+                f"no space: the model has {size(report.bytes_)}, and the disk of {place} {size(free)} free.",
+                "Free some space, or set HF_HOME to a folder on another disk before starting.",
+                "no-space",
+            )
+    yield Finding(
+        "note", OPTION, "it is not on this computer yet and is downloaded when the run starts.", "", "model-download"
+    )
+
+
+def _gated(report: ModelReport) -> ModelReport:
+    told = Finding(
+        "error",
+        OPTION,
+        f"{report.name} is gated: its owner gives access only to people who agreed to its licence.",
+        "Accept the licence on its page, then log in on this computer.",
+        "model-gated",
+    )
+    return replace(report, gated=True, findings=(told,))
+
+
+def _unreached(report: ModelReport, error: Exception) -> ModelReport:
+    told = Finding(
+        "error",
+        OPTION,
+        f"the hub could not be reached ({type(error).__name__}), so {report.name} could not be looked at; it is not on this computer.",
+        f"Check the network and try again. {works_offline()}",
+        "model-offline",
+    )
+    return replace(report, findings=(told,))
+
+
+def works_offline() -> str:
+    """What needs no network, in one sentence."""
+    here = downloaded_models()
+    models = f"; downloaded already: {', '.join(here[:6])}{' and more' if len(here) > 6 else ''}" if here else ""
+    return f"Without a network work the built-in models ({', '.join(MODELS)}) and any folder with a model{models}."
+
+
+def downloaded_models() -> list[str]:
+    """Hub ids of the diffusers models in the local cache, whole or not; by name."""
+    found = []
+    try:
+        with os.scandir(_cache_setting()) as entries:
+            folders = [Path(entry.path) for entry in entries if entry.name.startswith("models--")]
+    except OSError:
+        return []  # there is no cache yet: nothing was downloaded
+    for folder in folders:
+        if any(folder.glob("snapshots/*/model_index.json")):
+            found.append("/".join(folder.name.split("--")[1:]))
+    return sorted(found, key=str.casefold)
+
+
+def hub_address(name: str) -> str:
+    """The page of a hub id."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
+def login_command() -> str:
+    """How this installation logs in at the hub: `hf auth login`, with the program's place where the shell would not find it."""
+    if shutil.which("hf") is not None:
+        return "hf auth login"
+    beside = Path(sys.executable).parent / ("hf.exe" if platform_calls.WINDOWS else "hf")
+    return f'"{beside}" auth login' if beside.exists() else "hf auth login"
+
+
+def _cache_setting() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _cache_folder() -> Path:
+    """The nearest folder to the cache that exists."""
+    folder = _cache_setting().absolute()
+    return next(each for each in (folder, *folder.parents) if each.is_dir())

@@ -1,0 +1,1157 @@
+"""Everything that a run can be told, in small frozen sections; flat JSON keys; presets; all faults at once.
+
+`RunConfig` is the whole of it. Its flat form, `{"learning_rate": 1e-4, "scheduled_sampling_max_step_offset": 2, ...}`, is what
+files, flags and forms exchange: `config_from_flat` and `config_to_flat` are inverse. Nothing is ever changed in place.
+
+Pure Python: importing this costs milliseconds and no torch, because the page and the command line start with it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+from .options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
+
+PRESETS = Path(__file__).resolve().parents[2] / "presets"
+DEMO_PREDICTION_TYPES = {"demo-flow": "flow_matching", "demo-epsilon": "epsilon"}
+"""What the built-in models predict; of other checkpoints only their folder knows."""
+FLOW_FAMILIES = ("sd3", "lumina2")
+LARGEST_SEED = 2**53 - 1  # what a browser's number can hold exactly
+
+_SCHEDULED = "Scheduled sampling (Bengio et al., arXiv 1506.03099)"
+_REFLEXFLOW = "ReflexFlow (arXiv 2512.04904)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """Which model is trained, and what it predicts."""
+
+    model_family: Literal["auto", "sd1x", "sd2x", "sd3", "lumina2"] = option(
+        "auto",
+        "Kind of model; auto reads it from the checkpoint. Naming another family than the checkpoint's is refused.",
+    )
+    pretrained_model_name_or_path: str = option(
+        "demo-flow",
+        "The model to start from: demo-flow or demo-epsilon (built in, no download), a folder in the diffusers layout, or a hub id.",
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a hub id; unset = its main branch.", level="advanced")
+    variant: str | None = option(
+        None, "File variant of the checkpoint, for example fp16; unset = the plain files.", level="advanced"
+    )
+    base_model_precision: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "Number format of the frozen weights in memory; the 16-bit formats halve it.", level="advanced"
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_matching"] | None = option(
+        None,
+        "What the network's output means; unset = what the checkpoint says, which is nearly always right.",
+        level="advanced",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "Where to compute; auto takes cuda, then mps, then cpu.", level="advanced"
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        # Whether the checkpoint itself agrees is asked where it is opened: a file with only the keys of a rollout set-up names none.
+        if self.prediction_type is None or self.model_family == "auto":
+            return
+        if (self.prediction_type == "flow_matching") != (self.model_family in FLOW_FAMILIES):
+            wanted = "flow_matching" if self.model_family in FLOW_FAMILIES else "epsilon, v_prediction or sample"
+            yield Fault(
+                f"prediction_type = {shown(self.prediction_type)}: a {self.model_family} model takes {wanted}; "
+                "leave prediction_type unset to follow the checkpoint.",
+                ("prediction_type", "model_family"),
+            )
+
+    def known_prediction_type(self) -> str | None:
+        """What the network predicts, as far as it is known without opening the checkpoint; None when only that can say."""
+        if self.prediction_type is not None:
+            return self.prediction_type
+        if self.model_family != "auto":
+            return (
+                "flow_matching" if self.model_family in FLOW_FAMILIES else None
+            )  # sd1x and sd2x: epsilon, v or sample
+        return DEMO_PREDICTION_TYPES.get(self.pretrained_model_name_or_path)
+
+    def is_flow(self) -> bool | None:
+        """Is it a flow model? None when only the checkpoint can say."""
+        if self.model_family in ("sd1x", "sd2x"):
+            return False
+        known = self.known_prediction_type()
+        return None if known is None else known == "flow_matching"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """The pictures, their captions, and how they are prepared."""
+
+    instance_data_dir: str | None = option(
+        None,
+        "Folder with the pictures of the thing to learn; demo-dreambooth is a set that comes along. Needed for training.",
+    )
+    instance_prompt: str | None = option(
+        None,
+        "Caption for every picture without one of its own, for example: a photo of zwx dog. Unset = each picture needs its own.",
+    )
+    trigger_word: str | None = option(
+        None, "The rare word that will mean the new thing; recorded in the LoRA file. Unset = none is recorded."
+    )
+    caption_strategy: Literal["textfile", "instanceprompt", "filename"] = option(
+        "textfile",
+        "Where captions come from: a .txt file beside each picture (instance_prompt where it is missing), instance_prompt for all, "
+        "or the file's name.",
+    )
+    class_prompt: str | None = option(
+        None, "Caption of the class pictures, for example: a photo of a dog. Unset = none; prior preservation needs it."
+    )
+    class_data_dir: str | None = option(
+        None, "Folder with class pictures, captioned by a .txt file beside them or else by class_prompt; missing ones are generated. "
+        "Unset = a folder in the cache; demo-class comes along.", level="advanced"
+    )
+    with_prior_preservation: bool = option(
+        False,
+        "Train on pictures of the whole class too, so that the model does not forget it. Doubles the rows of a step.",
+        source="DreamBooth (arXiv 2208.12242)",
+    )
+    prior_loss_weight: float = option(
+        1.0,
+        "Weight of the class rows in the loss.",
+        ge=0,
+        le=100,
+        source="DreamBooth (arXiv 2208.12242)",
+        level="advanced",
+    )
+    num_class_images: int = option(
+        100, "Class pictures wanted; what the folder lacks is generated by the untrained model.", unit="pictures", ge=1, le=100_000,
+        level="advanced",
+    )  # fmt: skip
+    class_sample_steps: int = option(
+        20, "Sampling steps for each generated class picture.", unit="steps", ge=1, le=1000, level="advanced"
+    )
+    class_sample_guidance: float | None = option(
+        None,
+        "Guidance for generated class pictures; unset = the pipeline's own default.",
+        ge=0,
+        le=100,
+        level="advanced",
+    )
+    repeats: int = option(
+        1,
+        "How often each instance picture comes in an epoch, relative to once.",
+        unit="times",
+        ge=1,
+        le=10_000,
+        level="advanced",
+    )
+    resolution: int = option(
+        512,
+        "Side of the square whose area every picture is scaled to; the demo models want 64.",
+        unit="px",
+        ge=32,
+        le=4096,
+    )
+    aspect_buckets: bool = option(
+        True, "Keep portraits and landscapes as they are, batched by shape; off = crop everything to a square."
+    )
+    bucket_step: int = option(
+        64,
+        "Sides of a bucket are multiples of this; at most a quarter of the resolution, in multiples of 16 px, is used.",
+        unit="px",
+        ge=8,
+        le=512,
+        level="advanced",
+    )
+    center_crop: bool = option(
+        False, "Crop what is left over from the middle; off = from a place drawn once per picture.", level="advanced"
+    )
+    random_flip: bool = option(
+        False, "Show each picture mirrored half of the time; not for things with a left and a right."
+    )
+    caption_dropout_probability: float = option(
+        0.0, "Share of rows trained with an empty caption, which keeps guidance working.", ge=0, le=1
+    )
+    data_cache_dir: str | None = option(
+        None,
+        "Where prepared latents and text embeddings are kept; unset = a cache in the runs folder.",
+        level="advanced",
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        if self.with_prior_preservation and self.class_prompt is None:
+            yield Fault(
+                "with_prior_preservation = true: needs class_prompt, the caption of the class pictures (for example: a photo of a dog).",
+                ("class_prompt", "with_prior_preservation"),
+            )
+        if self.caption_strategy == "instanceprompt" and self.instance_prompt is None:
+            yield Fault(
+                'caption_strategy = "instanceprompt": needs instance_prompt, the caption for all pictures.',
+                ("instance_prompt", "caption_strategy"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(Checked):
+    """The adapter that is trained instead of the whole model."""
+
+    prefix: ClassVar[str] = "lora_"
+
+    rank: int = option(
+        16, "Capacity of the adapter; the file grows with it.", ge=1, le=1024, source="LoRA (arXiv 2106.09685)"
+    )
+    alpha: float | None = option(
+        None,
+        "Scale of the adapter is alpha / rank; unset = alpha equals rank, scale 1.",
+        ge=1e-6,
+        le=4096,
+        level="advanced",
+    )
+    dropout: float = option(
+        0.0, "Share of the adapter's inputs dropped while training.", ge=0, le=0.95, level="advanced"
+    )
+    targets: tuple[str, ...] = option(
+        (), "Names (or ends of names) of the layers that get an adapter, for example to_q, to_k; empty = the family's own list.",
+        level="advanced",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Checked):
+    """How long, how fast and with which optimizer."""
+
+    model_type: Literal["lora", "full"] = option(
+        "lora",
+        "Train a small adapter (lora), or every weight of the denoiser (full: far more memory, a whole model as the result).",
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "prodigy", "adafactor"] = option(
+        "adamw",
+        "The update rule; adamw_8bit needs bitsandbytes and a CUDA device; prodigy finds its own rate (set learning_rate to 1).",
+    )
+    learning_rate: float = option(1e-4, "Size of an update. Higher learns faster and forgets faster.", ge=1e-9, le=10)
+    adam_beta1: float = option(
+        0.9, "Memory of the mean gradient (adamw, adamw_8bit, prodigy).", ge=0, le=0.9999, level="advanced"
+    )
+    adam_beta2: float = option(
+        0.999, "Memory of the squared gradient (adamw, adamw_8bit, prodigy).", ge=0, le=0.999999, level="advanced"
+    )
+    adam_epsilon: float = option(
+        1e-8, "Keeps the division stable (adamw, adamw_8bit, prodigy).", ge=1e-16, le=1, level="advanced"
+    )
+    weight_decay: float = option(1e-2, "Pull of the trained weights towards zero.", ge=0, le=10, level="advanced")
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = option("constant", "How the learning rate goes over the run.")
+    lr_warmup_steps: int = option(
+        0, "The learning rate grows from 0 over this many steps.", unit="steps", ge=0, le=1_000_000, level="advanced"
+    )
+    max_train_steps: int = option(1000, "Length of the run in optimizer steps.", unit="steps", ge=1, le=10_000_000)
+    train_batch_size: int = option(1, "Instance rows that go through the network together.", unit="rows", ge=1, le=1024)
+    gradient_accumulation_steps: int = option(
+        1,
+        "Batches gathered before one update: a larger batch for the same memory.",
+        unit="batches",
+        ge=1,
+        le=1024,
+        level="advanced",
+    )
+    max_grad_norm: float = option(
+        1.0, "Longer gradients are shortened to this norm; 0 = off.", ge=0, le=1e6, level="advanced"
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Recompute instead of remember: much less memory, a step about a third to a half slower.",
+        level="advanced",
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = option(
+        "no", "Compute the network in 16 bits; bf16 where the device has it. The rolled-out state stays in 32 bits."
+    )
+    use_ema: bool = option(False, "Also keep a running mean of the trained weights, and save that.", level="advanced")
+    ema_decay: float = option(0.995, "How slowly the running mean follows.", ge=0, le=0.999999, level="advanced")
+    seed: int = option(42, "Every random draw of the run follows from it.", ge=0, le=LARGEST_SEED)
+    timestep_sampling: Literal["auto", "uniform", "logit_normal", "mode"] = option(
+        "auto",
+        "Which noise levels are trained; auto = logit_normal for flow models, uniform for the others. mode prefers middle levels and, "
+        "unlike logit_normal, leaves none out.",
+        source="SD 3 (arXiv 2403.03206)",
+        level="advanced",
+    )
+    logit_mean: float = option(
+        0.0,
+        "Middle of logit_normal; above 0 = noisier, as in the paper. The sign is the opposite of diffusers' scripts for SD 3 and FLUX, "
+        "where above 0 = cleaner; an import turns it.",
+        ge=-10,
+        le=10,
+        source="SD 3 (arXiv 2403.03206)",
+        level="advanced",
+    )
+    logit_std: float = option(
+        1.0, "Width of logit_normal.", ge=0.01, le=10, source="SD 3 (arXiv 2403.03206)", level="advanced"
+    )
+    mode_scale: float = option(
+        1.29,
+        "Strength of mode: above 0 more of the middle noise levels, below 0 more of both ends, 0 = uniform.",
+        ge=-1,
+        le=1.75,
+        source="SD 3 (arXiv 2403.03206), where it runs from -1 to 2 / (pi - 2)",
+        level="advanced",
+        since="0.2",
+    )
+    loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
+        "none",
+        "Flow models: how much an error counts at a noise level: everywhere alike (none), 1 / sigma^2 (sigma_sqrt), or more in the "
+        "middle (cosmap).",
+        source="SD 3 (arXiv 2403.03206), as diffusers' DreamBooth scripts have it",
+        level="advanced",
+        since="0.2",
+    )
+    precondition_outputs: bool = option(
+        False,
+        "Flow models: count the error of the picture that the output implies, not of the velocity (times sigma^2: cleaner rows count "
+        "less). diffusers' DreamBooth script for SD 3 does so by default.",
+        source="EDM (arXiv 2206.00364), as diffusers' DreamBooth scripts have it",
+        level="advanced",
+        since="0.2",
+    )
+    flow_schedule_shift: float | None = option(
+        None,
+        "Flow models: shift of the noise schedule towards noise; unset = the checkpoint's.",
+        ge=0.01,
+        le=100,
+        source="SD 3 (arXiv 2403.03206)",
+        level="advanced",
+    )
+    snr_gamma: float | None = option(
+        None,
+        "Min-SNR weighting of the loss, usually 5; unset = off.",
+        ge=0.01,
+        le=1000,
+        source="Min-SNR (arXiv 2303.09556)",
+        level="advanced",
+    )
+    loss_type: Literal["mse", "huber"] = option(
+        "mse", "Distance to the target; huber forgives outliers.", level="advanced"
+    )
+    huber_delta: float = option(0.1, "Where huber turns from square to straight.", ge=1e-6, le=100, level="advanced")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = option(
+        "none", "Also send the curves to a tracker, which must be installed; the page needs none.", level="advanced"
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        if self.lr_warmup_steps > self.max_train_steps:
+            yield Fault(
+                f"lr_warmup_steps = {self.lr_warmup_steps}: the run has only {self.max_train_steps} steps; "
+                "take a shorter warm-up or more max_train_steps.",
+                ("lr_warmup_steps", "max_train_steps"),
+            )
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            yield Fault(
+                f'lr_warmup_steps = {self.lr_warmup_steps}: lr_scheduler "constant" has no warm-up; take "constant_with_warmup".',
+                ("lr_scheduler", "lr_warmup_steps"),
+            )
+        for name in self.weighs_by_noise:
+            value = shown(getattr(self, name))
+            if self.snr_gamma is not None:
+                yield Fault(
+                    f"{name} = {value}: snr_gamma = {shown(self.snr_gamma)} weighs the loss by noise level too; keep one of the two.",
+                    (name, "snr_gamma"),
+                )
+            if name == "precondition_outputs" and self.loss_type != "mse":
+                yield Fault(
+                    f"{name} = {value}: turns a squared error of the velocity into one of the picture, and loss_type is "
+                    f"{shown(self.loss_type)}; take mse, or leave {name} out.",
+                    (name, "loss_type"),
+                )
+
+    @property
+    def weighs_by_noise(self) -> tuple[str, ...]:
+        """The options for flow models alone that weigh the loss by noise level here."""
+        asked = {"loss_weighting": self.loss_weighting != "none", "precondition_outputs": self.precondition_outputs}
+        return tuple(name for name, on in asked.items() if on)
+
+
+def _third_of_the_grid(config) -> int:
+    """Grid steps; on the training grid, of whose 1000 steps each is small and costs an evaluation, 50."""
+    return math.ceil(config.rollout.grid_steps / 3) if config.rollout.grid == "inference" else 50
+
+
+def _length_of_the_run(config) -> int:
+    return config.training.max_train_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(Checked):
+    """Scheduled sampling: how often, how far and with which solver a row is rolled out; ReflexFlow on top for flow models."""
+
+    prefix: ClassVar[str] = "scheduled_sampling_"
+
+    max_step_offset: int = option(
+        0,
+        "Farthest start, in grid steps noisier than the target; each rolled row draws its own from 0 to this. 0 = off. "
+        "Start with 1-3 on the inference grid, 5-10 on the training grid.",
+        unit="grid steps",
+        ge=0,
+        le=1000,
+        source=_SCHEDULED,
+        soft=_third_of_the_grid,
+    )
+    probability: float = option(
+        0.0, "Chance that a row is rolled out; used when ramp_steps is 0.", ge=0, le=1, source=_SCHEDULED
+    )
+    prob_start: float = option(
+        0.0, "Chance at the start of the ramp; used when ramp_steps is above 0.", ge=0, le=1, source=_SCHEDULED
+    )
+    prob_end: float = option(
+        0.5, "Chance at the end of the ramp; used when ramp_steps is above 0.", ge=0, le=1, source=_SCHEDULED
+    )
+    ramp_steps: int = option(
+        0,
+        "Over how many steps the chance goes from prob_start to prob_end; 0 = no ramp, probability holds.",
+        unit="optimizer steps",
+        ge=0,
+        le=10_000_000,
+        source=_SCHEDULED,
+        soft=_length_of_the_run,
+    )
+    start_step: int = option(
+        0, "First step at which the chance counts; before it: none, or prob_start with a ramp.", unit="optimizer steps", ge=0,
+        le=10_000_000, level="advanced",
+        soft=_length_of_the_run,
+    )  # fmt: skip
+    ramp_shape: Literal["linear", "cosine"] = option("linear", "How the chance goes along the ramp.", level="advanced")
+    strategy: Literal["uniform", "biased_early", "biased_late"] = option(
+        "uniform",
+        "How offsets are drawn: evenly, mostly short (biased_early) or mostly long (biased_late).",
+        level="advanced",
+    )
+    sampler: Literal["unipc", "euler", "dpm", "rk4"] = option(
+        "unipc",
+        "Solver of the rollout. From a single step away unipc, dpm and euler are the same; rk4 costs four evaluations a step.",
+        source="UniPC (arXiv 2302.04867), DDIM (arXiv 2010.02502), DPM-Solver++ (arXiv 2211.01095)",
+        level="advanced",
+    )
+    order: int = option(
+        2, "Order of unipc (1 to 3) or dpm (1 to 2); euler and rk4 have none.", ge=1, le=3,
+        source="UniPC (arXiv 2302.04867)", level="advanced",
+    )  # fmt: skip
+    grid: Literal["inference", "training"] = option(
+        "inference",
+        "What one step of offset is: a step of the schedule you sample with, or of the checkpoint's training table (1000 steps).",
+        level="advanced",
+    )
+    grid_steps: int = option(
+        30, "Steps of the inference grid.", unit="steps", ge=2, le=1000, level="advanced", soft=100
+    )
+    target: Literal["consistent", "original"] = option(
+        "consistent",
+        "What a rolled row learns: the output that leads from where it really is to the true picture (consistent), "
+        "or the one of the pair it started from (original).",
+        source="consistent: arXiv 2210.05147, DREAM (arXiv 2312.00210); original: SimpleTuner",
+        level="advanced",
+    )
+    min_sigma: float = option(
+        0.02,
+        "Rows whose target carries less noise than this are not rolled out.",
+        unit="sigma",
+        ge=0,
+        le=1,
+        level="advanced",
+    )
+    snr_gamma: float = option(
+        5.0,
+        "Models on a variance-preserving path (Stable Diffusion) with the target consistent: an error in the picture of a rolled row "
+        "counts at most as much as at this signal-to-noise ratio, so that the few cleanest rows do not carry the loss. Plain rows keep "
+        "their weight. 0 = no bound.",
+        ge=0,
+        le=1000,
+        source="Min-SNR (arXiv 2303.09556), here for rolled rows alone: ours",
+        level="advanced",
+        since="0.2",
+        soft=20,
+    )
+    guidance: float = option(
+        1.0, "Guidance inside the rollout; above 1 each evaluation costs two forwards.", ge=1, le=30,
+        source="SOAR (arXiv 2604.12617)", level="advanced",
+        soft=10,
+    )  # fmt: skip
+    control: Literal["none", "source_noise"] = option(
+        "none",
+        "For a fair comparison: source_noise walks nowhere, but trains the rows that would have been rolled out as plain rows at the "
+        "noise level they would have started from. What it gains too did not come from the rollout.",
+        level="advanced",
+    )
+    reflexflow: bool | None = option(
+        None,
+        "Flow models: correct the direction of the drift and weight the frequencies it damages. Unset = on for flow models when "
+        "scheduled sampling is active; true on another model is refused.",
+        source=_REFLEXFLOW,
+    )
+    reflexflow_alpha: float = option(
+        1.0,
+        "Strength of the frequency weight; 0 = weight 1 everywhere.",
+        ge=0,
+        le=100,
+        source=_REFLEXFLOW,
+        level="advanced",
+        soft=5,
+    )
+    reflexflow_beta1: float = option(
+        10.0, "Weight of the anti-drift term; 10 as published, 1 looked safer in our own trial.", ge=0, le=1000, source=_REFLEXFLOW,
+        level="advanced",
+        soft=20,
+    )  # fmt: skip
+    reflexflow_beta2: float = option(
+        1.0,
+        "Weight of the ordinary loss beside the anti-drift term.",
+        ge=0,
+        le=1000,
+        source=_REFLEXFLOW,
+        level="advanced",
+        soft=5,
+    )
+    reflexflow_norm: Literal["max", "mean", "l2", "l1"] = option(
+        "max",
+        "What the frequency weight is divided by; l1 and l2 fade with the size of the picture until they do nothing.",
+        source="l1: SimpleTuner; max, mean: ours",
+        level="advanced",
+    )
+    reflexflow_mode: Literal["single-pass", "paper"] = option(
+        "single-pass",
+        "single-pass: one gradient pass, where the walk arrived. paper: the row learns at the noise level that it drew, takes one step of "
+        "any length from there, and a second gradient pass corrects its direction; max_step_offset then only switches rollout on.",
+        source=_REFLEXFLOW,
+        level="advanced",
+    )
+    reflexflow_step_gradient: bool = option(
+        False,
+        "Mode paper: let the second pass also teach the prediction that made the step to it. Whether the authors do is told both ways.",
+        source=_REFLEXFLOW,
+        level="advanced",
+        since="0.2",
+    )
+
+    @property
+    def walks(self) -> bool:
+        """Can any row of the run be rolled out? Not in a control: it plans the same rows, but trains them where they would start."""
+        return self.active and self.control == "none"
+
+    @property
+    def active(self) -> bool:
+        """Is any row of the run chosen for a rollout, walked or (in a control) only trained at its start?"""
+        if self.max_step_offset == 0:
+            return False
+        return self.probability > 0 if self.ramp_steps == 0 else max(self.prob_start, self.prob_end) > 0
+
+    def bounds_loss(self, prediction_type: str | None) -> bool:
+        """Does `snr_gamma` act on the rolled rows of a model that predicts this? Only there the target grows as 1 / sigma without a
+        limit that `min_sigma` sets: a flow's path goes down to 0, and `sample` has the picture itself as its target."""
+        return self.target == "consistent" and self.snr_gamma > 0 and prediction_type in ("epsilon", "v_prediction")
+
+    def probability_at(self, step: int) -> float:
+        """The chance that a row is rolled out at an optimizer step (from 0), by the ramp alone; see `probability_at`."""
+        return probability_at(self, step)
+
+    def rules(self) -> Iterator[Fault]:
+        default = {each.name: each.default for each in dataclasses.fields(type(self))}
+        if self.reflexflow_mode == "paper":
+            for name in ("sampler", "order", "target", "guidance"):
+                if getattr(self, name) != default[name]:
+                    yield Fault(
+                        f'{self.prefix}{name} = {shown(getattr(self, name))}: reflexflow_mode "paper" takes one Euler step on the answer of '
+                        f'its training pass, and its own target; leave {self.prefix}{name} at its default, or take reflexflow_mode "single-pass".',
+                        (self.prefix + name, self.prefix + "reflexflow_mode"),
+                    )
+        elif self.sampler in ("euler", "rk4") and self.order != default["order"]:
+            yield Fault(
+                f"{self.prefix}order = {self.order}: {self.sampler} has no order to choose; leave it out, or take unipc or dpm.",
+                (self.prefix + "order", self.prefix + "sampler"),
+            )
+        elif self.sampler == "dpm" and self.order > 2:
+            yield Fault(
+                f"{self.prefix}order = {self.order}: dpm has order 1 or 2; take one of these, or unipc.",
+                (self.prefix + "order", self.prefix + "sampler"),
+            )
+        if self.target == "consistent" and self.min_sigma == 0:
+            yield Fault(
+                f"{self.prefix}min_sigma = 0: the consistent target grows as 1 / sigma, so the limit must be above 0 "
+                '(the default is 0.02); or take target "original".',
+                (self.prefix + "min_sigma", self.prefix + "target"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig(Checked):
+    """Sample pictures while training."""
+
+    prefix: ClassVar[str] = "validation_"
+
+    prompts: tuple[str, ...] = option(
+        (), "Captions to draw at the start, every so often and at the end; one per line. Empty = none.", split="\n"
+    )
+    negative_prompt: str = option("", "What the samples should not show.", level="advanced")
+    step_interval: int = option(
+        250, "Samples every so many steps; 0 = only at the start and the end.", unit="steps", ge=0, le=10_000_000
+    )
+    num_inference_steps: int = option(
+        30, "Sampling steps of each picture.", unit="steps", ge=1, le=1000, level="advanced"
+    )
+    guidance: float | None = option(
+        None,
+        "How strictly a sample follows its caption; unset = the pipeline's own default.",
+        ge=0,
+        le=100,
+        level="advanced",
+    )
+    seed: int = option(
+        42, "Starting noise of the samples; the same at every step.", ge=0, le=LARGEST_SEED, level="advanced"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig(Checked):
+    """Measure how far the model drifts on its own output, on pictures that it was not trained on."""
+
+    prefix: ClassVar[str] = "drift_"
+
+    step_interval: int = option(
+        0,
+        "A drift report every so many steps; 0 = only at the start, the end and when asked.",
+        unit="steps",
+        ge=0,
+        le=10_000_000,
+    )
+    data_dir: str | None = option(
+        None,
+        "Pictures with captions to measure on; unset = some instance pictures, held out of the training.",
+        level="advanced",
+    )
+    holdout_images: int = option(
+        1,
+        "Instance pictures kept out of the training for this when drift_data_dir is unset and there are at least three; 0 = none.",
+        unit="pictures",
+        ge=0,
+        le=1000,
+        level="advanced",
+    )
+    offsets: tuple[int, ...] = option(
+        (1, 3, 5),
+        "From how many grid steps away the rollouts start.",
+        unit="grid steps",
+        ge=1,
+        le=1000,
+        level="advanced",
+    )
+    num_images: int = option(8, "Most pictures to measure on.", unit="pictures", ge=1, le=1000, level="advanced")
+    seed: int = option(42, "Noise of the measurement; the same at every step.", ge=0, le=LARGEST_SEED, level="advanced")
+    fine_factor: int = option(
+        4, "The reference rollout takes this many times finer steps, which tells solver error from model error.", unit="times",
+        ge=2, le=32, level="advanced",
+    )  # fmt: skip
+    guidance: float = option(
+        1.0, "Guidance inside the measured rollouts; above 1 doubles their cost.", ge=1, le=30, level="advanced"
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        if not self.offsets:
+            yield Fault("drift_offsets = []: name at least one offset, for example 1, 3, 5.", ("drift_offsets",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingConfig(Checked):
+    """Checkpoints, and the file that comes out."""
+
+    checkpoint_step_interval: int = option(
+        250, "A checkpoint to resume from every so many steps; 0 = only at the end.", unit="steps", ge=0, le=10_000_000
+    )
+    checkpoints_total_limit: int = option(
+        3, "Checkpoints kept; older ones are removed after a newer one is safe.", unit="checkpoints", ge=1, le=10_000,
+        level="advanced",
+    )  # fmt: skip
+    save_precision: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "Number format of the exported file.", level="advanced"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All sections. Building one checks everything; `ConfigError` carries every fault."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+
+    def __post_init__(self):
+        faults = list(_rules_between_sections(self))
+        if faults:
+            raise ConfigError(faults)
+
+    def hash(self) -> str:
+        """sha256 of the canonical JSON: equal exactly for configs that train the same."""
+        return hashlib.sha256(_canonical(config_to_flat(self)).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The resolved config as a file to read: every key, in the order of the reference."""
+        return json.dumps(config_to_flat(self), indent=2, ensure_ascii=False)
+
+
+def _rules_between_sections(config) -> Iterator[Fault]:
+    is_flow = config.model.is_flow()
+    if config.rollout.reflexflow and is_flow is False:
+        yield Fault(
+            "scheduled_sampling_reflexflow = true: ReflexFlow needs a flow model, and "
+            f"{_model_shown(config.model)} is not one; leave it unset or set it to false.",
+            ("scheduled_sampling_reflexflow", "prediction_type", "model_family", "pretrained_model_name_or_path"),
+        )
+    if config.training.flow_schedule_shift is not None and is_flow is False:
+        yield Fault(
+            f"flow_schedule_shift = {shown(config.training.flow_schedule_shift)}: only flow models have a shift, and "
+            f"{_model_shown(config.model)} is not one; leave it unset.",
+            ("flow_schedule_shift", "prediction_type", "model_family", "pretrained_model_name_or_path"),
+        )
+    for name in config.training.weighs_by_noise if is_flow is False else ():
+        yield Fault(
+            f"{name} = {shown(getattr(config.training, name))}: is defined for flow models only, and {_model_shown(config.model)} is not "
+            "one; leave it out (snr_gamma weighs by noise level there).",
+            (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
+        )
+    if config.training.model_type == "full" and config.model.base_model_precision != "float32":
+        yield Fault(
+            f'base_model_precision = "{config.model.base_model_precision}": with model_type "full" the weights are trained, and that '
+            "needs float32; leave it out (mixed_precision computes in 16 bits all the same).",
+            ("base_model_precision", "model_type"),
+        )
+
+
+def _model_shown(model: ModelConfig) -> str:
+    if model.prediction_type is not None:
+        return f'prediction_type "{model.prediction_type}"'
+    if model.model_family != "auto":
+        return f'model_family "{model.model_family}"'
+    return model.pretrained_model_name_or_path
+
+
+SECTIONS: dict[str, type[Checked]] = {each.name: each.default_factory for each in dataclasses.fields(RunConfig)}
+"""Section name -> its class, in order."""
+OPTIONS: dict[str, Option] = {each.name: each for name, cls in SECTIONS.items() for each in options_of(cls, name)}
+"""Flat name -> option, in the order of the sections."""
+
+
+def _canonical(flat: Mapping[str, Any]) -> str:
+    return json.dumps(flat, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def config_to_flat(config: RunConfig) -> dict[str, Any]:
+    """Every option by its flat name, in order; tuples as lists, ready for JSON."""
+    flat = {}
+    for name, each in OPTIONS.items():
+        value = getattr(getattr(config, each.section), each.field)
+        flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def config_from_flat(mapping: Mapping[str, Any]) -> RunConfig:
+    """The config that a flat mapping describes; absent keys have their defaults.
+
+    Keys may carry a leading `--`; a key that starts with `_` is a remark and is passed over. Strings are understood for numbers,
+    booleans and lists ("1e-4", "false", "1,3,5"); "none", "null" and "" unset what can be unset.
+
+    Raises:
+        ConfigError: with every fault: unknown keys (and the nearest name), values, and rules between values.
+    """
+    faults: list[Fault] = []
+    values: dict[str, Any] = {}
+    wrong: set[str] = set()
+    for key, value in mapping.items():
+        if str(key).startswith("_"):
+            continue
+        name = str(key).removeprefix("--")
+        if name not in OPTIONS:
+            near = did_you_mean(name, OPTIONS)
+            faults.append(
+                Fault(f"Unknown option '{name}'.{near if near else ' All names: rollout-studio options.'}", (name,))
+            )
+        elif name in values or name in wrong:
+            faults.append(Fault(f"Option '{name}' is given twice, once as '--{name}'; keep one.", (name,)))
+        else:
+            try:
+                values[name] = OPTIONS[name].read(value, text=True)
+            except ConfigError as error:
+                faults += error.faults
+                wrong.add(name)
+    if not faults:
+        # Each section is built on bare values first, so that the rules of all sections speak, not only those of the first wrong one.
+        faults = _rule_faults(values)
+    else:
+        # A rule over a value that is wrong in itself would judge the default in its place: leave it out.
+        faults += [fault for fault in _rule_faults(values) if not wrong.intersection(fault.options)]
+    if faults:
+        raise ConfigError(faults)
+    return RunConfig(**{name: cls(**_fields(name, values)) for name, cls in SECTIONS.items()})
+
+
+def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {OPTIONS[name].field: value for name, value in values.items() if OPTIONS[name].section == section}
+
+
+def _rule_faults(values: Mapping[str, Any]) -> list[Fault]:
+    sections = {}
+    for name, cls in SECTIONS.items():
+        bare = object.__new__(
+            cls
+        )  # the class without its checks: the values are checked, the rules are what is asked for
+        given = _fields(name, values)
+        for each in dataclasses.fields(cls):
+            object.__setattr__(bare, each.name, given.get(each.name, each.default))
+        sections[name] = bare
+    faults = [fault for bare in sections.values() for fault in bare.rules()]
+    return faults + list(_rules_between_sections(SimpleNamespace(**sections)))
+
+
+def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """A new config: this one with some flat keys changed. Raises ConfigError like `config_from_flat`."""
+    return config_from_flat(config_to_flat(config) | {key.removeprefix("--"): value for key, value in changes.items()})
+
+
+def differences(config: RunConfig, base: RunConfig | None = None) -> dict[str, Any]:
+    """The flat keys in which `config` differs from `base` (unset: the defaults), with the values of `config`."""
+    other = config_to_flat(RunConfig() if base is None else base)
+    return {name: value for name, value in config_to_flat(config).items() if value != other[name]}
+
+
+def read_flat(path: str | Path) -> dict[str, Any]:
+    """The options in a config file, as written: one flat JSON object.
+
+    Keys may be bare or start with `--`; `{"_metadata": ..., "config": {...}}` is unwrapped; other keys with `_` are remarks.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, broken JSON (with line and column), a key twice, not an object.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError([Fault(f"{path}: there is no such file; check the path.")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([Fault(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8.")]) from None
+    except OSError as error:
+        raise ConfigError([Fault(f"{path}: cannot be read ({error.strerror}).")]) from None
+    twice: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in items:
+            if key in seen:
+                twice.append(key)
+            seen[key] = value
+        return seen
+
+    try:
+        flat = json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        lines = text.splitlines()
+        line = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else ""
+        hint = " A comma after the last entry is not allowed in JSON." if _after_comma(text, error.pos) else ""
+        raise ConfigError([
+            Fault(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}.{hint} The line reads: {line}")
+        ]) from None  # fmt: skip
+    except RecursionError:
+        raise ConfigError([Fault(f"{path}: is nested too deeply; a config is one flat JSON object.")]) from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        raise ConfigError([Fault(f"{path}: holds a number with thousands of digits; no option takes one.")]) from None
+    if isinstance(flat, dict) and isinstance(flat.get("config"), dict):
+        flat = flat["config"]
+    if not isinstance(flat, dict):
+        raise ConfigError([Fault(f'{path}: must be one JSON object, for example {{"max_train_steps": 500}}.')])
+    if twice:
+        raise ConfigError([Fault(f"{path}: '{key}' is given twice; keep one.", (key,)) for key in twice])
+    return flat
+
+
+def _after_comma(text: str, position: int) -> bool:
+    before = text[:position].rstrip()
+    return before.endswith(",") or text[position : position + 1] == ","
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """The config in a file; see `read_flat` and `config_from_flat` for what is understood and refused."""
+    flat = read_flat(path)
+    try:
+        return config_from_flat(flat)
+    except ConfigError as error:
+        raise ConfigError([Fault(f"{path}: {fault.message}", fault.options) for fault in error.faults]) from None
+
+
+# ---- presets: files of differences from the defaults, with a few words about themselves
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as its file tells: `changes` are flat keys; `needs` says in words what a person must have or add.
+
+    `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`.
+    """
+
+    name: str
+    title: str
+    description: str
+    needs: str
+    changes: Mapping[str, Any]
+    file: Path | None = None
+
+    @property
+    def key(self) -> str:
+        return self.name if self.file is None else str(self.file)
+
+    def config(self) -> RunConfig:
+        """The defaults with the preset's changes. Raises ConfigError, naming the file, where they cannot be."""
+        try:
+            return config_from_flat(self.changes)
+        except ConfigError as error:
+            where = self.name if self.file is None else self.file
+            raise ConfigError([Fault(f"{where}: {fault.message}", fault.options) for fault in error.faults]) from None
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, the demo first."""
+    return sorted((path.stem for path in PRESETS.glob("*.json")), key=lambda name: (not name.startswith("demo"), name))
+
+
+def read_preset(key: str) -> Preset:
+    """A preset by its key: the name of a shipped one, or the path (ending in .json) of a person's own.
+
+    Raises ConfigError for an unknown name (with the nearest one), and for a file that is gone or broken.
+    """
+    names = preset_names()
+    if key in names:
+        return _preset(key, PRESETS / f"{key}.json", None)
+    if key.endswith(".json"):
+        return _preset(preset_name(key), Path(key), Path(key))
+    raise ConfigError([Fault(f"Unknown preset '{key}'.{did_you_mean(key, names)} There are: {', '.join(names)}.")])
+
+
+def _preset(name: str, path: Path, file: Path | None) -> Preset:
+    """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
+    flat = read_flat(path)
+    about = flat.get("_metadata", {})
+    told = {key: about.get(key, "") if isinstance(about, dict) else None for key in ("title", "description", "needs")}
+    wrong = [key for key, value in told.items() if not isinstance(value, str)]
+    if wrong:
+        raise ConfigError([Fault(f"{path}: _metadata must be an object whose {', '.join(wrong)} is text.")])
+    changes = {key: value for key, value in flat.items() if not key.startswith("_")}
+    title = told["title"] if told["title"].strip() else name
+    return Preset(name, title, told["description"], told["needs"], changes, file)
+
+
+def preset_name(key: str) -> str:
+    """The name in a preset's key, also of one that is gone."""
+    return Path(key).stem if key.endswith(".json") else key
+
+
+def load_preset(key: str) -> RunConfig:
+    """The config of a preset. Raises ConfigError for an unknown name, and for a file that is gone or broken."""
+    return read_preset(key).config()
+
+
+# ---- rollout: the ramp and the named levels
+
+
+def probability_at(rollout: RolloutConfig, step: int) -> float:
+    """The chance that a row is rolled out at an optimizer step.
+
+    Without a ramp: `probability` from `start_step` on, 0 before. With one: `prob_start` until `start_step`, then linear or cosine to
+    `prob_end` over `ramp_steps`. The ramp alone: a `max_step_offset` of 0 turns rollout off whatever this says (`rollout.active`).
+
+    Args:
+        step: optimizer step, counted from 0.
+
+    Returns:
+        0..1.
+    """
+    if rollout.ramp_steps == 0:
+        return rollout.probability if step >= rollout.start_step else 0.0
+    way = min(max((step - rollout.start_step) / rollout.ramp_steps, 0.0), 1.0)
+    if way == 1.0:
+        return rollout.prob_end  # exactly, without the rounding of the mix below
+    if rollout.ramp_shape == "cosine":
+        way = 0.5 - 0.5 * math.cos(math.pi * way)
+    return rollout.prob_start + (rollout.prob_end - rollout.prob_start) * way
+
+
+ROLLOUT_LEVELS = ("off", "gentle", "strong")
+_LEVELS = {"gentle": (2, 0.25), "strong": (4, 0.5)}  # farthest offset, chance at the end of the ramp
+
+
+def rollout_level(name: str, max_train_steps: int) -> dict[str, Any]:
+    """The flat keys of a named level: the same keys for every level, so that choosing one replaces another.
+
+    gentle: offset 2, chance 0 to 0.25 over the first fifth of the steps; strong: offset 4, chance 0 to 0.5. Both with unipc on the
+    inference grid and `reflexflow_beta1` 1. off: the defaults. Provisional until measured.
+
+    Raises:
+        ConfigError: no such level, or no steps.
+    """
+    if name not in ROLLOUT_LEVELS:
+        raise ConfigError([Fault(f"Rollout level '{name}': must be one of {', '.join(ROLLOUT_LEVELS)}.")])
+    if max_train_steps < 1:
+        raise ConfigError(
+            [Fault(f"max_train_steps = {max_train_steps}: must be at least 1 step.", ("max_train_steps",))]
+        )
+    changes: dict[str, Any] = {}
+    if name in _LEVELS:
+        offset, chance = _LEVELS[name]
+        changes = {
+            "max_step_offset": offset,
+            "prob_start": 0.0,
+            "prob_end": chance,
+            "ramp_steps": max(1, round(0.2 * max_train_steps)),
+            "reflexflow_beta1": 1.0,
+        }
+    keys = ("max_step_offset", "probability", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "strategy",
+            "sampler", "order", "grid", "grid_steps", "control", "reflexflow_beta1")  # fmt: skip
+    prefix = RolloutConfig.prefix
+    return {prefix + key: changes.get(key, OPTIONS[prefix + key].default) for key in keys}
+
+
+def rollout_level_of(config: RunConfig) -> str | None:
+    """The named level that a config has, or None when its numbers are its own."""
+    flat = config_to_flat(config)
+    ignored = RolloutConfig.prefix + "reflexflow" if config.model.is_flow() is False else "-"
+    for name in ROLLOUT_LEVELS:
+        level = rollout_level(name, config.training.max_train_steps)
+        if all(flat[key] == value for key, value in level.items() if not key.startswith(ignored)):
+            return name
+    return None
+
+
+# ---- what a config says without effect
+
+
+def remarks(config: RunConfig) -> list[str]:
+    """Sentences about settings that differ from their default but do nothing in this config, and about their cost in honesty.
+
+    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here, and so is
+    one that works but costs more than it looks (`cautions`).
+    """
+    from ..before.cautions import cautions  # it reads the grid of this config
+
+    return [*idle_remarks(config), *(caution.sentence for caution in cautions(config))]
+
+
+def rollout_remarks(config: RunConfig) -> list[str]:
+    """`remarks` about the rollout settings alone."""
+    from ..before.cautions import cautions
+
+    return [*_idle_rollout(config), *(caution.sentence for caution in cautions(config))]
+
+
+NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
+"""Rollout options that `reflexflow_mode` "paper" does without; what would contradict it is refused."""
+
+
+def idle_remarks(config: RunConfig) -> list[str]:
+    """The part of `remarks` that is about settings without effect."""
+    return [*_idle_rollout(config), *_idle_elsewhere(config)]
+
+
+def _idle_rollout(config: RunConfig) -> list[str]:
+    rollout, training = config.rollout, config.training
+    prefix = RolloutConfig.prefix
+    changed = differences(config)
+    said = []
+    if not rollout.active:
+        waiting = [name for name in changed if name.startswith(prefix)]
+        if waiting:
+            why = (
+                "max_step_offset is 0"
+                if rollout.max_step_offset == 0
+                else ("probability is 0" if rollout.ramp_steps == 0 else "prob_start and prob_end are 0")
+            )
+            said.append(f"Nothing will be rolled out, because {prefix}{why}; without effect: {', '.join(waiting)}.")
+    else:
+        if rollout.ramp_steps > 0 and rollout.probability > 0:
+            said.append(
+                f"{prefix}probability = {shown(rollout.probability)} is not used: ramp_steps is above 0, so prob_start and prob_end hold."
+            )
+        if rollout.ramp_steps == 0:
+            idle = [name for name in ("prob_start", "prob_end", "ramp_shape") if prefix + name in changed]
+            if idle:
+                said.append(f"Not used, because {prefix}ramp_steps is 0: {', '.join(prefix + name for name in idle)}.")
+        if rollout.start_step >= training.max_train_steps:
+            said.append(
+                f"{prefix}start_step = {rollout.start_step} lies beyond the {training.max_train_steps} steps of the run."
+            )
+        elif rollout.ramp_steps and rollout.start_step + rollout.ramp_steps > training.max_train_steps:
+            end = shown(round(probability_at(rollout, training.max_train_steps), 4))
+            said.append(f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}.")
+        if rollout.grid == "training" and prefix + "grid_steps" in changed and rollout.reflexflow_mode != "paper":
+            said.append(f'{prefix}grid_steps is not used: {prefix}grid is "training".')
+        if rollout.control == "source_noise":
+            walking = tuple(prefix + name for name in ("reflexflow", "target", "guidance"))
+            idle = [name for name in changed if name.startswith(walking)]
+            said.append(
+                f'{prefix}control is "source_noise": no row is rolled out; the chosen ones train as plain rows at the noise level of '
+                "their start." + (f" Without effect: {', '.join(idle)}." if idle else "")
+            )
+        elif config.model.is_flow() is False or rollout.reflexflow is False:
+            idle = [name for name in changed if name.startswith(prefix + "reflexflow_")]
+            if idle:
+                said.append(f"Not used, because ReflexFlow is off here: {', '.join(idle)}.")
+        elif rollout.reflexflow_mode == "paper":
+            idle = [prefix + name for name in NOT_IN_PAPER_MODE if prefix + name in changed]
+            if idle:
+                said.append(f'Not used, because {prefix}reflexflow_mode is "paper", whose step has any length: {", ".join(idle)}.')
+        elif rollout.reflexflow_step_gradient:
+            said.append(f'{prefix}reflexflow_step_gradient is not used: {prefix}reflexflow_mode is not "paper".')
+        if rollout.walks:
+            said.append(
+                "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
+            )
+    return said
+
+
+def _idle_elsewhere(config: RunConfig) -> list[str]:
+    training, data = config.training, config.data
+    changed = differences(config)
+    said = []
+    if not data.with_prior_preservation:
+        idle = [name for name in ("class_prompt", "class_data_dir", "prior_loss_weight", "num_class_images", "class_sample_steps",
+                                  "class_sample_guidance") if name in changed]  # fmt: skip
+        if idle:
+            said.append(f"Not used, because with_prior_preservation is false: {', '.join(idle)}.")
+    if training.model_type == "full":
+        idle = [name for name in changed if name.startswith(LoraConfig.prefix)]
+        if idle:
+            said.append(f'Not used, because model_type is "full": {", ".join(idle)}.')
+    if not training.use_ema and "ema_decay" in changed:
+        said.append("ema_decay is not used: use_ema is false.")
+    if training.loss_type != "huber" and "huber_delta" in changed:
+        said.append('huber_delta is not used: loss_type is not "huber".')
+    if training.optimizer == "adafactor":
+        idle = [name for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if name in changed]
+        if idle:
+            said.append(f"Not used by adafactor: {', '.join(idle)}.")
+    if training.timestep_sampling in ("uniform", "mode"):
+        idle = [name for name in ("logit_mean", "logit_std") if name in changed]
+        if idle:
+            said.append(f'Not used, because timestep_sampling is "{training.timestep_sampling}": {", ".join(idle)}.')
+    if training.timestep_sampling != "mode" and "mode_scale" in changed:
+        said.append('mode_scale is not used: timestep_sampling is not "mode".')
+    if training.loss_weighting == "sigma_sqrt":
+        said.append(
+            'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
+            if training.precondition_outputs else 'loss_weighting "sigma_sqrt" without precondition_outputs lets the few cleanest rows '
+            "carry nearly all of the loss: it grows as 1 / sigma^2. diffusers' script for SD 3 has both on."
+        )  # fmt: skip
+    if training.optimizer == "prodigy" and training.learning_rate < 0.1:
+        said.append(
+            f"learning_rate = {training.learning_rate:g} slows prodigy down: it finds its own rate; 1 is usual."
+        )
+    return said

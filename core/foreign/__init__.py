@@ -1,0 +1,1 @@
+"""Settings of other tools, brought in."""

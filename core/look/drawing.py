@@ -1,0 +1,141 @@
+"""Pictures for a `SampleRequest`: by the stock pipeline, from the same noise for all weights, each with its settings inside the file."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..adapters.header import published_config
+from .drift import measure as drift
+from .preview_request import PreviewError, Weights
+from .sample_request import KIND, SampleRequest
+
+if TYPE_CHECKING:
+    from ..families.base import Model
+
+TEXT_KEY = "rollout_studio"
+"""Under this key a PNG carries its settings as JSON; under `parameters` as the line that other tools show."""
+
+
+def draw(
+    request: SampleRequest,
+    enter: Callable[[Weights], AbstractContextManager[Any]],
+    model: "Model",
+    folder: Path,
+    *,
+    step: int | None = None,
+    memory: Any = None,
+    tell: Callable[[float, str], None] = lambda share, what: None,
+    part: Callable[[dict[str, Any]], None] = lambda result: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Draw what the request asks for, into `folder`.
+
+    Args:
+        enter: gives the model with the weights in place, for as long as the block lasts.
+        model: for its sizes and defaults.
+        step: of the training that draws with its weights of now, for the record.
+        memory: a `preview.Memory`: pictures that were drawn before with the same weights are not drawn again.
+        tell: called with the share that is done and what is being done, after every sampling step.
+        part: called with the result so far after every picture but the last.
+        should_stop: asked after every sampling step.
+
+    Returns: the result, JSON-able, its files named as in `folder`: `pictures` (label, kind, prompt, seed, file), and the settings as
+        they were used: `model`, `size` (width, height), `steps`, `guidance`, `negative_prompt`, `seed`. It is in `samples.json` too.
+    Raises: drift.Stopped, PreviewError, and what the model raises.
+    """
+    began = time.monotonic()
+    width, height = _size(request, model)
+    drawing = request.drawing
+    guidance = model.default_guidance if drawing.guidance is None else drawing.guidance
+    used = {
+        "steps": drawing.steps,
+        "guidance": guidance,
+        "negative_prompt": drawing.negative_prompt if guidance > 1 else "",
+        "size": [width, height],
+    }
+    name = published_config(request.config)["pretrained_model_name_or_path"]
+    result: dict[str, Any] = {"what": [KIND], "model": name, "step": step, "seed": drawing.seed, **used, "pictures": []}
+    total = len(request.weights) * len(request.prompts)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    for weights in request.weights:
+        with enter(weights) as shown:
+            for number, prompt in enumerate(request.prompts):
+                done = len(result["pictures"])
+                what = f"{weights.label}: picture {done + 1} of {total}"
+
+                def after_step(step: int, steps: int, done: int = done, what: str = what) -> None:
+                    tell((done + step / steps) / total, what)
+                    if should_stop():
+                        raise drift.Stopped("Cancelled, or a newer request came.")
+
+                seed = drawing.seed + number
+                key = None if memory is None else _key(shown.state, prompt, seed, used)
+                pixels = None if key is None else memory.get(key)
+                if pixels is None:
+                    tell(done / total, what)
+                    [picture] = shown.sample(
+                        [prompt], steps=drawing.steps, guidance=guidance, negative_prompt=drawing.negative_prompt, seed=seed,
+                        height=height, width=width, on_step=after_step,
+                    )  # fmt: skip
+                    pixels = torch.from_numpy(np.array(picture))
+                    if key is not None:
+                        memory.put(key, pixels, [pixels])
+                file = f"{number:02d}-{request.weights.index(weights)}.png"
+                about = {
+                    "prompt": prompt,
+                    "seed": seed,
+                    "weights": weights.label,
+                    "model": name,
+                    **used,
+                    "training_step": weights.step if step is None else step,
+                }
+                _save(pixels.numpy(), folder / file, about)
+                result["pictures"].append(
+                    {"label": weights.label, "kind": weights.kind, "prompt": prompt, "seed": seed, "file": file}
+                )
+                if done + 1 < total:
+                    part({**result, "pictures": list(result["pictures"]), "seconds": time.monotonic() - began})
+    result["seconds"] = round(time.monotonic() - began, 3)
+    (folder / request.proof).write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    return result
+
+
+def _size(request: SampleRequest, model: "Model") -> tuple[int, int]:
+    """(width, height): as asked; else the square of the training; else the model's own. Raises PreviewError for sides it cannot make."""
+    height, width = model.default_size
+    unit = model.size_multiple
+    if request.side is not None:
+        height = width = max(unit, request.side // unit * unit)
+    width = width if request.drawing.width is None else request.drawing.width
+    height = height if request.drawing.height is None else request.drawing.height
+    for name, side in (("width", width), ("height", height)):
+        if side % unit:
+            near = max(unit, round(side / unit) * unit)
+            raise PreviewError(
+                f"{name} = {side}: this model makes sides that are multiples of {unit} px.", f"Take {near}."
+            )
+    return width, height
+
+
+def _key(*parts: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(["drawn", *parts]).encode(), digest_size=20).digest()
+
+
+def _save(pixels: np.ndarray, path: Path, about: Mapping[str, Any]) -> None:
+    text = PngInfo()
+    negative = f"\nNegative prompt: {about['negative_prompt']}" if about["negative_prompt"] else ""
+    width, height = about["size"]
+    line = f"Steps: {about['steps']}, CFG scale: {about['guidance']:g}, Seed: {about['seed']}, Size: {width}x{height}, Model: {about['model']}"
+    text.add_itxt("parameters", f"{about['prompt']}{negative}\n{line}, Weights: {about['weights']}")
+    text.add_itxt(TEXT_KEY, json.dumps(about, ensure_ascii=False))
+    Image.fromarray(pixels).save(path, pnginfo=text)

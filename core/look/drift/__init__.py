@@ -1,0 +1,1 @@
+"""Drift: measured, told and drawn."""

@@ -1,0 +1,94 @@
+"""A trained run's weights opened again: to draw with them, and to measure their drift, outside the training process."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from ..adapters import attach, load_adapter_state
+from ..config import RunConfig, with_changes
+from ..data import DatasetError, prepare, scan
+from ..families import load_model
+from ..families.base import Model
+from ..runs import checkpoint
+from ..runs.checkpoint import Checkpoint, CheckpointError
+from ..runs.store import RunDir
+from .drift import measure as drift
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+
+def open_checkpoint(run: RunDir, step: int | None = None) -> Checkpoint:
+    """A run's checkpoint: of that step, or the newest whole one. Raises CheckpointError, naming the steps that there are."""
+    there = {checkpoint.step_of(path): path for path in checkpoint.checkpoints(run.checkpoints_path)}
+    if step is None:
+        found, skipped = checkpoint.load_latest(run.checkpoints_path)
+        if found is None:
+            damaged = f" (damaged: {'; '.join(skipped)})" if skipped else ""
+            raise CheckpointError(
+                f"Run {run.name} has no whole checkpoint yet{damaged}; let it train until it has saved one."
+            )
+        return found
+    if step not in there:
+        steps = ", ".join(str(each) for each in there) if there else "none yet"
+        raise CheckpointError(f"Run {run.name} has no checkpoint of step {step}; there are: {steps}.")
+    return checkpoint.load(there[step])
+
+
+def put_on(model: Model, config: RunConfig, found: Checkpoint) -> None:
+    """Give a freshly loaded model the weights of a checkpoint: the moving average where there is one, as the export does."""
+    attach(model, config)
+    load_adapter_state(model, found.tensors.get("ema", found.tensors["trainable"]))
+
+
+def measure_drift(
+    config: RunConfig,
+    folder: Path,
+    cache_dir: Path,
+    found: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> drift.DriftReport:
+    """Measure drift on a config's probe pictures, and save report and pictures into `folder`.
+
+    Args:
+        config: model, pictures, grid and drift settings.
+        cache_dir: for latents and text embeddings; may be that of the runs.
+        found: the weights to measure beside the base; None = the base alone.
+
+    Raises: DatasetError where there is nothing to measure on; ModelError.
+    Cost: `drift.expected_rows` for the base, and again for the checkpoint.
+    """
+    # what only training needs is left out: no class pictures are generated for a measurement
+    config = with_changes(
+        config, {"with_prior_preservation": False, "random_flip": False, "caption_dropout_probability": 0.0}
+    )
+    model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+    data = prepare(model, config, scan(config.data), cache_dir, progress)
+    sets = [
+        drift.ProbeSet(
+            tuple(probe.latents),
+            tuple(probe.conditioning),
+            tuple(probe.captions),
+            "held-out" if probe.held_out else "training",
+        )
+        for probe in (data.probe, data.training_probe)
+        if probe is not None
+    ]
+    if not sets:
+        raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
+    settings = drift.Settings.from_config(config)
+
+    def told(done: int, total: int, what: str) -> None:
+        if progress is not None:
+            progress(what, done, total)
+
+    report = drift.measure(model, sets, settings, weights="base", step=0, progress=told)
+    if found is not None:
+        base = report
+        put_on(model, config, found)
+        report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=told)
+        report = dataclasses.replace(
+            report.with_curves(*base.curves), strips=report.strips + base.strips, seconds=report.seconds + base.seconds
+        )
+    drift.save(report, folder)
+    return report

@@ -1,0 +1,200 @@
+"""ReflexFlow: anti-drift rectification and frequency compensation, and the loss of a training row put together from its parts.
+
+Flow models only; every velocity here is noise-ward (`u = noise - x0`, diffusers' sign). Everything is per row and unreduced: the
+trainer takes one mean at the end. Source: arXiv 2512.04904 (re-issued as DEFAR, 2606.28226); rollout.md section 5 says where we differ.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import LongTensor, Tensor
+
+from .noise import NoisePath, per_row
+
+if TYPE_CHECKING:
+    from ..config import RolloutConfig
+
+Norm = Literal["max", "mean", "l2", "l1"]
+
+
+def is_on(rollout: "RolloutConfig", path: NoisePath) -> bool:
+    """Is ReflexFlow part of this run? Unset means: on for flow models when rows are rolled out.
+
+    Raises: ValueError when it is asked for (true) on a model that is not a flow model.
+    """
+    return _wanted(rollout, path) and rollout.walks
+
+
+def _wanted(rollout: "RolloutConfig", path: NoisePath) -> bool:
+    is_flow = "flow_matching" in path.prediction_types
+    if rollout.reflexflow and not is_flow:
+        raise ValueError(
+            f"scheduled_sampling_reflexflow = true: the model is on a {path.name} path, ReflexFlow is defined for flow models only; "
+            "leave the option unset, or take a flow model."
+        )
+    return is_flow if rollout.reflexflow is None else rollout.reflexflow
+
+
+def is_two_pass(rollout: "RolloutConfig", path: NoisePath) -> bool:
+    """Does ReflexFlow run in the paper's mode: a gradient pass at the source, whose answer also makes one Euler step, and another where
+    that arrives?"""
+    return is_on(rollout, path) and rollout.reflexflow_mode == "paper"
+
+
+def starts_at_the_drawn_time(rollout: "RolloutConfig", path: NoisePath) -> bool:
+    """Is the time that a row draws the start of its walk (the paper's mode) rather than its end? Also of a control of such a run."""
+    return rollout.active and _wanted(rollout, path) and rollout.reflexflow_mode == "paper"
+
+
+def unit(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each row scaled to length 1 over all its elements (masked ones are 0); a row of zeros stays zeros, with zero gradient."""
+    if mask is not None:
+        values = values * mask
+    length = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return values / per_row(torch.where(length > 0, length, torch.ones_like(length)), values)
+
+
+def anti_drift(u: Tensor, xr: Tensor, x0: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared distance between the directions of `u` and `xr - x0`: (B,), 0 (same) .. 4 (opposite) = 2 (1 - cos).
+
+    Noise-ward sign: the paper's data-ward `x0 - xr` here would give a loss near 4. The gradient flows through `u` only.
+
+    Args:
+        u: (B, ...) the predicted velocity at `xr`; xr, x0: like u; mask: broadcastable to u, 1 where the loss counts.
+    """
+    return (unit(u, mask) - unit((xr - x0).detach(), mask)).square().flatten(1).sum(1)
+
+
+def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm) -> Tensor:
+    """Weights of the elements of a rolled row, like u, detached: `1 + alpha * d / norm(d)`, at least 0.
+
+    `d = u_clean - u_rolled` is the exposure bias in the paper's data-ward sign. A row without bias has weight 1.
+    With `max` the weights lie in 1 +- alpha; `mean` keeps its strength at every size; `l2` and `l1` fade with the number of
+    elements n, like n^-1/2 and n^-1.
+    """
+    bias = (u_clean - u_rolled).detach()
+    flat = bias.flatten(1).abs()
+    match norm:
+        case "max":
+            size = flat.amax(1)
+        case "mean":
+            size = flat.mean(1)
+        case "l2":
+            size = flat.square().sum(1).sqrt()
+        case "l1":
+            size = flat.sum(1)
+        case _:
+            raise ValueError(f"reflexflow_norm = {norm!r}: must be max, mean, l2 or l1.")
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    return (1 + alpha * bias / per_row(size, bias)).clamp_min(0.0)
+
+
+@dataclass(frozen=True)
+class Reflex:
+    """What ReflexFlow needs of the rolled rows, R of B. `u_rolled` carries the gradient of the anti-drift term.
+
+    `u_clean` is a prediction at the clean state of the target's level, without gradient. single-pass: `u_rolled` are the rolled rows of
+    the training output; paper: a second pass with gradient (the training output is made at the source there).
+    """
+
+    rows: LongTensor  # (R,) their places in the batch
+    u_rolled: Tensor  # (R, ...)
+    u_clean: Tensor  # (R, ...)
+    xr: Tensor  # (R, ...) the rolled states
+    x0: Tensor  # (R, ...)
+    alpha: float
+    beta1: float
+    beta2: float
+    norm: Norm
+
+    @classmethod
+    def of(
+        cls, config: "RolloutConfig", rows: LongTensor, *, u_rolled: Tensor, u_clean: Tensor, xr: Tensor, x0: Tensor
+    ) -> "Reflex":
+        """With the strengths from the options. All tensors hold the R rolled rows only; rows (R,) on their device."""
+        return cls(
+            rows, u_rolled, u_clean, xr, x0,
+            config.reflexflow_alpha, config.reflexflow_beta1, config.reflexflow_beta2, config.reflexflow_norm,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss of each row, (B,) with gradient, and what the log wants to know. Reduce once: `parts.total.mean()`."""
+
+    main: Tensor  # weighted by timestep, beta2 and prior weight
+    adr: Tensor  # beta1 * anti-drift, times prior weight; 0 for plain rows
+    frequency_weight_std: float  # mean over the rolled rows of the spread of W; 0 without ReflexFlow
+    clamped_share: float  # share of the elements of W that hit 0
+
+    @property
+    def total(self) -> Tensor:
+        """(B,)"""
+        return self.main + self.adr
+
+    def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
+        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows."""
+        share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
+        batch = len(self.main)
+        return {
+            "main": float(self.main.detach()[~share].sum() / batch),
+            "adr": float(self.adr.detach()[~share].sum() / batch),
+            "prior": float(self.total.detach()[share].sum() / batch),
+        }
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Unreduced squared error, like output."""
+    return (output - target).square()
+
+
+def row_losses(
+    output: Tensor,
+    target: Tensor,
+    *,
+    elementwise: Callable[[Tensor, Tensor], Tensor] = squared_error,
+    timestep_weight: Tensor | None = None,
+    prior_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    reflex: Reflex | None = None,
+) -> LossParts:
+    """The loss of every row of a batch, plain or rolled.
+
+    Plain rows: the timestep-weighted mean of the elementwise loss. Rolled rows under ReflexFlow:
+    `timestep_weight * beta2 * mean(W * loss) + beta1 * anti_drift`. `prior_weight` multiplies whole rows of either kind.
+    Without `reflex` (or with alpha = 0, beta1 = 0, beta2 = 1) the result is bit for bit the plain loss.
+
+    Args:
+        output, target: (B, ...) the network's output with gradient, and what it should have been.
+        elementwise: unreduced loss (output, target) -> like output.
+        timestep_weight, prior_weight: (B,), for example min-SNR and prior preservation; None = 1.
+        mask: broadcastable to output, 1 where the loss counts; the mean is over those elements (a row without any counts 0).
+        reflex: the rolled rows of a flow model; None = no ReflexFlow, or no row rolled.
+    """
+    losses = elementwise(output, target)
+    adr = torch.zeros(len(output), dtype=losses.dtype, device=losses.device)
+    spread, clamped, weight_main = 0.0, 0.0, None
+    if reflex is not None and len(reflex.rows):
+        rows = reflex.rows.to(losses.device)
+        weight = frequency_weight(reflex.u_rolled, reflex.u_clean, reflex.alpha, reflex.norm)
+        losses = losses.index_put((rows,), losses[rows] * weight.to(losses.dtype))
+        weight_main = torch.ones_like(adr).index_fill(0, rows, reflex.beta2)
+        if reflex.beta1 != 0:  # 0 x NaN would not be 0
+            rows_mask = mask.expand_as(output)[rows] if mask is not None else None
+            drifted = anti_drift(reflex.u_rolled, reflex.xr, reflex.x0, rows_mask)
+            adr = adr.index_put((rows,), (reflex.beta1 * drifted).to(adr.dtype))
+        spread = float(weight.flatten(1).std(1, correction=0).mean())
+        clamped = float((weight == 0).double().mean())
+    if mask is None:
+        main = losses.flatten(1).mean(1)
+    else:
+        counted = mask.expand_as(losses).to(losses.dtype)
+        main = (losses * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1e-12)
+    for weight_of_row in (weight_main, timestep_weight):
+        if weight_of_row is not None:
+            main = main * weight_of_row.to(main)
+    if prior_weight is not None:
+        main, adr = main * prior_weight.to(main), adr * prior_weight.to(adr)
+    return LossParts(main, adr, spread, clamped)

@@ -1,0 +1,353 @@
+"""Rollout: the training state is replaced by one that the model itself walked to.
+
+A *plan* says per row who is rolled out and from where; the *rollout* walks there. Sources, target and every state between lie on a
+grid of times; the target is the row's own `t`, exactly as the training sampler drew it. See rollout.md sections 2 and 3.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import LongTensor, Tensor, nn
+
+from ..randomness import generator, kept_random_state
+from .noise import (
+    Level,
+    NoisePath,
+    Prediction,
+    PredictionType,
+    consistent_target,
+    per_row,
+    target_output,
+)
+from .reflexflow import starts_at_the_drawn_time
+from .solvers import Solver, make_solver
+
+if TYPE_CHECKING:
+    from ..config import RolloutConfig
+
+# The network as the rollout sees it: (x (R, ...), level (R,), rows (R,)) -> Prediction. `rows` are the places in the batch of the
+# rows in flight: conditioning is indexed by them. All three are on the device of the batch.
+Predict = Callable[[Tensor, Level, LongTensor], Prediction]
+
+ALPHA_MIN = 0.02  # a source with less signal than this carries nothing of x0
+_ROUNDING = 1e-3  # grid steps: a float32 time on a node may come out this far beyond it
+
+
+class Grid:
+    """The times between which a rollout steps.
+
+    Args:
+        times: (n,) noisiest first, in the path's own coordinate (`NoisePath`); repeats are removed (PNDM repeats one). Whether or
+            not they end in a 0, one is there afterwards: it serves to place a `t` below the last node and is never a source.
+    Raises: ValueError when fewer than two different times are left or they do not fall.
+    """
+
+    def __init__(self, times: Tensor | Sequence[float]):
+        nodes = torch.unique_consecutive(torch.as_tensor(times).detach().cpu().double().reshape(-1))
+        if len(nodes) < 2 or bool((nodes.diff() >= 0).any()) or nodes[-1] < 0:
+            raise ValueError(
+                f"grid times {nodes[:4].tolist()} ... {nodes[-2:].tolist()}: must fall from noise to clean, at least two of them, "
+                "none below 0; give the schedule noisiest first."
+            )
+        if nodes[-1] > 0:
+            nodes = torch.cat([nodes, nodes.new_zeros(1)])
+        self.nodes = nodes
+
+    @property
+    def steps(self) -> int:
+        """Whole steps from the noisiest node to clean."""
+        return len(self.nodes) - 1
+
+    def index(self, t: Tensor) -> Tensor:
+        """The fractional index of each time, (B,) float64: 0 at the noisiest node, growing as noise falls.
+
+        Linear in t between two nodes. A time beyond the noisiest node has index 0: it has nowhere to come from.
+        """
+        t = torch.as_tensor(t).detach().cpu().double().reshape(-1).clamp(0.0, float(self.nodes[0]))
+        right = torch.searchsorted(-self.nodes, -t).clamp(1, self.steps)
+        return right - (t - self.nodes[right]) / (self.nodes[right - 1] - self.nodes[right])
+
+    def time(self, index: Tensor) -> Tensor:
+        """The time at each fractional index, (B,) float64; the inverse of `index`."""
+        index = index.double().clamp(0, self.steps)
+        left = index.floor().long().clamp(max=self.steps - 1)
+        return torch.lerp(self.nodes[left], self.nodes[left + 1], index - left)
+
+
+def build_grid(
+    rollout: "RolloutConfig", inference_times: Callable[[int], Tensor], training_times: Callable[[], Tensor]
+) -> Grid:
+    """The grid that the options ask for, from a family's two schedules (each noisiest first, in the path's coordinate)."""
+    return Grid(inference_times(rollout.grid_steps) if rollout.grid == "inference" else training_times())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who is rolled out, from where. Everything per row (B,), on the CPU, so that reading it waits for no device."""
+
+    t: Tensor  # the target time, as drawn
+    index: Tensor  # its fractional index on the grid
+    drawn_k: LongTensor  # what the strategy drew; 0 where the row was not chosen
+    k: LongTensor  # the actual offset: reduced at the noisy end, 0 under min_sigma
+    source: Level  # where the row starts; the target where k = 0
+    target: Level
+    probability: float  # the chance that was in force
+
+    @property
+    def rolled(self) -> Tensor:
+        """(B,) bool: the rows with k > 0. All others are plain rows."""
+        return self.k > 0
+
+    @property
+    def rows(self) -> LongTensor:
+        """The places of the rolled rows in the batch, (R,)."""
+        return self.rolled.nonzero().reshape(-1)
+
+    @property
+    def moved(self) -> Tensor:
+        """(B,) bool: the plain rows that train at another level than the one drawn for them (`at_source`)."""
+        return (self.drawn_k > 0) & ~self.rolled & (self.target.t != self.t)
+
+    @property
+    def mean_offset(self) -> float:
+        """Mean actual offset of the rolled rows, in grid steps; 0 when there are none."""
+        return float(self.k[self.rolled].double().mean()) if bool(self.rolled.any()) else 0.0
+
+    def level_before(self, steps: int, path: NoisePath, grid: Grid, rows: Tensor) -> Level:
+        """The level `steps` grid steps before (noisier than) the target of `rows`; at 0 the target itself, unrounded."""
+        return path.at(grid.time(self.index[rows] - steps)) if steps > 0 else self.target[rows]
+
+
+def draw_offsets(
+    strategy: Literal["uniform", "biased_early", "biased_late"], maximum: int, rows: int, draws
+) -> LongTensor:
+    """(rows,) offsets in 0..maximum from the generator `draws`; distributions in rollout.md section 2 and `core/before/cost.py`."""
+    if strategy == "uniform":
+        return torch.randint(0, maximum + 1, (rows,), generator=draws)
+    short = torch.rand(rows, generator=draws, dtype=torch.float64).square()
+    if strategy == "biased_early":
+        return (short * maximum).round().long()
+    if strategy == "biased_late":
+        return ((1 - short) * maximum).round().long()
+    raise ValueError(f"strategy = {strategy!r}: must be uniform, biased_early or biased_late.")
+
+
+def plan_offsets(t: Tensor, k: Tensor, path: NoisePath, grid: Grid, *, probability: float = 1.0) -> Plan:
+    """The plan with given offsets; nothing is drawn.
+
+    An offset that would start beyond the noisiest node, or at less signal than alpha = 0.02, is reduced until it does not.
+
+    Args:
+        t: (B,) target times in the path's coordinate; k: (B,) whole offsets, at least 0, in grid steps.
+    """
+    target, index, drawn = path.at(t), grid.index(t), k.detach().cpu().long()
+    if bool((drawn < 0).any()):
+        raise ValueError(
+            f"offsets {drawn.tolist()}: must be at least 0 grid steps; a source is noisier than its target."
+        )
+    # Usable sources form an unbroken run from the target upwards, so counting them gives the farthest.
+    back = index[:, None] - torch.arange(1, int(drawn.max()) + 1)
+    alpha = path.at(grid.time(back.reshape(-1))).alpha.reshape(back.shape)
+    actual = torch.minimum(drawn, ((back >= -_ROUNDING) & (alpha >= ALPHA_MIN)).sum(1))
+    source_t = torch.where(actual > 0, grid.time(index - actual), target.t)
+    return Plan(t.detach().cpu(), index, drawn, actual, path.at(source_t), target, probability)
+
+
+def plan_from_noise(t: Tensor, path: NoisePath, grid: Grid) -> Plan:
+    """The plan that starts every row at the noisiest node that is a whole number of steps away (previews, drift pictures)."""
+    target, index = path.at(t), grid.index(t)
+    k = (index + _ROUNDING).floor().long()
+    source_t = torch.where(k > 0, grid.time(index - k), target.t)
+    return Plan(t.detach().cpu(), index, k, k, path.at(source_t), target, 1.0)
+
+
+def plan_from_drawn_time(
+    t: Tensor, chosen: Tensor, ways: Tensor, path: NoisePath, grid: Grid, *, probability: float = 1.0
+) -> Plan:
+    """The plan of ReflexFlow's `paper` mode: a chosen row starts at the time that it drew and takes one step (k = 1) to
+    `t * (1 - way)`, wherever that lies between the grid's nodes.
+
+    Args:
+        t: (B,) drawn times of a flow; chosen: (B,) bool; ways: (B,) which part of the way to the picture each goes, in [0, 1).
+    """
+    source = path.at(t)
+    target = path.at(torch.where(chosen, source.t * (1 - ways), source.t))
+    k = chosen.long()
+    return Plan(t.detach().cpu(), grid.index(target.t), k, k, source, target, probability)
+
+
+def make_plan(
+    rollout: "RolloutConfig", t: Tensor, path: NoisePath, grid: Grid, *, step: int, seed: int, index: int = 0
+) -> Plan:
+    """Draw who is rolled out at this optimizer step, and from where.
+
+    Args:
+        rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
+        step, seed, index: name the streams "mask", "k" and "step_length"; `index` tells micro-steps of one optimizer step apart.
+    Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
+        random state, so such a step is bit for bit the plain trainer's.
+    """
+    batch = len(t)
+    probability = rollout.probability_at(step) if rollout.active else 0.0
+    chosen = torch.rand(batch, generator=generator(seed, step, "mask", index), dtype=torch.float64) < probability
+    if starts_at_the_drawn_time(rollout, path):
+        ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
+        plan = plan_from_drawn_time(t, chosen, ways, path, grid, probability=probability)
+        return at_source(plan) if rollout.control == "source_noise" else plan
+    offsets = draw_offsets(rollout.strategy, rollout.max_step_offset, batch, generator(seed, step, "k", index))
+    drawn = torch.where(chosen, offsets, 0)
+    deep_enough = path.at(t).sigma >= rollout.min_sigma
+    plan = plan_offsets(t, torch.where(deep_enough, drawn, 0), path, grid, probability=probability)
+    plan = replace(plan, drawn_k=drawn)
+    return at_source(plan) if rollout.control == "source_noise" else plan
+
+
+def at_source(plan: Plan) -> Plan:
+    """The control of `scheduled_sampling_control = source_noise`: the same rows as plain rows at the level they would have started
+    from; nobody walks. Tells what of a rollout's effect is only its noisier training."""
+    return replace(plan, k=torch.zeros_like(plan.k), target=plan.source)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One state of a rollout: (R, ...) at a level (R,), for the places `rows` of the batch. `prediction` is what the network said
+    there; None at the target, where it is not asked."""
+
+    x: Tensor
+    level: Level
+    rows: LongTensor
+    prediction: Prediction | None
+
+
+@dataclass(frozen=True)
+class RolledState:
+    """What a rollout gives. `x` (B, ...): the states at `plan.target`, float32 or wider; rows with k = 0 are the plain `x_t`."""
+
+    x: Tensor
+    rows_evaluated: int  # items that went through the network, guidance not counted
+    calls: int
+    trajectory: tuple[Moment, ...] = field(default=())
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """No gradients, evaluation mode in `modules`; afterwards every submodule's train flag and the random state are as before."""
+    flags = [(part, part.training) for module in modules for part in module.modules()]
+    with torch.no_grad(), kept_random_state():
+        for module in modules:
+            module.eval()
+        try:
+            yield
+        finally:
+            for part, training in flags:
+                part.training = training
+
+
+class _Counted:
+    """The network with its calls and rows counted, its answers in state precision, and the first answer of a step at hand."""
+
+    def __init__(self, predict: Predict, device: torch.device):
+        self.predict, self.device, self.calls, self.rows = predict, device, 0, 0
+
+    def on(self, places: LongTensor) -> Callable[[Tensor, Level], Prediction]:
+        places = places.to(self.device)
+        self.first: Prediction | None = None
+
+        def evaluate(x: Tensor, level: Level) -> Prediction:
+            self.calls += 1
+            self.rows += len(x)
+            answer = self.predict(x, level.to(x), places)
+            answer = Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
+            self.first = self.first or answer
+            return answer
+
+        return evaluate
+
+
+def rollout(
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    plan: Plan,
+    grid: Grid,
+    path: NoisePath,
+    solver: Solver,
+    *,
+    modules: Sequence[nn.Module] = (),
+    trajectory: bool = False,
+    start: Literal["source", "noise"] = "source",
+) -> RolledState:
+    """Walk each row from its source to its target on the network's own predictions.
+
+    Rows that go farther start earlier and all finish together; the network is called on the rows in flight only:
+    rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly. No gradient, no random numbers.
+
+    Args:
+        predict: the network (`Predict`). Its precision is its own affair; the state stays in float32 (or wider if x0 is).
+        x0, noise: (B, ...) clean latents and the row's own noise; plan, grid, path: of the same batch.
+        modules: put into evaluation mode for the walk and restored.
+        trajectory: keep every state with its level and prediction, from the source to the target.
+        start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
+    """
+    order = torch.argsort(plan.k, descending=True, stable=True)
+    home = order.to(x0.device)
+    states = path.noised(x0, noise, plan.source)
+    if start == "noise":
+        states = torch.where(per_row(plan.k, states) > 0, noise.to(states), states)
+    states = states[home]
+    network, past, in_flight, moments = _Counted(predict, x0.device), None, 0, []
+
+    with undisturbed(*modules):
+        for left in range(int(plan.k.max()) if len(plan.k) else 0, 0, -1):
+            newcomers = int((plan.k == left).sum())
+            past = past.joined_by(newcomers) if past is not None else None
+            in_flight += newcomers
+            rows = order[:in_flight]
+            here, there = (plan.level_before(steps, path, grid, rows) for steps in (left, left - 1))
+            x = states[:in_flight]
+            moved, past = solver.step(network.on(rows), path, x, here, there, past)
+            if trajectory:
+                moments.append(Moment(x, here, rows, network.first))
+            states = torch.cat([moved, states[in_flight:]])
+    if trajectory:
+        rows = order[:in_flight]
+        moments.append(Moment(states[:in_flight], plan.target[rows], rows, None))
+
+    x = torch.empty_like(states)
+    x[home] = states
+    return RolledState(x, network.rows, network.calls, tuple(moments))
+
+
+def roll_out(
+    config: "RolloutConfig",
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    plan: Plan,
+    grid: Grid,
+    path: NoisePath,
+    *,
+    modules: Sequence[nn.Module] = (),
+) -> RolledState:
+    """The rollout that training does under `config`: its solver and order. Guidance belongs to `predict`. When no row rolls, no call is
+    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `losses.batch_loss`, on the answer of a training pass.)"""
+    return rollout(predict, x0, noise, plan, grid, path, make_solver(config.sampler, config.order), modules=modules)
+
+
+def training_target(
+    config: "RolloutConfig", x: Tensor, x0: Tensor, noise: Tensor, plan: Plan, prediction_type: PredictionType
+) -> Tensor:
+    """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows what `target` says.
+
+    Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the source, use `target_output` instead.
+    """
+    plain = target_output(x0, noise, plan.target, prediction_type)
+    if config.target == "original" or not bool(plan.rolled.any()):
+        return plain
+    rows = plan.rows.to(x0.device)
+    target = plain.clone()
+    target[rows] = consistent_target(x[rows], x0[rows], plan.target[plan.rows], prediction_type).to(target)
+    return target

@@ -1,0 +1,1 @@
+"""A run on disk: its files, the store of all runs, commands, journal, log, checkpoints."""

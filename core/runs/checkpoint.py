@@ -1,0 +1,347 @@
+"""Checkpoints that are whole or invisible: written aside, flushed, hashed, renamed, and verified before anything older
+goes.
+
+    step-000250/
+      trainable.safetensors   what trains (adapter, or the whole denoiser)     optimizer.safetensors   its moments
+      ema.safetensors         the average, where there is one                  resume.json             everything that
+      is not a tensor manifest.json           sha256 and size of every file above
+
+A save writes `.partial-<pid>-<step>/`, flushes every file, writes and flushes the manifest, flushes the folder, renames
+it to its name and flushes the parent. A process killed at any moment therefore leaves either a complete checkpoint or a
+leftover that starts with a dot, which `remove_leftovers` clears at the next start. Nothing is pickled: tensors are
+safetensors, the rest is JSON.
+
+Exact resume stores no random state: every draw of a run is a function of (seed, step, stream), see `randomness`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import platform_calls
+
+FORMAT = 1
+MANIFEST, RECORD = "manifest.json", "resume.json"
+SPACE_FACTOR = 1.2  # of the size about to be written: file systems have overheads, and other programs write too
+_NAME = re.compile(r"step-(\d{6,})")
+_LEFTOVER = re.compile(r"\.(partial|replaced|pruned)-(\d+)-(\d+)")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be trusted; the message names the file and what is wrong with it."""
+
+
+class DiskFull(OSError):
+    """No room for a checkpoint. Older checkpoints are untouched."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a checkpoint lies and how many bytes it takes."""
+
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: `tensors[file stem][name]` on the CPU, `record` the content of resume.json."""
+
+    path: Path
+    step: int
+    record: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+# --------------------------------------------------------------------------------------------------------------- saving
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    record: Mapping[str, Any],
+    *,
+    keep: int | None = None,
+) -> Saved:
+    """Write checkpoint `step` into `folder` so that it is complete or invisible, then prune to the newest `keep` (None:
+    all).
+
+    Args:
+        tensors: file stem -> name -> tensor; an empty group is written too, so that loading needs no special case.
+        record: JSON-able; `step` and `format` are added.
+    Raises:
+        DiskFull: too little room, before or while writing; the partial folder is gone, older checkpoints are as they
+        were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:06d}"
+    partial = folder / f".partial-{os.getpid()}-{step}"
+    try:
+        _require_space(folder, tensors)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for stem, group in tensors.items():
+            save_file({name: _storable(tensor) for name, tensor in group.items()}, partial / f"{stem}.safetensors")
+            _flush_file(partial / f"{stem}.safetensors")
+        _write_json(partial / RECORD, {**record, "step": step, "format": FORMAT})
+        files = {
+            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
+        }
+        _write_json(partial / MANIFEST, {"format": FORMAT, "step": step, "files": files})
+        platform_calls.sync_folder(partial)
+        _put_in_place(partial, final)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_disk_full(error) and not isinstance(error, DiskFull):
+            raise DiskFull(
+                28,
+                f"no room for checkpoint step {step} in {folder}: {error}. Free some space on that disk; "
+                "the older checkpoints are intact.",
+            ) from error
+        raise
+    # Only a checkpoint that reads back right may cost an older one its life.
+    problems = verify(final)
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {final} does not read back as written: {'; '.join(problems)}. Check the disk; "
+            "no older checkpoint was removed."
+        )
+    if keep is not None:
+        prune(folder, keep)
+    return Saved(final, sum(entry["bytes"] for entry in files.values()))
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Rename the finished folder to its name. One already there (the same step, trained again) is set aside first,
+    removed last.
+    """
+    aside = None
+    if final.exists():
+        aside = final.with_name(f".replaced-{os.getpid()}-{int(final.name.removeprefix('step-'))}")
+        platform_calls.replace(final, aside)
+    platform_calls.replace(partial, final)
+    platform_calls.sync_folder(final.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    needed = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
+    needed = int(needed * SPACE_FACTOR) + 2**20
+    free = platform_calls.free_bytes(folder)
+    if free < needed:
+        raise DiskFull(
+            28,
+            f"{free / 2**20:.0f} MiB are free at {folder}; a checkpoint needs {needed / 2**20:.0f} MiB. "
+            "Free some space on that disk; the older checkpoints are intact.",
+        )
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()  # a copy: safetensors refuses tensors that share memory
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, is one of the faces of a full disk (or quota).
+
+    OSError 28 (122: quota; 112 on Windows); safetensors' "os error 28"; torch.save's "inline_container ... unexpected
+    pos"; sqlite's "disk is full".
+    """
+    while error is not None:
+        if platform_calls.no_room(error):
+            return True
+        text = str(error)
+        if isinstance(error, SafetensorError) and re.search(r"os error (28|122|112)\b|No space left", text):
+            return True
+        if isinstance(error, RuntimeError) and "inline_container" in text and "unexpected pos" in text:
+            return True
+        error = error.__cause__ if error.__cause__ is not None else error.__context__
+    return False
+
+
+# -------------------------------------------------------------------------------------------------- reading and keeping
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The visible checkpoints, oldest first; visible says nothing about whole, see `verify`."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """250 for `.../step-000250`."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name}: a checkpoint's folder is named step-<number>, as step-000250.")
+    return int(match[1])
+
+
+def verify(path: Path) -> list[str]:
+    """Everything wrong with a checkpoint's files against its manifest; empty means whole. Reads every byte."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{MANIFEST} cannot be read ({error})"]
+    problems = []
+    for name, (sha256, size) in files.items():
+        file = path / name
+        if Path(name).name != name:
+            problems.append(f"{name} is not a plain file name")
+        elif not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            problems.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        elif _sha256(file) != sha256:
+            problems.append(f"{name} has been changed: its sha256 differs from the manifest")
+    if RECORD not in files:
+        problems.append(f"{RECORD} is not in the manifest")
+    return problems
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and check one checkpoint: hashes, and finite numbers throughout. Raises CheckpointError with every
+    problem.
+    """
+    problems = verify(path)
+    if problems:
+        raise CheckpointError(f"{path}: {'; '.join(problems)}.")
+    record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    if record.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {record.get('format')}, this version reads format {FORMAT}.")
+    # Read, not mapped into memory: Windows would refuse to prune a checkpoint that is mapped.
+    tensors = {file.stem: tensors_of(file.read_bytes()) for file in sorted(path.glob("*.safetensors"))}
+    for stem, group in tensors.items():
+        bad = [
+            name for name, tensor in group.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        ]
+        if bad:
+            raise CheckpointError(f"{path / stem}.safetensors: not finite: {', '.join(bad[:5])}.")
+    return Checkpoint(path, int(record["step"]), record, tensors)
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and for each newer one that does not, why it was passed over."""
+    skipped = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            return load(path), skipped
+        except (CheckpointError, OSError, SafetensorError) as error:
+            skipped.append(str(error))
+    return None, skipped
+
+
+def prune(folder: Path, keep: int) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints: renamed out of sight first, then deleted."""
+    if keep < 1:
+        raise ValueError(f"checkpoints_total_limit = {keep}: must be at least 1 checkpoint.")
+    gone = checkpoints(folder)[:-keep]
+    for path in gone:
+        aside = folder / f".pruned-{os.getpid()}-{step_of(path)}"
+        platform_calls.replace(path, aside)
+        shutil.rmtree(aside)
+    return gone
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Clear what a killed process left: partial and pruned folders go; a replaced one comes back if its successor never
+    came.
+    """
+    done = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or (int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2]))):
+            continue
+        final = folder / f"step-{int(match[3]):06d}"
+        if match[1] == "replaced" and not final.exists():
+            platform_calls.replace(path, final)
+        else:
+            shutil.rmtree(path)
+        done.append(path)
+    return done
+
+
+# ------------------------------------------------------------------------------------ trees of tensors and plain values
+
+
+def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split nested dicts and lists (an optimizer's state) into JSON-able structure and named tensors; `unflatten` joins
+    them.
+
+    Integer keys and non-finite floats survive: they are tagged. Tuples come back as lists.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value
+            return {"$tensor": path}
+        if isinstance(value, Mapping):
+            return {"$map": [[key, walk(item, f"{path}.{key}")] for key, item in value.items()]}
+        if isinstance(value, (list, tuple)):
+            return [walk(item, f"{path}.{index}") for index, item in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"$float": repr(value)}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(
+            f"{path}: a {type(value).__name__} has no place in a checkpoint, only tensors, numbers, text, lists and maps."
+        )
+
+    return walk(tree, "state"), tensors
+
+
+def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `flatten`."""
+    if isinstance(tree, list):
+        return [unflatten(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$float" in tree:
+        return float(tree["$float"])
+    return {key: unflatten(item, tensors) for key, item in tree["$map"]}
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], ignore: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """One line per key whose value differs: `name: before -> now`."""
+    for key in sorted(before.keys() | now.keys()):
+        if key not in ignore and before.get(key) != now.get(key):
+            yield f"{key}: {json.dumps(before.get(key))} -> {json.dumps(now.get(key))}"

@@ -1,0 +1,273 @@
+"""What a run has told so far, folded from its events: the one shared reader for all viewers of a page.
+
+`follow(run)` gives the process's only `RunLog` of that run; `update()` reads what was appended since the last look, whoever asks. Memory
+is bounded: the step series is averaged into at most `Series.LIMIT` points, whatever the length of the run.
+"""
+
+import bisect
+import itertools
+import math
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .pace import Pace, StepTime
+from .store import RunDir
+
+PHASES = {
+    "model": "loading the model",
+    "pictures": "reading the pictures",
+    "class pictures": "drawing class pictures",
+    "latents": "turning the pictures into latents",
+    "captions": "encoding the captions",
+    "samples": "drawing samples",
+    "drift": "measuring the drift",
+    "preview": "drawing a drift picture of the weights of now",
+    "export": "writing the weights and loading them again as a check",
+}
+"""Every phase that a `phase` event may name, in words for people."""
+
+COLUMNS = (
+    "loss", "main", "adr", "prior", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
+    "frequency_weight_std", "effective_probability", "seconds", "memory_mib", "rows", "source_noise_rows",
+    "rolled_step",
+)  # fmt: skip
+"""Of every step. The last one is made here: 1 where rows were rolled out, else 0."""
+_PACES_KEPT = 16
+_ASKED = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
+_PARTS = ("main", "adr", "prior")
+_CHUNK = 4 << 20
+
+
+def number(value: Any) -> float:
+    """A number of an event as float; NaN for absent ones and for the strings that stand for NaN and infinity."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return math.nan
+
+
+class Series:
+    """Columns over steps, averaged over `stride` neighbouring steps so that at most `LIMIT` points are kept."""
+
+    LIMIT: ClassVar[int] = 2048
+
+    def __init__(self) -> None:
+        self.stride = 1
+        self._buckets: list[list[Any]] = []  # [first step, last step, sums, counts], a sum and a count per column
+
+    def add(self, step: int, row: dict[str, Any]) -> None:
+        """Append one step; NaN and absent values do not count into a mean."""
+        values = [number(row.get(name)) for name in COLUMNS]
+        if self._buckets and step // self.stride == self._buckets[-1][0] // self.stride:
+            bucket = self._buckets[-1]
+            bucket[1] = step
+        else:
+            bucket = [step, step, [0.0] * len(COLUMNS), [0] * len(COLUMNS)]
+            self._buckets.append(bucket)
+        for index, value in enumerate(values):
+            if not math.isnan(value):
+                bucket[2][index] += value
+                bucket[3][index] += 1
+        if len(self._buckets) > self.LIMIT:
+            self._halve()
+
+    def _halve(self) -> None:
+        self.stride *= 2
+        merged: list[list[Any]] = []
+        for first, last, sums, counts in self._buckets:
+            if merged and first // self.stride == merged[-1][0] // self.stride:
+                kept = merged[-1]
+                kept[1] = last
+                kept[2] = [a + b for a, b in zip(kept[2], sums, strict=True)]
+                kept[3] = [a + b for a, b in zip(kept[3], counts, strict=True)]
+            else:
+                merged.append([first, last, list(sums), list(counts)])
+        self._buckets = merged
+
+    def forget_after(self, step: int) -> None:
+        """Drop points later than `step`: a resumed run trains them again."""
+        self._buckets = [bucket for bucket in self._buckets if bucket[0] <= step]
+
+    def frozen(self) -> "Series":
+        """The points of this moment: columns read from it have one length, whatever is appended meanwhile."""
+        copy = Series()
+        copy.stride, copy._buckets = self.stride, list(self._buckets)
+        return copy
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    @property
+    def steps(self) -> list[int]:
+        """The last step of every point."""
+        return [bucket[1] for bucket in self._buckets]
+
+    def count(self, name: str) -> int:
+        """How many steps told this column."""
+        index = COLUMNS.index(name)
+        return sum(bucket[3][index] for bucket in self._buckets)
+
+    def mean(self, name: str) -> float:
+        """The mean of a column over all steps that told it; NaN when none did."""
+        index, count = COLUMNS.index(name), self.count(name)
+        return sum(bucket[2][index] for bucket in self._buckets) / count if count else math.nan
+
+    def clock(self) -> list[float]:
+        """Seconds of training steps up to each point of `steps`: without what lies between them (loading, samples, drift, saving)."""
+        index = COLUMNS.index("seconds")
+        return list(itertools.accumulate(bucket[2][index] for bucket in self._buckets))
+
+    def clock_at(self, step: int) -> float:
+        """Seconds of training steps until `step` was done, by linear interpolation between the points; NaN beyond the last."""
+        if step == 0:
+            return 0.0
+        steps, clock = [0, *self.steps], [0.0, *self.clock()]
+        place = bisect.bisect_left(steps, step)
+        if place == len(steps):
+            return math.nan
+        share = (step - steps[place - 1]) / (steps[place] - steps[place - 1])
+        return clock[place - 1] + share * (clock[place] - clock[place - 1])
+
+    def column(self, name: str) -> list[float]:
+        """The means of one column of COLUMNS; NaN where a point has none."""
+        index = COLUMNS.index(name)
+        return [bucket[2][index] / bucket[3][index] if bucket[3][index] else math.nan for bucket in self._buckets]
+
+
+@dataclass
+class RunLog:
+    """The digest of one run's events. Read the fields under no lock: `update` replaces values, it never edits half of one."""
+
+    run: RunDir
+    series: Series = field(default_factory=Series)
+    start: dict[str, Any] | None = None
+    phase: dict[str, Any] | None = None
+    last_step: dict[str, Any] | None = None
+    samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    drifts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    saved: dict[str, Any] | None = None
+    exported: dict[str, Any] | None = None
+    heard: dict[str, Any] | None = None
+    """The newest command that the trainer has taken."""
+    doing: dict[str, Any] | None = None
+    """The command that is being answered: pictures, a drift report or a checkpoint that somebody asked for."""
+    answered: tuple[dict[str, Any], dict[str, Any]] | None = None
+    """(command, event) of the newest such answer; the event is a `warning` where it failed."""
+    warnings: deque = field(default_factory=lambda: deque(maxlen=20))
+    error: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
+    expected: tuple[tuple[float, float, float], int] | None = None
+    """(low, likely, high) seconds that the training steps were estimated to take before the start, and how many steps those were."""
+    paces: list[Pace] = field(default_factory=list)
+    """The step times of each process that trained this run, the latest last."""
+    paused: bool = False
+    version: int = 0
+    """Changes with every event; equal versions mean that nothing new was told."""
+
+    def __post_init__(self) -> None:
+        self._offset, self._file, self._lock = 0, None, threading.Lock()
+
+    def update(self) -> "RunLog":
+        """Fold what was appended since the last call. A few microseconds when nothing was."""
+        with self._lock:
+            try:
+                stat = self.run.events_path.stat()
+            except FileNotFoundError:
+                return self
+            if self._file != stat.st_ino or stat.st_size < self._offset:
+                if self._file is not None:  # another run took the place of a deleted one
+                    fresh = RunLog(self.run)
+                    for name in self.__dataclass_fields__:
+                        if name not in ("run", "version"):
+                            setattr(self, name, getattr(fresh, name))
+                    self.version += 1
+                self._file, self._offset = stat.st_ino, 0
+            while self._offset < stat.st_size:
+                events, offset = self.run.events(self._offset, limit_bytes=_CHUNK)
+                if offset == self._offset:
+                    break  # half a line: next time
+                self._offset = offset
+                for event in events:
+                    self._fold(event)
+                self.version += len(events)
+        return self
+
+    def _fold(self, event: dict[str, Any]) -> None:
+        kind, step = event["event"], event.get("step")
+        failed = kind == "warning" and str(event.get("message", "")).startswith("The command")
+        if self.doing is not None and (kind == _ASKED[self.doing["name"]] or failed):
+            self.answered, self.doing = (self.doing, event), None
+        if kind == "start":
+            self.start, self.end, self.error, self.paused = event, None, None, False
+            self.doing, self.paces = None, [*self.paces[1 - _PACES_KEPT :], Pace()]
+            self.expected = _expected(event) or self.expected
+            resumed = event.get("resumed_from")
+            if isinstance(resumed, int):
+                self.series.forget_after(resumed)
+                self.samples = {at: told for at, told in self.samples.items() if at <= resumed}
+                self.drifts = {at: told for at, told in self.drifts.items() if at <= resumed}
+        elif kind == "phase":
+            self.phase = event
+        elif kind == "step" and isinstance(step, int):
+            parts = event.get("loss_parts")
+            row = {**event, **({name: parts.get(name) for name in _PARTS} if isinstance(parts, dict) else {})}
+            rolled = event.get("rolled_rows") != 0
+            row["rolled_step"] = int(rolled)
+            self.series.add(step, row)
+            if not self.paces:
+                self.paces = [Pace()]
+            rows, network = number(event.get("rows")), number(event.get("network_rows"))
+            forwards = network / rows if rows > 0 else math.nan
+            self.paces[-1].step(StepTime(number(event.get("seconds")), rolled, forwards, number(event.get("network_calls"))))
+            self.last_step, self.phase, self.doing = event, None, None
+        elif kind == "sample" and isinstance(step, int):
+            self.samples = {**self.samples, step: list(event.get("images", ()))}
+        elif kind == "drift" and isinstance(step, int):
+            self.drifts = {**self.drifts, step: event}
+        elif kind == "saved":
+            self.saved = event
+        elif kind == "exported":
+            self.exported = event
+        elif kind == "command":
+            self.heard = event
+            preview = isinstance(event.get("args"), dict) and "request" in event["args"]  # has an event of its own
+            self.doing = event if event.get("name") in _ASKED and not preview else None
+        elif kind == "warning":
+            self.warnings.append(event)
+        elif kind == "error":
+            self.error = event
+        elif kind in ("paused", "resumed"):
+            self.paused = kind == "paused"
+        elif kind == "end":
+            self.end, self.phase, self.paused, self.doing = event, None, False, None
+
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step as steps were of late; NaN before the first. The run's one speed (`pace`)."""
+        return self.paces[-1].step_s if self.paces else math.nan
+
+
+def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:
+    told, steps = start.get("expected_s"), start.get("total_steps")
+    if not isinstance(told, list) or len(told) != 3 or not isinstance(steps, int) or steps <= 0:
+        return None
+    low, likely, high = map(number, told)
+    return ((low, likely, high), steps) if 0 < low <= likely <= high else None
+
+
+_logs: OrderedDict[str, RunLog] = OrderedDict()
+_logs_lock = threading.Lock()
+_KEPT = 16
+
+
+def follow(run: RunDir) -> RunLog:
+    """The shared digest of a run, up to date. One file is read once, however many viewers look at it."""
+    key = str(run.path)
+    with _logs_lock:
+        log = _logs.setdefault(key, RunLog(run))
+        _logs.move_to_end(key)
+        while len(_logs) > _KEPT:
+            _logs.popitem(last=False)
+    return log.update()

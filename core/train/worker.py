@@ -1,0 +1,74 @@
+"""The detached process that trains one run: `python -m rollout_studio.core.train.worker RUN_DIR [--resume]`.
+
+The page, the queue and `rollout-studio train` start it; what it tells is in the run's events. Exit codes: see
+`trainer`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def use_all_cores() -> int:
+    """Let torch use every physical core that this process may, unless OMP_NUM_THREADS says otherwise; returns the
+    number of threads.
+    """
+    import psutil
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        physical = psutil.cpu_count(logical=False)  # None where the system does not say
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, min(number for number in (physical, allowed) if number is not None)))
+    return torch.get_num_threads()
+
+
+def main(arguments: list[str]) -> int:
+    """Train the run in `arguments[0]`; prints what must not get lost into log.txt."""
+    from ..runs.store import RunDir, RunError
+    from .interrupt import Interrupt
+
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    paths = [argument for argument in arguments if not argument.startswith("-")]
+    if len(paths) != 1 or set(flags) - {"--resume"}:
+        print("usage: python -m rollout_studio.core.train.worker RUN_DIR [--resume]", file=sys.stderr)
+        return 78
+    run = RunDir(Path(paths[0]))
+    try:
+        run.read_config()
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 78
+
+    with Interrupt() as interrupt:  # before torch, whose import takes long enough for a signal to come
+        import torch
+
+        from .trainer import REFUSED, train
+
+        threads = use_all_cores()
+        print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)
+        try:
+            return train(run, resume="--resume" in flags, listen=_log, interrupt=interrupt)
+        except RunError as error:  # another process trains this run
+            print(error, file=sys.stderr)
+            return REFUSED
+
+
+def _log(event: dict) -> None:
+    """One line per event that a person may look for in log.txt; steps and progress are in events.jsonl."""
+    if event["event"] in ("step", "phase"):
+        return
+    if event["event"] == "error":
+        print(event["traceback"], f"error: {event['message']}", f"  -> {event['remedy']}", sep="\n", flush=True)
+    elif event["event"] == "warning":
+        print(f"warning: {event['message']}", f"  -> {event['remedy']}", sep="\n", flush=True)
+    else:
+        print(
+            event["event"],
+            *(f"{key}={value}" for key, value in event.items() if key in ("step", "path", "state", "message", "name")),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A graph carried out: order, cache, runs that are followed."""

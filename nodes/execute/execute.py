@@ -1,0 +1,340 @@
+"""Run a graph: what the wanted nodes need, and no more; from the cache where it is there; the rest where an error leaves it whole.
+
+A node runs when everything that it is linked to has run. Settings are computed at once. Nodes that draw run side by side; nodes that
+use a model or wait for a training take turns on their device. An error stays at its node: what needs it is skipped, everything else
+goes on. An interrupt lets trainings save a checkpoint first.
+"""
+
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ...core import platform_calls
+from ...core.config.options import ConfigError
+from ...core.memory import is_out_of_memory, memory_message
+from ...core.runs.store import RunError, RunStore
+from ..graph.declaration import NODES, Declaration
+from ..graph.graph import Graph, GraphError, Problem, to_api, to_json
+from ..graph.validate import TRAIN, check, ordered, read_widgets, roots, train_configs
+from ..graph.values import Images, Interrupted, NodeError, Run, Settings
+from ..graph.values import to_json as value_to_json
+from . import cache, following
+from .cache import Cache
+from .context import Context
+
+State = Literal["waiting", "running", "cached", "done", "failed", "skipped", "interrupted", "muted"]
+Event = dict[str, Any]
+WORKERS = 8
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a node failed: a sentence, what to do, and for our own faults the traceback."""
+
+    message: str
+    remedy: str = ""
+    traceback: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a graph: the state of every node that was asked about, outputs of those that have some, failures."""
+
+    states: dict[str, State] = field(default_factory=dict)
+    outputs: dict[str, tuple] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures and not self.interrupted
+
+    def pictures(self, id: str) -> list[tuple[str, str]]:
+        """(file, caption) of every picture that a node gave."""
+        return [
+            (file.path, value.captions[number] if len(value.captions) == len(value.files) else "")
+            for value in self.outputs.get(id, ()) if isinstance(value, Images)
+            for number, file in enumerate(value.files)
+        ]  # fmt: skip
+
+
+def execute(
+    graph: Graph,
+    store: RunStore,
+    out: Path,
+    *,
+    wanted: Iterable[str] | None = None,
+    listen: Callable[[Event], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    preflight: bool = True,
+) -> Outcome:
+    """Run a graph for the wanted nodes (None: all that have something to look at).
+
+    Args:
+        store: the run store that Train nodes train in; the cache lies beside its runs.
+        out: where Save Image and Export LoRA write. Made when something is written.
+        listen: called with every event, from any thread, one at a time: `node` {node, state, cached, message, remedy, seconds},
+            `progress` {node, done, total, what}, `picture` {node, path}, `end` {states}.
+        stop: asked several times a second.
+        preflight: check pictures, model and disk of every training that is about to start.
+
+    Raises: GraphError with everything that is wrong; then nothing has run.
+    """
+    wanted = None if wanted is None else list(wanted)
+    check(graph, wanted, disk=True)
+    return _Execution(graph, store, out, listen, stop).run(roots(graph) if wanted is None else wanted, preflight)
+
+
+class _Execution:
+    """One execution. `keys` and `outputs` fill up as nodes become known."""
+
+    def __init__(self, graph: Graph, store: RunStore, out: Path, listen: Callable[[Event], None] | None, stop: Callable[[], bool]) -> None:
+        self.graph, self.store, self.out = graph, store, out.absolute()
+        self.cache = Cache(store.root / cache.FOLDER)
+        self.order = ordered(graph)[0]
+        self.keys: dict[str, str] = {}
+        self.outcome = Outcome()
+        self._listen, self._stop_asked = listen, stop
+        self._telling = threading.Lock()
+        self._devices: dict[str, threading.Lock] = {}
+        self.provenance = provenance_of(graph)
+
+    # -- the plan
+
+    def declared(self, id: str) -> Declaration:
+        return NODES[self.graph.nodes[id].kind]
+
+    def key(self, id: str) -> str | None:
+        """A node's key; None while something before it has to run first."""
+        if id in self.keys:
+            return self.keys[id]
+        ancestors = {}
+        for name, link in self.graph.nodes[id].links().items():
+            if link.node not in self.keys:
+                return None
+            ancestors[name] = (self.keys[link.node], link.slot)
+        widgets = read_widgets(self.declared(id), self.graph.nodes[id])
+        key = cache.key_of(self.declared(id), widgets, ancestors)
+        if not self.declared(id).effect:
+            self.keys[id] = key
+        return key
+
+    def needed(self, wanted: list[str]) -> list[str]:
+        """What must run, or is read from the cache, for the wanted nodes: in order. Ancestors of cached nodes are left out."""
+        for id in self.order:
+            self.key(id)
+        muted = self.muted()
+        need, waiting = set(), [id for id in wanted if id not in muted]
+        while waiting:
+            id = waiting.pop()
+            if id in need:
+                continue
+            need.add(id)
+            if not self.take_from_cache(id):
+                waiting += [link.node for link in self.graph.nodes[id].links().values()]
+        for id in wanted:
+            if id in muted:
+                self.outcome.states[id] = "muted"
+        return [id for id in self.order if id in need]
+
+    def muted(self) -> set[str]:
+        """Muted nodes, and every node that cannot do without one."""
+        muted: set[str] = set()
+        for id in self.order:
+            node = self.graph.nodes[id]
+            if node.muted or any(link.node in muted for link in node.links().values()):
+                muted.add(id)
+        return muted
+
+    def take_from_cache(self, id: str) -> bool:
+        """Whether the node's result is there; it is taken then."""
+        declared, key = self.declared(id), self.key(id)
+        if declared.effect or declared.lane == "instant" or key is None:
+            return False
+        outputs = self.cache.get(key)
+        if outputs is None:
+            return False
+        self.outcome.outputs[id] = outputs
+        return True
+
+    def refuse_impossible(self, need: list[str]) -> None:
+        """Raise GraphError where a training that is about to start cannot: no pictures, no model, no room. Nothing has run yet."""
+        from ...core.before.preflight import preflight
+
+        problems = []
+        for id, config in train_configs(self.graph).items():
+            again = read_widgets(NODES[TRAIN], self.graph.nodes[id])["again"]
+            if id not in need or id in self.outcome.outputs or again is None or following.find(self.store, following.identity(config, again)):
+                continue
+            problems += [
+                Problem("custom_validation_failed", f"{finding.where}: {finding.message} {finding.remedy}".strip(), id)
+                for finding in preflight(config, runs_dir=self.store.root) if finding.level == "error"
+            ]  # fmt: skip
+        if problems:
+            raise GraphError(problems)
+
+    # -- the run
+
+    def run(self, wanted: list[str], preflight: bool) -> Outcome:
+        need = self.needed(wanted)
+        if preflight:
+            self.refuse_impossible(need)
+        states = self.outcome.states
+        for id in need:
+            states[id] = "waiting"
+        for id in list(self.outcome.outputs):
+            self.mark(id, "cached")
+        waiting = [id for id in need if states[id] == "waiting"]
+        running: dict[Future, str] = {}
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="node") as pool:
+            while waiting or running:
+                for id in [id for id in waiting if self.ready(id)]:
+                    waiting.remove(id)
+                    if self.outcome.interrupted or self.stop():
+                        self.mark(id, "interrupted")
+                    elif broken := self.broken_before(id):
+                        self.mark(id, "skipped", message=f"waits for node {broken}, which has no result.")
+                    else:
+                        running[pool.submit(self.one, id)] = id
+                if running:
+                    done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        del running[future]
+                        future.result()  # `one` catches what a node raises: anything here is our own fault
+        self.tell({"event": "end", "states": dict(states), "ok": self.outcome.ok})
+        return self.outcome
+
+    def ready(self, id: str) -> bool:
+        states = self.outcome.states
+        return all(states.get(link.node) not in ("waiting", "running") for link in self.graph.nodes[id].links().values())
+
+    def broken_before(self, id: str) -> str | None:
+        return next((link.node for link in self.graph.nodes[id].links().values() if link.node not in self.outcome.outputs), None)
+
+    def stop(self) -> bool:
+        if self._stop_asked():
+            self.outcome.interrupted = True
+        return self.outcome.interrupted
+
+    def one(self, id: str) -> None:
+        """Run one node, whatever comes of it."""
+        declared, started = self.declared(id), time.monotonic()
+        key = self.key(id)
+        if declared.lane != "instant" and self.take_from_cache(id):  # known only now: something before it had an effect
+            self.mark(id, "cached")
+            return
+        try:
+            inputs = self.inputs_of(id)
+            with self.device_of(declared, inputs):
+                self.mark(id, "running")
+                outputs = self.call(declared, id, key, inputs)
+        except Interrupted:
+            self.outcome.interrupted = True
+            self.mark(id, "interrupted")
+            return
+        except (NodeError, ConfigError, RunError) as error:
+            told = isinstance(error, NodeError)
+            self.fail(id, Failure(error.message if told else str(error), error.remedy if told else ""))
+            return
+        except Exception as error:  # noqa: BLE001 - told at the node, with its traceback; other branches go on
+            if is_out_of_memory(error):
+                message, remedy = memory_message(error), "Close other programs that hold memory, or choose fewer or smaller pictures, or device cpu at the Model node."
+            else:
+                message, remedy = f"{type(error).__name__}: {error}", "See the traceback."
+            self.fail(id, Failure(message, remedy, traceback.format_exc()))
+            return
+        self.outcome.outputs[id] = outputs
+        self.mark(id, "done", seconds=round(time.monotonic() - started, 2))
+
+    def call(self, declared: Declaration, id: str, key: str, inputs: dict[str, Any]) -> tuple:
+        if declared.lane == "instant":
+            return declared.function(None, **inputs)
+        if self.stop():
+            raise Interrupted
+        folder = self.cache.folder(key)
+        context = Context(
+            self.store, folder, self.out, self.provenance,
+            tell=lambda done, total, what: self.tell({"event": "progress", "node": id, "done": done, "total": total, "what": what}),
+            show=lambda path: self.tell({"event": "picture", "node": id, "path": str(path)}),
+            stop=self.stop,
+        )  # fmt: skip
+        outputs = declared.function(context, **inputs)
+        if declared.effect:
+            self.keys[id] = cache.after(key, outputs)
+        else:
+            self.cache.put(key, outputs, folder)
+        return outputs
+
+    def inputs_of(self, id: str) -> dict[str, Any]:
+        """Every input of a node with its value; links resolved, absent sockets None."""
+        declared, node = self.declared(id), self.graph.nodes[id]
+        inputs = read_widgets(declared, node) | {socket.name: None for socket in declared.sockets}
+        for name, link in node.links().items():
+            value = self.outcome.outputs[link.node][link.slot]
+            given = declared.input(name)
+            if value is None and not getattr(given, "optional", False):
+                output = self.declared(link.node).outputs[link.slot].name
+                raise NodeError(f"{name}: {self.declared(link.node).title} gave no {output}.", "Link something else, or change its settings.")
+            inputs[name] = value if given in declared.sockets else given.read(value)
+        return inputs
+
+    @contextmanager
+    def device_of(self, declared: Declaration, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """The turn on the device that a node's training or model will use; drawing and settings need none."""
+        if declared.lane not in ("run", "device"):
+            yield
+            return
+        lock = self._devices.setdefault(_device(inputs), threading.Lock())
+        while not lock.acquire(timeout=POLL_S):
+            if self.stop():
+                raise Interrupted
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- telling
+
+    def mark(self, id: str, state: State, **more: Any) -> None:
+        self.outcome.states[id] = state
+        event = {"event": "node", "node": id, "state": state, "title": self.title(id), "lane": self.declared(id).lane, **more}
+        if state in ("done", "cached"):
+            event["outputs"] = value_to_json(self.outcome.outputs[id])
+        self.tell(event)
+
+    def title(self, id: str) -> str:
+        node = self.graph.nodes[id]
+        return self.declared(id).title if node.title is None else node.title
+
+    def fail(self, id: str, failure: Failure) -> None:
+        self.outcome.failures[id] = failure
+        self.mark(id, "failed", message=failure.message, remedy=failure.remedy, traceback=failure.traceback)
+
+    def tell(self, event: Event) -> None:
+        if self._listen is not None:
+            with self._telling:
+                self._listen({**event, "time": round(time.time(), 3)})
+
+
+def _device(inputs: Mapping[str, Any]) -> str:
+    """Which device a node's inputs point to."""
+    device = "auto"
+    for value in inputs.values():
+        if isinstance(value, Settings) and "device" in value.flat:
+            device = value.flat["device"]
+        elif isinstance(value, Run) or hasattr(value, "run"):
+            device = following.config_of(value.path if isinstance(value, Run) else value.run).model.device
+    return platform_calls.likely_device() if device == "auto" else device
+
+
+def provenance_of(graph: Graph) -> dict[str, str]:
+    """The text chunks with which a picture or a LoRA restores its graph."""
+    return {"prompt": json.dumps(to_api(graph), ensure_ascii=True, allow_nan=False), "workflow": to_json(graph)}
