@@ -23,7 +23,8 @@ from ...nodes.execute.context import open_store
 from ...nodes.graph import validate
 from ...nodes.graph.compile import with_values
 from ...nodes.graph.declaration import NODES, described
-from ...nodes.graph.graph import Graph, GraphError, read_file
+from ...nodes.graph.graph import Graph, GraphError
+from ...nodes.reading import read_file
 
 DONE, FAILED, INTERRUPTED, REFUSED = 0, 70, 75, 78
 DEFAULT_OUT = "graph-output"

@@ -22,7 +22,8 @@ from typing import Any
 from ...core import platform_calls
 from ...core.runs.store import RunStore, check_name
 from ...nodes.graph import validate
-from ...nodes.graph.graph import Graph, GraphError, read_file, to_json
+from ...nodes.graph.graph import Graph, GraphError, to_json
+from ...nodes.reading import read_file
 from ..parts.previews import Previews
 
 FOLDER = ".graphs"

@@ -22,8 +22,9 @@ from ...core.config.options import ConfigError
 from ...nodes.graph import validate
 from ...nodes.graph.compile import config_of, graph_of
 from ...nodes.graph.declaration import NODES, described
-from ...nodes.graph.graph import Graph, GraphError, Problem, read, read_file, to_data, to_json
+from ...nodes.graph.graph import Graph, GraphError, Problem, to_data, to_json
 from ...nodes.graph.values import COLOURS
+from ...nodes.reading import read, read_file
 from ..parts.forms import label
 from ..parts.panel import QUICK
 from ..parts.watch import Watch

@@ -7,7 +7,6 @@ with the way out, never dropped silently.
 from collections.abc import Mapping
 from typing import Any
 
-from .. import library  # noqa: F401 - fills NODES
 from ..graph.declaration import NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
 from ..graph.graph import Graph, GraphError, Link, Node, Problem
 from .canvas import arranged

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Self
 from ...core import platform_calls
 from ...core.config.options import ConfigError, shown
 from ...core.runs.store import ROOT_VARIABLE, RunDir, RunError
-from .. import library  # noqa: F401 - library fills NODES
 from ..execute import cache
 from ..execute.cache import Cache
 from ..execute.context import Context, open_store

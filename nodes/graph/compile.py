@@ -8,11 +8,22 @@ from typing import Any
 
 from ...core.config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_to_flat, differences
 from ...core.config.options import shown
-from ..library import data, rollout, setup
-from ..library.training import config_from_parts
 from .declaration import NODES, PREFIX
 from .graph import Graph, GraphError, Link, Node, Problem
 from .layout import places
+from .parts import (
+    CLASS_OPTIONS,
+    DATASET_OPTIONS,
+    DRIFT_OPTIONS,
+    LORA_OPTIONS,
+    MODEL_OPTIONS,
+    OPTIMIZER_OPTIONS,
+    REFLEXFLOW_OPTIONS,
+    SAMPLING_OPTIONS,
+    TRAINING_OPTIONS,
+    VALIDATION_OPTIONS,
+    config_from_parts,
+)
 from .validate import TRAIN, check, known_values, ordered, parts_of
 
 
@@ -34,30 +45,30 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
         return Link(id, 0)
 
     model_name = flat["pretrained_model_name_or_path"]
-    if model_name in DEMO_PREDICTION_TYPES and not changed.intersection(setup.MODEL_OPTIONS) - {"pretrained_model_name_or_path", "device"}:
+    if model_name in DEMO_PREDICTION_TYPES and not changed.intersection(MODEL_OPTIONS) - {"pretrained_model_name_or_path", "device"}:
         parts = {"model": add("model", "DemoModel", (0, 0), ["device"], model=model_name)}
     else:
-        parts = {"model": add("model", "Model", (0, 0), setup.MODEL_OPTIONS)}
+        parts = {"model": add("model", "Model", (0, 0), MODEL_OPTIONS)}
     full = flat["model_type"] == "full"
-    if not full or changed.intersection(setup.LORA_OPTIONS):
-        parts["adapter"] = add("lora", "LoRA", (1, 0), setup.LORA_OPTIONS)
+    if not full or changed.intersection(LORA_OPTIONS):
+        parts["adapter"] = add("lora", "LoRA", (1, 0), LORA_OPTIONS)
     if full:
         parts["adapter"] = add("full", "FullFineTune", (2, 0), lora=parts.get("adapter"))
     folder = add("folder", "ImageFolder", (0, 1), path=flat["instance_data_dir"])
-    parts["dataset"] = add("dataset", "DreamBoothDataset", (1, 1), data.DATASET_OPTIONS, folder=folder)
-    if changed.intersection((*data.CLASS_OPTIONS, "class_data_dir")):
+    parts["dataset"] = add("dataset", "DreamBoothDataset", (1, 1), DATASET_OPTIONS, folder=folder)
+    if changed.intersection((*CLASS_OPTIONS, "class_data_dir")):
         where = flat["class_data_dir"]
         kept = None if where is None else add("class_folder", "ImageFolder", (1, 2), path=where)
-        parts["dataset"] = add("class", "ClassImages", (2, 1), data.CLASS_OPTIONS, dataset=parts["dataset"], folder=kept)
-    parts["rollout"] = add("rollout", "ScheduledSampling", (0, 2), rollout.SAMPLING_OPTIONS)
-    if changed.intersection(rollout.REFLEXFLOW_OPTIONS):
-        parts["rollout"] = add("reflexflow", "ReflexFlow", (1, 3), rollout.REFLEXFLOW_OPTIONS, rollout=parts["rollout"])
-    parts["optimizer"] = add("optimizer", "Optimizer", (0, 3), setup.OPTIMIZER_OPTIONS)
-    parts["settings"] = add("settings", "TrainingSettings", (0, 4), setup.TRAINING_OPTIONS)
-    parts["validation"] = add("validation", "ValidationPrompts", (1, 4), setup.VALIDATION_OPTIONS)
+        parts["dataset"] = add("class", "ClassImages", (2, 1), CLASS_OPTIONS, dataset=parts["dataset"], folder=kept)
+    parts["rollout"] = add("rollout", "ScheduledSampling", (0, 2), SAMPLING_OPTIONS)
+    if changed.intersection(REFLEXFLOW_OPTIONS):
+        parts["rollout"] = add("reflexflow", "ReflexFlow", (1, 3), REFLEXFLOW_OPTIONS, rollout=parts["rollout"])
+    parts["optimizer"] = add("optimizer", "Optimizer", (0, 3), OPTIMIZER_OPTIONS)
+    parts["settings"] = add("settings", "TrainingSettings", (0, 4), TRAINING_OPTIONS)
+    parts["validation"] = add("validation", "ValidationPrompts", (1, 4), VALIDATION_OPTIONS)
     probe = flat["drift_data_dir"]
     held = None if probe is None else add("drift_folder", "ImageFolder", (1, 5), path=probe)
-    parts["drift"] = add("drift", "DriftProbe", (2, 4), setup.DRIFT_OPTIONS, folder=held)
+    parts["drift"] = add("drift", "DriftProbe", (2, 4), DRIFT_OPTIONS, folder=held)
     add("train", "Train", (3, 1), name=name, **parts)
     return Graph({id: _listed(node) for id, node in nodes.items()}, {"nodes": places(nodes, cells)})
 

@@ -1,8 +1,7 @@
 """A graph as data: nodes, links, layout; read from and written to JSON. What it means is `validate`'s and `execute`'s.
 
-Read: our own file, `{"format": "rollout_studio.graph", "version": 1, "prompt": {...}, "layout": {...}}`, where `prompt` is ComfyUI's
-API format and `layout` belongs to the editor; a bare API file; a workflow saved by ComfyUI's page (`comfy.files`).
-Written: our own, and the bare API format.
+Both ways: our own file, `{"format": "rollout_studio.graph", "version": 1, "prompt": {...}, "layout": {...}}`, where `prompt` is ComfyUI's
+API format and `layout` belongs to the editor; and the bare API format. Whatever else may hold a graph is `nodes.reading`'s.
 
 Reading runs nothing, opens nothing, and fails closed: whatever is not understood is a problem, and all problems are collected.
 """
@@ -11,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ...core.config.options import shown
@@ -118,75 +116,34 @@ def to_json(graph: Graph) -> str:
 # ---- reading
 
 
-def read_file(path: Path | str) -> tuple[Graph, list[Problem]]:
-    """`read` of a file: JSON, a PNG or a LoRA that carries a workflow. Raises GraphError where there is no graph at all."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if path.suffix.lower() in (".png", ".safetensors"):
-            return _read_carrier(path)
-        if size > LARGEST_FILE:
-            raise GraphError([_too_large(size)])
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise GraphError([_broken(f"{path}: there is no such file; check the path.")]) from None
-    except UnicodeDecodeError as error:
-        raise GraphError([_broken(f"{path.name}: is not UTF-8 text (byte {error.start}); save it as UTF-8.")]) from None
-    except OSError as error:
-        raise GraphError([_broken(f"{path}: cannot be read ({error.strerror}).")]) from None
-    return read(text)
-
-
-def _read_carrier(path: Path) -> tuple[Graph, list[Problem]]:
-    from ...core.adapters.header import CONFIG_KEY
-    from .provenance import KEYS, texts_of
-    from .values import NodeError
-
-    try:
-        texts = texts_of(path)
-    except NodeError as error:
-        raise GraphError([_broken(str(error))]) from None
-    for key in KEYS:
-        if key in texts:
-            return read(texts[key])
-    if CONFIG_KEY in texts:
-        from ...core.config import ConfigError, config_from_flat
-        from .compile import graph_of
-
-        try:
-            return graph_of(config_from_flat(json.loads(texts[CONFIG_KEY]))), []
-        except (ConfigError, ValueError, AttributeError) as error:
-            raise GraphError([_broken(f"{path.name}: its settings cannot be used: {error}")]) from None
-    raise GraphError([_broken(f"{path.name} carries no workflow; open the workflow's JSON instead.")])
-
-
-def read(source: str | Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
-    """The graph in a JSON text (or in the data that one gives), and everything wrong with its form.
-
-    Raises: GraphError where nothing of it can be used: broken JSON, too large, another format.
-    """
+def parsed(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of a workflow's JSON text, or data itself, once it is fit to be read. Raises GraphError where it is not."""
     data = _parsed(source) if isinstance(source, str) else source
     if not isinstance(data, Mapping):
-        raise GraphError([_broken("A workflow is one JSON object.")])
+        raise GraphError([broken("A workflow is one JSON object.")])
     fault = _unfit(data)
     if fault is not None:
-        raise GraphError([_broken(fault)])
-    layout: Any = {}
-    if isinstance(data.get("nodes"), list) and isinstance(data.get("links"), list):
-        from ..comfy.files import from_ui
+        raise GraphError([broken(fault)])
+    return data
 
-        return from_ui(data)
+
+def from_data(data: Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
+    """The graph in the data of our own file or of a bare API file (`parsed`), and everything wrong with its form.
+
+    Raises: GraphError where nothing of it can be used: another format, too many nodes.
+    """
+    layout: Any = {}
     problems: list[Problem] = []
     inner = data.get("prompt")
     if "format" in data or isinstance(inner, Mapping) and "class_type" not in inner:
         data = _migrated(dict(data))
         unknown = sorted(set(data) - {"format", "version", "prompt", "layout"})
-        problems += [_broken(f"Unknown part {shown(name)} of the file.") for name in unknown]
+        problems += [broken(f"Unknown part {shown(name)} of the file.") for name in unknown]
         layout, data = data.get("layout", {}), data.get("prompt")
     if not isinstance(data, Mapping) or not isinstance(layout, Mapping):
-        raise GraphError([_broken("prompt and layout must be JSON objects.")])
+        raise GraphError([broken("prompt and layout must be JSON objects.")])
     if len(data) > MOST_NODES:
-        raise GraphError([_broken(f"{len(data):,} nodes: a graph has at most {MOST_NODES:,}.")])
+        raise GraphError([broken(f"{len(data):,} nodes: a graph has at most {MOST_NODES:,}.")])
     nodes: dict[str, Node] = {}
     for id, record in data.items():
         node = _node(str(id), record, problems)
@@ -195,17 +152,19 @@ def read(source: str | Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
     return Graph(nodes, layout), problems
 
 
-def _too_large(size: int) -> Problem:
-    return _broken(f"The workflow has {size / 2**20:.0f} MiB; at most {LARGEST_FILE // 2**20} MiB are read.")
+def too_large(size: int) -> Problem:
+    """The problem of a file of so many bytes, or a text of so many characters."""
+    return broken(f"The workflow has {size / 2**20:.0f} MiB; at most {LARGEST_FILE // 2**20} MiB are read.")
 
 
-def _broken(message: str) -> Problem:
+def broken(message: str) -> Problem:
+    """A problem of the file as a whole."""
     return Problem("invalid_prompt", message)
 
 
 def _parsed(text: str) -> Any:
     if len(text) > LARGEST_FILE:
-        raise GraphError([_too_large(len(text))])
+        raise GraphError([too_large(len(text))])
     twice: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,11 +180,11 @@ def _parsed(text: str) -> Any:
     try:
         data = json.loads(text, object_pairs_hook=pairs, parse_constant=no_number)
     except RecursionError:
-        raise GraphError([_broken("The file is nested too deeply to be a workflow.")]) from None
+        raise GraphError([broken("The file is nested too deeply to be a workflow.")]) from None
     except ValueError as error:  # broken JSON, NaN, a number of thousands of digits
-        raise GraphError([_broken(f"Broken JSON: {error}.")]) from None
+        raise GraphError([broken(f"Broken JSON: {error}.")]) from None
     if twice:
-        raise GraphError([_broken(f"{shown(name)} is given twice; keep one.") for name in twice[:20]])
+        raise GraphError([broken(f"{shown(name)} is given twice; keep one.") for name in twice[:20]])
     return data
 
 
@@ -260,10 +219,10 @@ def _unfit(data: Any) -> str | None:
 
 def _migrated(data: dict) -> dict:
     if data.get("format") != FORMAT:
-        raise GraphError([_broken(f"format = {shown(data.get('format'))[:80]}: this program reads {shown(FORMAT)}.")])
+        raise GraphError([broken(f"format = {shown(data.get('format'))[:80]}: this program reads {shown(FORMAT)}.")])
     version = data.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise GraphError([_broken(f"version = {shown(version)[:80]}: this program reads 1 to {VERSION}; take a newer program.")])
+        raise GraphError([broken(f"version = {shown(version)[:80]}: this program reads 1 to {VERSION}; take a newer program.")])
     while version < VERSION:
         data = MIGRATIONS[version](data)
         version += 1
@@ -272,7 +231,7 @@ def _migrated(data: dict) -> dict:
 
 def _node(id: str, record: Any, problems: list[Problem]) -> Node | None:
     if not 0 < len(id) <= LONGEST_ID:
-        problems.append(_broken(f"A node's id has 1 to {LONGEST_ID} characters, not {len(id)}: {id[:40]!r}."))
+        problems.append(broken(f"A node's id has 1 to {LONGEST_ID} characters, not {len(id)}: {id[:40]!r}."))
         return None
     if not isinstance(record, Mapping):
         problems.append(Problem("invalid_prompt", "must be an object with class_type and inputs.", id))

@@ -12,24 +12,14 @@ from typing import Any
 
 from ...core.config import RunConfig
 from ...core.config.options import ConfigError, Option, did_you_mean, shown
-from .. import library  # noqa: F401 - fills NODES
-from ..library.training import PARTS, config_from_parts
 from .declaration import NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
-from .graph import Graph, GraphError, Link, Node, Problem, read_file
+from .graph import Graph, GraphError, Link, Node, Problem
+from .parts import PARTS, config_from_parts
 from .values import Settings
 
 TRAIN = PREFIX + "Train"
 UNKNOWN = object()
 """What a node gives that cannot be known before it has run."""
-
-
-def load(path: Any) -> Graph:
-    """The graph in a file, checked. Raises GraphError with everything that is wrong, in its form and in its meaning."""
-    graph, problems = read_file(path)
-    problems = [*problems, *faults(graph)]
-    if problems:
-        raise GraphError(problems)
-    return graph
 
 
 def check(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = False) -> None:

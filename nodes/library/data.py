@@ -4,24 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
-from ...core.config import OPTIONS
 from ...core.config.options import shown
 from ...core.demo import resolve
 from ...core.runs.run_log import PHASES
 from ..execute import fingerprints, pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.parts import CLASS_OPTIONS, DATASET_OPTIONS, picked, widgets
 from ..graph.values import Folder, Images, NodeError, settings
-from .setup import picked, widgets
-
-FOLDER_OPTIONS = ("instance_data_dir",)
-CLASS_OPTIONS = (
-    "with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images", "class_sample_steps", "class_sample_guidance",
-)  # fmt: skip
-DATASET_OPTIONS = tuple(
-    name for name, option in OPTIONS.items()
-    if option.section == "data" and name not in (*FOLDER_OPTIONS, *CLASS_OPTIONS, "class_data_dir")
-)  # fmt: skip
 
 
 def _absent_folder(inputs):

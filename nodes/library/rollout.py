@@ -1,16 +1,11 @@
 """Scheduled sampling and ReflexFlow, and the plot of the ramp."""
 
-from ...core.config import OPTIONS, config_from_flat, probability_at
+from ...core.config import config_from_flat, probability_at
 from ..execute import pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, node
+from ..graph.parts import REFLEXFLOW_OPTIONS, SAMPLING_OPTIONS, picked, widgets
 from ..graph.values import Images
-from .setup import picked, widgets
-
-REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))
-SAMPLING_OPTIONS = tuple(
-    name for name, option in OPTIONS.items() if option.section == "rollout" and name not in REFLEXFLOW_OPTIONS
-)
 
 
 @node(

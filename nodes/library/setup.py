@@ -1,35 +1,21 @@
 """Model, adapter, optimizer and the rest of a training's settings: nodes that only put options on a wire."""
 
-from typing import Any
-
-from ...core.config import DEMO_PREDICTION_TYPES, OPTIONS, config_to_flat, preset_names, read_preset
+from ...core.config import DEMO_PREDICTION_TYPES, config_to_flat, preset_names, read_preset
 from ..execute import fingerprints
 from ..graph import values
-from ..graph.declaration import Output, Socket, Widget, local, node, of_option
-from ..graph.values import Settings, settings
-
-MODEL_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "model")
-LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "lora")
-OPTIMIZER_OPTIONS = (
-    "optimizer", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "lr_scheduler", "lr_warmup_steps",
-    "max_grad_norm",
-)  # fmt: skip
-TRAINING_OPTIONS = tuple(
-    name for name, option in OPTIONS.items()
-    if option.section in ("training", "saving") and name not in ("model_type", *OPTIMIZER_OPTIONS)
-)  # fmt: skip
-VALIDATION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "validation")
-DRIFT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "drift" and name != "drift_data_dir")
-
-
-def widgets(names) -> tuple[Widget, ...]:
-    """A widget for each of some options, called by the option's field."""
-    return tuple(of_option(name) for name in names)
-
-
-def picked(names, given: dict[str, Any]) -> Settings:
-    """The flat options `names` from inputs that are called by the options' fields."""
-    return settings({name: given[OPTIONS[name].field] for name in names})
+from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.parts import (
+    DRIFT_OPTIONS,
+    LORA_OPTIONS,
+    MODEL_OPTIONS,
+    OPTIMIZER_OPTIONS,
+    PARTS,
+    TRAINING_OPTIONS,
+    VALIDATION_OPTIONS,
+    picked,
+    widgets,
+)
+from ..graph.values import settings
 
 
 @node(
@@ -128,35 +114,16 @@ def drift_probe(context, folder, **given):
     return (settings({"drift_data_dir": where}).with_(picked(DRIFT_OPTIONS, given)),)
 
 
-def _preset_parts() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Output of a preset -> (wire type, the options on it)."""
-    from . import data, rollout
-
-    return {
-        "model": (values.MODEL, MODEL_OPTIONS),
-        "adapter": (values.ADAPTER, ("model_type", *LORA_OPTIONS)),
-        "dataset": (values.DATASET, (*data.FOLDER_OPTIONS, *data.DATASET_OPTIONS, *data.CLASS_OPTIONS, "class_data_dir")),
-        "rollout": (values.ROLLOUT, (*rollout.SAMPLING_OPTIONS, *rollout.REFLEXFLOW_OPTIONS)),
-        "optimizer": (values.OPTIMIZER, OPTIMIZER_OPTIONS),
-        "settings": (values.TRAINING, TRAINING_OPTIONS),
-        "validation": (values.VALIDATION, VALIDATION_OPTIONS),
-        "drift": (values.DRIFT, ("drift_data_dir", *DRIFT_OPTIONS)),
-    }
-
-
 @node(
     "Preset", "Preset", "Model",
     inputs=(local("preset", "str", "demo", "Which of the presets that come along.", choices=tuple(preset_names())),),
     outputs=tuple(
         Output(name, type, f"The preset's {name}; link another node in its place to change that part.")
-        for name, type in (
-            ("model", values.MODEL), ("adapter", values.ADAPTER), ("dataset", values.DATASET), ("rollout", values.ROLLOUT),
-            ("optimizer", values.OPTIMIZER), ("settings", values.TRAINING), ("validation", values.VALIDATION), ("drift", values.DRIFT),
-        )
+        for name, (type, _) in PARTS.items()
     ),
     fingerprint=lambda inputs: fingerprints.of_flat(read_preset(inputs["preset"]).changes) + read_preset(inputs["preset"]).config().hash(),
 )  # fmt: skip
 def preset(context, preset):
     """All parts of a preset, each on its own output: take what you want, replace the rest."""
     flat = config_to_flat(read_preset(preset).config())
-    return tuple(settings({name: flat[name] for name in names}) for _, names in _preset_parts().values())
+    return tuple(settings({name: flat[name] for name in names}) for _, names in PARTS.values())

@@ -1,18 +1,17 @@
 """Training, going on with a run, choosing a checkpoint, and the file that leaves the house."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from ...core.config import OPTIONS, RunConfig, config_from_flat, with_changes
+from ...core.config import OPTIONS, with_changes
 from ...core.runs.store import RunDir, RunError
 from ..execute import following, pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.parts import config_from_parts
 from ..graph.provenance import copy_with_metadata
-from ..graph.values import Checkpoint, File, Images, NodeError, Settings, manifest_of, sha256
+from ..graph.values import Checkpoint, File, Images, NodeError, manifest_of, sha256
 
-PARTS = ("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift")
 TRAINED = (
     Output("run", values.RUN, "The finished run."),
     Output("checkpoint", values.CHECKPOINT, "Its last checkpoint."),
@@ -20,15 +19,6 @@ TRAINED = (
     Output("lora", values.LORA_MODEL, "The LoRA's weights; nothing after a full fine-tune."),
     Output("samples", values.IMAGE, "The run's last sample pictures, where it has validation prompts."),
 )
-
-
-def config_from_parts(parts: Mapping[str, Settings | None]) -> RunConfig:
-    """The config that parts on wires make together; absent parts have their defaults. Raises ConfigError with every fault."""
-    flat: dict[str, object] = {}
-    for name in PARTS:
-        if parts.get(name) is not None:
-            flat |= parts[name].flat
-    return config_from_flat(flat)
 
 
 @node(

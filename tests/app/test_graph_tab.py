@@ -20,7 +20,8 @@ from rollout_studio.core import platform_calls
 from rollout_studio.nodes.execute import pictures
 from rollout_studio.nodes.execute.execute import provenance_of
 from rollout_studio.nodes.graph.compile import config_of
-from rollout_studio.nodes.graph.graph import Graph, GraphError, Link, Node, read_file, to_json
+from rollout_studio.nodes.graph.graph import Graph, GraphError, Link, Node, to_json
+from rollout_studio.nodes.reading import read_file
 
 RAMP = Graph({
     "rollout": Node("RolloutStudioScheduledSampling", {"max_step_offset": 2}),

@@ -14,7 +14,8 @@ from rollout_studio.app.graph import runs as graph_runs
 from rollout_studio.app.graph.tab import WORKFLOWS
 from rollout_studio.nodes.execute import pictures
 from rollout_studio.nodes.execute.execute import provenance_of
-from rollout_studio.nodes.graph.graph import Graph, Node, read, to_data
+from rollout_studio.nodes.graph.graph import Graph, Node, to_data
+from rollout_studio.nodes.reading import read
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.nodes.graph.graph import Graph, read_file
+from rollout_studio.nodes.graph.graph import Graph
+from rollout_studio.nodes.reading import read_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

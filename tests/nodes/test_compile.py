@@ -14,11 +14,12 @@ from rollout_studio.core.config import (
     preset_names,
 )
 from rollout_studio.nodes.comfy.files import to_ui
+from rollout_studio.nodes.graph import parts
 from rollout_studio.nodes.graph.compile import config_of, graph_of, with_values
 from rollout_studio.nodes.graph.declaration import NODES, Widget
-from rollout_studio.nodes.graph.graph import GraphError, read, read_file, to_api, to_json
+from rollout_studio.nodes.graph.graph import GraphError, to_api, to_json
 from rollout_studio.nodes.graph.validate import faults
-from rollout_studio.nodes.library import data, rollout, setup
+from rollout_studio.nodes.reading import read, read_file
 
 
 def other_value(option, draw):
@@ -92,9 +93,9 @@ def test_a_graph_survives_comfyuis_own_file(workflow, name):
 def test_every_option_is_on_exactly_one_settings_node():
     """A new option must find its node: else forms and graphs would differ."""
     groups = [
-        setup.MODEL_OPTIONS, setup.LORA_OPTIONS, setup.OPTIMIZER_OPTIONS, setup.TRAINING_OPTIONS, setup.VALIDATION_OPTIONS,
-        setup.DRIFT_OPTIONS, data.FOLDER_OPTIONS, data.DATASET_OPTIONS, data.CLASS_OPTIONS, rollout.SAMPLING_OPTIONS,
-        rollout.REFLEXFLOW_OPTIONS, ("model_type", "class_data_dir", "drift_data_dir"),
+        parts.MODEL_OPTIONS, parts.LORA_OPTIONS, parts.OPTIMIZER_OPTIONS, parts.TRAINING_OPTIONS, parts.VALIDATION_OPTIONS,
+        parts.DRIFT_OPTIONS, parts.FOLDER_OPTIONS, parts.DATASET_OPTIONS, parts.CLASS_OPTIONS, parts.SAMPLING_OPTIONS,
+        parts.REFLEXFLOW_OPTIONS, ("model_type", "class_data_dir", "drift_data_dir"),
     ]  # fmt: skip
     assert sorted(name for group in groups for name in group) == sorted(OPTIONS)
 

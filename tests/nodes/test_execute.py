@@ -11,7 +11,8 @@ from PIL import Image
 from rollout_studio.nodes.execute import cache, following
 from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.compile import config_of, with_values
-from rollout_studio.nodes.graph.graph import Graph, Link, Node, read_file, to_json
+from rollout_studio.nodes.graph.graph import Graph, Link, Node, to_json
+from rollout_studio.nodes.reading import read_file
 
 P = "RolloutStudio"
 

@@ -9,8 +9,9 @@ import pytest
 from rollout_studio.core.config import load_preset
 from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.compile import graph_of
-from rollout_studio.nodes.graph.graph import GraphError, read, to_data
+from rollout_studio.nodes.graph.graph import GraphError, to_data
 from rollout_studio.nodes.graph.validate import as_comfy, faults
+from rollout_studio.nodes.reading import read
 
 P = "RolloutStudio"
 
@@ -149,7 +150,7 @@ def test_hostile_sizes_are_refused_in_no_time(tmp_path):
     (tmp_path / "wide.json").write_text(json.dumps(wide, separators=(",", ":")))
     code = (
         "import sys, time, re\n"
-        "from rollout_studio.nodes.graph.validate import load\nfrom rollout_studio.nodes.graph.graph import GraphError\n"
+        "from rollout_studio.nodes.reading import load\nfrom rollout_studio.nodes.graph.graph import GraphError\n"
         "start = time.process_time()\n"
         "try: load(sys.argv[1])\nexcept GraphError as error: print(len(error.problems))\n"
         "print(time.process_time() - start, int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024)"

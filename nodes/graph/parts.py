@@ -1,0 +1,73 @@
+"""The parts that a training is put together from: which options lie on which wire, and the config that the parts make.
+
+One table, read by the nodes that give a part, by the Preset node, by validation, and by the way from a form's config to a graph and back.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...core.config import OPTIONS, RunConfig, config_from_flat
+from . import values
+from .declaration import Widget, of_option
+from .values import Settings, settings
+
+MODEL_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "model")
+LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "lora")
+
+FOLDER_OPTIONS = ("instance_data_dir",)
+CLASS_OPTIONS = (
+    "with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images", "class_sample_steps", "class_sample_guidance",
+)  # fmt: skip
+DATASET_OPTIONS = tuple(
+    name for name, option in OPTIONS.items()
+    if option.section == "data" and name not in (*FOLDER_OPTIONS, *CLASS_OPTIONS, "class_data_dir")
+)  # fmt: skip
+
+REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))
+SAMPLING_OPTIONS = tuple(
+    name for name, option in OPTIONS.items() if option.section == "rollout" and name not in REFLEXFLOW_OPTIONS
+)
+
+OPTIMIZER_OPTIONS = (
+    "optimizer", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "lr_scheduler", "lr_warmup_steps",
+    "max_grad_norm",
+)  # fmt: skip
+TRAINING_OPTIONS = tuple(
+    name for name, option in OPTIONS.items()
+    if option.section in ("training", "saving") and name not in ("model_type", *OPTIMIZER_OPTIONS)
+)  # fmt: skip
+VALIDATION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "validation")
+DRIFT_OPTIONS = tuple(
+    name for name, option in OPTIONS.items() if option.section == "drift" and name != "drift_data_dir"
+)
+
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model": (values.MODEL, MODEL_OPTIONS),
+    "adapter": (values.ADAPTER, ("model_type", *LORA_OPTIONS)),
+    "dataset": (values.DATASET, (*FOLDER_OPTIONS, *DATASET_OPTIONS, *CLASS_OPTIONS, "class_data_dir")),
+    "rollout": (values.ROLLOUT, (*SAMPLING_OPTIONS, *REFLEXFLOW_OPTIONS)),
+    "optimizer": (values.OPTIMIZER, OPTIMIZER_OPTIONS),
+    "settings": (values.TRAINING, TRAINING_OPTIONS),
+    "validation": (values.VALIDATION, VALIDATION_OPTIONS),
+    "drift": (values.DRIFT, ("drift_data_dir", *DRIFT_OPTIONS)),
+}
+"""Part -> (wire type, the options on it): the sockets of a Train node and the outputs of a Preset node. Later parts win."""
+
+
+def widgets(names: Iterable[str]) -> tuple[Widget, ...]:
+    """A widget for each of some options, called by the option's field."""
+    return tuple(of_option(name) for name in names)
+
+
+def picked(names: Iterable[str], given: Mapping[str, Any]) -> Settings:
+    """The flat options `names` from inputs that are called by the options' fields."""
+    return settings({name: given[OPTIONS[name].field] for name in names})
+
+
+def config_from_parts(parts: Mapping[str, Settings | None]) -> RunConfig:
+    """The config that parts on wires make together; absent parts have their defaults. Raises ConfigError with every fault."""
+    flat: dict[str, object] = {}
+    for name in PARTS:
+        if parts.get(name) is not None:
+            flat |= parts[name].flat
+    return config_from_flat(flat)
