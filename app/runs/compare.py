@@ -20,9 +20,9 @@ from ...core.runs.run_log import RunLog, Series
 from ...core.runs.store import RunDir, RunError, RunSummary
 from ..parts.charts import Line, chart, smoothed
 from ..parts.forms import label
-from ..parts.watch import Watch
+from ..parts.watch import Watch, signature
 from ..parts.words import duration, quantity, text
-from .parts import change_line, percent, picture, signature
+from .parts import change_line, percent, picture
 
 Axis = Literal["steps", "seconds"]
 MOST = 4

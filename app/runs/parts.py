@@ -1,6 +1,5 @@
 """Pieces of a run that several parts of the page show: its pictures, and its drift over the training beside the clean loss."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +10,6 @@ from ...core.runs.store import RunSummary
 from ..parts.charts import Line, chart
 from ..parts.watch import Watch
 from ..parts.words import quantity, text
-
-
-def signature(*parts: Any) -> str:
-    """A short mark of what a part was drawn from: equal marks, nothing to send."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def picture(run: RunSummary, image: Mapping[str, Any], step: int, watch: Watch) -> str:

@@ -19,11 +19,12 @@ from ...core.before.controls import TITLES
 from ...core.config import ConfigError
 from ...core.runs.run_log import PHASES, RunLog, Series, number
 from ...core.runs.store import ACTIVE_STATES, Command, RunDir, RunError, RunSummary
+from ..drift.measured import filmstrip
 from ..parts.charts import Line, chart, smoothed
-from ..parts.watch import Watch
+from ..parts.watch import Watch, signature
 from ..parts.words import duration, quantity, size, text
 from .compare import ComparePanel
-from .parts import course, picture, signature
+from .parts import course, picture
 from .try_panel import TryPanel
 
 STATE_WORDS = {
@@ -572,6 +573,4 @@ def samples_grid(run: RunSummary, log: RunLog, watch: Watch) -> str:
 def _latest_drift(run: RunSummary, log: RunLog, watch: Watch) -> str:
     if not log.drifts:
         return ""
-    from ..drift.tab import filmstrip
-
     return filmstrip(run, log.drifts[max(log.drifts)], watch, brief=True)

@@ -27,9 +27,8 @@ from ...core.runs.store import RunDir, RunError, RunSummary
 from ..parts.forms import from_component
 from ..parts.panel import QUICK
 from ..parts.preview_client import PreviewState
-from ..parts.watch import Watch
+from ..parts.watch import Watch, signature
 from ..parts.words import duration, quantity, text
-from .parts import signature
 
 FOLDER, KEPT = "tried", 12
 _LOOK_S = 0.4

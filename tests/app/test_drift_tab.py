@@ -13,7 +13,7 @@ import drift_worker
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app.drift import choices
+from rollout_studio.app.drift import choices, measured
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
 from rollout_studio.app.drift.desk import Desk
@@ -480,7 +480,7 @@ def test_every_number_has_its_unit_and_what_is_no_number_a_dash(tmp_path):
 
 def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, told):
     watch, log = Watch(store.root), RunLog(told).update()
-    drawn = drift_tab.curves(store.summary(told), log, log.drifts[120], watch)
+    drawn = measured.curves(store.summary(told), log, log.drifts[120], watch)
     links = dict(re.findall(r'download="([^"]+)" href="gradio_api/file=([^"]+)"', drawn))
     assert {Path(name).suffix for name in links} == {".png", ".json", ".csv"}
     report = (told.drift_path / "step-000120" / "report.json").read_text()
@@ -492,7 +492,7 @@ def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, told):
 def test_a_report_outside_the_run_is_not_shown(store, told):
     watch, log = Watch(store.root), RunLog(told).update()
     event = {"step": 1, "path": "../../secret/report.json"}
-    assert "outside the run" in drift_tab.filmstrip(store.summary(told), event, watch) and drift_tab.curves(store.summary(told), log, event, watch) == ""
+    assert "outside the run" in measured.filmstrip(store.summary(told), event, watch) and measured.curves(store.summary(told), log, event, watch) == ""
 
 
 def test_only_files_of_the_private_folder_have_an_address(store, tmp_path):

@@ -185,7 +185,7 @@ def test_the_side_panel_shows_every_key_and_what_was_changed():
 
 
 def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
-    from rollout_studio.app.drift import tab as drift_tab
+    from rollout_studio.app.drift import measured
     from rollout_studio.app.runs import tab as runs_tab
 
     run = write.run(store)
@@ -194,18 +194,18 @@ def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
     grid = runs_tab.samples_grid(summary, log, watch)
     assert [grid.count(f">{head}<") for head in ("before", "step 40", "step 80", "step 120")] == [1, 1, 1, 1]
     assert grid.count("<img") == 8
-    strip = drift_tab.filmstrip(summary, log.drifts[120], watch)
+    strip = measured.filmstrip(summary, log.drifts[120], watch)
     assert "How to read it" in strip and "clean loss" in strip and "<img" in strip
-    assert drift_tab.curves(summary, log, log.drifts[120], watch).count("<svg") == 3
+    assert measured.curves(summary, log, log.drifts[120], watch).count("<svg") == 3
 
 
 def test_a_damaged_drift_report_is_told_not_raised(store, write):
-    from rollout_studio.app.drift import tab as drift_tab
+    from rollout_studio.app.drift import measured
 
     run = write.run(store)
     (run.drift_path / "step-000120" / "report.json").write_text("{")
     summary, log = store.summary(run), RunLog(run).update()
-    assert "cannot be read" in drift_tab.filmstrip(summary, log.drifts[120], Watch(store.root))
+    assert "cannot be read" in measured.filmstrip(summary, log.drifts[120], Watch(store.root))
 
 
 def test_a_long_run_shows_its_first_and_last_samples():

@@ -1,0 +1,77 @@
+"""What a run measured of its drift, as HTML: the filmstrip with its words, the charts, the report to take away."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...core.look.drift.report import REPORT_FILE, DriftReport, ReportError, report_from_json, report_to_csv, words
+from ...core.runs.run_log import RunLog
+from ...core.runs.store import RunSummary
+from ..parts.watch import Watch
+from ..parts.words import text
+from .picture import downloads, report_charts, words_list
+
+HOW_TO_READ = (
+    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after walking there by itself. The heat "
+    "map shows where the two differ: dark is the same, bright is drift."
+)
+
+
+def _folder(run: RunSummary, event: dict[str, Any]) -> Path | None:
+    """The report's folder; None when the event leads outside the run."""
+    path = (run.path / str(event.get("path", ""))).resolve()
+    return path.parent if path.is_relative_to(run.path.resolve()) else None
+
+
+def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[str]] | str:
+    """The report and its words, as they were written (to find them again takes a bootstrap); or why there are none."""
+    folder = _folder(run, event)
+    if folder is None:
+        return "The report lies outside the run and is not shown."
+    try:
+        written = (folder / REPORT_FILE).read_text(encoding="utf-8")
+        report = report_from_json(written)
+    except (OSError, ReportError, UnicodeDecodeError) as error:
+        return f"The report cannot be read: {error}"
+    told = json.loads(written).get("words")
+    return report, [str(each) for each in told] if isinstance(told, list) else words(report)
+
+
+def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
+    """The drift picture with its one sentence, and what the numbers say in words."""
+    folder, report = _folder(run, event), _report(run, event)
+    address = watch.previews.address(folder / "filmstrip.png", run.path) if folder is not None else None
+    step = event.get("step", 0)
+    title = "Drift " + ("before training" if step == 0 else f"at step {step}")
+    image = (
+        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(address)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(address)}" '
+        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
+        if address else '<div class="rs-gone">The picture is not there (yet).</div>'
+    )  # fmt: skip
+    told = [report] if isinstance(report, str) else report[1]
+    more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
+    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(told[:2] if brief else told)}{more}</div>'
+
+
+def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:
+    """The charts of a run's report, and the report to take away."""
+    report = _report(run, event)
+    if isinstance(report, str):
+        return ""
+    charts = report_charts(report[0])
+    links = _links(run, event, report[0], watch)
+    return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
+
+
+def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, watch: Watch) -> str:
+    folder, stem = _folder(run, event), f"{run.name}-drift-step-{report.step}"
+    found = []
+    for words_, name in (("Filmstrip, PNG", "filmstrip"), ("Curves, PNG", "curves"), ("Spectrum, PNG", "spectrum")):
+        picture = folder / f"{name}.png"
+        if watch.previews.address(picture, run.path) is not None:  # there, and inside the run
+            found.append((words_, f"{stem}-{name}.png", watch.previews.named(picture.resolve(), f"{stem}-{name}.png")))
+    found.append(
+        ("Report, JSON", f"{stem}.json", watch.previews.file(f"{stem}.json", (folder / REPORT_FILE).read_bytes()))
+    )
+    found.append(("Numbers, CSV", f"{stem}.csv", watch.previews.file(f"{stem}.csv", report_to_csv(report).encode())))
+    return downloads(found)
