@@ -176,3 +176,22 @@ def test_no_file_names_this_machine_or_a_package_registry():
                 text = path.read_text(encoding="utf-8", errors="ignore")
                 wrong += [f"{path.relative_to(ROOT)} names {word}" for word in forbidden if word in text]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_wings_of_nodes_know_only_what_stands_before_them():
+    """A graph is data, and runs, without anybody knowing which nodes there are or that ComfyUI exists."""
+    wings = ("graph", "execute", "library", "comfy")
+    above = {file.stem for file in (ROOT / "nodes").glob("*.py")} - {"__init__"}  # nodes/reading.py knows all wings
+    wrong = []
+    for i, wing in enumerate(wings):
+        for file in sources(f"nodes/{wing}"):
+            here = file.relative_to(ROOT).parent.parts
+            for node in ast.walk(tree_of(file)):
+                if not isinstance(node, ast.ImportFrom) or not node.level:
+                    continue  # imports inside the package are relative: see above
+                base = [*here[: len(here) - node.level + 1], *(node.module.split(".") if node.module else [])]
+                for name in ([*base, alias.name][:2] for alias in node.names):
+                    if name[0] == "nodes" and above.union(wings[i + 1 :]).intersection(name[1:]):
+                        wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} imports {'.'.join(name)}")
+    assert not wrong, "\n".join(wrong)
+    assert {folder.name for folder in (ROOT / "nodes").iterdir() if (folder / "__init__.py").is_file()} == set(wings)
