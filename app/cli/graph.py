@@ -1,6 +1,6 @@
 """`rollout-studio graph run | check | nodes`: node graphs without a page.
 
-Exit codes as everywhere (`main`): 0 done; 70 a node failed; 75 interrupted, run it again to go on; 78 the graph cannot run as it is.
+Exit codes as everywhere (`answers`): 0 done; 70 a node failed; 75 interrupted, run it again to go on; 78 the graph cannot run as it is.
 """
 
 import argparse

@@ -8,7 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from rollout_studio.app.cli import answers, flags
 from rollout_studio.app.cli import main as cli
+from rollout_studio.app.cli import train as cli_train
+from rollout_studio.app.cli.progress import Progress, human_time
 from rollout_studio.core.config import OPTIONS, config_from_flat, config_to_flat
 from rollout_studio.core.config import sections as config_module
 from rollout_studio.core.findings import Finding
@@ -19,7 +22,7 @@ def resolved(*arguments):
     """The config that a command line asks for."""
     given, unknown = cli._parser().parse_known_args(["train", *arguments])
     assert not unknown
-    return cli._resolve(given)[0]
+    return flags.resolve(given)[0]
 
 
 @pytest.fixture
@@ -193,7 +196,7 @@ def test_preflight_errors_forbid_the_start_and_are_all_told(run, monkeypatch, tm
     ],
 )
 def test_the_cost_of_the_rollout_is_said(flags, words):
-    assert words in cli.cost_sentence(resolved(*flags))
+    assert words in answers.cost_sentence(resolved(*flags))
 
 
 # ---- train
@@ -214,7 +217,7 @@ def trainer(monkeypatch):
         listen({"event": "end", "state": "done", "step": 2})
         return noted.code
 
-    monkeypatch.setattr(cli, "_use_all_cores", lambda: None)
+    monkeypatch.setattr(cli_train, "use_all_cores", lambda: None)
     monkeypatch.setitem(sys.modules, "rollout_studio.core.train.trainer", types.SimpleNamespace(train=train))
     return noted
 
@@ -260,7 +263,7 @@ def test_a_crash_ends_with_70_and_its_traceback(run, healthy, trainer, tmp_path,
     def broken(*what):
         raise ValueError("an inner fault")
 
-    monkeypatch.setattr(cli, "cost_sentence", broken)
+    monkeypatch.setattr(answers, "cost_sentence", broken)
     code, _, err = run("train", "--preset", "demo", "--runs-dir", tmp_path)
     assert code == 70
     assert "Traceback" in err
@@ -277,7 +280,7 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_a_bar_moves_and_closes():
     stream = Terminal()
-    progress = cli.Progress(stream)
+    progress = Progress(stream)
     progress({"event": "start", "device": "cpu", "total_steps": 4, "resumed_from": 1})
     progress({"event": "phase", "name": "latents", "done": 1, "total": 5})
     progress({"event": "step", "step": 2, "loss": 0.25})
@@ -301,7 +304,7 @@ def test_on_a_terminal_a_bar_moves_and_closes():
 
 def test_without_a_terminal_lines_come_every_ten_seconds():
     stream, now = io.StringIO(), [0.0]
-    progress = cli.Progress(stream, clock=lambda: now[0])
+    progress = Progress(stream, clock=lambda: now[0])
     progress({"event": "start", "device": "cpu", "total_steps": 100, "resumed_from": None})
     for step in range(1, 101):
         now[0] += 0.5
@@ -313,7 +316,7 @@ def test_without_a_terminal_lines_come_every_ten_seconds():
 
 def test_the_bar_of_a_training_shows_the_runs_own_speed_and_time_left_and_no_other():
     stream = Terminal()
-    progress = cli.Progress(stream)
+    progress = Progress(stream)
     progress({"event": "start", "device": "cpu", "total_steps": 4, "resumed_from": None})
     for step in (1, 2):
         progress({"event": "step", "step": step, "loss": 0.25, "step_s": 7.5, "eta_s": 15.0})
@@ -325,7 +328,7 @@ def test_the_bar_of_a_training_shows_the_runs_own_speed_and_time_left_and_no_oth
     ("seconds", "words"), [(4.4, "4 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), ("nan", "unknown time")]
 )
 def test_times_are_human(seconds, words):
-    assert cli.human_time(seconds) == words
+    assert human_time(seconds) == words
 
 
 # ---- runs

@@ -1,0 +1,110 @@
+"""`rollout-studio runs`: the runs of a folder, and commands for one of them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ...core.config import config_from_flat, differences
+from ...core.config.options import shown
+from ...core.runs.store import COMMANDS, RunError, RunStore, StorageError
+from .answers import DONE, say
+from .flags import add_runs_dir
+
+
+def register(command: Callable[..., Any]) -> None:
+    """Add the command to the command line; `command` makes a parser of `main`'s."""
+    runs = command("runs", _runs, "List runs, show one, delete one, or send one a command.")
+    runs.add_argument("action", nargs="?", default="list", choices=("list", "show", "log", "delete", *COMMANDS), metavar="ACTION",
+                      help=f"list (default), show, log, delete, or a command: {', '.join(COMMANDS)}")  # fmt: skip
+    runs.add_argument("name", nargs="?", metavar="RUN")
+    runs.add_argument("--yes", action="store_true", help="delete without asking")
+    runs.add_argument("--json", action="store_true", help="list or show as JSON")
+    add_runs_dir(runs)
+
+
+def _runs(given: argparse.Namespace) -> int:
+    store = RunStore(given.runs_dir)
+    try:
+        store.reconcile()
+        if given.action == "list":
+            store.pump()  # a queue moves whenever somebody looks
+    except StorageError as error:  # a full or read-only disk: what is there can still be looked at
+        say(f"{error} Until then no waiting run starts.")
+    if given.action == "list":
+        return _list_runs(store, as_json=given.json)
+    if given.name is None:
+        raise RunError(f"rollout-studio runs {given.action} needs the name of a run; `rollout-studio runs` lists them.")
+    if given.action == "show":
+        return _show_run(store, given.name, as_json=given.json)
+    if given.action == "log":
+        print(store.get(given.name).log_tail(), end="")
+    elif given.action == "delete":
+        run = store.get(given.name)
+        if not given.yes and not _agreed(f"Delete run {given.name} with everything in {run.path}?"):
+            say("Kept.")
+            return DONE
+        store.delete(given.name)
+        say(f"Deleted {given.name}.")
+    else:
+        store.send(given.name, given.action)
+        say(
+            f"Sent {given.action} to {given.name}; it is heard at once, sample and drift when the current step is over."
+        )
+    return DONE
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise RunError(f"{question} There is nobody to ask here; say --yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _row(summary: Any) -> dict[str, Any]:
+    return {
+        "name": summary.name,
+        "state": summary.state,
+        "step": summary.step,
+        "total_steps": summary.total_steps,
+        "last_checkpoint": summary.last_checkpoint,
+        "preset": summary.preset,
+        "message": summary.message,
+        "path": str(summary.path),
+    }
+
+
+def _list_runs(store: RunStore, *, as_json: bool) -> int:
+    summaries = store.list()
+    if as_json:
+        print(json.dumps([_row(summary) for summary in summaries], indent=2, ensure_ascii=False))
+        return DONE
+    if not summaries:
+        print(f"No runs in {store.root} yet. Start one: rollout-studio train --preset demo")
+    for summary in summaries:
+        at = (
+            ""
+            if summary.step is None
+            else f"step {summary.step}" + ("" if summary.total_steps is None else f" of {summary.total_steps}")
+        )
+        print(f"{summary.name:<32}  {summary.state:<9} {at:<20} {summary.message or ''}".rstrip())
+    return DONE
+
+
+def _show_run(store: RunStore, name: str, *, as_json: bool) -> int:
+    run = store.get(name)
+    row = _row(store.summary(run))
+    changed = differences(config_from_flat(run.read_config()))
+    if as_json:
+        print(json.dumps({**row, "differences": changed}, indent=2, ensure_ascii=False))
+        return DONE
+    for key, value in row.items():
+        if value is not None:
+            print(f"{key}: {value}")
+    print("differences from the defaults:")
+    for key, value in changed.items():
+        print(f"  {key} = {shown(value)}")
+    failure = store.failure(name)
+    if failure is not None:
+        print(f"last error: {failure['message']} {failure.get('remedy') or ''}".rstrip())
+    return DONE

@@ -1,0 +1,99 @@
+"""`rollout-studio train`: a training, here and now, or one that goes on."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...core.config import config_from_flat, config_to_flat
+from ...core.config.options import ConfigError, Fault
+from ...core.runs.store import RunError, RunStore
+from .answers import BAD_CONFIG, DONE, may_start, say, tell
+from .computing import use_all_cores
+from .flags import add_config_source, add_options, add_runs_dir, changes_of, default_runs_dir, resolve
+from .progress import Progress
+
+
+def register(command: Callable[..., Any]) -> None:
+    """Add the command to the command line; `command` makes a parser of `main`'s."""
+    train = command(
+        "train",
+        _train,
+        "Train a model, here and now, with progress bars; closing the terminal stops it.",
+        "rollout-studio train [--preset NAME | --config FILE] [--set KEY=VALUE ...] [--OPTION VALUE ...] [--run-name NAME]\n"
+        "                            [--runs-dir DIR] [--dry-run]\n"
+        "       rollout-studio train --resume RUN [--runs-dir DIR]",
+    )
+    add_config_source(train)
+    train.add_argument("--run-name", metavar="NAME", help="name of the run (default: the preset and the time)")
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with an interrupted run, exactly where its last checkpoint is"
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the resolved config, train nothing"
+    )
+    add_runs_dir(train)
+    add_options(train)
+
+
+def _train(given: argparse.Namespace) -> int:
+    store_root = given.runs_dir
+    if given.resume is not None:
+        return _resume(given)
+    config, preset = resolve(given)
+    store = None
+    run_dir = None
+    if given.run_name is not None:
+        from ...core.runs.store import check_name
+
+        check_name(given.run_name)
+        run_dir = (Path(store_root) if store_root is not None else default_runs_dir()) / given.run_name
+    if given.dry_run:
+        print(json.dumps(config_to_flat(config), indent=2, ensure_ascii=False))
+    tell(config)
+    if not may_start(config, run_dir, store_root):
+        return BAD_CONFIG
+    if given.dry_run:
+        say("Dry run: everything above is in order; nothing was trained.")
+        return DONE
+    store = RunStore(store_root)
+    run = store.create(config, given.run_name, preset)
+    say(f"Run {run.name} in {run.path}")
+    return _follow(run, resume=False)
+
+
+def _resume(given: argparse.Namespace) -> int:
+    extra = [name for name in ("preset", "config", "run_name") if getattr(given, name) is not None]
+    extra += list(changes_of(given))
+    if extra:
+        raise ConfigError([
+            Fault(f"--resume {given.resume}: a run goes on with its own config, so {', '.join(extra)} cannot be given; start a new run for that.")
+        ])  # fmt: skip
+    store = RunStore(given.runs_dir)
+    run = store.get(given.resume)
+    summary = store.summary(run)
+    if summary.alive:
+        raise RunError(f"Run {run.name} is running already.")
+    if summary.last_checkpoint is None:
+        raise RunError(f"Run {run.name} has no checkpoint to go on from. Start it anew under another name.")
+    config = config_from_flat(run.read_config())
+    if given.dry_run:
+        print(json.dumps(config_to_flat(config), indent=2, ensure_ascii=False))
+        tell(config)
+        say(f"Dry run: {run.name} would go on from step {summary.last_checkpoint}; nothing was trained.")
+        return DONE
+    say(f"Run {run.name} in {run.path}, from step {summary.last_checkpoint}")
+    return _follow(run, resume=True)
+
+
+def _follow(run: Any, *, resume: bool) -> int:
+    from ...core.train.trainer import train  # imports torch: seconds
+
+    use_all_cores()
+    progress = Progress(sys.stderr)
+    try:
+        return train(run, resume=resume, listen=progress)
+    finally:
+        progress.close()
