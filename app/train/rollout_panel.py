@@ -26,6 +26,7 @@ from ...core.before.effects import (
     reflexflow_on,
 )  # fmt: skip
 from ...core.before.loss_share import bands
+from ...core.before.remarks import rollout_remarks
 from ...core.config import (
     OPTIONS,
     ROLLOUT_LEVELS,
@@ -33,7 +34,6 @@ from ...core.config import (
     probability_at,
     rollout_level,
     rollout_level_of,
-    rollout_remarks,
     with_changes,
 )
 from ...core.config.options import ConfigError

@@ -3,7 +3,8 @@
 import json
 from urllib.parse import quote
 
-from ...core.config import OPTIONS, RunConfig, config_to_flat, differences, load_preset, remarks
+from ...core.before.remarks import remarks
+from ...core.config import OPTIONS, RunConfig, config_to_flat, differences, load_preset
 from ...core.config.options import shown
 from ..parts.forms import label
 from ..parts.words import text

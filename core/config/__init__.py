@@ -1,10 +1,10 @@
 """What a run is told: every option declared once (`options`, `sections`), presets, the reference made from them. No torch."""
 
+from .rules import NOT_IN_PAPER_MODE, idle_remarks
 from .sections import (
     DEMO_PREDICTION_TYPES,
     FLOW_FAMILIES,
     LARGEST_SEED,
-    NOT_IN_PAPER_MODE,
     OPTIONS,
     ROLLOUT_LEVELS,
     SECTIONS,
@@ -19,7 +19,6 @@ from .sections import (
     config_from_flat,
     config_to_flat,
     differences,
-    idle_remarks,
     load_preset,
     preset_name,
     preset_names,
@@ -27,10 +26,8 @@ from .sections import (
     read_config,
     read_flat,
     read_preset,
-    remarks,
     rollout_level,
     rollout_level_of,
-    rollout_remarks,
     with_changes,
 )
 
@@ -61,9 +58,7 @@ __all__ = [
     "read_config",
     "read_flat",
     "read_preset",
-    "remarks",
     "rollout_level",
     "rollout_level_of",
-    "rollout_remarks",
     "with_changes",
 ]

@@ -17,13 +17,12 @@ from rollout_studio.core.before.effects import (
     longest_walk,
 )
 from rollout_studio.core.before.loss_share import bands
+from rollout_studio.core.before.remarks import remarks, rollout_remarks
 from rollout_studio.core.config import (
     OPTIONS,
     RunConfig,
     config_from_flat,
     load_preset,
-    remarks,
-    rollout_remarks,
     with_changes,
 )
 

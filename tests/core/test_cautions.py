@@ -6,13 +6,12 @@ from rollout_studio.core.before.cost import blur_factor
 from rollout_studio.core.before.effects import idle_settings
 from rollout_studio.core.before.loss_share import bands
 from rollout_studio.core.before.plain_grid import grid_of
+from rollout_studio.core.before.remarks import remarks, rollout_remarks
 from rollout_studio.core.config import (
     ROLLOUT_LEVELS,
     RunConfig,
     config_from_flat,
-    remarks,
     rollout_level,
-    rollout_remarks,
 )
 
 P = "scheduled_sampling_"

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from rollout_studio.core.before.remarks import remarks
 from rollout_studio.core.config import (
     OPTIONS,
     ROLLOUT_LEVELS,
@@ -21,7 +22,6 @@ from rollout_studio.core.config import (
     read_config,
     read_flat,
     read_preset,
-    remarks,
     rollout_level,
     rollout_level_of,
     with_changes,

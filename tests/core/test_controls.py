@@ -6,7 +6,8 @@ from oracles import PATHS, grid_for
 from rollout_studio.core.before import controls
 from rollout_studio.core.before.controls import KINDS, PlainStep, control, controls_of, plain_step, queue_control
 from rollout_studio.core.before.cost import rollout_cost
-from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, remarks, rollout_level_of
+from rollout_studio.core.before.remarks import remarks
+from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, rollout_level_of
 from rollout_studio.core.look.drift.measure import Settings
 from rollout_studio.core.maths.rollout import make_plan
 from rollout_studio.core.runs.run_log import follow

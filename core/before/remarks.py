@@ -1,0 +1,19 @@
+"""What a person should be told about the settings of a config: those without effect, and those that cost more than they look. No torch."""
+
+from ..config import RunConfig
+from ..config.rules import idle_remarks, idle_rollout
+from .cautions import cautions
+
+
+def remarks(config: RunConfig) -> list[str]:
+    """Sentences about settings that differ from their default but do nothing in this config, and about their cost in honesty.
+
+    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here, and so is
+    one that works but costs more than it looks (`cautions`).
+    """
+    return [*idle_remarks(config), *(caution.sentence for caution in cautions(config))]
+
+
+def rollout_remarks(config: RunConfig) -> list[str]:
+    """`remarks` about the rollout settings alone."""
+    return [*idle_rollout(config), *(caution.sentence for caution in cautions(config))]
