@@ -30,7 +30,7 @@ from pathlib import Path
 if sys.argv[3] == "terminal":
     from rollout_studio.core.platform_calls import sleep_while_waiting
     sleep_while_waiting()
-from rollout_studio.core.train.worker import use_all_cores
+from rollout_studio.core.platform_calls import use_all_cores
 use_all_cores()
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.data import prepare, scan

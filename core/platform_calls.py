@@ -237,6 +237,19 @@ def sleep_while_waiting() -> None:
     os.environ.setdefault(_WAITING, "PASSIVE")
 
 
+def use_all_cores() -> int:
+    """Let torch use every physical core that this process may, unless OMP_NUM_THREADS says otherwise; returns the
+    number of threads.
+    """
+    import torch  # here, not above: the page's process has none
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        physical = psutil.cpu_count(logical=False)  # None where the system does not say
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, min(number for number in (physical, allowed) if number is not None)))
+    return torch.get_num_threads()
+
+
 def start_detached(command: Sequence[str], log: Path, *, cwd: Path, extra_env: Mapping[str, str]) -> subprocess.Popen:
     """Start a process that outlives us: no terminal, no shared signals, output appended to `log`.
 

@@ -35,6 +35,6 @@ def core_refusals() -> Iterator[None]:
 
 def use_all_cores() -> None:
     """`core`'s own; imports torch: seconds."""
-    from ...core.train.worker import use_all_cores
+    from ...core.platform_calls import use_all_cores
 
     use_all_cores()

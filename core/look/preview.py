@@ -39,6 +39,7 @@ from ..families.source import ModelError
 from ..maths.noise import Level, Prediction
 from ..maths.rollout import Grid, plan_from_noise, plan_offsets
 from ..memory import is_out_of_memory, memory_message
+from ..platform_calls import use_all_cores
 from ..runs import checkpoint
 from .drawing import draw
 from .drift import measure as drift
@@ -836,8 +837,6 @@ def _finite(value: Any) -> Any:
 
 def main(arguments: list[str]) -> int:
     """`[--idle SECONDS]`: free the model after so many seconds without a request."""
-    from ..train.worker import use_all_cores
-
     if arguments and (len(arguments) != 2 or arguments[0] != "--idle"):
         print("usage: python -m rollout_studio.core.look.preview [--idle SECONDS]", file=sys.stderr)
         return 78

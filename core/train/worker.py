@@ -4,27 +4,13 @@ The page, the queue and `rollout-studio train` start it; what it tells is in the
 `trainer`.
 """
 
-import os
 import sys
 from pathlib import Path
 
 
-def use_all_cores() -> int:
-    """Let torch use every physical core that this process may, unless OMP_NUM_THREADS says otherwise; returns the
-    number of threads.
-    """
-    import psutil
-    import torch
-
-    if not os.environ.get("OMP_NUM_THREADS"):
-        physical = psutil.cpu_count(logical=False)  # None where the system does not say
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, min(number for number in (physical, allowed) if number is not None)))
-    return torch.get_num_threads()
-
-
 def main(arguments: list[str]) -> int:
     """Train the run in `arguments[0]`; prints what must not get lost into log.txt."""
+    from ..platform_calls import use_all_cores
     from ..runs.store import RunDir, RunError
     from .interrupt import Interrupt
 
