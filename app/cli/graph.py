@@ -18,7 +18,7 @@ from typing import Any, Self, TextIO
 from ...core import platform_calls
 from ...core.config.options import ConfigError, Fault
 from ...core.findings import printable
-from ...core.runs.store import slug
+from ...core.names import slug
 from ...nodes.execute.context import open_store
 from ...nodes.graph import validate
 from ...nodes.graph.compile import with_values

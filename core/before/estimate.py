@@ -294,6 +294,23 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     return MemoryEstimate(span, parts, device, f"{whose}; a rough estimate from the shapes of the model, for a training step{measured}")
 
 
+def ways_to_need_less(config: RunConfig) -> str:
+    """What in a training's settings takes memory and can be lowered, in the order in which to try; what is done already is left out."""
+    training, ways = config.training, []
+    size = training.train_batch_size
+    if size > 1:
+        accumulated = size * training.gradient_accumulation_steps
+        ways.append(f"train_batch_size 1 instead of {size} (with gradient_accumulation_steps {accumulated} a step trains the same rows)")
+    if not training.gradient_checkpointing:
+        ways.append("gradient_checkpointing on")
+    if training.model_type == "full":
+        ways.append("model_type lora")
+    elif config.model.base_model_precision == "float32":
+        ways.append("base_model_precision bfloat16")
+    ways.append(f"a resolution below {config.data.resolution}")
+    return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
+
+
 def _outputs(facts: ModelFacts, resolution: int) -> float:
     """Numbers that the network's layers put out for one row."""
     side = math.ceil(resolution / (8 if facts.pixels_per_latent is None else facts.pixels_per_latent))

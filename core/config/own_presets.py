@@ -10,8 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from .. import platform_calls
-from ..runs.store import RunError, check_name, slug
+from .. import names, platform_calls
 from .options import ConfigError, Fault, did_you_mean
 from .sections import Preset, RunConfig, differences, preset_names, read_preset
 
@@ -60,14 +59,13 @@ def find_preset(name: str, runs_dir: Path) -> Preset:
     for path, wrong in broken.items():
         if path.stem == name:
             raise ConfigError([Fault(wrong)])
-    names = [*preset_names(), *(preset.name for preset in found)]
-    raise ConfigError([Fault(f"Unknown preset '{name}'.{did_you_mean(name, names)} There are: {', '.join(names)}.")])
+    known = [*preset_names(), *(preset.name for preset in found)]
+    raise ConfigError([Fault(f"Unknown preset '{name}'.{did_you_mean(name, known)} There are: {', '.join(known)}.")])
 
 
 def name_for(title: str) -> str:
     """A file's name made from a title; `preset` when the title has no letter or digit that a name may have."""
-    made = slug(title)
-    return "preset" if made == "run" and title.strip().casefold() != "run" else made
+    return names.slug(title, "preset")
 
 
 def save_preset(runs_dir: Path, name: str, title: str, config: RunConfig, *, replace: bool = False) -> Preset:
@@ -85,8 +83,8 @@ def save_preset(runs_dir: Path, name: str, title: str, config: RunConfig, *, rep
             [Fault(f"The title must have 1 to {LONGEST_TITLE} characters in one line; it has {len(title)}.")]
         )
     try:
-        check_name(name, "preset")
-    except RunError as error:
+        names.check(name, "preset")
+    except names.BadName as error:
         raise ConfigError([Fault(str(error))]) from None
     if name.casefold() in _shipped():
         raise ConfigError([Fault(f"'{name}' is the name of a preset that comes along; take another one.")])

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import platform_calls
+from .. import names, platform_calls
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -49,8 +49,6 @@ ROOT_VARIABLE = "ROLLOUT_STUDIO_RUNS"
 WORKER = (sys.executable, "-m", "rollout_studio.core.train.worker")
 
 _ANOTHER_FOLDER = f"Name a folder that you may write to with --runs-dir, or in the variable {ROOT_VARIABLE}."
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 _TOLD_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _SETTLED_NS = 2_000_000_000
@@ -68,14 +66,12 @@ class StorageError(RunError):
     """The runs folder cannot be made, read or written; the message says why and what to do. Runs can often still be listed."""
 
 
-def check_name(name: str, thing: str = "run") -> str:
-    """`name` itself when it may name a run (or another `thing` with a file), on every system. Raises RunError with the rule else."""
-    rule = "Use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit."
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
-        raise RunError(f"{str(name)[:80]!r} cannot name a {thing}. {rule}")
-    if name.split(".")[0].lower() in _RESERVED:
-        raise RunError(f"{name!r} is a device name on Windows and cannot name a {thing}. {rule}")
-    return name
+def check_name(name: str) -> str:
+    """`name` itself when it may name a run, on every system. Raises RunError with the rule else."""
+    try:
+        return names.check(name, "run")
+    except names.BadName as error:
+        raise RunError(str(error)) from None
 
 
 def jsonable(value: Any) -> Any:
@@ -596,7 +592,7 @@ class RunStore:
             config = config_from_flat(config)
         with self._exclusive():
             if name is None:
-                stem = f"{slug(preset) if preset else 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+                stem = f"{names.slug(preset) if preset else 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
                 name = next(free for free in _numbered(stem) if not (self.root / free).exists())
             path = self.path_of(name)
             if path.exists():
@@ -893,7 +889,7 @@ class RunStore:
         try:
             with os.scandir(self.root) as entries:
                 for entry in entries:
-                    if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) and _holds_a_run(entry.path):
+                    if names.NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) and _holds_a_run(entry.path):
                         run = self._dirs.get(entry.name)
                         if run is None:
                             run = self._dirs[entry.name] = RunDir(entry.path)
@@ -1012,12 +1008,6 @@ def _obituary(run: RunDir, state: Mapping[str, Any]) -> str:
         tail = " ".join(run.log_tail(lines=4).split())[-300:]
         return f"The worker ended before training began ({way_on}). Its log ends: {tail or '(empty)'}"
     return f"crashed at step {_last_step(run, state)}, {way_on}"
-
-
-def slug(text: str) -> str:
-    """A name for a run made from any text: unsuitable characters become hyphens; `run` when nothing is left."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:48].rstrip("-._")
-    return name if _NAME.fullmatch(name) and name.split(".")[0].lower() not in _RESERVED else "run"
 
 
 def _numbered(stem: str) -> Iterator[str]:

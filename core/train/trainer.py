@@ -35,7 +35,7 @@ from ..adapters.check import check_export
 from ..adapters.files import export
 from ..adapters.header import ExportError
 from ..adapters.trainable import adapter_state, attach, load_adapter_state, trainable_names, trainable_parameters
-from ..before.estimate import time_estimate
+from ..before.estimate import time_estimate, ways_to_need_less
 from ..before.plain_grid import grid_of
 from ..before.preflight import cache_folder
 from ..config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
@@ -48,7 +48,7 @@ from ..maths import reflexflow
 from ..maths.noise import Level
 from ..maths.rollout import Grid, Plan, build_grid, make_plan
 from ..maths.timesteps import sample_times
-from ..memory import is_out_of_memory, memory_message, ways_to_need_less
+from ..memory import is_out_of_memory, memory_message
 from ..randomness import generator, kept_random_state, row_noise, stream_seed
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, is_disk_full

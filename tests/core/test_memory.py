@@ -3,10 +3,11 @@
 import numpy
 import pytest
 import torch
+from rollout_studio.core.before.estimate import ways_to_need_less
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families.source import ModelError
 from rollout_studio.core.look import preview
-from rollout_studio.core.memory import is_out_of_memory, memory_message, ways_to_need_less
+from rollout_studio.core.memory import is_out_of_memory, memory_message
 from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
 

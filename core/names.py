@@ -1,0 +1,27 @@
+"""Names that people give to what becomes a file or a folder: runs, presets, pictures. One rule that every system's disk can keep."""
+
+import re
+from typing import Any
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RULE = "Use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit."
+_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
+
+
+class BadName(ValueError):
+    """A name cannot be used; the message says why, and the rule."""
+
+
+def check(name: Any, thing: str) -> str:
+    """`name` itself when it may name a `thing` with a file, on every system. Raises BadName with the rule else."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.endswith("."):
+        raise BadName(f"{str(name)[:80]!r} cannot name a {thing}. {RULE}")
+    if name.split(".")[0].lower() in _RESERVED:
+        raise BadName(f"{name!r} is a device name on Windows and cannot name a {thing}. {RULE}")
+    return name
+
+
+def slug(text: str, otherwise: str = "run") -> str:
+    """A name made from any text: unsuitable characters become hyphens; `otherwise` when nothing is left that may be one."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:48].rstrip("-._")
+    return name if NAME.fullmatch(name) and name.split(".")[0].lower() not in _RESERVED else otherwise
