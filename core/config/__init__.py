@@ -1,34 +1,38 @@
-"""What a run is told: every option declared once (`options`, `sections`), presets, the reference made from them. No torch."""
+"""What a run is told: every option declared once (`options`, `sections`), the flat form, presets, rules, the reference. No torch."""
 
+from .flat import (
+    OPTIONS,
+    SECTIONS,
+    RunConfig,
+    config_from_flat,
+    config_to_flat,
+    differences,
+    read_config,
+    read_flat,
+    with_changes,
+)
+from .options import ConfigError
+from .presets import (
+    ROLLOUT_LEVELS,
+    Preset,
+    load_preset,
+    preset_name,
+    preset_names,
+    read_preset,
+    rollout_level,
+    rollout_level_of,
+)
 from .rules import NOT_IN_PAPER_MODE, idle_remarks
 from .sections import (
     DEMO_PREDICTION_TYPES,
     FLOW_FAMILIES,
     LARGEST_SEED,
-    OPTIONS,
-    ROLLOUT_LEVELS,
-    SECTIONS,
-    ConfigError,
     DataConfig,
     LoraConfig,
     ModelConfig,
-    Preset,
     RolloutConfig,
-    RunConfig,
     TrainingConfig,
-    config_from_flat,
-    config_to_flat,
-    differences,
-    load_preset,
-    preset_name,
-    preset_names,
     probability_at,
-    read_config,
-    read_flat,
-    read_preset,
-    rollout_level,
-    rollout_level_of,
-    with_changes,
 )
 
 __all__ = [

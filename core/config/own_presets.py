@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 
 from .. import names, platform_calls
+from .flat import RunConfig, differences
 from .options import ConfigError, Fault, did_you_mean
-from .sections import Preset, RunConfig, differences, preset_names, read_preset
+from .presets import Preset, preset_names, read_preset
 
 FOLDER = ".presets"
 LONGEST_TITLE = 80

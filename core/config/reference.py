@@ -3,8 +3,8 @@
 import textwrap
 from typing import Any
 
+from .flat import OPTIONS, SECTIONS
 from .options import Option, shown, with_unit
-from .sections import OPTIONS, SECTIONS
 
 
 def as_data() -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a config says without effect: the rules that need nothing but the config itself (no grid, no checkpoint)."""
 
+from .flat import RunConfig, differences
 from .options import shown
-from .sections import LoraConfig, RolloutConfig, RunConfig, differences, probability_at
+from .sections import LoraConfig, RolloutConfig, probability_at
 
 NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
 """Rollout options that `reflexflow_mode` "paper" does without; what would contradict it is refused."""

@@ -1,24 +1,17 @@
-"""Everything that a run can be told, in small frozen sections; flat JSON keys; presets; all faults at once.
+"""What a run can be told: small frozen sections, one dataclass each, every option declared once. `flat.RunConfig` is the whole of them.
 
-`RunConfig` is the whole of it. Its flat form, `{"learning_rate": 1e-4, "scheduled_sampling_max_step_offset": 2, ...}`, is what
-files, flags and forms exchange: `config_from_flat` and `config_to_flat` are inverse. Nothing is ever changed in place.
-
-Pure Python: importing this costs milliseconds and no torch, because the page and the command line start with it.
+Nothing is ever changed in place. Pure Python: importing this costs milliseconds and no torch, because the page and the command line
+start with it.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from .options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
+from .options import Checked, Fault, option, shown
 
-PRESETS = Path(__file__).resolve().parents[2] / "presets"
 DEMO_PREDICTION_TYPES = {"demo-flow": "flow_matching", "demo-epsilon": "epsilon"}
 """What the built-in models predict; of other checkpoints only their folder knows."""
 FLOW_FAMILIES = ("sd3", "lumina2")
@@ -582,6 +575,28 @@ class RolloutConfig(Checked):
             )
 
 
+def probability_at(rollout: RolloutConfig, step: int) -> float:
+    """The chance that a row is rolled out at an optimizer step.
+
+    Without a ramp: `probability` from `start_step` on, 0 before. With one: `prob_start` until `start_step`, then linear or cosine to
+    `prob_end` over `ramp_steps`. The ramp alone: a `max_step_offset` of 0 turns rollout off whatever this says (`rollout.active`).
+
+    Args:
+        step: optimizer step, counted from 0.
+
+    Returns:
+        0..1.
+    """
+    if rollout.ramp_steps == 0:
+        return rollout.probability if step >= rollout.start_step else 0.0
+    way = min(max((step - rollout.start_step) / rollout.ramp_steps, 0.0), 1.0)
+    if way == 1.0:
+        return rollout.prob_end  # exactly, without the rounding of the mix below
+    if rollout.ramp_shape == "cosine":
+        way = 0.5 - 0.5 * math.cos(math.pi * way)
+    return rollout.prob_start + (rollout.prob_end - rollout.prob_start) * way
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig(Checked):
     """Sample pictures while training."""
@@ -673,359 +688,3 @@ class SavingConfig(Checked):
     save_precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "Number format of the exported file.", level="advanced"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """All sections. Building one checks everything; `ConfigError` carries every fault."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    drift: DriftConfig = field(default_factory=DriftConfig)
-    saving: SavingConfig = field(default_factory=SavingConfig)
-
-    def __post_init__(self):
-        faults = list(_rules_between_sections(self))
-        if faults:
-            raise ConfigError(faults)
-
-    def hash(self) -> str:
-        """sha256 of the canonical JSON: equal exactly for configs that train the same."""
-        return hashlib.sha256(_canonical(config_to_flat(self)).encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The resolved config as a file to read: every key, in the order of the reference."""
-        return json.dumps(config_to_flat(self), indent=2, ensure_ascii=False)
-
-
-def _rules_between_sections(config) -> Iterator[Fault]:
-    is_flow = config.model.is_flow()
-    if config.rollout.reflexflow and is_flow is False:
-        yield Fault(
-            "scheduled_sampling_reflexflow = true: ReflexFlow needs a flow model, and "
-            f"{_model_shown(config.model)} is not one; leave it unset or set it to false.",
-            ("scheduled_sampling_reflexflow", "prediction_type", "model_family", "pretrained_model_name_or_path"),
-        )
-    if config.training.flow_schedule_shift is not None and is_flow is False:
-        yield Fault(
-            f"flow_schedule_shift = {shown(config.training.flow_schedule_shift)}: only flow models have a shift, and "
-            f"{_model_shown(config.model)} is not one; leave it unset.",
-            ("flow_schedule_shift", "prediction_type", "model_family", "pretrained_model_name_or_path"),
-        )
-    for name in config.training.weighs_by_noise if is_flow is False else ():
-        yield Fault(
-            f"{name} = {shown(getattr(config.training, name))}: is defined for flow models only, and {_model_shown(config.model)} is not "
-            "one; leave it out (snr_gamma weighs by noise level there).",
-            (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
-        )
-    if config.training.model_type == "full" and config.model.base_model_precision != "float32":
-        yield Fault(
-            f'base_model_precision = "{config.model.base_model_precision}": with model_type "full" the weights are trained, and that '
-            "needs float32; leave it out (mixed_precision computes in 16 bits all the same).",
-            ("base_model_precision", "model_type"),
-        )
-
-
-def _model_shown(model: ModelConfig) -> str:
-    if model.prediction_type is not None:
-        return f'prediction_type "{model.prediction_type}"'
-    if model.model_family != "auto":
-        return f'model_family "{model.model_family}"'
-    return model.pretrained_model_name_or_path
-
-
-SECTIONS: dict[str, type[Checked]] = {each.name: each.default_factory for each in dataclasses.fields(RunConfig)}
-"""Section name -> its class, in order."""
-OPTIONS: dict[str, Option] = {each.name: each for name, cls in SECTIONS.items() for each in options_of(cls, name)}
-"""Flat name -> option, in the order of the sections."""
-
-
-def _canonical(flat: Mapping[str, Any]) -> str:
-    return json.dumps(flat, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def config_to_flat(config: RunConfig) -> dict[str, Any]:
-    """Every option by its flat name, in order; tuples as lists, ready for JSON."""
-    flat = {}
-    for name, each in OPTIONS.items():
-        value = getattr(getattr(config, each.section), each.field)
-        flat[name] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def config_from_flat(mapping: Mapping[str, Any]) -> RunConfig:
-    """The config that a flat mapping describes; absent keys have their defaults.
-
-    Keys may carry a leading `--`; a key that starts with `_` is a remark and is passed over. Strings are understood for numbers,
-    booleans and lists ("1e-4", "false", "1,3,5"); "none", "null" and "" unset what can be unset.
-
-    Raises:
-        ConfigError: with every fault: unknown keys (and the nearest name), values, and rules between values.
-    """
-    faults: list[Fault] = []
-    values: dict[str, Any] = {}
-    wrong: set[str] = set()
-    for key, value in mapping.items():
-        if str(key).startswith("_"):
-            continue
-        name = str(key).removeprefix("--")
-        if name not in OPTIONS:
-            near = did_you_mean(name, OPTIONS)
-            faults.append(
-                Fault(f"Unknown option '{name}'.{near if near else ' All names: rollout-studio options.'}", (name,))
-            )
-        elif name in values or name in wrong:
-            faults.append(Fault(f"Option '{name}' is given twice, once as '--{name}'; keep one.", (name,)))
-        else:
-            try:
-                values[name] = OPTIONS[name].read(value, text=True)
-            except ConfigError as error:
-                faults += error.faults
-                wrong.add(name)
-    if not faults:
-        # Each section is built on bare values first, so that the rules of all sections speak, not only those of the first wrong one.
-        faults = _rule_faults(values)
-    else:
-        # A rule over a value that is wrong in itself would judge the default in its place: leave it out.
-        faults += [fault for fault in _rule_faults(values) if not wrong.intersection(fault.options)]
-    if faults:
-        raise ConfigError(faults)
-    return RunConfig(**{name: cls(**_fields(name, values)) for name, cls in SECTIONS.items()})
-
-
-def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {OPTIONS[name].field: value for name, value in values.items() if OPTIONS[name].section == section}
-
-
-def _rule_faults(values: Mapping[str, Any]) -> list[Fault]:
-    sections = {}
-    for name, cls in SECTIONS.items():
-        bare = object.__new__(
-            cls
-        )  # the class without its checks: the values are checked, the rules are what is asked for
-        given = _fields(name, values)
-        for each in dataclasses.fields(cls):
-            object.__setattr__(bare, each.name, given.get(each.name, each.default))
-        sections[name] = bare
-    faults = [fault for bare in sections.values() for fault in bare.rules()]
-    return faults + list(_rules_between_sections(SimpleNamespace(**sections)))
-
-
-def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A new config: this one with some flat keys changed. Raises ConfigError like `config_from_flat`."""
-    return config_from_flat(config_to_flat(config) | {key.removeprefix("--"): value for key, value in changes.items()})
-
-
-def differences(config: RunConfig, base: RunConfig | None = None) -> dict[str, Any]:
-    """The flat keys in which `config` differs from `base` (unset: the defaults), with the values of `config`."""
-    other = config_to_flat(RunConfig() if base is None else base)
-    return {name: value for name, value in config_to_flat(config).items() if value != other[name]}
-
-
-def read_flat(path: str | Path) -> dict[str, Any]:
-    """The options in a config file, as written: one flat JSON object.
-
-    Keys may be bare or start with `--`; `{"_metadata": ..., "config": {...}}` is unwrapped; other keys with `_` are remarks.
-
-    Raises:
-        ConfigError: no such file, not UTF-8, broken JSON (with line and column), a key twice, not an object.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError([Fault(f"{path}: there is no such file; check the path.")]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([Fault(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8.")]) from None
-    except OSError as error:
-        raise ConfigError([Fault(f"{path}: cannot be read ({error.strerror}).")]) from None
-    twice: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        for key, value in items:
-            if key in seen:
-                twice.append(key)
-            seen[key] = value
-        return seen
-
-    try:
-        flat = json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        lines = text.splitlines()
-        line = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else ""
-        hint = " A comma after the last entry is not allowed in JSON." if _after_comma(text, error.pos) else ""
-        raise ConfigError([
-            Fault(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}.{hint} The line reads: {line}")
-        ]) from None  # fmt: skip
-    except RecursionError:
-        raise ConfigError([Fault(f"{path}: is nested too deeply; a config is one flat JSON object.")]) from None
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        raise ConfigError([Fault(f"{path}: holds a number with thousands of digits; no option takes one.")]) from None
-    if isinstance(flat, dict) and isinstance(flat.get("config"), dict):
-        flat = flat["config"]
-    if not isinstance(flat, dict):
-        raise ConfigError([Fault(f'{path}: must be one JSON object, for example {{"max_train_steps": 500}}.')])
-    if twice:
-        raise ConfigError([Fault(f"{path}: '{key}' is given twice; keep one.", (key,)) for key in twice])
-    return flat
-
-
-def _after_comma(text: str, position: int) -> bool:
-    before = text[:position].rstrip()
-    return before.endswith(",") or text[position : position + 1] == ","
-
-
-def read_config(path: str | Path) -> RunConfig:
-    """The config in a file; see `read_flat` and `config_from_flat` for what is understood and refused."""
-    flat = read_flat(path)
-    try:
-        return config_from_flat(flat)
-    except ConfigError as error:
-        raise ConfigError([Fault(f"{path}: {fault.message}", fault.options) for fault in error.faults]) from None
-
-
-# ---- presets: files of differences from the defaults, with a few words about themselves
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A preset as its file tells: `changes` are flat keys; `needs` says in words what a person must have or add.
-
-    `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`.
-    """
-
-    name: str
-    title: str
-    description: str
-    needs: str
-    changes: Mapping[str, Any]
-    file: Path | None = None
-
-    @property
-    def key(self) -> str:
-        return self.name if self.file is None else str(self.file)
-
-    def config(self) -> RunConfig:
-        """The defaults with the preset's changes. Raises ConfigError, naming the file, where they cannot be."""
-        try:
-            return config_from_flat(self.changes)
-        except ConfigError as error:
-            where = self.name if self.file is None else self.file
-            raise ConfigError([Fault(f"{where}: {fault.message}", fault.options) for fault in error.faults]) from None
-
-
-def preset_names() -> list[str]:
-    """Names of the shipped presets, the demo first."""
-    return sorted((path.stem for path in PRESETS.glob("*.json")), key=lambda name: (not name.startswith("demo"), name))
-
-
-def read_preset(key: str) -> Preset:
-    """A preset by its key: the name of a shipped one, or the path (ending in .json) of a person's own.
-
-    Raises ConfigError for an unknown name (with the nearest one), and for a file that is gone or broken.
-    """
-    names = preset_names()
-    if key in names:
-        return _preset(key, PRESETS / f"{key}.json", None)
-    if key.endswith(".json"):
-        return _preset(preset_name(key), Path(key), Path(key))
-    raise ConfigError([Fault(f"Unknown preset '{key}'.{did_you_mean(key, names)} There are: {', '.join(names)}.")])
-
-
-def _preset(name: str, path: Path, file: Path | None) -> Preset:
-    """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
-    flat = read_flat(path)
-    about = flat.get("_metadata", {})
-    told = {key: about.get(key, "") if isinstance(about, dict) else None for key in ("title", "description", "needs")}
-    wrong = [key for key, value in told.items() if not isinstance(value, str)]
-    if wrong:
-        raise ConfigError([Fault(f"{path}: _metadata must be an object whose {', '.join(wrong)} is text.")])
-    changes = {key: value for key, value in flat.items() if not key.startswith("_")}
-    title = told["title"] if told["title"].strip() else name
-    return Preset(name, title, told["description"], told["needs"], changes, file)
-
-
-def preset_name(key: str) -> str:
-    """The name in a preset's key, also of one that is gone."""
-    return Path(key).stem if key.endswith(".json") else key
-
-
-def load_preset(key: str) -> RunConfig:
-    """The config of a preset. Raises ConfigError for an unknown name, and for a file that is gone or broken."""
-    return read_preset(key).config()
-
-
-# ---- rollout: the ramp and the named levels
-
-
-def probability_at(rollout: RolloutConfig, step: int) -> float:
-    """The chance that a row is rolled out at an optimizer step.
-
-    Without a ramp: `probability` from `start_step` on, 0 before. With one: `prob_start` until `start_step`, then linear or cosine to
-    `prob_end` over `ramp_steps`. The ramp alone: a `max_step_offset` of 0 turns rollout off whatever this says (`rollout.active`).
-
-    Args:
-        step: optimizer step, counted from 0.
-
-    Returns:
-        0..1.
-    """
-    if rollout.ramp_steps == 0:
-        return rollout.probability if step >= rollout.start_step else 0.0
-    way = min(max((step - rollout.start_step) / rollout.ramp_steps, 0.0), 1.0)
-    if way == 1.0:
-        return rollout.prob_end  # exactly, without the rounding of the mix below
-    if rollout.ramp_shape == "cosine":
-        way = 0.5 - 0.5 * math.cos(math.pi * way)
-    return rollout.prob_start + (rollout.prob_end - rollout.prob_start) * way
-
-
-ROLLOUT_LEVELS = ("off", "gentle", "strong")
-_LEVELS = {"gentle": (2, 0.25), "strong": (4, 0.5)}  # farthest offset, chance at the end of the ramp
-
-
-def rollout_level(name: str, max_train_steps: int) -> dict[str, Any]:
-    """The flat keys of a named level: the same keys for every level, so that choosing one replaces another.
-
-    gentle: offset 2, chance 0 to 0.25 over the first fifth of the steps; strong: offset 4, chance 0 to 0.5. Both with unipc on the
-    inference grid and `reflexflow_beta1` 1. off: the defaults. Provisional until measured.
-
-    Raises:
-        ConfigError: no such level, or no steps.
-    """
-    if name not in ROLLOUT_LEVELS:
-        raise ConfigError([Fault(f"Rollout level '{name}': must be one of {', '.join(ROLLOUT_LEVELS)}.")])
-    if max_train_steps < 1:
-        raise ConfigError(
-            [Fault(f"max_train_steps = {max_train_steps}: must be at least 1 step.", ("max_train_steps",))]
-        )
-    changes: dict[str, Any] = {}
-    if name in _LEVELS:
-        offset, chance = _LEVELS[name]
-        changes = {
-            "max_step_offset": offset,
-            "prob_start": 0.0,
-            "prob_end": chance,
-            "ramp_steps": max(1, round(0.2 * max_train_steps)),
-            "reflexflow_beta1": 1.0,
-        }
-    keys = ("max_step_offset", "probability", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "strategy",
-            "sampler", "order", "grid", "grid_steps", "control", "reflexflow_beta1")  # fmt: skip
-    prefix = RolloutConfig.prefix
-    return {prefix + key: changes.get(key, OPTIONS[prefix + key].default) for key in keys}
-
-
-def rollout_level_of(config: RunConfig) -> str | None:
-    """The named level that a config has, or None when its numbers are its own."""
-    flat = config_to_flat(config)
-    ignored = RolloutConfig.prefix + "reflexflow" if config.model.is_flow() is False else "-"
-    for name in ROLLOUT_LEVELS:
-        level = rollout_level(name, config.training.max_train_steps)
-        if all(flat[key] == value for key, value in level.items() if not key.startswith(ignored)):
-            return name
-    return None

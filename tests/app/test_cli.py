@@ -13,7 +13,7 @@ from rollout_studio.app.cli import main as cli
 from rollout_studio.app.cli import train as cli_train
 from rollout_studio.app.cli.progress import Progress, human_time
 from rollout_studio.core.config import OPTIONS, config_from_flat, config_to_flat
-from rollout_studio.core.config import sections as config_module
+from rollout_studio.core.config import presets as presets_module
 from rollout_studio.core.findings import Finding
 from rollout_studio.core.runs.store import RunStore
 
@@ -489,7 +489,7 @@ def test_the_reference_is_printed_in_three_forms(run, root):
 
 def test_presets_are_listed_and_printed(run):
     out = run("presets")[1]
-    assert all(f"{name}: " in out for name in config_module.preset_names())
+    assert all(f"{name}: " in out for name in presets_module.preset_names())
     assert "Needs: " in out
     flat = json.loads(run("presets", "demo")[1])
     assert config_to_flat(config_from_flat(flat)) == config_to_flat(resolved("--preset", "demo"))
@@ -518,7 +518,7 @@ def test_the_readme_names_only_what_there_is(root):
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
     assert flags <= known, flags - known
     presets = set(re.findall(r"--preset ([a-z][\w-]*)", text))
-    assert presets <= set(config_module.preset_names())
+    assert presets <= set(presets_module.preset_names())
     assert set(re.findall(r"^\| `([a-z]+)", text, re.MULTILINE)) <= set(subcommands)
 
 
