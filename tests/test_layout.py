@@ -74,6 +74,124 @@ def test_the_import_rule_sees_every_way_to_import(tmp_path, line):
     assert "app" in set(imports(file, tmp_path))
 
 
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Dotted name under the package -> file, of all layers."""
+    files = [file for layer in LAYERS for file in sorted((root / layer).rglob("*.py"))]
+    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imported_modules(file: Path, known: dict[str, Path], root: Path = ROOT) -> Iterator[str]:
+    """The package's own modules that a file imports: at the top, inside functions and for type checking alike."""
+    folder = file.relative_to(root).parent.parts
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*folder[: len(folder) - (node.level - 1)], *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                names = (".".join([*base, alias.name]), ".".join(base))
+                yield from [name for name in names if name in known][:1]
+
+
+@cache
+def import_graph(root: Path = ROOT) -> dict[str, set[str]]:
+    """Module -> the modules that it imports. The package around a module is there before it and is no edge."""
+    known = modules(root)
+    return {
+        name: {each for each in imported_modules(file, known, root) if not f"{name}.".startswith(f"{each}.")}
+        for name, file in known.items()
+    }
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules of which each can be reached from each other one by imports."""
+
+    def reached_from(start: str) -> set[str]:
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            here = waiting.pop()
+            if here not in seen:
+                seen.add(here)
+                waiting += graph[here]
+        return seen
+
+    reach = {name: reached_from(name) for name in graph}
+    groups = {
+        frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "core",
+        pytest.param(
+            "nodes", marks=pytest.mark.xfail(strict=True, reason="nodes.library; nodes.graph with nodes.comfy")
+        ),
+        pytest.param("app", marks=pytest.mark.xfail(strict=True, reason="app.drift.tab with app.runs.tab")),
+    ],
+)
+def test_no_imports_go_round_in_a_circle(layer):
+    """A reader can start at a module that needs no other, and go on outward. An import inside a function or for types counts."""
+    found = [group for group in circles(import_graph()) if any(name.split(".")[0] == layer for name in group)]
+    assert not found, "\n".join(" <-> ".join(group) for group in found)
+
+
+WINGS = (  # of core, from the ground up; each may import those on the floors before its own
+    ("errors", "findings", "memory", "names", "platform_calls", "randomness", "demo"),
+    ("config", "maths"),
+    ("families", "runs"),
+    ("data", "adapters", "remedies"),
+    ("before", "foreign"),
+    ("look",),
+    ("train",),
+)
+NEIGHBOURS = {("maths", "config")}
+"""(a, b): a may import b on its own floor. The mathematics takes the options that it is about as the records that declare them."""
+
+
+def wing(module: str) -> str:
+    """core.look.drift.report -> look; core itself, which only documents -> ""."""
+    return [*module.split("."), ""][1]
+
+
+def against_the_order(graph: dict[str, set[str]]) -> list[str]:
+    floor = {name: i for i, names in enumerate(WINGS) for name in names}
+    edges = [(a, b) for a, targets in graph.items() for b in targets if a.startswith("core.") and b.startswith("core.")]
+    return [
+        f"{a} imports {b}"
+        for a, b in sorted(edges)
+        if wing(a) != wing(b) and (wing(a), wing(b)) not in NEIGHBOURS and floor[wing(b)] >= floor[wing(a)]
+    ]
+
+
+def test_the_wings_of_core_stand_on_each_other():
+    known = {wing(name) for name in modules() if name.startswith("core.")}
+    assert known <= {name for names in WINGS for name in names}, "a new wing: give it a place in WINGS"
+    wrong = against_the_order(import_graph())
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ..look import preview",
+        "from ..look.preview import show",
+        "def f():\n    from ..look.preview import show",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..look.preview import show",
+    ],
+)
+def test_the_rules_of_order_see_every_way_to_import(tmp_path, line):
+    texts = {"core/look/preview.py": "from ..config.sections import X", "core/config/sections.py": line}
+    for name in ("core/__init__.py", "core/look/__init__.py", "core/config/__init__.py"):
+        texts[name] = ""
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    graph = import_graph(tmp_path)
+    assert circles(graph) == [["core.config.sections", "core.look.preview"]]
+    assert against_the_order(graph) == ["core.config.sections imports core.look.preview"]
+
+
 def test_imports_inside_the_package_are_relative():
     """The checkout also lies in ComfyUI's custom_nodes under any name, where the package's own name would not be found."""
     wrong = []
