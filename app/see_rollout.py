@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..core.before.effects import in_paper_mode
 from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, differences, with_changes
 from ..core.config.options import ConfigError, shown
+from ..core.config.rules import in_paper_mode
 from .drift import choices
 from .drift.lab import FIELDS, DriftLab
 from .drift.tab import DriftTab

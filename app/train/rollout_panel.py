@@ -13,17 +13,12 @@ from ...core.before.cost import plain_step_in_forwards, rollout_cost
 from ...core.before.effects import (
     CAUTION,
     EXAMPLE_SIGMA,
-    PREFIX,
-    ROLLOUT_OPTIONS,
     Blur,
     blur_table,
     example_row,
-    highest_chance,
     idle_settings,
-    in_paper_mode,
     least_noise_is_below_the_path,
     longest_walk,
-    reflexflow_on,
 )  # fmt: skip
 from ...core.before.loss_share import bands
 from ...core.before.remarks import rollout_remarks
@@ -37,6 +32,7 @@ from ...core.config import (
     with_changes,
 )
 from ...core.config.options import ConfigError
+from ...core.config.rules import PREFIX, ROLLOUT_OPTIONS, highest_chance, in_paper_mode, reflexflow_on
 from ..parts.charts import Line, chart
 from ..parts.forms import Form, label
 from ..parts.panel import QUICK, FormPage
@@ -378,12 +374,6 @@ def _carriers(config: RunConfig) -> str:
 def _without_effect(config: RunConfig) -> str:
     """The remarks about the rollout, with the names that the controls have."""
     said = [remark for remark in rollout_remarks(config) if not remark.startswith(CAUTION)]
-    if config.rollout.active:
-        # Settings that wait for others also when nobody has changed them are marked at their controls, not told again here.
-        if highest_chance(config) == 0:
-            said.insert(0, "Nothing will be rolled out in this run: the chance is 0 at all of its steps.")
-        elif config.rollout.min_sigma >= 1 and not in_paper_mode(config):
-            said.insert(0, "Nothing will be rolled out: no row carries as much noise as the least that is asked for.")
     if not said:
         return ""
     return f'<div class="rs-idle-list" role="status">{"".join(f"<p>{_named(remark)}</p>" for remark in said)}</div>'

@@ -5,15 +5,15 @@ Computed from the config's own grid (`plain_grid`), so no number here is a const
 
 from dataclasses import replace
 
-from ..config import OPTIONS, RolloutConfig, RunConfig
+from ..config import OPTIONS, RunConfig
 from ..config.options import shown
+from ..config.rules import PREFIX, highest_chance, in_paper_mode
 from ..findings import Finding
 from . import loss_share
 from .cost import blur_factor
-from .effects import EXAMPLE_SIGMA, highest_chance, in_paper_mode, least_noise_is_below_the_path
+from .effects import EXAMPLE_SIGMA, least_noise_is_below_the_path
 from .plain_grid import PlainGrid, grid_of
 
-PREFIX = RolloutConfig.prefix
 LEAST_CONTRAST = 0.5
 """A farthest walk that leaves less of the picture's contrast than this is warned about."""
 _LONG_SHARE = 0.2  # of the trajectory, where the contrast is not known

@@ -1,40 +1,14 @@
 """What the rollout settings of a config do, and which of them do nothing: for the page, without torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..config import NOT_IN_PAPER_MODE, OPTIONS, RolloutConfig, RunConfig
+from ..config import RunConfig
+from ..config.rules import PREFIX, idle_rollout, in_paper_mode, reflexflow_on
 from .cost import CALLS_PER_STEP, blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
 from .plain_grid import PlainGrid, PlainLevel, grid_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PREFIX = RolloutConfig.prefix
-ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
 CAUTION = "Scheduled sampling is experimental"
 """How the remark starts that is a caution, not a setting without effect."""
-
-
-def highest_chance(config: RunConfig) -> float:
-    """The highest chance of a row to be rolled out at any step of the run; 0 when rollout is off."""
-    rollout, last = config.rollout, config.training.max_train_steps - 1
-    if not rollout.active:
-        return 0.0
-    # The ramp is monotonic and flat around: its extremes are at the run's first and last step.
-    return max(rollout.probability_at(0), rollout.probability_at(last))
-
-
-def reflexflow_on(config: RunConfig) -> bool | None:
-    """Whether ReflexFlow takes part; None when only the checkpoint can say (it needs a flow model)."""
-    if not config.rollout.walks or config.rollout.reflexflow is False:
-        return False
-    return config.model.is_flow()
-
-
-def in_paper_mode(config: RunConfig) -> bool:
-    """Does the run walk in ReflexFlow's `paper` mode? Also where only the checkpoint could rule it out."""
-    return config.rollout.reflexflow_mode == "paper" and reflexflow_on(config) is not False
 
 
 def least_noise_is_below_the_path(config: RunConfig) -> bool:
@@ -77,67 +51,12 @@ def longest_walk(config: RunConfig) -> Walk:
 def idle_settings(config: RunConfig) -> dict[str, str]:
     """Rollout options that do nothing in this config, whether they were changed or not, each with the reason in plain words."""
     why: dict[str, str] = {}
-    for names, reason in _idle(config):
-        for name in names:
-            why.setdefault(PREFIX + name, reason)
+    for rule in idle_rollout(config):
+        for name in rule.options:
+            why.setdefault(name, rule.why)
+    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` tells it with its numbers
+        why.setdefault(PREFIX + "min_sigma", "even the cleanest rows of this model carry more noise")
     return why
-
-
-def _idle(config: RunConfig) -> "Iterator[tuple[tuple[str, ...], str]]":
-    rollout = config.rollout
-    fields = tuple(name.removeprefix(PREFIX) for name in ROLLOUT_OPTIONS)
-    ramped = rollout.ramp_steps > 0
-
-    def all_but(*names: str) -> tuple[str, ...]:
-        return tuple(each for each in fields if each not in names)
-
-    if rollout.max_step_offset == 0:
-        yield all_but("max_step_offset"), "nothing is rolled out: the farthest start is 0"
-        return
-    if not rollout.active:
-        causes = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
-        yield all_but(*causes), "nothing is rolled out: the chance is 0"
-        return
-    if highest_chance(config) == 0:
-        yield all_but("start_step", *(("prob_start", "ramp_steps") if ramped else ())), "nothing is rolled out: it starts after the run"
-        return
-    if rollout.min_sigma >= 1 and not in_paper_mode(config):
-        yield all_but("min_sigma"), "nothing is rolled out: no row carries that much noise"
-        return
-    if ramped:
-        yield ("probability",), "the ramp decides (its length is above 0)"
-        if rollout.prob_start == rollout.prob_end:
-            yield ("ramp_shape",), "both ends of the ramp are alike"
-    else:
-        yield ("prob_start", "prob_end", "ramp_shape"), "there is no ramp (its length is 0)"
-    if rollout.grid == "training":
-        yield ("grid_steps",), "the training grid has its own steps"
-    if rollout.control == "source_noise":
-        nobody = "nobody walks: this run is a control"
-        yield ("sampler", "order", "guidance", "target", *(each for each in fields if each.startswith("reflexflow"))), nobody
-        return
-    if reflexflow_on(config) is False:
-        off = "ReflexFlow is switched off" if rollout.reflexflow is False else "ReflexFlow needs a flow model"
-        yield tuple(each for each in fields if each.startswith("reflexflow_")), off
-    elif rollout.reflexflow_mode == "paper":
-        yield ("sampler", "order", "target", "guidance"), "the paper's mode takes one Euler step and its own target"
-        yield NOT_IN_PAPER_MODE, "the paper's mode takes a step of any length"
-    else:
-        yield ("reflexflow_step_gradient",), "the mode is single-pass"
-    if rollout.sampler in ("euler", "rk4"):
-        yield ("order",), f"{rollout.sampler} has no order"
-    elif rollout.max_step_offset == 1:
-        yield ("order",), "over a single step every order is the same"
-    if rollout.reflexflow_alpha == 0:
-        yield ("reflexflow_norm",), "the frequency weight is 1 everywhere"
-    if rollout.target != "consistent":
-        yield ("snr_gamma",), "the target original does not grow towards clean pictures"
-    elif config.model.is_flow():
-        yield ("snr_gamma",), "a flow model's cleanest rows are left out by the least noise for a rollout"
-    elif config.model.known_prediction_type() == "sample":
-        yield ("snr_gamma",), "this model predicts the picture itself, whose target does not grow"
-    if least_noise_is_below_the_path(config):
-        yield ("min_sigma",), "even the cleanest rows of this model carry more noise"
 
 
 # One row as an example, and how much a walk blurs ---------------------------------------------------------------------------

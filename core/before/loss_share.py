@@ -10,8 +10,8 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from ..config.rules import highest_chance
 from .cost import offset_distribution, rolled_bound, rolled_loss
-from .effects import highest_chance
 from .plain_grid import PlainGrid, grid_of
 
 if TYPE_CHECKING:

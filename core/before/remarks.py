@@ -1,7 +1,7 @@
 """What a person should be told about the settings of a config: those without effect, and those that cost more than they look. No torch."""
 
 from ..config import RunConfig
-from ..config.rules import idle_remarks, idle_rollout
+from ..config.rules import idle_remarks, idle_rollout_remarks
 from .cautions import cautions
 
 
@@ -16,4 +16,4 @@ def remarks(config: RunConfig) -> list[str]:
 
 def rollout_remarks(config: RunConfig) -> list[str]:
     """`remarks` about the rollout settings alone."""
-    return [*idle_rollout(config), *(caution.sentence for caution in cautions(config))]
+    return [*idle_rollout_remarks(config), *(caution.sentence for caution in cautions(config))]

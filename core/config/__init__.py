@@ -22,7 +22,7 @@ from .presets import (
     rollout_level,
     rollout_level_of,
 )
-from .rules import NOT_IN_PAPER_MODE, idle_remarks
+from .rules import idle_remarks
 from .sections import (
     DEMO_PREDICTION_TYPES,
     FLOW_FAMILIES,
@@ -39,7 +39,6 @@ __all__ = [
     "DEMO_PREDICTION_TYPES",
     "FLOW_FAMILIES",
     "LARGEST_SEED",
-    "NOT_IN_PAPER_MODE",
     "OPTIONS",
     "ROLLOUT_LEVELS",
     "SECTIONS",

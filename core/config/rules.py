@@ -1,112 +1,266 @@
-"""What a config says without effect: the rules that need nothing but the config itself (no grid, no checkpoint)."""
+"""Which settings of a config do nothing, and why: one table, read by the command line's remarks, the preflight and the page's controls.
 
-from .flat import RunConfig, differences
+A setting that contradicts another is a fault and refused (`Checked.rules`); one that merely waits for another to matter stands here. The
+rules need nothing but the config itself; what needs the grid of its noise levels is in `core.before`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .flat import OPTIONS, RunConfig, differences
 from .options import shown
 from .sections import LoraConfig, RolloutConfig, probability_at
 
+PREFIX = RolloutConfig.prefix
+ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
 NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
 """Rollout options that `reflexflow_mode` "paper" does without; what would contradict it is refused."""
 
 
-def idle_remarks(config: RunConfig) -> list[str]:
-    """Sentences about settings that differ from their default but do nothing in this config.
+@dataclass(frozen=True)
+class Idle:
+    """Options (flat names) that do nothing in a config, whether somebody changed them or not.
 
-    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here.
+    `why`: in plain words, for the control of each. `because`: in the options' own names, for a sentence about those that were changed;
+    the same where it is empty. `said`: what that sentence begins with where "Not used" is too little.
     """
-    return [*idle_rollout(config), *idle_elsewhere(config)]
+
+    options: tuple[str, ...]
+    why: str
+    because: str = ""
+    said: str = ""
+
+    def sentence(self, changed: list[str]) -> str:
+        """About those of the options that were changed."""
+        if self.said:
+            return f"{self.said}; without effect: {', '.join(changed)}."
+        because = self.because if self.because else self.why
+        if len(self.options) == 1:
+            return f"{self.options[0]} is not used: {because}."
+        return f"Not used, because {because}: {', '.join(changed)}."
 
 
-def idle_rollout(config: RunConfig) -> list[str]:
-    rollout, training = config.rollout, config.training
-    prefix = RolloutConfig.prefix
-    changed = differences(config)
-    said = []
+def idle_remarks(config: RunConfig) -> list[str]:
+    """Sentences about settings that differ from their default but do nothing in this config, or ask for a word."""
+    return [*idle_rollout_remarks(config), *_told(config, _idle_elsewhere(config)), *_notes_elsewhere(config)]
+
+
+def idle_rollout_remarks(config: RunConfig) -> list[str]:
+    """`idle_remarks` about the rollout settings alone."""
+    return [*_told(config, idle_rollout(config)), *_notes_on_rollout(config)]
+
+
+def _told(config: RunConfig, table: Iterable[Idle]) -> list[str]:
+    """A sentence for each rule of which a changed option is; an option is told with the first rule that has it."""
+    waiting, said = list(differences(config)), []
+    for rule in table:
+        changed = [name for name in waiting if name in rule.options]
+        if changed:
+            said.append(rule.sentence(changed))
+            waiting = [name for name in waiting if name not in changed]
+    return said
+
+
+# What the rules rest on -----------------------------------------------------------------------------------------------------
+
+
+def highest_chance(config: RunConfig) -> float:
+    """The highest chance of a row to be rolled out at any step of the run; 0 when rollout is off."""
+    rollout, last = config.rollout, config.training.max_train_steps - 1
     if not rollout.active:
-        waiting = [name for name in changed if name.startswith(prefix)]
-        if waiting:
-            why = (
-                "max_step_offset is 0"
-                if rollout.max_step_offset == 0
-                else ("probability is 0" if rollout.ramp_steps == 0 else "prob_start and prob_end are 0")
-            )
-            said.append(f"Nothing will be rolled out, because {prefix}{why}; without effect: {', '.join(waiting)}.")
-    else:
-        if rollout.ramp_steps > 0 and rollout.probability > 0:
-            said.append(
-                f"{prefix}probability = {shown(rollout.probability)} is not used: ramp_steps is above 0, so prob_start and prob_end hold."
-            )
-        if rollout.ramp_steps == 0:
-            idle = [name for name in ("prob_start", "prob_end", "ramp_shape") if prefix + name in changed]
-            if idle:
-                said.append(f"Not used, because {prefix}ramp_steps is 0: {', '.join(prefix + name for name in idle)}.")
-        if rollout.start_step >= training.max_train_steps:
-            said.append(
-                f"{prefix}start_step = {rollout.start_step} lies beyond the {training.max_train_steps} steps of the run."
-            )
-        elif rollout.ramp_steps and rollout.start_step + rollout.ramp_steps > training.max_train_steps:
-            end = shown(round(probability_at(rollout, training.max_train_steps), 4))
-            said.append(f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}.")
-        if rollout.grid == "training" and prefix + "grid_steps" in changed and rollout.reflexflow_mode != "paper":
-            said.append(f'{prefix}grid_steps is not used: {prefix}grid is "training".')
-        if rollout.control == "source_noise":
-            walking = tuple(prefix + name for name in ("reflexflow", "target", "guidance"))
-            idle = [name for name in changed if name.startswith(walking)]
-            said.append(
-                f'{prefix}control is "source_noise": no row is rolled out; the chosen ones train as plain rows at the noise level of '
-                "their start." + (f" Without effect: {', '.join(idle)}." if idle else "")
-            )
-        elif config.model.is_flow() is False or rollout.reflexflow is False:
-            idle = [name for name in changed if name.startswith(prefix + "reflexflow_")]
-            if idle:
-                said.append(f"Not used, because ReflexFlow is off here: {', '.join(idle)}.")
-        elif rollout.reflexflow_mode == "paper":
-            idle = [prefix + name for name in NOT_IN_PAPER_MODE if prefix + name in changed]
-            if idle:
-                said.append(f'Not used, because {prefix}reflexflow_mode is "paper", whose step has any length: {", ".join(idle)}.')
-        elif rollout.reflexflow_step_gradient:
-            said.append(f'{prefix}reflexflow_step_gradient is not used: {prefix}reflexflow_mode is not "paper".')
-        if rollout.walks:
-            said.append(
-                "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
-            )
-    return said
+        return 0.0
+    # The ramp is monotonic and flat around: its extremes are at the run's first and last step.
+    return max(rollout.probability_at(0), rollout.probability_at(last))
 
 
-def idle_elsewhere(config: RunConfig) -> list[str]:
-    training, data = config.training, config.data
-    changed = differences(config)
-    said = []
-    if not data.with_prior_preservation:
-        idle = [name for name in ("class_prompt", "class_data_dir", "prior_loss_weight", "num_class_images", "class_sample_steps",
-                                  "class_sample_guidance") if name in changed]  # fmt: skip
-        if idle:
-            said.append(f"Not used, because with_prior_preservation is false: {', '.join(idle)}.")
-    if training.model_type == "full":
-        idle = [name for name in changed if name.startswith(LoraConfig.prefix)]
-        if idle:
-            said.append(f'Not used, because model_type is "full": {", ".join(idle)}.')
-    if not training.use_ema and "ema_decay" in changed:
-        said.append("ema_decay is not used: use_ema is false.")
-    if training.loss_type != "huber" and "huber_delta" in changed:
-        said.append('huber_delta is not used: loss_type is not "huber".')
-    if training.optimizer == "adafactor":
-        idle = [name for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if name in changed]
-        if idle:
-            said.append(f"Not used by adafactor: {', '.join(idle)}.")
-    if training.timestep_sampling in ("uniform", "mode"):
-        idle = [name for name in ("logit_mean", "logit_std") if name in changed]
-        if idle:
-            said.append(f'Not used, because timestep_sampling is "{training.timestep_sampling}": {", ".join(idle)}.')
-    if training.timestep_sampling != "mode" and "mode_scale" in changed:
-        said.append('mode_scale is not used: timestep_sampling is not "mode".')
-    if training.loss_weighting == "sigma_sqrt":
-        said.append(
-            'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
-            if training.precondition_outputs else 'loss_weighting "sigma_sqrt" without precondition_outputs lets the few cleanest rows '
-            "carry nearly all of the loss: it grows as 1 / sigma^2. diffusers' script for SD 3 has both on."
-        )  # fmt: skip
-    if training.optimizer == "prodigy" and training.learning_rate < 0.1:
-        said.append(
-            f"learning_rate = {training.learning_rate:g} slows prodigy down: it finds its own rate; 1 is usual."
+def reflexflow_on(config: RunConfig) -> bool | None:
+    """Whether ReflexFlow takes part; None when only the checkpoint can say (it needs a flow model)."""
+    if not config.rollout.walks or config.rollout.reflexflow is False:
+        return False
+    return config.model.is_flow()
+
+
+def in_paper_mode(config: RunConfig) -> bool:
+    """Does the run walk in ReflexFlow's `paper` mode? Also where only the checkpoint could rule it out."""
+    return config.rollout.reflexflow_mode == "paper" and reflexflow_on(config) is not False
+
+
+# The table ------------------------------------------------------------------------------------------------------------------
+
+
+def idle_rollout(config: RunConfig) -> Iterator[Idle]:
+    """The rules of the rollout section that hold in this config."""
+    nothing = _nothing_rolls(config)
+    if nothing is not None:
+        yield nothing
+        return
+    rollout = config.rollout
+    if rollout.ramp_steps > 0:
+        yield Idle(
+            _named("probability"),
+            "the ramp decides (its length is above 0)",
+            "ramp_steps is above 0, so prob_start and prob_end hold",
         )
-    return said
+        if rollout.prob_start == rollout.prob_end:
+            yield Idle(_named("ramp_shape"), "both ends of the ramp are alike")
+    else:
+        yield Idle(
+            _named("prob_start", "prob_end", "ramp_shape"),
+            "there is no ramp (its length is 0)",
+            f"{PREFIX}ramp_steps is 0",
+        )
+    if rollout.grid == "training":
+        yield Idle(_named("grid_steps"), "the training grid has its own steps", f'{PREFIX}grid is "training"')
+    if rollout.control == "source_noise":
+        walking = [name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow")]
+        yield Idle(
+            (*_named("sampler", "order", "guidance", "target"), *walking),
+            "nobody walks: this run is a control",
+            said=_CONTROL,
+        )
+    else:
+        yield from _idle_walk(config)
+
+
+def _nothing_rolls(config: RunConfig) -> Idle | None:
+    """Why no row of the run is ever rolled out, if so, and all options that wait for it."""
+    rollout, steps = config.rollout, config.training.max_train_steps
+    ramped, start = rollout.ramp_steps > 0, f"{PREFIX}start_step = {rollout.start_step}"
+
+    def all_but(*names: str) -> tuple[str, ...]:
+        return tuple(each for each in ROLLOUT_OPTIONS if each not in _named(*names))
+
+    if rollout.max_step_offset == 0:
+        return Idle(
+            all_but("max_step_offset"),
+            "nothing is rolled out: the farthest start is 0",
+            said=_nothing(f"{PREFIX}max_step_offset is 0"),
+        )
+    if not rollout.active:
+        causes = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
+        because = "prob_start and prob_end are 0" if ramped else "probability is 0"
+        return Idle(all_but(*causes), "nothing is rolled out: the chance is 0", said=_nothing(PREFIX + because))
+    if highest_chance(config) == 0:
+        late = f"{start} lies beyond the {steps} steps of the run"
+        because = (
+            late
+            if rollout.start_step >= steps
+            else f"the chance grows only after {start}, and the run has {steps} steps"
+        )
+        causes = ("start_step", "prob_start", "ramp_steps") if ramped else ("start_step",)
+        return Idle(
+            all_but(*causes),
+            "nothing is rolled out: it starts after the run",
+            said=f"Nothing will be rolled out in this run, because {because}",
+        )
+    if rollout.min_sigma >= 1 and not in_paper_mode(config):
+        because = f"no row carries as much noise as {PREFIX}min_sigma = {shown(rollout.min_sigma)} asks for"
+        return Idle(
+            all_but("min_sigma"), "nothing is rolled out: no row carries that much noise", said=_nothing(because)
+        )
+    return None
+
+
+def _idle_walk(config: RunConfig) -> Iterator[Idle]:
+    """The rules about how a row walks and what it learns there."""
+    rollout = config.rollout
+    if reflexflow_on(config) is False:
+        off = "ReflexFlow is switched off" if rollout.reflexflow is False else "ReflexFlow needs a flow model"
+        idle = tuple(name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow_"))
+        yield Idle(idle, off, "ReflexFlow is off here")
+    elif rollout.reflexflow_mode == "paper":
+        yield Idle(
+            _named("sampler", "order", "target", "guidance"), "the paper's mode takes one Euler step and its own target"
+        )
+        yield Idle(
+            _named(*NOT_IN_PAPER_MODE),
+            "the paper's mode takes a step of any length",
+            f'{PREFIX}reflexflow_mode is "paper", whose step has any length',
+        )
+    else:
+        yield Idle(
+            _named("reflexflow_step_gradient"), "the mode is single-pass", f'{PREFIX}reflexflow_mode is not "paper"'
+        )
+    if rollout.sampler in ("euler", "rk4"):
+        yield Idle(_named("order"), f"{rollout.sampler} has no order")
+    elif rollout.max_step_offset == 1:
+        yield Idle(_named("order"), "over a single step every order is the same")
+    if rollout.reflexflow_alpha == 0:
+        yield Idle(_named("reflexflow_norm"), "the frequency weight is 1 everywhere")
+    if rollout.target != "consistent":
+        yield Idle(_named("snr_gamma"), "the target original does not grow towards clean pictures")
+    elif config.model.is_flow():
+        yield Idle(_named("snr_gamma"), "a flow model's cleanest rows are left out by the least noise for a rollout")
+    elif config.model.known_prediction_type() == "sample":
+        yield Idle(_named("snr_gamma"), "this model predicts the picture itself, whose target does not grow")
+
+
+_CONTROL = f'{PREFIX}control is "source_noise": no row is rolled out; the chosen ones train as plain rows at the noise level of their start'
+
+
+def _nothing(because: str) -> str:
+    return f"Nothing will be rolled out, because {because}"
+
+
+def _named(*fields: str) -> tuple[str, ...]:
+    return tuple(PREFIX + field for field in fields)
+
+
+def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
+    training = config.training
+    if not config.data.with_prior_preservation:
+        idle = (
+            "class_prompt",
+            "class_data_dir",
+            "prior_loss_weight",
+            "num_class_images",
+            "class_sample_steps",
+            "class_sample_guidance",
+        )
+        yield Idle(idle, "there is no prior preservation", "with_prior_preservation is false")
+    if training.model_type == "full":
+        idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
+        yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')
+    if not training.use_ema:
+        yield Idle(("ema_decay",), "no running mean is kept", "use_ema is false")
+    if training.loss_type != "huber":
+        yield Idle(("huber_delta",), "the distance is not huber", 'loss_type is not "huber"')
+    if training.optimizer == "adafactor":
+        yield Idle(("adam_beta1", "adam_beta2", "adam_epsilon"), "adafactor has its own", 'optimizer is "adafactor"')
+    if training.timestep_sampling in ("uniform", "mode"):
+        because = f'timestep_sampling is "{training.timestep_sampling}"'
+        yield Idle(("logit_mean", "logit_std"), "noise levels are drawn another way", because)
+    if training.timestep_sampling != "mode":
+        yield Idle(("mode_scale",), "noise levels are drawn another way", 'timestep_sampling is not "mode"')
+
+
+# What works, and asks for a word --------------------------------------------------------------------------------------------
+
+
+def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
+    rollout, steps = config.rollout, config.training.max_train_steps
+    if _nothing_rolls(config) is not None:
+        return
+    if rollout.start_step >= steps:
+        yield f"{PREFIX}start_step = {rollout.start_step} lies beyond the {steps} steps of the run."
+    elif rollout.ramp_steps and rollout.start_step + rollout.ramp_steps > steps:
+        end = shown(round(probability_at(rollout, steps), 4))
+        yield f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}."
+    if rollout.walks:
+        yield "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
+    elif not _told(config, (rule for rule in idle_rollout(config) if rule.said == _CONTROL)):
+        yield f"{_CONTROL}."
+
+
+def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    if training.loss_weighting == "sigma_sqrt":
+        if training.precondition_outputs:
+            yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
+        else:
+            yield (
+                'loss_weighting "sigma_sqrt" without precondition_outputs lets the few cleanest rows carry nearly all of the loss: it grows '
+                "as 1 / sigma^2. diffusers' script for SD 3 has both on."
+            )
+    if training.optimizer == "prodigy" and training.learning_rate < 0.1:
+        yield f"learning_rate = {training.learning_rate:g} slows prodigy down: it finds its own rate; 1 is usual."

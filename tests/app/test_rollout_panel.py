@@ -9,8 +9,6 @@ from rollout_studio.app.train.grid_picture import described, grid_picture
 from rollout_studio.core.before.cost import flow_grid, offset_distribution, rollout_cost
 from rollout_studio.core.before.effects import (
     CAUTION,
-    PREFIX,
-    ROLLOUT_OPTIONS,
     blur_table,
     example_row,
     idle_settings,
@@ -25,6 +23,7 @@ from rollout_studio.core.config import (
     load_preset,
     with_changes,
 )
+from rollout_studio.core.config.rules import PREFIX, ROLLOUT_OPTIONS
 
 ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}
 

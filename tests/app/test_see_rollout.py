@@ -6,9 +6,9 @@ import pytest
 from rollout_studio.app import see_rollout
 from rollout_studio.app.drift.lab import FIELDS, DriftLab
 from rollout_studio.app.parts.forms import to_component
-from rollout_studio.core.before.effects import PREFIX
 from rollout_studio.core.config import config_from_flat, differences, load_preset, preset_names, with_changes
 from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.config.rules import PREFIX
 
 WALK = {"max_step_offset": 5, "sampler": "dpm", "order": 1, "grid_steps": 20, "guidance": 2.5, "probability": 0.5}
 

@@ -422,7 +422,7 @@ def test_an_unknown_level_is_refused():
         ({"model_type": "full", "lora_rank": 4}, 'model_type is "full"'),
         ({"ema_decay": 0.9}, "use_ema is false"),
         ({"huber_delta": 0.9}, "huber_delta is not used"),
-        ({"optimizer": "adafactor", "adam_beta1": 0.5}, "Not used by adafactor: adam_beta1"),
+        ({"optimizer": "adafactor", "adam_beta1": 0.5}, 'optimizer is "adafactor": adam_beta1'),
         ({"timestep_sampling": "uniform", "logit_std": 0.5}, "logit_std"),
         ({"timestep_sampling": "mode", "logit_mean": 0.5}, 'timestep_sampling is "mode": logit_mean'),
         ({"mode_scale": 0.5}, "mode_scale is not used"),
