@@ -21,17 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import platform_calls
+from ..errors import Trouble
 
 VERSION = 1
 """Part of every key: raise it when pixels or embeddings of the same content come out differently."""
 
 
-class DatasetError(RuntimeError):
+class DatasetError(Trouble):
     """The pictures cannot be prepared or read. `message`: what is the case; `remedy`: what to do."""
-
-    def __init__(self, message: str, remedy: str = ""):
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}".strip())
 
 
 class CorruptEntry(ValueError):

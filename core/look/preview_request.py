@@ -18,6 +18,7 @@ from ..data.captions import BadCaption
 from ..data.captions import decode as decode_caption
 from ..data.pictures import SUFFIXES
 from ..data.scanning import located
+from ..errors import Trouble
 from .drift.report import Role
 
 KINDS = ("strip", "curves", "spectrum")
@@ -44,12 +45,8 @@ _SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name 
 MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_WALKS = 4, 4, 6
 
 
-class PreviewError(Exception):
+class PreviewError(Trouble):
     """A preview cannot be made: `message` says why, `remedy` what to do. The worker lives on."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)

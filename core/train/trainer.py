@@ -40,6 +40,7 @@ from ..before.plain_grid import grid_of
 from ..before.preflight import cache_folder
 from ..config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
 from ..data import DatasetError, prepare, scan
+from ..errors import Trouble
 from ..families import ModelError, load_model
 from ..families.base import Model, resolve_device
 from ..look import preview
@@ -98,20 +99,12 @@ def _before_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, A
     return {**{name: value for name, value in then.items() if name not in was}, **was}
 
 
-class Refused(Exception):
+class Refused(Trouble):
     """The run cannot train as asked; `remedy` says what to do. Nothing was lost."""
 
-    def __init__(self, message: str, remedy: str) -> None:
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}")
 
-
-class Broken(Exception):
+class Broken(Trouble):
     """Training met something that must not go on, such as a loss that is not a number."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}")
 
 
 class _Leave(Exception):
@@ -196,7 +189,7 @@ def _explained(error: Exception, training: "Training | None") -> tuple[str, str]
             f"Close other programs that hold memory: {_way_on(training.run)}. Or train a copy of this run (settings that decide a step cannot change "
             f"in the run itself) with {ways_to_need_less(training.config)}."
         )
-    if isinstance(error, Refused | Broken | ModelError | DatasetError):
+    if isinstance(error, Trouble | ModelError):
         return error.message, error.remedy
     if isinstance(error, ConfigError):
         return f"{type(error).__name__}: {error}", "Mend config.json, or make a new run."
