@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -137,7 +138,7 @@ def test_no_imports_go_round_in_a_circle(layer):
 
 
 WINGS = (  # of core, from the ground up; each may import those on the floors before its own
-    ("errors", "findings", "memory", "names", "platform_calls", "randomness", "demo"),
+    ("errors", "findings", "memory", "names", "platform_calls", "randomness", "demo", "facts"),
     ("config", "maths"),
     ("families", "runs"),
     ("data", "adapters", "remedies"),
@@ -149,8 +150,16 @@ NEIGHBOURS = {("maths", "config")}
 """(a, b): a may import b on its own floor. The mathematics takes the options that it is about as the records that declare them."""
 
 
+FACTS = {f"core.families.{name}" for name in ("facts", "registry", "schedule", "unet_facts")} | {
+    f"core.families.{file.parent.name}" for file in (ROOT / "core" / "families").glob("*/__init__.py")
+}
+
+
 def wing(module: str) -> str:
-    """core.look.drift.report -> look; core itself, which only documents -> ""."""
+    """core.look.drift.report -> look; core itself, which only documents -> "". What is known of the families is a wing of its own, on
+    the ground: it needs nothing, and the config reads there which families there are."""
+    if module in FACTS:
+        return "facts"
     return [*module.split("."), ""][1]
 
 
@@ -218,6 +227,9 @@ def test_imports_inside_the_package_are_relative():
         "core.before.preflight",
         "core.config.reference",
         "core.before.cost",
+        "core.families",
+        "core.before.estimate",
+        "app.train.model_card",
     ],
 )
 def test_starts_without_the_heavy_libraries(module):
@@ -226,6 +238,39 @@ def test_starts_without_the_heavy_libraries(module):
     code = f"import sys, json, {PACKAGE}.{module}; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == []
+
+
+def named_families(text: str) -> set[str]:
+    """Families' names and pipeline classes that stand in a text, as whole words."""
+    from rollout_studio.core.families.registry import FAMILIES
+
+    words = {word for facts in FAMILIES.values() for word in (facts.name, *facts.pipelines)}
+    return words & set(re.findall(r"[A-Za-z_]\w*", text))
+
+
+def test_nothing_outside_its_folder_names_a_family():
+    """So that one is added by a folder. What differs is asked of its facts, or done by its `Model`."""
+    families = ROOT / "core" / "families"
+    wrong = [
+        f"{file.relative_to(ROOT)} names {word}"
+        for layer in LAYERS
+        for file in sources(layer)
+        for word in named_families(file.read_text(encoding="utf-8"))
+        if file.parent not in [families / name for name in families_with(word)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def families_with(word: str) -> list[str]:
+    """The families that a name or a pipeline class belongs to."""
+    from rollout_studio.core.families.registry import FAMILIES
+
+    return [facts.name for facts in FAMILIES.values() if word in (facts.name, *facts.pipelines)]
+
+
+def test_a_family_is_noticed_wherever_it_is_named():
+    assert named_families('if family == "sd3": StableDiffusion3Pipeline') == {"sd3", "StableDiffusion3Pipeline"}
+    assert not named_families("train_dreambooth_sd3.py")
 
 
 def test_every_sub_package_is_named_in_pyproject():

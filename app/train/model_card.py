@@ -2,10 +2,10 @@
 
 from ...core.before.model_check import ModelReport, hub_address, login_command
 from ...core.before.preflight import size
+from ...core.families.registry import FAMILIES
 from ...core.findings import Finding, by_severity, printable
 from ..parts.words import text
 
-_FAMILIES = {"sd1x": "Stable Diffusion 1.x", "sd2x": "Stable Diffusion 2.x", "sd3": "Stable Diffusion 3", "lumina2": "Lumina 2"}
 _PREDICTS = {
     "epsilon": "the noise in a picture (epsilon)",
     "v_prediction": "a mix of noise and picture (v)",
@@ -37,7 +37,7 @@ def model_card(report: ModelReport) -> str:
 def _facts(report: ModelReport) -> list[tuple[str, str]]:
     facts = []
     if report.family is not None:
-        facts.append(("Kind of model", f"{_FAMILIES.get(report.family, report.family)} ({report.family})"))
+        facts.append(("Kind of model", f"{FAMILIES[report.family].label} ({report.family})"))
     if report.prediction_type is not None:
         facts.append(("Its network predicts", _PREDICTS.get(report.prediction_type, report.prediction_type)))
     if report.resolution is not None:

@@ -115,7 +115,7 @@ def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") 
     dtype = DTYPES[config.model.base_model_precision] if model is None else model.dtype
     device = resolve_device(config.model.device) if model is None else model.device
     prediction = config.model.prediction_type if model is None else model.prediction_type
-    pipe = family.open_pipeline(source, dtype, without=() if model is None else family.text_encoders)
+    pipe = family.open_pipeline(source, dtype, without=() if model is None else family.facts.text_encoders)
     fresh = family(pipe.to(device), source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None)
     fresh.denoiser.eval()
     return fresh

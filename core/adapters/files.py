@@ -68,7 +68,7 @@ def export_lora(
     dtype = DTYPES[config.saving.save_precision if precision is None else precision]
     state = adapter_state(model) if state is None else state
     layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
-    metadata = lora_metadata(config, model.metadata, title=path.stem, step=step)
+    metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     part = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

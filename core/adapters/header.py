@@ -88,7 +88,7 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
     """The header's text. Training facts only: no captions, no statistics of the images, no full paths.
 
     Args:
-        base: the family's `metadata` (`ss_base_model_version`, `architecture`).
+        base: the family's `facts.header` (`ss_base_model_version`, `architecture`).
         title: the file's name without its ending; tools show it.
         step: at which optimizer step the weights were taken; None where that is not known.
 

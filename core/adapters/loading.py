@@ -100,7 +100,7 @@ def drop(model: "Model", name: str) -> None:
 
 
 def _parts(model: "Model") -> list[nn.Module]:
-    encoders = (getattr(model.pipe, name, None) for name in model.text_encoders)
+    encoders = (getattr(model.pipe, name, None) for name in model.facts.text_encoders)
     return [model.denoiser, *(each for each in encoders if each is not None)]
 
 

@@ -49,7 +49,7 @@ def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
         raise ModelError("The model has an adapter already.", "Load the model again before attaching another.")
     denoiser = model.denoiser
     denoiser.requires_grad_(False)
-    targets = matching_layers(denoiser, config.targets if config.targets else model.lora_targets, model.name)
+    targets = matching_layers(denoiser, config.targets if config.targets else model.facts.lora_targets, model.name)
     alpha = config.rank if config.alpha is None else config.alpha
     with kept_random_state():
         denoiser.add_adapter(

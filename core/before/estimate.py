@@ -5,7 +5,6 @@ Time comes from what was measured: earlier runs of the same kind in the runs fol
 an estimate with its range. Disk is `preflight.disk_estimate`. docs/training.md compares all three with what runs reported.
 """
 
-import json
 import math
 import re
 import statistics
@@ -24,11 +23,11 @@ from .preflight import (
     NEVER_LOADED,
     DiskEstimate,
     ModelFacts,
-    adapter_weights,
     device_of,
     disk_estimate,
     model_findings,
     safetensors_shapes,
+    trained_weights,
 )
 
 WORKER_BYTES = 480 * 2**20
@@ -40,8 +39,6 @@ CHECKPOINTED = 0.52
 MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
 """How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
 measured, docs/training.md."""
-PADDED_TEXT_TOKENS, TEXT_TOKENS = 333, 64
-"""Text tokens that go through a transformer's blocks: SD 3 pads to 77 + 256, Lumina's kind takes a caption's own length."""
 
 MEASURED = {"demo-flow": 0.119, "demo-epsilon": 0.075}
 """Median seconds of a plain LoRA step of `MEASURED_ROWS` rows (the presets') at 64 px in float32, on the machine `MEASURED_ON`."""
@@ -271,7 +268,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     training, full = config.training, config.training.model_type == "full"
     held = 4 if full else 4 if config.model.base_model_precision == "float32" else 2
     weights = sum(math.prod(shape) for shape in facts.shapes.values())
-    trained = weights if full else adapter_weights(facts.shapes, config.lora.rank, config.lora.targets)
+    trained = trained_weights(config, facts)
     moments = {"adamw": 2.0, "adamw_8bit": 0.5, "prodigy": 4.0, "adafactor": 0.1}[training.optimizer]
     parts = {"weights": float(weights * held)}
     if device == "cpu":
@@ -316,8 +313,7 @@ def _outputs(facts: ModelFacts, resolution: int) -> float:
     side = math.ceil(resolution / (8 if facts.pixels_per_latent is None else facts.pixels_per_latent))
     if facts.component == "unet":
         return _unet_outputs(facts.shapes, side)
-    joint = any("add_k_proj" in name for name in facts.shapes)
-    tokens = math.ceil(side / _patch(facts.folder)) ** 2 + (PADDED_TEXT_TOKENS if joint else TEXT_TOKENS)
+    tokens = math.ceil(side / facts.cells_per_token) ** 2 + facts.text.tokens
     # Only layers inside the blocks; modulation layers put out one vector for the whole picture, not one for each token.
     return tokens * sum(
         shape[0] for name, shape in facts.shapes.items()
@@ -336,14 +332,6 @@ def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
         level = downs - 1 if name.startswith("mid_block") else 0 if at is None else int(at[2]) if at[1] == "down" else downs - 1 - int(at[2])
         total += shape[0] * math.ceil(side / 2**level) ** 2
     return total
-
-
-def _patch(folder: Path) -> int:
-    try:
-        patch = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8")).get("patch_size")
-    except (OSError, ValueError, AttributeError):
-        patch = None
-    return patch if isinstance(patch, int) and not isinstance(patch, bool) and patch > 0 else 2
 
 
 # What both of them read, remembered while the files are the same ------------------------------------------------------------

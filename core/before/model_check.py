@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import platform_calls
-from ..config import FLOW_FAMILIES, ModelConfig
+from ..config import ModelConfig
 from ..demo import BUILT_IN, MODELS
+from ..families.registry import FAMILIES
 from ..families.source import ModelError, Source, hub_error, locate
 from ..findings import Finding
 from .preflight import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable, size
@@ -88,7 +89,7 @@ def _from_folder(report: ModelReport, facts: ModelFacts, model: ModelConfig) -> 
 
 def prediction_of(family: str, scheduler: Mapping[str, Any]) -> str:
     """What the network predicts, as the checkpoint says: flow families always a velocity, the others by their scheduler."""
-    return "flow_matching" if family in FLOW_FAMILIES else str(scheduler.get("prediction_type", "epsilon"))
+    return "flow_matching" if FAMILIES[family].is_flow else str(scheduler.get("prediction_type", "epsilon"))
 
 
 def _read_or_nothing(source: Source, path: str) -> dict[str, Any]:
@@ -136,9 +137,13 @@ def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
     known = {part: values for part, values in configs.items() if values}
     report = replace(
         report, family=family, prediction_type=prediction_of(family, scheduler), bytes_=whole,
-        resolution=facts_of(Path(name), known, {}).native_resolution,
+        resolution=facts_of(Path(name), known, {}, FAMILIES[family]).native_resolution,
     )  # fmt: skip
-    return replace(report, findings=tuple(_hub_findings(report, model, files, weights)))
+    findings = list(_hub_findings(report, model, files, weights))
+    refusal = FAMILIES[family].refuse(known)
+    if refusal is not None:
+        findings.insert(0, Finding("error", OPTION, f"{name} {refusal.why}", refusal.remedy, "model-broken"))
+    return replace(report, findings=tuple(findings))
 
 
 def chosen_weights(files: Iterable[str], variant: str | None) -> list[str]:

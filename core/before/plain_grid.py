@@ -9,15 +9,15 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..demo import resolve
-from ..families.schedule import resolution_mu
-from ..families.source import FAMILY_OF_PIPELINE
+from ..families.facts import FLOW_SCHEDULER, USUAL_FLOW, USUAL_VARIANCE_PRESERVING, Geometry, Schedule
+from ..families.registry import FAMILIES, family_of
 from .cost import shifted
 
 if TYPE_CHECKING:
@@ -27,16 +27,13 @@ ALPHA_MIN = 0.02
 """`rollout.ALPHA_MIN`, which needs torch to read (a test compares): a source with less signal carries nothing of the picture."""
 _ROUNDING = 1e-3
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 _BENT = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas",
          "invert_sigmas", "shift_terminal", "stochastic_sampling", "rescale_betas_zero_snr", "trained_betas")  # fmt: skip
 """Settings that bend a schedule away from the formulas here."""
 _ONE_MORE = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")  # these divide the table by one step more
 _LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
 _LINSPACE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-_USUAL_SD = {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-             "num_train_timesteps": 1000, "steps_offset": 1, "timestep_spacing": "leading", "skip_prk_steps": True}  # fmt: skip
-_USUAL_SHIFT = {"sd3": 3.0, "lumina2": 6.0}
+_USUAL_GEOMETRY = Geometry(channels=16, pixels_per_latent=8, cells_per_token=2, native_size=None)
 
 
 @dataclass(frozen=True)
@@ -187,9 +184,13 @@ def _schedule(config: "RunConfig") -> _Schedule:
     usual = _usual(config)
     if found is None:
         return usual
-    scheduler, index, network, vae = (_read(found / part, _stamp(found / part)) for part in (
-        "scheduler/scheduler_config.json", "model_index.json", "transformer/config.json", "vae/config.json"))  # fmt: skip
-    known = _flow_schedule(scheduler, index, network, vae, config.data.resolution)
+    scheduler, index = (_read(found / part, _stamp(found / part)) for part in ("scheduler/scheduler_config.json", "model_index.json"))
+    files = {part: found / part / "config.json" for part in ("unet", "transformer", "vae")}
+    configs = {part: _read(file, _stamp(file)) for part, file in files.items()}
+    family = family_of(index, configs)
+    known = None
+    if family is not None and family.is_flow:
+        known = _flow_schedule(scheduler, family.schedule, family.geometry(configs), config.data.resolution)
     known = known if known is not None else _vp_schedule(scheduler)
     wanted = model.is_flow()
     if known is None or (wanted is not None and wanted != known.flow):
@@ -199,14 +200,16 @@ def _schedule(config: "RunConfig") -> _Schedule:
 
 def _usual(config: "RunConfig") -> _Schedule:
     """What is drawn when the checkpoint's schedule cannot be read, with what is assumed."""
-    family, flow = config.model.model_family, config.model.is_flow()
+    family, flow = FAMILIES.get(config.model.model_family), config.model.is_flow()
+    said = "The model's own schedule cannot be read here; drawn is "
     if flow is False:
-        said = "The model's own schedule cannot be read here; drawn is the usual one of Stable Diffusion (1000 training timesteps)."
-        return _Schedule(False, 1.0, None, 1000, tuple(_USUAL_SD.items()), said, True)
-    shift = _USUAL_SHIFT.get(family, 3.0)
+        how = USUAL_VARIANCE_PRESERVING if family is None else family.schedule
+        kind = "a model on a variance-preserving path" if family is None else family.label
+        return replace(_vp_schedule(how.usual), said=f"{said}the usual one of {kind} ({how.usual['num_train_timesteps']} training timesteps).", assumed=True)
+    how = USUAL_FLOW if family is None else family.schedule
+    found = _flow_schedule(how.usual, how, _USUAL_GEOMETRY, config.data.resolution)
     kind = "" if flow else " Whether it is a flow model is not known either; one is assumed."
-    said = f"The model's own schedule cannot be read here; drawn is a flow model's with shift {shift:g}.{kind}"
-    return _Schedule(True, shift, None if family == "lumina2" else shifted(1 / 1000, shift), 1000, (), said, True)
+    return replace(found, said=f"{said}a flow model's with shift {found.shift:.3g}.{kind}", assumed=True)
 
 
 def _files(name: str, revision: str | None) -> Path | None:
@@ -239,29 +242,25 @@ def _read(path: Path, stamp: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _flow_schedule(scheduler: Mapping[str, Any], index: Mapping[str, Any], network: Mapping[str, Any], vae: Mapping[str, Any],
-                   resolution: int) -> _Schedule | None:  # fmt: skip
-    if scheduler.get("_class_name") != _FLOW_SCHEDULER or any(scheduler.get(name) for name in _BENT):
+def _flow_schedule(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resolution: int) -> _Schedule | None:
+    if scheduler.get("_class_name") != FLOW_SCHEDULER or any(scheduler.get(name) for name in _BENT):
         return None
-    families = FAMILY_OF_PIPELINE.get(str(index.get("_class_name")))
     table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("shift", 1.0)
-    if families is None or not _whole(table, 2, 100_000) or not _number(shift) or not shift > 0:
+    if not _whole(table, 2, 100_000) or not _number(shift) or not shift > 0:
         return None
-    lumina = families == ("lumina2",)
-    # SD 3's pipeline walks down to the smallest sigma of the table, which a fixed shift has bent once before.
-    smallest, how = shifted(1 / table, shift), f"shift {shift:g}"
+    # A pipeline that walks down to the smallest sigma of the table finds it bent once already by a fixed shift.
+    smallest, said = shifted(1 / table, shift), f"shift {shift:g}"
     if scheduler.get("use_dynamic_shifting"):
-        blocks, patch, channels = vae.get("block_out_channels"), network.get("patch_size"), network.get("in_channels")
-        if not isinstance(blocks, list) or not _whole(patch, 1, 64) or not _whole(channels, 1, 4096):
+        if geometry.pixels_per_latent is None or geometry.channels is None:
             return None
-        side = math.ceil(resolution / 2 ** (len(blocks) - 1)) // patch
-        mu = resolution_mu(scheduler, channels if lumina else side * side, max_shift=1.15 if lumina else 1.16)
+        side = math.ceil(resolution / geometry.pixels_per_latent)
+        mu = how.mu(scheduler, tokens=geometry.tokens(side, side), channels=geometry.channels)
         shift = math.exp(mu) if scheduler.get("time_shift_type", "exponential") == "exponential" else mu
         if not shift > 0:
             return None
-        smallest, how = 1 / table, f"shift {shift:.3g} at {resolution} px"
-    said = f"The model's own schedule: a flow model with {how}."
-    return _Schedule(True, float(shift), None if lumina else smallest, table, (), said, False)
+        smallest, said = 1 / table, f"shift {shift:.3g} at {resolution} px"
+    said = f"The model's own schedule: a flow model with {said}."
+    return _Schedule(True, float(shift), None if how.walk == "steps" else smallest, table, (), said, False)
 
 
 def _vp_schedule(scheduler: Mapping[str, Any]) -> _Schedule | None:

@@ -21,6 +21,8 @@ from ..data import Item, Scan, bucket_counts, scan, scan_probe, split_holdout
 from ..data.holdout import FEWEST
 from ..data.scanning import Progress, located
 from ..demo import BUILT_IN, MODELS, resolve
+from ..families.facts import ATTENTION, FamilyFacts, TextCost, vae_geometry
+from ..families.registry import FAMILIES, family_of
 from ..families.source import ModelError, locate
 from ..findings import Finding, by_severity
 from ..runs.store import DEFAULT_ROOT, ROOT_VARIABLE, RunError, check_name
@@ -187,7 +189,9 @@ class ModelFacts:
     latent_channels: int | None
     native_resolution: int | None
     shapes: Mapping[str, tuple[int, ...]]
-    text_bytes: int
+    cells_per_token: int
+    text: TextCost
+    family: FamilyFacts | None
 
 
 def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]]:
@@ -255,9 +259,11 @@ def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFac
 
 
 def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
-    """Why a whole model is of no use here: no family covers it, or another family was asked for."""
+    """Why a whole model is of no use here: no family covers it, another was asked for, or it is of a kind that cannot be trained."""
     try:
-        family = locate(folder, revision, model.variant).family
+        source = locate(folder, revision, model.variant)
+        family = source.family
+        refusal = FAMILIES[family].refuse(source.configs)
     except ModelError as error:
         return [(error.message, error.remedy)]
     if model.model_family not in ("auto", family):
@@ -267,7 +273,7 @@ def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple
                 f"Set model_family = {family} or auto.",
             )
         ]
-    return []
+    return [] if refusal is None else [(f"{folder} {refusal.why}", refusal.remedy)]
 
 
 def offline_variable() -> str | None:
@@ -319,7 +325,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
             faults.append(fault)
         if component in ("unet", "transformer"):
             shapes = found
-    return facts_of(folder, configs, shapes), faults
+    return facts_of(folder, configs, shapes, family_of(index, configs)), faults
 
 
 def _read_json(path: Path) -> dict:
@@ -401,23 +407,22 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def facts_of(folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]]) -> ModelFacts:
+def facts_of(
+    folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]], family: FamilyFacts | None
+) -> ModelFacts:
     """What the parts' config files say (by the part's name), and the shapes of the network's tensors."""
-    vae = configs.get("vae", {})
-    blocks = vae.get("block_out_channels")
-    scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list) and blocks else None
     component = next((name for name in ("unet", "transformer") if name in configs), None)
-    sample = configs[component].get("sample_size") if component is not None else None
-    native = sample * scale if isinstance(sample, int) and scale is not None else None
-    text_bytes = 0
-    for name, values in configs.items():
-        if name.startswith("text_encoder"):
-            width = values.get("hidden_size", values.get("d_model"))
-            tokens = 77 if "CLIP" in str(values.get("architectures")) else 512
-            text_bytes += 4 * tokens * (width if isinstance(width, int) else 4096)
-    channels = vae.get("latent_channels")
+    geometry = (vae_geometry(str(component)) if family is None else family.geometry)(configs)
     return ModelFacts(
-        folder, component, scale, channels if isinstance(channels, int) else None, native, shapes, text_bytes
+        folder=folder,
+        component=component,
+        pixels_per_latent=geometry.pixels_per_latent,
+        latent_channels=geometry.channels,
+        native_resolution=geometry.native_size,
+        shapes=shapes,
+        cells_per_token=geometry.cells_per_token,
+        text=TextCost(512, 4 * 512 * 4096) if family is None else family.text(configs),
+        family=family,
     )
 
 
@@ -650,7 +655,7 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
     if model is not None:
         scale = model.pixels_per_latent if model.pixels_per_latent is not None else scale
         channels = model.latent_channels if model.latent_channels is not None else channels
-        text = model.text_bytes
+        text = model.text.bytes_
     pictures, prompts = len(found.items), len({item.caption for item in found.items}) + 1
     cache = 0
     if data.with_prior_preservation:
@@ -663,12 +668,7 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
         + prompts * text
     )
 
-    weights = 0
-    if model is not None:
-        if training.model_type == "full":
-            weights = sum(math.prod(shape) for shape in model.shapes.values())
-        else:
-            weights = adapter_weights(model.shapes, config.lora.rank, config.lora.targets)
+    weights = 0 if model is None else trained_weights(config, model)
     copies = 3 + (1 if training.use_ema else 0)  # weights, two moments, the running mean
     steps, every = training.max_train_steps, config.saving.checkpoint_step_interval
     saves = (
@@ -679,13 +679,17 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
     return DiskEstimate(cache, weights * 4 * (copies * saves + 1) + pictures_bytes)
 
 
+def trained_weights(config: RunConfig, model: ModelFacts) -> int:
+    """How many numbers train: those of the adapter, or of the whole network."""
+    if config.training.model_type == "full":
+        tables = () if model.family is None else model.family.untrained
+        return sum(math.prod(shape) for name, shape in model.shapes.items() if not name.endswith(tables))
+    usual = ATTENTION if model.family is None else model.family.lora_targets
+    return adapter_weights(model.shapes, config.lora.rank, config.lora.targets if config.lora.targets else usual)
+
+
 def adapter_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: tuple[str, ...]) -> int:
-    """Weights of an adapter on the layers that end in `targets`; the attention layers where none are named."""
-    targets = (
-        targets
-        if targets
-        else ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    )
+    """Weights of an adapter on the layers that end in `targets`."""
     count = 0
     for name, shape in shapes.items():
         layer = name.removesuffix(".weight")

@@ -25,7 +25,6 @@ from .presets import (
 from .rules import idle_remarks
 from .sections import (
     DEMO_PREDICTION_TYPES,
-    FLOW_FAMILIES,
     LARGEST_SEED,
     DataConfig,
     LoraConfig,
@@ -37,7 +36,6 @@ from .sections import (
 
 __all__ = [
     "DEMO_PREDICTION_TYPES",
-    "FLOW_FAMILIES",
     "LARGEST_SEED",
     "OPTIONS",
     "ROLLOUT_LEVELS",

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..families.registry import FAMILIES
 from .options import Checked, Fault, option, shown
 
 DEMO_PREDICTION_TYPES = {"demo-flow": "flow_matching", "demo-epsilon": "epsilon"}
 """What the built-in models predict; of other checkpoints only their folder knows."""
-FLOW_FAMILIES = ("sd3", "lumina2")
 LARGEST_SEED = 2**53 - 1  # what a browser's number can hold exactly
 
 _SCHEDULED = "Scheduled sampling (Bengio et al., arXiv 1506.03099)"
@@ -25,7 +25,7 @@ _REFLEXFLOW = "ReflexFlow (arXiv 2512.04904)"
 class ModelConfig(Checked):
     """Which model is trained, and what it predicts."""
 
-    model_family: Literal["auto", "sd1x", "sd2x", "sd3", "lumina2"] = option(
+    model_family: Literal["auto", *FAMILIES] = option(
         "auto",
         "Kind of model; auto reads it from the checkpoint. Naming another family than the checkpoint's is refused.",
     )
@@ -53,8 +53,9 @@ class ModelConfig(Checked):
         # Whether the checkpoint itself agrees is asked where it is opened: a file with only the keys of a rollout set-up names none.
         if self.prediction_type is None or self.model_family == "auto":
             return
-        if (self.prediction_type == "flow_matching") != (self.model_family in FLOW_FAMILIES):
-            wanted = "flow_matching" if self.model_family in FLOW_FAMILIES else "epsilon, v_prediction or sample"
+        kinds = FAMILIES[self.model_family].predictions
+        if self.prediction_type not in kinds:
+            wanted = " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
             yield Fault(
                 f"prediction_type = {shown(self.prediction_type)}: a {self.model_family} model takes {wanted}; "
                 "leave prediction_type unset to follow the checkpoint.",
@@ -66,14 +67,12 @@ class ModelConfig(Checked):
         if self.prediction_type is not None:
             return self.prediction_type
         if self.model_family != "auto":
-            return (
-                "flow_matching" if self.model_family in FLOW_FAMILIES else None
-            )  # sd1x and sd2x: epsilon, v or sample
+            return "flow_matching" if FAMILIES[self.model_family].is_flow else None
         return DEMO_PREDICTION_TYPES.get(self.pretrained_model_name_or_path)
 
     def is_flow(self) -> bool | None:
         """Is it a flow model? None when only the checkpoint can say."""
-        if self.model_family in ("sd1x", "sd2x"):
+        if self.model_family != "auto" and not FAMILIES[self.model_family].is_flow:
             return False
         known = self.known_prediction_type()
         return None if known is None else known == "flow_matching"

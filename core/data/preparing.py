@@ -419,9 +419,9 @@ class _Text:
 def _text_identity(model) -> list:
     """What embeddings depend on: the family's way of asking, the encoders' weights, the tokenizers' words."""
     parts: list = [model.name]
-    for name in model.text_encoders:
+    for name in model.facts.text_encoders:
         encoder = getattr(model.pipe, name)
-        if encoder is None and name not in model.source.absent and name not in model.unused:
+        if encoder is None and name not in model.source.absent and name not in model.facts.unused:
             raise RuntimeError("prepare() needs the text encoders; call it before model.free_text_encoders().")
         parts.append([name, None if encoder is None else identity(encoder)])
     for name, part in sorted(model.pipe.components.items()):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "presets" / "demo"
 FLOW = ASSETS / "flow"
-"""A flow-matching model: `Lumina2Pipeline`."""
+"""A flow-matching model."""
 EPSILON = ASSETS / "epsilon"
-"""An epsilon model: `StableDiffusionPipeline`."""
+"""An epsilon model."""
 DREAMBOOTH = ASSETS / "dreambooth"
 """Five pictures of a thing that the world lacks, each with a caption beside it."""
 CLASS = ASSETS / "class"

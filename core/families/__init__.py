@@ -1,28 +1,32 @@
 """Model families: everything that differs between model kinds, behind one `Model` (see `base.Model`).
 
-`load_model` opens a model; `source.locate` answers questions about one without torch. To add a family: one file with a
-subclass of `Model`, one line in `FAMILIES`, its pipeline class in `source.FAMILY_OF_PIPELINE`;
+`load_model` opens a model; `source.locate` and the facts (`registry.FAMILIES`) answer questions about one without torch. To add a
+family: a folder with its facts (`__init__.py`) and its `Model` (`model.py`), its pipeline in `tests/tiny.py`;
 `tests/core/test_families.py` greets you.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .source import FAMILY_OF_PIPELINE, ModelError, Source, locate
+from .facts import FamilyFacts
+from .registry import FAMILIES
+from .source import ModelError, Source, locate
 
 if TYPE_CHECKING:
-    from ..config import ModelConfig
     from .base import Model
 
-FAMILIES: dict[str, tuple[str, str]] = {
-    "sd1x": (".sd", "StableDiffusion1"),
-    "sd2x": (".sd", "StableDiffusion2"),
-    "sd3": (".sd3", "StableDiffusion3"),
-    "lumina2": (".lumina2", "Lumina2"),
-}
-"""Family name -> (module, class); imported only when used, because diffusers takes seconds to import."""
+__all__ = ["FAMILIES", "FamilyFacts", "Model", "ModelError", "Source", "family_class", "load_model", "locate"]
 
-__all__ = ["FAMILIES", "FAMILY_OF_PIPELINE", "Model", "ModelError", "Source", "family_class", "load_model", "locate"]
+
+class Choice(Protocol):
+    """Which model, and how to hold it: the config's model section."""
+
+    model_family: str
+    pretrained_model_name_or_path: str
+    revision: str | None
+    variant: str | None
+    base_model_precision: str
+    prediction_type: str | None
+    device: str
 
 
 def __getattr__(name: str):
@@ -35,11 +39,10 @@ def __getattr__(name: str):
 
 def family_class(name: str) -> "type[Model]":
     """The class of a family. Imports torch and diffusers."""
-    module, attribute = FAMILIES[name]
-    return getattr(import_module(module, __name__), attribute)
+    return FAMILIES[name].model_class()
 
 
-def load_model(config: "ModelConfig", *, flow_shift: float | None = None, for_training: bool = True) -> "Model":
+def load_model(config: Choice, *, flow_shift: float | None = None, for_training: bool = True) -> "Model":
     """Open the model that the config's model section names.
 
     Args:

@@ -2,8 +2,8 @@
 
 The rest of the core sees a `Model` only: latents are what the VAE gave, scaled; times are the noise path's (`t` = sigma
 for flow, the fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise -
-x0`. What a checkpoint's network, pipeline and scheduler want instead is converted in the family's file and nowhere
-else. What differs lives in small methods, marked "family:" below. The standing test (`tests/core/test_families.py`)
+x0`. What a checkpoint's network, pipeline and scheduler want instead is converted in the family's folder and
+nowhere else. What differs lives in small methods, marked "family:" below. The standing test (`tests/core/test_families.py`)
 compares each with its stock diffusers pipeline.
 """
 
@@ -11,12 +11,13 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from ..maths.noise import (
     prediction_from_output,
 )
 from ..randomness import kept_random_state
+from .facts import FamilyFacts, Geometry, PartConfigs
 from .source import ModelError, Source, hub_error
 
 Conditioning = dict[str, Tensor]
@@ -70,6 +72,7 @@ class Model(ABC):
     """One loaded model of one family.
 
     Attributes:
+        facts: what is known of the family without a checkpoint.
         pipe: the stock diffusers pipeline; its components are the ones used here.
         noise_path, prediction_type: how to read `denoise`'s output (`noise.prediction_from_output`).
         device, dtype: where the network runs and in which precision its frozen weights are. The VAE is always float32.
@@ -78,14 +81,7 @@ class Model(ABC):
         default_steps, default_guidance, default_size: what a bare `pipe(prompt)` uses.
     """
 
-    name: ClassVar[str]
-    pipeline_class: ClassVar[str]
-    component: ClassVar[Literal["unet", "transformer"]]
-    predictions: ClassVar[tuple[PredictionType, ...]]
-    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
-    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    unused: ClassVar[tuple[str, ...]] = ()  # components that training and sampling here do without
-    metadata: ClassVar[Mapping[str, str]]  # what a LoRA file's header says of the base (`core.adapters.files`)
+    facts: ClassVar[FamilyFacts]
 
     def __init__(
         self,
@@ -143,10 +139,10 @@ class Model(ABC):
         from huggingface_hub import errors
 
         # Names that the saved pipeline does not know may not be passed; those saved as "none" must be, as None.
-        none = {part: None for part in (*source.absent, *cls.unused, *without) if part in source.index}
+        none = {part: None for part in (*source.absent, *cls.facts.unused, *without) if part in source.index}
         try:
             with _without_progress_bars():
-                pipe = _pipeline_class(cls.pipeline_class).from_pretrained(
+                pipe = _pipeline_class(cls.facts.pipelines[0]).from_pretrained(
                     source.location,
                     revision=source.revision,
                     variant=source.variant,
@@ -163,6 +159,24 @@ class Model(ABC):
     # What the rest of the core uses ----------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def component(self) -> str:
+        """The name of the part that is trained."""
+        return self.facts.component
+
+    @property
+    def part_configs(self) -> PartConfigs:
+        """The configs of the network and the VAE, as `facts` reads them."""
+        return {self.component: dict(self.denoiser.config), "vae": dict(self.vae.config)}
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        return self.facts.geometry(self.part_configs)
+
+    @property
     def denoiser(self) -> nn.Module:
         """The network that is trained: the pipeline's unet or transformer."""
         return getattr(self.pipe, self.component)
@@ -177,16 +191,16 @@ class Model(ABC):
 
     @property
     def latent_scale(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.geometry.pixels_per_latent
 
     @property
     def latent_channels(self) -> int:
-        return self.vae.config.latent_channels
+        return self.geometry.channels
 
     @property
     def size_multiple(self) -> int:
-        """family: the network may need an even number of latent cells."""
-        return self.latent_scale * self.denoiser.config.patch_size
+        """family: the network takes whole tokens."""
+        return self.latent_scale * self.geometry.cells_per_token
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -209,8 +223,8 @@ class Model(ABC):
 
         Args:
             prompts: any number; each is encoded by itself, so that the result does not depend on its neighbours.
-            negative: encode them as the pipeline encodes *negative* prompts (Lumina 2 puts no system prompt before
-                those). The unconditional row of caption dropout is `encode_prompts([""], negative=True)`, because
+            negative: encode them as the pipeline encodes *negative* prompts (some pipelines put no system prompt
+                before those). The unconditional row of caption dropout is `encode_prompts([""], negative=True)`, because
                 inference uses that.
 
         Returns: one `Conditioning` per prompt: CPU, no batch axis, the text encoders' dtype.
@@ -373,7 +387,7 @@ class Model(ABC):
         if self._text_encoders_freed:
             return
         self.unconditional()
-        for part in self.text_encoders:
+        for part in self.facts.text_encoders:
             setattr(self.pipe, part, None)
         self._text_encoders_freed = True
         if self.device.type == "cuda":
@@ -492,19 +506,30 @@ class Model(ABC):
         return latents / self.vae.config.scaling_factor + self._vae_shift
 
     def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
-        """family: `scheduler.set_timesteps` exactly as the stock pipeline calls it."""
-        scheduler.set_timesteps(steps)
+        """`scheduler.set_timesteps` exactly as the stock pipeline calls it."""
+        if self.is_flow and self.facts.schedule.walk == "steps":
+            # The scheduler ignores mu where its shift does not depend on the size.
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.mu(latent_shape))
+        elif scheduler.config.get("use_dynamic_shifting"):
+            scheduler.set_timesteps(steps, mu=self.mu(latent_shape))
+        else:
+            scheduler.set_timesteps(steps)
 
     def mu(self, latent_shape: Sequence[int]) -> float:
-        """family: the exponent of a shift that depends on the picture's size."""
-        raise NotImplementedError(f"{self.name} has no shift that depends on the picture's size")
+        """The exponent of a shift that depends on the picture's size. `latent_shape`: (..., C, h, w)."""
+        channels, height, width = latent_shape[-3:]
+        tokens = self.geometry.tokens(height, width)
+        return self.facts.schedule.mu(self.pipe.scheduler.config, tokens=tokens, channels=channels)
 
     @abstractmethod
     def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
         """family: the stock pipeline's arguments for prompts that are encoded already. `negative` None: no guidance."""
 
     def _check(self) -> None:
-        """family: refuse checkpoints of the right class that this adapter cannot train."""
+        """family: refuse checkpoints of the right class that this adapter cannot train. Raises ModelError."""
+        refusal = self.facts.refuse(self.part_configs)
+        if refusal is not None:
+            raise ModelError(f"'{self.source.name}' {refusal.why}", refusal.remedy)
 
     # Helpers ---------------------------------------------------------------------------------------------------------
 
@@ -517,9 +542,9 @@ class Model(ABC):
         found = self.checkpoint_prediction()
         if wanted is None:
             return found
-        if wanted not in self.predictions:
+        if wanted not in self.facts.predictions:
             raise ModelError(
-                f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.predictions)}.",
+                f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.facts.predictions)}.",
                 f"Leave prediction_type out to take the checkpoint's ({found}).",
             )
         return wanted
@@ -540,15 +565,15 @@ class Model(ABC):
     def _text_encoders_present(self) -> Iterator[list[nn.Module]]:
         if self._text_encoders_freed:
             again = self.open_pipeline(self.source, self.dtype, without=(self.component, "vae"))
-            for part in self.text_encoders:
+            for part in self.facts.text_encoders:
                 encoder = getattr(again, part)
                 if encoder is not None:
                     setattr(self.pipe, part, encoder.requires_grad_(False).eval().to(self.device))
         try:
-            yield [getattr(self.pipe, part) for part in self.text_encoders if getattr(self.pipe, part) is not None]
+            yield [getattr(self.pipe, part) for part in self.facts.text_encoders if getattr(self.pipe, part) is not None]
         finally:
             if self._text_encoders_freed:
-                for part in self.text_encoders:
+                for part in self.facts.text_encoders:
                     setattr(self.pipe, part, None)
 
     @contextmanager

@@ -5,17 +5,13 @@ Every failure is a `ModelError` that says what was asked for, what is wrong and 
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FAMILY_OF_PIPELINE = {
-    "StableDiffusionPipeline": ("sd1x", "sd2x"),
-    "StableDiffusion3Pipeline": ("sd3",),
-    "Lumina2Pipeline": ("lumina2",),
-    "Lumina2Text2ImgPipeline": ("lumina2",),  # the name that the class had before diffusers 0.34
-}
-"""The pipeline class named in `model_index.json`, and the families that it may hold."""
+from .facts import PartConfigs
+from .registry import PIPELINES, family_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -58,24 +54,42 @@ class Source:
 
     @property
     def family(self) -> str:
-        """The family, from `model_index.json` and, where one class serves two families, the network's own config.
+        """The family's name, from `model_index.json` and, where one class serves several, the parts' own configs.
 
-        SD 2.x UNets project with linear layers, SD 1.x with 1x1 convolutions; the text widths (1024, 768) may differ in
-        small models. Raises ModelError for a pipeline class that no family covers.
+        Raises ModelError for a pipeline that no family covers.
         """
-        families = FAMILY_OF_PIPELINE.get(self.pipeline_name)
-        if families is None:
+        facts = family_of(self.index, self.configs)
+        if facts is None:
             raise ModelError(
                 f"'{self.name}' holds a {self.pipeline_name}, which no family here covers.",
-                f"Choose a model of one of these classes: {', '.join(FAMILY_OF_PIPELINE)}.",
+                f"Choose a model of one of these classes: {', '.join(PIPELINES)}.",
             )
-        if len(families) == 1:
-            return families[0]
-        return "sd2x" if self.read_json("unet/config.json").get("use_linear_projection") else "sd1x"
+        return facts.name
+
+    @property
+    def configs(self) -> PartConfigs:
+        """The configs of the parts, each read when it is asked for; ModelError where it cannot be."""
+        return _Configs(self)
 
     def read_json(self, path: str) -> dict[str, Any]:
         """One JSON file of the model, by its path inside it ("unet/config.json")."""
         return _read_json(self.name, self.location, self.revision, path)
+
+
+class _Configs(Mapping):
+    """The configs of a model's parts, each read when it is asked for."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __getitem__(self, part: str) -> dict[str, Any]:
+        return self._source.read_json(f"{part}/config.json")
+
+    def __iter__(self) -> Iterator[str]:
+        return (part for part in self._source.index if not part.startswith("_"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def locate(name: str, revision: str | None = None, variant: str | None = None) -> Source:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import FLOW_FAMILIES, OPTIONS
+from ..config import OPTIONS
 from ..config.options import did_you_mean, shown
+from ..families.registry import FAMILIES
 
 ALIASES = {
     "validation_steps": "validation_step_interval",
@@ -108,7 +109,7 @@ class _Translation:
         self._strings()
         self._without_counterpart()
         family = self.given.get("model_family")
-        flow = family in FLOW_FAMILIES
+        flow = isinstance(family, str) and family in FAMILIES and FAMILIES[family].is_flow
         self._defaults(flow)
         for key, how in _WORDS.items():
             if key in self.given:

@@ -240,3 +240,18 @@ def test_the_seconds_of_a_long_run_are_read_from_its_end(store, monkeypatch):
     for step in range(41, 90):
         run.emit("step", step=step, loss=1.0, seconds=0.2, network_rows=8, rows=8)
     assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("name", ["sd1", "sd2_v", "sd3", "lumina2"])
+def test_as_many_weights_are_told_as_train(name, kind, tiny_folder):
+    """Counted from the files' headers, with the family's own targets, against the parameters of the opened model."""
+    from rollout_studio.core import adapters
+    from rollout_studio.core.before.preflight import trained_weights
+    from rollout_studio.core.families import load_model
+
+    config = config_from_flat({"pretrained_model_name_or_path": str(tiny_folder(name)), "device": "cpu", "model_type": kind, "lora_rank": 3})
+    model = load_model(config.model)
+    adapters.attach(model, config)
+    real = sum(weight.numel() for weight in adapters.trainable_parameters(model))
+    assert trained_weights(config, facts(str(tiny_folder(name)))) == real > 0

@@ -323,10 +323,10 @@ def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of)
     expected = model_of(name).encode_prompts(["a new prompt"])[0]
     model.free_text_encoders()
     model.free_vae()
-    assert all(getattr(model.pipe, part) is None for part in model.text_encoders)
+    assert all(getattr(model.pipe, part) is None for part in model.facts.text_encoders)
     again = model.encode_prompts(["a new prompt"])[0]
     assert all(torch.equal(again[key], expected[key]) for key in expected)
-    assert all(getattr(model.pipe, part) is None for part in model.text_encoders)
+    assert all(getattr(model.pipe, part) is None for part in model.facts.text_encoders)
     one = model.sample(["a"], steps=2, seed=1, height=32, width=32)[0]
     assert one.tobytes() == model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].tobytes()
 

@@ -5,26 +5,19 @@ velocity. Without T5 the pipeline stands zeros in the place of its 256 tokens; t
 belong to the conditioning.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from ..maths.noise import PredictionType
-from .base import Conditioning, Model
-from .schedule import resolution_mu
+from ..base import Conditioning, Model
+from . import FACTS
 
 
 class StableDiffusion3(Model):
     """SD 3 medium, SD 3.5 medium and large; the distilled turbo opens too, but is not meant to be trained."""
 
-    name = "sd3"
-    pipeline_class = "StableDiffusion3Pipeline"
-    component = "transformer"
-    predictions: ClassVar[tuple[PredictionType, ...]] = ("flow_matching",)
-    text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    unused = ("image_encoder", "feature_extractor")
-    metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"}
+    facts = FACTS
 
     def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
@@ -43,17 +36,6 @@ class StableDiffusion3(Model):
             pooled_projections=cond["pooled_prompt_embeds"],
             return_dict=False,
         )[0]
-
-    def mu(self, latent_shape: Sequence[int]) -> float:
-        patch = self.denoiser.config.patch_size
-        tokens = (latent_shape[-2] // patch) * (latent_shape[-1] // patch)
-        return resolution_mu(self.pipe.scheduler.config, tokens, max_shift=1.16)
-
-    def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
-        if scheduler.config.get("use_dynamic_shifting"):
-            scheduler.set_timesteps(steps, mu=self.mu(latent_shape))
-        else:
-            scheduler.set_timesteps(steps)
 
     def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
         inputs = self.collate(conditionings)

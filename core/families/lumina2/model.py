@@ -6,27 +6,21 @@ length before text meets picture, and masks the rest before that: trimming is ex
 kept.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..maths.noise import PredictionType
-from .base import Conditioning, Model
-from .schedule import resolution_mu
+from ..base import Conditioning, Model
+from . import FACTS
 
 
 class Lumina2(Model):
     """Lumina-Image 2.0, and the flow model of the demo."""
 
-    name = "lumina2"
-    pipeline_class = "Lumina2Pipeline"
-    component = "transformer"
-    predictions: ClassVar[tuple[PredictionType, ...]] = ("flow_matching",)
-    metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "lumina2", "architecture": "lumina-2"}
+    facts = FACTS
 
     def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         # Negative prompts go without the system prompt, as in the pipeline.
@@ -64,13 +58,6 @@ class Lumina2(Model):
         """Guidance that keeps the norm of each picture row (the pipeline's `cfg_normalization`, on by default)."""
         mixed = super().combine(conditional, unconditional, guidance)
         return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
-
-    def mu(self, latent_shape: Sequence[int]) -> float:
-        # The pipeline hands over the number of channels, not of tokens; used with dynamic shifting only.
-        return resolution_mu(self.pipe.scheduler.config, latent_shape[-3])
-
-    def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.mu(latent_shape))
 
     def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
         # The pipeline wants prompts and negative prompts of one shape, so both are padded together.

@@ -1,10 +1,10 @@
-"""Stable Diffusion 1.x and 2.x: a UNet on a variance-preserving path, predicting epsilon, v or x0; CLIP text.
+"""A UNet on a variance-preserving path, predicting epsilon, v or x0, with CLIP text: what several families share.
 
-Source: diffusers' `StableDiffusionPipeline`. The network takes fractional timesteps: its embedding is sinusoidal.
+The network takes fractional timesteps: its embedding is sinusoidal.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -13,13 +13,8 @@ from .base import Conditioning, Model
 from .source import ModelError
 
 
-class StableDiffusion(Model):
-    """What SD 1.x and 2.x share: everything but how their files are named."""
-
-    pipeline_class = "StableDiffusionPipeline"
-    component = "unet"
-    predictions: ClassVar[tuple[PredictionType, ...]] = ("epsilon", "v_prediction", "sample")
-    unused = ("safety_checker", "feature_extractor", "image_encoder")
+class LatentUNet(Model):
+    """Everything but the text: it is encoded here by the pipeline of a single CLIP encoder."""
 
     @classmethod
     def loading_options(cls) -> dict[str, Any]:
@@ -29,23 +24,12 @@ class StableDiffusion(Model):
         if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
             raise ModelError(
                 f"'{self.source.name}' has a {type(self.pipe.scheduler).__name__}: not a variance-preserving schedule.",
-                f"{self.name} models need a DDPM-like scheduler (PNDM, DDIM, Euler, DPM-Solver ...) in their folder.",
+                f"{self.facts.name} models need a DDPM-like scheduler (PNDM, DDIM, Euler, DPM-Solver ...) in their folder.",
             )
         return self.pipe.scheduler.config.get("prediction_type", "epsilon")
 
     def _check(self) -> None:
-        channels, latents = self.denoiser.config.in_channels, self.latent_channels
-        if channels != latents:
-            raise ModelError(
-                f"The UNet of '{self.source.name}' takes {channels} channels, the VAE gives {latents}: a model for "
-                "inpainting or editing.",
-                "Choose a text-to-image checkpoint.",
-            )
-        if self.denoiser.config.get("time_cond_proj_dim") is not None:
-            raise ModelError(
-                f"'{self.source.name}' is distilled for guidance (time_cond_proj_dim is set).",
-                "Choose its undistilled base.",
-            )
+        super()._check()
         scheduler = self.pipe.scheduler
         if self.prediction_type != self.checkpoint_prediction():
             # The pipeline must sample what we train, so its scheduler is told too.
@@ -75,17 +59,3 @@ class StableDiffusion(Model):
         if negative is not None:
             inputs["negative_prompt_embeds"] = self.collate([negative] * len(conditionings))["prompt_embeds"]
         return inputs
-
-
-class StableDiffusion1(StableDiffusion):
-    """SD 1.x: 1x1 convolutions around the attention blocks."""
-
-    name = "sd1x"
-    metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"}
-
-
-class StableDiffusion2(StableDiffusion):
-    """SD 2.x: linear layers around the attention blocks; often v-prediction."""
-
-    name = "sd2x"
-    metadata: ClassVar[Mapping[str, str]] = {"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"}

@@ -1,0 +1,167 @@
+"""What is known of a model family before one is opened: plain data, no torch. Page, preflight, estimate, grid and export read it.
+
+Each family's folder states its own `FACTS` (`core/families/<name>/__init__.py`); `registry.FAMILIES` has all of them. What a checkpoint's
+own config files say is derived from them by the functions here, and not written down a second time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal
+
+from .schedule import resolution_mu
+
+PartConfigs = Mapping[str, Mapping[str, Any]]
+"""The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...); absent ones are left out."""
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""Ends of the names of an attention block's four projections."""
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""The same with those of the text's side, in blocks where text and picture attend together."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How latents lie; None where the configs do not tell.
+
+    `channels`: of the latents that noise is added to. `pixels_per_latent`: pixels of a latent cell's side. `cells_per_token`: cells of
+    the side of what the network takes as one position (2: a 2x2 square). `native_size`: side in pixels of what the model was made for.
+    """
+
+    channels: int | None
+    pixels_per_latent: int | None
+    cells_per_token: int
+    native_size: int | None
+
+    def tokens(self, height: int, width: int) -> int:
+        """Positions of a picture of `height` x `width` latent cells."""
+        return (height // self.cells_per_token) * (width // self.cells_per_token)
+
+
+@dataclass(frozen=True)
+class TextCost:
+    """`tokens`: of one caption, as they go through the network's blocks. `bytes_`: of one cached caption in 32 bits, at most."""
+
+    tokens: int
+    bytes_: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a checkpoint of a known class cannot be trained here (`why` goes on after the model's name), and what to take instead."""
+
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the stock pipeline sets its scheduler.
+
+    `usual`: the scheduler's config where the checkpoint's own cannot be read. For flow models: `walk`: from 1 down to the smallest sigma
+    of the training table ("table"), or to 1 / steps ("steps"), both before the shift; `bends_with`: what a shift that depends on the
+    size counts; `max_shift`: the pipeline's default for the key of that name.
+    """
+
+    usual: Mapping[str, Any]
+    walk: Literal["table", "steps"] = "table"
+    bends_with: Literal["tokens", "channels"] = "tokens"
+    max_shift: float = 1.15
+
+    def mu(self, config: Mapping[str, Any], *, tokens: int, channels: int) -> float:
+        """The exponent of the shift for a picture of so many positions. `config`: the scheduler's."""
+        return resolution_mu(config, tokens if self.bends_with == "tokens" else channels, max_shift=self.max_shift)
+
+    def but(self, **changes: Any) -> "Schedule":
+        """The same with some fields changed."""
+        return replace(self, **changes)
+
+
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+         "steps_offset": 1, "timestep_spacing": "leading"}  # fmt: skip
+"""The noise table of latent diffusion (Rombach et al., arXiv 2112.10752), as released checkpoints have it."""
+USUAL_FLOW = Schedule(usual={"_class_name": FLOW_SCHEDULER, "shift": 3.0, "num_train_timesteps": 1000})
+USUAL_VARIANCE_PRESERVING = Schedule(usual={"_class_name": "PNDMScheduler", "skip_prk_steps": True, **BETAS})
+"""What is drawn where not even the family is known."""
+
+
+def nothing_refused(configs: PartConfigs) -> Refusal | None:
+    """Every checkpoint of the class can be trained."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """One family.
+
+    Attributes:
+        name: as `model_family` says it, the name of the family's folder; label: for people.
+        pipelines: classes that `model_index.json` may name; the first is the one that opens them.
+        component: the part that is trained. predictions: what its output may mean.
+        lora_targets: ends of the names of the layers that get an adapter where a config names none.
+        untrained: ends of names of tensors in the network's files that are no weights (tables).
+        text_encoders: parts that make conditioning of a caption. unused: parts that training and sampling do without.
+        schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
+        refuse: why a checkpoint cannot be trained; None where it can.
+        claims: of classes that serve several families, whether this checkpoint is of this one.
+        header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
+        licence: of the released weights. examples: hub ids.
+    """
+
+    name: str
+    label: str
+    pipelines: tuple[str, ...]
+    component: Literal["unet", "transformer"]
+    predictions: tuple[Literal["epsilon", "v_prediction", "sample", "flow_matching"], ...]
+    lora_targets: tuple[str, ...] = ATTENTION
+    untrained: tuple[str, ...] = ()
+    text_encoders: tuple[str, ...] = ("text_encoder",)
+    unused: tuple[str, ...] = ()
+    schedule: Schedule
+    geometry: Callable[[PartConfigs], Geometry]
+    text: Callable[[PartConfigs], TextCost]
+    refuse: Callable[[PartConfigs], Refusal | None] = nothing_refused
+    claims: Callable[[PartConfigs], bool] | None = None
+    header: Mapping[str, str] = field(hash=False)
+    licence: str
+    examples: tuple[str, ...] = ()
+    model: str
+    """The name of its `Model` in `<name>/model.py`."""
+
+    @property
+    def is_flow(self) -> bool:
+        """Does every model of the family learn a velocity on a rectified flow?"""
+        return self.predictions == ("flow_matching",)
+
+    def model_class(self) -> type[Any]:
+        """The family's `base.Model`. Imports torch and diffusers."""
+        return getattr(import_module(f".{self.name}.model", __package__), self.model)
+
+
+# What configs say, for families whose parts are named as usual ----------------------------------------------------------
+
+
+def vae_geometry(component: str, *, cells_per_token: int | None = None) -> Callable[[PartConfigs], Geometry]:
+    """From the VAE's blocks and channels and the network's `sample_size`; `cells_per_token` None = the network's `patch_size`."""
+
+    def geometry(configs: PartConfigs) -> Geometry:
+        vae, network = configs.get("vae", {}), configs.get(component, {})
+        blocks, channels, size = vae.get("block_out_channels"), vae.get("latent_channels"), network.get("sample_size")
+        scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
+        native = size * scale if whole(size) and scale is not None else None
+        cells = network.get("patch_size") if cells_per_token is None else cells_per_token
+        return Geometry(channels if whole(channels) else None, scale, cells if whole(cells) else 2, native)
+
+    return geometry
+
+
+def width_of(configs: PartConfigs, part: str, *names: str, usual: int) -> int:
+    """The first of the named whole numbers in a part's config; `usual` where there is none."""
+    found = (configs.get(part, {}).get(name) for name in names)
+    return next((value for value in found if whole(value)), usual)
+
+
+def whole(value: Any) -> bool:
+    """Is it a positive whole number?"""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,28 @@
+"""Lumina-Image 2.0, and the flow model of the demo."""
+
+from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+
+LONGEST_TEXT = 256
+USUAL_TEXT = 64
+"""Only a caption's true tokens go through the blocks."""
+
+
+def text(configs: PartConfigs) -> TextCost:
+    return TextCost(USUAL_TEXT, 4 * LONGEST_TEXT * width_of(configs, "transformer", "cap_feat_dim", usual=2304))
+
+
+FACTS = FamilyFacts(
+    name="lumina2",
+    label="Lumina 2",
+    # The second is the name that the class had before diffusers 0.34.
+    pipelines=("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
+    component="transformer",
+    predictions=("flow_matching",),
+    schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 6.0}, walk="steps", bends_with="channels"),
+    geometry=vae_geometry("transformer"),
+    text=text,
+    header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
+    licence="Apache 2.0",
+    examples=("Alpha-VLLM/Lumina-Image-2.0",),
+    model="Lumina2",
+)

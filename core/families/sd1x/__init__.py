@@ -1,0 +1,22 @@
+"""Stable Diffusion 1.x: 1x1 convolutions around the attention blocks of its UNet."""
+
+from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
+from ..unet_facts import GEOMETRY, PREDICTIONS, UNUSED, clip_text, refuse
+
+FACTS = FamilyFacts(
+    name="sd1x",
+    label="Stable Diffusion 1.x",
+    pipelines=("StableDiffusionPipeline",),
+    component="unet",
+    predictions=PREDICTIONS,
+    unused=UNUSED,
+    schedule=USUAL_VARIANCE_PRESERVING,
+    geometry=GEOMETRY,
+    text=clip_text("text_encoder"),
+    refuse=refuse,
+    claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
+    header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
+    licence="CreativeML Open RAIL-M",
+    examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
+    model="StableDiffusion1",
+)

@@ -1,0 +1,31 @@
+"""Stable Diffusion 3 and 3.5: a transformer on a rectified flow; two CLIP encoders and, where it was saved with it, T5."""
+
+from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+
+TOKENS = 77 + 256
+"""CLIP's, and T5's or the zeros in their place."""
+
+
+def text(configs: PartConfigs) -> TextCost:
+    width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
+    pooled = width_of(configs, "transformer", "pooled_projection_dim", usual=2048)
+    return TextCost(TOKENS, 4 * (TOKENS * width + pooled))
+
+
+FACTS = FamilyFacts(
+    name="sd3",
+    label="Stable Diffusion 3",
+    pipelines=("StableDiffusion3Pipeline",),
+    component="transformer",
+    predictions=("flow_matching",),
+    untrained=("pos_embed.pos_embed",),
+    text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    unused=("image_encoder", "feature_extractor"),
+    schedule=USUAL_FLOW.but(max_shift=1.16),
+    geometry=vae_geometry("transformer"),
+    text=text,
+    header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
+    licence="Stability AI Community License",
+    examples=("stabilityai/stable-diffusion-3.5-medium",),
+    model="StableDiffusion3",
+)
