@@ -63,7 +63,7 @@ def load_lora(model: "Model", source: Path | str | Mapping[str, Tensor], name: s
     names = tuple(source) if file is None else file.weights
     with _quietly(), kept_random_state():
         try:
-            converted = pipe.lora_state_dict(given[0], **given[1], return_lora_metadata=True)[0]
+            converted = pipe.lora_state_dict(given[0], **given[1], **model.lora_options(), return_lora_metadata=True)[0]
         except Exception as error:  # the loader raises whatever its converters raise
             raise LoraError(_unread(what, model, error), _OTHER_MODEL) from error
         total = max(len(names), len(converted))

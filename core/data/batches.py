@@ -14,7 +14,7 @@ from .cache import Store
 from .scanning import Item
 
 if TYPE_CHECKING:
-    from ..families.base import Model
+    from ..families.base import Conditioning, Frame, Model, Prompt
 
 # Indices within the "data" stream. The orders belong to an epoch, the flips to a step.
 _ORDER, _CLASS_ORDER, _FLIPS = 0, 1, 2
@@ -91,7 +91,7 @@ class Batch:
     """
 
     latents: Tensor
-    conditioning: dict[str, Tensor]
+    conditioning: "Conditioning"
     is_class: Tensor
     ids: list[str]
     captions: list[str]
@@ -105,7 +105,7 @@ class Probe:
     on."""
 
     latents: Tensor
-    conditioning: list[dict[str, Tensor]]
+    conditioning: "list[Prompt]"
     captions: list[str]
     ids: list[str]
     held_out: bool
@@ -113,12 +113,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class Row:
-    """One row that can be trained on: its caption, and where its latents are (mirrored ones, or None without flips)."""
+    """One row that can be trained on: its caption, where its latents are (mirrored ones, or None without flips), and what was cut out
+    of its picture, as it is and mirrored."""
 
     name: str
     caption: str
     latents: str
     flipped: str | None
+    frames: "tuple[Frame, Frame]"
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Prepared:
         """Optimizer steps in which every instance row comes `repeats` times."""
         return self.schedule.batches_per_epoch / self.accumulation
 
-    def conditioning(self, caption: str) -> dict[str, Tensor]:
+    def conditioning(self, caption: str) -> "Prompt":
         """A caption of this set as the model encodes it (no batch axis, CPU). Raises KeyError for captions that are not
         in the set."""
         return self.text.get(self.text_keys[caption])
@@ -210,9 +212,11 @@ class Prepared:
             self.latents.get(row.flipped if flip else row.latents)["latents"]
             for row, flip in zip(rows, flipped, strict=True)
         ]
+        prompts = self.model.collate([self.conditioning(caption) for caption in captions])
+        frames = [row.frames[flip] for row, flip in zip(rows, flipped, strict=True)]
         return Batch(
             latents=torch.stack(latents).to(self.model.device),
-            conditioning=self.model.collate([self.conditioning(caption) for caption in captions]),
+            conditioning=self.model.framed(prompts, frames),
             is_class=torch.arange(len(rows)) >= instances,
             ids=[row.name for row in rows],
             captions=captions,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..families.conditioning import Frame
 from ..findings import Finding, format_findings
 from . import pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
@@ -92,7 +93,8 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
 
     def row(item: Item, shape: Size, prefix: str = "") -> Row:
         mirrored = latents.key(item, shape, True) if data.random_flip else None
-        return Row(prefix + item.name, item.caption, latents.key(item, shape, False), mirrored)
+        frames = (latents.frame(item, shape, False), latents.frame(item, shape, True))
+        return Row(prefix + item.name, item.caption, latents.key(item, shape, False), mirrored, frames)
 
     def probe(items: Iterable[Item], held_out: bool) -> Probe | None:
         items = list(items)
@@ -258,6 +260,12 @@ class _Latents:
 
     def key(self, item: Item, size: Size, flip: bool) -> str:
         return self._job(item, size, flip).key
+
+    def frame(self, item: Item, size: Size, flip: bool) -> Frame:
+        crop = transform.crop_for(item.width, item.height, size, center=self.center, digest=item.digest)
+        left = item.width - crop.right if flip else crop.left
+        corner = (round(crop.top * crop.scale), round(left * crop.scale))
+        return Frame((item.height, item.width), corner, (size[1], size[0]))
 
     def want(self, item: Item, size: Size, flips: Iterable[bool]) -> None:
         for flip in flips:

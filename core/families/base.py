@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,11 +30,9 @@ from ..maths.noise import (
     prediction_from_output,
 )
 from ..randomness import kept_random_state
+from .conditioning import Conditioning, Frame, Prompt
 from .facts import FamilyFacts, Geometry, PartConfigs
 from .source import ModelError, Source, hub_error
-
-Conditioning = dict[str, Tensor]
-"""One prompt's tensors on the CPU, without a batch axis; or a batch of them on the device (`Model.collate`)."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KNOWN_PROMPTS = 32
@@ -104,7 +102,7 @@ class Model(ABC):
         self._flow_shift = flow_shift
         self._text_encoders_freed = self._vae_parked = False
         self._vae_users = 0
-        self._known: dict[tuple[str, bool], Conditioning] = {}
+        self._known: dict[tuple[str, bool], Prompt] = {}
         self._check()
 
     @classmethod
@@ -218,7 +216,7 @@ class Model(ABC):
         return inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Conditioning]:
+    def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Prompt]:
         """What the pipeline's own text encoders make of each prompt, as inference uses it (padding included).
 
         Args:
@@ -227,7 +225,7 @@ class Model(ABC):
                 before those). The unconditional row of caption dropout is `encode_prompts([""], negative=True)`, because
                 inference uses that.
 
-        Returns: one `Conditioning` per prompt: CPU, no batch axis, the text encoders' dtype.
+        Returns: one `Prompt` each: CPU, no batch axis, the text encoders' dtype.
         Cost: after `free_text_encoders` each call loads them again from disk; ask for all prompts at once.
         """
         with self._text_encoders_present() as encoders, evaluating(*encoders), kept_random_state():
@@ -235,16 +233,20 @@ class Model(ABC):
                 {key: value.cpu() for key, value in self.encode_prompt(prompt, negative).items()} for prompt in prompts
             ]
 
-    def unconditional(self) -> Conditioning:
+    def unconditional(self) -> Prompt:
         """The empty negative prompt, encoded once and kept."""
         return self._remembered([""], negative=True)[0]
 
-    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
-        """One batch on the device: every tensor has the batch axis first, and may be indexed by rows.
+    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """One batch on the device.
 
         family: where prompts differ in length, pad and add a mask.
         """
-        return {key: torch.stack([one[key] for one in conditionings]).to(self.device) for key in conditionings[0]}
+        return Conditioning({key: torch.stack([one[key] for one in prompts]).to(self.device) for key in prompts[0]})
+
+    def framed(self, cond: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """family: with what the network is told of each row's picture. `frames`: one for each row."""
+        return cond
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -271,7 +273,7 @@ class Model(ABC):
             pixels = vae.decode(self.unscale_latents(latents.to(self.device, torch.float32)), return_dict=False)[0]
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def denoise(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """One call of the network, in core's terms.
 
         Args:
@@ -283,17 +285,17 @@ class Model(ABC):
         Returns: (B, C, h, w) float32: noise-ward velocity for flow, else epsilon, v or x0 as `prediction_type` says.
             Gradients flow.
         """
-        cond = {key: value.to(self.dtype) if value.is_floating_point() else value for key, value in cond.items()}
-        return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), cond).float()
+        inputs = Conditioning(cond).to(dtype=self.dtype)
+        return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), inputs).float()
 
-    def guided(self, x: Tensor, t: Tensor, cond: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
+    def guided(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor], guidance: float) -> Tensor:
         """As `denoise`, with classifier-free guidance in the family's own form. `negative`: B rows. Cost: 2B rows."""
-        both = {key: torch.cat([negative[key], cond[key]]) for key in cond}
+        both = Conditioning(negative).before(cond)
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return self.combine(conditional, unconditional, guidance)
 
     def predict(
-        self, cond: Conditioning, guidance: float = 1.0, negative: Conditioning | None = None
+        self, cond: Conditioning, guidance: float = 1.0, negative: Prompt | None = None
     ) -> Callable[[Tensor, Any, Tensor], Prediction]:
         """The function that solvers call: (x (R, ...), level (R,), rows (R,)) -> Prediction; `rows` picks from `cond`.
 
@@ -309,12 +311,11 @@ class Model(ABC):
             against = self.collate([self.unconditional() if negative is None else negative])
 
         def predict(x: Tensor, level: Any, rows: Tensor) -> Prediction:
-            chosen = {key: value[rows.to(value.device)] for key, value in cond.items()}
+            chosen = cond.select(rows)
             if against is None:
                 output = self.denoise(x, level.t, chosen)
             else:
-                other = {key: value.expand(len(rows), *value.shape[1:]) for key, value in against.items()}
-                output = self.guided(x, level.t, chosen, other, guidance)
+                output = self.guided(x, level.t, chosen, against.repeat(len(rows)), guidance)
             return prediction_from_output(output, x, level, self.prediction_type)
 
         return predict
@@ -482,7 +483,7 @@ class Model(ABC):
         return RectifiedFlow() if self.is_flow else VariancePreserving(self.pipe.scheduler.alphas_cumprod.clone())
 
     @abstractmethod
-    def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         """family: the pipeline's own encoding of one prompt, without the batch axis."""
 
     def network_time(self, t: Tensor) -> Tensor:
@@ -490,7 +491,7 @@ class Model(ABC):
         return t
 
     @abstractmethod
-    def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
+    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """family: one forward; returns the output in core's sign."""
 
     def combine(self, conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -522,8 +523,12 @@ class Model(ABC):
         return self.facts.schedule.mu(self.pipe.scheduler.config, tokens=tokens, channels=channels)
 
     @abstractmethod
-    def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         """family: the stock pipeline's arguments for prompts that are encoded already. `negative` None: no guidance."""
+
+    def lora_options(self) -> dict[str, Any]:
+        """family: further arguments of the pipeline's `lora_state_dict`, which reads LoRA files."""
+        return {}
 
     def _check(self) -> None:
         """family: refuse checkpoints of the right class that this adapter cannot train. Raises ModelError."""
@@ -549,7 +554,7 @@ class Model(ABC):
             )
         return wanted
 
-    def _remembered(self, prompts: list[str], *, negative: bool = False) -> list[Conditioning]:
+    def _remembered(self, prompts: list[str], *, negative: bool = False) -> list[Prompt]:
         """As `encode_prompts`, through a small memory."""
         new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, negative) not in self._known]
         encoded = dict(zip(new, self.encode_prompts(new, negative=negative), strict=True)) if new else {}

@@ -3,13 +3,13 @@
 The network takes fractional timesteps: its embedding is sinusoidal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..maths.noise import PredictionType
-from .base import Conditioning, Model
+from .base import Model, Prompt
 from .source import ModelError
 
 
@@ -18,7 +18,7 @@ class LatentUNet(Model):
 
     @classmethod
     def loading_options(cls) -> dict[str, Any]:
-        return {"requires_safety_checker": False}
+        return {"requires_safety_checker": False} if "safety_checker" in cls.facts.unused else {}
 
     def checkpoint_prediction(self) -> PredictionType:
         if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
@@ -47,14 +47,14 @@ class LatentUNet(Model):
         # The stock pipeline demands sides divisible by 8; the UNet pads what its down-sampling does not divide.
         return max(8, self.latent_scale)
 
-    def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         embeds, _ = self.pipe.encode_prompt([prompt], self.device, 1, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds[0]}
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
+    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return self.denoiser(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
 
-    def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         inputs = {"prompt_embeds": self.collate(conditionings)["prompt_embeds"]}
         if negative is not None:
             inputs["negative_prompt_embeds"] = self.collate([negative] * len(conditionings))["prompt_embeds"]

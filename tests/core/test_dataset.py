@@ -11,6 +11,7 @@ import types
 import zlib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -642,6 +643,22 @@ def test_a_batch_is_of_one_shape_and_each_row_has_its_own_caption(ready):
         assert batch.captions == [f"sks number {name[0]}" for name in batch.ids]
         expected = prepared.model.collate(prepared.model.encode_prompts(batch.captions))
         assert all(torch.equal(batch.conditioning[key], expected[key]) for key in expected)
+
+
+def test_a_row_tells_what_was_cut_out_of_its_picture_and_a_mirrored_one_the_mirrored_cut(ready):
+    """A 90 x 90 picture cut at a place of its own, brought to 32 x 32: the corners of the two are as far from opposite edges."""
+    prepared = ready(random_flip=True)
+    for item, row in zip(prepared.items, prepared.rows, strict=True):
+        width, height = item.bucket
+        plain, mirrored = row.frames
+        assert plain.original == mirrored.original == (item.height, item.width) and plain.size == mirrored.size == (height, width)
+        scaled = round(item.width * max(width / item.width, height / item.height))
+        assert plain.corner[0] == mirrored.corner[0] and abs(plain.corner[1] + mirrored.corner[1] + width - scaled) <= 1
+    asked = []
+    prepared.model = SimpleNamespace(device="cpu", collate=lambda prompts: prompts, framed=lambda cond, frames: asked.append(frames))
+    batch = prepared.batch(0)
+    rows = {row.name: row for row in prepared.rows}
+    assert asked == [[rows[name].frames[flip] for name, flip in zip(batch.ids, batch.flipped, strict=True)]]
 
 
 def test_a_batch_is_a_function_of_seed_and_step_so_resuming_needs_no_state(ready):

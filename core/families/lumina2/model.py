@@ -6,14 +6,14 @@ length before text meets picture, and masks the rest before that: trimming is ex
 kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..base import Conditioning, Model
+from ..base import Conditioning, Model, Prompt
 from . import FACTS
 
 
@@ -22,7 +22,7 @@ class Lumina2(Model):
 
     facts = FACTS
 
-    def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         # Negative prompts go without the system prompt, as in the pipeline.
         if negative:
             _, _, embeds, mask = self.pipe.encode_prompt([""], True, negative_prompt=[prompt], device=self.device)
@@ -30,18 +30,18 @@ class Lumina2(Model):
             embeds, mask, _, _ = self.pipe.encode_prompt([prompt], False, device=self.device)
         return {"prompt_embeds": embeds[0, : int(mask[0].sum())].contiguous()}
 
-    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
-        embeds = [one["prompt_embeds"] for one in conditionings]
+    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
+        embeds = [one["prompt_embeds"] for one in prompts]
         mask = [torch.ones(len(one), dtype=torch.bool) for one in embeds]
-        return {
+        return Conditioning({
             "prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
             "prompt_mask": pad_sequence(mask, batch_first=True).to(self.device),
-        }
+        })  # fmt: skip
 
     def network_time(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
+    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return -self.denoiser(
             hidden_states=x,
             timestep=timestep,
@@ -50,7 +50,9 @@ class Lumina2(Model):
             return_dict=False,
         )[0]
 
-    def guided(self, x: Tensor, t: Tensor, cond: Conditioning, negative: Conditioning, guidance: float) -> Tensor:
+    def guided(
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor], guidance: float
+    ) -> Tensor:
         # Two calls, as the pipeline does: the two differ in length, and a common padding would cost more.
         return self.combine(self.denoise(x, t, cond), self.denoise(x, t, negative), guidance)
 
@@ -59,7 +61,7 @@ class Lumina2(Model):
         mixed = super().combine(conditional, unconditional, guidance)
         return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
 
-    def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         # The pipeline wants prompts and negative prompts of one shape, so both are padded together.
         rows = len(conditionings)
         both = self.collate([*conditionings, *([] if negative is None else [negative] * rows)])

@@ -5,12 +5,12 @@ velocity. Without T5 the pipeline stands zeros in the place of its 256 tokens; t
 belong to the conditioning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from ..base import Conditioning, Model
+from ..base import Model, Prompt
 from . import FACTS
 
 
@@ -19,7 +19,7 @@ class StableDiffusion3(Model):
 
     facts = FACTS
 
-    def encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
             prompt=[prompt], prompt_2=None, prompt_3=None, device=self.device, do_classifier_free_guidance=False
         )
@@ -28,7 +28,7 @@ class StableDiffusion3(Model):
     def network_time(self, t: Tensor) -> Tensor:
         return t * self.pipe.scheduler.config.num_train_timesteps
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Conditioning) -> Tensor:
+    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return self.denoiser(
             hidden_states=x,
             timestep=timestep,
@@ -37,8 +37,8 @@ class StableDiffusion3(Model):
             return_dict=False,
         )[0]
 
-    def pipeline_inputs(self, conditionings: Sequence[Conditioning], negative: Conditioning | None) -> dict[str, Any]:
-        inputs = self.collate(conditionings)
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
+        inputs = dict(self.collate(conditionings))
         if negative is not None:
             against = self.collate([negative] * len(conditionings))
             inputs |= {f"negative_{key}": value for key, value in against.items()}

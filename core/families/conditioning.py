@@ -1,0 +1,81 @@
+"""What a batch of rows is conditioned on: one record, so that rows are picked, repeated and moved in one place.
+
+A single prompt, as text encoders make it and caches keep it, is a plain dict of tensors without a batch axis; `Model.collate` puts
+several into a `Conditioning`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Prompt = dict[str, Tensor]
+"""One prompt's tensors on the CPU, without a batch axis."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What was cut out of a picture, for models that are told; all are (vertical, horizontal) pixels.
+
+    `original`: the picture's height and width. `corner`: top and left of the cut, in the picture brought to the scale of the result.
+    `size`: height and width of the result.
+    """
+
+    original: tuple[int, int]
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+
+class Conditioning(Mapping[str, Tensor]):
+    """Tensors by name, each with the batch axis first: (B, ...). Read-only.
+
+    Raises ValueError where the tensors do not have equally many rows, or there are none.
+    """
+
+    def __init__(self, rows: Mapping[str, Tensor]):
+        self._rows = dict(rows)
+        counts = {len(value) for value in self._rows.values()}
+        if len(counts) != 1:
+            raise ValueError(
+                f"conditioning of {sorted(counts)} rows: every tensor must have the same number of them, at least one tensor."
+            )
+        self.count = counts.pop()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """The number of tensors; `count` is that of the rows."""
+        return len(self._rows)
+
+    def select(self, rows: Tensor) -> "Conditioning":
+        """The rows of these numbers, (R,) int64, in any order and as often as wanted."""
+        return Conditioning({name: value[rows.to(value.device)] for name, value in self.items()})
+
+    def repeat(self, count: int) -> "Conditioning":
+        """A single row `count` times, without a copy. Raises ValueError for several rows."""
+        if self.count != 1:
+            raise ValueError(f"conditioning of {self.count} rows: only a single one can be repeated.")
+        return Conditioning({name: value.expand(count, *value.shape[1:]) for name, value in self.items()})
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """On a device; numbers that are not whole in a dtype (masks and counts keep theirs)."""
+        return Conditioning({
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None) for name, value in self.items()
+        })  # fmt: skip
+
+    def with_rows(self, **rows: Tensor) -> "Conditioning":
+        """With further tensors, or other ones in place of those of the same name."""
+        return Conditioning({**self, **rows})
+
+    def before(self, other: Mapping[str, Tensor]) -> "Conditioning":
+        """These rows, then the other's. What only one side has belongs to the pictures, which both share: it is taken twice."""
+        names: dict[str, Any] = dict.fromkeys((*self, *other))
+        return Conditioning(
+            {name: torch.cat([self.get(name, other.get(name)), other.get(name, self.get(name))]) for name in names}
+        )
