@@ -121,6 +121,45 @@ def stable_diffusion(scheduler, *, linear: bool = False):
     )
 
 
+def sdxl(scheduler=None):
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
+    torch.manual_seed(4)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )
+    usual = EulerDiscreteScheduler(**SD_BETAS, steps_offset=1, timestep_spacing="leading")
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=clip_text(tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=clip_text(tokenizer, projected=True),
+        tokenizer_2=clip_tokenizer(),
+        unet=without_zeros(unet),
+        scheduler=usual if scheduler is None else scheduler,
+        add_watermarker=False,
+    )
+
+
+def sdxl_v():
+    from diffusers import DDIMScheduler
+
+    return sdxl(DDIMScheduler(**SD_BETAS, steps_offset=1, clip_sample=False, prediction_type="v_prediction"))
+
+
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -247,8 +286,10 @@ def lumina2():
 BUILDERS: dict[str, Callable] = {
     "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
     "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
+    "sdxl": sdxl, "sdxl_v": sdxl_v,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl")
 
 
 def build(name: str, folder: Path) -> Path:

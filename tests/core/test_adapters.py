@@ -17,9 +17,9 @@ from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.families import ModelError, load_model, locate
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import PROMPTS
+from tiny import ONE_PER_FAMILY, PROMPTS
 
-FAMILIES = ("sd1", "sd2_v", "sd3", "lumina2")
+FAMILIES = ONE_PER_FAMILY
 
 
 @pytest.fixture

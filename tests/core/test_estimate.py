@@ -13,6 +13,7 @@ from rollout_studio.core.before.preflight import device_of, disk_estimate, model
 from rollout_studio.core.config import config_from_flat, load_preset, with_changes
 from rollout_studio.core.data import scan
 from rollout_studio.core.runs.store import RunStore
+from tiny import ONE_PER_FAMILY
 
 DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
 PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
@@ -243,7 +244,7 @@ def test_the_seconds_of_a_long_run_are_read_from_its_end(store, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("name", ["sd1", "sd2_v", "sd3", "lumina2"])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_as_many_weights_are_told_as_train(name, kind, tiny_folder):
     """Counted from the files' headers, with the family's own targets, against the parameters of the opened model."""
     from rollout_studio.core import adapters

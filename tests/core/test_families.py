@@ -9,11 +9,11 @@ import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
 from rollout_studio.core.families import FAMILIES, ModelError, load_model, locate
+from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.maths.noise import target_output
-from tiny import BUILDERS, PROMPTS
+from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
 
 VARIANTS = tuple(BUILDERS)
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2")
 STEPS = 4
 NEGATIVE = "blurry"
 
@@ -43,7 +43,7 @@ def model_of(tiny_folder):
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
-    def __init__(self, folder, guidance):
+    def __init__(self, folder, guidance, call=True):
         absent = dict.fromkeys(locate(str(folder)).absent)
         self.pipe = DiffusionPipeline.from_pretrained(folder, **absent)
         self.pipe.set_progress_bar_config(disable=True)
@@ -59,6 +59,8 @@ class Recorded:
             return step(output, time, sample, **rest)
 
         self.pipe.scheduler.step = recording
+        if not call:
+            return
         side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
             negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side
@@ -195,7 +197,7 @@ def test_a_prediction_and_its_output_agree(name, model_of):
     )
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2_v"])
+@pytest.mark.parametrize("name", ["sd1", "sd2_v", "sdxl"])
 def test_fractional_timesteps_reach_the_network(name, model_of):
     model = model_of(name)
     cond, x = model.collate(model.encode_prompts(PROMPTS[:1])), random_state(model, 1)
@@ -206,7 +208,7 @@ def test_fractional_timesteps_reach_the_network(name, model_of):
     assert 0.1 * step < (high - middle).abs().max() < 0.9 * step
 
 
-@pytest.mark.parametrize("name", ["sd1", "lumina2", "sd3"])
+@pytest.mark.parametrize("name", ["sd1", "lumina2", "sd3", "sdxl"])
 def test_the_time_reaches_a_16_bit_network_in_float32(name, tiny_folder):
     model = open_model(tiny_folder(name), base_model_precision="bfloat16")
     seen = {}
@@ -331,6 +333,62 @@ def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of)
     assert one.tobytes() == model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].tobytes()
 
 
+# Size and crop ---------------------------------------------------------------------------------------------------------
+
+
+def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_tells_them(tiny_folder, model_of):
+    """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
+    model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
+    told = []
+    for prompt, frame in zip(PROMPTS, frames, strict=True):
+        stock = Recorded(tiny_folder("sdxl"), 1.0, call=False)
+        stock.pipe(prompt, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, original_size=frame.original,
+                   crops_coords_top_left=frame.corner, target_size=frame.size, generator=torch.Generator().manual_seed(5))  # fmt: skip
+        told.append(stock.steps[0])
+    cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
+    with torch.no_grad():
+        ours = model.denoise(torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), cond)
+        swapped = model.denoise(torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), model.framed(cond, frames[::-1]))
+    expected = torch.cat([output for output, _, _ in told])
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert (swapped - expected).abs().max() > 1e-3
+
+
+def test_guidance_of_a_framed_batch_tells_both_sides_the_same_frames(model_of):
+    model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
+    cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
+    negative = model.encode_prompts([NEGATIVE], negative=True)[0]
+    x, rows = random_state(model, 3), torch.tensor([1, 0, 1])
+    level = model.noise_path.at(times(model, 3))
+    with torch.no_grad():
+        ours = model.predict(cond, 2.5, negative)(x, level, rows)
+        against = model.framed(model.collate([negative] * 3), [frames[row] for row in rows])
+        expected = model.combine(model.denoise(x, level.t, cond.select(rows)), model.denoise(x, level.t, against), 2.5)
+    torch.testing.assert_close(ours.noise_hat, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_negative_prompt_guidance_goes_away_from_what_a_bare_call_goes_away_from(tiny_folder, model_of):
+    import numpy as np
+
+    stock = Recorded(tiny_folder("sdxl"), 3.0, call=False).pipe(
+        PROMPTS[0], num_inference_steps=2, guidance_scale=3.0, height=32, width=32, generator=torch.Generator().manual_seed(0)
+    )
+    ours = model_of("sdxl").sample(PROMPTS[:1], steps=2, guidance=3.0, height=32, width=32)
+    assert np.abs(np.asarray(ours[0], int) - np.asarray(stock.images[0], int)).max() <= 1
+
+
+def test_conditioning_picks_repeats_and_refuses():
+    cond = Conditioning({"words": torch.arange(6.0).reshape(3, 2), "mask": torch.tensor([True, False, True])})
+    assert cond.count == 3 and cond.select(torch.tensor([2, 0, 2]))["words"].tolist() == [[4, 5], [0, 1], [4, 5]]
+    assert cond.to(dtype=torch.bfloat16)["mask"].dtype == torch.bool and cond.to(dtype=torch.bfloat16)["words"].dtype == torch.bfloat16
+    one = cond.select(torch.tensor([1]))
+    assert one.repeat(2)["words"].tolist() == [[2, 3], [2, 3]]
+    with pytest.raises(ValueError, match="only a single one"):
+        cond.repeat(2)
+    with pytest.raises(ValueError, match="same number"):
+        cond.with_rows(sizes=torch.zeros(2, 6))
+
+
 # Sampling leaves no trace ---------------------------------------------------------------------------------------------
 
 
@@ -396,6 +454,8 @@ def test_every_family_is_detected_from_its_folder(tiny_folder):
         "sd3_without_t5": "sd3",
         "sd3_dynamic": "sd3",
         "lumina2": "lumina2",
+        "sdxl": "sdxl",
+        "sdxl_v": "sdxl",
     }
     assert set(families.values()) == set(FAMILIES)
 

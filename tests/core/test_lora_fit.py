@@ -16,9 +16,9 @@ from rollout_studio.core.adapters.lora_file import look
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import load_model
 from safetensors.torch import load_file, save_file
-from tiny import PROMPTS
+from tiny import ONE_PER_FAMILY, PROMPTS
 
-FAMILIES = ("sd1", "sd2_v", "sd3", "lumina2")
+FAMILIES = ONE_PER_FAMILY
 
 
 def config_of(folder, **options):
