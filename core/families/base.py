@@ -288,8 +288,11 @@ class Model(ABC):
         inputs = Conditioning(cond).to(dtype=self.dtype)
         return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), inputs).float()
 
-    def guided(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor], guidance: float) -> Tensor:
-        """As `denoise`, with classifier-free guidance in the family's own form. `negative`: B rows. Cost: 2B rows."""
+    def guided(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float) -> Tensor:
+        """As `denoise`, with guidance in the family's own form. `negative`: B rows; None where `facts.evaluations` needs none.
+
+        Cost: `facts.evaluations(guidance)` rows for each.
+        """
         both = Conditioning(negative).before(cond)
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return self.combine(conditional, unconditional, guidance)
@@ -301,21 +304,21 @@ class Model(ABC):
 
         Args:
             cond: a collated batch.
-            guidance: 1.0 = none; above 1 each call costs twice the rows.
+            guidance: 1.0 = none; above 1 each call costs `facts.evaluations(guidance)` times the rows.
             negative: one prompt's conditioning (no batch axis); None = the empty prompt.
         """
         if guidance < 1:
             raise ValueError(f"guidance = {guidance}: must be at least 1.0 (1.0 is no guidance).")
         against = None
-        if guidance > 1:
+        if self.facts.evaluations(guidance) > 1:
             against = self.collate([self.unconditional() if negative is None else negative])
 
         def predict(x: Tensor, level: Any, rows: Tensor) -> Prediction:
             chosen = cond.select(rows)
-            if against is None:
+            if guidance == 1:
                 output = self.denoise(x, level.t, chosen)
             else:
-                output = self.guided(x, level.t, chosen, against.repeat(len(rows)), guidance)
+                output = self.guided(x, level.t, chosen, None if against is None else against.repeat(len(rows)), guidance)
             return prediction_from_output(output, x, level, self.prediction_type)
 
         return predict
@@ -441,7 +444,7 @@ class Model(ABC):
                 f"{self.size_multiple}."
             )
         conditionings = self._remembered(list(prompts))
-        negative = self._remembered([negative_prompt], negative=True)[0] if guidance > 1 else None
+        negative = self._remembered([negative_prompt], negative=True)[0] if self.facts.evaluations(guidance) > 1 else None
         scheduler, images = self.pipe.scheduler, []
         try:
             # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
@@ -459,7 +462,8 @@ class Model(ABC):
                         output_type="latent",
                         **({} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}),
                     ).images
-                    for pixels in self.decode(latents).permute(0, 2, 3, 1).cpu():
+                    cells = (height // self.latent_scale, width // self.latent_scale)
+                    for pixels in self.decode(self.pipeline_latents(latents, *cells)).permute(0, 2, 3, 1).cpu():
                         images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
                     if on_picture is not None:
                         on_picture(len(images), len(conditionings))
@@ -525,6 +529,10 @@ class Model(ABC):
     @abstractmethod
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         """family: the stock pipeline's arguments for prompts that are encoded already. `negative` None: no guidance."""
+
+    def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """family: what the stock pipeline gives as latents -> (B, C, height, width)."""
+        return latents
 
     def lora_options(self) -> dict[str, Any]:
         """family: further arguments of the pipeline's `lora_state_dict`, which reads LoRA files."""
