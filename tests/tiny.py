@@ -283,13 +283,48 @@ def lumina2():
     )
 
 
+def flux(*, guidance: bool = True, **scheduler):
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(5)
+    tokenizer, words = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 6),
+    )
+    shifting = {"shift": 3.0, "use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64}
+    return FluxPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(scheduler if scheduler else shifting)),
+        vae=autoencoder(0.1),
+        text_encoder=clip_text(tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval(),
+        tokenizer_2=words,
+    )
+
+
+def flux_without_guidance():
+    """Distilled without guidance as an input, with a fixed shift."""
+    return flux(guidance=False, shift=1.0)
+
+
 BUILDERS: dict[str, Callable] = {
     "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
     "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
-    "sdxl": sdxl, "sdxl_v": sdxl_v,
+    "sdxl": sdxl, "sdxl_v": sdxl_v, "flux": flux, "flux_without_guidance": flux_without_guidance,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl")
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux")
 
 
 def build(name: str, folder: Path) -> Path:

@@ -229,7 +229,7 @@ def test_the_text_false_is_dropped_as_it_is_there_and_said(tmp_path):
 
 
 def test_a_model_that_is_not_trained_here_is_left_out_and_to_be_filled_in(tmp_path):
-    found = import_file(write(tmp_path / "config.json", {"model_family": "flux", "pretrained_model_name_or_path": "a/flux", "lora_type": "lycoris", "lora_rank": 8}))
+    found = import_file(write(tmp_path / "config.json", {"model_family": "pixart_sigma", "pretrained_model_name_or_path": "a/pixart", "lora_type": "lycoris", "lora_rank": 8}))
     assert found.config.lora.rank == 8 and found.config.model == RunConfig().model
     assert "pretrained_model_name_or_path" in found.fill_in
     assert {"model_family", "pretrained_model_name_or_path", "lora_type"} <= {key for key, _, _ in found.left_out}

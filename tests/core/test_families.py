@@ -14,6 +14,7 @@ from rollout_studio.core.maths.noise import target_output
 from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
 
 VARIANTS = tuple(BUILDERS)
+GUIDED = tuple(name for name in BUILDERS if name != "flux_without_guidance")  # which refuses guidance
 STEPS = 4
 NEGATIVE = "blurry"
 
@@ -55,7 +56,7 @@ class Recorded:
                 if hasattr(self.pipe.scheduler, "scale_model_input")
                 else sample
             )
-            self.steps.append((output.clone(), time, scaled.clone()))
+            self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
             return step(output, time, sample, **rest)
 
         self.pipe.scheduler.step = recording
@@ -65,8 +66,13 @@ class Recorded:
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
             negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side
         )
-        self.latents = self.call(output_type="latent")
+        self.latents = self.spread(self.call(output_type="latent"))
         self.all_steps = self.steps[:]
+
+    def spread(self, latents):
+        """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
+        factor = self.pipe.vae_scale_factor
+        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
@@ -100,7 +106,7 @@ def times(model, rows):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", GUIDED)
 def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_scheduler(name, guidance, model_of, recorded):
     model, stock = model_of(name), recorded(name, guidance)
     cond = model.collate(model.encode_prompts(PROMPTS))
@@ -161,7 +167,7 @@ def test_rows_with_their_own_time_and_prompt_equal_single_calls(name, model_of):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", GUIDED)
 def test_predict_picks_conditioning_by_row(name, guidance, model_of):
     model = model_of(name)
     conditionings = model.encode_prompts(["a", *PROMPTS])
@@ -333,6 +339,38 @@ def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of)
     assert one.tobytes() == model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].tobytes()
 
 
+def test_a_model_without_guidance_as_an_input_gives_what_its_pipeline_does_and_refuses_guidance(model_of, recorded):
+    model, stock = model_of("flux_without_guidance"), recorded("flux_without_guidance", 1.0)
+    cond = model.collate(model.encode_prompts(PROMPTS))
+    with torch.no_grad():
+        for output, time, x in stock.all_steps:
+            torch.testing.assert_close(model.denoise(x, (time / 1000).float().expand(2), cond), output, atol=1e-5, rtol=1e-5)
+        with pytest.raises(ModelError, match="Set the guidance to 1"):
+            model.predict(cond, 2.5)(x, model.noise_path.at(times(model, 2)), torch.arange(2))
+    assert model.default_guidance == 1.0 and model_of("flux").default_guidance == 3.5
+
+
+def test_guidance_as_an_input_costs_no_second_row(model_of):
+    model, rows = model_of("flux"), []
+    hook = model.denoiser.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True)
+    try:
+        with torch.no_grad():
+            predict = model.predict(model.collate(model.encode_prompts(PROMPTS)), 3.5)
+            predict(random_state(model, 2), model.noise_path.at(times(model, 2)), torch.arange(2))
+    finally:
+        hook.remove()
+    assert rows == [2] and model.facts.evaluations(3.5) == 1 and model_of("sd3").facts.evaluations(3.5) == 2
+
+
+def test_packing_is_the_pipelines_own_and_is_undone(model_of):
+    from rollout_studio.core.families.flux.model import packed, places, unpacked
+
+    x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+    pipe = model_of("flux").pipe
+    assert torch.equal(packed(x), pipe._pack_latents(x, 2, 4, 6, 10)) and torch.equal(unpacked(packed(x), 6, 10), x)
+    assert torch.equal(places(6, 10, x), pipe._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32))
+
+
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
@@ -437,7 +475,10 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
 def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
-    assert all(model_of(name).default_size == (32, 32) for name in ONE_PER_FAMILY)
+    for name in ONE_PER_FAMILY:
+        pipe, model = model_of(name).pipe, model_of(name)
+        size = getattr(pipe, "default_sample_size", 8) * model.latent_scale
+        assert model.default_size == (size, size)
 
 
 # Opening --------------------------------------------------------------------------------------------------------------
@@ -456,6 +497,8 @@ def test_every_family_is_detected_from_its_folder(tiny_folder):
         "lumina2": "lumina2",
         "sdxl": "sdxl",
         "sdxl_v": "sdxl",
+        "flux": "flux",
+        "flux_without_guidance": "flux",
     }
     assert set(families.values()) == set(FAMILIES)
 

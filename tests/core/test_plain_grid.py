@@ -12,7 +12,7 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.maths import rollout as real
 from rollout_studio.core.maths.noise import RectifiedFlow, VariancePreserving
 
-MODELS = ["demo-flow", "demo-epsilon", "sd1", "sd1_euler", "sd1_sample", "sd2_v", "sd3", "sd3_dynamic", "lumina2", "sdxl", "sdxl_v"]
+MODELS = ["demo-flow", "demo-epsilon", "sd1", "sd1_euler", "sd1_sample", "sd2_v", "sd3", "sd3_dynamic", "lumina2", "sdxl", "sdxl_v", "flux", "flux_without_guidance"]
 
 
 @pytest.fixture(scope="module")

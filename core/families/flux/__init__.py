@@ -1,0 +1,68 @@
+"""FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
+
+from dataclasses import replace
+
+from ..facts import (
+    JOINT_ATTENTION,
+    USUAL_FLOW,
+    FamilyFacts,
+    Geometry,
+    PartConfigs,
+    Refusal,
+    TextCost,
+    vae_geometry,
+    width_of,
+)
+
+TOKENS = 512
+"""Captions are padded to so many, and the padding takes part in the attention."""
+CELLS = 2
+"""A position is a square of 2x2 latent cells."""
+
+
+def geometry(configs: PartConfigs) -> Geometry:
+    found = vae_geometry("transformer", cells_per_token=CELLS)(configs)
+    # The network's config names no size; a bare `pipe(prompt)` draws 128 x 128 cells.
+    return replace(found, native_size=None if found.pixels_per_latent is None else 128 * found.pixels_per_latent)
+
+
+def text(configs: PartConfigs) -> TextCost:
+    width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
+    pooled = width_of(configs, "transformer", "pooled_projection_dim", usual=768)
+    return TextCost(TOKENS, 4 * (TOKENS * width + pooled))
+
+
+def refuse(configs: PartConfigs) -> Refusal | None:
+    """Models for filling, depth or edges take a second picture beside the latents."""
+    taken = width_of(configs, "transformer", "in_channels", usual=64)
+    given = CELLS**2 * width_of(configs, "vae", "latent_channels", usual=16)
+    if taken == given:
+        return None
+    return Refusal(
+        f"has a transformer that takes {taken} channels where a square of its VAE's latents has {given}: a model for filling or control.",
+        "Choose a text-to-image checkpoint.",
+    )
+
+
+FACTS = FamilyFacts(
+    name="flux",
+    label="FLUX.1",
+    pipelines=("FluxPipeline",),
+    component="transformer",
+    predictions=("flow_matching",),
+    lora_targets=JOINT_ATTENTION,
+    text_encoders=("text_encoder", "text_encoder_2"),
+    unused=("image_encoder", "feature_extractor"),
+    guidance="embedded",
+    schedule=USUAL_FLOW.but(
+        usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
+        walk="steps",
+    ),
+    geometry=geometry,
+    text=text,
+    refuse=refuse,
+    header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
+    licence="FLUX.1 [dev] Non-Commercial License; schnell: Apache 2.0",
+    examples=("black-forest-labs/FLUX.1-dev",),
+    model="Flux",
+)
