@@ -47,8 +47,9 @@ def measured(config: RunConfig) -> str:
     from PIL import Image
     from rollout_studio.core.demo import CLASS
     from rollout_studio.core.families import load_model
-    from rollout_studio.core.maths.rollout import Grid, make_plan
+    from rollout_studio.core.maths.rollout import Grid
     from rollout_studio.core.randomness import row_noise
+    from rollout_studio.core.remedies import Batch, Ground, remedy_for
     from rollout_studio.core.train.losses import batch_loss
 
     model = load_model(config.model, for_training=False)
@@ -70,9 +71,10 @@ def measured(config: RunConfig) -> str:
         rows = [(number * _ROWS + i) % len(files) for i in range(len(t))]
         noise = row_noise((len(t), *latents.shape[1:]), seed=0, step=number)
         for name, kind in kinds.items():
-            plan = make_plan(kind.rollout, t, model.noise_path, grid, step=number, seed=0)
+            remedy = remedy_for(kind, Ground(model.noise_path, model.prediction_type, grid))
+            plan = remedy.plan(t, step=number, seed=0)
             with torch.no_grad():
-                found = batch_loss(model, kind, latents[rows], noise, model.collate([prompts[row] for row in rows]), plan, grid)
+                found = batch_loss(model, kind, remedy, Batch(latents[rows], noise, model.collate([prompts[row] for row in rows])), plan)
             losses[name].append(found.parts.main)
             if name == "free":
                 rolled.append(plan.rolled)

@@ -168,7 +168,7 @@ def picture_weight(level: _Level, prediction_type: str) -> float:
 
 
 def rolled_bound(level: _Level, gamma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> float:
-    """The weight of a rolled row that `scheduled_sampling_snr_gamma` leaves it: `losses.rolled_bound`, where torch is not at hand."""
+    """The weight of a rolled row that `scheduled_sampling_snr_gamma` leaves it: `remedies.rollout.rolled_bound`, where torch is not at hand."""
     snr = (float(level.alpha) / float(level.sigma)) ** 2
     more = 0 if prediction_type == "epsilon" else 1
     return min(1.0, (gamma + more) / max(snr + more, 1e-12))

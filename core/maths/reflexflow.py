@@ -1,10 +1,9 @@
-"""ReflexFlow: anti-drift rectification and frequency compensation, and the loss of a training row put together from its parts.
+"""ReflexFlow: anti-drift rectification and frequency compensation, as terms of the loss of a training row.
 
 Flow models only; every velocity here is noise-ward (`u = noise - x0`, diffusers' sign). Everything is per row and unreduced: the
 trainer takes one mean at the end. Source: arXiv 2512.04904 (re-issued as DEFAR, 2606.28226); rollout.md section 5 says where we differ.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import LongTensor, Tensor
 
 from .noise import NoisePath, per_row
+from .row_loss import Terms
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig
@@ -119,82 +119,29 @@ class Reflex:
             config.reflexflow_alpha, config.reflexflow_beta1, config.reflexflow_beta2, config.reflexflow_norm,
         )  # fmt: skip
 
+    def terms(self, batch: int, mask: Tensor | None = None) -> Terms:
+        """The two terms for a batch of `batch` rows: `beta2 * mean(W * loss) + beta1 * anti_drift` on the rolled rows, nothing on the
+        others. With alpha = 0, beta1 = 0, beta2 = 1 the loss is bit for bit the plain one.
 
-@dataclass(frozen=True)
-class LossParts:
-    """The loss of each row, (B,) with gradient, and what the log wants to know. Reduce once: `parts.total.mean()`."""
-
-    main: Tensor  # weighted by timestep, beta2 and prior weight
-    adr: Tensor  # beta1 * anti-drift, times prior weight; 0 for plain rows
-    frequency_weight_std: float  # mean over the rolled rows of the spread of W; 0 without ReflexFlow
-    clamped_share: float  # share of the elements of W that hit 0
-
-    @property
-    def total(self) -> Tensor:
-        """(B,)"""
-        return self.main + self.adr
-
-    def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
-        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows."""
-        share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
-        batch = len(self.main)
-        return {
-            "main": float(self.main.detach()[~share].sum() / batch),
-            "adr": float(self.adr.detach()[~share].sum() / batch),
-            "prior": float(self.total.detach()[share].sum() / batch),
-        }
-
-
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Unreduced squared error, like output."""
-    return (output - target).square()
-
-
-def row_losses(
-    output: Tensor,
-    target: Tensor,
-    *,
-    elementwise: Callable[[Tensor, Tensor], Tensor] = squared_error,
-    timestep_weight: Tensor | None = None,
-    prior_weight: Tensor | None = None,
-    mask: Tensor | None = None,
-    reflex: Reflex | None = None,
-) -> LossParts:
-    """The loss of every row of a batch, plain or rolled.
-
-    Plain rows: the timestep-weighted mean of the elementwise loss. Rolled rows under ReflexFlow:
-    `timestep_weight * beta2 * mean(W * loss) + beta1 * anti_drift`. `prior_weight` multiplies whole rows of either kind.
-    Without `reflex` (or with alpha = 0, beta1 = 0, beta2 = 1) the result is bit for bit the plain loss.
-
-    Args:
-        output, target: (B, ...) the network's output with gradient, and what it should have been.
-        elementwise: unreduced loss (output, target) -> like output.
-        timestep_weight, prior_weight: (B,), for example min-SNR and prior preservation; None = 1.
-        mask: broadcastable to output, 1 where the loss counts; the mean is over those elements (a row without any counts 0).
-        reflex: the rolled rows of a flow model; None = no ReflexFlow, or no row rolled.
-    """
-    losses = elementwise(output, target)
-    adr = torch.zeros(len(output), dtype=losses.dtype, device=losses.device)
-    spread, clamped, weight_main = 0.0, 0.0, None
-    if reflex is not None and len(reflex.rows):
-        rows = reflex.rows.to(losses.device)
-        weight = frequency_weight(reflex.u_rolled, reflex.u_clean, reflex.alpha, reflex.norm)
-        losses = losses.index_put((rows,), losses[rows] * weight.to(losses.dtype))
-        weight_main = torch.ones_like(adr).index_fill(0, rows, reflex.beta2)
-        if reflex.beta1 != 0:  # 0 x NaN would not be 0
-            rows_mask = mask.expand_as(output)[rows] if mask is not None else None
-            drifted = anti_drift(reflex.u_rolled, reflex.xr, reflex.x0, rows_mask)
-            adr = adr.index_put((rows,), (reflex.beta1 * drifted).to(adr.dtype))
-        spread = float(weight.flatten(1).std(1, correction=0).mean())
-        clamped = float((weight == 0).double().mean())
-    if mask is None:
-        main = losses.flatten(1).mean(1)
-    else:
-        counted = mask.expand_as(losses).to(losses.dtype)
-        main = (losses * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1e-12)
-    for weight_of_row in (weight_main, timestep_weight):
-        if weight_of_row is not None:
-            main = main * weight_of_row.to(main)
-    if prior_weight is not None:
-        main, adr = main * prior_weight.to(main), adr * prior_weight.to(adr)
-    return LossParts(main, adr, spread, clamped)
+        Args:
+            mask: (batch, ...) broadcastable to the output, 1 where the loss counts.
+        """
+        if not len(self.rows):
+            return Terms()
+        u = self.u_rolled
+        rows = self.rows.to(u.device)
+        weight = frequency_weight(u, self.u_clean, self.alpha, self.norm)
+        extra = None
+        if self.beta1 != 0:  # 0 x NaN would not be 0
+            rows_mask = None if mask is None else mask.expand(batch, *u.shape[1:])[rows]
+            drifted = self.beta1 * anti_drift(u, self.xr, self.x0, rows_mask)
+            extra = drifted.new_zeros(batch).index_put((rows,), drifted)
+        return Terms(
+            weight=weight.new_ones(batch, *weight.shape[1:]).index_put((rows,), weight),
+            main=weight.new_ones(batch).index_fill(0, rows, self.beta2),
+            extra=extra,
+            told={
+                "frequency_weight_std": float(weight.flatten(1).std(1, correction=0).mean()),
+                "frequency_weight_clamped": float((weight == 0).double().mean()),
+            },
+        )

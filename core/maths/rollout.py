@@ -333,7 +333,7 @@ def roll_out(
     modules: Sequence[nn.Module] = (),
 ) -> RolledState:
     """The rollout that training does under `config`: its solver and order. Guidance belongs to `predict`. When no row rolls, no call is
-    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `losses.batch_loss`, on the answer of a training pass.)"""
+    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `remedies/rollout.py`, on the answer of a training pass.)"""
     return rollout(predict, x0, noise, plan, grid, path, make_solver(config.sampler, config.order), modules=modules)
 
 

@@ -1,7 +1,7 @@
-"""The loss of one batch, from clean latents to one number per row: rollout, forward, ReflexFlow, weights.
+"""The loss of one batch, from clean latents to one number per row: where it trains, forward, target, weights.
 
-Nothing here draws a random number or touches a weight: who rolls, from where, at which time and with which noise is
-decided before (`trainer.Window`), and the trainer reduces and steps afterwards.
+Nothing here touches a weight of the network: who is led where, at which time and with which noise is decided before
+(`trainer.draw_window`), and the trainer reduces and steps afterwards.
 """
 
 import math
@@ -14,112 +14,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..maths import reflexflow
-from ..maths.noise import Level, PredictionType, per_row, target_output
-from ..maths.reflexflow import LossParts, Reflex, row_losses, squared_error
-from ..maths.rollout import Grid, Plan, roll_out, training_target, undisturbed
+from ..maths.noise import Level, PredictionType
+from ..maths.row_loss import LossParts, row_losses, squared_error
+from ..remedies.base import Batch, Counts, Network, Plan, Remedy
 
 if TYPE_CHECKING:
     from ..config import RunConfig, TrainingConfig
-    from ..families.base import Conditioning, Model
+    from ..families.base import Model
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Per-row losses with gradient, and what they cost: rows and calls of every network evaluation, guidance counted
-    twice.
+    """Per-row losses with gradient, what the log says of the batch's plan, and what they cost: rows and calls of every network
+    evaluation, guidance counted twice.
     """
 
     parts: LossParts
+    counts: Counts
     network_rows: int
     network_calls: int
 
 
-def batch_loss(
-    model: "Model",
-    config: "RunConfig",
-    x0: Tensor,
-    noise: Tensor,
-    cond: "Conditioning",
-    plan: Plan,
-    grid: Grid,
-    *,
-    is_class: Tensor | None = None,
-) -> BatchLoss:
-    """The loss of every row of a batch at the state to which the plan leads it.
-
-    A batch in which no row rolls takes exactly the plain trainer's path: one forward at `x_t`, no further call, no
-    ReflexFlow. In ReflexFlow's `paper` mode the forward that trains is made at each row's *source*; its answer there also makes the
-    one step to the target, where a second pass with gradient gives the anti-drift term.
+def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch, plan: Plan) -> BatchLoss:
+    """The loss of every row of a batch at the state to which its remedy leads it; a plain row's state is `x_t`.
 
     Args:
-        x0, noise: (B, C, h, w) scaled latents and N(0, I), float32, on the model's device.
-        cond: a collated batch of B rows; is_class: (B,) bool, the rows of prior preservation.
-        plan, grid: of the same batch.
-    Cost: B rows with gradient; the rollout's rows; under ReflexFlow one more forward of the rolled rows without gradient, and in
-        `paper` mode one with it in place of a rollout.
+        remedy: the config's (`remedies.remedy_for`), for latents of this shape; plan: its plan for these rows.
+    Cost: B rows with gradient, and what the remedy asks of the network beside.
     """
-    rollout, path = config.rollout, model.noise_path
-    rows = plan.rows.to(x0.device)
-    reflex_on = len(rows) > 0 and reflexflow.is_on(rollout, path)
-    one_pass = not (reflex_on and reflexflow.is_two_pass(rollout, path))
-
-    # The rollout, and the forward that trains: where the rows arrived, or (paper) where they start. Without a rolled row the state
-    # is the plain x_t and the network is called once.
-    network_rows = network_calls = 0
-    if one_pass and len(rows):
-        predict = model.predict(cond, guidance=rollout.guidance)
-        rolled = roll_out(rollout, predict, x0, noise, plan, grid, path, modules=[model.denoiser])
-        evaluations = 2 if rollout.guidance > 1 else 1
-        network_rows, network_calls = evaluations * rolled.rows_evaluated, evaluations * rolled.calls
-        x, level = rolled.x, plan.target
-    else:
-        level = plan.target if one_pass else plan.source
-        x = path.noised(x0, noise, level)
-    output = model.denoise(x, level.to(x0).t, cond)
-    network_rows, network_calls = network_rows + len(x0), network_calls + 1
-    if one_pass:
-        target = training_target(rollout, x, x0, noise, plan, model.prediction_type)
-    else:
-        target = target_output(x0, noise, level, model.prediction_type)
-
-    # ReflexFlow: the predictions at the rolled and at the clean state of the target's level, for the rolled rows only.
-    reflex = None
-    if reflex_on:
-        chosen, here = {key: value[rows] for key, value in cond.items()}, plan.target[plan.rows]
-        t = here.to(x0).t
-        if one_pass:
-            xr, u_rolled = x[rows], output[rows]  # outside the block below: it carries the anti-drift term's gradient
-        else:
-            xr = one_euler_step(x[rows], output[rows], plan.source[plan.rows], here, with_gradient=rollout.reflexflow_step_gradient)
-            u_rolled = model.denoise(xr, t, chosen)
-            network_rows, network_calls = network_rows + len(rows), network_calls + 1
-        if rollout.reflexflow_alpha == 0:  # no frequency weight: nobody needs the clean prediction
-            u_clean = u_rolled
-        else:
-            with undisturbed(model.denoiser):
-                u_clean = model.denoise(path.noised(x0[rows], noise[rows], here), t, chosen)
-            network_rows, network_calls = network_rows + len(rows), network_calls + 1
-        reflex = Reflex.of(rollout, rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0[rows])
-
+    network = Network(model, batch.conditioning)
+    state = remedy.state(batch, plan, network)
+    output = network.denoise(state.x, state.level)
     parts = row_losses(
         output,
-        target,
+        remedy.target(batch, state),
         elementwise=elementwise_loss(config.training),
-        timestep_weight=row_weight(config, plan, level, model.prediction_type),
-        prior_weight=prior_weights(config.data.prior_loss_weight, is_class),
-        reflex=reflex,
+        timestep_weight=timestep_weight(config.training, state.level, model.prediction_type),
+        prior_weight=prior_weights(config.data.prior_loss_weight, batch.is_class),
+        terms=remedy.terms(batch, state, output, network),
     )
-    return BatchLoss(parts, network_rows, network_calls)
-
-
-def one_euler_step(x: Tensor, u: Tensor, here: Level, there: Level, *, with_gradient: bool) -> Tensor:
-    """`x + (sigma' - sigma) * u` of a flow, like x: the step from `here` to `there` (both (R,)) on a velocity that is at hand.
-
-    with_gradient: let what is made of the result also move `u`; the paper leaves it open.
-    """
-    step = per_row(there.sigma - here.sigma, x)
-    return x + step * (u if with_gradient else u.detach()).to(x.dtype)
+    return BatchLoss(parts, remedy.counts(plan), network.rows, network.calls)
 
 
 def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], Tensor]:
@@ -163,34 +97,6 @@ def flow_weight(sigma: Tensor, weighting: Literal["none", "sigma_sqrt", "cosmap"
         case _:
             weight = torch.ones_like(sigma)
     return weight * sigma**2 if precondition_outputs else weight
-
-
-def row_weight(config: "RunConfig", plan: Plan, level: Level, prediction_type: PredictionType) -> Tensor | None:
-    """(B,) the weight of each row by its noise level, or None where all are 1: `timestep_weight`, and on rolled rows at most
-    what `scheduled_sampling_snr_gamma` allows. A plain row never feels the latter. `level`: (B,) where the loss is taken.
-    """
-    weight, rollout = timestep_weight(config.training, level, prediction_type), config.rollout
-    if not rollout.bounds_loss(prediction_type) or not bool(plan.rolled.any()):
-        return weight
-    weight = torch.ones(len(plan.t)) if weight is None else weight
-    bound = rolled_bound(level, rollout.snr_gamma, prediction_type).to(weight)
-    return torch.where(plan.rolled, torch.minimum(weight, bound), weight)
-
-
-def rolled_bound(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:
-    """(B,) the weight, at most 1, with which an error of the clean image counts no more than it does at SNR `gamma`.
-
-    In the plain loss an error of the clean image counts SNR times (epsilon) or SNR + 1 times (v: `1 / sigma^2`). At an SNR up to
-    `gamma` the weight is 1. `cost.rolled_bound` is the same in plain numbers. Differs from `min_snr_weight` for v, which also takes
-    from noisy rows.
-    """
-    snr = (level.alpha / level.sigma).square()
-    match prediction_type:
-        case "epsilon":
-            return (gamma / snr).clamp(max=1)
-        case "v_prediction":
-            return ((gamma + 1) / (snr + 1)).clamp(max=1)
-    raise ValueError(f"prediction_type = {prediction_type!r}: rolled rows are bounded for epsilon and v_prediction only.")
 
 
 def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:

@@ -3,8 +3,8 @@
 One optimizer step, from top to bottom (`Training.train_step`):
 
     batches       which rows: a function of (seed, step)                        dataset.batches
-    window        noise, times and rollout plan of all its rows at once         draw_window
-    per micro-step: rollout, forward, ReflexFlow, loss, backward                losses.batch_loss
+    window        noise, times and the remedy's plan of all its rows at once    draw_window
+    per micro-step: the remedy's state, forward, loss, backward                 losses.batch_loss
     finite?       a loss or gradient that is not a number never reaches a weight
     clip, optimizer, moving average, event
 
@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,11 +46,12 @@ from ..families.base import Model, resolve_device
 from ..look import preview
 from ..look.drift import measure as drift
 from ..maths import reflexflow
-from ..maths.noise import Level
-from ..maths.rollout import Grid, Plan, build_grid, make_plan
+from ..maths.rollout import Grid, build_grid
 from ..maths.timesteps import sample_times
 from ..memory import is_out_of_memory, memory_message
 from ..randomness import generator, kept_random_state, row_noise, stream_seed
+from ..remedies import remedy_for
+from ..remedies.base import Batch, Ground, Plan, Remedy, rows_of
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, is_disk_full
 from ..runs.journal import Journal
@@ -58,7 +59,7 @@ from ..runs.pace import Pace, StepTime, still_due
 from ..runs.run_log import PHASES
 from ..runs.store import Command, RunDir
 from .interrupt import Interrupt, StopNow
-from .losses import batch_loss
+from .losses import BatchLoss, batch_loss
 from .optimizers import Average, Schedule, make_optimizer
 
 DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
@@ -216,13 +217,13 @@ def _ended(journal: Journal, training: "Training | None", code: int, state: str,
 
 @dataclass(frozen=True)
 class Draw:
-    """A micro-step's share of its window: noise (B, C, h, w) float32 on the CPU, the plan of its B rows, the grid they
-    step on.
+    """A micro-step's share of its window: noise (B, C, h, w) float32 on the CPU, the remedy for latents of its shape, and the remedy's
+    plan of its B rows.
     """
 
     noise: Tensor
     plan: Plan
-    grid: Grid
+    remedy: Remedy
 
 
 def draw_window(
@@ -233,7 +234,7 @@ def draw_window(
     step: int,
     grid_of: Callable[[tuple[int, ...]], Grid],
 ) -> list[Draw]:
-    """Noise, times and rollout plans of one optimizer step, for every row of every micro-step at once.
+    """Noise, times and the remedy's plans of one optimizer step, for every row of every micro-step at once.
 
     Rows are numbered over the whole window, instance rows first, and a row's draws depend on its number alone: four
     micro-steps of one row get what one micro-step of four rows gets.
@@ -244,7 +245,7 @@ def draw_window(
     seed, flow = config.training.seed, model.is_flow
     places = _row_numbers(is_class)
     rows = sum(len(part) for part in is_class)
-    plans: dict[tuple[int, ...], tuple[Plan, Grid]] = {}
+    plans: dict[tuple[int, ...], tuple[Plan, Remedy]] = {}
     draws = []
     for shape, mine in zip(map(tuple, shapes), places, strict=True):
         if shape not in plans:  # shift and grid may depend on the shape, what is drawn does not
@@ -256,11 +257,11 @@ def draw_window(
                 shift=model.training_shift(shape),
                 training_times=round(model.noise_path.t_max) + 1,
             )
-            grid = grid_of(shape)
-            plans[shape] = make_plan(config.rollout, t, model.noise_path, grid, step=step, seed=seed), grid
-        plan, grid = plans[shape]
+            remedy = remedy_for(config, Ground(model.noise_path, model.prediction_type, grid_of(shape)))
+            plans[shape] = remedy.plan(t, step=step, seed=seed), remedy
+        plan, remedy = plans[shape]
         noise = torch.cat([row_noise((1, *shape), seed, step, first_row=int(number)) for number in mine])
-        draws.append(Draw(noise, _rows_of(plan, mine), grid))
+        draws.append(Draw(noise, rows_of(plan, mine), remedy))
     return draws
 
 
@@ -273,16 +274,6 @@ def _row_numbers(is_class: Sequence[Tensor]) -> list[LongTensor]:
         instance, of_class = instance + int((~part).sum()), of_class + int(part.sum())
         numbers.append(mine)
     return numbers
-
-
-def _rows_of(plan: Plan, rows: LongTensor) -> Plan:
-    """The plan of some rows."""
-    return Plan(
-        **{
-            each.name: value[rows] if isinstance(value := getattr(plan, each.name), Tensor | Level) else value
-            for each in fields(Plan)
-        }
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- the training
@@ -536,21 +527,13 @@ class Training:
                 stream_seed(training.seed, step, "dropout", micro)
             )  # LoRA dropout draws from the global generator
             with self.accelerator.autocast():
-                found = batch_loss(
-                    self.model,
-                    config,
-                    batch.latents,
-                    draw.noise.to(batch.latents.device),
-                    batch.conditioning,
-                    draw.plan,
-                    draw.grid,
-                    is_class=batch.is_class,
-                )
+                rows_here = Batch(batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class)
+                found = batch_loss(self.model, config, draw.remedy, rows_here, draw.plan)
             loss = found.parts.total.sum() / rows  # the mean over the window, however it is split
             if not bool(torch.isfinite(loss)):
                 self.give_up("loss", float(loss.detach()), batches)
             self.accelerator.backward(loss)
-            tally.add(found, draw.plan, batch.is_class)
+            tally.add(found, batch.is_class)
 
         norm = self.clipped_norm()
         if math.isfinite(norm):
@@ -1084,18 +1067,19 @@ class _Tally:
         self.parts = {"main": 0.0, "adr": 0.0, "prior": 0.0}
         self.spread = self.clamped = self.probability = 0.0
 
-    def add(self, found: Any, plan: Plan, is_class: Tensor) -> None:
-        rows, rolled = len(plan.k), int(plan.rolled.sum())
+    def add(self, found: BatchLoss, is_class: Tensor) -> None:
+        rows, counts, told = len(found.parts.main), found.counts, found.parts.told
         for name, value in found.parts.logged(is_class).items():
             self.parts[name] += value * rows / self.rows
-        self.spread += found.parts.frequency_weight_std * rolled  # sums over rolled rows until `fields` divides
-        self.clamped += found.parts.clamped_share * rolled
-        self.rolled += rolled
-        self.offsets += int(plan.k.sum())
-        self.moved += int(plan.moved.sum())
+        # sums over rolled rows until `fields` divides
+        self.spread += told.get("frequency_weight_std", 0.0) * counts.rolled
+        self.clamped += told.get("frequency_weight_clamped", 0.0) * counts.rolled
+        self.rolled += counts.rolled
+        self.offsets += counts.offsets
+        self.moved += counts.moved
         self.network_rows += found.network_rows
         self.network_calls += found.network_calls
-        self.probability = plan.probability
+        self.probability = counts.probability
 
     def fields(self) -> dict[str, Any]:
         rolled = max(1, self.rolled)

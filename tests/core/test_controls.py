@@ -74,9 +74,9 @@ def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_
     seen = {}
     batch_loss = trainer.batch_loss
 
-    def spied(model, config, x0, noise, cond, plan, grid, **more):
-        found = batch_loss(model, config, x0, noise, cond, plan, grid, **more)
-        seen.setdefault(config.rollout.control, []).append((x0, noise, plan, found.network_rows, found.network_calls))
+    def spied(model, config, remedy, batch, plan):
+        found = batch_loss(model, config, remedy, batch, plan)
+        seen.setdefault(config.rollout.control, []).append((batch.x0, batch.noise, plan, found.network_rows, found.network_calls))
         return found
 
     monkeypatch.setattr(trainer, "batch_loss", spied)

@@ -24,8 +24,10 @@ from rollout_studio.core.maths.rollout import (
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.maths.timesteps import sample_times
 from rollout_studio.core.randomness import generator
+from rollout_studio.core.remedies import Batch, Ground, State, remedy_for
+from rollout_studio.core.remedies.rollout import rolled_bound
 from rollout_studio.core.train import losses
-from rollout_studio.core.train.losses import batch_loss, rolled_bound
+from rollout_studio.core.train.losses import batch_loss
 from torch import Tensor, nn
 
 FLOW = PATHS["flow"]
@@ -72,13 +74,19 @@ class Model:
         return lambda x, level, rows: prediction_from_output(self.denoiser(x, level.t), x, level, self.prediction_type)
 
 
+def loss_at(model, config, x0, noise, plan, grid):
+    """The loss of a batch under the config's own remedy, with a given plan."""
+    remedy = remedy_for(config, Ground(model.noise_path, model.prediction_type, grid))
+    return batch_loss(model, config, remedy, Batch(x0, noise, {}), plan)
+
+
 def loss_of(model, k=(0, 1, 3, 2), t=(0.3, 0.4, 0.62, 0.5), training=None, **options):
     """(the loss, x0, noise, plan) of four rows with these offsets, one of them plain, at these parts of the way to noise."""
     path, (x0, noise) = model.noise_path, random_pair((4, 3, 4, 5))
     plan = plan_offsets(torch.tensor(t) * path.t_max, torch.tensor(k), path, grid := grid_for(path))
     training = {} if training is None else training
     config = config_from_flat(ON | training | {P + name: value for name, value in options.items()})
-    return batch_loss(model, config, x0, noise, {}, plan, grid), x0, noise, plan
+    return loss_at(model, config, x0, noise, plan, grid), x0, noise, plan
 
 
 def gradient(model, loss):
@@ -112,7 +120,7 @@ def paper(model, **options):
     x0, noise = random_pair((4, 3, 4, 5))
     plan = plan_from_drawn_time(DRAWN, CHOSEN, WAYS, FLOW, grid := grid_for(FLOW))
     config = config_from_flat(PAPER | {P + name: value for name, value in options.items()})
-    return batch_loss(model, config, x0, noise, {}, plan, grid), x0, noise, plan
+    return loss_at(model, config, x0, noise, plan, grid), x0, noise, plan
 
 
 def at_level(x0, noise, sigma):
@@ -156,8 +164,8 @@ def test_in_paper_mode_the_pass_at_the_rolled_state_carries_gradient():
     assert found.parts.main[1:].abs().max() == 0 and found.network_calls == 2
     second = model.denoiser.calls[1]
     again = Model()
-    torch.testing.assert_close(found.parts.adr[1:], 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
-    here, alone = gradient(model, found.parts.adr), gradient(again, 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
+    torch.testing.assert_close(found.parts.extra[1:], 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
+    here, alone = gradient(model, found.parts.extra), gradient(again, 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
     assert here.abs() > 1e-3
     torch.testing.assert_close(here, alone)
 
@@ -169,7 +177,7 @@ def test_the_step_passes_no_gradient_back_unless_that_is_asked_for():
         model = Model()
         found, *_ = paper(model, reflexflow_step_gradient=back, reflexflow_beta2=0.0, reflexflow_alpha=0.0)
         losses_.append(found.parts.total.detach())
-        gradients.append(gradient(model, found.parts.adr))
+        gradients.append(gradient(model, found.parts.extra))
     assert torch.equal(*losses_) and (gradients[0] - gradients[1]).abs() > 1e-4
 
 
@@ -177,7 +185,7 @@ def test_in_paper_mode_weights_by_noise_level_are_those_of_the_source():
     x0, noise = random_pair((4, 3, 4, 5))
     plan = plan_from_drawn_time(DRAWN, CHOSEN, WAYS, FLOW, grid := grid_for(FLOW))
     asked = {f"{P}reflexflow_alpha": 0.0, f"{P}reflexflow_beta1": 0.0}
-    weighed, plain = (batch_loss(Model(), config_from_flat(PAPER | asked | more), x0, noise, {}, plan, grid).parts.total
+    weighed, plain = (loss_at(Model(), config_from_flat(PAPER | asked | more), x0, noise, plan, grid).parts.total
                       for more in ({"precondition_outputs": True}, {}))  # fmt: skip
     torch.testing.assert_close(weighed, plain * DRAWN.square())
 
@@ -346,7 +354,8 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
     x = rollout(oracle.predict, spread * x0, noise, plan, grid, path, make_solver("unipc")).x
     error = oracle.predict(x, plan.target).noise_hat - training_target(config.rollout, x, spread * x0, noise, plan, "epsilon")
     free = error.square().flatten(1).mean(1)[plan.rolled]
-    bounded = free * losses.row_weight(config, plan, plan.target, "epsilon")[plan.rolled]
+    remedy = remedy_for(config, Ground(path, "epsilon", grid))
+    bounded = free * remedy.terms(Batch(x0, noise, {}), State(x, plan.target, plan), x, None).at_most[plan.rolled]
     clean = (t < 35)[plan.rolled]
     shares = [float(loss[clean].sum() / loss.sum()) for loss in (free, bounded)]
     assert shares[0] > 0.4 and shares[1] < 0.1

@@ -24,11 +24,11 @@ from rollout_studio.core.maths.reflexflow import (
     frequency_weight,
     is_on,
     is_two_pass,
-    row_losses,
-    squared_error,
     starts_at_the_drawn_time,
 )
 from rollout_studio.core.maths.rollout import plan_offsets, rollout
+from rollout_studio.core.maths.row_loss import row_losses as losses_of_rows
+from rollout_studio.core.maths.row_loss import squared_error
 from rollout_studio.core.maths.solvers import SOLVERS, make_solver
 
 NORMS = ["max", "mean", "l2", "l1"]
@@ -46,6 +46,12 @@ def reflex(output, rows=(1, 3), seed=3, **options):
     rows = torch.tensor(rows)
     config = RolloutConfig(**ON, **options)
     return Reflex.of(config, rows, u_rolled=output[rows], u_clean=u_clean[rows], xr=xr[rows], x0=x0[rows])
+
+
+def row_losses(output, target, reflex=None, mask=None, **more):
+    """The loss of every row, with ReflexFlow's terms."""
+    terms = None if reflex is None else reflex.terms(len(output), mask)
+    return losses_of_rows(output, target, mask=mask, terms=terms, **more)
 
 
 # --- anti-drift rectification ---
@@ -135,7 +141,7 @@ def test_tiling_a_latent_leaves_the_loss_unchanged_with_max_and_mean(norm, same)
         )
 
     assert torch.allclose(loss((1, 1)).total, loss((2, 2)).total, rtol=1e-5) == same
-    torch.testing.assert_close(loss((1, 1)).adr, loss((2, 2)).adr)
+    torch.testing.assert_close(loss((1, 1)).extra, loss((2, 2)).extra)
 
 
 def test_l1_is_in_effect_off_on_a_latent_of_real_size_and_the_log_shows_it():
@@ -144,7 +150,7 @@ def test_l1_is_in_effect_off_on_a_latent_of_real_size_and_the_log_shows_it():
     def spread(norm):
         config = RolloutConfig(**ON, reflexflow_norm=norm)
         part = Reflex.of(config, torch.tensor([0]), u_rolled=output, u_clean=u_clean, xr=xr, x0=x0)
-        return row_losses(output, target, reflex=part).frequency_weight_std
+        return row_losses(output, target, reflex=part).told["frequency_weight_std"]
 
     assert spread("l1") < 1e-3
     assert 0.1 < spread("max") < spread("mean")
@@ -179,8 +185,8 @@ def test_plain_rows_have_no_anti_drift_weight_one_and_no_beta2():
     output, target = tensors(2)
     parts = row_losses(output, target, reflex=reflex(output, rows=(1, 3), reflexflow_beta2=5.0))
     expected = plain(output, target)
-    assert torch.equal(parts.total[[0, 2]], expected[[0, 2]]) and torch.equal(parts.adr[[0, 2]], torch.zeros(2))
-    assert (parts.total[[1, 3]] != expected[[1, 3]]).all() and (parts.adr[[1, 3]] > 0).all()
+    assert torch.equal(parts.total[[0, 2]], expected[[0, 2]]) and torch.equal(parts.extra[[0, 2]], torch.zeros(2))
+    assert (parts.total[[1, 3]] != expected[[1, 3]]).all() and (parts.extra[[1, 3]] > 0).all()
 
 
 def test_a_rolled_row_is_beta2_times_the_weighted_loss_plus_beta1_times_anti_drift():
@@ -190,8 +196,8 @@ def test_a_rolled_row_is_beta2_times_the_weighted_loss_plus_beta1_times_anti_dri
     weight = frequency_weight(output[[1, 3]], on.u_clean, 0.6, "max")
     weighted = (weight * squared_error(output, target)[[1, 3]]).flatten(1).mean(1)
     torch.testing.assert_close(parts.main[[1, 3]], 0.25 * weighted)
-    torch.testing.assert_close(parts.adr[[1, 3]], 4.0 * anti_drift(output[[1, 3]], on.xr, on.x0))
-    assert parts.frequency_weight_std == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
+    torch.testing.assert_close(parts.extra[[1, 3]], 4.0 * anti_drift(output[[1, 3]], on.xr, on.x0))
+    assert parts.told["frequency_weight_std"] == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
 
 
 @pytest.mark.parametrize("change", [
@@ -211,7 +217,7 @@ def test_timestep_weights_multiply_the_main_part_only_and_the_prior_weight_the_w
     by_time = torch.tensor([0.5, 2.0, 3.0, 0.25])
     timed = row_losses(output, target, reflex=on, timestep_weight=by_time)
     torch.testing.assert_close(timed.main, bare.main * by_time)
-    assert torch.equal(timed.adr, bare.adr)
+    assert torch.equal(timed.extra, bare.extra)
     prior = row_losses(
         output, target, reflex=on, timestep_weight=by_time, prior_weight=torch.tensor([1.0, 0.1, 0.1, 1.0])
     )
@@ -247,7 +253,7 @@ def test_the_main_loss_moves_the_training_output_alone_and_anti_drift_the_predic
     both = Reflex.of(RolloutConfig(**ON), rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0)
     parts = row_losses(u_source, target, reflex=both)
     main_to, adr_to = (torch.autograd.grad(part.sum(), (u_source, u_rolled, u_clean), allow_unused=True, retain_graph=True)
-                       for part in (parts.main, parts.adr))  # fmt: skip
+                       for part in (parts.main, parts.extra))  # fmt: skip
     assert main_to[0] is not None and main_to[1] is None and main_to[2] is None
     assert adr_to[0] is None and adr_to[1].abs().max() > 0 and adr_to[2] is None
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_four_micro_steps_of_one_row_equal_one_of_four(tiny_run, without_drift, 
 class FlowModel:
     """As much of a model as a window's draws ask for."""
 
-    is_flow, noise_path = True, RectifiedFlow()
+    is_flow, noise_path, prediction_type = True, RectifiedFlow(), "flow_matching"
 
     def training_shift(self, shape):
         return 3.0
@@ -425,9 +426,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights(tiny_run, wit
     good = losses.batch_loss
     calls = []
 
-    def broken(model, config, x0, *args, **kwargs):
+    def broken(model, config, remedy, batch, plan):
         calls.append(None)
-        return good(model, config, x0 * float("nan") if len(calls) == 3 else x0, *args, **kwargs)
+        return good(model, config, remedy, replace(batch, x0=batch.x0 * float("nan")) if len(calls) == 3 else batch, plan)
 
     monkeypatch.setattr(trainer, "batch_loss", broken)
     assert train(run) == 70
@@ -462,8 +463,6 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights(tiny_run,
         calls.append(None)
         found = good(*args, **kwargs)
         if len(calls) == 2:
-            from dataclasses import replace
-
             return replace(found, parts=replace(found.parts, main=Explodes.apply(found.parts.main)))
         return found
 

@@ -1,0 +1,103 @@
+"""The loss of every row of a batch, from the network's output, its target, weights and a remedy's terms. One mean is taken later.
+
+Everything is per row and unreduced. Nothing here knows a remedy: what it adds arrives as `Terms`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a remedy adds to the loss of a batch's rows; the defaults add nothing, bit for bit.
+
+    A row's loss is `min(timestep weight, at_most) * main * mean(weight * elementwise loss) + extra`, times its prior weight.
+    """
+
+    weight: Tensor | None = None  # (B, ...) like the output, at least 0, detached: of every element
+    main: Tensor | None = None  # (B,) factor of the mean
+    at_most: Tensor | None = None  # (B,) bound on the weight by noise level; inf where there is none
+    extra: Tensor | None = None  # (B,) more loss, with gradient
+    told: Mapping[str, float] = field(default_factory=dict)
+    """For the log, by name: means over the rows that the remedy acted on."""
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss of each row, (B,) with gradient, and what the log wants to know. Reduce once: `parts.total.mean()`."""
+
+    main: Tensor  # weighted by noise level, the remedy's factor and the prior weight
+    extra: Tensor  # the remedy's own term, times prior weight; 0 for plain rows
+    told: Mapping[str, float]
+
+    @property
+    def total(self) -> Tensor:
+        """(B,)"""
+        return self.main + self.extra
+
+    def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
+        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows.
+
+        `adr` is the name by which runs have always told of the extra term (anti-drift rectification, so far the only one).
+        """
+        share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
+        batch = len(self.main)
+        return {
+            "main": float(self.main.detach()[~share].sum() / batch),
+            "adr": float(self.extra.detach()[~share].sum() / batch),
+            "prior": float(self.total.detach()[share].sum() / batch),
+        }
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Unreduced squared error, like output."""
+    return (output - target).square()
+
+
+def row_losses(
+    output: Tensor,
+    target: Tensor,
+    *,
+    elementwise: Callable[[Tensor, Tensor], Tensor] = squared_error,
+    timestep_weight: Tensor | None = None,
+    prior_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    terms: Terms | None = None,
+) -> LossParts:
+    """The loss of every row of a batch, plain or led elsewhere by a remedy.
+
+    Args:
+        output, target: (B, ...) the network's output with gradient, and what it should have been.
+        elementwise: unreduced loss (output, target) -> like output.
+        timestep_weight, prior_weight: (B,), for example min-SNR and prior preservation; None = 1. The first multiplies the main part
+            only, the second whole rows.
+        mask: broadcastable to output, 1 where the loss counts; the mean is over those elements (a row without any counts 0).
+        terms: the remedy's; None = none.
+    """
+    terms = Terms() if terms is None else terms
+    losses = elementwise(output, target)
+    if terms.weight is not None:
+        losses = losses * terms.weight.to(losses)
+    if mask is None:
+        main = losses.flatten(1).mean(1)
+    else:
+        counted = mask.expand_as(losses).to(losses.dtype)
+        main = (losses * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1e-12)
+    for weight_of_row in (terms.main, bounded(timestep_weight, terms.at_most)):
+        if weight_of_row is not None:
+            main = main * weight_of_row.to(main)
+    extra = torch.zeros_like(main) if terms.extra is None else terms.extra.to(main)
+    if prior_weight is not None:
+        main, extra = main * prior_weight.to(main), extra * prior_weight.to(extra)
+    return LossParts(main, extra, terms.told)
+
+
+def bounded(weight: Tensor | None, at_most: Tensor | None) -> Tensor | None:
+    """(B,) the weight by noise level, no larger than a bound; None, for either, means 1 without a bound."""
+    if at_most is None:
+        return weight
+    weight = torch.ones(len(at_most)) if weight is None else weight
+    return torch.minimum(weight, at_most.to(weight))

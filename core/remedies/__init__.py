@@ -1,0 +1,34 @@
+"""What may be done against exposure bias: one file each, on the contract in `base.py`.
+
+To add one: its section in `core/config`, its file here with a class on `Plain`, and one line in `REMEDIES`.
+"""
+
+from typing import TYPE_CHECKING
+
+from .base import Batch, Ground, Network, Plain, Remedy, State, rows_of
+from .rollout import ScheduledSampling
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+REMEDIES: tuple[type[Plain], ...] = (ScheduledSampling,)
+"""Each is asked in turn; a config asks for one at most."""
+
+__all__ = [
+    "REMEDIES",
+    "Batch",
+    "Ground",
+    "Network",
+    "Plain",
+    "Remedy",
+    "ScheduledSampling",
+    "State",
+    "remedy_for",
+    "rows_of",
+]
+
+
+def remedy_for(config: "RunConfig", ground: Ground) -> Remedy:
+    """The remedy that a config asks for, on latents of one shape; plain training where it asks for none."""
+    chosen = next((remedy for remedy in REMEDIES if remedy.asked(config)), Plain)
+    return chosen(config, ground)

@@ -1,0 +1,168 @@
+"""The contract of a remedy against exposure bias: where each row of a batch trains, and toward what.
+
+The loss of a batch is the same for all of them (`train.losses.batch_loss`): plan -> state -> forward -> target -> loss + terms. A remedy
+fills in these steps in its own file. It draws only in `plan`, or from an address that the plan holds, so a step is a function of (seed,
+step, row) whatever the remedy.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from torch import LongTensor, Tensor
+
+from ..maths.noise import Level, NoisePath, Prediction, PredictionType, target_output
+from ..maths.rollout import Grid, Predict, undisturbed
+from ..maths.row_loss import Terms
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..families.base import Conditioning, Model
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a remedy knows of the model and of latents of one shape."""
+
+    path: NoisePath
+    prediction_type: PredictionType
+    grid: Grid  # the schedule whose nodes a rollout steps on
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the network together."""
+
+    x0: Tensor  # (B, C, h, w) scaled latents, float32, on the model's device
+    noise: Tensor  # N(0, I), like x0
+    conditioning: "Conditioning"  # collated, of B rows
+    is_class: Tensor | None = None  # (B,) bool: the rows of prior preservation
+
+
+class Plan(Protocol):
+    """What a remedy has decided about rows, (B,), on the CPU: a frozen dataclass whose tensors and levels are per row, so that
+    `rows_of` can split it. What else it holds is its remedy's affair."""
+
+    t: Tensor  # as the training sampler drew them
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
+    """The plan of some rows."""
+    return replace(plan, **{
+        each.name: value[rows]
+        for each in fields(plan)
+        if isinstance(value := getattr(plan, each.name), Tensor | Level)
+    })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """Where each row trains: what the network gets, and the level that it is told."""
+
+    x: Tensor  # (B, C, h, w) float32 or wider
+    level: Level  # (B,) on the CPU
+    plan: Any  # the plan that led here
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step's event says about a batch's plan. `offsets`: the sum over the rolled rows, in grid steps; `moved`: rows that a control
+    trains at another noise level than the one they drew; `probability`: the chance of a rollout that was in force."""
+
+    rolled: int = 0
+    offsets: int = 0
+    moved: int = 0
+    probability: float = 0.0
+
+
+class Network:
+    """The model as a remedy sees it: whatever is asked of it is counted, guidance twice. Gradient and training mode are the caller's."""
+
+    def __init__(self, model: "Model", conditioning: "Conditioning") -> None:
+        self.model, self.conditioning = model, conditioning
+        self.rows = self.calls = 0
+
+    def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
+        """The raw output at `x` (R, ...), told `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
+        self._count(x, 1)
+        given = self.conditioning
+        if rows is not None:
+            given = {key: value[rows] for key, value in given.items()}
+        return self.model.denoise(x, level.to(x).t, given)
+
+    def predict(self, guidance: float = 1.0) -> Predict:
+        """The network as a rollout asks it."""
+        ask, evaluations = self.model.predict(self.conditioning, guidance=guidance), 2 if guidance > 1 else 1
+
+        def counted(x: Tensor, level: Level, rows: LongTensor) -> Prediction:
+            self._count(x, evaluations)
+            return ask(x, level, rows)
+
+        return counted
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Inside: no gradient, evaluation mode, the random state as it was."""
+        return undisturbed(self.model.denoiser)
+
+    def _count(self, x: Tensor, evaluations: int) -> None:
+        self.rows += evaluations * len(x)
+        self.calls += evaluations
+
+
+class Remedy(Protocol):
+    """The four steps. `plan` knows nothing of the network; the others read the batch and its plan, and draw nothing anew."""
+
+    ground: Ground
+
+    def plan(self, t: Tensor, *, step: int, seed: int) -> Plan:
+        """Who is led elsewhere, from where: for all rows of an optimizer step at once, t (B,) as the training sampler drew them."""
+
+    def state(self, batch: Batch, plan: Any, network: Network) -> State:
+        """Where each row trains. Without gradient."""
+
+    def target(self, batch: Batch, state: State) -> Tensor:
+        """What the output should have been there, like x0, in the model's own kind of prediction."""
+
+    def terms(self, batch: Batch, state: State, output: Tensor, network: Network) -> Terms:
+        """More loss and weights, given the training output (B, ...) with its gradient. May ask the network again."""
+
+    def counts(self, plan: Any) -> Counts:
+        """What the log says about a plan."""
+
+
+@dataclass(frozen=True)
+class PlainPlan:
+    """The plan of plain training."""
+
+    t: Tensor
+    target: Level
+
+
+class Plain:
+    """No remedy: every row trains at the `x_t` that it drew, toward its own pair's output. What a remedy leaves alone it takes from here."""
+
+    def __init__(self, config: "RunConfig", ground: Ground) -> None:
+        self.config, self.ground = config, ground
+
+    @classmethod
+    def asked(cls, config: "RunConfig") -> bool:
+        """Does this config ask for the remedy?"""
+        return True
+
+    def plan(self, t: Tensor, *, step: int, seed: int) -> Any:
+        return PlainPlan(t.detach().cpu(), self.ground.path.at(t))
+
+    def state(self, batch: Batch, plan: Any, network: Network) -> State:
+        return State(self.ground.path.noised(batch.x0, batch.noise, plan.target), plan.target, plan)
+
+    def target(self, batch: Batch, state: State) -> Tensor:
+        return target_output(batch.x0, batch.noise, state.level, self.ground.prediction_type)
+
+    def terms(self, batch: Batch, state: State, output: Tensor, network: Network) -> Terms:
+        return Terms()
+
+    def counts(self, plan: Any) -> Counts:
+        return Counts()
