@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Stream = Literal["data", "noise", "t", "mask", "k", "step_length", "dropout", "caption_dropout", "sample"]
+Stream = Literal["data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample"]
 
 
 def stream_seed(seed: int, step: int, stream: Stream, index: int = 0) -> int:
@@ -31,12 +31,14 @@ def generator(seed: int, step: int, stream: Stream, index: int = 0) -> torch.Gen
     return torch.Generator("cpu").manual_seed(stream_seed(seed, step, stream, index))
 
 
-def row_noise(shape: tuple[int, ...], seed: int, step: int, first_row: int = 0) -> Tensor:
+def row_noise(
+    shape: tuple[int, ...], seed: int, step: int, first_row: int = 0, stream: Stream = "noise"
+) -> Tensor:
     """N(0, I) noise of `shape` (B, ...), float32 on the CPU; row i depends on its global number `first_row + i` alone.
 
     So the same rows get the same noise however they are split over micro-steps or ranks.
     """
-    rows = [torch.randn(shape[1:], generator=generator(seed, step, "noise", first_row + i)) for i in range(shape[0])]
+    rows = [torch.randn(shape[1:], generator=generator(seed, step, stream, first_row + i)) for i in range(shape[0])]
     return torch.stack(rows) if rows else torch.empty(shape)
 
 

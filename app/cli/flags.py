@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     groups: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         if option.section not in groups:
-            groups[option.section] = parser.add_argument_group(f"{option.section} options")
+            groups[option.section] = parser.add_argument_group(f"{option.section.replace('_', ' ')} options")
         about = f"{option.help} ({values_of(option)}; default {default_of(option)})".replace("%", "%%")
         how: dict[str, Any] = {
             "metavar": "VALUE",

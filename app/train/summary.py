@@ -18,6 +18,9 @@ def plan_sentence(config: RunConfig) -> str:
     what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
     rollout = level_of(config) if config.rollout.walks else "no"
     rollout = "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
+    if config.input_perturbation.active:
+        control = "" if config.input_perturbation.perturbs else "the control of "
+        rollout += f" and {control}input perturbation {config.input_perturbation.gamma:g}"
     samples = f"samples every {config.validation.step_interval} steps" if config.validation.step_interval and config.validation.prompts else "no samples on the way"
     return (
         f"{training.max_train_steps} steps with {rows} picture{'' if rows == 1 else 's'} each at {data.resolution} px: a {what} on "

@@ -144,6 +144,10 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
     problem = why_not(kind, config, plain)
     if problem is not None:
         raise RunError(problem)
+    if config.input_perturbation.perturbs:
+        changes = {"input_perturbation_gamma": 0.0} if kind == "plain-steps" else {"input_perturbation_control": "input_noise"}
+        how = "" if kind == "plain-steps" else "; each row at the noise level of the input that it had there"
+        return Control(kind, changes, f"{config.training.max_train_steps} steps, as in the run{how}.")
     if kind == "plain-steps":
         return Control(kind, dict(_OFF), f"{config.training.max_train_steps} steps, as in the run.")
     if kind == "source-noise":
@@ -166,6 +170,9 @@ def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> st
     """Why this control cannot be made of a run; None when it can."""
     if kind not in KINDS:
         return f"{kind!r} is no control. Controls: {', '.join(KINDS)}."
+    if config.input_perturbation.perturbs:
+        free = "Input perturbation takes no time of its own: the control at equal steps is the one at equal time too."
+        return free if kind == "plain-time" else None
     if not config.rollout.walks:
         return "Nothing is rolled out in this run: it is a plain run itself and needs no control."
     if kind == "plain-time" and plain is None:

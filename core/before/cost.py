@@ -159,6 +159,23 @@ def blur_factor(source: _Level, target: _Level, regression: Literal["consistent"
     return (1 - sigma_t * velocity) * v_t / alpha_t
 
 
+def perturbed_slope(level: _Level, gamma: float, prediction_type: str, spread: float = 1.0) -> float:
+    """What a model that is perfect under input perturbation makes of a *plain* state: the slope of its clean image, over the true one.
+
+    On Gaussian data of standard deviation `spread` the best output is a multiple of x, found at the variance of the perturbed input,
+    `v_g = alpha^2 spread^2 + sigma^2 (1 + gamma^2)` in place of `v`; for epsilon `sigma / v_g`. 1: nothing changes. Below 1 (sample): the
+    picture is blurred. Above 1 (epsilon, flow): less noise is seen than there is, and the rest of it stays in the picture.
+
+    Source: derived here for the target of arXiv 2301.11706.
+    """
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    of_noise, of_picture = {"epsilon": (1, 0), "v_prediction": (alpha, -sigma), "flow_matching": (1, -1), "sample": (0, 1)}[prediction_type]
+    perturbed = alpha**2 * spread**2 + sigma**2 * (1 + gamma**2)
+    output = (of_noise * sigma + of_picture * alpha * spread**2) / perturbed
+    picture = {"epsilon": (1 - sigma * output) / alpha, "v_prediction": alpha - sigma * output, "flow_matching": 1 - sigma * output}
+    return picture.get(prediction_type, output) * (alpha**2 * spread**2 + sigma**2) / (alpha * spread**2)
+
+
 def picture_weight(level: _Level, prediction_type: str) -> float:
     """How much an error of the clean image counts in the plain loss: SNR (epsilon), 1 / sigma^2 (v, flow), 1 (sample)."""
     alpha, sigma = float(level.alpha), float(level.sigma)

@@ -17,6 +17,7 @@ from .options import Checked, ConfigError, Fault, Option, did_you_mean, options_
 from .sections import (
     DataConfig,
     DriftConfig,
+    InputPerturbationConfig,
     LoraConfig,
     ModelConfig,
     RolloutConfig,
@@ -35,6 +36,7 @@ class RunConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    input_perturbation: InputPerturbationConfig = field(default_factory=InputPerturbationConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
@@ -60,6 +62,12 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "scheduled_sampling_reflexflow = true: ReflexFlow needs a flow model, and "
             f"{_model_shown(config.model)} is not one; leave it unset or set it to false.",
             ("scheduled_sampling_reflexflow", "prediction_type", "model_family", "pretrained_model_name_or_path"),
+        )
+    if config.input_perturbation.active and config.rollout.active:
+        yield Fault(
+            f"input_perturbation_gamma = {shown(config.input_perturbation.gamma)}: scheduled sampling is on too, and a run has one remedy, so "
+            "that a comparison says which one helped; set scheduled_sampling_max_step_offset or input_perturbation_gamma to 0.",
+            ("input_perturbation_gamma", "scheduled_sampling_max_step_offset"),
         )
     if config.training.flow_schedule_shift is not None and is_flow is False:
         yield Fault(

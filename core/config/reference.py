@@ -81,7 +81,7 @@ def as_markdown() -> str:
         "",
     ]
     for section in SECTIONS:
-        lines += [f"## {section.capitalize()}", "", heading_of(section), ""]
+        lines += [f"## {section.replace('_', ' ').capitalize()}", "", heading_of(section), ""]
         lines += ["| option | default | values | level | what it does |", "|---|---|---|---|---|"]
         for option in _of(section):
             default = "*unset*" if option.default is None else f"`{default_of(option)}`"

@@ -218,6 +218,8 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
             "class_sample_guidance",
         )
         yield Idle(idle, "there is no prior preservation", "with_prior_preservation is false")
+    if not config.input_perturbation.active:
+        yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')

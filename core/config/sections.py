@@ -19,6 +19,7 @@ LARGEST_SEED = 2**53 - 1  # what a browser's number can hold exactly
 
 _SCHEDULED = "Scheduled sampling (Bengio et al., arXiv 1506.03099)"
 _REFLEXFLOW = "ReflexFlow (arXiv 2512.04904)"
+_PERTURBATION = "Input perturbation (Ning et al., arXiv 2301.11706)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -594,6 +595,36 @@ def probability_at(rollout: RolloutConfig, step: int) -> float:
     if rollout.ramp_shape == "cosine":
         way = 0.5 - 0.5 * math.cos(math.pi * way)
     return rollout.prob_start + (rollout.prob_end - rollout.prob_start) * way
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputPerturbationConfig(Checked):
+    """Input perturbation: the input of a row is noisier than its target knows of, as the model's own states are when it samples."""
+
+    prefix: ClassVar[str] = "input_perturbation_"
+
+    gamma: float = option(
+        0.0,
+        "Extra noise on the input of every row, as a share of the noise that is there; the target stays that of the noise without it. "
+        "Costs no time. 0 = off, 0.1 in the paper. Not together with scheduled sampling.",
+        ge=0, le=1, source=_PERTURBATION, level="advanced", since="0.2",
+    )  # fmt: skip
+    control: Literal["none", "input_noise"] = option(
+        "none",
+        "For a fair comparison: input_noise perturbs nothing, but trains every row as a plain row at the noise level that its perturbed "
+        "input would have had. What it gains too did not come from the mismatch.",
+        level="advanced", since="0.2",
+    )  # fmt: skip
+
+    @property
+    def active(self) -> bool:
+        """Does any row train elsewhere than in plain training, perturbed or (in a control) at another level?"""
+        return self.gamma > 0
+
+    @property
+    def perturbs(self) -> bool:
+        """Is the input of any row perturbed? Not in a control."""
+        return self.active and self.control == "none"
 
 
 @dataclass(frozen=True, kw_only=True)

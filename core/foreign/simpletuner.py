@@ -53,11 +53,12 @@ _NOT_HERE = {
 """Its keys that have no counterpart, with the reason."""
 _ONLY_WHEN_ON = {
     "use_dora": "DoRA does not exist here", "train_text_encoder": "the text encoder is not trained here",
-    "offset_noise": "offset noise does not exist here", "input_perturbation": "disturbed input does not exist here",
+    "offset_noise": "offset noise does not exist here",
+    "input_perturbation_steps": "input perturbation holds for the whole run here",
     "flow_schedule_auto_shift": "a shift that follows the resolution does not exist here",
 }  # fmt: skip
 """The same, where only a value other than off is worth a word."""
-_OWN = {*_NOT_HERE, *_ONLY_WHEN_ON, *ALIASES, "lora_type", "validation_prompt"}
+_OWN = {*_NOT_HERE, *_ONLY_WHEN_ON, *ALIASES, "lora_type", "validation_prompt", "input_perturbation"}
 _PLACEHOLDER = re.compile(r"\{env:[^}]*\}")
 _TRUE = {"true", "1", "yes", "on"}
 
@@ -117,6 +118,7 @@ class _Translation:
         self._data()
         self._flow(flow)
         self._rollout(flow)
+        self._perturbation()
         for key, value in self.given.items():
             if key not in OPTIONS:
                 self.leave(
@@ -243,6 +245,15 @@ class _Translation:
             self._remarks.append(
                 f"The ramp is taken as written, from 0 to {shown(end)}; there it ran from {shown(start)} to {shown(end)}."
             )
+
+    def _perturbation(self) -> None:
+        value = self.given.pop("input_perturbation", 0)
+        if not _on(value):
+            return
+        if _number(self.given.get("scheduled_sampling_max_step_offset")) in (None, 0):
+            self.given["input_perturbation_gamma"] = value
+        else:
+            self.leave("input_perturbation", value, "together with scheduled sampling it is refused here: a run has one remedy")
 
     def _model(self, family: Any) -> None:
         known = OPTIONS["model_family"].choices

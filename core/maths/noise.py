@@ -104,6 +104,10 @@ class NoisePath(ABC):
         """The level at the integration variable `s` (B,)."""
 
     @abstractmethod
+    def at_ratio(self, ratio: Tensor) -> Level:
+        """The level where `sigma / alpha` is `ratio` (B,), which may be inf; the path's own end where it does not go so far."""
+
+    @abstractmethod
     def ode_scale(self, level: Level) -> Tensor:
         """(B,): the integrated state is `x / ode_scale`."""
 
@@ -162,6 +166,9 @@ class RectifiedFlow(NoisePath):
     def at_ode_time(self, s: Tensor) -> Level:
         return self.at(s)
 
+    def at_ratio(self, ratio: Tensor) -> Level:
+        return self.at(1 - 1 / (1 + ratio))
+
     def ode_scale(self, level: Level) -> Tensor:
         return torch.ones_like(level.sigma)
 
@@ -209,6 +216,9 @@ class VariancePreserving(NoisePath):
         left = (torch.searchsorted(self.angles, angle, right=True) - 1).clamp(0, len(self.angles) - 2)
         t = left + (angle - self.angles[left]) / (self.angles[left + 1] - self.angles[left])
         return self._at_angle(t, angle)
+
+    def at_ratio(self, ratio: Tensor) -> Level:
+        return self.at(self.at_ode_time(ratio).t.clamp(0.0, self.t_max))
 
     def ode_scale(self, level: Level) -> Tensor:
         return level.alpha

@@ -6,18 +6,20 @@ To add one: its section in `core/config`, its file here with a class on `Plain`,
 from typing import TYPE_CHECKING
 
 from .base import Batch, Ground, Network, Plain, Remedy, State, rows_of
+from .input_perturbation import InputPerturbation
 from .rollout import ScheduledSampling
 
 if TYPE_CHECKING:
     from ..config import RunConfig
 
-REMEDIES: tuple[type[Plain], ...] = (ScheduledSampling,)
+REMEDIES: tuple[type[Plain], ...] = (ScheduledSampling, InputPerturbation)
 """Each is asked in turn; a config asks for one at most."""
 
 __all__ = [
     "REMEDIES",
     "Batch",
     "Ground",
+    "InputPerturbation",
     "Network",
     "Plain",
     "Remedy",

@@ -24,6 +24,7 @@ DATASET_OPTIONS = tuple(
 )  # fmt: skip
 
 REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))
+INPUT_PERTURBATION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "input_perturbation")
 SAMPLING_OPTIONS = tuple(
     name for name, option in OPTIONS.items() if option.section == "rollout" and name not in REFLEXFLOW_OPTIONS
 )
@@ -45,7 +46,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": (values.MODEL, MODEL_OPTIONS),
     "adapter": (values.ADAPTER, ("model_type", *LORA_OPTIONS)),
     "dataset": (values.DATASET, (*FOLDER_OPTIONS, *DATASET_OPTIONS, *CLASS_OPTIONS, "class_data_dir")),
-    "rollout": (values.ROLLOUT, (*SAMPLING_OPTIONS, *REFLEXFLOW_OPTIONS)),
+    "rollout": (values.ROLLOUT, (*SAMPLING_OPTIONS, *REFLEXFLOW_OPTIONS, *INPUT_PERTURBATION_OPTIONS)),
     "optimizer": (values.OPTIMIZER, OPTIMIZER_OPTIONS),
     "settings": (values.TRAINING, TRAINING_OPTIONS),
     "validation": (values.VALIDATION, VALIDATION_OPTIONS),

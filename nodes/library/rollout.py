@@ -4,7 +4,7 @@ from ...core.config import config_from_flat, probability_at
 from ..execute import pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, node
-from ..graph.parts import REFLEXFLOW_OPTIONS, SAMPLING_OPTIONS, picked, widgets
+from ..graph.parts import INPUT_PERTURBATION_OPTIONS, REFLEXFLOW_OPTIONS, SAMPLING_OPTIONS, picked, widgets
 from ..graph.values import Images
 
 
@@ -29,6 +29,22 @@ def scheduled_sampling(context, **given):
 def reflexflow(context, rollout, **given):
     """Flow models: correct the direction of the drift, and weight the frequencies that it damages."""
     return (rollout.with_(picked(REFLEXFLOW_OPTIONS, given)),)
+
+
+@node(
+    "InputPerturbation", "Input Perturbation", "Rollout",
+    inputs=(
+        Socket("rollout", values.ROLLOUT, "Settings that it is added to; a rollout that is on is refused.", True),
+        *widgets(INPUT_PERTURBATION_OPTIONS),
+    ),
+    outputs=(Output("rollout", values.ROLLOUT, "The settings with input perturbation."),),
+    aliases=("exposure bias", "ip noise gamma"),
+)  # fmt: skip
+def input_perturbation(context, rollout, **given):
+    """The input of every row carries a little more noise than its target knows of, as the model's own states do when it samples. No
+    extra time; in place of scheduled sampling."""
+    own = picked(INPUT_PERTURBATION_OPTIONS, given)
+    return (own if rollout is None else rollout.with_(own),)
 
 
 @node(

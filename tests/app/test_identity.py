@@ -173,7 +173,7 @@ def others(tmp_path_factory):
         "resolution": 96, "lr_scheduler": "cosine", "caption_strategy": "instanceprompt", "instance_prompt": "a cup", "max_train_steps": 123,
         "base_model_precision": "bfloat16", "scheduled_sampling_sampler": "dpm", "scheduled_sampling_order": 1, "num_class_images": 4,
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
-        "loss_weighting": "none", "precondition_outputs": False,
+        "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 
@@ -191,7 +191,8 @@ def _another(option):
     return value if value != option.default else value + (1 if option.type == "int" else 0.125)
 
 
-ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper"}
+ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
+         "input_perturbation_gamma": 0.25}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 

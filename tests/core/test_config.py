@@ -73,7 +73,7 @@ def test_every_option_goes_from_its_key_to_its_field_and_back(name):
 def test_flat_names_are_prefix_and_field():
     assert OPTIONS[P + "grid_steps"].field == "grid_steps"
     assert config_from_flat({P + "grid_steps": 7}).rollout.grid_steps == 7
-    assert list(SECTIONS) == ["model", "data", "lora", "training", "rollout", "validation", "drift", "saving"]
+    assert list(SECTIONS) == ["model", "data", "lora", "training", "rollout", "input_perturbation", "validation", "drift", "saving"]
     assert len(OPTIONS) == sum(len(dataclasses.fields(section)) for section in SECTIONS.values())
 
 
