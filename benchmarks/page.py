@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from rollout_studio.app.page import free_port
-from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
 
 RUNS, STEPS, VIEWERS, WATCHED_S = 20, 400, 10, 20.0
 TICK_S = 1.5

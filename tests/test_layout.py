@@ -121,16 +121,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(group) for group in groups)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        "core",
-        pytest.param(
-            "nodes", marks=pytest.mark.xfail(strict=True, reason="nodes.library; nodes.graph with nodes.comfy")
-        ),
-        pytest.param("app", marks=pytest.mark.xfail(strict=True, reason="app.drift.tab with app.runs.tab")),
-    ],
-)
+@pytest.mark.parametrize("layer", LAYERS)
 def test_no_imports_go_round_in_a_circle(layer):
     """A reader can start at a module that needs no other, and go on outward. An import inside a function or for types counts."""
     found = [group for group in circles(import_graph()) if any(name.split(".")[0] == layer for name in group)]

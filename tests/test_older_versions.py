@@ -8,7 +8,8 @@ from rollout_studio.core.adapters.loading import load_lora
 from rollout_studio.core.config import config_from_flat, load_preset, read_preset
 from rollout_studio.core.config.own_presets import own_presets
 from rollout_studio.core.families import load_model
-from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train.trainer import train
 from rollout_studio.nodes.graph.validate import train_configs
 from rollout_studio.nodes.reading import load

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
 
 BASE = {
     "resolution": 32, "aspect_buckets": False, "lora_rank": 3, "learning_rate": 1e-2, "max_train_steps": 3, "train_batch_size": 2,

@@ -95,6 +95,6 @@ def runs_dir(given: argparse.Namespace) -> Path:
 
 def default_runs_dir() -> Path:
     """Where runs are kept when nobody says otherwise."""
-    from ...core.runs.store import DEFAULT_ROOT, ROOT_VARIABLE
+    from ...core.runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 
     return Path(os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT))

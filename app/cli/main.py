@@ -17,7 +17,7 @@ from ...core.config import OPTIONS
 from ...core.config.options import ConfigError, Fault, did_you_mean
 from ...core.families.source import ModelError
 from ...core.memory import is_out_of_memory, memory_message
-from ...core.runs.store import RunError
+from ...core.runs.errors import RunError
 from . import drift, graph, options, presets, runs, sample, train, ui
 from .answers import BAD_CONFIG, CRASH, DONE, say
 

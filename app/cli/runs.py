@@ -8,7 +8,9 @@ from typing import Any
 
 from ...core.config import config_from_flat, differences
 from ...core.config.options import shown
-from ...core.runs.store import COMMANDS, RunError, RunStore, StorageError
+from ...core.runs.commands import COMMANDS
+from ...core.runs.errors import RunError, StorageError
+from ...core.runs.store import RunStore
 from .answers import DONE, say
 from .flags import add_runs_dir
 

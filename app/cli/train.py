@@ -9,7 +9,8 @@ from typing import Any
 
 from ...core.config import config_from_flat, config_to_flat
 from ...core.config.options import ConfigError, Fault
-from ...core.runs.store import RunError, RunStore
+from ...core.runs.errors import RunError
+from ...core.runs.store import RunStore
 from .answers import BAD_CONFIG, DONE, may_start, say, tell
 from .computing import use_all_cores
 from .flags import add_config_source, add_options, add_runs_dir, changes_of, default_runs_dir, resolve
@@ -46,7 +47,7 @@ def _train(given: argparse.Namespace) -> int:
     store = None
     run_dir = None
     if given.run_name is not None:
-        from ...core.runs.store import check_name
+        from ...core.runs.folder import check_name
 
         check_name(given.run_name)
         run_dir = (Path(store_root) if store_root is not None else default_runs_dir()) / given.run_name

@@ -19,7 +19,9 @@ from ...core.data.holdout import scan_probe
 from ...core.data.scanning import located
 from ...core.look.drift.report import Role
 from ...core.look.preview_request import RELEVANT, SHOWCASE, pictures_in
-from ...core.runs.store import RunDir, RunError, RunSummary
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
 
 BASE, NOTHING, NOW, EXPORTED = "base", "nothing", "now", "lora"
 FIRST_MODEL = "demo"

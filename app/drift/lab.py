@@ -15,7 +15,7 @@ from ...core.config import OPTIONS
 from ...core.config.options import ConfigError, Fault, Option
 from ...core.look.drift.report import ReportError, read_report
 from ...core.look.preview_request import VIEW_OPTIONS, PreviewRequest
-from ...core.runs.store import RunError
+from ...core.runs.errors import RunError
 from ..parts import forms
 from ..parts.panel import QUICK, SLOW
 from ..parts.preview_client import PreviewState

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.look.drift.report import REPORT_FILE, DriftReport, ReportError, report_from_json, report_to_csv, words
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
-from ...core.runs.store import RunSummary
 from ..parts.watch import Watch
 from ..parts.words import text
 from .picture import downloads, report_charts, words_list

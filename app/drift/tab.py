@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.runs.store import RunSummary
+from ...core.runs.rows import RunSummary
 from ..parts.panel import SLOW
 from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core import platform_calls
-from ...core.runs.store import RunStore, check_name
+from ...core.runs.folder import check_name
+from ...core.runs.store import RunStore
 from ...nodes.graph import validate
 from ...nodes.graph.graph import Graph, GraphError, to_json
 from ...nodes.reading import read_file

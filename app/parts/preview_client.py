@@ -24,7 +24,8 @@ from ...core import platform_calls
 from ...core.config.options import ConfigError, Fault
 from ...core.look.preview_request import PreviewError, located_in
 from ...core.look.sample_request import read_request
-from ...core.runs.store import RunDir, RunError
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
 
 WORKER = (sys.executable, "-m", "rollout_studio.core.look.preview")
 RESULTS_KEPT, TICKETS_KEPT = 32, 512

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ...core.runs.errors import StorageError
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, follow
-from ...core.runs.store import RunDir, RunStore, RunSummary, StorageError
+from ...core.runs.store import RunStore
 from .preview_client import PreviewClient
 from .previews import Previews
 

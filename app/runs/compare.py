@@ -16,8 +16,10 @@ from ...core.before.controls import KINDS, MEANING, TITLES, Kind, control, contr
 from ...core.config import OPTIONS, ConfigError, config_from_flat
 from ...core.config.options import shown
 from ...core.look.drift.report import AGAINST, Reading, ReportError, Verdict, against, over_training, read_report
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, Series
-from ...core.runs.store import RunDir, RunError, RunSummary
 from ..parts.charts import Line, chart, smoothed
 from ..parts.forms import label
 from ..parts.watch import Watch, signature

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.look.drift.report import Change, Reading, over_training, training_words
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
-from ...core.runs.store import RunSummary
 from ..parts.charts import Line, chart
 from ..parts.watch import Watch
 from ..parts.words import quantity, text

@@ -17,8 +17,11 @@ import gradio as gr
 
 from ...core.before.controls import TITLES
 from ...core.config import ConfigError
+from ...core.runs.commands import Command
+from ...core.runs.errors import RunError
+from ...core.runs.folder import ACTIVE_STATES, RunDir
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import PHASES, RunLog, Series, number
-from ...core.runs.store import ACTIVE_STATES, Command, RunDir, RunError, RunSummary
 from ..drift.measured import filmstrip
 from ..parts.charts import Line, chart, smoothed
 from ..parts.watch import Watch, signature

@@ -23,7 +23,9 @@ import gradio as gr
 from ...core.config import ConfigError, config_from_flat
 from ...core.config.options import Fault
 from ...core.look.sample_request import DRAWING_OPTIONS, KIND, SampleRequest
-from ...core.runs.store import RunDir, RunError, RunSummary
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
 from ..parts.forms import from_component
 from ..parts.panel import QUICK
 from ..parts.preview_client import PreviewState

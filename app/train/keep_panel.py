@@ -10,7 +10,7 @@ from ...core.config import OPTIONS, config_to_flat, preset_names, read_preset
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
 from ...core.foreign.importing import Imported, import_file, import_run, shown_value, told, whose
-from ...core.runs.store import RunError
+from ...core.runs.errors import RunError
 from ..parts.cards import problems
 from ..parts.forms import Form, label
 from ..parts.panel import QUICK, SLOW, FormPage

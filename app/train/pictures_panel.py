@@ -19,7 +19,8 @@ from ...core.data import Scan, scan
 from ...core.data.captions import clean, from_name, mentions, with_trigger
 from ...core.data.scanning import Item, located
 from ...core.findings import Finding, printable
-from ...core.runs.store import RunDir, RunError
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
 from ..parts.folders import FolderBrowser
 from ..parts.forms import Form, from_component, to_component
 from ..parts.panel import SLOW, FormPage

@@ -13,7 +13,8 @@ from ...core.before.estimate import estimate
 from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
 from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
-from ...core.runs.store import RunError, check_name
+from ...core.runs.errors import RunError
+from ...core.runs.folder import check_name
 from ..parts.cards import findings_card, problems, step_title
 from ..parts.forms import SECTION_TITLES, Form, label
 from ..parts.panel import QUICK, SLOW, Panel

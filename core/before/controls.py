@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..config import RolloutConfig, RunConfig, config_from_flat
+from ..runs.errors import RunError
+from ..runs.folder import RunDir
 from ..runs.pace import StepTime
+from ..runs.rows import RunSummary
 from ..runs.run_log import RunLog, follow
-from ..runs.store import RunDir, RunError, RunStore, RunSummary
+from ..runs.store import RunStore
 from .cost import plain_step_in_forwards, rollout_cost
 
 Kind = Literal["plain-steps", "plain-time", "source-noise"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from ..config import ModelConfig, RunConfig, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
-from ..runs.store import RunDir, RunError
+from ..runs.errors import RunError
+from ..runs.folder import RunDir
 from .cost import plain_step_in_forwards, rollout_cost
 from .preflight import (
     NEVER_LOADED,

@@ -25,7 +25,9 @@ from ..families.facts import ATTENTION, FamilyFacts, TextCost, vae_geometry
 from ..families.registry import FAMILIES, family_of
 from ..families.source import ModelError, locate
 from ..findings import Finding, by_severity
-from ..runs.store import DEFAULT_ROOT, ROOT_VARIABLE, RunError, check_name
+from ..runs.errors import RunError
+from ..runs.folder import check_name
+from ..runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 from .cautions import cautions
 
 _RESERVE_BYTES = 64 * 2**20

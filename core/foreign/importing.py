@@ -13,7 +13,7 @@ from ..adapters.header import PATHS, ExportError, read_lora_config
 from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
-from ..runs.store import RunDir
+from ..runs.folder import RunDir
 from . import diffusers_scripts, simpletuner
 
 PROGRAMS = {"diffusers": diffusers_scripts, "SimpleTuner": simpletuner}

@@ -11,7 +11,7 @@ from ..families import load_model
 from ..families.base import Model
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, CheckpointError
-from ..runs.store import RunDir
+from ..runs.folder import RunDir
 from .drift import measure as drift
 
 Progress = Callable[[str, int, int], None]

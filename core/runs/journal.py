@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .checkpoint import is_disk_full
+from .folder import RunDir
+from .json_files import jsonable
 from .run_log import PHASES
-from .store import RunDir, jsonable
 
 STATE_INTERVAL_S = 1.0
 PROGRESS_INTERVAL_S = 0.2

@@ -12,8 +12,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from .folder import RunDir
 from .pace import Pace, StepTime
-from .store import RunDir
 
 PHASES = {
     "model": "loading the model",

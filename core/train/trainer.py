@@ -54,10 +54,11 @@ from ..remedies import remedy_for
 from ..remedies.base import Batch, Ground, Plan, Remedy, rows_of
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, is_disk_full
+from ..runs.commands import Command
+from ..runs.folder import RunDir
 from ..runs.journal import Journal
 from ..runs.pace import Pace, StepTime, still_due
 from ..runs.run_log import PHASES
-from ..runs.store import Command, RunDir
 from .interrupt import Interrupt, StopNow
 from .losses import BatchLoss, batch_loss
 from .optimizers import Average, Schedule, make_optimizer

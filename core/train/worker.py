@@ -11,7 +11,8 @@ from pathlib import Path
 def main(arguments: list[str]) -> int:
     """Train the run in `arguments[0]`; prints what must not get lost into log.txt."""
     from ..platform_calls import use_all_cores
-    from ..runs.store import RunDir, RunError
+    from ..runs.errors import RunError
+    from ..runs.folder import RunDir
     from .interrupt import Interrupt
 
     flags = [argument for argument in arguments if argument.startswith("-")]

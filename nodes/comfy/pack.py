@@ -21,7 +21,9 @@ from typing import Any, ClassVar, Self
 
 from ...core import platform_calls
 from ...core.config.options import ConfigError, shown
-from ...core.runs.store import ROOT_VARIABLE, RunDir, RunError
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
+from ...core.runs.root import ROOT_VARIABLE
 from ..execute import cache
 from ..execute.cache import Cache
 from ..execute.context import Context, open_store

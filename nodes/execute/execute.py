@@ -19,7 +19,8 @@ from typing import Any, Literal
 from ...core import platform_calls
 from ...core.config.options import ConfigError
 from ...core.memory import is_out_of_memory, memory_message
-from ...core.runs.store import RunError, RunStore
+from ...core.runs.errors import RunError
+from ...core.runs.store import RunStore
 from ..graph.declaration import NODES, Declaration
 from ..graph.graph import Graph, GraphError, Problem, to_api, to_json
 from ..graph.validate import TRAIN, check, ordered, read_widgets, roots, train_configs

@@ -12,8 +12,11 @@ from pathlib import Path
 from ...core.config import RunConfig, config_from_flat, config_to_flat
 from ...core.config.options import ConfigError
 from ...core.names import slug
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import PHASES
-from ...core.runs.store import RunDir, RunError, RunStore, RunSummary
+from ...core.runs.store import RunStore
 from ..graph.values import Checkpoint, File, Interrupted, Lora, Losses, NodeError, Run, manifest_of, sha256
 from . import fingerprints
 from .context import Context

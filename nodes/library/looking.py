@@ -7,8 +7,8 @@ from typing import Any
 from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, with_changes
 from ...core.config.options import ConfigError
 from ...core.look.drift import report as drift_report
+from ...core.runs.folder import RunDir
 from ...core.runs.run_log import PHASES
-from ...core.runs.store import RunDir
 from ..execute import following, pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, local, node, of_option

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 from ...core.config import OPTIONS, with_changes
-from ...core.runs.store import RunDir, RunError
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
 from ..execute import following, pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, local, node, of_option

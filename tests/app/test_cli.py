@@ -254,7 +254,7 @@ def test_resume_needs_a_checkpoint(run, healthy, trainer, tmp_path):
 def test_resume_goes_on_with_the_runs_own_config(run, healthy, trainer, tmp_path, monkeypatch):
     run("train", "--preset", "demo", "--run-name", "mine", "--runs-dir", tmp_path)
     (tmp_path / "mine" / "checkpoints" / "step-000002").mkdir(parents=True)
-    monkeypatch.setattr("rollout_studio.core.runs.store.RunDir.last_checkpoint", lambda self: 2)
+    monkeypatch.setattr("rollout_studio.core.runs.folder.RunDir.last_checkpoint", lambda self: 2)
     assert run("train", "--resume", "mine", "--runs-dir", tmp_path)[0] == 0
     assert trainer.calls[-1][1] is True
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rollout_studio.app.runs.try_panel import KEPT, TryPanel, tries, weights_choices
 from rollout_studio.core.look.preview_request import PreviewRequest
-from rollout_studio.core.runs.store import RunDir
+from rollout_studio.core.runs.folder import RunDir
 from scripted_painter import scripted_watch
 
 HOSTILE = "a <script>alert(1)</script> ${alert(2)} {{value}} cup"

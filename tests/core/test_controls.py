@@ -10,8 +10,9 @@ from rollout_studio.core.before.remarks import remarks
 from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, rollout_level_of
 from rollout_studio.core.look.drift.measure import Settings
 from rollout_studio.core.maths.rollout import make_plan
+from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.runs.store import RunError, RunStore
+from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train import trainer
 from rollout_studio.core.train.trainer import train
 from tiny_run import ROLLOUT, events

@@ -13,9 +13,11 @@ import pytest
 from rollout_studio.app.cli import main as cli
 from rollout_studio.core import platform_calls
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.runs import store as runs
+from rollout_studio.core.runs import folder
+from rollout_studio.core.runs.errors import RunError, StorageError
+from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.journal import Journal
-from rollout_studio.core.runs.store import RunDir, RunError, RunStore, StorageError
+from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train import trainer
 from rollout_studio.core.train.trainer import train
 from tiny_run import BASE, events
@@ -217,4 +219,4 @@ def test_on_a_full_volume_a_run_is_shown_as_waiting_and_goes_on_by_itself_when_t
     assert state == "paused" and "The disk is full" in message and "Free some space on the disk of" in message
     assert code == 0 and "Traceback" not in errors
     assert [event["step"] for event in events(run, "step")] == [1, 2, 3, 4, 5]
-    assert run.read_state()["state"] == "done" and os.path.getsize(run.state_path) % runs._STATE_BLOCK == 0
+    assert run.read_state()["state"] == "done" and os.path.getsize(run.state_path) % folder._STATE_BLOCK == 0

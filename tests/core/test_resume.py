@@ -11,7 +11,8 @@ import pytest
 import torch
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.checkpoint import Checkpoint
-from rollout_studio.core.runs.store import RunDir, RunStore
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train.trainer import PREEMPTED, train
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 

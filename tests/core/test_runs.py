@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 from rollout_studio.core import platform_calls
-from rollout_studio.core.runs import store as runs
-from rollout_studio.core.runs.store import RunDir, RunError, RunStore, StorageError
+from rollout_studio.core.runs import commands, folder, rows
+from rollout_studio.core.runs.errors import RunError, StorageError
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
 
 SLEEPER = "import time; time.sleep(60)"
 # A worker that behaves: takes the lock, says so, and listens until it is told to stop.
 POLITE = textwrap.dedent("""
     import sys, time
-    from rollout_studio.core.runs.store import RunDir
+    from rollout_studio.core.runs.folder import RunDir
     run = RunDir(sys.argv[1])
     with run.lock():
         run.write_state(state="running", step=3)
@@ -215,7 +217,8 @@ def test_killing_never_touches_a_process_that_is_not_the_one_described():
 def test_of_many_processes_that_take_one_lock_at_once_one_wins(run):
     code = textwrap.dedent("""
         import sys, time
-        from rollout_studio.core.runs.store import RunDir, RunError
+        from rollout_studio.core.runs.errors import RunError
+        from rollout_studio.core.runs.folder import RunDir
         sys.stdin.readline()
         try:
             with RunDir(sys.argv[1]).lock():
@@ -673,7 +676,7 @@ def test_the_run_store_does_not_import_torch():
 
 
 def test_every_state_and_command_is_one_that_the_page_knows():
-    assert set(runs.ACTIVE_STATES) < set(runs.STATES) and "stop-and-save" in runs.COMMANDS
+    assert set(folder.ACTIVE_STATES) < set(folder.STATES) and "stop-and-save" in commands.COMMANDS
 
 
 def test_a_run_dir_needs_no_store(tmp_path):
@@ -695,14 +698,14 @@ def test_the_last_event_of_a_kind_is_found_without_reading_the_whole_file(run, m
     assert run.last_event("error")["message"] == 'the "last" one'
     assert run.last_event("step")["step"] == 2999
     assert run.last_event("sample") is None  # over every block's border
-    monkeypatch.setattr(runs, "_BACKWARDS_BYTES", 100)  # shorter than a line
+    monkeypatch.setattr(folder, "_BACKWARDS_BYTES", 100)  # shorter than a line
     assert run.last_event("error")["message"] == 'the "last" one'
     monkeypatch.setattr(RunDir, "events", lambda self, *where: pytest.fail("read from the beginning"))
     assert run.last_event("end")["state"] == "failed"
 
 
 def test_steps_that_are_trained_again_are_told_once_and_no_reader_loses_its_place(run, monkeypatch):
-    monkeypatch.setattr(runs, "_BACKWARDS_BYTES", 100)  # over many blocks' borders
+    monkeypatch.setattr(folder, "_BACKWARDS_BYTES", 100)  # over many blocks' borders
     for step in range(1, 14):
         run.emit("step", step=step, note="x" * (step * 7))
         if step % 5 == 0:
@@ -742,10 +745,10 @@ def settled(store, monkeypatch):
         run.emit("end", state="done")
         run.write_state(state="done", step=number)
         checkpoint(run, number + 1)
-    monkeypatch.setattr(runs, "_SETTLED_NS", 0)
+    monkeypatch.setattr(rows, "_SETTLED_NS", 0)
     store.list()
-    read, real = [], runs._read_json
-    monkeypatch.setattr(runs, "_read_json", lambda path: read.append(path) or real(path))
+    read, real = [], folder.read_json
+    monkeypatch.setattr(folder, "read_json", lambda path: read.append(path) or real(path))
     store.read = read
     return store
 

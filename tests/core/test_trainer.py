@@ -14,8 +14,8 @@ from rollout_studio.core.maths.rollout import Grid
 from rollout_studio.core.maths.timesteps import sample_times, sampling_kind, shifted
 from rollout_studio.core.randomness import generator, row_noise
 from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.runs.store import RunError
 from rollout_studio.core.train import losses, trainer
 from rollout_studio.core.train.optimizers import Average, Schedule, make_optimizer
 from rollout_studio.core.train.trainer import DONE, PREEMPTED, Training, draw_window, train
@@ -568,7 +568,7 @@ def test_a_full_disk_pauses_a_save_and_the_run_goes_on_when_there_is_room(tiny_r
 
 def test_events_that_a_full_disk_refuses_are_written_later_in_order(tiny_run, without_drift, monkeypatch):
     monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
-    from rollout_studio.core.runs.store import RunDir
+    from rollout_studio.core.runs.folder import RunDir
 
     write, refused = RunDir.emit, []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, report_to_json
-from rollout_studio.core.runs.store import RunDir
+from rollout_studio.core.runs.folder import RunDir
 
 
 def checkpoint(run, step):
