@@ -7,6 +7,7 @@ The flat form, `{"learning_rate": 1e-4, "scheduled_sampling_max_step_offset": 2,
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ def _model_shown(model: ModelConfig) -> str:
     return model.pretrained_model_name_or_path
 
 
-SECTIONS: dict[str, type[Checked]] = {each.name: each.default_factory for each in dataclasses.fields(RunConfig)}
+SECTIONS: dict[str, type[Checked]] = typing.get_type_hints(RunConfig)
 """Section name -> its class, in order."""
 OPTIONS: dict[str, Option] = {each.name: each for name, cls in SECTIONS.items() for each in options_of(cls, name)}
 """Flat name -> option, in the order of the sections."""
@@ -153,7 +154,8 @@ def config_from_flat(mapping: Mapping[str, Any]) -> RunConfig:
         faults += [fault for fault in _rule_faults(values) if not wrong.intersection(fault.options)]
     if faults:
         raise ConfigError(faults)
-    return RunConfig(**{name: cls(**_fields(name, values)) for name, cls in SECTIONS.items()})
+    sections: dict[str, Any] = {name: cls(**_fields(name, values)) for name, cls in SECTIONS.items()}
+    return RunConfig(**sections)
 
 
 def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

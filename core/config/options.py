@@ -13,9 +13,9 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 Level = Literal["simple", "advanced"]
 UNSET_WORDS = {"", "none", "null"}
@@ -79,7 +79,7 @@ class Option:
 
         None where the option has no soft maximum. Always above `minimum` and at most `maximum`.
         """
-        if self.soft is None:
+        if self.soft is None or self.minimum is None or self.maximum is None:
             return None
         end = self.soft(config) if callable(self.soft) else self.soft
         return min(max(end, self.minimum + 1), self.maximum)
@@ -271,9 +271,13 @@ def _type_of(annotation: Any) -> tuple[str, tuple[str, ...] | None, bool]:
     return annotation.__name__, None, optional
 
 
-@functools.cache  # asked whenever a section is built, at every edit of the page
 def options_of(section: type["Checked"], section_name: str) -> tuple[Option, ...]:
     """The options that a section declares, in order."""
+    return _declared(cast(Hashable, section), section_name)  # mypy takes no class with a hash of its own for hashable
+
+
+@functools.cache  # asked whenever a section is built, at every edit of the page
+def _declared(section: Any, section_name: str) -> tuple[Option, ...]:
     hints = typing.get_type_hints(section)
     found = []
     for field in dataclasses.fields(section):
@@ -288,13 +292,14 @@ def options_of(section: type["Checked"], section_name: str) -> tuple[Option, ...
     return tuple(found)
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of the config's sections: every field is checked, and put into its own type, when the object is built."""
 
     prefix: ClassVar[str] = ""
 
     def __post_init__(self):
-        faults = []
+        faults: list[Fault] = []
         for each in options_of(type(self), ""):
             try:
                 # frozen: this is construction, the one moment a value may be normalised (a list to a tuple, 1 to 1.0)

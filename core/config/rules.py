@@ -137,7 +137,7 @@ def _nothing_rolls(config: RunConfig) -> Idle | None:
             said=_nothing(f"{PREFIX}max_step_offset is 0"),
         )
     if not rollout.active:
-        causes = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
+        causes: tuple[str, ...] = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
         because = "prob_start and prob_end are 0" if ramped else "probability is 0"
         return Idle(all_but(*causes), "nothing is rolled out: the chance is 0", said=_nothing(PREFIX + because))
     if highest_chance(config) == 0:
@@ -209,7 +209,7 @@ def _named(*fields: str) -> tuple[str, ...]:
 def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     training = config.training
     if not config.data.with_prior_preservation:
-        idle = (
+        idle: tuple[str, ...] = (
             "class_prompt",
             "class_data_dir",
             "prior_loss_weight",

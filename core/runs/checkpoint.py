@@ -99,7 +99,7 @@ def save(
             save_file({name: _storable(tensor) for name, tensor in group.items()}, partial / f"{stem}.safetensors")
             _flush_file(partial / f"{stem}.safetensors")
         _write_json(partial / RECORD, {**record, "step": step, "format": FORMAT})
-        files = {
+        files: dict[str, dict[str, Any]] = {
             path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
         }
         _write_json(partial / MANIFEST, {"format": FORMAT, "step": step, "files": files})
@@ -256,7 +256,7 @@ def load(path: Path) -> Checkpoint:
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and for each newer one that does not, why it was passed over."""
-    skipped = []
+    skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             return load(path), skipped

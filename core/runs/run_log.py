@@ -166,7 +166,8 @@ class RunLog:
     """Changes with every event; equal versions mean that nothing new was told."""
 
     def __post_init__(self) -> None:
-        self._offset, self._file, self._lock = 0, None, threading.Lock()
+        self._offset, self._lock = 0, threading.Lock()
+        self._file: int | None = None
 
     def update(self) -> "RunLog":
         """Fold what was appended since the last call. A few microseconds when nothing was."""

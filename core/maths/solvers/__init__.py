@@ -1,5 +1,7 @@
 """Solvers of the probability-flow ODE, per row in time, for every model. Add one: a file here and a line in SOLVERS."""
 
+from collections.abc import Callable
+
 from .base import Evaluate, Past, Solver
 from .dpm import Dpm
 from .euler import Euler
@@ -25,4 +27,5 @@ def make_solver(name: str, order: int = DEFAULT_ORDER) -> Solver:
         raise ValueError(f"order = {order}: {name} takes {kind.orders[0]}..{kind.orders[-1]}.")
     if not kind.orders and order != DEFAULT_ORDER:
         raise ValueError(f"order = {order}: {name} has a fixed order; leave the option at its default, or use unipc.")
-    return kind(order) if kind.orders else kind()
+    make: Callable[..., Solver] = kind
+    return make(order) if kind.orders else make()
