@@ -2,7 +2,7 @@
 
     python launch.py                       the page, in your browser
     python launch.py train --preset demo   any command of rollout-studio
-    python launch.py test                  the tests
+    python launch.py test                  all checks of the sources (ruff, mypy), then the tests; with arguments only pytest with those
 
 The first start makes `.venv` beside this file and installs into it; a later start installs again only when constraints.txt,
 pyproject.toml or the Python version has changed.
@@ -280,9 +280,34 @@ def cuda_version(smi):
 # ---- tests
 
 
+CHECKS = (
+    ("ruff check", ["ruff", "check", "."], "mend what it names; `ruff check --fix .` mends some of it"),
+    ("ruff format", ["ruff", "format", "--check", "--output-format", "concise", "."], "run `ruff format .`"),
+    ("mypy", ["mypy"], "mend the types that it names"),
+)
+"""What the sources must pass before the tests: (name, module and its arguments, the cure)."""
+
+
+def check(python):
+    """Run every check of the sources. Raises Trouble that names all that are not clean, each with its cure."""
+    unclean = []
+    for name, command, cure in CHECKS:
+        say(f"{name} ...")
+        if subprocess.call([python, "-m"] + command, cwd=HERE) != 0:
+            unclean.append(f"  {name}: {cure}")
+    if unclean:
+        raise Trouble(
+            "Not clean, so no test was run:\n{}\nThe tools lie in {}. `python launch.py test tests` runs the tests all the same.".format(
+                "\n".join(unclean), os.path.dirname(python)
+            )
+        )
+
+
 def test(arguments):
-    """Install what the tests need and run them; returns pytest's exit code."""
+    """Install what the tests need and run them; returns pytest's exit code. Without arguments the sources are checked first."""
     python = install("test")
+    if not arguments:
+        check(python)
     environment = dict(os.environ)
     browser = find_browser() or get_browser(python)
     if browser is not None:

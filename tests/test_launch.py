@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,50 @@ def test_an_environment_of_another_python_is_made_anew(launch, monkeypatch):
     launch.make_venv()
     assert made
     assert not python.exists()
+
+
+@pytest.fixture
+def tools(launch, monkeypatch):
+    """The launcher with tools that only note that they were called, and end with the code in `tools.codes`."""
+    monkeypatch.setattr(launch, "install", lambda extra: "python")
+    monkeypatch.setattr(launch, "find_browser", lambda: "/usr/bin/chromium")
+    launch.called, launch.codes = [], {}
+
+    def call(command, **how):
+        assert command[:2] == ["python", "-m"] and how["cwd"] == str(ROOT)
+        name = " ".join(command[2:4]) if command[2] == "ruff" else command[2]
+        launch.called.append(name)
+        return launch.codes.get(name, 0)
+
+    monkeypatch.setattr(launch.subprocess, "call", call)
+    return launch
+
+
+def test_the_sources_are_checked_before_the_tests(tools):
+    assert tools.main(["test"]) == 0
+    assert tools.called == ["ruff check", "ruff format", "mypy", "pytest"]
+
+
+def test_a_run_with_arguments_for_pytest_checks_nothing_else(tools):
+    tools.codes = {"ruff check": 1}
+    assert tools.main(["test", "-k", "one"]) == 0
+    assert tools.called == ["pytest"]
+
+
+def test_all_that_is_not_clean_is_named_with_its_cure_and_no_test_is_run(tools, capsys):
+    tools.codes = {"ruff format": 1, "mypy": 2}
+    assert tools.main(["test"]) == 1
+    assert tools.called == ["ruff check", "ruff format", "mypy"]
+    told = capsys.readouterr().err
+    assert "Not clean, so no test was run:\n  ruff format: run `ruff format .`\n  mypy: " in told
+    assert "  ruff check:" not in told
+
+
+def test_the_checks_call_what_is_installed_for_the_tests(launch):
+    """A tool that the extra does not name would be missing on a fresh machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {line.partition(">=")[0] for line in project["optional-dependencies"]["test"]}
+    assert {command[0] for _, command, _ in launch.CHECKS} <= named
 
 
 def test_the_tests_exit_with_the_code_of_pytest(launch, monkeypatch):
