@@ -47,7 +47,7 @@ def _drift(given: argparse.Namespace) -> int:
     out = empty_folder(given.out)
 
     from ...core.before.preflight import cache_folder
-    from ...core.look.drift.report import words
+    from ...core.look.drift.words import words
     from ...core.look.revisit import measure_drift, open_checkpoint  # imports torch: seconds
 
     cache = cache_folder(config, given.runs_dir if given.runs_dir is not None else default_runs_dir())

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...core.look.drift.report import REPORT_FILE, DriftReport, ReportError, report_from_json, report_to_csv, words
+from ...core.look.drift.files import REPORT_FILE, report_from_json, report_to_csv
+from ...core.look.drift.report import DriftReport, ReportError
+from ...core.look.drift.words import words
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
 from ..parts.watch import Watch

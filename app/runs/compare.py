@@ -15,7 +15,11 @@ import gradio as gr
 from ...core.before.controls import KINDS, MEANING, TITLES, Kind, control, controls_of, measured, queue_control, why_not
 from ...core.config import OPTIONS, ConfigError, config_from_flat
 from ...core.config.options import shown
-from ...core.look.drift.report import AGAINST, Reading, ReportError, Verdict, against, over_training, read_report
+from ...core.look.drift.comparison import Verdict, against
+from ...core.look.drift.files import read_report
+from ...core.look.drift.over_training import Reading, over_training
+from ...core.look.drift.report import ReportError
+from ...core.look.drift.words import AGAINST
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.look.drift.report import Change, Reading, over_training, training_words
+from ...core.look.drift.comparison import Change
+from ...core.look.drift.over_training import Reading, over_training, training_words
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
 from ..parts.charts import Line, chart

@@ -44,7 +44,9 @@ from ..runs import checkpoint
 from .drawing import draw
 from .drift import measure as drift
 from .drift import pictures as drift_pictures
-from .drift.report import DriftReport, report_to_csv, report_to_json, words
+from .drift.files import report_to_csv, report_to_json
+from .drift.report import DriftReport
+from .drift.words import words
 from .preview_request import PreviewError, PreviewRequest, Weights
 from .sample_request import SampleRequest, read_request
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat, with_changes
 from ...core.config.options import ConfigError
-from ...core.look.drift import report as drift_report
+from ...core.look.drift import words as in_words
+from ...core.look.drift.comparison import compare
+from ...core.look.drift.files import REPORT_FILE, read_report
+from ...core.look.drift.report import DriftReport
 from ...core.runs.folder import RunDir
 from ...core.runs.run_log import PHASES
 from ..execute import following, pictures
@@ -31,7 +34,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return CheckpointError, DatasetError, ModelError, ConfigError
 
 
-def _measured(context, config: RunConfig, checkpoint, folder: Path) -> drift_report.DriftReport:
+def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftReport:
     from ...core.look.revisit import measure_drift, open_checkpoint
 
     try:
@@ -90,16 +93,16 @@ def drift_report_node(context, checkpoint, drift):
     """How far the trained model strays when it is fed its own output, against the model it started from."""
     folder = context.work / "drift"
     theirs = RunDir(checkpoint.run).drift_path / f"step-{checkpoint.step:06d}"
-    if drift is None and (theirs / drift_report.REPORT_FILE).is_file():
+    if drift is None and (theirs / REPORT_FILE).is_file():
         shutil.copytree(theirs, folder)  # a copy: the run may be deleted
     else:
         flat = config_to_flat(following.config_of(checkpoint.run)) | ({} if drift is None else drift.flat)
         _measured(context, config_from_flat(flat), checkpoint, folder)
-    found = drift_report.read_report(folder)
+    found = read_report(folder)
     names = ["curves.png", "spectrum.png", *sorted(path.name for path in folder.glob("filmstrip*.png"))]
     files = tuple(values.file_at(folder / name) for name in names if (folder / name).is_file())
-    report = Report(str(folder), values.sha256(folder / drift_report.REPORT_FILE), checkpoint)
-    return report, Images(files, tuple(Path(file.path).stem for file in files)), "\n".join(drift_report.words(found))
+    report = Report(str(folder), values.sha256(folder / REPORT_FILE), checkpoint)
+    return report, Images(files, tuple(Path(file.path).stem for file in files)), "\n".join(in_words.words(found))
 
 
 @node(
@@ -130,14 +133,14 @@ def compare_drift(context, judge_by, **given):
     from ...core.look.drift.pictures import curves_figure, figure_png
 
     chosen = [(given[f"label_{letter}"], given[f"report_{letter}"]) for letter in LETTERS if given[f"report_{letter}"] is not None]
-    read = [(label, drift_report.read_report(report.path)) for label, report in chosen]
+    read = [(label, read_report(report.path)) for label, report in chosen]
     try:
-        joined = drift_report.compare(read)
+        joined = compare(read)
     except ValueError as error:
         raise NodeError(str(error), "Compare reports of one kind of model, each under its own label.") from None
     said, scores, parts = [], [], []
     for (label, report), (_, found) in zip(chosen, read, strict=True):
-        summary = drift_report.summary(found)
+        summary = in_words.summary(found)
         numbers = ", ".join(
             f"{name.replace('_', ' ')} {summary[name]:.4g}" for name in ("clean_loss", "drift") if summary[name] is not None
         )

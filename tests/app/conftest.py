@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
-from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, report_to_json, summary
+from rollout_studio.core.look.drift.files import report_to_json
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
+from rollout_studio.core.look.drift.words import summary
 from rollout_studio.core.runs.store import RunStore
 
 

@@ -26,7 +26,7 @@ from rollout_studio.app.runs.compare import (
 )
 from rollout_studio.app.runs.parts import course
 from rollout_studio.app.runs.tab import RunsTab
-from rollout_studio.core.look.drift.report import over_training, training_words
+from rollout_studio.core.look.drift.over_training import over_training, training_words
 from rollout_studio.core.runs.run_log import follow
 from rollout_studio.core.runs.store import RunStore
 

@@ -12,7 +12,9 @@ from PIL import Image
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.look.drift import measure as drift
 from rollout_studio.core.look.drift import pictures as drift_pictures
-from rollout_studio.core.look.drift.report import Change, Curve, DriftReport, Measure, Point, relative_change, rows
+from rollout_studio.core.look.drift.comparison import Change, relative_change
+from rollout_studio.core.look.drift.files import rows
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
 from rollout_studio.core.maths.noise import Prediction
 from rollout_studio.core.maths.rollout import Grid, plan_offsets
 
@@ -573,5 +575,5 @@ def test_reading_reports_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from rollout_studio.core.look.drift import report as drift_report; sys.exit('torch' in sys.modules)"
+    code = "import sys; from rollout_studio.core.look.drift import files, over_training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import torch
 from rollout_studio.core.adapters import adapter_state
 from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.families import load_model
-from rollout_studio.core.look.drift import report as drift_report
+from rollout_studio.core.look.drift.files import read_report
 from rollout_studio.core.look.revisit import measure_drift, open_checkpoint, put_on
 from rollout_studio.core.runs.checkpoint import CheckpointError
 from rollout_studio.core.train.trainer import train
@@ -53,7 +53,7 @@ def test_drift_of_a_run_stands_beside_its_base(trained, tmp_path):
     report = measure_drift(config, tmp_path / "report", tmp_path / "cache", open_checkpoint(run))
     assert {curve.weights for curve in report.curves} == {"base", "tuned"}
     assert report.step == 3
-    saved = drift_report.read_report(tmp_path / "report" / "report.json")
+    saved = read_report(tmp_path / "report" / "report.json")
     assert [(curve.weights, curve.role) for curve in saved.curves] == [
         (curve.weights, curve.role) for curve in report.curves
     ]

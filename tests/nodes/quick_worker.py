@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, report_to_json
+from rollout_studio.core.look.drift.files import report_to_json
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
 from rollout_studio.core.runs.folder import RunDir
 
 

@@ -38,24 +38,10 @@ from ...maths.rollout import Grid, Plan, Predict, plan_from_noise, plan_offsets,
 from ...maths.solvers import Solver, make_solver
 from ...randomness import row_noise
 from . import pictures as drift_pictures
-from .report import (
-    REPORT_FILE,
-    Curve,
-    DriftReport,
-    Measure,
-    Point,
-    ReportError,
-    Role,
-    Spectrum,
-    Weights,
-    compare,
-    read_report,
-    report_from_json,
-    report_to_csv,
-    report_to_json,
-    summary,
-    words,
-)
+from .comparison import compare
+from .files import REPORT_FILE, read_report, report_from_json, report_to_csv, report_to_json
+from .report import Curve, DriftReport, Measure, Point, ReportError, Role, Spectrum, Weights
+from .words import summary, words
 
 if TYPE_CHECKING:
     from ...config import RunConfig
