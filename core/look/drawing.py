@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..adapters.header import published_config
-from .drift import measure as drift
+from .drift.settings import Stopped
 from .preview_request import PreviewError, Weights
 from .sample_request import KIND, SampleRequest
 
@@ -50,7 +50,7 @@ def draw(
 
     Returns: the result, JSON-able, its files named as in `folder`: `pictures` (label, kind, prompt, seed, file), and the settings as
         they were used: `model`, `size` (width, height), `steps`, `guidance`, `negative_prompt`, `seed`. It is in `samples.json` too.
-    Raises: drift.Stopped, PreviewError, and what the model raises.
+    Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
     width, height = _size(request, model)
@@ -76,7 +76,7 @@ def draw(
                 def after_step(step: int, steps: int, done: int = done, what: str = what) -> None:
                     tell((done + step / steps) / total, what)
                     if should_stop():
-                        raise drift.Stopped("Cancelled, or a newer request came.")
+                        raise Stopped("Cancelled, or a newer request came.")
 
                 seed = drawing.seed + number
                 key = None if memory is None else _key(shown.state, prompt, seed, used)

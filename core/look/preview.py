@@ -46,6 +46,9 @@ from .drift import measure as drift
 from .drift import pictures as drift_pictures
 from .drift.files import report_to_csv, report_to_json
 from .drift.report import DriftReport
+from .drift.report import Weights as Side
+from .drift.settings import ProbeSet, Settings, Stopped
+from .drift.states import t_at_share
 from .drift.words import words
 from .preview_request import PreviewError, PreviewRequest, Weights
 from .sample_request import SampleRequest, read_request
@@ -327,7 +330,7 @@ class Variant:
     """One walk to show: these weights with this solver. `enter` gives the model as it is then."""
 
     label: str
-    weights: drift.Weights
+    weights: Side
     walk: "RunConfig"
     enter: Callable[[], AbstractContextManager["Model | Remembering"]]
 
@@ -355,7 +358,7 @@ class _Progress:
         self.done += work
         self.tell(min(1.0, self.done / self.planned), what)
         if self.should_stop():
-            raise drift.Stopped("A newer request came.")
+            raise Stopped("A newer request came.")
 
 
 def sight(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Sight:
@@ -397,21 +400,21 @@ def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, in
     return choose(found.width, found.height, bucket_sizes(resolution, config.bucket_step))
 
 
-def strip_settings(request: PreviewRequest, walk: "RunConfig") -> drift.Settings:
+def strip_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
     """One picture, one noise, the short walk to the target with its filmstrip: what the first picture needs, no more."""
     view = request.view
-    return drift.Settings.from_config(
+    return Settings.from_config(
         walk, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
         start=None if view.start == "noise" else 0.8, end=view.target, walk=None if view.start == "noise" else view.offset,
         shown=view.columns, strips=1,
     )  # fmt: skip
 
 
-def curve_settings(request: PreviewRequest, walk: "RunConfig") -> drift.Settings:
+def curve_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
     """Several noises, all levels, the solver's part apart, the clean loss, and the whole walk for the spectrum."""
     view = request.view
-    return drift.Settings.from_config(
-        walk, levels=tuple(sorted({*drift.Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
+    return Settings.from_config(
+        walk, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
         samples=view.samples, fine_samples=min(2, view.samples), fine_offsets=(view.offset,),
         trajectory_samples=view.samples, strips=0,
     )  # fmt: skip
@@ -441,7 +444,7 @@ def show(
     Returns: the result, JSON-able, its files named as in `folder` (`preview_request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
         sigma, difference and three pictures each), `numbers` (label -> measure -> value, at the target), `words`,
         `walked` (grid steps, sigma and t of both ends), `report`, `csv`, and where asked `curves`, `spectrum`.
-    Raises: drift.Stopped, PreviewError, and what the model raises.
+    Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
     walked = [_walked(model, seen.latents.shape, request, variant.walk) for variant in variants]
@@ -452,9 +455,9 @@ def show(
     curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
     drawing = (CURVES_WORK if "curves" in request.what else 0) + (SPECTRUM_WORK if "spectrum" in request.what else 0)
     progress = _Progress(sum(strip_work) + STRIP_WORK * len(variants) + sum(curve_work) + drawing, tell, should_stop)
-    probe = [drift.ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)]
+    probe = [ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)]
 
-    def measured(variant: Variant, settings: drift.Settings, work: float, what: str) -> DriftReport:
+    def measured(variant: Variant, settings: Settings, work: float, what: str) -> DriftReport:
         what = f"{what}: {variant.label}"
         with variant.enter() as shown:
             report = drift.measure(
@@ -502,7 +505,7 @@ def _walked(model: "Model", shape: Sequence[int], request: PreviewRequest, walk:
     whole = view.start == "noise"
     times = model.inference_times(grid_steps, shape) if whole or walk.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
     grid = Grid(times)
-    t = torch.tensor([drift.t_at_share(path, view.target)], dtype=torch.float64)
+    t = torch.tensor([t_at_share(path, view.target)], dtype=torch.float64)
     plan = plan_from_noise(t, path, grid) if whole else plan_offsets(t, torch.tensor([view.offset]), path, grid)
     if int(plan.k[0]) == 0:
         raise PreviewError(
@@ -615,7 +618,7 @@ def show_live(
     Leaves the model's modes, adapter, weights and the random state as found. `record`: the request's JSON, whose only
     weights are this run's (`live`) and the base's; its model must be the run's.
 
-    Raises: PreviewError, ConfigError, drift.Stopped.
+    Raises: PreviewError, ConfigError, Stopped.
     """
     request = read_request(record)
     if any(each.kind not in ("base", "live") for each in request.weights):
@@ -664,7 +667,7 @@ def answer(
     part: Callable[[dict[str, Any]], None],
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, drift.Stopped."""
+    """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
     request = read_request(record)
     if request.live is not None:
         raise PreviewError("The weights of a running run are with its trainer.", "Ask the run.")
@@ -775,7 +778,7 @@ class Worker:
         id = message["id"]
         try:
             if self.stopped(id):
-                raise drift.Stopped("Cancelled before it began.")
+                raise Stopped("Cancelled before it began.")
             if "warm" in message:
                 self.warm(id, message["warm"])
                 self.send(id=id, status="done", result={})
@@ -789,7 +792,7 @@ class Worker:
                 should_stop=lambda: self.stopped(id),
             )
             self.send(id=id, status="done", result=result)
-        except drift.Stopped:
+        except Stopped:
             self.send(id=id, status="cancelled")
         except Exception as error:  # noqa: BLE001 - told with its remedy; the traceback is in the log, and the worker lives
             told, remedy = explain(error)

@@ -13,6 +13,8 @@ from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, CheckpointError
 from ..runs.folder import RunDir
 from .drift import measure as drift
+from .drift.report import DriftReport
+from .drift.settings import ProbeSet, Settings
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
@@ -47,7 +49,7 @@ def measure_drift(
     cache_dir: Path,
     found: Checkpoint | None = None,
     progress: Progress | None = None,
-) -> drift.DriftReport:
+) -> DriftReport:
     """Measure drift on a config's probe pictures, and save report and pictures into `folder`.
 
     Args:
@@ -65,7 +67,7 @@ def measure_drift(
     model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
     data = prepare(model, config, scan(config.data), cache_dir, progress)
     sets = [
-        drift.ProbeSet(
+        ProbeSet(
             tuple(probe.latents),
             tuple(probe.conditioning),
             tuple(probe.captions),
@@ -76,7 +78,7 @@ def measure_drift(
     ]
     if not sets:
         raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
-    settings = drift.Settings.from_config(config)
+    settings = Settings.from_config(config)
 
     def told(done: int, total: int, what: str) -> None:
         if progress is not None:

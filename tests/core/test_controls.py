@@ -8,7 +8,7 @@ from rollout_studio.core.before.controls import KINDS, PlainStep, control, contr
 from rollout_studio.core.before.cost import rollout_cost
 from rollout_studio.core.before.remarks import remarks
 from rollout_studio.core.config import RolloutConfig, config_from_flat, config_to_flat, rollout_level_of
-from rollout_studio.core.look.drift.measure import Settings
+from rollout_studio.core.look.drift.settings import Settings
 from rollout_studio.core.maths.rollout import make_plan
 from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.look import preview
-from rollout_studio.core.look.drift import measure as drift
+from rollout_studio.core.look.drift.settings import Stopped
 from rollout_studio.core.look.preview_request import PreviewError, PreviewRequest
 from rollout_studio.core.look.sample_request import DRAWING_OPTIONS, KIND, SampleRequest, read_request
 from rollout_studio.core.train.trainer import train
@@ -91,7 +91,7 @@ def test_pictures_come_one_by_one_and_what_was_drawn_is_not_drawn_again(bench, t
 
 def test_drawing_stops_between_two_steps(bench, tmp_path):
     steps = []
-    with pytest.raises(drift.Stopped):
+    with pytest.raises(Stopped):
         drawn(bench, tmp_path, should_stop=lambda: len(steps) >= 2, tell=lambda share, what: steps.append(share), seed=99, steps=10)
     assert len(steps) < 6
     assert drawn(bench, tmp_path / "after", seed=99)["pictures"]  # the model is whole afterwards

@@ -12,13 +12,18 @@ from PIL import Image
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.look.drift import measure as drift
 from rollout_studio.core.look.drift import pictures as drift_pictures
-from rollout_studio.core.look.drift.comparison import Change, relative_change
-from rollout_studio.core.look.drift.files import rows
-from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
+from rollout_studio.core.look.drift.comparison import Change, compare, relative_change
+from rollout_studio.core.look.drift.curve import curve_of_tables
+from rollout_studio.core.look.drift.files import read_report, report_from_json, report_to_csv, report_to_json, rows
+from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, ReportError
+from rollout_studio.core.look.drift.settings import ProbeSet, Settings, Stopped, settings_record
+from rollout_studio.core.look.drift.states import Rings, effective_t, t_at_share
+from rollout_studio.core.look.drift.walks import measure_samples, refined
+from rollout_studio.core.look.drift.words import summary, words
 from rollout_studio.core.maths.noise import Prediction
 from rollout_studio.core.maths.rollout import Grid, plan_offsets
 
-SETTINGS = drift.Settings(
+SETTINGS = Settings(
     levels=(0.3, 0.5), loss_levels=(0.5, 0.9), offsets=(1, 3), fine_samples=4, samples=4, trajectory_samples=3, shown=4
 )
 ORACLE = Gaussian(mu=0.2, s=0.5)
@@ -31,8 +36,8 @@ def gaussian_pictures(number: int, seed: int = 0, dtype=torch.float32, oracle: G
 
 def curve_of(predict, path, x0, noise, settings=SETTINGS, **more) -> Curve:
     options = {"prediction_type": path.prediction_types[0], "grid": grid_for(path), "settings": settings, **more}
-    table, network_rows, calls = drift.measure_samples(predict, x0, noise, path=path, **options)
-    return drift._curve(
+    table, network_rows, calls = measure_samples(predict, x0, noise, path=path, **options)
+    return curve_of_tables(
         [table],
         path,
         label="tuned",
@@ -105,7 +110,7 @@ def test_the_solver_part_falls_with_the_declared_order(sampler, order):
     x0, noise = gaussian_pictures(2, dtype=torch.float64)
     parts = []
     for steps in (20, 40):
-        settings = drift.Settings(
+        settings = Settings(
             sampler=sampler,
             levels=(0.4,),
             loss_levels=(),
@@ -155,7 +160,7 @@ def test_the_effective_noise_level_of_a_state_of_the_pair_is_its_own(path):
     x0, noise = gaussian_pictures(5)
     t = torch.tensor([0.013, 0.2, 0.5, 0.777, 0.97], dtype=torch.float64) * path.t_max
     x = path.noised(x0, noise, path.at(t))
-    assert torch.allclose(drift.effective_t(x, x0, noise, path), t, atol=1e-4 * path.t_max)
+    assert torch.allclose(effective_t(x, x0, noise, path), t, atol=1e-4 * path.t_max)
 
 
 def test_an_exact_flow_does_move_the_effective_noise_level():
@@ -164,7 +169,7 @@ def test_an_exact_flow_does_move_the_effective_noise_level():
     unit, path, s, t = Gaussian(0, 1), PATHS["flow"], 0.8, 0.6
     x0, noise = gaussian_pictures(400, oracle=unit)
     here, there = (path.at(torch.full((400,), value)) for value in (s, t))
-    moved = drift.effective_t(unit.flow(path.noised(x0, noise, here), here, there), x0, noise, path)
+    moved = effective_t(unit.flow(path.noised(x0, noise, here), here, there), x0, noise, path)
     gain = math.sqrt((t**2 + (1 - t) ** 2) / (s**2 + (1 - s) ** 2))
     assert float(moved.mean()) == pytest.approx(((2 * s - 1) * gain + 1) / 2, abs=0.005)
     assert float(moved.mean()) > t + 0.1
@@ -173,7 +178,7 @@ def test_an_exact_flow_does_move_the_effective_noise_level():
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 def test_a_noise_share_is_found_on_every_path(path, share):
-    level = path.at(torch.tensor([drift.t_at_share(path, share)]))
+    level = path.at(torch.tensor([t_at_share(path, share)]))
     assert float(level.sigma / (level.alpha + level.sigma)) == pytest.approx(share, abs=1e-6)
 
 
@@ -181,7 +186,7 @@ def test_a_wave_has_its_power_in_its_own_ring_and_band():
     x = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12).expand(
         1, 1, 8, 12
     )  # a quarter of the sampling rate: half of Nyquist
-    rings = drift.Rings.of(8, 12, 4)
+    rings = Rings.of(8, 12, 4)
     power = rings.power(x)[0]
     assert int(power[:4].argmax()) == 1 and float(power[:4].sum() - power[1]) < 1e-9
     assert int(power[4:].argmax()) == 1  # the middle band
@@ -189,7 +194,7 @@ def test_a_wave_has_its_power_in_its_own_ring_and_band():
 
 def test_white_noise_is_equally_strong_in_every_band_whatever_the_shape():
     for height, width in ((6, 8), (16, 24)):
-        power = drift.Rings.of(height, width, 3).power(torch.randn(400, 2, height, width))
+        power = Rings.of(height, width, 3).power(torch.randn(400, 2, height, width))
         assert torch.allclose(power.mean(0), torch.ones(6, dtype=torch.float64), atol=0.15)
 
 
@@ -217,7 +222,7 @@ def test_chunks_change_nothing():
 def test_the_refined_grid_has_the_same_sources_and_targets():
     grid, path = grid_for(PATHS["flow"]), PATHS["flow"]
     t, k = torch.tensor([0.31, 0.5, 0.77]), torch.tensor([5, 1, 3])
-    coarse, fine = plan_offsets(t, k, path, grid), plan_offsets(t, 4 * k, path, drift.refined(grid, 4))
+    coarse, fine = plan_offsets(t, k, path, grid), plan_offsets(t, 4 * k, path, refined(grid, 4))
     assert torch.allclose(coarse.source.t, fine.source.t, atol=1e-9) and fine.k.tolist() == [20, 4, 12]
 
 
@@ -225,7 +230,7 @@ def test_the_refined_grid_has_the_same_sources_and_targets():
 
 
 def report_of(*curves: Curve, **fields) -> DriftReport:
-    settings = json.loads(json.dumps(drift._plain(SETTINGS)))
+    settings = json.loads(json.dumps(settings_record(SETTINGS)))
     known = {
         "model": "demo",
         "prediction_type": "flow_matching",
@@ -264,8 +269,8 @@ def test_drift_and_clean_loss_are_judged_together(drift_factor, loss_factor, kin
     report = report_of(
         simple_curve("tuned", old * drift_factor * wobble, old * loss_factor * wobble), simple_curve("base", old, old)
     )
-    assert drift.summary(report)["verdict"] == kind
-    said = drift.words(report)[0]
+    assert summary(report)["verdict"] == kind
+    said = words(report)[0]
     assert ("That is blur, not success" in said) == (kind == "blur")
     assert "%" in said and "±" in said and "held-out pictures" in said
 
@@ -273,14 +278,14 @@ def test_drift_and_clean_loss_are_judged_together(drift_factor, loss_factor, kin
 def test_falling_drift_with_rising_clean_loss_is_told_with_its_numbers():
     old = np.linspace(1, 2, 8)
     report = report_of(simple_curve("tuned", 0.88 * old, 1.03 * old), simple_curve("base", old, old))
-    said = drift.words(report)[0]
+    said = words(report)[0]
     assert "fell by 12.0 %" in said and "clean loss rose by 3.0 %" in said and "blur, not success" in said
 
 
 def test_a_single_sample_is_told_to_have_no_known_uncertainty():
     report = report_of(simple_curve("tuned", [0.9], [1.0]), simple_curve("base", [1.0], [1.0]))
-    assert "no uncertainty known" in drift.words(report)[0]
-    assert drift.summary(report)["verdict"] == "no difference"
+    assert "no uncertainty known" in words(report)[0]
+    assert summary(report)["verdict"] == "no difference"
 
 
 def test_an_interval_holds_the_change_and_is_paired():
@@ -293,7 +298,7 @@ def test_an_interval_holds_the_change_and_is_paired():
 def test_a_report_survives_json_and_holds_only_finite_numbers():
     x0, noise = gaussian_pictures(4)
     report = report_of(curve_of(ORACLE.predict, PATHS["flow"], x0, noise, exact_flow=ORACLE.flow), seconds=math.nan)
-    text = drift.report_to_json(report)
+    text = report_to_json(report)
     record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the report"))
     assert (
         record["format"] == "rollout_studio.drift"
@@ -301,8 +306,8 @@ def test_a_report_survives_json_and_holds_only_finite_numbers():
         and record["seconds"] is None
         and record["words"]
     )
-    again = drift.report_from_json(text)
-    assert json.loads(drift.report_to_json(again))["curves"] == record["curves"] and again.settings == report.settings
+    again = report_from_json(text)
+    assert json.loads(report_to_json(again))["curves"] == record["curves"] and again.settings == report.settings
     assert again.curves[0].short[0].measures["distance"].value == pytest.approx(
         report.curves[0].short[0].measures["distance"].value, rel=1e-5
     )
@@ -315,9 +320,9 @@ def test_a_model_that_answers_no_number_gets_a_report_that_says_so(tmp_path):
     x0, noise = gaussian_pictures(4)
     whole, lost = (curve_of(predict, PATHS["flow"], x0, noise) for predict in (ORACLE.predict, broken))
     report = report_of(lost, dataclasses.replace(whole, weights="base", label="base"))
-    assert any("diverged" in sentence for sentence in drift.words(report)) and drift.summary(report)["drift"] is None
+    assert any("diverged" in sentence for sentence in words(report)) and summary(report)["drift"] is None
     drift.save(report, tmp_path / "report")
-    assert drift.read_report(tmp_path / "report").curves[0].short[0].measures["distance"].value is None
+    assert read_report(tmp_path / "report").curves[0].short[0].measures["distance"].value is None
 
 
 def test_a_report_of_many_samples_stays_small():
@@ -330,7 +335,7 @@ def test_a_report_of_many_samples_stays_small():
         curve, *(dataclasses.replace(curve, weights=w, role=r) for w, r in (("base", "held-out"), ("base", "training")))
     )
     assert len(curve.short[0].measures["distance"].values) == 64 and curve.samples == 100
-    assert len(drift.report_to_json(report).encode()) < 500_000
+    assert len(report_to_json(report).encode()) < 500_000
 
 
 @pytest.mark.parametrize(
@@ -343,15 +348,15 @@ def test_a_report_of_many_samples_stays_small():
     ],
 )
 def test_what_is_no_report_is_refused_in_words(text, told):
-    with pytest.raises(drift.ReportError, match=told):
-        drift.report_from_json(text)
+    with pytest.raises(ReportError, match=told):
+        report_from_json(text)
 
 
 def test_the_csv_has_a_row_per_number_and_runs_no_formula():
     x0, noise = gaussian_pictures(4)
     curve = dataclasses.replace(curve_of(ORACLE.predict, PATHS["flow"], x0, noise), label="=1+1")
     report = report_of(curve)
-    lines = drift.report_to_csv(report).splitlines()
+    lines = report_to_csv(report).splitlines()
     assert len(lines) == 1 + len(list(rows(report)))
     assert lines[0].startswith("step,label,weights") and all(",'=1+1," in line for line in lines[1:])
 
@@ -365,11 +370,11 @@ def test_reports_of_two_solvers_stand_in_one():
         )
         for sampler in ("euler", "unipc")
     }
-    both = drift.compare(list(made.items()))
+    both = compare(list(made.items()))
     assert [curve.label for curve in both.curves] == ["euler", "unipc"]
     assert both.curves[0].at(0.5).measures["solver"].value > 5 * both.curves[1].at(0.5).measures["solver"].value
     with pytest.raises(ValueError, match="different label"):
-        drift.compare([("a", made["euler"]), ("a", made["unipc"])])
+        compare([("a", made["euler"]), ("a", made["unipc"])])
 
 
 @pytest.mark.parametrize(
@@ -377,7 +382,7 @@ def test_reports_of_two_solvers_stand_in_one():
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="must be|must lie"):
-        drift.Settings(**wrong)
+        Settings(**wrong)
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------
@@ -388,7 +393,7 @@ def strip_of(side: int, difference: int) -> drift_pictures.Strip:
     frames = tuple(
         drift_pictures.Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4)
     )
-    return drift_pictures.Strip("base", "a very long prompt " * 30, grey, frames, drift._plain(SETTINGS))
+    return drift_pictures.Strip("base", "a very long prompt " * 30, grey, frames, settings_record(SETTINGS))
 
 
 @pytest.mark.parametrize("side", [64, 512])
@@ -441,10 +446,10 @@ def model(tiny_folder):
     return model
 
 
-def probe_set(model, role="held-out", shapes=((4, 8, 8), (4, 8, 8), (4, 8, 12))) -> drift.ProbeSet:
+def probe_set(model, role="held-out", shapes=((4, 8, 8), (4, 8, 8), (4, 8, 12))) -> ProbeSet:
     prompts = ("a red circle", "sks on blue, far left", "two")[: len(shapes)]
     draws = torch.Generator().manual_seed(3)
-    return drift.ProbeSet(
+    return ProbeSet(
         tuple(torch.randn(shape, generator=draws) for shape in shapes),
         tuple(model.encode_prompts(prompts)),
         prompts,
@@ -457,30 +462,30 @@ def test_measuring_leaves_modes_random_state_gradients_and_adapters_as_found(mod
     next(iter(model.denoiser.children())).eval()  # a mixture, to be restored as it was
     modes = [part.training for part in model.denoiser.modules()]
     state, trained = torch.get_rng_state(), [p.requires_grad for p in model.denoiser.parameters()]
-    drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), base=model.adapters_disabled)
+    drift.measure(model, [probe_set(model)], Settings(**QUICK), base=model.adapters_disabled)
     assert modes == [part.training for part in model.denoiser.modules()]
     assert torch.equal(state, torch.get_rng_state()) and torch.is_grad_enabled()
     assert trained == [p.requires_grad for p in model.denoiser.parameters()] and any(trained)
 
 
 def test_base_and_tuned_are_measured_on_the_same_noise_and_differ(model):
-    both = drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), base=model.adapters_disabled)
+    both = drift.measure(model, [probe_set(model)], Settings(**QUICK), base=model.adapters_disabled)
     tuned, base = both.find("tuned"), both.find("base")
     assert tuned.at(0.5).measures["distance"].value != base.at(0.5).measures["distance"].value
     with model.adapters_disabled():
-        alone = drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), weights="base")
+        alone = drift.measure(model, [probe_set(model)], Settings(**QUICK), weights="base")
     assert alone.probe == both.probe and alone.curves[0].short == base.short
     assert tuned.samples == 3 and tuned.trajectory_samples == 2  # the third picture has another shape
 
 
 def test_few_pictures_get_several_noises(model):
-    one = drift.measure(model, [probe_set(model, shapes=((4, 8, 8),))], drift.Settings(**{**QUICK, "samples": 4}))
+    one = drift.measure(model, [probe_set(model, shapes=((4, 8, 8),))], Settings(**{**QUICK, "samples": 4}))
     values = one.curves[0].at(0.5).measures["distance"].values
     assert one.curves[0].pictures == 1 and len(set(values)) == 4
 
 
 def test_a_saved_report_has_its_pictures(model, tmp_path):
-    report = drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), base=model.adapters_disabled, step=12)
+    report = drift.measure(model, [probe_set(model)], Settings(**QUICK), base=model.adapters_disabled, step=12)
     files = drift.save(report, tmp_path / "step-000012", frames=True)
     names = [file.relative_to(tmp_path / "step-000012").as_posix() for file in files]
     assert names[:5] == [
@@ -494,7 +499,7 @@ def test_a_saved_report_has_its_pictures(model, tmp_path):
     for file in files[1:]:
         with Image.open(file) as picture:
             picture.verify()
-    assert drift.read_report(tmp_path / "step-000012").step == 12
+    assert read_report(tmp_path / "step-000012").step == 12
     drift.save(dataclasses.replace(report, strips=()), tmp_path / "step-000012")  # replaced as a whole
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         "curves.png",
@@ -522,7 +527,7 @@ def test_a_run_measures_its_base_once(model, tmp_path):
         == later["summary"]["drift_base"]
         != later["summary"]["drift"]
     )
-    report = drift.read_report(tmp_path / later["path"])
+    report = read_report(tmp_path / later["path"])
     assert [(c.weights, c.role) for c in report.curves] == [
         ("tuned", "held-out"),
         ("tuned", "training"),
@@ -540,7 +545,7 @@ def test_a_run_measures_its_base_once(model, tmp_path):
 
 def test_a_stopped_measurement_writes_nothing(model, tmp_path):
     config, asked = config_from_flat({}), []
-    with pytest.raises(drift.Stopped):
+    with pytest.raises(Stopped):
         drift.probe(
             model,
             [probe_set(model)],
@@ -555,7 +560,7 @@ def test_a_stopped_measurement_writes_nothing(model, tmp_path):
 
 def test_progress_goes_up_to_its_total(model):
     told = []
-    drift.measure(model, [probe_set(model)], drift.Settings(**QUICK), progress=lambda *what: told.append(what))
+    drift.measure(model, [probe_set(model)], Settings(**QUICK), progress=lambda *what: told.append(what))
     done = [row[0] for row in told]
     assert (
         done == sorted(done)
@@ -566,7 +571,7 @@ def test_progress_goes_up_to_its_total(model):
 
 
 def test_guidance_costs_twice(model):
-    plain, guided = (drift.measure(model, [probe_set(model)], drift.Settings(**QUICK, guidance=g)) for g in (1.0, 3.0))
+    plain, guided = (drift.measure(model, [probe_set(model)], Settings(**QUICK, guidance=g)) for g in (1.0, 3.0))
     assert guided.network_rows == 2 * plain.network_rows
 
 

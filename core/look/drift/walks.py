@@ -1,0 +1,311 @@
+"""The walks of a drift measurement, on samples of one latent shape: a predictor in, raw rows out. Knows no family.
+
+- *short*: what training does. From a source `k` grid steps noisier, made of the true picture and its noise, the model
+  walks to the target level; there its state `xr` is compared with the true noisy state `x_t`. Walked a second time with
+  `fine_factor` times finer steps by the same model, the difference splits into `solver` (coarse minus fine) and `floor
+  + model` (fine minus true): never "model" alone, because even an exact flow leaves its pair (the floor). Only where
+  the exact flow is known (oracles) are `floor` and `model` told apart.
+- *trajectory*: the sampler from pure noise, or from a chosen level, to its last step, beside the true noisy state at
+  every level: the filmstrip, and what is free of a floor over many pictures because an exact flow keeps marginals:
+  spread, output norm, power spectrum.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor, nn
+
+from ...maths.noise import Level, NoisePath, Prediction, PredictionType, consistent_target, state_dtype, target_output
+from ...maths.rollout import Grid, Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
+from ...maths.solvers import Solver, make_solver
+from .settings import Settings
+from .states import Rings, Row, dot, output_of, output_row, state_row, t_at_share
+
+ELEMENTS_AT_ONCE = (
+    131_072  # latent elements in one network call: 64 rows of the demo, 8 of SD at 512 pixels, 1 of SD 3 at 1024
+)
+
+
+@dataclass
+class Table:
+    """Raw rows by place, of the samples of one shape, in the order of their numbers."""
+
+    numbers: list[int]
+    short: dict[tuple[float, int], tuple[float, Row]] = field(default_factory=dict)  # (share, offset) -> t, row
+    loss: dict[float, tuple[float, Row]] = field(default_factory=dict)  # share -> t, row
+    trajectory: list[tuple[Level, int, Row]] = field(default_factory=list)
+    frequencies: Tensor | None = None
+    frames: dict[int, list[tuple[int, float, float, Tensor, Tensor]]] = field(
+        default_factory=dict
+    )  # sample -> step, t, sigma, clean, rolled
+
+
+class _Network:
+    """`predict` with its rows counted, progress told, and a way out between two calls."""
+
+    def __init__(self, predict: Predict, forwards: int, tick: Callable[[int], None]):
+        self.predict, self.forwards, self.tick, self.rows, self.calls = predict, forwards, tick, 0, 0
+
+    def __call__(self, x: Tensor, level: Level, rows: LongTensor) -> Prediction:
+        self.tick(len(x) * self.forwards)
+        self.rows += len(x) * self.forwards
+        self.calls += self.forwards
+        return self.predict(x, level, rows)
+
+    def at(self, x: Tensor, level: Level, samples: LongTensor) -> Prediction:
+        answer = self(x, level.to(x), samples.to(x.device))
+        return Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
+
+    def of(self, samples: LongTensor) -> Predict:
+        """For a batch whose row i is the sample `samples[i]`."""
+        return lambda x, level, rows: self(x, level, samples.to(rows.device)[rows])
+
+
+ExactFlow = Callable[[Tensor, Level, Level], Tensor]
+"""(x (R, ...), here (R,), there (R,)) -> the state that the exact probability flow reaches; known for oracles."""
+
+
+def refined(grid: Grid, factor: int) -> Grid:
+    """The grid with every step cut into `factor` equal parts of t: fractional indices are multiplied by it."""
+    return Grid(grid.time(torch.arange(grid.steps * factor + 1, dtype=torch.float64) / factor))
+
+
+def measure_samples(
+    predict: Predict,
+    x0: Tensor,
+    noise: Tensor,
+    *,
+    path: NoisePath,
+    prediction_type: PredictionType,
+    grid: Grid,
+    trajectory_grid: Grid | None = None,
+    settings: Settings,
+    numbers: Sequence[int] | None = None,
+    rings: int | None = None,
+    exact_flow: ExactFlow | None = None,
+    modules: Sequence[nn.Module] = (),
+    tick: Callable[[int], None] = lambda rows: None,
+) -> tuple[Table, int, int]:
+    """Measure samples of one shape; the model-free heart of this file.
+
+    Args:
+        predict: the network; its `rows` are places in x0. x0, noise: (S, C, H, W).
+        grid: of the short rollouts. trajectory_grid: of the trajectory; None = the same.
+        numbers: the samples' global numbers; those below `fine_samples` get the fine rollout. The first
+            `trajectory_samples` rows of x0 get the trajectory.
+        rings: of the spectrum; None = as many as the shape resolves, at most 16.
+        exact_flow: known for oracles: the fine rollout's part is then split into `floor` and `model` as well.
+        modules: put into evaluation mode meanwhile. tick: called with the rows of every network call before it is made.
+    Returns: the raw table, network rows, network calls.
+    Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
+        fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
+        4 for rk4's steps).
+    Memory: states of one call, and one trajectory of the rows of a call.
+    """
+    if x0.ndim != 4:
+        raise ValueError(
+            f"latents of shape {tuple(x0.shape)}: drift measures pictures, (samples, channels, height, width)."
+        )
+    x0, noise = x0.to(state_dtype(x0)), noise.to(x0.device, state_dtype(x0))
+    numbers = list(range(len(x0))) if numbers is None else list(numbers)
+    network = _Network(predict, 2 if settings.guidance > 1 else 1, tick)
+    number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
+    bench = _Bench(
+        network,
+        x0,
+        noise,
+        path,
+        prediction_type,
+        settings,
+        numbers,
+        Rings.of(*x0.shape[-2:], number),
+        settings.rows_at_once
+        if settings.rows_at_once is not None
+        else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
+    )
+    table = Table(numbers, frequencies=bench.rings.frequencies)
+    with undisturbed(*modules):
+        _measure_short(bench, table, grid, exact_flow)
+        _measure_trajectory(bench, table, grid if trajectory_grid is None else trajectory_grid)
+    return table, network.rows, network.calls
+
+
+@dataclass(frozen=True)
+class _Bench:
+    network: _Network
+    x0: Tensor
+    noise: Tensor
+    path: NoisePath
+    prediction_type: PredictionType
+    settings: Settings
+    numbers: list[int]
+    rings: Rings
+    rows_at_once: int
+
+    def level(self, t: float, rows: int) -> Level:
+        return self.path.at(torch.full((rows,), t, dtype=torch.float64))
+
+    def output(self, prediction: Prediction, level: Level) -> Tensor:
+        return output_of(prediction, level, self.prediction_type)
+
+    def chunks(self, places: LongTensor) -> Iterable[LongTensor]:
+        return places.split(self.rows_at_once) if len(places) else ()
+
+    def first(self, number: int) -> LongTensor:
+        """Places of the samples whose global number is below `number`."""
+        return torch.tensor([place for place, n in enumerate(self.numbers) if n < number], dtype=torch.long)
+
+
+def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlow | None) -> None:
+    settings, path, everyone = bench.settings, bench.path, torch.arange(len(bench.x0))
+    solver, fine_grid = make_solver(settings.sampler, settings.order), refined(grid, settings.fine_factor)
+    fine_places = bench.first(settings.fine_samples)
+    for share in sorted({*settings.levels, *settings.loss_levels}):
+        t = t_at_share(path, share)
+        clean = []
+        for places in bench.chunks(everyone):
+            x0, noise, level = bench.x0[places], bench.noise[places], bench.level(t, len(places))
+            output = bench.output(bench.network.at(path.noised(x0, noise, level), level, places), level)
+            clean.append(output)
+            error = (output - target_output(x0, noise, level, bench.prediction_type)).flatten(1)
+            _put(table.loss, share, t, {"loss": error.square().mean(1).cpu().double()})
+        if share not in settings.levels:
+            continue
+        clean = torch.cat(clean)
+        # All offsets of a level go together: the rollout calls the network on every row in flight.
+        jobs = torch.cartesian_prod(everyone, torch.arange(len(settings.offsets))).reshape(-1, 2)
+        for chunk in bench.chunks(jobs):
+            places, which = chunk[:, 0], chunk[:, 1]
+            x0, noise, level = bench.x0[places], bench.noise[places], bench.level(t, len(places))
+            plan = plan_offsets(level.t, torch.tensor(settings.offsets)[which], path, grid)
+            x_t = path.noised(x0, noise, level)
+            xr = rollout(bench.network.of(places), x0, noise, plan, grid, path, solver).x
+            output = bench.output(bench.network.at(xr, level, places), level)
+            row = state_row(xr, x_t, x0, noise, level, path, bench.rings)
+            row |= output_row(output, clean[places], consistent_target(xr, x0, level, bench.prediction_type))
+            row["steps"] = plan.k.double()
+            if settings.fine_samples > 0:
+                wanted = settings.offsets if settings.fine_offsets is None else settings.fine_offsets
+                chosen = torch.isin(places, fine_places) & torch.isin(
+                    torch.tensor(settings.offsets)[which], torch.tensor(wanted)
+                )
+                chosen = chosen.nonzero().reshape(-1)
+                row |= _fine(bench, plan, x0, noise, xr, x_t, places, chosen, fine_grid, solver, exact_flow)
+            for offset in which.unique().tolist():
+                _put(
+                    table.short,
+                    (share, settings.offsets[offset]),
+                    t,
+                    {name: values[which == offset] for name, values in row.items()},
+                )
+
+
+def _fine(
+    bench: _Bench,
+    plan: Plan,
+    x0: Tensor,
+    noise: Tensor,
+    xr: Tensor,
+    x_t: Tensor,
+    places: LongTensor,
+    chosen: LongTensor,
+    grid: Grid,
+    solver: Solver,
+    exact_flow: ExactFlow | None,
+) -> Row:
+    """The same walk by the same model with finer steps, for the rows `chosen`: the solver's part, and what it leaves.
+    NaN elsewhere."""
+    path, factor = bench.path, bench.settings.fine_factor
+    measured: Row = {}
+    if len(chosen):
+        fine = Plan(
+            plan.t[chosen],
+            plan.index[chosen] * factor,
+            plan.drawn_k[chosen] * factor,
+            plan.k[chosen] * factor,
+            plan.source[chosen],
+            plan.target[chosen],
+            plan.probability,
+        )
+        x0, noise, xr, x_t = x0[chosen], noise[chosen], xr[chosen], x_t[chosen]
+        reference = rollout(bench.network.of(places[chosen]), x0, noise, fine, grid, path, solver).x
+        differences = {"solver": xr - reference, "floor_model": reference - x_t}
+        if exact_flow is not None:
+            exact = exact_flow(path.noised(x0, noise, fine.source), fine.source, fine.target)
+            differences |= {"floor": exact - x_t, "model": reference - exact}
+        measured = {name: (dot(part, part) / dot(x_t, x_t)).sqrt() for name, part in differences.items()}
+    names = ("solver", "floor_model", *(("floor", "model") if exact_flow is not None else ()))
+    row = {name: torch.full((len(places),), math.nan, dtype=torch.float64) for name in names}
+    for name, values in measured.items():
+        row[name][chosen] = values
+    return row
+
+
+def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
+    settings, path = bench.settings, bench.path
+    chosen = torch.arange(min(settings.trajectory_samples, len(bench.x0)))
+    solver = make_solver(settings.sampler, settings.order)
+    # the 0 behind the last node is where nothing is left to predict
+    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
+    for places in bench.chunks(chosen):
+        x0, noise = bench.x0[places], bench.noise[places]
+        end = bench.level(t_end, len(places))
+        if settings.walk is not None:
+            plan = plan_offsets(end.t, torch.full((len(places),), settings.walk), path, grid)
+        elif settings.start is None:
+            plan = plan_from_noise(end.t, path, grid)
+        else:
+            from_index = grid.index(torch.tensor([t_at_share(path, settings.start)]))
+            plan = plan_offsets(end.t, (grid.index(end.t) - from_index).round().clamp_min(1).long(), path, grid)
+        walked = rollout(
+            bench.network.of(places),
+            x0,
+            noise,
+            plan,
+            grid,
+            path,
+            solver,
+            trajectory=True,
+            start="noise" if settings.start is None and settings.walk is None else "source",
+        )
+        last = len(walked.trajectory) - 1
+        shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
+        for step, moment in enumerate(walked.trajectory):
+            level = moment.level
+            x_t = path.noised(x0, noise, level)
+            row = state_row(moment.x, x_t, x0, noise, level, path, bench.rings)
+            if step in shown:
+                clean = bench.network.at(x_t, level, places)
+                rolled = (
+                    moment.prediction if moment.prediction is not None else bench.network.at(moment.x, level, places)
+                )
+                truth = consistent_target(moment.x, x0, level, bench.prediction_type)
+                row |= output_row(bench.output(rolled, level), bench.output(clean, level), truth)
+                for i, place in enumerate(places.tolist()):
+                    if place < settings.strips:
+                        frame = (
+                            step,
+                            float(level.t[i]),
+                            float(level.sigma[i]),
+                            clean.x0_hat[i].cpu(),
+                            rolled.x0_hat[i].cpu(),
+                        )
+                        table.frames.setdefault(bench.numbers[place], []).append(frame)
+            if step == len(table.trajectory):
+                table.trajectory.append((level[:1], step, row))
+            else:
+                before = table.trajectory[step]
+                table.trajectory[step] = (
+                    before[0],
+                    step,
+                    {name: torch.cat([before[2][name], row[name]]) for name in row},
+                )
+
+
+def _put(table: dict, key: Any, t: float, row: Row) -> None:
+    """Append the rows of a chunk to what is there already."""
+    before = table[key][1] if key in table else None
+    table[key] = (t, row if before is None else {name: torch.cat([before[name], row[name]]) for name in row})
