@@ -43,13 +43,16 @@ from ..platform_calls import use_all_cores
 from ..runs import checkpoint
 from .drawing import draw
 from .drift import measure as drift
-from .drift import pictures as drift_pictures
 from .drift.files import report_to_csv, report_to_json
 from .drift.report import DriftReport
 from .drift.report import Weights as Side
 from .drift.settings import ProbeSet, Settings, Stopped
 from .drift.states import t_at_share
 from .drift.words import words
+from .pictures.curves import curves_figure
+from .pictures.filmstrip import filmstrip, heat, heat_scale
+from .pictures.panels import figure_png
+from .pictures.spectrum import spectrum_figure
 from .preview_request import PreviewError, PreviewRequest, Weights
 from .sample_request import SampleRequest, read_request
 
@@ -489,11 +492,11 @@ def show(
         _write_report(report, folder, result)
         result["words"] += _told(variants, reports, request.view.target)
         for kind, figure, work in (
-            ("curves", drift_pictures.curves_figure, CURVES_WORK),
-            ("spectrum", drift_pictures.spectrum_figure, SPECTRUM_WORK),
+            ("curves", curves_figure, CURVES_WORK),
+            ("spectrum", spectrum_figure, SPECTRUM_WORK),
         ):
             if kind in request.what:
-                (folder / f"{kind}.png").write_bytes(drift_pictures.figure_png(figure(report)))
+                (folder / f"{kind}.png").write_bytes(figure_png(figure(report)))
                 result[kind] = f"{kind}.png"
                 progress.finish(work, "drawing")
     return _finite({**result, "seconds": time.monotonic() - began})
@@ -526,16 +529,16 @@ def _share(level: Level) -> float:
 
 def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path) -> list[dict[str, Any]]:
     """A filmstrip of each variant and its single pictures; one colour scale for all, so that they can be compared."""
-    scale = drift_pictures.heat_scale([report.strips[0] for report in reports])
+    scale = heat_scale([report.strips[0] for report in reports])
     (folder / "frames").mkdir(exist_ok=True)
     told = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
         file = f"filmstrip-{number}.png"
-        drift_pictures.filmstrip(strip, scale=scale).save(folder / file, compress_level=1)
+        filmstrip(strip, scale=scale).save(folder / file, compress_level=1)
         frames = []
         for place, frame in enumerate(strip.frames):
-            shown = {"clean": frame.clean, "rolled": frame.rolled, "heat": drift_pictures.heat(frame.difference, scale)}
+            shown = {"clean": frame.clean, "rolled": frame.rolled, "heat": heat(frame.difference, scale)}
             files = {}
             for row, pixels in shown.items():
                 files[row] = f"frames/{number}-{place:02d}-{row}.png"
@@ -826,7 +829,7 @@ def _warm_drawing() -> None:
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 
-    drift_pictures.heat(np.zeros((1, 1)), 1.0)
+    heat(np.zeros((1, 1)), 1.0)
 
 
 def _finite(value: Any) -> Any:

@@ -130,7 +130,8 @@ def compare_drift(context, judge_by, **given):
 
     from PIL import Image
 
-    from ...core.look.drift.pictures import curves_figure, figure_png
+    from ...core.look.pictures.curves import curves_figure
+    from ...core.look.pictures.panels import figure_png
 
     chosen = [(given[f"label_{letter}"], given[f"report_{letter}"]) for letter in LETTERS if given[f"report_{letter}"] is not None]
     read = [(label, read_report(report.path)) for label, report in chosen]

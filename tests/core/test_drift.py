@@ -11,7 +11,6 @@ from oracles import PATHS, Gaussian, grid_for, random_pair, true_pair
 from PIL import Image
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.look.drift import measure as drift
-from rollout_studio.core.look.drift import pictures as drift_pictures
 from rollout_studio.core.look.drift.comparison import Change, compare, relative_change
 from rollout_studio.core.look.drift.curve import curve_of_tables
 from rollout_studio.core.look.drift.files import read_report, report_from_json, report_to_csv, report_to_json, rows
@@ -20,6 +19,7 @@ from rollout_studio.core.look.drift.settings import ProbeSet, Settings, Stopped,
 from rollout_studio.core.look.drift.states import Rings, effective_t, t_at_share
 from rollout_studio.core.look.drift.walks import measure_samples, refined
 from rollout_studio.core.look.drift.words import summary, words
+from rollout_studio.core.look.pictures.filmstrip import Frame, Strip, filmstrip, heat, heat_scale
 from rollout_studio.core.maths.noise import Prediction
 from rollout_studio.core.maths.rollout import Grid, plan_offsets
 
@@ -388,29 +388,29 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 # Pictures ------------------------------------------------------------------------------------------------------------
 
 
-def strip_of(side: int, difference: int) -> drift_pictures.Strip:
+def strip_of(side: int, difference: int) -> Strip:
     grey = np.full((side, side * 3 // 4, 3), 100, np.uint8)
     frames = tuple(
-        drift_pictures.Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4)
+        Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4)
     )
-    return drift_pictures.Strip("base", "a very long prompt " * 30, grey, frames, settings_record(SETTINGS))
+    return Strip("base", "a very long prompt " * 30, grey, frames, settings_record(SETTINGS))
 
 
 @pytest.mark.parametrize("side", [64, 512])
 def test_the_filmstrip_has_the_same_size_for_small_and_large_pictures(side):
-    assert drift_pictures.filmstrip(strip_of(side, 10)).size == drift_pictures.filmstrip(strip_of(128, 10)).size
+    assert filmstrip(strip_of(side, 10)).size == filmstrip(strip_of(128, 10)).size
 
 
 def test_equal_rows_have_a_black_difference_and_a_scale_that_does_not_magnify_rounding():
     strip = strip_of(64, 0)
-    assert drift_pictures.heat_scale([strip]) == pytest.approx(0.05)
-    assert drift_pictures.heat(strip.frames[0].difference, 0.05).max() < 10
+    assert heat_scale([strip]) == pytest.approx(0.05)
+    assert heat(strip.frames[0].difference, 0.05).max() < 10
 
 
 def test_all_columns_share_one_scale():
     strip = strip_of(64, 20)
-    scale = drift_pictures.heat_scale([strip])
-    light = [drift_pictures.heat(frame.difference, scale).astype(int).sum(-1).mean() for frame in strip.frames]
+    scale = heat_scale([strip])
+    light = [heat(frame.difference, scale).astype(int).sum(-1).mean() for frame in strip.frames]
     assert light == sorted(light) and scale == pytest.approx(60 / 255, rel=1e-3)
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from ...maths.rollout import Grid, Predict, undisturbed
 from ...maths.solvers import make_solver
 from ...randomness import row_noise
-from . import pictures as drift_pictures
+from ..pictures.draw import draw
+from ..pictures.filmstrip import Frame, Strip
 from .curve import curve_of_tables
 from .files import REPORT_FILE, read_report, report_to_json
 from .report import DriftReport, ReportError, Weights
@@ -203,7 +204,7 @@ def _predictor(model: "Model", probe_set: ProbeSet, group: _Group, settings: Set
 
 def _strips(
     model: "Model", probe_set: ProbeSet, group: _Group, table: Table, kind: Weights, settings: Settings
-) -> list["drift_pictures.Strip"]:
+) -> list[Strip]:
     """The decoded pictures of the table's frames."""
     strips = []
     for place, frames in table.frames.items():
@@ -212,11 +213,11 @@ def _strips(
         pixels = torch.cat([model.decode(part).cpu() for part in latents.split(max(1, 65_536 // latents[0].numel()))])
         pictures = (pixels.permute(0, 2, 3, 1) * 255).round().byte().numpy()
         shown = [
-            drift_pictures.Frame(step, t, sigma, pictures[1 + 2 * i], pictures[2 + 2 * i])
+            Frame(step, t, sigma, pictures[1 + 2 * i], pictures[2 + 2 * i])
             for i, (step, t, sigma, *_) in enumerate(frames)
         ]
         strips.append(
-            drift_pictures.Strip(
+            Strip(
                 kind, probe_set.captions[group.pictures[place]], pictures[0], tuple(shown), settings_record(settings)
             )
         )
@@ -242,7 +243,7 @@ def save(report: DriftReport, folder: Path | str, *, frames: bool = False) -> li
             shutil.rmtree(leftover)
     part.mkdir(parents=True)
     (part / REPORT_FILE).write_text(report_to_json(report), encoding="utf-8")
-    names = [REPORT_FILE, *drift_pictures.draw(report, part, frames=frames)]
+    names = [REPORT_FILE, *draw(report, part, frames=frames)]
     if folder.exists():
         os.replace(folder, old)
     os.replace(part, folder)

@@ -1,0 +1,1 @@
+"""Pictures of a drift report: filmstrip, curves, spectrum. No torch."""

@@ -1,0 +1,257 @@
+"""The filmstrip: what the model sees on the true path and on its own, and their difference as a heat map. Pillow; no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .style import CARD, INK, LINE, MUTED, OWN_COLOUR, TRUE_COLOUR
+
+HEAT = "inferno"  # dark = equal, bright = different; even in lightness
+SCALE = 2  # device pixels per unit of the filmstrip: sharp on dense screens
+CELL = 96  # longest side of a picture in the filmstrip, units
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One column: what the model makes of the true and of its own state at one level. Pictures (H, W, 3) uint8."""
+
+    step: int
+    t: float
+    sigma: float
+    clean: np.ndarray
+    rolled: np.ndarray
+
+    @property
+    def difference(self) -> np.ndarray:
+        """(H, W) in 0..1: absolute difference, averaged over the colours."""
+        return np.abs(self.clean.astype(np.float32) - self.rolled.astype(np.float32)).mean(2) / 255
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The frames of one picture. `truth`: the picture itself, decoded. `settings`: the report's."""
+
+    weights: str
+    caption: str
+    truth: np.ndarray
+    frames: tuple[Frame, ...]
+    settings: dict[str, Any]
+
+
+# Colours of the difference --------------------------------------------------------------------------------------------
+
+
+def heat_scale(strips: Sequence[Strip]) -> float:
+    """The difference, 0..1, that is drawn darkest: nearly the largest, and never so little that rounding would glow."""
+    differences = [frame.difference.ravel() for strip in strips for frame in strip.frames]
+    return max(0.05, float(np.quantile(np.concatenate(differences), 0.995))) if differences else 1.0
+
+
+def heat(difference: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W) differences -> (H, W, 3) uint8 colours."""
+    import matplotlib
+
+    return matplotlib.colormaps[HEAT](np.clip(difference / scale, 0, 1), bytes=True)[..., :3]
+
+
+# Drawing --------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings along: the same on every machine."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size * SCALE)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, lines: int) -> list[str]:
+    """The text in at most so many lines of `width` device pixels, the last with an ellipsis where it does not fit."""
+    result = [""]
+    for word in text.split():
+        longer = f"{result[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not result[-1]:
+            result[-1] = longer
+        else:
+            result.append(word)
+    if len(result) > lines or font.getlength(result[-1]) > width:
+        result = result[:lines]
+        while result[-1] and font.getlength(result[-1] + "…") > width:
+            result[-1] = result[-1][:-1]
+        result[-1] = result[-1].rstrip() + "…"
+    return result
+
+
+class _Canvas:
+    """Drawing in units; text by its left or middle and its top."""
+
+    def __init__(self, width: int, height: int):
+        self.image = Image.new("RGBA", (width * SCALE, height * SCALE), (0, 0, 0, 0))
+        self.pen = ImageDraw.Draw(self.image)
+        self.pen.rounded_rectangle(
+            (0, 0, width * SCALE - 1, height * SCALE - 1), 12 * SCALE, fill=CARD, outline=LINE, width=SCALE
+        )
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: int,
+        colour: str = INK,
+        *,
+        bold: bool = False,
+        middle: bool = False,
+        right: bool = False,
+    ):
+        self.pen.text(
+            (x * SCALE, y * SCALE),
+            text,
+            fill=colour,
+            font=_font(size, bold),
+            anchor="ma" if middle else "ra" if right else "la",
+        )
+
+    def paragraph(
+        self, x: float, y: float, text: str, size: int, width: float, colour: str = MUTED, lines: int = 6
+    ) -> float:
+        for line in _wrapped(text, _font(size), width * SCALE, lines):
+            self.text(x, y, line, size, colour)
+            y += size * 1.32
+        return y
+
+    def line(self, *points: tuple[float, float], colour: str = LINE, width: float = 1):
+        self.pen.line([(x * SCALE, y * SCALE) for x, y in points], fill=colour, width=round(width * SCALE))
+
+    def box(self, x: float, y: float, w: float, h: float, colour: str):
+        self.pen.rectangle((x * SCALE, y * SCALE, (x + w) * SCALE - 1, (y + h) * SCALE - 1), fill=colour)
+
+    def picture(
+        self, x: float, y: float, pixels: np.ndarray, w: float, h: float, border: str = LINE, sharp: bool = False
+    ):
+        size = (round(w * SCALE), round(h * SCALE))
+        small = pixels.shape[1] < size[0]
+        how = (
+            Image.Resampling.NEAREST
+            if sharp and small
+            else Image.Resampling.BICUBIC
+            if small
+            else Image.Resampling.LANCZOS
+        )
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), 5 * SCALE, fill=255)
+        at = (round(x * SCALE), round(y * SCALE))
+        self.image.paste(Image.fromarray(pixels).resize(size, how), at, mask)
+        self.pen.rounded_rectangle(
+            (*at, at[0] + size[0] - 1, at[1] + size[1] - 1), 5 * SCALE, outline=border, width=SCALE
+        )
+
+
+def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
+    """The strip as one picture, RGBA: true path above, own path below, their difference as a heat map.
+
+    `scale`: the difference that is drawn darkest (`heat_scale`); None = this strip's own.
+    """
+    scale = heat_scale([strip]) if scale is None else scale
+    rows, columns = strip.truth.shape[:2]
+    factor = CELL / max(rows, columns)
+    w, h = columns * factor, rows * factor
+    margin, gutter, gap = 26, 178, 9
+    left = margin + gutter
+    right = left + len(strip.frames) * (w + gap) + 20
+    width, top = round(right + w + margin), 128
+    row_y = [top, top + h + 12, top + 2 * (h + 12)]
+    height = round(row_y[2] + h + 100)
+    canvas = _Canvas(width, height)
+
+    s = strip.settings
+    start = "pure noise" if s["start"] is None else f"the true picture at sigma {strip.frames[0].sigma:.2f}"
+    order = f" of order {s['order']}" if s["sampler"] in ("unipc", "dpm") else ""
+    guided = f", guidance {s['guidance']:g}" if s["guidance"] > 1 else ""
+    canvas.text(margin, 20, "What the model sees on the true path, and on its own", 17, bold=True)
+    subtitle = (
+        f"{strip.weights} model · “{strip.caption}” · {s['sampler']}{order}, {s['grid_steps']} "
+        f"steps{guided} · both start from {start}"
+    )
+    canvas.text(margin, 47, _wrapped(subtitle, _font(11), (width - 2 * margin) * SCALE, 1)[0], 11, MUTED)
+
+    # The axis of noise, from left to right as sampling goes.
+    first_x, last_x = left + w / 2, left + (len(strip.frames) - 1) * (w + gap) + w / 2
+    axis_y = 88
+    canvas.line((left, axis_y), (last_x + w / 2, axis_y), colour=MUTED)
+    canvas.pen.polygon(
+        [((last_x + w / 2 + dx) * SCALE, (axis_y + dy) * SCALE) for dx, dy in ((0, -4), (8, 0), (0, 4))], fill=MUTED
+    )
+    canvas.text(margin, axis_y - 8, "noise", 11, MUTED, bold=True)
+    canvas.text(margin, axis_y + 6, "sigma, and step of the sampler", 9, MUTED)
+    for i, frame in enumerate(strip.frames):
+        x = first_x + i * (w + gap)
+        canvas.pen.ellipse([(x - 3) * SCALE, (axis_y - 3) * SCALE, (x + 3) * SCALE, (axis_y + 3) * SCALE], fill=INK)
+        canvas.text(x, axis_y - 20, f"{frame.sigma:.2f}", 11, bold=True, middle=True)
+        canvas.text(x, axis_y + 9, "start" if frame.step == 0 else f"step {frame.step}", 9, MUTED, middle=True)
+    canvas.text(right + w / 2, axis_y - 20, "the picture", 11, bold=True, middle=True)
+
+    labels = (
+        (
+            "True path",
+            TRUE_COLOUR,
+            "The true picture with the noise of each level, as in training. Shown: what the model sees in it.",
+        ),
+        (
+            "Own path",
+            OWN_COLOUR,
+            "The state that the sampler has made by itself up to here, as in use. Shown: the same prediction from it.",
+        ),
+        (
+            "Difference",
+            INK,
+            "Between the two rows; one scale for all columns. Below: its mean, as a share of full brightness.",
+        ),
+    )
+    for y, (name, colour, text) in zip(row_y, labels, strict=True):
+        canvas.box(margin, y + 2, 4, h - 4, colour)
+        canvas.text(margin + 12, y, name, 13, colour, bold=True)
+        canvas.paragraph(margin + 12, y + 21, text, 9, gutter - 26)
+    means = [float(frame.difference.mean()) for frame in strip.frames]
+    for i, frame in enumerate(strip.frames):
+        x = left + i * (w + gap)
+        canvas.picture(x, row_y[0], frame.clean, w, h, TRUE_COLOUR)
+        canvas.picture(x, row_y[1], frame.rolled, w, h, OWN_COLOUR)
+        canvas.picture(x, row_y[2], heat(frame.difference, scale), w, h, sharp=True)
+        canvas.box(x, row_y[2] + h + 7, w, 4, LINE)
+        canvas.box(x, row_y[2] + h + 7, max(1, w * means[i] / max(*means, 0.01)), 4, OWN_COLOUR)
+        canvas.text(x + w / 2, row_y[2] + h + 14, f"{100 * means[i]:.1f} %", 11, bold=True, middle=True)
+    canvas.line((right - 14, row_y[0]), (right - 14, row_y[2] + h))
+    canvas.picture(right, row_y[0], strip.truth, w, h, INK)
+    canvas.paragraph(right, row_y[1] + 4, "The pair's own picture: where the true path ends.", 9, w)
+
+    bar_h, bar_x = h - 22, right + 6
+    ramp = heat(np.repeat(np.linspace(scale, 0, 64)[:, None], 2, 1), scale)
+    canvas.picture(bar_x, row_y[2] + 16, ramp, 14, bar_h)
+    for share in (0, 0.5, 1):
+        canvas.text(bar_x + 20, row_y[2] + 10 + bar_h * (1 - share), f"{100 * scale * share:.0f} %", 9, MUTED)
+    canvas.text(bar_x - 6, row_y[2] - 2, "difference", 9, MUTED, bold=True)
+
+    canvas.line((margin, height - 58), (width - margin, height - 58))
+    reason = (
+        "From pure noise the own path knows nothing of this picture: it ends in another one for the same "
+        "prompt, and nearly all of the difference is that."
+        if s["start"] is None
+        else "Part of the difference is no fault: what the start state did not tell, no walk can know (the "
+        "floor). The curves tell the solver's part from the rest."
+    )
+    canvas.paragraph(
+        margin,
+        height - 48,
+        f"Black columns: the model does not mind its own states. Columns that light up to the right: drift. {reason}",
+        10,
+        width - 2 * margin,
+        lines=2,
+    )
+    return canvas.image
