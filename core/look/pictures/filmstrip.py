@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -153,50 +153,84 @@ class _Canvas:
         )
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where everything is, in units: columns of pictures (w, h) from `left`, the picture itself at `right`, three rows."""
+
+    left: float
+    right: float
+    w: float
+    h: float
+    width: int
+    height: int
+    row_y: tuple[float, float, float]
+
+    margin: ClassVar[int] = 26
+    gutter: ClassVar[int] = 178
+    gap: ClassVar[int] = 9
+
+    @classmethod
+    def of(cls, strip: Strip) -> "_Layout":
+        rows, columns = strip.truth.shape[:2]
+        factor = CELL / max(rows, columns)
+        w, h = columns * factor, rows * factor
+        left = cls.margin + cls.gutter
+        right = left + len(strip.frames) * (w + cls.gap) + 20
+        top = 128
+        row_y = (top, top + h + 12, top + 2 * (h + 12))
+        return cls(left, right, w, h, round(right + w + cls.margin), round(row_y[2] + h + 100), row_y)
+
+
 def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
     """The strip as one picture, RGBA: true path above, own path below, their difference as a heat map.
 
     `scale`: the difference that is drawn darkest (`heat_scale`); None = this strip's own.
     """
     scale = heat_scale([strip]) if scale is None else scale
-    rows, columns = strip.truth.shape[:2]
-    factor = CELL / max(rows, columns)
-    w, h = columns * factor, rows * factor
-    margin, gutter, gap = 26, 178, 9
-    left = margin + gutter
-    right = left + len(strip.frames) * (w + gap) + 20
-    width, top = round(right + w + margin), 128
-    row_y = [top, top + h + 12, top + 2 * (h + 12)]
-    height = round(row_y[2] + h + 100)
-    canvas = _Canvas(width, height)
+    at = _Layout.of(strip)
+    canvas = _Canvas(at.width, at.height)
+    _heading(canvas, at, strip)
+    _axis(canvas, at, strip)
+    _rows(canvas, at, strip, scale)
+    _colour_scale(canvas, at, scale)
+    _foot(canvas, at, strip)
+    return canvas.image
 
+
+def _heading(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
+    """What it shows, of which model, and how it was walked."""
     s = strip.settings
     start = "pure noise" if s["start"] is None else f"the true picture at sigma {strip.frames[0].sigma:.2f}"
     order = f" of order {s['order']}" if s["sampler"] in ("unipc", "dpm") else ""
     guided = f", guidance {s['guidance']:g}" if s["guidance"] > 1 else ""
-    canvas.text(margin, 20, "What the model sees on the true path, and on its own", 17, bold=True)
+    canvas.text(at.margin, 20, "What the model sees on the true path, and on its own", 17, bold=True)
     subtitle = (
         f"{strip.weights} model · “{strip.caption}” · {s['sampler']}{order}, {s['grid_steps']} "
         f"steps{guided} · both start from {start}"
     )
-    canvas.text(margin, 47, _wrapped(subtitle, _font(11), (width - 2 * margin) * SCALE, 1)[0], 11, MUTED)
+    canvas.text(at.margin, 47, _wrapped(subtitle, _font(11), (at.width - 2 * at.margin) * SCALE, 1)[0], 11, MUTED)
 
-    # The axis of noise, from left to right as sampling goes.
-    first_x, last_x = left + w / 2, left + (len(strip.frames) - 1) * (w + gap) + w / 2
+
+def _axis(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
+    """The axis of noise, from left to right as sampling goes."""
+    first_x, last_x = at.left + at.w / 2, at.left + (len(strip.frames) - 1) * (at.w + at.gap) + at.w / 2
     axis_y = 88
-    canvas.line((left, axis_y), (last_x + w / 2, axis_y), colour=MUTED)
+    canvas.line((at.left, axis_y), (last_x + at.w / 2, axis_y), colour=MUTED)
     canvas.pen.polygon(
-        [((last_x + w / 2 + dx) * SCALE, (axis_y + dy) * SCALE) for dx, dy in ((0, -4), (8, 0), (0, 4))], fill=MUTED
+        [((last_x + at.w / 2 + dx) * SCALE, (axis_y + dy) * SCALE) for dx, dy in ((0, -4), (8, 0), (0, 4))], fill=MUTED
     )
-    canvas.text(margin, axis_y - 8, "noise", 11, MUTED, bold=True)
-    canvas.text(margin, axis_y + 6, "sigma, and step of the sampler", 9, MUTED)
+    canvas.text(at.margin, axis_y - 8, "noise", 11, MUTED, bold=True)
+    canvas.text(at.margin, axis_y + 6, "sigma, and step of the sampler", 9, MUTED)
     for i, frame in enumerate(strip.frames):
-        x = first_x + i * (w + gap)
+        x = first_x + i * (at.w + at.gap)
         canvas.pen.ellipse([(x - 3) * SCALE, (axis_y - 3) * SCALE, (x + 3) * SCALE, (axis_y + 3) * SCALE], fill=INK)
         canvas.text(x, axis_y - 20, f"{frame.sigma:.2f}", 11, bold=True, middle=True)
         canvas.text(x, axis_y + 9, "start" if frame.step == 0 else f"step {frame.step}", 9, MUTED, middle=True)
-    canvas.text(right + w / 2, axis_y - 20, "the picture", 11, bold=True, middle=True)
+    canvas.text(at.right + at.w / 2, axis_y - 20, "the picture", 11, bold=True, middle=True)
 
+
+def _rows(canvas: _Canvas, at: _Layout, strip: Strip, scale: float) -> None:
+    """The three rows of pictures with their labels, and the picture itself beside them."""
     labels = (
         (
             "True path",
@@ -214,44 +248,49 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
             "Between the two rows; one scale for all columns. Below: its mean, as a share of full brightness.",
         ),
     )
-    for y, (name, colour, text) in zip(row_y, labels, strict=True):
-        canvas.box(margin, y + 2, 4, h - 4, colour)
-        canvas.text(margin + 12, y, name, 13, colour, bold=True)
-        canvas.paragraph(margin + 12, y + 21, text, 9, gutter - 26)
+    for y, (name, colour, text) in zip(at.row_y, labels, strict=True):
+        canvas.box(at.margin, y + 2, 4, at.h - 4, colour)
+        canvas.text(at.margin + 12, y, name, 13, colour, bold=True)
+        canvas.paragraph(at.margin + 12, y + 21, text, 9, at.gutter - 26)
     means = [float(frame.difference.mean()) for frame in strip.frames]
     for i, frame in enumerate(strip.frames):
-        x = left + i * (w + gap)
-        canvas.picture(x, row_y[0], frame.clean, w, h, TRUE_COLOUR)
-        canvas.picture(x, row_y[1], frame.rolled, w, h, OWN_COLOUR)
-        canvas.picture(x, row_y[2], heat(frame.difference, scale), w, h, sharp=True)
-        canvas.box(x, row_y[2] + h + 7, w, 4, LINE)
-        canvas.box(x, row_y[2] + h + 7, max(1, w * means[i] / max(*means, 0.01)), 4, OWN_COLOUR)
-        canvas.text(x + w / 2, row_y[2] + h + 14, f"{100 * means[i]:.1f} %", 11, bold=True, middle=True)
-    canvas.line((right - 14, row_y[0]), (right - 14, row_y[2] + h))
-    canvas.picture(right, row_y[0], strip.truth, w, h, INK)
-    canvas.paragraph(right, row_y[1] + 4, "The pair's own picture: where the true path ends.", 9, w)
+        x = at.left + i * (at.w + at.gap)
+        canvas.picture(x, at.row_y[0], frame.clean, at.w, at.h, TRUE_COLOUR)
+        canvas.picture(x, at.row_y[1], frame.rolled, at.w, at.h, OWN_COLOUR)
+        canvas.picture(x, at.row_y[2], heat(frame.difference, scale), at.w, at.h, sharp=True)
+        canvas.box(x, at.row_y[2] + at.h + 7, at.w, 4, LINE)
+        canvas.box(x, at.row_y[2] + at.h + 7, max(1, at.w * means[i] / max(*means, 0.01)), 4, OWN_COLOUR)
+        canvas.text(x + at.w / 2, at.row_y[2] + at.h + 14, f"{100 * means[i]:.1f} %", 11, bold=True, middle=True)
+    canvas.line((at.right - 14, at.row_y[0]), (at.right - 14, at.row_y[2] + at.h))
+    canvas.picture(at.right, at.row_y[0], strip.truth, at.w, at.h, INK)
+    canvas.paragraph(at.right, at.row_y[1] + 4, "The pair's own picture: where the true path ends.", 9, at.w)
 
-    bar_h, bar_x = h - 22, right + 6
+
+def _colour_scale(canvas: _Canvas, at: _Layout, scale: float) -> None:
+    """What the colours of the difference mean."""
+    bar_h, bar_x = at.h - 22, at.right + 6
     ramp = heat(np.repeat(np.linspace(scale, 0, 64)[:, None], 2, 1), scale)
-    canvas.picture(bar_x, row_y[2] + 16, ramp, 14, bar_h)
+    canvas.picture(bar_x, at.row_y[2] + 16, ramp, 14, bar_h)
     for share in (0, 0.5, 1):
-        canvas.text(bar_x + 20, row_y[2] + 10 + bar_h * (1 - share), f"{100 * scale * share:.0f} %", 9, MUTED)
-    canvas.text(bar_x - 6, row_y[2] - 2, "difference", 9, MUTED, bold=True)
+        canvas.text(bar_x + 20, at.row_y[2] + 10 + bar_h * (1 - share), f"{100 * scale * share:.0f} %", 9, MUTED)
+    canvas.text(bar_x - 6, at.row_y[2] - 2, "difference", 9, MUTED, bold=True)
 
-    canvas.line((margin, height - 58), (width - margin, height - 58))
+
+def _foot(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
+    """How to read it."""
+    canvas.line((at.margin, at.height - 58), (at.width - at.margin, at.height - 58))
     reason = (
         "From pure noise the own path knows nothing of this picture: it ends in another one for the same "
         "prompt, and nearly all of the difference is that."
-        if s["start"] is None
+        if strip.settings["start"] is None
         else "Part of the difference is no fault: what the start state did not tell, no walk can know (the "
         "floor). The curves tell the solver's part from the rest."
     )
     canvas.paragraph(
-        margin,
-        height - 48,
+        at.margin,
+        at.height - 48,
         f"Black columns: the model does not mind its own states. Columns that light up to the right: drift. {reason}",
         10,
-        width - 2 * margin,
+        at.width - 2 * at.margin,
         lines=2,
     )
-    return canvas.image
