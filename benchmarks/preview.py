@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 from rollout_studio.app.parts.preview_client import PreviewClient
-from rollout_studio.core.look.preview_request import showcase
+from rollout_studio.core.look.preview.request import showcase
 
 STRIP = {"image": showcase()[0], "config": {"pretrained_model_name_or_path": "demo-flow", "resolution": 64}}
 DRAWN = {"what": "samples", "prompts": "a large red circle on a black background, on the right"}

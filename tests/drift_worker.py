@@ -1,6 +1,6 @@
 """A preview worker that measures nothing: real pictures and reports of the right shape, at once.
 
-`python drift_worker.py` speaks the protocol of `core/look/preview.py`; `write_answer` is what a running run would leave in its folder. A request
+`python drift_worker.py` speaks the protocol of `core/look/preview/worker.py`; `write_answer` is what a running run would leave in its folder. A request
 with seed 13 fails, one with seed 14 takes until it is cancelled.
 """
 
@@ -14,7 +14,7 @@ STEPS = (0, 2, 4)
 
 
 def labels(record):
-    """One for each walk, as `core.look.preview` calls them."""
+    """One for each walk, as `core.look.preview.answer` calls them."""
     weights = ["base" if each == "base" else each.get("label", f"{Path(each['run']).name}, {'now' if 'live' in each else each.get('step')}") for each in record["checkpoints"]]
     solvers = [f"{each['sampler']}{each.get('order', '')}" for each in record.get("samplers", [])]
     return [f"{label}, {solver}" if len(weights) > 1 else solver for label in weights for solver in solvers] if solvers else weights

@@ -1,6 +1,6 @@
 """What can be looked at on the Drift tab (pictures, weights, solvers), and the preview request that a choice stands for.
 
-No components here: values in, choices and `core.look.preview_request` records out. A value comes back from the browser, where a
+No components here: values in, choices and `core.look.preview.request` records out. A value comes back from the browser, where a
 person may have written it by hand, so it is looked up again in what is there now.
 """
 
@@ -18,7 +18,7 @@ from ...core.data.captions import decode as decode_caption
 from ...core.data.holdout import scan_probe
 from ...core.data.scanning import located
 from ...core.look.drift.report import Role
-from ...core.look.preview_request import RELEVANT, SHOWCASE, pictures_in
+from ...core.look.preview.request import RELEVANT, SHOWCASE, pictures_in
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary

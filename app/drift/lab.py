@@ -15,7 +15,7 @@ from ...core.config import OPTIONS
 from ...core.config.options import ConfigError, Fault, Option
 from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
-from ...core.look.preview_request import VIEW_OPTIONS, PreviewRequest
+from ...core.look.preview.request import VIEW_OPTIONS, PreviewRequest
 from ...core.runs.errors import RunError
 from ..parts import forms
 from ..parts.panel import QUICK, SLOW

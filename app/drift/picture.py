@@ -1,6 +1,6 @@
 """Drift as pictures and charts in HTML: the filmstrip of a preview with its scrubber, the numbers, the curves of a report.
 
-Everything is drawn from a preview's result (`core.look.preview.show`) or a report's record; whatever is text in them goes through `words.text`.
+Everything is drawn from a preview's result (`core.look.preview.show.show`) or a report's record; whatever is text in them goes through `words.text`.
 `js/drift.js` moves the scrubber and the before/after slider; without it the last step is shown large.
 """
 
@@ -56,7 +56,7 @@ def film(result: Mapping[str, Any], address: Address, asked: Mapping[str, Any]) 
     """The answer in one picture: a sentence with the measured fact, the filmstrip, one step of it large.
 
     Args:
-        result: as `core.look.preview.show` gives it, its files by their paths.
+        result: as `core.look.preview.show.show` gives it, its files by their paths.
         address: of such a file, for the browser.
         asked: the request, for what was asked and not said again in the result.
     """

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 from ...core import platform_calls
 from ...core.config.options import ConfigError, Fault
-from ...core.look.preview_request import PreviewError, located_in
+from ...core.look.preview.request import PreviewError, located_in
 from ...core.look.sample_request import read_request
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 
-WORKER = (sys.executable, "-m", "rollout_studio.core.look.preview")
+WORKER = (sys.executable, "-m", "rollout_studio.core.look.preview.worker")
 RESULTS_KEPT, TICKETS_KEPT = 32, 512
 PATIENCE_S = 3.0  # for a worker that was told to end
 LIVE_LOOK_S = 0.3  # between two looks into a run's events

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..adapters.header import published_config
 from .drift.settings import Stopped
-from .preview_request import PreviewError, Weights
+from .preview.request import PreviewError, Weights
 from .sample_request import KIND, SampleRequest
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def draw(
         enter: gives the model with the weights in place, for as long as the block lasts.
         model: for its sizes and defaults.
         step: of the training that draws with its weights of now, for the record.
-        memory: a `preview.Memory`: pictures that were drawn before with the same weights are not drawn again.
+        memory: a `remembering.Memory`: pictures that were drawn before with the same weights are not drawn again.
         tell: called with the share that is done and what is being done, after every sampling step.
         part: called with the result so far after every picture but the last.
         should_stop: asked after every sampling step.

@@ -1,6 +1,6 @@
 """Pictures on demand: what somebody wants drawn, with which weights; one record for the page, the preview worker and the trainer.
 
-No torch, as in `preview_request.py`, beside whose requests these go through the same client and worker. Every picture of
+No torch, as in `preview/request.py`, beside whose requests these go through the same client and worker. Every picture of
 a request starts from the same noise for all weights, so that base and tuned can be compared.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ..config import LARGEST_SEED, OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ..config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
-from .preview_request import PreviewRequest, Weights, faults_of, file_stamp, read_weights
+from .preview.request import PreviewRequest, Weights, faults_of, file_stamp, read_weights
 
 KIND = "samples"
 """What a record's `what` must be: alone, because drift is asked for apart."""

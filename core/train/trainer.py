@@ -43,8 +43,8 @@ from ..data import DatasetError, prepare, scan
 from ..errors import Trouble
 from ..families import ModelError, load_model
 from ..families.base import Model, resolve_device
-from ..look import preview
 from ..look.drift import measure as drift
+from ..look.preview import answer as preview
 from ..maths import reflexflow
 from ..maths.rollout import Grid, build_grid
 from ..maths.timesteps import sample_times

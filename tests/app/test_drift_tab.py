@@ -23,7 +23,7 @@ from rollout_studio.app.parts.preview_client import PreviewClient, PreviewState
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.look.drift.files import report_from_json, report_to_csv
-from rollout_studio.core.look.preview_request import PreviewRequest
+from rollout_studio.core.look.preview.request import PreviewRequest
 from rollout_studio.core.runs.run_log import RunLog
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{x}}`"

@@ -11,7 +11,7 @@ from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.core import platform_calls
 from rollout_studio.core.adapters import read_header
 from rollout_studio.core.demo import FLOW
-from rollout_studio.core.look.preview_request import showcase
+from rollout_studio.core.look.preview.request import showcase
 
 PATIENCE_S = 600  # a busy machine is slow; a broken worker never answers
 STRIP = {"image": showcase()[0], "offset": 3, "columns": 3}

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 from rollout_studio.app.runs.try_panel import KEPT, TryPanel, tries, weights_choices
-from rollout_studio.core.look.preview_request import PreviewRequest
+from rollout_studio.core.look.preview.request import PreviewRequest
 from rollout_studio.core.runs.folder import RunDir
 from scripted_painter import scripted_watch
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from PIL import Image
 from rollout_studio.core.config.options import ConfigError
-from rollout_studio.core.look import preview
+from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.drift.settings import Stopped
-from rollout_studio.core.look.preview_request import PreviewError, PreviewRequest
+from rollout_studio.core.look.preview.answer import answer
+from rollout_studio.core.look.preview.request import PreviewError, PreviewRequest
 from rollout_studio.core.look.sample_request import DRAWING_OPTIONS, KIND, SampleRequest, read_request
 from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
@@ -54,12 +55,12 @@ def test_what_cannot_change_the_picture_does_not_change_the_key():
 
 @pytest.fixture(scope="module")
 def bench():
-    return preview.Bench()
+    return Bench()
 
 
 def drawn(bench, folder, should_stop=lambda: False, tell=lambda share, what: None, parts=None, **more):
     parts = [] if parts is None else parts
-    return preview.answer(bench, {**QUICK, **more}, folder, tell=tell, part=parts.append, should_stop=should_stop)
+    return answer(bench, {**QUICK, **more}, folder, tell=tell, part=parts.append, should_stop=should_stop)
 
 
 def pixels(folder, result, number=0):
@@ -106,11 +107,11 @@ def test_a_size_that_the_model_cannot_make_is_told_with_a_near_one(bench, tmp_pa
 def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, without_drift, tmp_path):
     run = tiny_run("lumina2", learning_rate=0.05, max_train_steps=2)
     assert train(run) == 0
-    bench = preview.Bench()
+    bench = Bench()
     [file] = run.lora_path.glob("*.safetensors")
     chosen = ["base", {"run": str(run.path), "step": 2}, {"lora": str(file)}]
     ask = {"what": KIND, "prompts": PROMPT, "steps": 2, "guidance": 1.0, "config": run.read_config(), "checkpoints": chosen}
-    result = preview.answer(bench, ask, tmp_path, tell=lambda *_: None, part=lambda _: None, should_stop=lambda: False)
+    result = answer(bench, ask, tmp_path, tell=lambda *_: None, part=lambda _: None, should_stop=lambda: False)
     base, checkpoint, exported = (pixels(tmp_path, result, number) for number in range(3))
     assert checkpoint == exported and base != checkpoint
     assert [each["kind"] for each in result["pictures"]] == ["base", "run", "lora"]

@@ -6,7 +6,7 @@ import torch
 from rollout_studio.core.before.estimate import ways_to_need_less
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families.source import ModelError
-from rollout_studio.core.look import preview
+from rollout_studio.core.look.preview.answer import explain
 from rollout_studio.core.memory import is_out_of_memory, memory_message
 from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
@@ -109,5 +109,5 @@ def test_samples_that_do_not_fit_are_told_with_the_remedy_and_training_goes_on(t
 
 @pytest.mark.parametrize("who", ["torch on a cpu", "python", "MPS", "CUDA", "inside another"])
 def test_a_drift_preview_says_what_to_choose_instead(who):
-    message, remedy = preview.explain(ERRORS[who]())
+    message, remedy = explain(ERRORS[who]())
     assert "not enough memory" in message and "smaller picture" in remedy

@@ -7,8 +7,10 @@ import torch
 from oracles import random_pair
 from PIL import Image
 from rollout_studio.core.config import ConfigError
-from rollout_studio.core.look import preview
-from rollout_studio.core.look.preview_request import (
+from rollout_studio.core.look import bench as the_bench
+from rollout_studio.core.look.bench import Bench
+from rollout_studio.core.look.preview.answer import answer
+from rollout_studio.core.look.preview.request import (
     RELEVANT,
     VIEW_OPTIONS,
     PreviewError,
@@ -17,6 +19,7 @@ from rollout_studio.core.look.preview_request import (
     located_in,
     showcase,
 )
+from rollout_studio.core.look.remembering import Memory, Remembering
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow
 from rollout_studio.core.train.trainer import train
 from tiny_run import at_step, events
@@ -149,13 +152,13 @@ def test_a_row_is_evaluated_once_for_the_same_state_time_prompt_guidance_and_wei
     x, _ = random_pair((3, 4, 5, 6), 0, torch.float32)
     cond, rows = {"text": torch.arange(24.0).reshape(2, 3, 4)}, torch.tensor([0, 1, 1])
     level = path.at(torch.tensor([0.2, 0.5, 0.5]))
-    memory = preview.Memory()
+    memory = Memory()
     exact = model.predict(cond)(x, level, rows)
     model.rows = 0
 
     def ask(state="base", x=x, level=level, rows=rows, guidance=1.0):
         before = model.rows
-        found = preview.Remembering(model, state, memory).predict(cond, guidance)(x, level, rows)
+        found = Remembering(model, state, memory).predict(cond, guidance)(x, level, rows)
         return model.rows - before, found
 
     assert ask()[0] == 3
@@ -170,16 +173,16 @@ def test_a_row_is_evaluated_once_for_the_same_state_time_prompt_guidance_and_wei
 
 
 def test_a_picture_is_decoded_once():
-    model, memory = Counting(), preview.Memory()
+    model, memory = Counting(), Memory()
     latents, _ = random_pair((3, 4, 5, 6), 0, torch.float32)
-    shown = preview.Remembering(model, "base", memory)
+    shown = Remembering(model, "base", memory)
     assert torch.equal(shown.decode(latents), latents[:, :3] * 2)
     assert torch.equal(shown.decode(latents.flip(0)), latents.flip(0)[:, :3] * 2)
     assert model.decoded == 3
 
 
 def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
-    memory, one = preview.Memory(limit=3 * 40), torch.zeros(10)
+    memory, one = Memory(limit=3 * 40), torch.zeros(10)
     for name in (b"a", b"b", b"c"):
         memory.put(name, name, [one])
     memory.get(b"a")
@@ -195,7 +198,7 @@ def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
 
 def quietly(bench, record, folder):
     nothing = {"tell": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
-    return preview.answer(bench, record, folder, **nothing)
+    return answer(bench, record, folder, **nothing)
 
 
 def asked_of(run, pictures, **more):
@@ -216,7 +219,7 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
 ):
     run = tiny_run(variant, lora_alpha=1.5, max_train_steps=2, checkpoint_step_interval=1)
     assert train(run) == 0
-    bench = preview.Bench()
+    bench = Bench()
     weights = [
         {"run": str(run.path), "step": 2}, {"lora": str(run.lora_path / f"{run.name}.safetensors")},
         {"run": str(run.path), "step": 1, "label": "first"}, "base",
@@ -225,7 +228,7 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
     checkpoint, file, first, base = (together[name] for name in (f"{run.name}, step 2", run.name, "first", "base"))
     assert checkpoint == pytest.approx(file, rel=1e-4, abs=1e-5)
     assert len({numbers["cos_clean"] for numbers in (checkpoint, first, base)}) == 3
-    assert quietly(preview.Bench(), asked_of(run, pictures), tmp_path / "b")["numbers"]["base"] == base
+    assert quietly(Bench(), asked_of(run, pictures), tmp_path / "b")["numbers"]["base"] == base
     with pytest.raises(PreviewError, match="no checkpoint of step 9") as told:
         quietly(bench, asked_of(run, pictures, checkpoints=[{"run": str(run.path), "step": 9}]), tmp_path / "c")
     assert "1, 2" in told.value.remedy
@@ -248,7 +251,7 @@ def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(tiny_run, 
     file = tmp_path / "spoilt.safetensors"
     good = load_file(run.lora_path / f"{run.name}.safetensors")
     save_file({name: tensor.contiguous() for name, tensor in (spoil(*each) for each in good.items())}, file)
-    bench = preview.Bench()
+    bench = Bench()
     base = quietly(bench, asked_of(run, pictures), tmp_path / "a")["numbers"]
     for record in (
         asked_of(run, pictures, checkpoints=["base", {"lora": str(file)}]),
@@ -268,23 +271,23 @@ def test_a_full_fine_tune_is_shown_after_adapters_and_the_base_comes_back(tiny_r
     )
     assert train(lora) == 0 and train(full) == 0
     weights = ["base", {"run": str(lora.path), "step": 1}, {"run": str(full.path), "step": 1}]
-    bench = preview.Bench()
+    bench = Bench()
     record = asked_of(full, pictures, checkpoints=weights)
     first = quietly(bench, record, tmp_path / "a")["numbers"]
     bench.memory.clear()  # what was remembered must not hide wrong weights
     assert quietly(bench, {**record, "checkpoints": weights[::-1]}, tmp_path / "b")["numbers"] == first
     assert len({numbers["cos_clean"] for numbers in first.values()}) == 3
-    alone = quietly(preview.Bench(), {**record, "config": full.read_config() | {
+    alone = quietly(Bench(), {**record, "config": full.read_config() | {
         "pretrained_model_name_or_path": str(full.lora_path / "full")}, "checkpoints": ["base"]}, tmp_path / "c")  # fmt: skip
     assert alone["numbers"]["base"] == pytest.approx(first["full, step 1"], rel=1e-4, abs=1e-5)
 
 
 def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(preview, "ADAPTERS_KEPT", 1)
+    monkeypatch.setattr(the_bench, "ADAPTERS_KEPT", 1)
     run = tiny_run("lumina2", max_train_steps=2, checkpoint_step_interval=1)
     assert train(run) == 0
     weights = [{"run": str(run.path), "step": 1}, {"run": str(run.path), "step": 2}, "base"]
-    bench = preview.Bench()
+    bench = Bench()
     first = quietly(bench, asked_of(run, pictures, checkpoints=weights), tmp_path / "a")["numbers"]
     bench.memory.clear()
     assert quietly(bench, asked_of(run, pictures, checkpoints=weights[::-1]), tmp_path / "b")["numbers"] == first
@@ -293,7 +296,7 @@ def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictur
 
 def test_every_way_to_walk_is_shown(tiny_run, pictures, tmp_path):
     run = tiny_run("lumina2")
-    bench = preview.Bench()
+    bench = Bench()
     ways = {
         "solvers": (
             {"samplers": ["unipc", "euler", "rk4"], "what": ["curves"], "samples": 1},

@@ -217,9 +217,7 @@ def _strips(
             for i, (step, t, sigma, *_) in enumerate(frames)
         ]
         strips.append(
-            Strip(
-                kind, probe_set.captions[group.pictures[place]], pictures[0], tuple(shown), settings_record(settings)
-            )
+            Strip(kind, probe_set.captions[group.pictures[place]], pictures[0], tuple(shown), settings_record(settings))
         )
     return strips
 

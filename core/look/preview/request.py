@@ -1,7 +1,7 @@
 """What somebody wants to see of a model's drift: one record for the page, the graph, the preview worker and the trainer.
 
 No torch: the page builds and checks requests, and knows by `PreviewRequest.key` when two of them ask for the same
-picture. `core/look/preview.py` answers them.
+picture. `answer.py` answers them.
 """
 
 import hashlib
@@ -12,14 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ..config import OPTIONS, RunConfig, config_from_flat, config_to_flat
-from ..config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
-from ..data.captions import BadCaption
-from ..data.captions import decode as decode_caption
-from ..data.pictures import SUFFIXES
-from ..data.scanning import located
-from ..errors import Trouble
-from .drift.report import Role
+from ...config import OPTIONS, RunConfig, config_from_flat, config_to_flat
+from ...config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
+from ...data.captions import BadCaption
+from ...data.captions import decode as decode_caption
+from ...data.pictures import SUFFIXES
+from ...data.scanning import located
+from ..drift.report import Role
 
 KINDS = ("strip", "curves", "spectrum")
 """What can be asked for: the filmstrip, the curves (with report.json and CSV), the map of frequencies."""

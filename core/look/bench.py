@@ -1,0 +1,177 @@
+"""A loaded model with changeable weights: its base, LoRA files beside it, the checkpoints of runs."""
+
+import gc
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..runs import checkpoint
+from .preview.request import PreviewError, Weights
+from .remembering import Memory, Remembering
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..families.base import Model
+
+ADAPTERS_KEPT = 4
+SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant")
+"""What must be equal in the configs of a run and of the request that shows its checkpoint."""
+
+
+class Bench:
+    """The one loaded model, the adapters beside it, and the memory. Everything is loaded when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+        self.memory = Memory()
+        self._key: Any = None
+        self._config: RunConfig | None = None
+        self._adapters: OrderedDict[str, str] = OrderedDict()  # state -> the adapter's name, least recently used first
+        self._base: dict[str, Tensor] | None = None  # the base's weights, while those of a full fine-tune are in place
+        self._state = "base"
+        self._numbers = 0
+
+    def is_open(self, config: "RunConfig") -> bool:
+        """Whether the config's model is the one that is loaded."""
+        return self.model is not None and self._key == (config.model, config.training.flow_schedule_shift)
+
+    def open(self, config: "RunConfig") -> "Model":
+        """The config's model; another one that was loaded goes first."""
+        if not self.is_open(config):
+            from ..families import load_model
+
+            self.free()
+            shift = config.training.flow_schedule_shift
+            self.model = load_model(config.model, flow_shift=shift, for_training=False)
+            self._key, self._config = (config.model, shift), config
+        return self.model
+
+    def free(self) -> None:
+        """Give the memory back: model, adapters, everything remembered."""
+        self.model, self._key, self._config, self._base, self._state = None, None, None, None, "base"
+        self._numbers = 0
+        self._adapters.clear()
+        self.memory.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def wearing(self, weights: Weights) -> Remembering:
+        """The open model with these weights in place. Raises PreviewError where they are missing or do not fit it."""
+        if weights.is_base:
+            self._put_on("base")
+        elif weights.kind == "lora":
+            self._put_on(self._lora_file(weights))
+        else:
+            self._checkpoint(weights)
+        return Remembering(self.model, self._state, self.memory)
+
+    def _put_on(self, state: str) -> None:
+        """The base, or an adapter that is loaded."""
+        denoiser = self.model.denoiser
+        self._take_off_full()
+        if self.model.has_adapter:
+            if state == "base":
+                denoiser.disable_adapters()
+            else:
+                denoiser.enable_adapters()
+                denoiser.set_adapter(self._adapters[state])
+        if state != "base":
+            self._adapters.move_to_end(state)
+        self._state = state
+
+    def _lora_file(self, weights: Weights) -> str:
+        from ..adapters.lora_file import LoraError, look
+
+        try:
+            path = look(weights.path).path
+        except LoraError as error:
+            raise PreviewError(error.message, error.remedy) from error
+        state = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        if state not in self._adapters:
+            self._load_adapter(state, path)
+        return state
+
+    def _checkpoint(self, weights: Weights) -> None:
+        """The weights of a run's checkpoint; of its moving average where it has one, because that is what is exported."""
+        folder = weights.checkpoint
+        if not (folder / checkpoint.MANIFEST).is_file():
+            there = [str(checkpoint.step_of(path)) for path in checkpoint.checkpoints(folder.parent)]
+            raise PreviewError(
+                f"{weights.path.name} has no checkpoint of step {weights.step}.",
+                f"Choose one that is there: {', '.join(there)}." if there else "It has none yet: save one first.",
+            )
+        state = hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=16).hexdigest()
+        if state in self._adapters:
+            self._put_on(state)
+            return
+        if self._state == state:  # a full fine-tune that is in place
+            return
+        found = checkpoint.load(folder)
+        trained = found.record["config"]
+        here = {name: getattr(self._config.model, name) for name in SAME_MODEL}
+        other = [f"{name}: {trained[name]}, here {here[name]}" for name in here if trained[name] != here[name]]
+        if other:
+            raise PreviewError(
+                f"{weights.label} was trained on another model ({'; '.join(other)}).", "Choose the run's own model."
+            )
+        tensors = found.tensors["ema"] if "ema" in found.tensors else found.tensors["trainable"]
+        if trained["model_type"] == "lora":
+            rank = trained["lora_rank"]
+            alpha = rank if trained["lora_alpha"] is None else trained["lora_alpha"]
+            file = {
+                f"{self.model.component}.{name.replace('.default.', '.')}": tensor * (alpha / rank) if ".lora_B." in name else tensor
+                for name, tensor in tensors.items()
+            }  # fmt: skip
+            self._load_adapter(state, file)
+            self._put_on(state)
+        else:
+            self._put_on_full(state, tensors)
+
+    def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
+        """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
+        from ..adapters.loading import load_lora
+        from ..adapters.lora_file import LoraError
+
+        self._take_off_full()
+        while len(self._adapters) >= ADAPTERS_KEPT:
+            self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
+        self._numbers += 1
+        name = f"preview{self._numbers}"
+        try:
+            load_lora(self.model, source, name, text_encoders=False)
+        except LoraError as error:
+            raise PreviewError(error.message, error.remedy) from error
+        self._adapters[state] = name
+
+    def _put_on_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
+        """The weights of a full fine-tune in place of the base's, which are kept aside."""
+        if self._numbers:  # adapters have renamed the denoiser's layers
+            config = self._config
+            self.free()
+            self.open(config)
+        self._take_off_full()
+        own = self.model.denoiser.state_dict()
+        wrong = sorted(name for name in own.keys() | tensors.keys() if name not in tensors or name not in own or own[name].shape != tensors[name].shape)  # fmt: skip
+        if wrong:
+            raise PreviewError(
+                f"The checkpoint does not fit {self.model.source.name}: {len(wrong)} weights differ, as {wrong[0]}.",
+                "Choose a checkpoint of a run on this model.",
+            )
+        self._base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in own.items()}
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        self._state = state
+
+    def _take_off_full(self) -> None:
+        if self._base is not None:
+            with torch.no_grad():
+                for name, tensor in self.model.denoiser.state_dict().items():
+                    tensor.copy_(self._base[name])
+            self._base, self._state = None, "base"

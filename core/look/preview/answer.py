@@ -1,0 +1,131 @@
+"""A request answered with the weights that it names: by the bench of a worker, or by a training between two of its steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...config.options import ConfigError
+from ...families.source import ModelError
+from ...memory import is_out_of_memory, memory_message
+from ...runs import checkpoint
+from ..bench import Bench
+from ..drawing import draw
+from ..remembering import Remembering
+from ..sample_request import SampleRequest, read_request
+from .request import PreviewError, PreviewRequest, Weights
+from .show import Variant, show, sight
+
+if TYPE_CHECKING:
+    from ...config import RunConfig
+    from ...families.base import Model
+
+LOAD_SHARE = 0.6  # of the progress bar, where the model must be loaded first
+
+
+def show_live(
+    model: "Model",
+    record: Mapping[str, Any],
+    folder: Path,
+    *,
+    step: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[float, str], None] = lambda share, what: None,
+) -> dict[str, Any]:
+    """Answer a request with the weights that a training has now, between two steps, and the base beside them.
+
+    Leaves the model's modes, adapter, weights and the random state as found. `record`: the request's JSON, whose only
+    weights are this run's (`live`) and the base's; its model must be the run's.
+
+    Raises: PreviewError, ConfigError, Stopped.
+    """
+    request = read_request(record)
+    if any(each.kind not in ("base", "live") for each in request.weights):
+        raise PreviewError("A running run shows its own weights and the base only.", "Ask for other checkpoints apart.")
+    if any(each.is_base for each in request.weights) and not model.has_adapter:
+        raise PreviewError(
+            "A full fine-tune has no base beside it while it trains.", "Leave the base out, or compare when it is done."
+        )
+
+    @contextmanager
+    def entered(weights: Weights) -> Iterator["Model"]:
+        with model.adapters_disabled() if weights.is_base else nullcontext():
+            yield model
+
+    if isinstance(request, SampleRequest):
+        return draw(request, entered, model, folder, step=step, tell=tell, should_stop=should_stop)
+    variants = _variants(request, entered)
+    return show(request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop)
+
+
+def answer(
+    bench: Bench,
+    record: Mapping[str, Any],
+    folder: Path,
+    *,
+    tell: Callable[[float, str], None],
+    part: Callable[[dict[str, Any]], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
+    request = read_request(record)
+    if request.live is not None:
+        raise PreviewError("The weights of a running run are with its trainer.", "Ask the run.")
+    if isinstance(request, PreviewRequest):
+        request.text()  # what is missing is told before a model is loaded
+    first = 0.0 if bench.is_open(request.config) else LOAD_SHARE
+    if first:
+        tell(0.0, "loading the model")
+    model = bench.open(request.config)
+    tell(first, "the picture")
+
+    @contextmanager
+    def entered(weights: Weights) -> Iterator[Remembering]:
+        yield bench.wearing(weights)
+
+    def after_loading(share: float, what: str) -> None:
+        tell(first + (1 - first) * share, what)
+
+    if isinstance(request, SampleRequest):
+        return draw(
+            request, entered, model, folder, memory=bench.memory, tell=after_loading, part=part, should_stop=should_stop
+        )
+    return show(
+        request, _variants(request, entered), model, sight(model, request, bench.memory), folder,
+        tell=after_loading, part=part, should_stop=should_stop,
+    )  # fmt: skip
+
+
+def _variants(request: PreviewRequest, enter: Callable[[Weights], AbstractContextManager[Any]]) -> list[Variant]:
+    several = len(request.walks) > 1
+    return [
+        Variant(
+            f"{weights.label}, {_solver(walk)}" if several and len(request.weights) > 1 else _solver(walk) if several else weights.label,
+            "base" if weights.is_base else "tuned",
+            walk,
+            lambda weights=weights: enter(weights),
+        )
+        for weights in request.weights
+        for walk in request.walks
+    ]  # fmt: skip
+
+
+def _solver(walk: "RunConfig") -> str:
+    name, order = walk.rollout.sampler, walk.rollout.order
+    return f"{name}{order}" if name in ("unipc", "dpm") else name
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """What went wrong, and what to do."""
+    if is_out_of_memory(error):
+        return f"There is not enough memory for this preview. {memory_message(error)}", (
+            "Choose fewer checkpoints or a smaller picture, base_model_precision bfloat16, or device cpu; a run that trains "
+            "on the same device holds its memory until it ends."
+        )
+    if isinstance(error, PreviewError | ModelError):
+        return error.message, error.remedy
+    if isinstance(error, ConfigError):
+        return str(error), "Correct the field named."
+    if isinstance(error, checkpoint.CheckpointError):
+        return str(error), "Choose another checkpoint."
+    return f"{type(error).__name__}: {error}", "See the worker's log; the traceback is there."
