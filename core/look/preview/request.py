@@ -18,6 +18,7 @@ from ...data.captions import BadCaption
 from ...data.captions import decode as decode_caption
 from ...data.pictures import SUFFIXES
 from ...data.scanning import located
+from ...errors import Trouble
 from ..drift.report import Role
 
 KINDS = ("strip", "curves", "spectrum")
