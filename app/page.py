@@ -157,7 +157,12 @@ def launch(watch: Watch, port: int) -> gr.Blocks:
         max_file_size="200mb",
         theme=theme(),
         css=CSS,
-        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [Middleware(Guard, hosts=local_hosts(port))]},
+        app_kwargs={
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+            "middleware": [Middleware(Guard, hosts=local_hosts(port))],
+        },
     )
     return demo
 
@@ -190,7 +195,10 @@ def serve(
     if port != wanted:
         print(f"Port {wanted} is taken; using {port} instead.")
     address = f"http://{HOST}:{port}/"
-    print(f"Rollout Studio is at {address}\nRuns are kept in {watch.store.root}. Ctrl+C ends the page; runs go on.", flush=True)
+    print(
+        f"Rollout Studio is at {address}\nRuns are kept in {watch.store.root}. Ctrl+C ends the page; runs go on.",
+        flush=True,
+    )
     if open_browser:
         webbrowser.open(address)
     waiting = threading.Event()

@@ -45,7 +45,11 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
         weights, missing = weights_of(config, given[lab.weights], lab)
         if missing is not None:
             gr.Warning(missing)
-        return {tabs: gr.Tabs(selected="drift"), drift.parts: gr.Tabs(selected="look"), **lab.put(values, weights, given, request)}
+        return {
+            tabs: gr.Tabs(selected="drift"),
+            drift.parts: gr.Tabs(selected="look"),
+            **lab.put(values, weights, given, request),
+        }
 
     def on_take(given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
@@ -67,7 +71,9 @@ def why_not(config: RunConfig) -> str | None:
     """Why this config has no walk that the Drift tab could show; None when it has one."""
     rollout = config.rollout
     if not rollout.active:
-        return "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
+        return (
+            "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
+        )
     if not rollout.walks:
         return f"Nobody walks with the control {rollout.control}: set it to none to see the walk."
     if in_paper_mode(config):
@@ -98,7 +104,10 @@ def weights_of(config: RunConfig, current: Any, lab: DriftLab) -> tuple[str | No
     if base is not None:
         return base, None
     name = config.model.pretrained_model_name_or_path
-    return None, f"The Drift tab knows {name} only from a run that was made with it, so it walks with the weights that are chosen there."
+    return (
+        None,
+        f"The Drift tab knows {name} only from a run that was made with it, so it walks with the weights that are chosen there.",
+    )
 
 
 def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
@@ -122,4 +131,8 @@ def said(changes: Mapping[str, Any], before: RunConfig) -> str:
     if not changes:
         return "The Train tab has these settings already."
     old = config_to_flat(before)
-    return "Taken to the Train tab: " + "; ".join(f"{label(OPTIONS[name])} {shown(old[name])} → {shown(value)}" for name, value in changes.items()) + "."
+    return (
+        "Taken to the Train tab: "
+        + "; ".join(f"{label(OPTIONS[name])} {shown(old[name])} → {shown(value)}" for name, value in changes.items())
+        + "."
+    )

@@ -34,7 +34,17 @@ def seconds(page: Page, act) -> float:
 
 
 def once(port: int, folder: Path, opened_s: float) -> tuple[float, list[float]]:
-    command = [sys.executable, "-m", "rollout_studio.app", "ui", "--no-browser", "--port", str(port), "--runs-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "rollout_studio.app",
+        "ui",
+        "--no-browser",
+        "--port",
+        str(port),
+        "--runs-dir",
+        str(folder),
+    ]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
     try:
@@ -76,7 +86,10 @@ def main() -> None:
         for _ in range(times):
             load = psutil.getloadavg()[0]
             first, further = once(port, folder, opened_s)
-            print(f"{what:14s} first {first:5.2f} s   further {', '.join(f'{each:.2f}' for each in further)} s   load average {load:.1f}", flush=True)
+            print(
+                f"{what:14s} first {first:5.2f} s   further {', '.join(f'{each:.2f}' for each in further)} s   load average {load:.1f}",
+                flush=True,
+            )
     shutil.rmtree(folder, ignore_errors=True)
 
 

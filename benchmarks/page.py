@@ -69,7 +69,17 @@ def main() -> None:
     port = free_port(7950)
     address = f"http://127.0.0.1:{port}/"
     run = written(RunStore(folder))
-    command = [sys.executable, "-m", "rollout_studio.app", "ui", "--no-browser", "--port", str(port), "--runs-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "rollout_studio.app",
+        "ui",
+        "--no-browser",
+        "--port",
+        str(port),
+        "--runs-dir",
+        str(folder),
+    ]
     print(f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
     with sync_playwright() as playwright, run.lock():
         path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
@@ -104,7 +114,9 @@ def main() -> None:
                 busy = cpu_s(process) - used, time.monotonic() - since
                 for what, (cpu, seconds) in (("nothing new", idle), ("a step each 0.4 s", busy)):
                     ticks = viewers * seconds / TICK_S
-                    print(f"{viewers:2d} viewer{'s' if viewers > 1 else ' '}, {what:18s} {1000 * cpu / ticks:6.1f} ms CPU per tick, {100 * cpu / seconds:5.1f} % of a core")
+                    print(
+                        f"{viewers:2d} viewer{'s' if viewers > 1 else ' '}, {what:18s} {1000 * cpu / ticks:6.1f} ms CPU per tick, {100 * cpu / seconds:5.1f} % of a core"
+                    )
             last = STEPS + VIEWERS * 100 + 200
             tell(run, last)
             since = time.monotonic()

@@ -48,18 +48,27 @@ def make_pictures(folder: Path, number: int, side: int) -> None:
     folder.mkdir()
     draws = np.random.default_rng(0)
     for index in range(number):
-        coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+            (side, side * 3 // 4), Image.Resampling.BICUBIC
+        )
         grain = draws.normal(0, 6, (side * 3 // 4, side, 1))
-        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(folder / f"{index:03d}.jpg", quality=92)
+        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{index:03d}.jpg", quality=92
+        )
 
 
 def prepared(folder: Path, pictures: Path, how: str, changes: dict[str, str]) -> tuple[float, float]:
     """(wall, CPU) seconds of one preparation in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "GOMP_", "KMP_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "GOMP_", "KMP_"))
+    }
     cache = folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     done = subprocess.run(
-        [sys.executable, "-c", ONE_PROCESS, str(pictures), str(cache), how], env=environment | changes, check=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", ONE_PROCESS, str(pictures), str(cache), how],
+        env=environment | changes,
+        check=True,
+        stdout=subprocess.PIPE,
     )
     return tuple(json.loads(done.stdout))
 
@@ -73,11 +82,18 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     given = parser.parse_args()
     os.environ.pop("OMP_WAIT_POLICY", None)
-    ways = {"one thread": {"OMP_NUM_THREADS": "1"}, "worker": worker_environment(), "terminal": {}, "torch's default": {}}
+    ways = {
+        "one thread": {"OMP_NUM_THREADS": "1"},
+        "worker": worker_environment(),
+        "terminal": {},
+        "torch's default": {},
+    }
     folder = Path(tempfile.mkdtemp(prefix="preparing-benchmark-"))
     try:
         make_pictures(folder / "pictures", given.pictures, given.size)
-        print(f"{given.pictures} pictures of {given.size} px, {psutil.cpu_count()} cores, load average {psutil.getloadavg()[0]:.1f}, {given.times} times each")
+        print(
+            f"{given.pictures} pictures of {given.size} px, {psutil.cpu_count()} cores, load average {psutil.getloadavg()[0]:.1f}, {given.times} times each"
+        )
         times: dict[str, list[tuple[float, float]]] = {how: [] for how in ways}
         for _ in range(given.times):  # in turns, so that what else the machine does meets them all
             for how, changes in ways.items():

@@ -12,7 +12,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Stream = Literal["data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample"]
+Stream = Literal[
+    "data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample"
+]
 
 
 def stream_seed(seed: int, step: int, stream: Stream, index: int = 0) -> int:
@@ -31,9 +33,7 @@ def generator(seed: int, step: int, stream: Stream, index: int = 0) -> torch.Gen
     return torch.Generator("cpu").manual_seed(stream_seed(seed, step, stream, index))
 
 
-def row_noise(
-    shape: tuple[int, ...], seed: int, step: int, first_row: int = 0, stream: Stream = "noise"
-) -> Tensor:
+def row_noise(shape: tuple[int, ...], seed: int, step: int, first_row: int = 0, stream: Stream = "noise") -> Tensor:
     """N(0, I) noise of `shape` (B, ...), float32 on the CPU; row i depends on its global number `first_row + i` alone.
 
     So the same rows get the same noise however they are split over micro-steps or ranks.

@@ -15,9 +15,18 @@ STEPS = (0, 2, 4)
 
 def labels(record):
     """One for each walk, as `core.look.preview.answer` calls them."""
-    weights = ["base" if each == "base" else each.get("label", f"{Path(each['run']).name}, {'now' if 'live' in each else each.get('step')}") for each in record["checkpoints"]]
+    weights = [
+        "base"
+        if each == "base"
+        else each.get("label", f"{Path(each['run']).name}, {'now' if 'live' in each else each.get('step')}")
+        for each in record["checkpoints"]
+    ]
     solvers = [f"{each['sampler']}{each.get('order', '')}" for each in record.get("samplers", [])]
-    return [f"{label}, {solver}" if len(weights) > 1 else solver for label in weights for solver in solvers] if solvers else weights
+    return (
+        [f"{label}, {solver}" if len(weights) > 1 else solver for label in weights for solver in solvers]
+        if solvers
+        else weights
+    )
 
 
 def write_answer(folder, record, step=None):
@@ -29,7 +38,11 @@ def write_answer(folder, record, step=None):
         frames = []
         for at, walked in enumerate(STEPS):
             files = {}
-            for row, color in (("clean", (20, 120, 40 * at)), ("rolled", (200, 90, 40 * at)), ("heat", (60 * at, 0, number * 90))):
+            for row, color in (
+                ("clean", (20, 120, 40 * at)),
+                ("rolled", (200, 90, 40 * at)),
+                ("heat", (60 * at, 0, number * 90)),
+            ):
                 files[row] = f"frames/{number}-{at:02d}-{row}.png"
                 Image.new("RGB", (64, 64), color).save(folder / files[row])
             frames.append({"step": walked, "t": 0.6 - at / 5, "sigma": 0.6 - at / 5, "difference": at / 100, **files})

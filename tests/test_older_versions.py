@@ -38,7 +38,10 @@ def test_an_interrupted_run_is_listed_and_trains_on_as_its_own_version_would_hav
 def test_an_own_preset_is_a_card_and_a_config(store):
     [mine], broken = own_presets(store.root)
     assert not broken and mine.title == "Mine"
-    assert config_from_flat(read_preset(mine.key).changes).model.pretrained_model_name_or_path == "stabilityai/stable-diffusion-3.5-medium"
+    assert (
+        config_from_flat(read_preset(mine.key).changes).model.pretrained_model_name_or_path
+        == "stabilityai/stable-diffusion-3.5-medium"
+    )
 
 
 @pytest.mark.parametrize("name", ["compare-two-rollouts.json", "compare-two-rollouts.comfyui.json"])

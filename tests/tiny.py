@@ -308,7 +308,9 @@ def flux(*, guidance: bool = True, **scheduler):
         vae=autoencoder(0.1),
         text_encoder=clip_text(tokenizer),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval(),
+        text_encoder_2=T5EncoderModel(
+            T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ).eval(),
         tokenizer_2=words,
     )
 

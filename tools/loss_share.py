@@ -32,7 +32,16 @@ def table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) -> 
 def closed_form(config: RunConfig, spread: float) -> str:
     found = bands(config, spread)
     half, always = whole_step(config, spread), whole_step(config, spread, chance=1.0)
-    names = ("rows", "rolled rows: free", "bounded", "all rows: free", "bounded", "all rows, chance 1: free", "bounded", "plain training")
+    names = (
+        "rows",
+        "rolled rows: free",
+        "bounded",
+        "all rows: free",
+        "bounded",
+        "all rows, chance 1: free",
+        "bounded",
+        "plain training",
+    )
     rows = [
         (f"sigma {band.sigma:.2f}", (band.rows, band.unbounded, band.bounded, half["unbounded"][i], half["bounded"][i],
                                      always["unbounded"][i], always["bounded"][i], half["plain training"][i]))
@@ -54,7 +63,9 @@ def measured(config: RunConfig) -> str:
 
     model = load_model(config.model, for_training=False)
     files = sorted(CLASS.glob("*.png"))
-    pictures = torch.stack([torch.tensor(list(Image.open(file).convert("RGB").tobytes())).reshape(64, 64, 3) for file in files])
+    pictures = torch.stack(
+        [torch.tensor(list(Image.open(file).convert("RGB").tobytes())).reshape(64, 64, 3) for file in files]
+    )
     latents = model.encode_images(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
     prompts = model.encode_prompts([file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files])
     grid = Grid(model.inference_times(config.rollout.grid_steps, tuple(latents.shape[1:])))
@@ -74,7 +85,13 @@ def measured(config: RunConfig) -> str:
             remedy = remedy_for(kind, Ground(model.noise_path, model.prediction_type, grid))
             plan = remedy.plan(t, step=number, seed=0)
             with torch.no_grad():
-                found = batch_loss(model, kind, remedy, Batch(latents[rows], noise, model.collate([prompts[row] for row in rows])), plan)
+                found = batch_loss(
+                    model,
+                    kind,
+                    remedy,
+                    Batch(latents[rows], noise, model.collate([prompts[row] for row in rows])),
+                    plan,
+                )
             losses[name].append(found.parts.main)
             if name == "free":
                 rolled.append(plan.rolled)
@@ -85,7 +102,10 @@ def measured(config: RunConfig) -> str:
         of_rolled = torch.cat(parts) * (walked if name != "plain" else 1.0)
         shares[name] = [float(of_rolled[begin:end].sum() / of_rolled.sum()) for begin, end in pairwise(ends)]
     rows = [
-        (f"sigma {float(model.noise_path.at(times[end - 1 : end]).sigma):.2f}", (float(walked[begin:end].sum() / walked.sum()), *(shares[name][i] for name in kinds)))
+        (
+            f"sigma {float(model.noise_path.at(times[end - 1 : end]).sigma):.2f}",
+            (float(walked[begin:end].sum() / walked.sum()), *(shares[name][i] for name in kinds)),
+        )
         for i, (begin, end) in enumerate(pairwise(ends))
     ]
     return table(("rolled rows", "rolled rows' loss: free", "bounded", "plain training"), rows)
@@ -101,7 +121,9 @@ def main() -> None:
     given = parser.parse_args()
     asked = {**rollout_level(given.level, 1000), PREFIX + "snr_gamma": given.gamma, "prediction_type": given.prediction}
     for spread in given.spread:
-        print(f"Level {given.level}, {given.prediction}, data of standard deviation {spread:g}, bound {given.gamma:g}:\n")
+        print(
+            f"Level {given.level}, {given.prediction}, data of standard deviation {spread:g}, bound {given.gamma:g}:\n"
+        )
         print(closed_form(config_from_flat({**SD15, **asked}), spread), "\n")
     if given.measure:
         print(f"Measured on demo-epsilon, level {given.level}, every row chosen:\n")

@@ -95,7 +95,10 @@ def main() -> None:
     own = {"demo-training": demo(), "compare-two-rollouts": compare(), "rollout-preview": preview()}
     files = {WORKFLOWS / f"{name}.json": to_json(graph) for name, graph in own.items()}
     files |= {WORKFLOWS / f"preset-{name}.json": to_json(preset_graph(name)) for name in preset_names()}
-    files |= {EXAMPLES / f"{name}.json": json.dumps(to_ui(graph), ensure_ascii=False, indent=1) + "\n" for name, graph in own.items()}
+    files |= {
+        EXAMPLES / f"{name}.json": json.dumps(to_ui(graph), ensure_ascii=False, indent=1) + "\n"
+        for name, graph in own.items()
+    }
     for graph in own.values():
         check(graph)
     for path, text in files.items():

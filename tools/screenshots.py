@@ -89,14 +89,23 @@ def steps_picture(store: RunStore, most: int = 7, side: int = 128) -> Image.Imag
         if len(samples) < 3:
             continue
         steps = sorted(samples)
-        steps = [steps[round(index * (len(steps) - 1) / (min(most, len(steps)) - 1))] for index in range(min(most, len(steps)))]
+        steps = [
+            steps[round(index * (len(steps) - 1) / (min(most, len(steps)) - 1))]
+            for index in range(min(most, len(steps)))
+        ]
         prompts = [image["prompt"] for image in samples[steps[0]]]
         font, gap, head = ImageFont.load_default(15), 8, 26
         picture = Image.new("RGB", (gap + len(steps) * (side + gap), head + len(prompts) * (side + gap + 22)), "white")
         pen = ImageDraw.Draw(picture)
         for column, step in enumerate(steps):
             x = gap + column * (side + gap)
-            pen.text((x + side / 2, head / 2), "before" if step == 0 else f"step {step}", fill="#24292c", font=font, anchor="mm")
+            pen.text(
+                (x + side / 2, head / 2),
+                "before" if step == 0 else f"step {step}",
+                fill="#24292c",
+                font=font,
+                anchor="mm",
+            )
             for row, image in enumerate(samples[step]):
                 y = head + row * (side + gap + 22)
                 if column == 0:

@@ -44,12 +44,35 @@ def register(command: Callable[..., Any]) -> None:
 
     run = action("run", _run, "Run a graph: trainings become runs, pictures are written to the output folder.")
     _add_file(run)
-    run.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), metavar="DIR", help=f"folder for the results (default: {DEFAULT_OUT})")
-    run.add_argument("--only", action="append", metavar="NODE", help="run for this node alone, with what it needs; may be given again")
-    run.add_argument("--runs-dir", type=Path, metavar="DIR", help="folder of the runs (default: runs, or $ROLLOUT_STUDIO_RUNS)")
-    run.add_argument("--events", type=Path, metavar="FILE", help="append every event as a line of JSON, for another program to follow")
+    run.add_argument(
+        "--out",
+        type=Path,
+        default=Path(DEFAULT_OUT),
+        metavar="DIR",
+        help=f"folder for the results (default: {DEFAULT_OUT})",
+    )
+    run.add_argument(
+        "--only",
+        action="append",
+        metavar="NODE",
+        help="run for this node alone, with what it needs; may be given again",
+    )
+    run.add_argument(
+        "--runs-dir", type=Path, metavar="DIR", help="folder of the runs (default: runs, or $ROLLOUT_STUDIO_RUNS)"
+    )
+    run.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="append every event as a line of JSON, for another program to follow",
+    )
     run.add_argument("--stop-file", type=Path, metavar="FILE", help="stop, saving first, as soon as this file exists")
-    run.add_argument("--after", type=Path, metavar="FILE", help="wait for the process that this file names, as another graph's process.json does")
+    run.add_argument(
+        "--after",
+        type=Path,
+        metavar="FILE",
+        help="wait for the process that this file names, as another graph's process.json does",
+    )
     check = action("check", _check, "Say everything that is wrong with a graph; runs nothing.")
     _add_file(check)
     nodes = action("nodes", _nodes, "List the nodes, with their inputs and outputs.")
@@ -58,7 +81,9 @@ def register(command: Callable[..., Any]) -> None:
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a workflow (JSON), or a PNG or LoRA that carries one")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="change a field; may be given again")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="change a field; may be given again"
+    )
 
 
 def _say(text: str) -> None:
@@ -71,7 +96,9 @@ def _loaded(given: argparse.Namespace) -> Graph:
     for each in given.set:
         target, equals, value = each.partition("=")
         if not equals or "." not in target:
-            faults.append(Fault(f"--set {each}: must be NODE.INPUT=VALUE, for example --set rollout.max_step_offset=2."))
+            faults.append(
+                Fault(f"--set {each}: must be NODE.INPUT=VALUE, for example --set rollout.max_step_offset=2.")
+            )
         changes[target.strip()] = value
     if faults:
         raise ConfigError(faults)
@@ -195,7 +222,13 @@ class Follower:
     def refused(self, error: GraphError) -> None:
         """Tell whoever follows the file what is wrong with the graph; nothing has run."""
         with self:
-            self._write({"event": "refused", "problems": [vars(problem) for problem in error.problems], "time": round(time.time(), 3)})
+            self._write(
+                {
+                    "event": "refused",
+                    "problems": [vars(problem) for problem in error.problems],
+                    "time": round(time.time(), 3),
+                }
+            )
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is not None:
@@ -217,7 +250,9 @@ class Follower:
             last = self._last.get(event["node"], float("-inf"))
             if event["time"] - last >= self.EVERY_S:
                 self._last[event["node"]] = event["time"]
-                self._line(f"{self._titles.get(event['node'], event['node'])}: {event['what']} {event['done']}/{event['total']}")
+                self._line(
+                    f"{self._titles.get(event['node'], event['node'])}: {event['what']} {event['done']}/{event['total']}"
+                )
 
     def _line(self, text: str) -> None:
         print(printable(text), file=self._stream, flush=True)

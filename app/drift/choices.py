@@ -58,7 +58,10 @@ def caption_beside(path: Path) -> str:
 
 def built_in() -> list[Picture]:
     """The pictures that come along: held out of the demo's training."""
-    return [Picture(path, caption_beside(path), "held-out", "Built in, never trained on") for path in pictures_in(located(SHOWCASE))]
+    return [
+        Picture(path, caption_beside(path), "held-out", "Built in, never trained on")
+        for path in pictures_in(located(SHOWCASE))
+    ]
 
 
 def pictures_of_run(name: str, flat: Mapping[str, Any]) -> list[Picture]:
@@ -70,7 +73,10 @@ def pictures_of_run(name: str, flat: Mapping[str, Any]) -> list[Picture]:
     trained, held_out = split_holdout(scan(config.data), config.drift)
     probe, _ = scan_probe(config.data, config.drift)
     found = []
-    for items, role, group in (((*probe, *held_out), "held-out", f"Held out of {name}"), (trained, "training", f"Trained on by {name}")):
+    for items, role, group in (
+        ((*probe, *held_out), "held-out", f"Held out of {name}"),
+        (trained, "training", f"Trained on by {name}"),
+    ):
         found += [Picture(item.path, item.caption, role, group) for item in items[:MOST_PICTURES]]
     return found
 
@@ -112,7 +118,10 @@ class Shelf:
 
     def reports(self, run: Path) -> list[int]:
         """Steps at which the run measured its drift."""
-        return self._listed(run / "drift", lambda folder: sorted(_step(path) for path in folder.glob("step-*") if _step(path) is not None))
+        return self._listed(
+            run / "drift",
+            lambda folder: sorted(_step(path) for path in folder.glob("step-*") if _step(path) is not None),
+        )
 
     def _listed(self, folder: Path, look: Any) -> list[Any]:
         try:
@@ -144,7 +153,9 @@ def bases() -> list[tuple[str, str]]:
 def base_of(config: RunConfig) -> str | None:
     """The value of the base model that this config starts from; None where no preset has it."""
     flat = config_to_flat(config)
-    return next((value for _, value in bases() if same_model(flat, config_to_flat(load_preset(value.partition("/")[2])))), None)
+    return next(
+        (value for _, value in bases() if same_model(flat, config_to_flat(load_preset(value.partition("/")[2])))), None
+    )
 
 
 def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -194,7 +205,9 @@ def chosen(value: Any, runs: Sequence[RunSummary]) -> Chosen:
     name, _, what = rest.partition("/")
     run = next((run for run in runs if run.name == name), None) if kind == "run" else None
     if run is None:
-        raise wrong(f"There is no run '{name}' any more; choose other weights." if name else "Choose the weights to look at.")
+        raise wrong(
+            f"There is no run '{name}' any more; choose other weights." if name else "Choose the weights to look at."
+        )
     try:
         flat = _relevant(RunDir(run.path).read_config())
     except RunError as error:
@@ -202,7 +215,9 @@ def chosen(value: Any, runs: Sequence[RunSummary]) -> Chosen:
     path = str(run.path)
     if what == NOW:
         if not run.alive:
-            raise wrong(f"{name} has ended, so it has no weights of now; choose its exported LoRA or its last checkpoint.")
+            raise wrong(
+                f"{name} has ended, so it has no weights of now; choose its exported LoRA or its last checkpoint."
+            )
         return Chosen({"run": path, "live": True}, flat, f"{name}, now", name, live=True)
     if what == EXPORTED:
         label = f"{name}, exported"
@@ -234,13 +249,19 @@ def pair(weights: Any, against: Any, runs: Sequence[RunSummary]) -> tuple[list[A
     other = [name for name in _SAME_MODEL if first.config.get(name) != second.config.get(name)]
     if other:
         here, there = (each.config.get(_SAME_MODEL[0]) for each in (first, second))
-        raise wrong(f"{second.label} belongs to the model {there}, {first.label} to {here}: compare weights of one model.")
+        raise wrong(
+            f"{second.label} belongs to the model {there}, {first.label} to {here}: compare weights of one model."
+        )
     return [first.checkpoint, second.checkpoint], (first if first.run is not None else second).config
 
 
 def _relevant(flat: Mapping[str, Any]) -> dict[str, Any]:
     """What a preview takes from a run's config: the model and the shape of its pictures. How to walk, the tab's own fields say."""
-    return {name: value for name, value in flat.items() if name in RELEVANT and not name.startswith(("scheduled_sampling_", "drift_"))}
+    return {
+        name: value
+        for name, value in flat.items()
+        if name in RELEVANT and not name.startswith(("scheduled_sampling_", "drift_"))
+    }
 
 
 # Solvers -------------------------------------------------------------------------------------------------------------

@@ -113,4 +113,6 @@ def _must_wait(place: Place, state: PreviewState | None) -> bool:
 
 def is_live(record: Mapping[str, Any] | None) -> bool:
     """Whether a running run answers this request."""
-    return record is not None and any(isinstance(each, Mapping) and each.get("live") is True for each in record.get("checkpoints", ()))
+    return record is not None and any(
+        isinstance(each, Mapping) and each.get("live") is True for each in record.get("checkpoints", ())
+    )

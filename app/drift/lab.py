@@ -29,7 +29,12 @@ from .picture import downloads, film, numbers_table, report_charts, words_list
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
 
-EDIT_S, TYPED_S, LOOK_S, HOLD_S = 0.05, 0.9, 0.05, 0.4  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
+EDIT_S, TYPED_S, LOOK_S, HOLD_S = (
+    0.05,
+    0.9,
+    0.05,
+    0.4,
+)  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
 FIELDS: dict[str, tuple[Option, str]] = {
@@ -62,7 +67,9 @@ _EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it stray?</h4>
 <p>One picture goes two ways. First, noise is put on it and the model says what it sees: that is <b class="rs-t-clean">what it should see</b>. Then the model
 walks from there on its own steps: <b class="rs-t-rolled">what it sees after walking alone</b>. Where the two differ is <b>drift</b>.</p>
 <p class="rs-quiet">The demo's picture and model are chosen already: press <b>Show the drift</b>.</p></div>"""
-_SCROLL = "() => { if (window.innerWidth < 1000) document.querySelector('#look-progress').scrollIntoView({block: 'start'}); }"
+_SCROLL = (
+    "() => { if (window.innerWidth < 1000) document.querySelector('#look-progress').scrollIntoView({block: 'start'}); }"
+)
 _PICK = """
 element.addEventListener('change', event => {
   if (event.target.matches('input[name=rs-picture]')) trigger('pick', {key: event.target.value});
@@ -83,8 +90,12 @@ class DriftLab:
         runs = watch.runs()
         with gr.Row(elem_classes="rs-lab"):
             with gr.Column(scale=4, min_width=300, elem_classes="rs-lab-controls"):
-                self.pictures = gr.HTML(self._gallery(self._built_in, self._first_key()), elem_id="look-pictures", js_on_load=_PICK)
-                self.upload = gr.UploadButton("Use a picture of mine", file_types=["image"], size="sm", elem_id="look-upload")
+                self.pictures = gr.HTML(
+                    self._gallery(self._built_in, self._first_key()), elem_id="look-pictures", js_on_load=_PICK
+                )
+                self.upload = gr.UploadButton(
+                    "Use a picture of mine", file_types=["image"], size="sm", elem_id="look-upload"
+                )
                 self.weights = gr.Dropdown(
                     choices=choices.weights_choices(runs, self.shelf), value=f"{choices.BASE}/{choices.FIRST_MODEL}", label="Whose drift: weights",
                     info=_WEIGHTS_HELP, elem_id="look-weights",
@@ -96,7 +107,9 @@ class DriftLab:
                     self.show = gr.Button("Show the drift", variant="primary", size="lg", elem_id="look-show")
                     self.stop = gr.Button("Stop", size="lg", visible=False, elem_id="look-stop", min_width=80)
                 first = self._built_in[0].caption if self._built_in else ""
-                self.prompt = gr.Textbox(label="Prompt", value=first, info=_PROMPT_HELP, lines=1, max_lines=4, elem_id="look-prompt")
+                self.prompt = gr.Textbox(
+                    label="Prompt", value=first, info=_PROMPT_HELP, lines=1, max_lines=4, elem_id="look-prompt"
+                )
                 self.fields: dict[str, gr.components.Component] = {}
                 self._place("offset", "target")
                 with gr.Accordion("More", open=False, elem_id="look-more"):
@@ -113,7 +126,9 @@ class DriftLab:
                 self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
                 self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
         self.timer = gr.Timer(LOOK_S, active=False)
-        self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")  # the number of the newest answer that the browser has applied
+        self.shown = gr.Number(
+            0, precision=0, visible=False, elem_id="look-shown"
+        )  # the number of the newest answer that the browser has applied
         self._edited: dict[str, gr.components.Component] = {
             **self.fields, "prompt": self.prompt, "weights": self.weights, "against": self.against, "solver": self.solver,
         }  # fmt: skip
@@ -127,7 +142,11 @@ class DriftLab:
         for name in names:
             option, label = FIELDS[name]
             value = FIRST.get(name, option.default)
-            made = forms.component(_narrowed(name, option, self.most_steps("inference", FIELDS["grid_steps"][0].default)), value, full=False)
+            made = forms.component(
+                _narrowed(name, option, self.most_steps("inference", FIELDS["grid_steps"][0].default)),
+                value,
+                full=False,
+            )
             made.label = f"{label} ({option.unit})" if option.unit and option.unit not in label else label
             made.elem_id = f"look-{name.replace('_', '-')}"  # the same option may stand on the Train tab
             self.fields[name] = made
@@ -182,7 +201,9 @@ class DriftLab:
         except ConfigError as error:
             self.desk.plan(viewer, None, 0)
             faults = error.faults
-            return _merged(follow, self._sent(place, given[self.shown], lambda: self._told(place, faults, "", card=False)))
+            return _merged(
+                follow, self._sent(place, given[self.shown], lambda: self._told(place, faults, "", card=False))
+            )
         if place.memory.get("follows"):
             self.desk.plan(viewer, record, delay_s)
             follow[self.timer] = gr.Timer(active=True)
@@ -213,13 +234,17 @@ class DriftLab:
         listed = choices.weights_choices(self.watch.runs(), self.shelf, weights)
         return _merged({self.weights: gr.update(value=weights, choices=listed)}, self.on_weights(given, request))
 
-    def put(self, values: Mapping[str, Any], weights: str | None, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+    def put(
+        self, values: Mapping[str, Any], weights: str | None, given: Mapping[Any, Any], request: gr.Request
+    ) -> dict[Any, Any]:
         """Updates that put `values` into fields and choose these weights (None: those that are chosen) for a viewer, and ask for the drift."""
         out: dict[Any, Any] = {self.fields[name]: gr.update(value=value) for name, value in values.items()}
         given = {**given, **{self.fields[name]: value for name, value in values.items()}}
         if weights is not None:
             given |= {self.against: choices.NOTHING, self.weights: weights}
-            out = _merged({self.against: gr.update(value=choices.NOTHING), **self.turn_to(weights, given, request)}, out)
+            out = _merged(
+                {self.against: gr.update(value=choices.NOTHING), **self.turn_to(weights, given, request)}, out
+            )
         follow = self._dependent(self.desk.place(_viewer(request)), given)
         return _merged(_merged(out, follow), self.on_show(given, request))
 
@@ -242,7 +267,9 @@ class DriftLab:
             return {self.prompt: gr.skip()}
         picture = choices.Picture(path, "", "held-out", "Yours")
         place.memory["mine"] = choices.without_copies([picture, *place.memory.get("mine", ())])[: choices.MOST_PICTURES]
-        return _merged({self.pictures: self._gallery(self._offered(place), picture.key)}, self._picked(viewer, given, picture))
+        return _merged(
+            {self.pictures: self._gallery(self._offered(place), picture.key)}, self._picked(viewer, given, picture)
+        )
 
     def _picked(self, viewer: str, given: Mapping[Any, Any], picture: choices.Picture) -> dict[Any, Any]:
         self.desk.place(viewer).memory["picture"] = picture
@@ -262,7 +289,10 @@ class DriftLab:
     def on_stop(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
         self.desk.cancel(viewer)
-        return {**self._sent(self.desk.place(viewer), applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
+        return {
+            **self._sent(self.desk.place(viewer), applied, lambda: self._drawn(viewer)),
+            self.timer: gr.Timer(active=True),
+        }
 
     def on_tick(self, applied: Any, request: gr.Request) -> Any:
         """`applied`: the number of the last answer that the browser has applied."""
@@ -338,7 +368,10 @@ class DriftLab:
                 PreviewRequest.from_json(record)
             except ConfigError as error:  # of two weights that do not go together, the second is the one to change
                 second = given[self.against] != choices.NOTHING
-                faults += [Fault(fault.message, ("against",)) if second and "checkpoints" in fault.options else fault for fault in error.faults]
+                faults += [
+                    Fault(fault.message, ("against",)) if second and "checkpoints" in fault.options else fault
+                    for fault in error.faults
+                ]
         if faults:
             raise ConfigError(faults)
         return record
@@ -347,7 +380,9 @@ class DriftLab:
         """Fields that follow others: how far the offset can go, and whether the solver has an order. Sent only when it changed."""
         out: dict[Any, Any] = {}
         sampler = given[self.fields["sampler"]]
-        ordered = not isinstance(sampler, str) or sampler not in FIELDS["sampler"][0].choices or choices.has_order(sampler)
+        ordered = (
+            not isinstance(sampler, str) or sampler not in FIELDS["sampler"][0].choices or choices.has_order(sampler)
+        )
         if place.memory.setdefault("ordered", True) != ordered:
             place.memory["ordered"] = ordered
             out[self.fields["order"]] = gr.update(interactive=ordered)
@@ -375,18 +410,27 @@ class DriftLab:
             name = next((_AT_FIELD[name] for name in fault.options if name in _AT_FIELD), None)
             if name is not None:
                 wrong.setdefault(name, fault.message)
-        out = {**self._unmarked(place, wrong), **{self._edited[name]: _marked(f"⚠ {message}", True) for name, message in wrong.items()}}
+        out = {
+            **self._unmarked(place, wrong),
+            **{self._edited[name]: _marked(f"⚠ {message}", True) for name, message in wrong.items()},
+        }
         place.memory["wrong"] = list(wrong)
         if card or not wrong:
             items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
             more = f"<p>{text(remedy)}</p>" if remedy else ""
-            out[self.progress] = f'<div class="rs-card rs-bad" role="alert"><h4>This cannot be shown yet</h4><ul>{items}</ul>{more}</div>'
+            out[self.progress] = (
+                f'<div class="rs-card rs-bad" role="alert"><h4>This cannot be shown yet</h4><ul>{items}</ul>{more}</div>'
+            )
         return out
 
     def _unmarked(self, place: Place, still: Mapping[str, str] | None = None) -> dict[Any, Any]:
         """Updates that take the marks from fields that are right again, and the card about them."""
         before = place.memory.pop("wrong", [])
-        out: dict[Any, Any] = {self._edited[name]: _marked(self._help(name), False) for name in before if still is None or name not in still}
+        out: dict[Any, Any] = {
+            self._edited[name]: _marked(self._help(name), False)
+            for name in before
+            if still is None or name not in still
+        }
         if before and not still:
             out[self.progress] = ""
         return out
@@ -427,12 +471,21 @@ class DriftLab:
                 f'<label title="{text(says)}"><input type="radio" name="rs-picture" value="{text(picture.key)}"{" checked" if picture.key == picked else ""}>'
                 f'<img src="{text(address)}" alt="{text(says)}"></label>'
             )
-        drawn = "".join(f'<div class="rs-thumbs-name">{text(group)}</div><div class="rs-thumbs">{"".join(items)}</div>' for group, items in groups.items())
-        return f'<fieldset class="rs-picks"><legend>Picture</legend>{drawn}</fieldset>' if drawn else '<div class="rs-gone">No built-in pictures; use one of yours.</div>'
+        drawn = "".join(
+            f'<div class="rs-thumbs-name">{text(group)}</div><div class="rs-thumbs">{"".join(items)}</div>'
+            for group, items in groups.items()
+        )
+        return (
+            f'<fieldset class="rs-picks"><legend>Picture</legend>{drawn}</fieldset>'
+            if drawn
+            else '<div class="rs-gone">No built-in pictures; use one of yours.</div>'
+        )
 
     # -- drawing -------------------------------------------------------------------------------------------------------------
 
-    def beat(self, viewer: str | None, weights: str | None, against: str | None, seen: dict[str, str], applied: Any = 0) -> dict[Any, Any]:
+    def beat(
+        self, viewer: str | None, weights: str | None, against: str | None, seen: dict[str, str], applied: Any = 0
+    ) -> dict[Any, Any]:
         """What the page's own timer sends: new runs and checkpoints in the lists. Of answers it draws nothing, so that they come one after
         the other: it wakes the quick timer, where that has something to tell."""
         runs = self.watch.runs()
@@ -455,7 +508,14 @@ class DriftLab:
         if look.state is None:
             return {}
         memory, out, state = place.memory, {}, look.state
-        mark = (look.ticket, state.status, state.what, round(state.share, 2), round(state.seconds) if not state.ended else 0, state.result is not None)
+        mark = (
+            look.ticket,
+            state.status,
+            state.what,
+            round(state.share, 2),
+            round(state.seconds) if not state.ended else 0,
+            state.result is not None,
+        )
         if memory.get("progress") == mark:
             return {}
         memory["progress"] = mark
@@ -476,7 +536,9 @@ class DriftLab:
         if below:
             out[self.curves], out[self.measure] = card, gr.Button(visible=False)
             memory["below"] = True
-        elif memory.pop("below", False) and state.status != "done":  # the card goes; the curves themselves come with the answer
+        elif (
+            memory.pop("below", False) and state.status != "done"
+        ):  # the card goes; the curves themselves come with the answer
             out[self.curves], out[self.measure] = "", gr.Button(visible=True)
         return out
 
@@ -497,7 +559,14 @@ class DriftLab:
                     out[self.curves] = self._curves(result) if measured else ""
                 memory["export"] = mark
             memory["folder"] = result["folder"]
-        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError) as error:  # a run's answer comes from its files
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            OSError,
+            ReportError,
+        ) as error:  # a run's answer comes from its files
             out[self.progress] = (
                 f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
             )
@@ -518,7 +587,11 @@ class DriftLab:
             of = f" ({strip['label']})" if len(strips) > 1 else ""
             files.append((f"Filmstrip{of}, PNG", f"{stem}{f'-{number + 1}' if number else ''}.png", strip["filmstrip"]))
         if measured:
-            files += [(f"{kind.capitalize()}, PNG", f"{stem}-{kind}.png", result[kind]) for kind in ("curves", "spectrum") if kind in result]
+            files += [
+                (f"{kind.capitalize()}, PNG", f"{stem}-{kind}.png", result[kind])
+                for kind in ("curves", "spectrum")
+                if kind in result
+            ]
         files += [("Report, JSON", f"{stem}.json", result["report"]), ("Numbers, CSV", f"{stem}.csv", result["csv"])]
         taken = Path(result["folder"]) / "take"  # goes with the result, when the client forgets it
         links = [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]

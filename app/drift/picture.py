@@ -63,7 +63,9 @@ def film(result: Mapping[str, Any], address: Address, asked: Mapping[str, Any]) 
     strips = result["strips"]
     shared = len(asked.get("checkpoints", ())) == 1  # one model, several solvers: one row of what it should see
     columns = len(strips[0]["frames"])
-    groups = "".join(_group(number, strip, result, address, shared, len(strips) > 1) for number, strip in enumerate(strips))
+    groups = "".join(
+        _group(number, strip, result, address, shared, len(strips) > 1) for number, strip in enumerate(strips)
+    )
     return (
         f'<div class="rs-look" style="--n:{columns}">{_fact(result, asked, address)}'
         f'<div class="rs-scroll rs-film" tabindex="0" role="region" aria-label="Filmstrip: noise goes away from left to right">'
@@ -84,8 +86,15 @@ def _fact(result: Mapping[str, Any], asked: Mapping[str, Any], address: Address)
         more = f"What it sees there differs by {percent(found['picture_difference'])} of full brightness."
     else:
         fact = alone.replace("its own", "their own") + ", this far <b>off the true path</b>:"
-        more = "What they see there differs by " + " and ".join(percent(numbers[strip["label"]]["picture_difference"]) for strip in strips) + " of full brightness."
-        chips = "".join(f'<span>{text(strip["label"])} <b>{percent(numbers[strip["label"]]["distance"])}</b></span>' for strip in strips)
+        more = (
+            "What they see there differs by "
+            + " and ".join(percent(numbers[strip["label"]]["picture_difference"]) for strip in strips)
+            + " of full brightness."
+        )
+        chips = "".join(
+            f"<span>{text(strip['label'])} <b>{percent(numbers[strip['label']]['distance'])}</b></span>"
+            for strip in strips
+        )
     if asked.get("start") == "noise":
         floor = "This walk began in pure noise and knows nothing of your picture: nearly all of the difference is that, and no fault of the model."
     else:
@@ -98,7 +107,11 @@ def _fact(result: Mapping[str, Any], asked: Mapping[str, Any], address: Address)
     when = f" Weights of training step {text(step)}." if isinstance(step, int) else ""
     known = " · a picture that it trained on" if asked.get("role") == "training" else ""
     diverged = any(numbers[strip["label"]]["distance"] is None for strip in strips)
-    broken = '<p class="rs-warn">The model answers with what is not a number: its training has diverged.</p>' if diverged else ""
+    broken = (
+        '<p class="rs-warn">The model answers with what is not a number: its training has diverged.</p>'
+        if diverged
+        else ""
+    )
     return (
         f'<div class="rs-fact"><figure><img src="{text(address(strips[0]["truth"]))}" alt="The picture itself"><figcaption>the picture</figcaption></figure>'
         f'<div><h3>{fact}</h3>{f"""<div class="rs-fact-chips">{chips}</div>""" if chips else ""}<p>{text(more)} {text(floor)}{fewer}{when}</p>{broken}'
@@ -110,6 +123,7 @@ def _fact(result: Mapping[str, Any], asked: Mapping[str, Any], address: Address)
 def _axis(frames: Sequence[Mapping[str, Any]]) -> str:
     """The noise level above each column, and the scrubber below: the axis is the slider."""
     last = len(frames) - 1
+
     def called(step: Any) -> str:
         return "start" if step == 0 else f"step {text(step)}"
 
@@ -126,7 +140,9 @@ def _axis(frames: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _group(number: int, strip: Mapping[str, Any], result: Mapping[str, Any], address: Address, shared: bool, several: bool) -> str:
+def _group(
+    number: int, strip: Mapping[str, Any], result: Mapping[str, Any], address: Address, shared: bool, several: bool
+) -> str:
     frames, label = strip["frames"], strip["label"]
     most = max((frame["difference"] for frame in frames if isinstance(frame["difference"], int | float)), default=0)
     scale = strip.get("scale")
@@ -146,7 +162,9 @@ def _group(number: int, strip: Mapping[str, Any], result: Mapping[str, Any], add
             f"{_bar(frame['difference'], most) if row == 'heat' else ''}</div>"
             for at, frame in enumerate(frames)
         )
-        rows.append(f'{above}<div class="rs-row-head rs-is-{row}"><b>{name}</b> <span>{help_}</span>{key}</div><div class="rs-row">{cells}</div>')
+        rows.append(
+            f'{above}<div class="rs-row-head rs-is-{row}"><b>{name}</b> <span>{help_}</span>{key}</div><div class="rs-row">{cells}</div>'
+        )
     return f'<div class="rs-group">{"".join(rows)}</div>'
 
 
@@ -159,7 +177,11 @@ def _close_up(strips: Sequence[Mapping[str, Any]], address: Address) -> str:
     """One step large: the three pictures of it, and two of them under a before/after slider."""
     last = strips[0]["frames"][-1]
     who = "".join(f'<option value="{at}">{text(strip["label"])}</option>' for at, strip in enumerate(strips))
-    pick = f'<label class="rs-pick">of <select class="rs-who" aria-label="Whose pictures are shown large">{who}</select></label>' if len(strips) > 1 else ""
+    pick = (
+        f'<label class="rs-pick">of <select class="rs-who" aria-label="Whose pictures are shown large">{who}</select></label>'
+        if len(strips) > 1
+        else ""
+    )
     tiles = "".join(
         f'<figure class="rs-is-{row}"><img data-big="{row}" src="{text(address(last[row]))}" alt="{text(ROWS[row][0])}, large"><figcaption>{words}</figcaption></figure>'
         for row, words in _TILES.items()
@@ -184,9 +206,14 @@ def _close_up(strips: Sequence[Mapping[str, Any]], address: Address) -> str:
 def _pairs(strips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(words, "variant.row|variant.row") of what the before/after slider can show."""
     several = len(strips) > 1
-    found = [(f"sees alone: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled") for at, strip in enumerate(strips[1:], 1)]
+    found = [
+        (f"sees alone: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled")
+        for at, strip in enumerate(strips[1:], 1)
+    ]
     for at, strip in enumerate(strips):
-        found.append(("should see | sees alone" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled"))
+        found.append(
+            ("should see | sees alone" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled")
+        )
     return found
 
 
@@ -219,7 +246,10 @@ def words_list(sentences: Sequence[Any]) -> str:
 
 def downloads(links: Sequence[tuple[str, str, str]]) -> str:
     """Download links: (what it is called, the file's name on the person's disk, address)."""
-    found = "".join(f'<a class="rs-file" download="{text(name)}" href="{text(href)}">{text(words)}</a>' for words, name, href in links)
+    found = "".join(
+        f'<a class="rs-file" download="{text(name)}" href="{text(href)}">{text(words)}</a>'
+        for words, name, href in links
+    )
     return f'<div class="rs-downloads" role="group" aria-label="Downloads">{found}</div>' if found else ""
 
 
@@ -242,19 +272,29 @@ def report_charts(report: DriftReport) -> str:
             chart(lines, title=f"Distance from the true path after {_steps(farthest)} alone", x_label=_X, y_label="share of its length", x_range=(0, 1)),
             "Higher is farther off. Even a perfect model leaves the path a little, so compare the lines with each other, not with zero.",
         ))  # fmt: skip
-        parts = [part for curve, (name, color), _ in drawn[:2] for part in _parts(curve, name, color, farthest, len(drawn) > 1)]
+        parts = [
+            part
+            for curve, (name, color), _ in drawn[:2]
+            for part in _parts(curve, name, color, farthest, len(drawn) > 1)
+        ]
         whose = f" ({drawn[0][1][0]})" if len(drawn) == 1 else ""
         cells.append((
             chart(parts, title=f"Where it comes from{whose}", x_label=_X, y_label="share of its length", x_range=(0, 1)),
             "Solver: what coarse steps lose; more steps cure it. Floor + model: what stays with very fine steps. Part of that no model can avoid.",
         ))  # fmt: skip
-    losses = [_line(name, curve.clean_loss, "loss", color, dashed) for curve, (name, color), dashed in drawn if curve.clean_loss]
+    losses = [
+        _line(name, curve.clean_loss, "loss", color, dashed)
+        for curve, (name, color), dashed in drawn
+        if curve.clean_loss
+    ]
     if losses:
         cells.append((
             chart(losses, title="Held-out clean loss" if all(curve.role == "held-out" for curve, _, _ in drawn) else "Clean loss", x_label=_X, x_range=(0, 1)),
             "How far off it is on true noisy pictures that it never trained on. If drift falls while this rises, the model has become blurry, not better.",
         ))  # fmt: skip
-    maps = [(curve.spectrum, name) for curve, (name, _), _ in drawn if curve.spectrum is not None and curve.spectrum.sigma]
+    maps = [
+        (curve.spectrum, name) for curve, (name, _), _ in drawn if curve.spectrum is not None and curve.spectrum.sigma
+    ]
     full = _full_colour([spectrum for spectrum, _ in maps])
     for spectrum, name in maps:
         cells.append((
@@ -262,8 +302,17 @@ def report_charts(report: DriftReport) -> str:
             "Red: that kind of detail came out too strong, blue: too weak, blank: as it should be. Fine detail is at the top; the walk goes to the right.",
         ))  # fmt: skip
     spread = any(curve.samples > 1 for curve, _, _ in drawn)
-    how = _sentence("Shaded: within this range the truth lies with 95 % certainty, for these pictures and other noises.") if spread and cells else ""
-    return how + f'<div class="rs-grid2">{"".join(f"<div>{picture}{_sentence(words)}</div>" for picture, words in cells)}</div>' if cells else ""
+    how = (
+        _sentence("Shaded: within this range the truth lies with 95 % certainty, for these pictures and other noises.")
+        if spread and cells
+        else ""
+    )
+    return (
+        how
+        + f'<div class="rs-grid2">{"".join(f"<div>{picture}{_sentence(words)}</div>" for picture, words in cells)}</div>'
+        if cells
+        else ""
+    )
 
 
 def _styled(report: DriftReport) -> list[tuple[Curve, tuple[str, str], bool]]:
@@ -274,7 +323,16 @@ def _styled(report: DriftReport) -> list[tuple[Curve, tuple[str, str], bool]]:
     found, colors = [], iter(_COLORS)
     for curve in curves[:4]:
         is_base = tuned and curve.weights == "base"
-        found.append((curve, (curve.label, "clean" if is_base and "clean" not in [c for _, (_, c), _ in found] else _next(colors, found)), is_base))
+        found.append(
+            (
+                curve,
+                (
+                    curve.label,
+                    "clean" if is_base and "clean" not in [c for _, (_, c), _ in found] else _next(colors, found),
+                ),
+                is_base,
+            )
+        )
     return found
 
 
@@ -290,7 +348,10 @@ def _at(curve: Curve, offset: int) -> list[Point]:
 def _parts(curve: Curve, name: str, color: str, offset: int, several: bool) -> list[Line]:
     of = f"{name}: " if several else ""
     points = _at(curve, offset)
-    return [_line(f"{of}floor + model", points, "floor_model", color), _line(f"{of}solver (dashed)", points, "solver", "quiet" if not several else color, True)]
+    return [
+        _line(f"{of}floor + model", points, "floor_model", color),
+        _line(f"{of}solver (dashed)", points, "solver", "quiet" if not several else color, True),
+    ]
 
 
 def _line(name: str, points: Sequence[Point], measure: str, color: str, dashed: bool = False) -> Line:
@@ -307,14 +368,23 @@ def _line(name: str, points: Sequence[Point], measure: str, color: str, dashed: 
 
 def _full_colour(spectra: Sequence[Spectrum]) -> float:
     """The decibels of the fullest colour, one for all maps that are compared: what 19 of 20 cells stay below, at least 3."""
-    found = sorted(abs(value) for spectrum in spectra for powers in spectrum.db for value in powers if value is not None and math.isfinite(value))
+    found = sorted(
+        abs(value)
+        for spectrum in spectra
+        for powers in spectrum.db
+        for value in powers
+        if value is not None and math.isfinite(value)
+    )
     return max(3.0, found[int(0.95 * (len(found) - 1))]) if found else 3.0
 
 
 def spectrum_map(spectrum: Spectrum, title: str, full: float, height: int = 190) -> str:
     """Power by frequency along the walk, own over true: red too much, blue too little. `full`: decibels of the full colour."""
     columns, rows = len(spectrum.sigma), len(spectrum.frequencies)
-    most = max((abs(value) for powers in spectrum.db for value in powers if value is not None and math.isfinite(value)), default=0.0)
+    most = max(
+        (abs(value) for powers in spectrum.db for value in powers if value is not None and math.isfinite(value)),
+        default=0.0,
+    )
     cells = "".join(
         f'<rect x="{x * 1000 / columns:.1f}" y="{(rows - 1 - y) * 1000 / rows:.1f}" width="{1000 / columns + 0.5:.1f}" height="{1000 / rows + 0.5:.1f}" '
         f'class="rs-{"too-much" if value > 0 else "too-little"}" fill-opacity="{min(1.0, abs(value) / full):.2f}"/>'
@@ -322,7 +392,9 @@ def spectrum_map(spectrum: Spectrum, title: str, full: float, height: int = 190)
         if value is not None and math.isfinite(value) and abs(value) >= 0.01 * full
     )  # fmt: skip
     shown = sorted({0, columns // 2, columns - 1})
-    ticks = "".join(f'<span style="left:{(at + 0.5) * 100 / columns:.1f}%">{quantity(spectrum.sigma[at], 2)}</span>' for at in shown)
+    ticks = "".join(
+        f'<span style="left:{(at + 0.5) * 100 / columns:.1f}%">{quantity(spectrum.sigma[at], 2)}</span>' for at in shown
+    )
     legend = f'<span><i class="rs-key rs-blue"></i>too weak</span><span><i class="rs-key rs-red"></i>too strong (full colour: {quantity(full, 2)} dB)</span>'
     return (
         f'<div class="rs-chart rs-spectrum"><div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{legend}</span></div>'

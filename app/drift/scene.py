@@ -35,7 +35,9 @@ class Scene:
         """(the newest number, the parts that are newer than what the browser applied last); every part where that number is none of ours."""
         with self._lock:
             known = isinstance(applied, int | float) and 0 <= applied <= self._number
-            return self._number, {part: update for part, (number, update) in self._parts.items() if not known or number > applied}
+            return self._number, {
+                part: update for part, (number, update) in self._parts.items() if not known or number > applied
+            }
 
     def whole(self) -> tuple[int, dict[Any, Any]]:
         """(a number of its own, every part): where the browser hands this number back, it shows the newest of everything, whatever came before."""

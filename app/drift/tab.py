@@ -52,7 +52,13 @@ class DriftTab:
     def wire(self, tab: gr.Tab) -> None:
         """Connect what is answered without the page's timer. `tab`: this one, whose opening gets the preview worker ready."""
         self.lab.wire(tab)
-        self.closer.click(self.on_closer, {self.run, self.step, *self.lab.inputs}, [self.parts, *self.lab.outputs], show_progress="hidden", **SLOW)
+        self.closer.click(
+            self.on_closer,
+            {self.run, self.step, *self.lab.inputs},
+            [self.parts, *self.lab.outputs],
+            show_progress="hidden",
+            **SLOW,
+        )
 
     def on_closer(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """From what a run measured to the laboratory: the checkpoint of that step, else the newest weights that the run has."""
@@ -64,7 +70,14 @@ class DriftTab:
         return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
 
     def view(
-        self, chosen: str | None, step: int | None, weights: str | None, against: str | None, applied: Any, seen: dict[str, str], viewer: str | None = None
+        self,
+        chosen: str | None,
+        step: int | None,
+        weights: str | None,
+        against: str | None,
+        applied: Any,
+        seen: dict[str, str],
+        viewer: str | None = None,
     ) -> dict[Any, Any]:
         """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
 
@@ -79,16 +92,23 @@ class DriftTab:
         run = next((run for run in runs if run.name == chosen), runs[0] if runs else None)
         log = self.watch.log(run) if run is not None else None
         steps = sorted(log.drifts) if log is not None else []
-        if steps and (step not in steps or (seen.get("drift-newest") == str(step) and seen.get("drift-run") == run.name)):
+        if steps and (
+            step not in steps or (seen.get("drift-newest") == str(step) and seen.get("drift-run") == run.name)
+        ):
             step = steps[-1]  # follows the newest, unless an older one was chosen
         out: dict[Any, Any] = {}
         mark = signature(names, run and run.name, steps, step)
         if seen.get("drift-choice") != mark:
             out[self.run] = gr.Dropdown(choices=names, value=run.name if run is not None else None)
-            out[self.step] = gr.Radio(choices=[(_step_words(each), each) for each in steps], value=step if steps else None)
+            out[self.step] = gr.Radio(
+                choices=[(_step_words(each), each) for each in steps], value=step if steps else None
+            )
             out[self.closer] = gr.Button(visible=bool(steps))
             seen["drift-choice"] = mark
-        seen["drift-newest"], seen["drift-run"] = (str(steps[-1]) if steps else ""), (run.name if run is not None else "")
+        seen["drift-newest"], seen["drift-run"] = (
+            (str(steps[-1]) if steps else ""),
+            (run.name if run is not None else ""),
+        )
         mark = signature(run and (run.name, run.created), step, log and log.drifts.get(step))
         if seen.get("drift-shown") != mark:
             seen["drift-shown"] = mark

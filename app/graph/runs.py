@@ -144,7 +144,9 @@ class GraphRuns:
                 return None
             folder, told, alive = self.root / name, self._told.setdefault(name, _Told()), self._alive(name)
             self._read(folder, told)  # after the look at the process: its last words count
-            state = _state(told, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json")))
+            state = _state(
+                told, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json"))
+            )
             sign = (name, told.offset, state)
             if sign != self._drawn[0]:
                 self._drawn = (sign, self._draw(name, folder, told, state))

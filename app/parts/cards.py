@@ -36,4 +36,6 @@ def findings_card(findings, all_well: str = "") -> str:
         )
     blocked = has_errors(findings)
     word = "This must be mended before training can start" if blocked else (all_well if all_well else "Worth knowing")
-    return f'<div class="rs-card {"rs-bad" if blocked else "rs-mild"}"><h4>{text(word)}</h4><ul>{"".join(rows)}</ul></div>'
+    return (
+        f'<div class="rs-card {"rs-bad" if blocked else "rs-mild"}"><h4>{text(word)}</h4><ul>{"".join(rows)}</ul></div>'
+    )

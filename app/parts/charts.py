@@ -79,16 +79,22 @@ def chart(
     The ranges default to those of the points, with a little air. `title` is also what a screen reader says.
     """
     thin = [(line, *thinned(line.xs, line.ys)) for line in lines]
-    points = [(x, y) for _, xs, ys in thin for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    points = [
+        (x, y) for _, xs, ys in thin for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)
+    ]
     keys = "".join(
         f'<span><i class="rs-key" style="--k:var(--rs-{text(line.color)})"></i>{text(line.name)}</span>'
         for line in lines if legend and line.name and not line.faint
     )  # fmt: skip
     head = f'<div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{keys}</span></div>'
     if not points:
-        return f'<div class="rs-chart">{head}<div class="rs-empty" style="min-height:{height}px">{text(empty)}</div></div>'
+        return (
+            f'<div class="rs-chart">{head}<div class="rs-empty" style="min-height:{height}px">{text(empty)}</div></div>'
+        )
     x_low, x_high = x_range if x_range is not None else (min(x for x, _ in points), max(x for x, _ in points))
-    ys_shown = [y for _, y in points] + [y for line in lines for side in (line.low, line.high) for y in side or () if math.isfinite(y)]
+    ys_shown = [y for _, y in points] + [
+        y for line in lines for side in (line.low, line.high) for y in side or () if math.isfinite(y)
+    ]
     y_low, y_high = y_range if y_range is not None else _with_air(min(ys_shown), max(ys_shown))
     x_high = x_high if x_high > x_low else x_low + 1
     y_high = y_high if y_high > y_low else y_low + 1
@@ -101,14 +107,22 @@ def chart(
 
     y_ticks, x_ticks = ticks(y_low, y_high), ticks(x_low, x_high, 5)
     grid = "".join(f'<line x1="0" x2="1000" y1="{down(y):.1f}" y2="{down(y):.1f}" class="rs-grid"/>' for y in y_ticks)
-    drawn = "".join(
-        f'<path d="{_band(line, across, down)}" class="rs-band" style="--k:var(--rs-{text(line.color)})"/>' for line in lines if line.low is not None
-    ) + "".join(
-        f'<path d="{_path(xs, ys, across, down)}" class="rs-line{" rs-faint" if line.faint else ""}{" rs-dashed" if line.dashed else ""}"'
-        f' style="--k:var(--rs-{text(line.color)})"/>'
-        for line, xs, ys in thin
-    ) + "".join(
-        f'<path d="{_dots(line, across, down)}" class="rs-dots" style="--k:var(--rs-{text(line.color)})"/>' for line in lines if line.dots
+    drawn = (
+        "".join(
+            f'<path d="{_band(line, across, down)}" class="rs-band" style="--k:var(--rs-{text(line.color)})"/>'
+            for line in lines
+            if line.low is not None
+        )
+        + "".join(
+            f'<path d="{_path(xs, ys, across, down)}" class="rs-line{" rs-faint" if line.faint else ""}{" rs-dashed" if line.dashed else ""}"'
+            f' style="--k:var(--rs-{text(line.color)})"/>'
+            for line, xs, ys in thin
+        )
+        + "".join(
+            f'<path d="{_dots(line, across, down)}" class="rs-dots" style="--k:var(--rs-{text(line.color)})"/>'
+            for line in lines
+            if line.dots
+        )
     )
     y_labels = "".join(f'<span style="top:{down(y) / 10:.2f}%">{text(quantity(y))}</span>' for y in y_ticks)
     x_labels = "".join(f'<span style="left:{across(x) / 10:.2f}%">{text(quantity(x, 6))}</span>' for x in x_ticks)

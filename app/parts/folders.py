@@ -58,17 +58,27 @@ def mark(folder: Path, want: Want) -> tuple[str, bool]:
     """(what a folder holds, in a few words, or ""; whether it can be chosen)."""
     if want == "pictures":
         count = _count(folder)
-        return (f"{count}{'+' if count == _MOST_COUNTED else ''} picture{'' if count == 1 else 's'}" if count else ""), count > 0
+        return (
+            f"{count}{'+' if count == _MOST_COUNTED else ''} picture{'' if count == 1 else 's'}" if count else ""
+        ), count > 0
     try:
         if (folder / "model_index.json").is_file():
             return "model", True
         with os.scandir(folder) as entries:
-            files = [entry.name for entry in entries if entry.name.lower().endswith(".safetensors") and not entry.name.startswith(".")]
+            files = [
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(".safetensors") and not entry.name.startswith(".")
+            ]
     except OSError:
         return "", False  # it is only marked; opening it says why
     if not files:
         return "", False
-    one = f"a single file ({files[0] if is_text(files[0]) else '.safetensors'})" if len(files) == 1 else f"{len(files)} single files"
+    one = (
+        f"a single file ({files[0] if is_text(files[0]) else '.safetensors'})"
+        if len(files) == 1
+        else f"{len(files)} single files"
+    )
     return f"{one}: to be converted to a diffusers folder first", False
 
 
@@ -88,7 +98,11 @@ def _count(folder: Path) -> int:
 def _drives() -> list[dict[str, str]]:
     if not WINDOWS:
         return []
-    return [{"name": f"{letter}:", "path": f"{letter}:\\"} for letter in string.ascii_uppercase if Path(f"{letter}:\\").exists()]
+    return [
+        {"name": f"{letter}:", "path": f"{letter}:\\"}
+        for letter in string.ascii_uppercase
+        if Path(f"{letter}:\\").exists()
+    ]
 
 
 class FolderBrowser:
@@ -115,7 +129,9 @@ class FolderBrowser:
     def _shown(self, folder: Path) -> Any:
         return gr.HTML(listing=listing(folder, self.want, [("Home", str(Path.home())), *self.places()]))
 
-    def wire(self, field: Any, inputs: Any, outputs: list[Any], chosen: Callable[[Mapping[Any, Any], str], dict[Any, Any]]) -> None:
+    def wire(
+        self, field: Any, inputs: Any, outputs: list[Any], chosen: Callable[[Mapping[Any, Any], str], dict[Any, Any]]
+    ) -> None:
         """Open at what `field` holds (else at home); `chosen(given, path)` answers a choice with updates of `outputs`."""
         quiet = {**QUICK, "show_progress": "hidden"}
 

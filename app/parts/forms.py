@@ -144,7 +144,12 @@ def is_slider(option: Option) -> bool:
         return False
     if option.type == "int":
         return option.maximum - option.minimum <= 100
-    return option.type == "float" and 0 <= option.minimum < 0.1 and 0.9 < option.maximum <= 1 and not 0.99 < option.maximum < 1
+    return (
+        option.type == "float"
+        and 0 <= option.minimum < 0.1
+        and 0.9 < option.maximum <= 1
+        and not 0.99 < option.maximum < 1
+    )
 
 
 def component(option: Option, value: Any, full: bool = True) -> gr.components.Component:
@@ -158,7 +163,9 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
     }
     if option.choices is not None:
         unset = [("as the checkpoint says", AUTOMATIC)] if option.optional else []
-        return gr.Dropdown(choices=[*unset, *((choice, choice) for choice in option.choices)], filterable=False, **common)
+        return gr.Dropdown(
+            choices=[*unset, *((choice, choice) for choice in option.choices)], filterable=False, **common
+        )
     if option.type == "bool":
         if option.optional:
             return gr.Radio(choices=[AUTOMATIC, YES, NO], **common)
@@ -172,7 +179,12 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
     # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
     example = f"unset; for example: {EXAMPLES[option.name]}" if option.name in EXAMPLES else "unset"
-    return gr.Textbox(placeholder=example if option.optional else None, lines=lines, max_lines=max(lines, 8) if lines > 1 else 1, **common)
+    return gr.Textbox(
+        placeholder=example if option.optional else None,
+        lines=lines,
+        max_lines=max(lines, 8) if lines > 1 else 1,
+        **common,
+    )
 
 
 def reach(option: Option, config: RunConfig) -> dict[str, float]:
@@ -273,7 +285,11 @@ class Form:
         try:
             config = config_from_flat(values)
         except ConfigError as error:
-            faults += [fault for fault in error.faults if not {name for fault in faults for name in fault.options} & set(fault.options)]
+            faults += [
+                fault
+                for fault in error.faults
+                if not {name for fault in faults for name in fault.options} & set(fault.options)
+            ]
             config = None
         if faults:
             raise ConfigError(faults)
@@ -302,7 +318,9 @@ class Form:
             return list(error.faults)
         return []
 
-    def marks(self, given: Mapping[Any, Any], marked: Iterable[str]) -> tuple[dict[gr.components.Component, Any], list[str]]:
+    def marks(
+        self, given: Mapping[Any, Any], marked: Iterable[str]
+    ) -> tuple[dict[gr.components.Component, Any], list[str]]:
         """Updates that put every fault at its field, and take it from the fields in `marked` that are right again; and what is marked now.
 
         The message takes the place of the help below the label. (Gradio's own `validator=` also writes at the field, but its message is
@@ -322,4 +340,6 @@ class Form:
 
     def _marked(self, name: str, message: str | None) -> dict[str, Any]:
         help_ = info(OPTIONS[name], name in self._full)
-        return gr.update(info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"])
+        return gr.update(
+            info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"]
+        )

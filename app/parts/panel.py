@@ -24,7 +24,9 @@ class FormPage(Protocol):
     inputs: set[Any]
     outputs: list[Any]
 
-    def filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None) -> dict[Any, Any]:
+    def filled(
+        self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None
+    ) -> dict[Any, Any]:
         """Updates that make the form show `config` (or only the options `only` of it), with its panels and marks."""
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:

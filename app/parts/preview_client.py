@@ -237,7 +237,9 @@ class PreviewClient:
         self._write(job.process, job.message)
 
     def _start(self) -> None:
-        self._process = platform_calls.start_helper(self._command, self.log, extra_env=platform_calls.worker_environment())
+        self._process = platform_calls.start_helper(
+            self._command, self.log, extra_env=platform_calls.worker_environment()
+        )
         threading.Thread(target=self._hear, args=(self._process,), daemon=True, name="preview answers").start()
 
     @staticmethod

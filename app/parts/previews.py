@@ -19,7 +19,14 @@ from ...core import platform_calls
 from ...core.data.pictures import BadPicture, decode, read_bytes
 
 _SHOWN_AS_IS = {".png", ".jpg", ".jpeg", ".webp"}
-_NOT_PUBLISHED = {"node_modules", "package.json", "package-lock.json", "build.mjs", "vendor.js", "README.md"}  # of a front end: what builds it
+_NOT_PUBLISHED = {
+    "node_modules",
+    "package.json",
+    "package-lock.json",
+    "build.mjs",
+    "vendor.js",
+    "README.md",
+}  # of a front end: what builds it
 
 
 class Previews:
@@ -66,9 +73,13 @@ class Previews:
 
     def publish(self, source: Path, name: str) -> str:
         """Hand out a folder of this program's own scripts and style sheets; the relative address of its copy."""
-        mimetypes.add_type("text/javascript", ".js")  # Windows may know another type, and browsers refuse a module that has one
+        mimetypes.add_type(
+            "text/javascript", ".js"
+        )  # Windows may know another type, and browsers refuse a module that has one
         copy = self.folder / name
-        shutil.copytree(source, copy, ignore=lambda _, names: [each for each in names if each in _NOT_PUBLISHED], dirs_exist_ok=True)
+        shutil.copytree(
+            source, copy, ignore=lambda _, names: [each for each in names if each in _NOT_PUBLISHED], dirs_exist_ok=True
+        )
         return self._url(copy)
 
     def own(self, path: Path) -> str:
@@ -94,7 +105,13 @@ class Previews:
         """
         if folder is None:
             stat = source.stat()
-            folder = self.folder / "files" / hashlib.sha256(f"{source}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogatepass")).hexdigest()[:32]
+            folder = (
+                self.folder
+                / "files"
+                / hashlib.sha256(
+                    f"{source}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogatepass")
+                ).hexdigest()[:32]
+            )
         target = folder / name
         address = self.own(target)
         if not target.exists():
@@ -106,7 +123,9 @@ class Previews:
         return address
 
     def _named(self, path: Path, changed: int, size: int, ending: str) -> Path:
-        return self.pictures / (hashlib.sha256(f"{path}\0{changed}\0{size}".encode(errors="surrogatepass")).hexdigest()[:32] + ending)
+        return self.pictures / (
+            hashlib.sha256(f"{path}\0{changed}\0{size}".encode(errors="surrogatepass")).hexdigest()[:32] + ending
+        )
 
     @staticmethod
     def _url(path: Path) -> str:

@@ -17,7 +17,7 @@ def text(value: object) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """"8 s", "2 min 5 s", "3 h 10 min", "2 days 4 h"; "-" when unknown."""
+    """ "8 s", "2 min 5 s", "3 h 10 min", "2 days 4 h"; "-" when unknown."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
     if seconds < 10:

@@ -36,7 +36,14 @@ _TICK_S = 3.0
 _QUICK = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
 _NEAR = 0.1  # by seconds, what lies within this share of the shorter run counts as the same moment
 _MOST_PROMPTS, _MOST_MOMENTS = 6, 5
-_STATES = {"done": "done", "stopped": "stopped", "failed": "failed", "crashed": "crashed", "queued": "waiting", "created": "not started"}
+_STATES = {
+    "done": "done",
+    "stopped": "stopped",
+    "failed": "failed",
+    "crashed": "crashed",
+    "queued": "waiting",
+    "created": "not started",
+}
 _ONE_MORE = (
     '<div class="rs-card rs-mild"><h4>Choose one more run</h4><p>Comparing needs at least two. A run with rollout is best compared with its '
     "three controls above: one click each.</p></div>"
@@ -93,13 +100,22 @@ def default_choice(run: RunSummary, runs: Sequence[RunSummary]) -> list[str]:
 
 def subject_of(run: RunSummary, runs: Iterable[RunSummary]) -> RunSummary:
     """The run itself, or the one that it is a control of, where that still exists."""
-    return next((each for each in runs if run.control is not None and each.name == run.control_of and each.created <= run.created), run)
+    return next(
+        (
+            each
+            for each in runs
+            if run.control is not None and each.name == run.control_of and each.created <= run.created
+        ),
+        run,
+    )
 
 
 # -- moments -------------------------------------------------------------------------------------------------------------
 
 
-def shared_moment(one: Side, other: Side, steps_of: Callable[[Side], Sequence[int]], axis: Axis) -> tuple[int, int] | None:
+def shared_moment(
+    one: Side, other: Side, steps_of: Callable[[Side], Sequence[int]], axis: Axis
+) -> tuple[int, int] | None:
     """The latest steps of two runs that are the same moment on the axis; None when there is none after step 0.
 
     By steps: the same step. By seconds: the two nearest, at most a tenth of the shorter run's time apart.
@@ -110,7 +126,9 @@ def shared_moment(one: Side, other: Side, steps_of: Callable[[Side], Sequence[in
         return (max(common), max(common)) if common else None
     near = _NEAR * min(one.end(axis), other.end(axis))
     pairs = [(a, b, one.moment(a, axis), other.moment(b, axis)) for a in mine for b in theirs]
-    good = [(min(x, y) - abs(x - y), a, b) for a, b, x, y in pairs if abs(x - y) <= near]  # late, and close together; NaN is not near
+    good = [
+        (min(x, y) - abs(x - y), a, b) for a, b, x, y in pairs if abs(x - y) <= near
+    ]  # late, and close together; NaN is not near
     return max(good)[1:] if good else None
 
 
@@ -122,12 +140,17 @@ def moments(all_sides: Sequence[Side], axis: Axis) -> list[list[int | None]]:
     lead = next((side for side in all_sides if side.log.samples), None)
     if lead is None:
         return []
-    shortest = min((max(side.moment(step, axis) for step in side.log.samples) for side in all_sides if side.log.samples), default=0.0)
+    shortest = min(
+        (max(side.moment(step, axis) for step in side.log.samples) for side in all_sides if side.log.samples),
+        default=0.0,
+    )
     found = []
     for step in sorted(lead.log.samples):
         where = lead.moment(step, axis)
         row = [_nearest(side, where, axis) for side in all_sides]
-        if where <= shortest * (1 + (_NEAR if axis == "seconds" else 0)) and (step == 0 or sum(each is not None for each in row) > 1):
+        if where <= shortest * (1 + (_NEAR if axis == "seconds" else 0)) and (
+            step == 0 or sum(each is not None for each in row) > 1
+        ):
             found.append(row)
     if len(found) > _MOST_MOMENTS:
         found = [found[round(place * (len(found) - 1) / (_MOST_MOMENTS - 1))] for place in range(_MOST_MOMENTS)]
@@ -172,7 +195,10 @@ def set_against(mine: Side, other: Side, axis: Axis) -> tuple[str, Verdict | Non
             "look by seconds, or let both measure every so many steps (drift_step_interval)"
             if axis == "steps" else "look by steps, queue the control of equal time, or let both measure every so many steps (drift_step_interval)"
         )  # fmt: skip
-        return f"{names}: no drift reports at the same {'step' if axis == 'steps' else 'time'} after training began; {remedy}.", None
+        return (
+            f"{names}: no drift reports at the same {'step' if axis == 'steps' else 'time'} after training began; {remedy}.",
+            None,
+        )
     try:
         found = _against(*(_file(side, step) for side, step in zip((mine, other), at, strict=True)))
     except (OSError, ReportError, UnicodeDecodeError) as error:
@@ -185,20 +211,31 @@ def set_against(mine: Side, other: Side, axis: Axis) -> tuple[str, Verdict | Non
     if isinstance(found, str):
         return f"{names}, {when}: {found}.", None
     seen = "held-out pictures" if found.role == "held-out" else "training pictures"
-    return f"{names}, {when}, on {seen}: drift {_than(found.drift)}, clean loss {_than(found.loss)}. {AGAINST[found.kind]}", found
+    return (
+        f"{names}, {when}, on {seen}: drift {_than(found.drift)}, clean loss {_than(found.loss)}. {AGAINST[found.kind]}",
+        found,
+    )
 
 
 def _than(change) -> str:
     if change.sign == 0:
         unknown = change.low is None or change.high is None
-        return f"{change.percent:+.1f} % (one sample: no uncertainty known)" if unknown else f"no measurable difference ({percent(change)})"
+        return (
+            f"{change.percent:+.1f} % (one sample: no uncertainty known)"
+            if unknown
+            else f"no measurable difference ({percent(change)})"
+        )
     return f"{'lower' if change.sign < 0 else 'higher'} by {abs(change.percent):.1f} % ± {(change.high - change.low) / 2:.1f}"
 
 
 def comparison(all_sides: Sequence[Side], axis: Axis) -> str:
     """The findings in words, and the table of results."""
     first, others = all_sides[0], all_sides[1:]
-    said = [f"<li>{text(sentence)}</li>" for other in others for sentence in (set_against(first, other, axis)[0], *_missed_time(first, other))]
+    said = [
+        f"<li>{text(sentence)}</li>"
+        for other in others
+        for sentence in (set_against(first, other, axis)[0], *_missed_time(first, other))
+    ]
     return (
         f'<div class="rs-card"><h4>What the comparison says</h4><ul class="rs-remarks">{"".join(said)}</ul><p class="rs-quiet">{text(_SEEDS_NOTE)}</p>'
         f"{results_table(all_sides)}</div>"
@@ -226,7 +263,11 @@ def results_table(all_sides: Sequence[Side]) -> str:
         last = next((reading for reading in reversed(side.readings) if reading.step > 0), None)
         known = last is not None
         at = f' <span class="rs-quiet">step {last.step}</span>' if known and last.step != steps else ""
-        kind = f'<span class="rs-chip{" rs-is-failed" if last.kind == "blur" else ""}">{text(last.kind)}</span>' if known and last.kind else "–"
+        kind = (
+            f'<span class="rs-chip{" rs-is-failed" if last.kind == "blur" else ""}">{text(last.kind)}</span>'
+            if known and last.kind
+            else "–"
+        )
         rows.append(
             f"<tr><th scope='row'>{_key(side)}{text(side.name)}<span class='rs-quiet'>{text(_role(side.run))}</span></th>"
             f"<td>{steps}</td><td>{duration(side.end('seconds'))}</td><td>{_speed(side.log)}</td>"
@@ -268,15 +309,31 @@ def curves(all_sides: Sequence[Side], axis: Axis) -> str:
     ):
         lines = []
         for side in all_sides:
-            told = [each for each in side.readings if getattr(each, which) is not None and math.isfinite(side.moment(each.step, axis))]
+            told = [
+                each
+                for each in side.readings
+                if getattr(each, which) is not None and math.isfinite(side.moment(each.step, axis))
+            ]
             xs = [side.moment(each.step, axis) for each in told]
             lines.append(change_line(side.name, told, which, side.color, xs, side.dashed))
-        out.append(chart(lines, title=title, x_label=x_label, y_label="change in % against before training", x_range=x_range, legend=False, empty=empty))
+        out.append(
+            chart(
+                lines,
+                title=title,
+                x_label=x_label,
+                y_label="change in % against before training",
+                x_range=x_range,
+                legend=False,
+                empty=empty,
+            )
+        )
     lines = []
     for side in all_sides:
         xs = side.series.steps if axis == "steps" else side.series.clock()
         loss = side.series.column("loss")
-        lines.append(Line(side.name, xs, smoothed(loss, 0.9 if len(loss) >= 20 else 0.0), side.color, dashed=side.dashed))
+        lines.append(
+            Line(side.name, xs, smoothed(loss, 0.9 if len(loss) >= 20 else 0.0), side.color, dashed=side.dashed)
+        )
     loss = chart(lines, title="Training loss, smoothed", x_label=x_label, x_range=x_range, height=150, legend=False)
     keys = "".join(f"<span>{_key(side)}{text(side.name)}</span>" for side in all_sides)
     return f'<div class="rs-charts"><div class="rs-legend">{keys}</div><div class="rs-pair">{"".join(out)}</div>{loss}<p class="rs-quiet">{text(_LOSS_NOTE)}</p></div>'
@@ -292,7 +349,10 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
     if ended:
         columns.append(ends)
     pictures: list[dict[int, dict[tuple[str, Any], Mapping[str, Any]]]] = [
-        {step: {(str(image.get("prompt", "")), image.get("seed")): image for image in images} for step, images in side.log.samples.items()}
+        {
+            step: {(str(image.get("prompt", "")), image.get("seed")): image for image in images}
+            for step, images in side.log.samples.items()
+        }
         for side in all_sides
     ]
     prompts = dict.fromkeys(prompt for told in pictures for images in told.values() for prompt in images)
@@ -308,13 +368,19 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
                     cells.append('<td><div class="rs-gone">none here</div></td>')
                 else:
                     when = "before" if step == 0 else f"step {step}<br>{duration(side.moment(step, 'seconds'))}"
-                    cells.append(f'<td>{picture(side.run, image, step, watch)}<span class="rs-quiet">{when}</span></td>')
+                    cells.append(
+                        f'<td>{picture(side.run, image, step, watch)}<span class="rs-quiet">{when}</span></td>'
+                    )
             rows.append(f"<tr><th scope='row'>{_key(side)}{text(side.name)}</th>{''.join(cells)}</tr>")
         blocks.append(
             f'<h5>{text(prompt[0])}</h5><div class="rs-scroll" tabindex="0" aria-label="Samples of one prompt by run"><table class="rs-samples">'
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
-    more = f'<p class="rs-quiet">{len(prompts) - _MOST_PROMPTS} more prompts are on the runs themselves.</p>' if len(prompts) > _MOST_PROMPTS else ""
+    more = (
+        f'<p class="rs-quiet">{len(prompts) - _MOST_PROMPTS} more prompts are on the runs themselves.</p>'
+        if len(prompts) > _MOST_PROMPTS
+        else ""
+    )
     same = "the same training step" if axis == "steps" else "about the same training time"
     return (
         f'<div class="rs-card"><h4>Samples side by side</h4><p class="rs-quiet">One prompt with one starting noise in each block; pictures above one '
@@ -324,7 +390,9 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
 
 def settings_table(configs: Sequence[tuple[Side, Mapping[str, Any]]]) -> str:
     """The settings in which the runs differ."""
-    differing = [name for name in OPTIONS if len({shown(flat.get(name, OPTIONS[name].default)) for _, flat in configs}) > 1]
+    differing = [
+        name for name in OPTIONS if len({shown(flat.get(name, OPTIONS[name].default)) for _, flat in configs}) > 1
+    ]
     if not differing:
         return '<div class="rs-card"><h4>Settings</h4><p>All settings are the same.</p></div>'
     heads = "".join(f'<th scope="col">{_key(side)}{text(side.name)}</th>' for side, _ in configs)
@@ -355,7 +423,11 @@ def control_card(kind: Kind, subject: RunSummary, runs: Sequence[RunSummary]) ->
     except (RunError, ConfigError) as error:
         problem = how = str(error)
     again = f" {there.name} {there.state}." if there is not None else ""
-    return f'{head}<p class="rs-quiet">{text(how + again)}</p>', "Queue this control" if there is None else "Queue it again", problem is None
+    return (
+        f'{head}<p class="rs-quiet">{text(how + again)}</p>',
+        "Queue this control" if there is None else "Queue it again",
+        problem is None,
+    )
 
 
 # -- the panel -----------------------------------------------------------------------------------------------------------
@@ -373,7 +445,9 @@ class ComparePanel:
             for kind in KINDS:
                 with gr.Column(min_width=220):
                     self.cards[kind] = gr.HTML(elem_id=f"control-{kind}", elem_classes="rs-control")
-                    self.buttons[kind] = gr.Button("Queue this control", size="sm", interactive=False, elem_id=f"queue-{kind}")
+                    self.buttons[kind] = gr.Button(
+                        "Queue this control", size="sm", interactive=False, elem_id=f"queue-{kind}"
+                    )
         with gr.Row():
             self.runs = gr.Dropdown(choices=[], value=[], multiselect=True, max_choices=MOST, label="Runs to compare (2 to 4)", scale=3, min_width=300,
                                     info="The others are set against the first.", elem_id="compare-runs")  # fmt: skip
@@ -388,9 +462,21 @@ class ComparePanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.subject, *self.cards.values(), *self.buttons.values(), self.runs, self.said, self.charts, self.samples, self.settings, self.seen]
+        return [
+            self.subject,
+            *self.cards.values(),
+            *self.buttons.values(),
+            self.runs,
+            self.said,
+            self.charts,
+            self.samples,
+            self.settings,
+            self.seen,
+        ]
 
-    def view(self, chosen: str | None, picked: Sequence[str] | None, axis: Axis, seen: Mapping[str, str]) -> dict[Any, Any]:
+    def view(
+        self, chosen: str | None, picked: Sequence[str] | None, axis: Axis, seen: Mapping[str, str]
+    ) -> dict[Any, Any]:
         """Updates for one viewer who looks at the run `chosen`, compares `picked` (None = nothing chosen yet) and was shown `seen`."""
         last, out = dict(seen), {}
         runs = self.watch.runs()
@@ -429,7 +515,9 @@ class ComparePanel:
             draw("settings", self.settings, signature([each[0] for each in who[0]]), lambda: self._settings(all_sides))
         return {**out, self.seen: last} if out else gr.skip()
 
-    def _draw_controls(self, subject: RunSummary, runs: Sequence[RunSummary], last: dict[str, str], out: dict[Any, Any]) -> None:
+    def _draw_controls(
+        self, subject: RunSummary, runs: Sequence[RunSummary], last: dict[str, str], out: dict[Any, Any]
+    ) -> None:
         there = controls_of(subject, runs)
         who = (subject.name, subject.created, subject.state)
         if last.get("subject") != signature(subject.name):
@@ -459,12 +547,17 @@ class ComparePanel:
 
         def shown(*given: Any) -> dict[Any, Any]:
             drawn = self.view(*given)
-            return {**(drawn if isinstance(drawn, dict) and self.seen in drawn else {}), self.timer: gr.Timer(active=True)}
+            return {
+                **(drawn if isinstance(drawn, dict) and self.seen in drawn else {}),
+                self.timer: gr.Timer(active=True),
+            }
 
         mine.select(shown, inputs, [*self.outputs, self.timer], **_QUICK)
         for other in others:
             other.select(lambda: gr.Timer(active=False), None, self.timer, **_QUICK)
-        gr.on([self.timer.tick, self.axis.input, self.runs.input, picker.input], self.view, inputs, self.outputs, **_QUICK)
+        gr.on(
+            [self.timer.tick, self.axis.input, self.runs.input, picker.input], self.view, inputs, self.outputs, **_QUICK
+        )
         for kind, button in self.buttons.items():
             button.click(functools.partial(self._queue, kind), inputs, self.outputs, **_QUICK)
 

@@ -57,10 +57,20 @@ def course(run: RunSummary, log: RunLog) -> str:
     )
 
 
-def change_line(name: str, readings: Sequence[Reading], which: str, color: str, xs: Sequence[float] | None = None, dashed: bool = False) -> Line:
+def change_line(
+    name: str,
+    readings: Sequence[Reading],
+    which: str,
+    color: str,
+    xs: Sequence[float] | None = None,
+    dashed: bool = False,
+) -> Line:
     """`drift_change` or `loss_change` of some readings as a line with its uncertainty. `xs`: None = the steps."""
     changes = [getattr(reading, which) for reading in readings]
-    edge = [(math.nan, math.nan) if change.low is None or change.high is None else (change.low, change.high) for change in changes]
+    edge = [
+        (math.nan, math.nan) if change.low is None or change.high is None else (change.low, change.high)
+        for change in changes
+    ]
     return Line(name, [reading.step for reading in readings] if xs is None else xs, [change.percent for change in changes], color, dashed=dashed,
                 low=[low for low, _ in edge], high=[high for _, high in edge], dots=True)  # fmt: skip
 
@@ -77,5 +87,3 @@ def _readings_table(readings: Sequence[Reading]) -> str:
         '<th scope="col">drift</th><th scope="col">change</th><th scope="col">clean loss</th><th scope="col">change</th>'
         f'<th scope="col">together</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
-
-

@@ -72,7 +72,14 @@ class RunsTab:
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
                 gr.HTML('<h3 class="rs-step">Runs</h3>')
                 self.storage = gr.HTML(elem_id="runs-storage", elem_classes="rs-maybe")
-                self.picker = gr.Radio(choices=[], show_label=False, label="Run", container=False, elem_id="run-picker", elem_classes="rs-cards rs-runs")
+                self.picker = gr.Radio(
+                    choices=[],
+                    show_label=False,
+                    label="Run",
+                    container=False,
+                    elem_id="run-picker",
+                    elem_classes="rs-cards rs-runs",
+                )
             with gr.Column(scale=9, min_width=320):
                 self.head = gr.HTML('<div class="rs-card rs-quiet">Looking for runs …</div>', elem_id="run-head")
                 with gr.Row(elem_classes="rs-buttons"):
@@ -123,7 +130,16 @@ class RunsTab:
         return [self.picker, self.head, self.charts, self.log]
 
     def _all_buttons(self) -> list[gr.Button]:
-        return [*self.buttons.values(), self.force, self.again, self.clone, self.earlier, self.later, self.dequeue, self.delete]
+        return [
+            *self.buttons.values(),
+            self.force,
+            self.again,
+            self.clone,
+            self.earlier,
+            self.later,
+            self.dequeue,
+            self.delete,
+        ]
 
     # -- drawing ----------------------------------------------------------------------------------------------------------
 
@@ -162,22 +178,39 @@ class RunsTab:
         silent = _silent_for(run)
         disk = self._disk_bytes(run, log)
         pending = RunDir(run.path).pending_commands() if run.alive else []
-        mark = signature(who, run.state, run.alive, run.step, run.message, log.version, silent and round(silent / 10), disk)
+        mark = signature(
+            who, run.state, run.alive, run.step, run.message, log.version, silent and round(silent / 10), disk
+        )
         draw("head", self.head, mark, lambda: head(run, log, silent, disk))
         mark = signature(who, run.alive, pending, log.doing, log.doing and log.phase, log.answered)
         draw("asked", self.asked, mark, lambda: asked(run, log, pending))
-        draw("messages", self.messages, signature(who, run.state, run.message, log.error, list(log.warnings)), lambda: messages(run, log))
+        draw(
+            "messages",
+            self.messages,
+            signature(who, run.state, run.message, log.error, list(log.warnings)),
+            lambda: messages(run, log),
+        )
         # A long run's curves move by less than a pixel with each step.
         drawn = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CHART_STEPS)
         draw("charts", self.charts, signature(who, run.alive, drawn, run.total_steps), lambda: charts(run, log))
         draw("glance", self.glance, signature(who, log.samples), lambda: glance(run, log, self.watch))
-        draw("files", self.files, signature(who, log.exported, log.saved, run.last_checkpoint), lambda: self._files(run, log))
+        draw(
+            "files",
+            self.files,
+            signature(who, log.exported, log.saved, run.last_checkpoint),
+            lambda: self._files(run, log),
+        )
         draw("samples", self.samples, signature(who, log.samples), lambda: samples_grid(run, log, self.watch))
         draw("course", self.course, signature(who, log.drifts, run.total_steps), lambda: course(run, log))
         draw("drift", self.drift, signature(who, log.drifts), lambda: _latest_drift(run, log, self.watch))
         directory = RunDir(run.path)
         tail_size = directory.log_path.stat().st_size if directory.log_path.exists() else 0
-        draw("log", self.log, signature(who, tail_size), lambda: f'<pre class="rs-log">{text(directory.log_tail(120, 16_000)) if tail_size else "(empty)"}</pre>')
+        draw(
+            "log",
+            self.log,
+            signature(who, tail_size),
+            lambda: f'<pre class="rs-log">{text(directory.log_tail(120, 16_000)) if tail_size else "(empty)"}</pre>',
+        )
         shown = self._shown_buttons(run, silent)
         if seen.get("buttons") != signature(who, sorted(shown)):
             seen["buttons"] = signature(who, sorted(shown))
@@ -224,11 +257,15 @@ class RunsTab:
         links = []
         for path in found:
             address = self._download(path, run.name)
-            links.append(f'<a class="rs-file" download="{text(path.name)}" href="{text(address)}"><b>{text(path.name)}</b> {size(path.stat().st_size)}</a>')
+            links.append(
+                f'<a class="rs-file" download="{text(path.name)}" href="{text(address)}"><b>{text(path.name)}</b> {size(path.stat().st_size)}</a>'
+            )
         check = log.exported.get("check") if log.exported else None
         said = ""
         if isinstance(check, Mapping):
-            missing, unexpected = (len(v) if isinstance(v := check.get(key), list) else v for key in ("missing", "unexpected"))
+            missing, unexpected = (
+                len(v) if isinstance(v := check.get(key), list) else v for key in ("missing", "unexpected")
+            )
             said = f"Loaded again in a fresh pipeline as a check: {text(missing)} missing and {text(unexpected)} unexpected keys."
         return f'<div class="rs-card rs-good"><h4>Your LoRA</h4><p>{"".join(links)}</p><p class="rs-quiet">{said} Lies in {text(folder)}</p></div>'
 
@@ -293,7 +330,11 @@ class RunsTab:
         return f"{_COMMANDS[command][0]}: asked. {when} {_COMMANDS[command][1]}".strip()
 
     def _force(self, name: str) -> str:
-        return "Ended. What it trained since its last checkpoint is lost." if self.watch.store.kill(name) else "It was already gone."
+        return (
+            "Ended. What it trained since its last checkpoint is lost."
+            if self.watch.store.kill(name)
+            else "It was already gone."
+        )
 
     def _again(self, name: str) -> str | tuple[str, str]:
         run = self.watch.store.summary(name)
@@ -303,12 +344,18 @@ class RunsTab:
         again = self.watch.store.retry(name)
         if again.name == name:
             return f"It goes on from step {run.last_checkpoint} as soon as its device is free."
-        return f"{again.name} starts from the beginning with the same settings, as soon as its device is free; {name} stays as it is.", again.name
+        return (
+            f"{again.name} starts from the beginning with the same settings, as soon as its device is free; {name} stays as it is.",
+            again.name,
+        )
 
     def _clone(self, name: str) -> tuple[str, str]:
         run = self.watch.store.clone(name, self.watch.store.free_name(name))
         self.watch.store.enqueue(run.name)
-        return f"{run.name} has the same settings and starts as soon as the device is free. To change some first, take them over on the Train tab.", run.name
+        return (
+            f"{run.name} has the same settings and starts as soon as the device is free. To change some first, take them over on the Train tab.",
+            run.name,
+        )
 
     def _dequeue(self, name: str) -> str:
         return "Taken out of the queue." if self.watch.store.dequeue(name) else "It has already started."
@@ -369,13 +416,25 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
     if disk is not None:
         facts.append(("on the disk", size(disk)))
     facts.append(("device", str(device)))
-    controls = f'<p class="rs-quiet">Control of <b>{text(run.control_of)}</b>: {text(TITLES.get(run.control, run.control))}.</p>' if run.control_of else ""
+    controls = (
+        f'<p class="rs-quiet">Control of <b>{text(run.control_of)}</b>: {text(TITLES.get(run.control, run.control))}.</p>'
+        if run.control_of
+        else ""
+    )
     shown = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b></div>" for name, value in facts)
-    off = f'<p class="rs-quiet" data-testid="estimate-off">{text(how_far_off(log))}</p>' if not run.alive and how_far_off(log) else ""
-    still = f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>' if silent is not None else ""
+    off = (
+        f'<p class="rs-quiet" data-testid="estimate-off">{text(how_far_off(log))}</p>'
+        if not run.alive and how_far_off(log)
+        else ""
+    )
+    still = (
+        f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>'
+        if silent is not None
+        else ""
+    )
     return (
         f'<div class="rs-run"><div class="rs-run-name"><h3>{text(run.name)}</h3><span class="rs-chip rs-is-{text(run.state)}" data-testid="state">'
-        f'{text(STATE_WORDS[run.state])}</span></div>'
+        f"{text(STATE_WORDS[run.state])}</span></div>"
         f'<div class="rs-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{step}" aria-label="training steps">'
         f'<i style="width:{share:.1f}%"></i></div>'
         f'<div class="rs-quiet"><span data-testid="progress">step {step} of {total}</span>{" · " + text(doing) if doing else ""}</div>'
@@ -384,7 +443,7 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
 
 
 def time_left(step: Mapping[str, Any]) -> str:
-    """"9 min 48 s", and how much of it samples, drift reports and checkpoints take, as the newest step event told it."""
+    """ "9 min 48 s", and how much of it samples, drift reports and checkpoints take, as the newest step event told it."""
     beside = number(step.get("beside_s"))
     apart = f", {duration(beside)} of it for samples, drift and saving" if beside >= 1 else ""
     return duration(number(step.get("eta_s"))) + apart
@@ -401,7 +460,13 @@ def how_far_off(log: RunLog) -> str:
         return ""
     low, likely, high = (each * trained / steps for each in (low, likely, high))
     off = took / likely - 1
-    exact = "as estimated" if abs(off) < 0.005 else f"{100 * abs(off):.0f} % {'longer' if off > 0 else 'less'} than that" if off < 1 else f"{took / likely:.1f} times that"
+    exact = (
+        "as estimated"
+        if abs(off) < 0.005
+        else f"{100 * abs(off):.0f} % {'longer' if off > 0 else 'less'} than that"
+        if off < 1
+        else f"{took / likely:.1f} times that"
+    )
     where = "within the range" if low <= took <= high else "outside the range"
     return (
         f"Before the start {duration(low)} to {duration(high)}, most likely {duration(likely)}, were estimated for these {trained} training steps. "
@@ -448,7 +513,13 @@ def asked(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> str:
         if event["event"] == "warning":
             lines.append(f"<b>{words}</b>: did not work. {text(event.get('message', ''))}")
         else:
-            where = "" if command["name"] == "save" else " They are on Samples and drift." if command["name"] == "sample" else " It is on Samples and drift."
+            where = (
+                ""
+                if command["name"] == "save"
+                else " They are on Samples and drift."
+                if command["name"] == "sample"
+                else " It is on Samples and drift."
+            )
             lines.append(f"<b>{words}</b>: answered at step {text(event.get('step'))}, after {duration(took)}.{where}")
     return f'<div class="rs-asked" role="status">{"<br>".join(lines)}</div>' if lines else ""
 
@@ -459,7 +530,9 @@ def _doing(run: RunSummary, log: RunLog) -> str:
     if not run.alive:
         return ""
     if run.state == "paused" and run.message:
-        return run.message  # it waits for room on its disk, and goes on by itself; the disk may be too full for an event
+        return (
+            run.message
+        )  # it waits for room on its disk, and goes on by itself; the disk may be too full for an event
     if run.state == "paused":
         return "paused; press Go on"
     if log.phase is not None:
@@ -475,17 +548,25 @@ def messages(run: RunSummary, log: RunLog) -> str:
     parts = []
     if log.error is not None:
         trace = log.error.get("traceback")
-        details = f"<details><summary>Details for a bug report</summary><pre class='rs-log'>{text(trace)}</pre></details>" if trace else ""
+        details = (
+            f"<details><summary>Details for a bug report</summary><pre class='rs-log'>{text(trace)}</pre></details>"
+            if trace
+            else ""
+        )
         parts.append(
             f'<div class="rs-card rs-bad" role="alert"><h4>{text(log.error.get("message", ""))}</h4>'
-            f'<p><b>What to try:</b> {text(log.error.get("remedy") or "see the log below")}</p>{details}</div>'
+            f"<p><b>What to try:</b> {text(log.error.get('remedy') or 'see the log below')}</p>{details}</div>"
         )
     elif run.message and run.state in ("failed", "crashed"):
         parts.append(f'<div class="rs-card rs-bad" role="alert"><h4>{text(run.message)}</h4></div>')
     if log.warnings:
         told = {(event.get("message"), event.get("remedy")): None for event in log.warnings}
-        items = "".join(f'<li>{text(message)} <span class="rs-quiet">{text(remedy or "")}</span></li>' for message, remedy in told)
-        parts.append(f'<details class="rs-card rs-mild" open><summary>{len(told)} remark{"s" if len(told) > 1 else ""} of the trainer</summary><ul>{items}</ul></details>')
+        items = "".join(
+            f'<li>{text(message)} <span class="rs-quiet">{text(remedy or "")}</span></li>' for message, remedy in told
+        )
+        parts.append(
+            f'<details class="rs-card rs-mild" open><summary>{len(told)} remark{"s" if len(told) > 1 else ""} of the trainer</summary><ul>{items}</ul></details>'
+        )
     return "".join(parts)
 
 
@@ -498,8 +579,15 @@ def charts(run: RunSummary, log: RunLog) -> str:
     weight = 0.0 if len(steps) < 20 else 0.9
     x_range = (0, run.total_steps or steps[-1])
     loss = series.column("loss")
-    lines = [Line("each step", steps, loss, "quiet", faint=True), Line("loss, smoothed" if weight else "loss", steps, smoothed(loss, weight), "ink")]
-    for name, words, color in (("main", "denoising part", "clean"), ("adr", "anti-drift part", "rolled"), ("prior", "class pictures", "quiet")):
+    lines = [
+        Line("each step", steps, loss, "quiet", faint=True),
+        Line("loss, smoothed" if weight else "loss", steps, smoothed(loss, weight), "ink"),
+    ]
+    for name, words, color in (
+        ("main", "denoising part", "clean"),
+        ("adr", "anti-drift part", "rolled"),
+        ("prior", "class pictures", "quiet"),
+    ):
         values = series.column(name)
         if any(value > 0 for value in values) and not (name == "main" and _same(values, loss)):
             lines.append(Line(words, steps, smoothed(values, weight), color))
@@ -508,21 +596,35 @@ def charts(run: RunSummary, log: RunLog) -> str:
     chance = series.column("effective_probability")
     if any(value > 0 for value in chance):
         rows = series.column("rows")
-        share = [100 * some / all_ if all_ > 0 else math.nan for some, all_ in zip(series.column(moved), rows, strict=True)]
+        share = [
+            100 * some / all_ if all_ > 0 else math.nan for some, all_ in zip(series.column(moved), rows, strict=True)
+        ]
         words = "rolled out" if moved == "rolled_rows" else "trained at the source's noise"
-        lines = [Line("chance", steps, [100 * value for value in chance], "quiet", dashed=True), Line(words, steps, smoothed(share, weight), "rolled")]
+        lines = [
+            Line("chance", steps, [100 * value for value in chance], "quiet", dashed=True),
+            Line(words, steps, smoothed(share, weight), "rolled"),
+        ]
         note = "Below the chance, because a chosen row that draws 0 steps stays where it is."
         out.append(chart(lines, title="Share of the rows", x_label="training step", y_label="%", x_range=x_range, height=110)
                    + f'<p class="rs-quiet">{note}</p>')  # fmt: skip
     if moved == "rolled_rows" and any(value > 0 for value in series.column("mean_offset")):
-        offsets = [value if count > 0 else math.nan for value, count in zip(series.column("mean_offset"), series.column(moved), strict=True)]
+        offsets = [
+            value if count > 0 else math.nan
+            for value, count in zip(series.column("mean_offset"), series.column(moved), strict=True)
+        ]
         out.append(chart([Line("mean of the rolled rows", steps, smoothed(offsets, weight), "rolled")], title="How far they walked",
                          y_range=(0, 1.15 * max(offset for offset in offsets if not math.isnan(offset))), x_label="training step", y_label="grid steps", x_range=x_range, height=110))  # fmt: skip
-    return f'<div class="rs-charts"><div>{out[0]}</div>' + (f'<div class="rs-pair">{"".join(f"<div>{each}</div>" for each in out[1:])}</div>' if len(out) > 1 else "") + "</div>"
+    return (
+        f'<div class="rs-charts"><div>{out[0]}</div>'
+        + (f'<div class="rs-pair">{"".join(f"<div>{each}</div>" for each in out[1:])}</div>' if len(out) > 1 else "")
+        + "</div>"
+    )
 
 
 def _same(one: list[float], other: list[float]) -> bool:
-    return all(a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) < 1e-9 for a, b in zip(one, other, strict=True))
+    return all(
+        a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) < 1e-9 for a, b in zip(one, other, strict=True)
+    )
 
 
 def chosen_steps(steps: list[int], most: int = _MOST_COLUMNS) -> list[int]:
@@ -543,7 +645,9 @@ def glance(run: RunSummary, log: RunLog, watch: Watch, most: int = 4) -> str:
         old = before.get((image.get("prompt"), image.get("seed")))
         if old is not None and len(cells) < most:
             both = "".join(picture(run, each, step, watch) for each, step in ((old, first), (image, last)))
-            cells.append(f'<figure><div class="rs-twin">{both}</div><figcaption>{text(image.get("prompt", ""))}</figcaption></figure>')
+            cells.append(
+                f'<figure><div class="rs-twin">{both}</div><figcaption>{text(image.get("prompt", ""))}</figcaption></figure>'
+            )
     if not cells:
         return ""
     began = "before training" if first == 0 else f"at step {first}"
@@ -561,10 +665,14 @@ def samples_grid(run: RunSummary, log: RunLog, watch: Watch) -> str:
     rows: dict[tuple[str, Any], dict[int, str]] = {}
     for step in steps:
         for image in log.samples[step]:
-            rows.setdefault((str(image.get("prompt", "")), image.get("seed")), {})[step] = picture(run, image, step, watch)
+            rows.setdefault((str(image.get("prompt", "")), image.get("seed")), {})[step] = picture(
+                run, image, step, watch
+            )
     head_cells = "".join(f"<th scope='col'>{'before' if step == 0 else f'step {step}'}</th>" for step in steps)
     body = "".join(
-        f'<tr><th scope="row">{text(prompt)}</th>' + "".join(f"<td>{cells.get(step, '')}</td>" for step in steps) + "</tr>"
+        f'<tr><th scope="row">{text(prompt)}</th>'
+        + "".join(f"<td>{cells.get(step, '')}</td>" for step in steps)
+        + "</tr>"
         for (prompt, _), cells in rows.items()
     )
     return (

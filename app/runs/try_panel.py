@@ -37,9 +37,18 @@ _LOOK_S = 0.4
 _VIEWERS_KEPT = 256
 _LORA, _LIVE, _STEP = "lora", "live", "step:"
 
-_FIELDS = {"seed": "Seed", "steps": "Steps", "guidance": "Guidance", "negative_prompt": "What it should not show", "width": "Width (px)", "height": "Height (px)"}
+_FIELDS = {
+    "seed": "Seed",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "negative_prompt": "What it should not show",
+    "width": "Width (px)",
+    "height": "Height (px)",
+}
 """Field of `Drawing` -> its label."""
-_PROMPT_HELP = "Say what the picture should show, with the run's own word for the new thing. Several lines are several pictures."
+_PROMPT_HELP = (
+    "Say what the picture should show, with the run's own word for the new thing. Several lines are several pictures."
+)
 _WEIGHTS_HELP = "The LoRA file that you download, a checkpoint on the way to it, or the run as it trains now."
 _BASE_HELP = "From the same noise, so that you see what the training changed."
 _NEW_SEED = "() => Math.floor(Math.random() * 4294967296)"
@@ -51,16 +60,37 @@ class TryPanel:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self._lock = threading.Lock()
-        self._asked: OrderedDict[str, tuple[tuple[str, float], str]] = OrderedDict()  # viewer -> (run's name and age, ticket)
-        self._held: OrderedDict[str, tuple[tuple[str, float], str | None]] = OrderedDict()  # viewer -> (run's name and age, what they draw with)
+        self._asked: OrderedDict[str, tuple[tuple[str, float], str]] = (
+            OrderedDict()
+        )  # viewer -> (run's name and age, ticket)
+        self._held: OrderedDict[str, tuple[tuple[str, float], str | None]] = (
+            OrderedDict()
+        )  # viewer -> (run's name and age, what they draw with)
         self._kept: OrderedDict[str, None] = OrderedDict()  # answers that were put into their run's folder
         self._suggested: OrderedDict[str, None] = OrderedDict()  # prompts that were put in by us and may be replaced
         with gr.Column(elem_classes="rs-try"):
             with gr.Row():
-                self.prompt = gr.Textbox(label="Prompt", info=_PROMPT_HELP, lines=4, max_lines=8, scale=3, min_width=260, elem_id="try-prompt")
+                self.prompt = gr.Textbox(
+                    label="Prompt",
+                    info=_PROMPT_HELP,
+                    lines=4,
+                    max_lines=8,
+                    scale=3,
+                    min_width=260,
+                    elem_id="try-prompt",
+                )
                 with gr.Column(scale=2, min_width=240):
-                    self.weights = gr.Dropdown(choices=[], value=None, label="Drawn with", info=_WEIGHTS_HELP, filterable=False, elem_id="try-weights")
-                    self.base = gr.Checkbox(value=True, label="The untrained model beside it", info=_BASE_HELP, elem_id="try-base")
+                    self.weights = gr.Dropdown(
+                        choices=[],
+                        value=None,
+                        label="Drawn with",
+                        info=_WEIGHTS_HELP,
+                        filterable=False,
+                        elem_id="try-weights",
+                    )
+                    self.base = gr.Checkbox(
+                        value=True, label="The untrained model beside it", info=_BASE_HELP, elem_id="try-base"
+                    )
             with gr.Row(elem_classes="rs-try-row"):
                 self.fields = {"seed": _field("seed"), "steps": _field("steps"), "guidance": _field("guidance")}
             with gr.Accordion("More", open=False), gr.Row(elem_classes="rs-try-row"):
@@ -99,14 +129,24 @@ class TryPanel:
         draw("try now", self.now, signature(run_name, state), lambda: "" if state is None else self._now_card(state))
         draw("try stop", self.stop, signature(busy), lambda: gr.Button(visible=busy))
         folders = [] if run is None else tries(run.path)
-        draw("try earlier", self.earlier, signature(run_name, [folder.name for folder in folders]), lambda: "" if run is None else self._earlier_card(run, folders))
+        draw(
+            "try earlier",
+            self.earlier,
+            signature(run_name, [folder.name for folder in folders]),
+            lambda: "" if run is None else self._earlier_card(run, folders),
+        )
         return out
 
     def _offered(self, run: RunSummary | None, viewer: str | None, choices: list[tuple[str, str]]) -> Any:
         """The choices. What somebody chose stays chosen while it is there; when it goes (as "as it trains now" does at a run's end), the best comes."""
         with self._lock:
             held = self._held.get(viewer) if viewer is not None else None
-        if run is not None and held is not None and held[0] == (run.name, run.created) and held[1] in [value for _, value in choices]:
+        if (
+            run is not None
+            and held is not None
+            and held[0] == (run.name, run.created)
+            and held[1] in [value for _, value in choices]
+        ):
             return gr.Dropdown(choices=choices)
         value = choices[0][1] if choices else None
         self._hold(run, viewer, value)
@@ -148,7 +188,11 @@ class TryPanel:
 
     def _earlier_card(self, run: RunSummary, folders: list[Path]) -> str:
         cards = [self._try_card(folder, newest=folder == folders[0]) for folder in folders]
-        return f'<div class="rs-tries">{"".join(cards)}</div>' if cards else '<p class="rs-quiet">Nothing drawn yet with this run. The first picture takes some seconds longer: the model is loaded.</p>'
+        return (
+            f'<div class="rs-tries">{"".join(cards)}</div>'
+            if cards
+            else '<p class="rs-quiet">Nothing drawn yet with this run. The first picture takes some seconds longer: the model is loaded.</p>'
+        )
 
     def _try_card(self, folder: Path, newest: bool) -> str:
         try:
@@ -161,7 +205,9 @@ class TryPanel:
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             return f'<div class="rs-card rs-bad">The try {text(folder.name)} cannot be read: {text(error)}</div>'
         mark = ' data-testid="newest-try"' if newest else ""
-        return f'<div class="rs-card rs-try-card"{mark}>{drawn}<p class="rs-quiet">{text(words)}{text(negative)}</p></div>'
+        return (
+            f'<div class="rs-card rs-try-card"{mark}>{drawn}<p class="rs-quiet">{text(words)}{text(negative)}</p></div>'
+        )
 
     def _pictures(self, pictures: list[Mapping[str, Any]], inside: Path) -> str:
         """The pictures of one request: a row for each prompt, one beside the other for the weights."""
@@ -173,21 +219,39 @@ class TryPanel:
             if address is None:
                 shown = '<div class="rs-gone">gone</div>'
             else:
-                save = text(self.watch.previews.named(source, f"{_file_words(str(each['label']))}-seed-{int(each['seed'])}-{number}.png"))
+                save = text(
+                    self.watch.previews.named(
+                        source, f"{_file_words(str(each['label']))}-seed-{int(each['seed'])}-{number}.png"
+                    )
+                )
                 shown = (
                     f'<a href="{text(address)}" target="_blank" rel="noopener"><img src="{text(address)}" alt="{prompt}, {label}, seed {seed}"></a>'
                     f'<figcaption><b>{"Untrained" if each["kind"] == "base" else label}</b> <a download href="{save}">save</a></figcaption>'
                 )
             kind = "clean" if each["kind"] == "base" else "rolled"
-            rows.setdefault(f"{prompt} <span>seed {seed}</span>", []).append(f'<figure class="rs-try-{kind}">{shown}</figure>')
-        return "".join(f'<p class="rs-try-prompt">{prompt}</p><div class="rs-try-pair">{"".join(figures)}</div>' for prompt, figures in rows.items())
+            rows.setdefault(f"{prompt} <span>seed {seed}</span>", []).append(
+                f'<figure class="rs-try-{kind}">{shown}</figure>'
+            )
+        return "".join(
+            f'<p class="rs-try-prompt">{prompt}</p><div class="rs-try-pair">{"".join(figures)}</div>'
+            for prompt, figures in rows.items()
+        )
 
     # -- acting -----------------------------------------------------------------------------------------------------------
 
     def wire(self, picker: gr.components.Component) -> None:
         """Connect everything. `picker` holds the name of the run."""
         inputs = {picker, self.prompt, self.weights, self.base, *self.fields.values()}
-        shown = [self.prompt, self.weights, self.base, *self.fields.values(), self.now, self.earlier, self.stop, self.timer]
+        shown = [
+            self.prompt,
+            self.weights,
+            self.base,
+            *self.fields.values(),
+            self.now,
+            self.earlier,
+            self.stop,
+            self.timer,
+        ]
 
         def ask(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
             return self.ask(given[picker], given, request.session_hash)
@@ -225,7 +289,9 @@ class TryPanel:
         self._hold(run, viewer, None)  # another run: the best of it is chosen
         out[self.weights] = self._offered(run, viewer, weights_choices(run))
         out[self.fields["steps"]] = min(config.validation.num_inference_steps, int(DRAWING_OPTIONS["steps"].maximum))
-        out[self.fields["guidance"]] = "" if config.validation.guidance is None else quantity(config.validation.guidance, 6)
+        out[self.fields["guidance"]] = (
+            "" if config.validation.guidance is None else quantity(config.validation.guidance, 6)
+        )
         out[self.fields["negative_prompt"]] = config.validation.negative_prompt
         with self._lock:
             if not (prompt or "").strip() or prompt in self._suggested:
@@ -241,7 +307,10 @@ class TryPanel:
         """Ask for what the fields say; everything wrong is told at its field and below."""
         run = self.watch.run(run_name)
         faults: list[Fault] = []
-        record: dict[str, Any] = {"what": KIND, "prompts": [line.strip() for line in str(given[self.prompt] or "").splitlines() if line.strip()]}
+        record: dict[str, Any] = {
+            "what": KIND,
+            "prompts": [line.strip() for line in str(given[self.prompt] or "").splitlines() if line.strip()],
+        }
         for name, field in self.fields.items():
             try:
                 record[name] = from_component(DRAWING_OPTIONS[name], given[field])
@@ -252,17 +321,29 @@ class TryPanel:
                 raise ConfigError([Fault("Choose a run first.", ("checkpoints",))])
             record["config"] = RunDir(run.path).read_config()
             if given[self.base] and given[self.weights] == _LIVE and record["config"].get("model_type") == "full":
-                raise ConfigError([Fault("A full fine-tune has no untrained model beside it while it trains; take the tick away.", ("base",))])
+                raise ConfigError(
+                    [
+                        Fault(
+                            "A full fine-tune has no untrained model beside it while it trains; take the tick away.",
+                            ("base",),
+                        )
+                    ]
+                )
             record["checkpoints"] = [*(["base"] if given[self.base] else []), _chosen(run, given[self.weights])]
             SampleRequest.from_json(record)
         except ConfigError as error:
-            faults += [fault for fault in error.faults if fault.options[:1] not in [known.options[:1] for known in faults]]
+            faults += [
+                fault for fault in error.faults if fault.options[:1] not in [known.options[:1] for known in faults]
+            ]
         except RunError as error:
             faults.append(Fault(str(error), ("checkpoints",)))
         marks = self._marks(faults)
         if faults:
             items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
-            return {**marks, self.now: f'<div class="rs-card rs-bad" role="alert"><h4>Please mend this first</h4><ul>{items}</ul></div>'}
+            return {
+                **marks,
+                self.now: f'<div class="rs-card rs-bad" role="alert"><h4>Please mend this first</h4><ul>{items}</ul></div>',
+            }
         who = viewer if viewer is not None else uuid.uuid4().hex
         ticket = self.watch.preview_client.request(record, viewer=f"try-{who}")
         with self._lock:
@@ -288,10 +369,16 @@ class TryPanel:
     def _marks(self, faults: list[Fault]) -> dict[Any, Any]:
         """Every fault at its field; the help at the others."""
         wrong = {fault.options[0]: fault.message for fault in reversed(faults) if fault.options}
-        helped = {self.prompt: ("prompts", _PROMPT_HELP), self.weights: ("checkpoints", _WEIGHTS_HELP), self.base: ("base", _BASE_HELP)}
+        helped = {
+            self.prompt: ("prompts", _PROMPT_HELP),
+            self.weights: ("checkpoints", _WEIGHTS_HELP),
+            self.base: ("base", _BASE_HELP),
+        }
         helped |= {field: (name, DRAWING_OPTIONS[name].help) for name, field in self.fields.items()}
         return {
-            field: gr.update(info=f"⚠ {wrong[name]}" if name in wrong else said, elem_classes=["rs-wrong"] if name in wrong else [])
+            field: gr.update(
+                info=f"⚠ {wrong[name]}" if name in wrong else said, elem_classes=["rs-wrong"] if name in wrong else []
+            )
             for field, (name, said) in helped.items()
         }
 
@@ -334,7 +421,12 @@ def _field(name: str) -> gr.components.Component:
         return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=1, value=option.default, **common)
     if name == "seed":
         return gr.Number(value=option.default, **common)
-    return gr.Textbox(value="" if option.default is None else str(option.default), placeholder="unset" if option.optional else None, max_lines=1, **common)
+    return gr.Textbox(
+        value="" if option.default is None else str(option.default),
+        placeholder="unset" if option.optional else None,
+        max_lines=1,
+        **common,
+    )
 
 
 def weights_choices(run: RunSummary | None) -> list[tuple[str, str]]:
@@ -355,7 +447,11 @@ def _lora_files(run: RunSummary) -> list[Path]:
 def _steps(run: RunSummary) -> list[int]:
     folder = RunDir(run.path).checkpoints_path
     found = folder.glob("step-*/manifest.json") if folder.is_dir() else []
-    return [int(path.parent.name.removeprefix("step-")) for path in found if path.parent.name.removeprefix("step-").isdecimal()]
+    return [
+        int(path.parent.name.removeprefix("step-"))
+        for path in found
+        if path.parent.name.removeprefix("step-").isdecimal()
+    ]
 
 
 def _chosen(run: RunSummary, value: Any) -> Any:
@@ -365,13 +461,27 @@ def _chosen(run: RunSummary, value: Any) -> Any:
         return {"lora": str(files[0]), "label": f"LoRA of {run.name}"[:80]}
     if value == _LIVE and run.state in ("running", "paused"):
         return {"run": str(run.path), "live": True, "label": "now" if run.step is None else f"now, step {run.step}"}
-    if isinstance(value, str) and value.startswith(_STEP) and value.removeprefix(_STEP).isdecimal() and int(value.removeprefix(_STEP)) in _steps(run):
-        return {"run": str(run.path), "step": int(value.removeprefix(_STEP)), "label": f"step {value.removeprefix(_STEP)}"}
+    if (
+        isinstance(value, str)
+        and value.startswith(_STEP)
+        and value.removeprefix(_STEP).isdecimal()
+        and int(value.removeprefix(_STEP)) in _steps(run)
+    ):
+        return {
+            "run": str(run.path),
+            "step": int(value.removeprefix(_STEP)),
+            "label": f"step {value.removeprefix(_STEP)}",
+        }
     raise ConfigError([rule])
 
 
 def _file_words(label: str) -> str:
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "-" for letter in label).strip("-.") or "picture"
+    return (
+        "".join(letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "-" for letter in label).strip(
+            "-."
+        )
+        or "picture"
+    )
 
 
 def tries(run_path: Path) -> list[Path]:

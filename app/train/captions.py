@@ -78,7 +78,9 @@ def read_edits(raw: str | None) -> Edits:
 def caption_names(folder: Path) -> dict[str, str]:
     """The caption files of a folder: stem -> name, and the stem without regard to case -> name. Raises OSError."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(".txt") and not entry.name.startswith(".")]
+        names = [
+            entry.name for entry in entries if entry.name.lower().endswith(".txt") and not entry.name.startswith(".")
+        ]
     return {Path(name).stem.casefold(): name for name in names} | {Path(name).stem: name for name in names}
 
 
@@ -138,7 +140,9 @@ def save_captions(folder: Path, drafts: Mapping[str, Draft], empty_means: Litera
                 raise Refused("there is no such picture in the folder any more")
             file = caption_file(folder / name, names)
             if len(by_file[file]) > 1:
-                raise Refused(f"{file.name} is the caption of several pictures, and they got different texts; rename one of the pictures")
+                raise Refused(
+                    f"{file.name} is the caption of several pictures, and they got different texts; rename one of the pictures"
+                )
             out.saved[name] = _write(file, draft, empty_means, out.changed, name)
         except Refused as refused:
             out.failed[name] = str(refused)
@@ -176,7 +180,12 @@ def _write(file: Path, draft: Draft, empty_means: str, changed: dict[str, str], 
 
 def _is_plain(name: str) -> bool:
     """Whether it is the name of a picture, and of nothing outside the folder."""
-    return Path(name).name == name and "\\" not in name and not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    return (
+        Path(name).name == name
+        and "\\" not in name
+        and not name.startswith(".")
+        and Path(name).suffix.lower() in SUFFIXES
+    )
 
 
 # Sets that were dropped -------------------------------------------------------------------------------------------------
@@ -329,4 +338,8 @@ def _free(stem: str, present: Mapping[str, Path]) -> str:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()]
+    return [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]

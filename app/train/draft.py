@@ -29,7 +29,11 @@ class Draft:
 
         A draft of another version may no longer be a config. It is then left alone: the form shows its preset, as for a newcomer.
         """
-        if not isinstance(value, Mapping) or not isinstance(value.get("changes"), Mapping) or not isinstance(value.get("preset"), str):
+        if (
+            not isinstance(value, Mapping)
+            or not isinstance(value.get("changes"), Mapping)
+            or not isinstance(value.get("preset"), str)
+        ):
             return None
         name = value.get("name")
         try:

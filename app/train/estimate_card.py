@@ -5,7 +5,12 @@ from ...core.config import RunConfig
 from ..parts.words import duration, quantity, text
 from ..parts.words import size as exact_size
 
-_WHAT = {"process": "the process itself", "weights": "the model", "training": "what is trained, with its optimizer", "activations": "one step's own numbers"}
+_WHAT = {
+    "process": "the process itself",
+    "weights": "the model",
+    "training": "what is trained, with its optimizer",
+    "activations": "one step's own numbers",
+}
 
 
 def size(count: float) -> str:
@@ -20,7 +25,11 @@ def takes_line(told: Estimate) -> str:
 
 
 def _time(told: Estimate) -> str:
-    return "a time that only its first steps will tell" if told.time.steps_s is None else f"{_span(told.time.steps_s)} of training"
+    return (
+        "a time that only its first steps will tell"
+        if told.time.steps_s is None
+        else f"{_span(told.time.steps_s)} of training"
+    )
 
 
 def _memory(told: Estimate) -> str:
@@ -38,7 +47,11 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
     about_time = time.said
     if time.steps_s is not None:
         about_time = f"most likely {duration(time.steps_s.likely)}; {steps} steps, a plain one {duration_of_step(time.plain_step_s)}; {time.said}."
-        about_time += f" Beside its steps the last such run took {duration(time.beside_s)}." if time.beside_s is not None else " Samples, drift pictures and opening the model come on top."
+        about_time += (
+            f" Beside its steps the last such run took {duration(time.beside_s)}."
+            if time.beside_s is not None
+            else " Samples, drift pictures and opening the model come on top."
+        )
     about_memory = memory.said
     if memory.total is not None:
         parts = ", ".join(f"{_WHAT[name]} {size(count)}" for name, count in memory.parts.items())
@@ -51,7 +64,10 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
         ("Memory", "not known" if memory.total is None else f"about {size(memory.total.likely)}", about_memory),
         ("Disk", "not known" if disk is None else f"up to {size(disk.run + disk.cache)}", about_disk),
     )
-    drawn = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b><span>{text(_capital(about))}</span></div>" for name, value, about in cells)
+    drawn = "".join(
+        f"<div><span>{text(name)}</span><b>{text(value)}</b><span>{text(_capital(about))}</span></div>"
+        for name, value, about in cells
+    )
     return f'<div class="rs-card rs-estimate" data-testid="estimate">{drawn}</div>'
 
 

@@ -25,7 +25,9 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
     """
     said = described(example, walk, walked_as, control)
     wide, narrow = (_drawn(example, walk, control, width, said) for width in (_WIDE, _NARROW))
-    return f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
+    return (
+        f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
+    )
 
 
 def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
@@ -40,11 +42,16 @@ def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
     drawn = []
     for width in (_WIDE, _NARROW):
         line, (left, right) = _line(example, width, start)
-        words = (
-            _label((left + right) / 2, 96, "one step ends anywhere here: learns its direction" if width == _WIDE else "the step ends here")
-            + _label(right, 112 if width != _WIDE else 96, "starts and learns here", "start" if width == _WIDE else "middle")
+        words = _label(
+            (left + right) / 2,
+            96,
+            "one step ends anywhere here: learns its direction" if width == _WIDE else "the step ends here",
+        ) + _label(
+            right, 112 if width != _WIDE else 96, "starts and learns here", "start" if width == _WIDE else "middle"
         )
-        drawn.append(f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(said)}">{line}{words}</svg>')
+        drawn.append(
+            f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(said)}">{line}{words}</svg>'
+        )
     return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
 
 
@@ -61,9 +68,10 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
         "and is trained right there, as a plain row" if control
         else f"and walks back step by step, {walked_as}"
     )  # fmt: skip
-    return (
-        f"{first}{cut}, at {name} {quantity(far.start.sigma)}, {goes}. The chance of each offset: {chances}."
-        + ("" if example.floor is None else f" Rows whose target has less noise than {quantity(example.floor.sigma)} are not rolled out.")
+    return f"{first}{cut}, at {name} {quantity(far.start.sigma)}, {goes}. The chance of each offset: {chances}." + (
+        ""
+        if example.floor is None
+        else f" Rows whose target has less noise than {quantity(example.floor.sigma)} are not rolled out."
     )
 
 
@@ -99,7 +107,11 @@ def _mixed(x: float, y: float, side: float, alpha: float, sigma: float) -> str:
         '<rect y="27" width="40" height="13" class="rs-w-table"/><path d="M6 14l8 6-8 6zM34 14l-8 6 8 6z" class="rs-w-wrap"/>'
         '<circle cx="20" cy="20" r="8.5" class="rs-w-candy"/><path d="M15 13.5q5 6.500 0 13M21 11.600q5 8.400 0 16.800" class="rs-w-stripe"/>'
     )
-    noise = "".join(f'<path d="{path}" class="rs-w-noise{which}"/>' for which, path in enumerate(_NOISE)) if share > 0 else ""
+    noise = (
+        "".join(f'<path d="{path}" class="rs-w-noise{which}"/>' for which, path in enumerate(_NOISE))
+        if share > 0
+        else ""
+    )
     return f'{candy}<g opacity="{share:.3f}"><rect width="40" height="40" class="rs-w-grey"/>{noise}</g><rect width="40" height="40" class="rs-w-frame"/></g>'
 
 
@@ -178,7 +190,13 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
     parts = [
         f'<path d="M{left:.1f} 54L{box_left} {top}H{box_right}L{right:.1f} 54z" class="rs-w-beam"/>',
         f'<rect x="{box_left}" y="{top}" width="{box_right - box_left}" height="{bottom - top}" rx="8" class="rs-w-box"/>',
-        _label(14, top + 20, "Chance of each offset, once a row is chosen" if wide else "Chance of each offset", "start", "rs-w-quiet"),
+        _label(
+            14,
+            top + 20,
+            "Chance of each offset, once a row is chosen" if wide else "Chance of each offset",
+            "start",
+            "rs-w-quiet",
+        ),
     ]
     # The chances: a bar for each offset, or an outline where there are too many.
     tallest = max(offset.chance for offset in offsets)
@@ -187,7 +205,9 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
         for offset in offsets:
             height = max(46 * offset.chance / tallest, 1.5)
             kind = "rs-w-bar0" if offset.k == 0 else "rs-w-barcut" if offset.actual < offset.k else "rs-w-bar"
-            parts.append(f'<rect x="{x(offset.k) - bar / 2:.1f}" y="{base - height:.1f}" width="{bar:.1f}" height="{height:.1f}" class="{kind}"/>')
+            parts.append(
+                f'<rect x="{x(offset.k) - bar / 2:.1f}" y="{base - height:.1f}" width="{bar:.1f}" height="{height:.1f}" class="{kind}"/>'
+            )
             if gap >= 34:
                 parts.append(_label(x(offset.k), base - height - 4, _percent(offset.chance)))
     else:
@@ -201,19 +221,39 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
     for offset in shown:
         kind = "rs-w-target" if offset.k == 0 else "rs-w-cut" if offset.actual < offset.k else "rs-w-node"
         parts.append(f'<circle cx="{x(offset.k):.1f}" cy="{line}" r="5.5" class="{kind}"/>')
-        parts.append(_label(x(offset.k), base + 16, "no walk" if offset.k == 0 and gap >= 48 else f"+{offset.k}" if offset.k else "0", kind="rs-w-quiet"))
+        parts.append(
+            _label(
+                x(offset.k),
+                base + 16,
+                "no walk" if offset.k == 0 and gap >= 48 else f"+{offset.k}" if offset.k else "0",
+                kind="rs-w-quiet",
+            )
+        )
         if offset.actual == offset.k and (gap >= 40 or offset.k in (0, far.actual) or not few):
             parts.append(_label(x(offset.k), line + 52, quantity(offset.start.sigma, 3), kind="rs-w-quiet"))
     if not control and far.actual:
         parts.append(_arcs(x, far.actual, line, few))
     for level, place, words, anchor in (
         (example.target, max(x(0) - side - 44, 10), "learns here" if not control else "its own level", "start"),
-        (far.start, min(x(len(offsets) - 1) + 44, width - side - 10), "starts here" if not control else "learns here", "end"),
+        (
+            far.start,
+            min(x(len(offsets) - 1) + 44, width - side - 10),
+            "starts here" if not control else "learns here",
+            "end",
+        ),
     ):
         parts.append(_mixed(place, line - side / 2, side, level.alpha, level.sigma))
         parts.append(_label(place if anchor == "start" else place + side, line + side / 2 + 15, words, anchor))
     if far.actual < far.k:
-        parts.append(_label(reach + 10, line + 18, "only noise is left" if (far.k - far.actual) * gap > 60 else "noise", "start", "rs-w-quiet"))
+        parts.append(
+            _label(
+                reach + 10,
+                line + 18,
+                "only noise is left" if (far.k - far.actual) * gap > 60 else "noise",
+                "start",
+                "rs-w-quiet",
+            )
+        )
     return "".join(parts), round(bottom) + 1
 
 
@@ -222,7 +262,8 @@ def _arcs(x, steps: int, line: float, each: bool) -> str:
     hops = [(k, k - 1) for k in range(steps, 0, -1)] if each else [(steps, 0)]
     dip = 20 if each else 26
     arcs = "".join(
-        f'<path d="M{x(a):.1f} {line + 7}Q{(x(a) + x(b)) / 2:.1f} {line + 7 + dip} {x(b) + 5:.1f} {line + 10}" class="rs-w-arc"/>' + _arrow(x(b) + 3, line + 9)
+        f'<path d="M{x(a):.1f} {line + 7}Q{(x(a) + x(b)) / 2:.1f} {line + 7 + dip} {x(b) + 5:.1f} {line + 10}" class="rs-w-arc"/>'
+        + _arrow(x(b) + 3, line + 9)
         for a, b in hops
     )
     return arcs if each else arcs + _label((x(0) + x(steps)) / 2, line + 34, f"{steps} steps")

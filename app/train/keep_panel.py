@@ -44,15 +44,29 @@ class KeepPanel:
                         self.mine = gr.Dropdown(choices=_mine(runs_dir), value=None, label="Your presets", filterable=False, elem_id="keep-mine",
                                                 info=f"They lie in {folder_of(runs_dir)}.")  # fmt: skip
                         self.delete = gr.Button("Delete", elem_id="keep-delete", min_width=90, interactive=False)
-                        self.sure = gr.Button("Yes, delete", variant="stop", visible=False, elem_id="keep-sure", min_width=110)
+                        self.sure = gr.Button(
+                            "Yes, delete", variant="stop", visible=False, elem_id="keep-sure", min_width=110
+                        )
                     self.broken = gr.HTML(_broken_card(runs_dir), elem_id="keep-broken", elem_classes="rs-maybe")
                 with gr.Column(min_width=280):
                     gr.HTML("<h4>Bring settings in</h4>", padding=False)
-                    self.file = gr.File(label="A config.json or a LoRA file", type="filepath", height=160, elem_id="bring-file", file_types=[".json", ".safetensors"])
+                    self.file = gr.File(
+                        label="A config.json or a LoRA file",
+                        type="filepath",
+                        height=160,
+                        elem_id="bring-file",
+                        file_types=[".json", ".safetensors"],
+                    )
                     gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, the arguments of a diffusers DreamBooth script as JSON, or a LoRA file that was trained here. '
                             "It fills the form; nothing starts.</p>")  # fmt: skip
                     with gr.Row(elem_classes="rs-keep-line"):
-                        self.run = gr.Dropdown(choices=_runs(watch), value=None, label="Or the settings of a run", filterable=False, elem_id="bring-run")
+                        self.run = gr.Dropdown(
+                            choices=_runs(watch),
+                            value=None,
+                            label="Or the settings of a run",
+                            filterable=False,
+                            elem_id="bring-run",
+                        )
                         self.take = gr.Button("Take them", elem_id="bring-take", min_width=110, interactive=False)
             self.told = gr.HTML(elem_id="bring-told", elem_classes="rs-maybe")
 
@@ -81,9 +95,17 @@ class KeepPanel:
 
         self.save.click(keep(False), named, page.outputs, **QUICK)
         self.replace.click(keep(True), named, page.outputs, **QUICK)
-        gr.on([self.title.input, self.name.input], lambda: {self.replace: gr.update(visible=False), self.saved: ""}, None, [self.replace, self.saved], **QUICK)
+        gr.on(
+            [self.title.input, self.name.input],
+            lambda: {self.replace: gr.update(visible=False), self.saved: ""},
+            None,
+            [self.replace, self.saved],
+            **QUICK,
+        )
         self.mine.change(_chosen_one, self.mine, [self.delete, self.sure], **QUICK)
-        self.delete.click(lambda: (gr.update(visible=False), gr.update(visible=True)), None, [self.delete, self.sure], **QUICK)
+        self.delete.click(
+            lambda: (gr.update(visible=False), gr.update(visible=True)), None, [self.delete, self.sure], **QUICK
+        )
         self.sure.click(lambda given: self.on_delete(page, given), named, page.outputs, **QUICK)
         self.run.change(lambda run: gr.update(interactive=run is not None), self.run, self.take, **QUICK)
         slow = {"show_progress_on": [self.told], **SLOW}
@@ -117,7 +139,10 @@ class KeepPanel:
         try:
             config = page.form.read(given)
         except ConfigError as error:
-            return {self.saved: problems(error.faults, "These settings cannot be kept yet"), **page.refused(given, error)}
+            return {
+                self.saved: problems(error.faults, "These settings cannot be kept yet"),
+                **page.refused(given, error),
+            }
         try:
             if not title:
                 raise ConfigError([Fault("The preset needs a title: what its card will say.")])
@@ -138,13 +163,26 @@ class KeepPanel:
         }
 
     def on_delete(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        runs_dir, name, model = self.watch.store.root, given[self.mine], given[self.form.components["pretrained_model_name_or_path"]]
+        runs_dir, name, model = (
+            self.watch.store.root,
+            given[self.mine],
+            given[self.form.components["pretrained_model_name_or_path"]],
+        )
         back = {self.delete: gr.update(visible=True, interactive=False), self.sure: gr.update(visible=False)}
         try:
             delete_preset(runs_dir, str(name))
         except (ConfigError, OSError) as error:
-            return {self.saved: problems(_faults(error), "Not deleted"), **self.lists(given[self.preset], model), **back}
-        gone = {**self.lists(given[self.preset], model), self.mine: gr.update(choices=_mine(runs_dir), value=None), self.saved: "", **back}
+            return {
+                self.saved: problems(_faults(error), "Not deleted"),
+                **self.lists(given[self.preset], model),
+                **back,
+            }
+        gone = {
+            **self.lists(given[self.preset], model),
+            self.mine: gr.update(choices=_mine(runs_dir), value=None),
+            self.saved: "",
+            **back,
+        }
         if Path(given[self.preset]).stem != name or given[self.preset] in preset_names():
             return gone
         # The one that was chosen: the form stays as it is, and the differences are told from the first preset.
@@ -163,7 +201,9 @@ class KeepPanel:
         name = given[self.run]
         return self._brought(page, given, lambda: import_run(self.watch.store.get(str(name))), f"the run {name}")
 
-    def _brought(self, page: FormPage, given: Mapping[Any, Any], read: Callable[[], Imported], source: str) -> dict[Any, Any]:
+    def _brought(
+        self, page: FormPage, given: Mapping[Any, Any], read: Callable[[], Imported], source: str
+    ) -> dict[Any, Any]:
         """The whole form changes, or nothing of it."""
         try:
             imported = read()
@@ -177,7 +217,11 @@ class KeepPanel:
         except ConfigError:  # one of the person's own that was deleted or broken meanwhile
             chosen, stays = preset_names()[0], known is None
         chosen = chosen if stays else known.key
-        return {**page.filled(given, imported.config, preset=chosen), **self.chosen(chosen, model), self.told: told_card(imported)}
+        return {
+            **page.filled(given, imported.config, preset=chosen),
+            **self.chosen(chosen, model),
+            self.told: told_card(imported),
+        }
 
 
 def told_card(imported: Imported) -> str:
@@ -185,7 +229,8 @@ def told_card(imported: Imported) -> str:
     fill_in = "".join(f"<li>{text(label(OPTIONS[name]))} <code>{text(name)}</code></li>" for name in imported.fill_in)
     remarks = "".join(f"<li>{text(remark)}</li>" for remark in imported.remarks)
     left = "".join(
-        f"<li><code>{text(key[:80])}</code> = {text(shown_value(value))}: {text(why)}</li>" for key, value, why in imported.left_out[:_LEFT_OUT_SHOWN]
+        f"<li><code>{text(key[:80])}</code> = {text(shown_value(value))}: {text(why)}</li>"
+        for key, value, why in imported.left_out[:_LEFT_OUT_SHOWN]
     )
     more = len(imported.left_out) - _LEFT_OUT_SHOWN
     parts = [f"<p>{text(told(imported))}</p>"]
@@ -196,7 +241,9 @@ def told_card(imported: Imported) -> str:
     if imported.assumed:
         flat = config_to_flat(imported.config)
         names = ", ".join(f"{text(name)} {text(shown_value(flat[name]))}" for name in imported.assumed)
-        parts.append(f"<details><summary>{text(whose(imported.program))} defaults that were put in</summary><p>{names}</p></details>")
+        parts.append(
+            f"<details><summary>{text(whose(imported.program))} defaults that were put in</summary><p>{names}</p></details>"
+        )
     if left:
         parts.append(f"<h5>Left out</h5><ul>{left}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>")
     return f'<div class="rs-card {"rs-mild" if fill_in or left else "rs-good"}" role="status"><h4>Settings brought in</h4>{"".join(parts)}</div>'
@@ -205,12 +252,17 @@ def told_card(imported: Imported) -> str:
 def _mine(runs_dir: Path) -> list[tuple[str, str]]:
     """(what is shown, the file's name) of every own preset, the broken ones too, because they can be deleted."""
     found, broken = own_presets(runs_dir)
-    return [*((f"{preset.title} ({preset.name})", preset.name) for preset in found), *((f"{path.stem} (broken)", path.stem) for path in broken)]
+    return [
+        *((f"{preset.title} ({preset.name})", preset.name) for preset in found),
+        *((f"{path.stem} (broken)", path.stem) for path in broken),
+    ]
 
 
 def _broken_card(runs_dir: Path) -> str:
     broken = own_presets(runs_dir)[1]
-    return problems([Fault(wrong) for wrong in broken.values()], "Presets of yours that cannot be used") if broken else ""
+    return (
+        problems([Fault(wrong) for wrong in broken.values()], "Presets of yours that cannot be used") if broken else ""
+    )
 
 
 def _runs(watch: Watch) -> list[tuple[str, str]]:

@@ -44,7 +44,9 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         facts.append(("Made for pictures of", f"{report.resolution} × {report.resolution} px"))
     if report.bytes_ is not None:
         facts.append(("Size", size(report.bytes_) + ("" if report.downloaded else " to download")))
-    where = {"built-in": "built in: works offline", "folder": "a folder on this computer: works offline"}.get(report.place)
+    where = {"built-in": "built in: works offline", "folder": "a folder on this computer: works offline"}.get(
+        report.place
+    )
     if report.place == "hub" and report.downloaded is not None:
         where = "downloaded already: works offline" if report.downloaded else "not on this computer yet"
     if where is not None:

@@ -49,7 +49,9 @@ class ModelPanel:
             with gr.Column(scale=1, min_width=150, elem_classes="rs-model-buttons"):
                 self.check = gr.Button("Check this model", size="sm", elem_id="check-model")
                 self.browser = FolderBrowser("model", "browse-model")
-        self.held = gr.State(self._as_shown(load_preset(preset)))  # the model's fields, as they were when last looked at
+        self.held = gr.State(
+            self._as_shown(load_preset(preset))
+        )  # the model's fields, as they were when last looked at
         self.browser.place()
         self.checked = gr.HTML(elem_id="model-checked", elem_classes="rs-maybe")
 
@@ -80,7 +82,10 @@ class ModelPanel:
 
     def told(self, preset: str, model: Any) -> dict[Any, Any]:
         """Updates of the cards and the words below them for the model that the form names; `model` as the field holds it, right or wrong."""
-        return {self.about: about(preset, model), self.preset: gr.update(choices=preset_choices(self.watch.store.root, preset, model))}
+        return {
+            self.about: about(preset, model),
+            self.preset: gr.update(choices=preset_choices(self.watch.store.root, preset, model)),
+        }
 
     def named(self, given: Mapping[Any, Any]) -> Any:
         """The model that the form names, as its field holds it."""
@@ -103,7 +108,12 @@ class ModelPanel:
             try:
                 config = page.form.read(given)
             except ConfigError as error:  # something else in the form is wrong; the folder is taken all the same
-                return {**page.refused(given, error), field: path, **self.changed(given), self.checked: self.look(given)}
+                return {
+                    **page.refused(given, error),
+                    field: path,
+                    **self.changed(given),
+                    self.checked: self.look(given),
+                }
             return {**page.filled(given, config, [_NAME]), self.checked: self.look(given)}
 
         field = page.form.components[_NAME]
@@ -124,7 +134,9 @@ class ModelPanel:
 
     def model_of(self, given: Mapping[Any, Any]) -> ModelConfig:
         """The model section that the form holds, whatever the rest of it says. Raises ConfigError."""
-        return config_from_flat({name: from_component(OPTIONS[name], given[self.form.components[name]]) for name in _MODEL}).model
+        return config_from_flat(
+            {name: from_component(OPTIONS[name], given[self.form.components[name]]) for name in _MODEL}
+        ).model
 
 
 def preset_choices(runs_dir: Path | None = None, chosen: str | None = None, model: Any = None) -> list[tuple[str, str]]:

@@ -78,7 +78,9 @@ def cleared(config: RunConfig, preset: RunConfig, prompts: Iterable[str] = ()) -
     if new.get(_CLASS_PROMPT, now[_CLASS_PROMPT]) is None:
         new["with_prior_preservation"] = False
     else:  # the person's own class prompt: class pictures stay on, but not the demo's
-        new = {name: value for name, value in new.items() if name not in ("with_prior_preservation", "num_class_images")}
+        new = {
+            name: value for name, value in new.items() if name not in ("with_prior_preservation", "num_class_images")
+        }
     if now[_RESOLUTION] == its[_RESOLUTION]:
         new[_RESOLUTION] = fitting_resolution(config.model, preset)
     return {name: value for name, value in new.items() if value != now[name]}
@@ -139,12 +141,20 @@ def told(config: RunConfig, preset: RunConfig) -> Told:
     empty = [name for name in WORDS if now[name] == _DEFAULTS[name] != its[name]]
     if not left and not empty:
         return Told()
-    title = "Your own pictures, but some settings are still the demo's" if left else "Your own pictures: the demo's words are cleared"
+    title = (
+        "Your own pictures, but some settings are still the demo's"
+        if left
+        else "Your own pictures: the demo's words are cleared"
+    )
     why = "They tell what the demo's pictures show, so your pictures would be trained as something that they are not."
     lines = [_line(name, f"{_said(its[name])}, as in the demo") for name in left]
     for name, hint in WORDS.items():
         if name not in left and now[name] != its[name]:
-            lines.append(_line(name, f"was {_said(its[name])}, is now {_said(now[name])}" + (f": {hint}" if name in empty else "")))
+            lines.append(
+                _line(
+                    name, f"was {_said(its[name])}, is now {_said(now[name])}" + (f": {hint}" if name in empty else "")
+                )
+            )
     lines += _about_numbers(config, left, its)
     markup = f'<div class="rs-card rs-mild" role="status"><h4>{text(title)}</h4><p>{text(why)}</p><ul>{"".join(lines)}</ul></div>'
     return Told(markup, bool(left), any(name not in left for name in empty), "validation_prompts" in empty)
@@ -154,12 +164,19 @@ def _about_numbers(config: RunConfig, left: dict[str, Any], its: dict[str, Any])
     """The lines about what is no word: where drift is measured, and the resolution."""
     lines, model = [], config.model.pretrained_model_name_or_path
     if its["drift_data_dir"] is not None and config.drift.data_dir is None:
-        lines.append(_line("drift_data_dir", "your own: one is held out for the drift probe where there are three or more"))
+        lines.append(
+            _line("drift_data_dir", "your own: one is held out for the drift probe where there are three or more")
+        )
     if _RESOLUTION in left:
         return lines
     size = config.data.resolution
     if model in MODELS and size == its[_RESOLUTION]:
-        lines.append(_line(_RESOLUTION, f"stays {size} px, because the small model {model} draws no larger; a model of full size wants more"))
+        lines.append(
+            _line(
+                _RESOLUTION,
+                f"stays {size} px, because the small model {model} draws no larger; a model of full size wants more",
+            )
+        )
     elif size != its[_RESOLUTION]:
         lines.append(_line(_RESOLUTION, f"was {its[_RESOLUTION]} px for the demo's model, is now {size} px"))
     return lines

@@ -45,13 +45,21 @@ def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> st
     """The findings, worst first, one line for each kind with the files that it concerns; `all_well` where there are none."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for number, finding in enumerate(by_severity(findings)):
-        groups.setdefault((finding.level, finding.code if finding.code in KINDS else str(number), _pattern(finding)), []).append(finding)
+        groups.setdefault(
+            (finding.level, finding.code if finding.code in KINDS else str(number), _pattern(finding)), []
+        ).append(finding)
     if not groups:
         return f'<div class="rs-quiet rs-checks-well">✓ {text(all_well)}</div>' if pictures else ""
     rows = "".join(_row(level, group) for (level, _, _), group in groups.items())
     levels = {level for level, _, _ in groups}
     colour = "rs-bad" if "error" in levels else "rs-mild" if "warning" in levels else ""
-    title = "Checks: this must be mended before training" if "error" in levels else "Checks: worth a look" if "warning" in levels else "Checks: good to know"
+    title = (
+        "Checks: this must be mended before training"
+        if "error" in levels
+        else "Checks: worth a look"
+        if "warning" in levels
+        else "Checks: good to know"
+    )
     return f'<div class="rs-card rs-checks {colour}"><h4>{title}</h4><ul>{rows}</ul></div>'
 
 
@@ -91,5 +99,13 @@ def marks_of(findings: Iterable[Finding], files: set[str]) -> list[dict[str, Any
     for finding in by_severity(findings):
         short = KINDS.get(finding.code, ("", ""))[1]
         if short and finding.where in files:
-            marks.append({"level": finding.level, "short": short, "full": _labelled(printable(f"{finding.message} {_REMEDIES.get(finding.code, finding.remedy)}".strip()))})
+            marks.append(
+                {
+                    "level": finding.level,
+                    "short": short,
+                    "full": _labelled(
+                        printable(f"{finding.message} {_REMEDIES.get(finding.code, finding.remedy)}".strip())
+                    ),
+                }
+            )
     return marks

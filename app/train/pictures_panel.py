@@ -66,24 +66,37 @@ class PicturesPanel:
         look = self.look(config.data)
         with gr.Row():
             with gr.Column(scale=3, min_width=260):
-                self.files = gr.File(file_count="multiple", type="filepath", height=150, elem_id="drop", label="Your pictures", file_types=list(UPLOADS))
+                self.files = gr.File(
+                    file_count="multiple",
+                    type="filepath",
+                    height=150,
+                    elem_id="drop",
+                    label="Your pictures",
+                    file_types=list(UPLOADS),
+                )
                 gr.HTML(_ADVICE)
             with gr.Column(scale=4, min_width=260):
                 form.place("instance_data_dir")
                 self.browser = FolderBrowser("pictures", "browse-pictures", self._places)
                 form.place("trigger_word", "instance_prompt")
         self.browser.place()
-        self.held = gr.State(config.data.instance_data_dir)  # the pictures that the words in the form were looked through for
+        self.held = gr.State(
+            config.data.instance_data_dir
+        )  # the pictures that the words in the form were looked through for
         self.words = gr.HTML(elem_id="own-words", elem_classes="rs-maybe")
         with gr.Row(elem_classes="rs-buttons"):
             self.clear = gr.Button("Clear the demo's words", size="sm", visible=False, elem_id="own-words-clear")
-            self.fill = gr.Button("Sample prompts from your captions", size="sm", visible=False, elem_id="own-words-prompts")
+            self.fill = gr.Button(
+                "Sample prompts from your captions", size="sm", visible=False, elem_id="own-words-prompts"
+            )
             self.back = gr.Button("Put the demo's words back", size="sm", visible=False, elem_id="own-words-back")
         self.editor = gr.HTML(
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=look.shown, elem_id="pictures",
         )  # fmt: skip
         self.checks = gr.HTML(look.checks, elem_id="picture-checks", elem_classes="rs-maybe")
-        with gr.Accordion("Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"):
+        with gr.Accordion(
+            "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
+        ):
             gr.HTML(_ABOUT_CLASS)
             form.place("with_prior_preservation", "class_prompt")
             with gr.Row():
@@ -98,7 +111,17 @@ class PicturesPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.checks, self.classes, self.files, self.held, self.words, self.clear, self.fill, self.back]
+        return [
+            self.editor,
+            self.checks,
+            self.classes,
+            self.files,
+            self.held,
+            self.words,
+            self.clear,
+            self.fill,
+            self.back,
+        ]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""
@@ -133,13 +156,23 @@ class PicturesPanel:
 
         def upload(given: Mapping[Any, Any]) -> dict[Any, Any]:
             dropped = given[self.files] if given[self.files] is not None else []
-            return {**self._edited(page, given, lambda data, edits: self.add(data, [Path(path) for path in dropped])), self.files: None}
+            return {
+                **self._edited(page, given, lambda data, edits: self.add(data, [Path(path) for path in dropped])),
+                self.files: None,
+            }
 
         def use(name: str) -> Any:
             return lambda given, path: self._put(page, given, name, path)
 
         changes = [event for name in _WATCHED if name != "instance_data_dir" for event in _change_events(fields[name])]
-        gr.on([*changes, self.editor.select, self.editor.input], self.on_look, page.inputs, mine, trigger_mode="always_last", **quiet)
+        gr.on(
+            [*changes, self.editor.select, self.editor.input],
+            self.on_look,
+            page.inputs,
+            mine,
+            trigger_mode="always_last",
+            **quiet,
+        )
         gr.on(
             _change_events(folder), lambda given: self.on_folder(page, given), page.inputs, page.outputs, trigger_mode="always_last", **quiet,
         )  # fmt: skip
@@ -170,7 +203,9 @@ class PicturesPanel:
         updates, data = self._filled(page, given, config, self._words(given, config))
         return {**updates, **self._updates(self.look(data, edits)), self.held: folder}
 
-    def _reworded(self, page: FormPage, given: Mapping[Any, Any], act: Callable[[RunConfig, RunConfig], dict[str, Any]]) -> dict[Any, Any]:
+    def _reworded(
+        self, page: FormPage, given: Mapping[Any, Any], act: Callable[[RunConfig, RunConfig], dict[str, Any]]
+    ) -> dict[Any, Any]:
         """Do what one of the buttons below the words says."""
         try:
             config = self.form.read(given)
@@ -190,7 +225,9 @@ class PicturesPanel:
     def _prompts(self, config: RunConfig, preset: RunConfig) -> dict[str, Any]:
         prompts = self._own_prompts(config.data, config.data.instance_prompt)
         if not prompts:
-            gr.Warning("There is no caption yet: write and save one under a picture, or one for all pictures without their own.")
+            gr.Warning(
+                "There is no caption yet: write and save one under a picture, or one for all pictures without their own."
+            )
         return {"validation_prompts": prompts} if prompts else {}
 
     def _own_prompts(self, data: DataConfig, instance_prompt: str | None = None) -> list[str]:
@@ -236,19 +273,25 @@ class PicturesPanel:
         if not trigger:
             gr.Warning("Write a trigger word first.")
         elif proposed:
-            gr.Info(f'"{trigger}" now stands in front of {_count(len(proposed), "caption")}. Look through them, then save.')
+            gr.Info(
+                f'"{trigger}" now stands in front of {_count(len(proposed), "caption")}. Look through them, then save.'
+            )
         else:
             gr.Info(f'Every caption has "{trigger}" already.')
         typed = {name: Draft(each["text"], each["was"]) for name, each in proposed.items()}
         return self._updates(self.look(data, replace(edits, drafts={**edits.drafts, **typed}), proposed=proposed))
 
-    def _edited(self, page: FormPage, given: Mapping[Any, Any], act: Callable[[DataConfig, Edits], "Answer"]) -> dict[Any, Any]:
+    def _edited(
+        self, page: FormPage, given: Mapping[Any, Any], act: Callable[[DataConfig, Edits], "Answer"]
+    ) -> dict[Any, Any]:
         """Do `act`, tell what came of it, and show the set as it is then."""
         data, edits = self.data_of(given), self._edits(given)
         try:
             answer = act(data, edits)
         except (Refused, OSError) as problem:
-            gr.Warning(str(problem) if isinstance(problem, Refused) else f"The disk did not take it: {problem}.", duration=None)
+            gr.Warning(
+                str(problem) if isinstance(problem, Refused) else f"The disk did not take it: {problem}.", duration=None
+            )
             return self._updates(self.look(data, edits))
         for told in answer.infos:
             gr.Info(told)
@@ -326,14 +369,20 @@ class PicturesPanel:
         answer = Answer(folder=target if copied else None, copied=copied, changed=written.changed)
         answer.saved = {name: {"sent": edits.drafts[name].text, "now": now} for name, now in written.saved.items()}
         if written.saved:
-            answer.infos.append(f"{_count(len(written.saved), 'caption')} saved beside the pictures in {printable(str(target))}.{self._copied(copied, folder)}")
+            answer.infos.append(
+                f"{_count(len(written.saved), 'caption')} saved beside the pictures in {printable(str(target))}.{self._copied(copied, folder)}"
+            )
             runs = self._runs_with(target) if kind == "own" else []
             if runs:
-                answer.infos.append(f"{_and(runs)} was made with the old captions and cannot be resumed with the new ones.")
+                answer.infos.append(
+                    f"{_and(runs)} was made with the old captions and cannot be resumed with the new ones."
+                )
         if written.failed:
             some = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(written.failed.items())[:3])
             more = f"; and {len(written.failed) - 3} more" if len(written.failed) > 3 else ""
-            answer.warnings.append(f"{_count(len(written.failed), 'caption')} not saved, and kept here as typed. {some}{more}.")
+            answer.warnings.append(
+                f"{_count(len(written.failed), 'caption')} not saved, and kept here as typed. {some}{more}."
+            )
         return answer
 
     def add(self, data: DataConfig, paths: list[Path]) -> "Answer":
@@ -346,13 +395,19 @@ class PicturesPanel:
         added = self.sets.add(paths, into)
         answer = Answer(folder=added.folder if not ours or copied else None, copied=copied)
         if added.refused:
-            answer.warnings.append(f"Left out: {', '.join(map(printable, added.refused[:5]))}{' and more' if len(added.refused) > 5 else ''}.")
+            answer.warnings.append(
+                f"Left out: {', '.join(map(printable, added.refused[:5]))}{' and more' if len(added.refused) > 5 else ''}."
+            )
         if added.twice:
-            answer.infos.append(f"Already there: {', '.join(map(printable, added.twice[:5]))}{' and more' if len(added.twice) > 5 else ''}.")
+            answer.infos.append(
+                f"Already there: {', '.join(map(printable, added.twice[:5]))}{' and more' if len(added.twice) > 5 else ''}."
+            )
         if ours:
             answer.infos.append(f"{_count(added.pictures, 'picture')} added.{self._copied(copied, folder)}")
         elif added.folder is not None and folder is not None and self.sets.kind(folder) == "own":
-            answer.infos.append(f"The dropped pictures are a set of their own now; your folder {printable(str(folder))} is as it was.")
+            answer.infos.append(
+                f"The dropped pictures are a set of their own now; your folder {printable(str(folder))} is as it was."
+            )
         return answer
 
     def remove(self, data: DataConfig, name: str) -> "Answer":
@@ -362,7 +417,11 @@ class PicturesPanel:
             raise Refused("Only pictures that were dropped here are removed here. Remove it in its own folder.")
         target, copied = self._for_edit(folder)
         self.sets.remove(target, name)
-        return Answer(folder=target if copied else None, copied=copied, infos=[self._copied(True, folder).strip()] if copied else [])
+        return Answer(
+            folder=target if copied else None,
+            copied=copied,
+            infos=[self._copied(True, folder).strip()] if copied else [],
+        )
 
     def bring_back(self, data: DataConfig) -> "Answer":
         """Undo the last removal."""
@@ -399,12 +458,16 @@ class PicturesPanel:
         """The chosen folder, where its captions may be written. Raises Refused."""
         folder = self._folder(data)
         if folder is None or not self._same(edits, data):
-            raise Refused("Another folder was chosen meanwhile. Look at its pictures, then save again; what you typed is kept with its folder.")
+            raise Refused(
+                "Another folder was chosen meanwhile. Look at its pictures, then save again; what you typed is kept with its folder."
+            )
         kind = self.sets.kind(folder)
         if kind == "built-in":
             raise Refused("These pictures are built in and cannot be edited. Drop your own to edit.")
         if data.caption_strategy != "textfile":
-            raise Refused("Captions do not come from text files now: set the caption strategy to textfile first (All settings, Pictures).")
+            raise Refused(
+                "Captions do not come from text files now: set the caption strategy to textfile first (All settings, Pictures)."
+            )
         return folder, kind
 
     def _for_edit(self, folder: Path) -> tuple[Path, bool]:
@@ -414,7 +477,11 @@ class PicturesPanel:
         return folder, False
 
     def _copied(self, copied: bool, folder: Path) -> str:
-        return f" It is a copy of the set, because {_and(self._runs_with(folder))} was made with the old one." if copied else ""
+        return (
+            f" It is a copy of the set, because {_and(self._runs_with(folder))} was made with the old one."
+            if copied
+            else ""
+        )
 
     def _runs_with(self, folder: Path) -> list[str]:
         """Names of the runs whose pictures are those of `folder`."""
@@ -481,12 +548,27 @@ class PicturesPanel:
         draft = edits.drafts.get(path.name)
         own = said if draft is None else clean(draft.text)
         caption = own if own else fallback
-        marks = marks_of([finding for finding in problems if draft is None or finding.code not in ("caption-missing", "caption-empty")], {str(path), str(file)})
+        marks = marks_of(
+            [
+                finding
+                for finding in problems
+                if draft is None or finding.code not in ("caption-missing", "caption-empty")
+            ],
+            {str(path), str(file)},
+        )
         if draft is not None and not caption:
-            marks.append({"level": "error", "short": "no caption", "full": "Write one, or set the caption for pictures without one."})
+            marks.append(
+                {
+                    "level": "error",
+                    "short": "no caption",
+                    "full": "Write one, or set the caption for pictures without one.",
+                }
+            )
         if item is not None and twins[item.digest][0] is not item:
             first = printable(twins[item.digest][0].name)
-            marks.append({"level": "warning", "short": "twice", "full": f"The same picture as {first}; remove one of them."})
+            marks.append(
+                {"level": "warning", "short": "twice", "full": f"The same picture as {first}; remove one of them."}
+            )
         trigger = clean(data.trigger_word) if data.trigger_word is not None else ""
         if trigger and caption and not mentions(caption, trigger):
             full = "Training puts the trigger word in front by itself; the button above writes it into the caption."
@@ -536,7 +618,11 @@ def _head(kind: Kind, folder: Path, count: int, left_out: int, data: DataConfig)
         return f"No pictures in {where}."
     if kind == "built-in":
         return f"{pictures}, built in: they cannot be edited. Drop your own to edit."
-    head = f"{pictures}, dropped here; they lie in {where}." if kind == "dropped" else f"{pictures} in your folder {where}; no picture there is changed or removed."
+    head = (
+        f"{pictures}, dropped here; they lie in {where}."
+        if kind == "dropped"
+        else f"{pictures} in your folder {where}; no picture there is changed or removed."
+    )
     if data.caption_strategy != "textfile":
         source = "are the names of the files" if data.caption_strategy == "filename" else "are the same for all"
         head += f" Captions {source} (the caption strategy, under All settings), so there are none to edit here."
@@ -549,16 +635,30 @@ def _class_view(data: DataConfig, found: Scan, problems: list[Finding], watch: W
         return '<div class="rs-quiet">Off: only your pictures are trained on. Turn it on when ordinary things of the kind begin to look like yours.</div>'
     have = min(len(found.class_items), data.num_class_images)
     missing = data.num_class_images - have
-    said = f"{_count(have, 'class picture')} from {printable(str(located(data.class_data_dir)))}." if have and data.class_data_dir is not None else ""
+    said = (
+        f"{_count(have, 'class picture')} from {printable(str(located(data.class_data_dir)))}."
+        if have and data.class_data_dir is not None
+        else ""
+    )
     if missing and not any(finding.level == "error" for finding in problems):
-        where = "and kept in the cache for later runs" if data.class_data_dir is None else f"into {printable(str(located(data.class_data_dir)))}"
+        where = (
+            "and kept in the cache for later runs"
+            if data.class_data_dir is None
+            else f"into {printable(str(located(data.class_data_dir)))}"
+        )
         prompt = clean(data.class_prompt) if data.class_prompt is not None else ""
         said += f' {_count(missing, "more" if have else "class picture", "" if have else "s")} of "{prompt}" will be drawn by the untrained model before the first step, {where}.'
     cards = []
     for item in found.class_items[: min(PER_PAGE, have)]:
         address = watch.previews.thumbnail(item.path)
-        image = f'<img src="{text(address)}" alt="{text(printable(item.name))}" loading="lazy">' if address else '<div class="rs-gone">cannot be shown</div>'
-        cards.append(f'<figure title="{text(printable(item.name))}">{image}<figcaption>{text(printable(item.caption))}</figcaption></figure>')
+        image = (
+            f'<img src="{text(address)}" alt="{text(printable(item.name))}" loading="lazy">'
+            if address
+            else '<div class="rs-gone">cannot be shown</div>'
+        )
+        cards.append(
+            f'<figure title="{text(printable(item.name))}">{image}<figcaption>{text(printable(item.caption))}</figcaption></figure>'
+        )
     more = f'<p class="rs-quiet">The first {len(cards)} are shown.</p>' if have > len(cards) else ""
     grid = f'<div class="rs-pictures">{"".join(cards)}</div>' if cards else ""
     return f'<div class="rs-quiet">{text(said.strip())}</div>{grid}{more}' + checks_card(problems, 0, "")

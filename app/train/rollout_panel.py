@@ -70,10 +70,17 @@ class RolloutPanel:
             "it arrives. Gentle and strong are starting points; every number behind them is below.",
         )  # fmt: skip
         self.picture = gr.HTML(picture(config), elem_id="rollout-picture")
-        self.see = gr.Button("See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.active)
-        with gr.Accordion("Scheduled sampling: every number", open=config.rollout.active, elem_id="rollout-numbers") as self.numbers:
+        self.see = gr.Button(
+            "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.active
+        )
+        with gr.Accordion(
+            "Scheduled sampling: every number", open=config.rollout.active, elem_id="rollout-numbers"
+        ) as self.numbers:
             for letter, title, about, rows in GROUPS:
-                gr.HTML(f'<div class="rs-part"><span>3{letter}</span>{text(title)}<small>{text(about)}</small></div>', padding=False)
+                gr.HTML(
+                    f'<div class="rs-part"><span>3{letter}</span>{text(title)}<small>{text(about)}</small></div>',
+                    padding=False,
+                )
                 if letter == "a":
                     with gr.Row():
                         with gr.Column(scale=5, min_width=280):
@@ -127,7 +134,11 @@ class RolloutPanel:
                 changed = with_changes(config, changes)
             except ConfigError as error:
                 return page.refused(given, error)
-            return {**page.filled(given, changed, changes), self.level: level, self.numbers: gr.update(open=level != "off")}
+            return {
+                **page.filled(given, changed, changes),
+                self.level: level,
+                self.numbers: gr.update(open=level != "off"),
+            }
 
         self.level.input(on_level, page.inputs, page.outputs, **QUICK)
 
@@ -151,7 +162,13 @@ def picture(config: RunConfig) -> str:
         drawn = step_picture(example.grid, example.grid.at(example.grid.time_of_sigma(EXAMPLE_SIGMA)))
     else:
         drawn = grid_picture(example, longest_walk(config), walker(config), control)
-    floor = "" if in_paper_mode(config) else f" Grey on the left: targets below sigma {quantity(example.floor.sigma)}, where nothing is rolled out." if example.floor is not None else ""
+    floor = (
+        ""
+        if in_paper_mode(config)
+        else f" Grey on the left: targets below sigma {quantity(example.floor.sigma)}, where nothing is rolled out."
+        if example.floor is not None
+        else ""
+    )
     source = f'<p class="rs-quiet">{text(example.grid.said + floor)}</p>'
     return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>{marks}'
 
@@ -163,7 +180,13 @@ def walker(config: RunConfig) -> str:
         return "one Euler step of any length (the paper's mode)"
     words = rollout.sampler
     if rollout.sampler in ("unipc", "dpm"):
-        looks = "without looking back" if rollout.order == 1 else "looking back at the step before" if rollout.order == 2 else "looking back at two steps before"
+        looks = (
+            "without looking back"
+            if rollout.order == 1
+            else "looking back at the step before"
+            if rollout.order == 2
+            else "looking back at two steps before"
+        )
         words = f"{rollout.sampler} of order {rollout.order}, {looks}"
     elif rollout.sampler == "rk4":
         words = "rk4, four evaluations of the network a step"
@@ -221,12 +244,18 @@ def _cost(config: RunConfig) -> str:
         return f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
     cost, walk = rollout_cost(config), longest_walk(config)
     steps = f"{walk.steps} step{'' if walk.steps == 1 else 's'}"
-    parts = f"{steps} × {walk.evaluations * walk.forwards} forward{'' if walk.evaluations * walk.forwards == 1 else 's'}"
+    parts = (
+        f"{steps} × {walk.evaluations * walk.forwards} forward{'' if walk.evaluations * walk.forwards == 1 else 's'}"
+    )
     if in_paper_mode(config):
         parts = f"a second gradient pass, {quantity(walk.second_pass)} forwards"
     parts += " + 1 look at the clean state (ReflexFlow)" if walk.clean else ""
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
-    unknown = " ReflexFlow is counted; it drops out if the model is not a flow model." if reflexflow_on(config) is None else ""
+    unknown = (
+        " ReflexFlow is counted; it drops out if the model is not a flow model."
+        if reflexflow_on(config) is None
+        else ""
+    )
     facts = (
         (f"+{quantity(cost.peak_forwards, 2)} forwards", "per row on average, at the highest chance"),
         (f"up to {quantity(cost.most_forwards)}", f"for the longest walk: {parts}"),
@@ -252,7 +281,17 @@ def ramp_panel(config: RunConfig) -> str:
     xs = sorted({round(index * steps / 100) for index in range(101)} | {mark for mark in marks if 0 <= mark <= steps})
     line = Line("chance that a row is rolled out", xs, [probability_at(rollout, x) for x in xs], "rolled")
     top = max(0.1, 1.15 * max(line.ys))
-    return chart([line], title="The ramp", x_label="training step", y_range=(0, min(1.0, top)), x_range=(0, steps), height=150) + cost
+    return (
+        chart(
+            [line],
+            title="The ramp",
+            x_label="training step",
+            y_range=(0, min(1.0, top)),
+            x_range=(0, steps),
+            height=150,
+        )
+        + cost
+    )
 
 
 # What a rolled row learns -----------------------------------------------------------------------------------------------------
@@ -281,7 +320,11 @@ def _loss(config: RunConfig) -> str:
         )  # fmt: skip
         least = text(quantity(rollout.min_sigma))
         below = least_noise_is_below_the_path(config)
-        floor = f"no row has less noise than sigma {least}" if below else f"rows whose target has less noise than sigma {least} are left plain"
+        floor = (
+            f"no row has less noise than sigma {least}"
+            if below
+            else f"rows whose target has less noise than sigma {least} are left plain"
+        )
         plain = f"<p><b>A rolled row is taught</b> {aim}; {floor}.</p>"
     on = reflexflow_on(config)
     if on is False:
@@ -291,7 +334,11 @@ def _loss(config: RunConfig) -> str:
         if rollout.reflexflow_alpha > 0 else "not weighted by frequency"
     )  # fmt: skip
     where = "where it started" if rollout.reflexflow_mode == "paper" else "where it arrived"
-    also = " The second pass also teaches the answer that made the step." if in_paper_mode(config) and rollout.reflexflow_step_gradient else ""
+    also = (
+        " The second pass also teaches the answer that made the step."
+        if in_paper_mode(config) and rollout.reflexflow_step_gradient
+        else ""
+    )
     if_flow = " (if the model is a flow model: its files cannot be asked here)" if on is None else ""
     return plain + (
         f"<p><b>Its loss with ReflexFlow</b>{if_flow} = {text(quantity(rollout.reflexflow_beta2))} × the ordinary error {where}, {text(weight)} + "
@@ -314,7 +361,10 @@ def _blur(config: RunConfig) -> str:
         return f'<p class="rs-quiet">{text(why)}</p>'
     offsets = list(table[0].factors)
     head = "".join(f'<th scope="col">{text(k)} step{"" if k == 1 else "s"}</th>' for k in offsets)
-    rows = "".join(f'<tr><th scope="row">sigma {text(quantity(row.sigma))}</th>{"".join(_cell(row, k) for k in offsets)}</tr>' for row in table)
+    rows = "".join(
+        f'<tr><th scope="row">sigma {text(quantity(row.sigma))}</th>{"".join(_cell(row, k) for k in offsets)}</tr>'
+        for row in table
+    )
     assumed = " The grid is assumed (see above), and so are these numbers." if example_row(config).grid.assumed else ""
     return (
         f'<div class="rs-scroll"><table class="rs-blur"><caption>Contrast that is left after a walk to a noise level</caption>'
@@ -380,15 +430,29 @@ def _without_effect(config: RunConfig) -> str:
 
 
 _NAMES = re.compile("|".join(sorted(map(re.escape, ROLLOUT_OPTIONS), key=len, reverse=True)))
-_BARE = re.compile(r"\b(?:" + "|".join(sorted((re.escape(name.removeprefix(PREFIX)) for name in ROLLOUT_OPTIONS if "_" in name.removeprefix(PREFIX)), key=len, reverse=True)) + r")\b")
+_BARE = re.compile(
+    r"\b(?:"
+    + "|".join(
+        sorted(
+            (re.escape(name.removeprefix(PREFIX)) for name in ROLLOUT_OPTIONS if "_" in name.removeprefix(PREFIX)),
+            key=len,
+            reverse=True,
+        )
+    )
+    + r")\b"
+)
 
 
 def _named(remark: str) -> str:
     """A remark as markup, its option names replaced by the labels of the controls."""
     said = text(remark)
     said = _NAMES.sub(lambda found: f"\0{found[0].removeprefix(PREFIX)}\0", said)
-    said = _BARE.sub(lambda found: found[0] if said[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", said)
-    return re.sub("\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said)
+    said = _BARE.sub(
+        lambda found: found[0] if said[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", said
+    )
+    return re.sub(
+        "\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said
+    )
 
 
 def _marks(config: RunConfig) -> str:

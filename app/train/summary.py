@@ -17,11 +17,17 @@ def plan_sentence(config: RunConfig) -> str:
     rows = training.train_batch_size * training.gradient_accumulation_steps
     what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
     rollout = level_of(config) if config.rollout.walks else "no"
-    rollout = "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
+    rollout = (
+        "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
+    )
     if config.input_perturbation.active:
         control = "" if config.input_perturbation.perturbs else "the control of "
         rollout += f" and {control}input perturbation {config.input_perturbation.gamma:g}"
-    samples = f"samples every {config.validation.step_interval} steps" if config.validation.step_interval and config.validation.prompts else "no samples on the way"
+    samples = (
+        f"samples every {config.validation.step_interval} steps"
+        if config.validation.step_interval and config.validation.prompts
+        else "no samples on the way"
+    )
     return (
         f"{training.max_train_steps} steps with {rows} picture{'' if rows == 1 else 's'} each at {data.resolution} px: a {what} on "
         f"{config.model.pretrained_model_name_or_path}, with {rollout}, {samples}."
@@ -39,7 +45,11 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
         f"<tr><td>{text(label(OPTIONS[name]))}</td><td><s>{text(shown(old[name]))}</s> {text(shown(value))}</td></tr>"
         for name, value in changed.items()
     )
-    table = f'<table class="rs-changes">{rows}</table>' if rows else '<p class="rs-quiet">Nothing changed from the preset.</p>'
+    table = (
+        f'<table class="rs-changes">{rows}</table>'
+        if rows
+        else '<p class="rs-quiet">Nothing changed from the preset.</p>'
+    )
     said = "".join(f"<li>{text(remark)}</li>" for remark in remarks(config))
     flat = config_to_flat(config)
     defaults = differences(config)
@@ -47,11 +57,15 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
     for index, (name, value) in enumerate(flat.items()):
         mark = ' class="rs-own"' if name in changed else ' class="rs-set"' if name in defaults else ""
         comma = "," if index < len(flat) - 1 else ""
-        lines.append(f"<span{mark}>  {text(json.dumps(name))}: {text(json.dumps(value, ensure_ascii=False))}{comma}</span>")
+        lines.append(
+            f"<span{mark}>  {text(json.dumps(name))}: {text(json.dumps(value, ensure_ascii=False))}{comma}</span>"
+        )
     address = "data:application/json;charset=utf-8," + quote(config.to_json() + "\n")
     return (
         f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
         + (f'<ul class="rs-remarks">{said}</ul>' if said else "")
         + f'<h5>Changed from the preset</h5>{table}<h5>The whole configuration <a download="config.json" href="{address}">save as config.json</a></h5>'
-        f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n' + "\n".join(lines) + f"\n{text('}')}</pre></div>"
+        f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n'
+        + "\n".join(lines)
+        + f"\n{text('}')}</pre></div>"
     )

@@ -62,7 +62,9 @@ class TrainTab:
             with gr.Column(scale=7, min_width=320):
                 gr.HTML(HERO)
             with gr.Column(scale=4, min_width=280, elem_classes="rs-hero-start"):
-                self.start_hero = gr.Button(_start_words(config, first), variant="primary", size="lg", elem_id="start-hero")
+                self.start_hero = gr.Button(
+                    _start_words(config, first), variant="primary", size="lg", elem_id="start-hero"
+                )
                 self.note = gr.HTML(start_note(config, first), elem_id="start-note")
 
         with gr.Row(elem_classes="rs-two"):
@@ -103,7 +105,12 @@ class TrainTab:
         self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
         self.checked = [self.findings, self.takes]
         fields = form.components
-        self.inputs = {*form.inputs(), self.name, self.marked, *(each for panel in self.panels for each in panel.inputs)}
+        self.inputs = {
+            *form.inputs(),
+            self.name,
+            self.marked,
+            *(each for panel in self.panels for each in panel.inputs),
+        }
         # Whatever a handler changes, it also says at the fields what is wrong there now.
         self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
@@ -130,11 +137,15 @@ class TrainTab:
         # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
         # The folder with pictures is for `PicturesPanel.on_folder` then, because the words in other fields may change with it.
         folder = self.form.components["instance_data_dir"]
-        edits += [each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox) and each is not folder]
+        edits += [
+            each.blur for each in self.form.components.values() if isinstance(each, gr.Textbox) and each is not folder
+        ]
         gr.on([*edits, self.name.input], self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
         for name, slider in self.form.sliders.items():
             field, same = self.form.components[name], {"fn": None, "js": "value => value", **QUICK}
-            slider.input(inputs=slider, outputs=field, **same).then(self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK)
+            slider.input(inputs=slider, outputs=field, **same).then(
+                self.on_edit, self.inputs, self.outputs, trigger_mode="always_last", **QUICK
+            )
             field.change(inputs=field, outputs=slider, **same)
         for panel in self.panels:
             panel.wire(self)
@@ -142,14 +153,19 @@ class TrainTab:
         slow = {"show_progress_on": [self.findings], **SLOW}
         self.check.click(self.on_check, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
         for button in (self.start_hero, self.start):
-            button.click(self.on_start, self.inputs, [*self.outputs, tabs, picker], **slow).then(None, js=_SHOW_WHAT_STOPS)
+            button.click(self.on_start, self.inputs, [*self.outputs, tabs, picker], **slow).then(
+                None, js=_SHOW_WHAT_STOPS
+            )
 
     def marks(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Every fault at its field, the run's name among them."""
         updates, wrong = self.form.marks(given, [name for name in given[self.marked] if name != _NAME])
         problem = _name_problem(given[self.name])
         if problem is not None or _NAME in given[self.marked]:
-            updates[self.name] = gr.update(info=_NAME_RULE if problem is None else f"⚠ {problem}", elem_classes=[] if problem is None else ["rs-wrong"])
+            updates[self.name] = gr.update(
+                info=_NAME_RULE if problem is None else f"⚠ {problem}",
+                elem_classes=[] if problem is None else ["rs-wrong"],
+            )
         return {**updates, self.marked: [*wrong, *([] if problem is None else [_NAME])]}
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -161,7 +177,11 @@ class TrainTab:
         except ConfigError as error:
             return {**self.refused(given, error), **changed}
         preset = given[self.model.preset]
-        return {**_together(self._drawn(config, preset), self.marks(given)), **changed, **self.draft.kept(config, preset, given[self.name])}
+        return {
+            **_together(self._drawn(config, preset), self.marks(given)),
+            **changed,
+            **self.draft.kept(config, preset, given[self.name]),
+        }
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
         """See `FormPage`."""
@@ -174,13 +194,18 @@ class TrainTab:
         except ConfigError:  # the chosen preset is gone; that is what is told
             return {}
 
-    def filled(self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None) -> dict[Any, Any]:
+    def filled(
+        self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None
+    ) -> dict[Any, Any]:
         """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
         only = None if only is None else list(only)
         shown_values = self.form.show(config, only)
         marks = self.marks({**given, **shown_values})
         for field, value in shown_values.items():
-            marks[field] = gr.update(value=value, **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")})
+            marks[field] = gr.update(
+                value=value,
+                **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")},
+            )
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
         model = only is None or any(OPTIONS[name].section == "model" for name in only)
         preset = given[self.model.preset] if preset is None else preset
@@ -201,7 +226,12 @@ class TrainTab:
         except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
             return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
-        updates = {self.side: self._side(config, preset, look), self.start_hero: words, self.start: words, self.note: start_note(config, preset)}
+        updates = {
+            self.side: self._side(config, preset, look),
+            self.start_hero: words,
+            self.start: words,
+            self.note: start_note(config, preset),
+        }
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
     def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
@@ -223,10 +253,17 @@ class TrainTab:
         config, preset, name = kept
         try:
             load_preset(preset)
-        except ConfigError:  # one of the person's own that is gone: its settings are still here, told against the first one
+        except (
+            ConfigError
+        ):  # one of the person's own that is gone: its settings are still here, told against the first one
             preset = FIRST
         model = config.model.pretrained_model_name_or_path
-        return {**self.filled({**given, self.name: name}, config, preset=preset), **self.keep.lists(preset, model), **self.keep.chosen(preset, model), self.name: name}
+        return {
+            **self.filled({**given, self.name: name}, config, preset=preset),
+            **self.keep.lists(preset, model),
+            **self.keep.chosen(preset, model),
+            self.name: name,
+        }
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
@@ -235,7 +272,11 @@ class TrainTab:
             return {self.findings: problems(error.faults), **self.marks(given)}
         found = [*self.pictures.unsaved(given), *self._preflight(config)]
         takes = takes_card(estimate(config, self.watch.store.root), config)
-        return {self.findings: findings_card(found, "Nothing stands in the way. Press Start."), self.takes: takes, **self._at_captions(given, found)}
+        return {
+            self.findings: findings_card(found, "Nothing stands in the way. Press Start."),
+            self.takes: takes,
+            **self._at_captions(given, found),
+        }
 
     def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Validate again, check, create the run, start it or queue it behind the one that is training."""
@@ -279,7 +320,10 @@ class TrainTab:
             return {}
         updates = self.marks(given)
         who = "1 picture has" if count == 1 else f"{count} pictures have"
-        updates |= self.form.mark(_CAPTION, f"{who} no caption of {'its' if count == 1 else 'their'} own: write one here, or below the pictures.")
+        updates |= self.form.mark(
+            _CAPTION,
+            f"{who} no caption of {'its' if count == 1 else 'their'} own: write one here, or below the pictures.",
+        )
         return {**updates, self.marked: [*updates[self.marked], _CAPTION]}
 
     def shown_run(self, name: str) -> dict[Any, Any]:

@@ -136,7 +136,9 @@ def export_full(
     shutil.rmtree(part, ignore_errors=True)
     try:
         fresh.save_pretrained(part, safe_serialization=True)
-        (part / CONFIG_FILE).write_text(json.dumps(published_config(config), indent=2, ensure_ascii=False), encoding="utf-8")
+        (part / CONFIG_FILE).write_text(
+            json.dumps(published_config(config), indent=2, ensure_ascii=False), encoding="utf-8"
+        )
         replaces = path.exists()
         if replaces:
             path.rename(old)

@@ -39,13 +39,19 @@ class Fit:
     change: float
 
     def __str__(self) -> str:
-        effect = "which it leaves as they are: it has no effect" if self.change == 0 else f"whose weights it changes by {100 * self.change:.2g} %"
+        effect = (
+            "which it leaves as they are: it has no effect"
+            if self.change == 0
+            else f"whose weights it changes by {100 * self.change:.2g} %"
+        )
         layers = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
         return f"{self.used} of {self.total} tensors used, in {layers}, {effect}"
 
 
 @torch.no_grad()
-def load_lora(model: "Model", source: Path | str | Mapping[str, Tensor], name: str, *, text_encoders: bool = True) -> Fit:
+def load_lora(
+    model: "Model", source: Path | str | Mapping[str, Tensor], name: str, *, text_encoders: bool = True
+) -> Fit:
     """Load a LoRA beside what the model has, by the pipeline's own loader, as the adapter `name`; it is then the active one.
 
     Args:
@@ -59,7 +65,11 @@ def load_lora(model: "Model", source: Path | str | Mapping[str, Tensor], name: s
     what = "The checkpoint" if file is None else f"'{file.path}'"
     _check_values(what, file, source)
     pipe = model.pipe
-    given = (dict(source), {}) if file is None else (str(file.path.parent), {"weight_name": file.path.name, "local_files_only": True})
+    given = (
+        (dict(source), {})
+        if file is None
+        else (str(file.path.parent), {"weight_name": file.path.name, "local_files_only": True})
+    )
     names = tuple(source) if file is None else file.weights
     with _quietly(), kept_random_state():
         try:
@@ -69,17 +79,27 @@ def load_lora(model: "Model", source: Path | str | Mapping[str, Tensor], name: s
         total = max(len(names), len(converted))
         _check_places(what, model, converted, total, text_encoders)
         if len(converted) < len(names):
-            raise LoraError(f"{what} does not fit {model.source.name}: {len(converted)} of its {total} tensors have a place in it.", _OTHER_MODEL)
+            raise LoraError(
+                f"{what} does not fit {model.source.name}: {len(converted)} of its {total} tensors have a place in it.",
+                _OTHER_MODEL,
+            )
         try:
             pipe.load_lora_weights(given[0], adapter_name=name, **given[1])
         except Exception as error:  # as above, and peft
             drop(model, name)
             raise LoraError(_unread(what, model, error), _OTHER_MODEL) from error
-    loaded = [(layer, *_matrices(module, name)) for part in _parts(model) for layer, module in part.named_modules() if _has(module, name)]
+    loaded = [
+        (layer, *_matrices(module, name))
+        for part in _parts(model)
+        for layer, module in part.named_modules()
+        if _has(module, name)
+    ]
     used = 2 * len(loaded)
     if used < len(converted):
         drop(model, name)
-        raise LoraError(f"{what} does not fit {model.source.name}: {used} of its {total} tensors found a place in it.", _OTHER_MODEL)
+        raise LoraError(
+            f"{what} does not fit {model.source.name}: {used} of its {total} tensors found a place in it.", _OTHER_MODEL
+        )
     change = _change(loaded)
     if not change <= LARGEST_CHANGE:  # also where it is no number
         drop(model, name)
@@ -118,7 +138,10 @@ def _check_values(what: str, file: LoraFile | None, source: Path | str | Mapping
             raise LoraError(f"{what} is damaged ({error}).", "Copy or download it again.") from error
     if broken:
         number = len(source) if file is None else len(file.tensors)
-        raise LoraError(f"{what}: {len(broken)} of its {number} tensors hold NaN or infinite values, the first is {broken[0][:80]!r}.", _DIVERGED)
+        raise LoraError(
+            f"{what}: {len(broken)} of its {number} tensors hold NaN or infinite values, the first is {broken[0][:80]!r}.",
+            _DIVERGED,
+        )
 
 
 def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], total: int, text_encoders: bool) -> None:
@@ -155,7 +178,11 @@ def _in_peft_names(tensors: dict[str, Tensor], component: str) -> dict[str, Tens
     from diffusers.utils import convert_unet_state_dict_to_peft
 
     bare = {name.removeprefix(f"{component}."): tensor for name, tensor in tensors.items()}
-    return bare if all(".lora_A." in name or ".lora_B." in name for name in bare) else convert_unet_state_dict_to_peft(bare)
+    return (
+        bare
+        if all(".lora_A." in name or ".lora_B." in name for name in bare)
+        else convert_unet_state_dict_to_peft(bare)
+    )
 
 
 def _misfit(module: nn.Module | None, pair: Mapping[str, Tensor]) -> str | None:
@@ -207,7 +234,9 @@ def _quietly():
     logging.set_verbosity(python_logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters side by side are meant
+            warnings.filterwarnings(
+                "ignore", message="Already found a `peft_config`"
+            )  # several adapters side by side are meant
             yield
     finally:
         logging.set_verbosity(level)

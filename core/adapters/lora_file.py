@@ -94,12 +94,17 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
                 "Get the LoRA as .safetensors.",
             )
         if head.startswith(b"version "):
-            raise LoraError(f"'{path}' is a git-lfs pointer, not the file itself.", "Run `git lfs pull` where it comes from.")
+            raise LoraError(
+                f"'{path}' is a git-lfs pointer, not the file itself.", "Run `git lfs pull` where it comes from."
+            )
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length > size - 8:
             raise LoraError(f"'{path}' is cut off or no safetensors file ({size:,} bytes).", _AGAIN)
         if length > LARGEST_HEADER:
-            raise LoraError(f"'{path}' has a header of {length / 2**20:.0f} MiB; a LoRA's has at most {LARGEST_HEADER // 2**20}.", _ANOTHER)
+            raise LoraError(
+                f"'{path}' has a header of {length / 2**20:.0f} MiB; a LoRA's has at most {LARGEST_HEADER // 2**20}.",
+                _ANOTHER,
+            )
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
@@ -110,7 +115,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         raise LoraError(f"The header of '{path}' is damaged (it is no object).", _AGAIN)
     metadata = header.pop("__metadata__", {})
     if len(json.dumps(metadata)) > LARGEST_METADATA:
-        raise LoraError(f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER)
+        raise LoraError(
+            f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER
+        )
     return header, size - 8 - length
 
 
@@ -121,9 +128,15 @@ def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[
             kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (TypeError, KeyError, ValueError) as error:
             raise LoraError(f"The header of '{path}' is damaged (at {name[:80]!r}).", _AGAIN) from error
-        if not isinstance(kind, str) or not all(type(each) is int and each >= 0 for each in (*shape, start, stop)) or start > stop:
+        if (
+            not isinstance(kind, str)
+            or not all(type(each) is int and each >= 0 for each in (*shape, start, stop))
+            or start > stop
+        ):
             raise LoraError(f"The header of '{path}' is damaged (at {name[:80]!r}).", _AGAIN)
         found[name], end = (kind, shape), max(end, stop)
     if end != there:
-        raise LoraError(f"'{path}' holds {there:,} bytes of weights and should hold {end:,}: it is cut off or damaged.", _AGAIN)
+        raise LoraError(
+            f"'{path}' holds {there:,} bytes of weights and should hold {end:,}: it is cut off or damaged.", _AGAIN
+        )
     return found

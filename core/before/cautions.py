@@ -17,7 +17,14 @@ from .plain_grid import PlainGrid, grid_of
 LEAST_CONTRAST = 0.5
 """A farthest walk that leaves less of the picture's contrast than this is warned about."""
 _LONG_SHARE = 0.2  # of the trajectory, where the contrast is not known
-_SHARES = {1 / 5: "a fifth", 1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}
+_SHARES = {
+    1 / 5: "a fifth",
+    1 / 4: "a quarter",
+    1 / 3: "a third",
+    1 / 2: "half",
+    2 / 3: "two thirds",
+    3 / 4: "three quarters",
+}
 
 
 def cautions(config: RunConfig) -> list[Finding]:
@@ -68,7 +75,9 @@ def _far_walk(config: RunConfig) -> list[Finding]:
         other = grid_of(training)
         kept = contrast_left(training, other, far)
         slope = "" if kept is None else f" (slope {_two_digits(kept)})"
-        ways.append(f'set {PREFIX}grid to "training", where {far} steps are {_percent(far / other.steps)} of the way{slope}')
+        ways.append(
+            f'set {PREFIX}grid to "training", where {far} steps are {_percent(far / other.steps)} of the way{slope}'
+        )
     remedy = f"{' or '.join(ways)}."
     return [Finding("warning", PREFIX + "max_step_offset", said, remedy[0].upper() + remedy[1:], "walk-far")]
 
@@ -102,9 +111,7 @@ def _clean_rows(config: RunConfig) -> list[Finding]:
         )
         found.append(Finding("note", option, said, "", "loss-bounded"))
     elif bands[0].unbounded > 2 * bands[0].rows:
-        said = (
-            f'{option} = 0: {rows} carry {free} of the loss of all rolled rows, because the target "consistent" grows as 1 / sigma there.'
-        )
+        said = f'{option} = 0: {rows} carry {free} of the loss of all rolled rows, because the target "consistent" grows as 1 / sigma there.'
         other = loss_share.bands(replace(config, rollout=replace(rollout, snr_gamma=OPTIONS[option].default)))
         remedy = f"Set {option} to {shown(OPTIONS[option].default)} (then {_percent(other[0].bounded)}), or raise {PREFIX}min_sigma."
         found.append(Finding("warning", option, said, remedy, "loss-unbounded"))

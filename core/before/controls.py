@@ -119,7 +119,8 @@ def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime
     ratio = rolled_seconds / seconds
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
     rows, calls = (
-        statistics.median(getattr(each, name) for each in rolled) - statistics.median(getattr(each, name) for each in plain)
+        statistics.median(getattr(each, name) for each in rolled)
+        - statistics.median(getattr(each, name) for each in plain)
         for name in ("forwards", "calls")
     )
     if math.isnan(rows) or math.isnan(calls):  # a run of before these were told
@@ -148,7 +149,11 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
     if problem is not None:
         raise RunError(problem)
     if config.input_perturbation.perturbs:
-        changes = {"input_perturbation_gamma": 0.0} if kind == "plain-steps" else {"input_perturbation_control": "input_noise"}
+        changes = (
+            {"input_perturbation_gamma": 0.0}
+            if kind == "plain-steps"
+            else {"input_perturbation_control": "input_noise"}
+        )
         how = "" if kind == "plain-steps" else "; each row at the noise level of the input that it had there"
         return Control(kind, changes, f"{config.training.max_train_steps} steps, as in the run{how}.")
     if kind == "plain-steps":

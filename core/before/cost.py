@@ -115,7 +115,9 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     chances = [rollout.probability_at(i * training.max_train_steps // count) for i in range(count)]
     mean = expected_cost(rollout, c, reflexflow, probability=sum(chances) / count)
     peak = expected_cost(rollout, c, reflexflow, probability=max(chances))
-    return RunCost(mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time)
+    return RunCost(
+        mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time
+    )
 
 
 class _Level(Protocol):
@@ -169,10 +171,19 @@ def perturbed_slope(level: _Level, gamma: float, prediction_type: str, spread: f
     Source: derived here for the target of arXiv 2301.11706.
     """
     alpha, sigma = float(level.alpha), float(level.sigma)
-    of_noise, of_picture = {"epsilon": (1, 0), "v_prediction": (alpha, -sigma), "flow_matching": (1, -1), "sample": (0, 1)}[prediction_type]
+    of_noise, of_picture = {
+        "epsilon": (1, 0),
+        "v_prediction": (alpha, -sigma),
+        "flow_matching": (1, -1),
+        "sample": (0, 1),
+    }[prediction_type]
     perturbed = alpha**2 * spread**2 + sigma**2 * (1 + gamma**2)
     output = (of_noise * sigma + of_picture * alpha * spread**2) / perturbed
-    picture = {"epsilon": (1 - sigma * output) / alpha, "v_prediction": alpha - sigma * output, "flow_matching": 1 - sigma * output}
+    picture = {
+        "epsilon": (1 - sigma * output) / alpha,
+        "v_prediction": alpha - sigma * output,
+        "flow_matching": 1 - sigma * output,
+    }
     return picture.get(prediction_type, output) * (alpha**2 * spread**2 + sigma**2) / (alpha * spread**2)
 
 
@@ -197,7 +208,9 @@ def rolled_loss(source: _Level, target: _Level, prediction_type: str, spread: fl
     On Gaussian data of standard deviation `spread`, for the exact flow from source to target; with source = target the plain loss.
     With `v = alpha^2 spread^2 + sigma^2` the model's picture is `c xr`, `c = alpha_t spread^2 / v_t`, and `xr = sqrt(v_t / v_s) x_s`.
     """
-    alpha_s, sigma_s, alpha_t, sigma_t = (float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma))
+    alpha_s, sigma_s, alpha_t, sigma_t = (
+        float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma)
+    )
     v_s, v_t = alpha_s**2 * spread**2 + sigma_s**2, alpha_t**2 * spread**2 + sigma_t**2
     answer = alpha_t * spread**2 / v_t * math.sqrt(v_t / v_s)  # of the picture, per unit of the source's state
     error = spread**2 - 2 * answer * alpha_s * spread**2 + answer**2 * v_s

@@ -113,7 +113,9 @@ def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
     disk = None if facts is None or found is None else disk_estimate(config, found, facts)
     disk_said = "from the pictures, the limits and the shapes of the weights; an upper estimate"
     if facts is None:
-        disk_said = "the model is not on this computer, so what its checkpoints take is not known; the download comes on top"
+        disk_said = (
+            "the model is not on this computer, so what its checkpoints take is not known; the download comes on top"
+        )
     elif found is None:
         disk_said = "not known before the pictures were looked at; Check does"
     return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_said)
@@ -136,21 +138,41 @@ def time_estimate(config: RunConfig, runs_dir: Path) -> TimeEstimate:
     measured = _demo_step(config)
     if measured is not None:
         said = f"measured on {MEASURED_ON}; another computer may take half of it or several times as long"
-        return TimeEstimate(Span(*(measured * f for f in (MEASURED_RANGE[0], 1.0, MEASURED_RANGE[1]))).times(ratio * steps), measured, None, said)
-    return TimeEstimate(None, None, None, "not known until the first steps: nothing like it has run here yet, and Check measures nothing")
+        return TimeEstimate(
+            Span(*(measured * f for f in (MEASURED_RANGE[0], 1.0, MEASURED_RANGE[1]))).times(ratio * steps),
+            measured,
+            None,
+            said,
+        )
+    return TimeEstimate(
+        None,
+        None,
+        None,
+        "not known until the first steps: nothing like it has run here yet, and Check measures nothing",
+    )
 
 
 def _demo_step(config: RunConfig) -> float | None:
     training, data = config.training, config.data
     seconds = MEASURED.get(config.model.pretrained_model_name_or_path)
-    if seconds is None or data.resolution != 64 or training.model_type != "lora" or training.mixed_precision != "no" or training.gradient_checkpointing:
+    if (
+        seconds is None
+        or data.resolution != 64
+        or training.model_type != "lora"
+        or training.mixed_precision != "no"
+        or training.gradient_checkpointing
+    ):
         return None
     return seconds * _rows(config) / MEASURED_ROWS
 
 
 def _rows(config: RunConfig) -> int:
     """Rows that go through the network in one optimizer step."""
-    return config.training.train_batch_size * config.training.gradient_accumulation_steps * (2 if config.data.with_prior_preservation else 1)
+    return (
+        config.training.train_batch_size
+        * config.training.gradient_accumulation_steps
+        * (2 if config.data.with_prior_preservation else 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -225,11 +247,15 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     ]  # fmt: skip
     if len(steps) < _FEWEST_STEPS:
         return None
-    fewest = min(e["network_rows"] for e in steps)  # what an older run, that did not tell `rows`, took at its plainest step
+    fewest = min(
+        e["network_rows"] for e in steps
+    )  # what an older run, that did not tell `rows`, took at its plainest step
     rows = [e["rows"] if _is_number(e.get("rows")) and e["rows"] > 0 else fewest for e in steps]
     if fewest <= 0:
         return None
-    plain = [e["seconds"] / (1 + (e["network_rows"] / all_rows - 1) / c) for e, all_rows in zip(steps, rows, strict=True)]
+    plain = [
+        e["seconds"] / (1 + (e["network_rows"] / all_rows - 1) / c) for e, all_rows in zip(steps, rows, strict=True)
+    ]
     quarters = statistics.quantiles(plain, n=4)
     return Pace(folder.name, quarters[0], statistics.median(plain), quarters[2], _beside(events))
 
@@ -237,12 +263,23 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
 def _beside(events: list[dict]) -> float | None:
     """Seconds between a run's start and end that were no training steps; None when it did not run through, or paused."""
     kinds = [event["event"] for event in events]
-    if kinds.count("start") != 1 or kinds[0] != "start" or "paused" in kinds or kinds[-1] != "end" or events[-1].get("state") != "done":
+    if (
+        kinds.count("start") != 1
+        or kinds[0] != "start"
+        or "paused" in kinds
+        or kinds[-1] != "end"
+        or events[-1].get("state") != "done"
+    ):
         return None
     times = (events[0]["time"], events[-1]["time"])
     if not all(map(_is_number, times)):
         return None
-    return max(0.0, times[1] - times[0] - sum(e["seconds"] for e in events if e["event"] == "step" and _is_number(e.get("seconds"))))
+    return max(
+        0.0,
+        times[1]
+        - times[0]
+        - sum(e["seconds"] for e in events if e["event"] == "step" and _is_number(e.get("seconds"))),
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -274,22 +311,31 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     parts = {"weights": float(weights * held)}
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
-        parts["weights"] += _weights_beside(facts.folder, facts.component) * (4 if config.model.base_model_precision == "float32" else 2)
+        parts["weights"] += _weights_beside(facts.folder, facts.component) * (
+            4 if config.model.base_model_precision == "float32" else 2
+        )
     parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):
         parts["training"] += 2.0 * weights
     rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
-    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (CHECKPOINTED if training.gradient_checkpointing else 1.0)
+    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (
+        CHECKPOINTED if training.gradient_checkpointing else 1.0
+    )
     parts["activations"] = rows * wide * kept * _outputs(facts, config.data.resolution)
     total = sum(parts.values())
-    worker, step = parts.get("process", 0.0), parts["training"] + parts["activations"]  # the weights themselves are known
+    worker, step = (
+        parts.get("process", 0.0),
+        parts["training"] + parts["activations"],
+    )  # the weights themselves are known
     low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
     whose = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
-    return MemoryEstimate(span, parts, device, f"{whose}; a rough estimate from the shapes of the model, for a training step{measured}")
+    return MemoryEstimate(
+        span, parts, device, f"{whose}; a rough estimate from the shapes of the model, for a training step{measured}"
+    )
 
 
 def ways_to_need_less(config: RunConfig) -> str:
@@ -298,7 +344,9 @@ def ways_to_need_less(config: RunConfig) -> str:
     size = training.train_batch_size
     if size > 1:
         accumulated = size * training.gradient_accumulation_steps
-        ways.append(f"train_batch_size 1 instead of {size} (with gradient_accumulation_steps {accumulated} a step trains the same rows)")
+        ways.append(
+            f"train_batch_size 1 instead of {size} (with gradient_accumulation_steps {accumulated} a step trains the same rows)"
+        )
     if not training.gradient_checkpointing:
         ways.append("gradient_checkpointing on")
     if training.model_type == "full":
@@ -330,7 +378,15 @@ def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
         if len(shape) < 2 or not name.endswith(".weight") or "time_emb" in name or re.search(r"attn2\.to_[kv]\.", name):
             continue
         at = re.match(r"(down|up)_blocks\.(\d+)\.", name)
-        level = downs - 1 if name.startswith("mid_block") else 0 if at is None else int(at[2]) if at[1] == "down" else downs - 1 - int(at[2])
+        level = (
+            downs - 1
+            if name.startswith("mid_block")
+            else 0
+            if at is None
+            else int(at[2])
+            if at[1] == "down"
+            else downs - 1 - int(at[2])
+        )
         total += shape[0] * math.ceil(side / 2**level) ** 2
     return total
 
@@ -359,7 +415,9 @@ def _weights_beside(folder: Path, network: str | None) -> int:
             continue
         files = sorted(part.glob("*.safetensors"))
         plain = [path for path in files if path.name.count(".") == 1]
-        variants = [path for path in files if path not in plain and path.name.split(".")[1] == files[-1].name.split(".")[1]]
+        variants = [
+            path for path in files if path not in plain and path.name.split(".")[1] == files[-1].name.split(".")[1]
+        ]
         for path in plain if plain else variants:
             try:
                 total += sum(math.prod(shape) for shape in safetensors_shapes(path).values())

@@ -132,7 +132,9 @@ def offsets_to_walk(rollout: "RolloutConfig") -> list[tuple[int, float]]:
 
 
 @lru_cache(maxsize=32)
-def _levels(rollout: "RolloutConfig", training: "TrainingConfig", grid: PlainGrid, kind: str, spread: float) -> list[_AtLevel]:
+def _levels(
+    rollout: "RolloutConfig", training: "TrainingConfig", grid: PlainGrid, kind: str, spread: float
+) -> list[_AtLevel]:
     """Evenly by rows, cleanest first."""
     levels = []
     for i in range(_LEVELS):

@@ -100,7 +100,9 @@ class PlainGrid:
         """(the offset that is left of `k`, its level): reduced at the noisy end and where hardly any picture is left."""
         here = self.index(t)
         # Alpha falls along the way, so the last place with enough of it bounds every walk.
-        noisiest = max(-_ROUNDING, self.index(self.time_of_sigma(math.sqrt(1 - ALPHA_MIN**2) if self.angles else 1 - ALPHA_MIN)))
+        noisiest = max(
+            -_ROUNDING, self.index(self.time_of_sigma(math.sqrt(1 - ALPHA_MIN**2) if self.angles else 1 - ALPHA_MIN))
+        )
         noisiest = noisiest if noisiest > 0 else -_ROUNDING
         actual = min(k, max(math.floor(here - noisiest + 1e-9), 0))
         return actual, self.at(self.time(here - actual)) if actual else self.at(t)
@@ -139,7 +141,9 @@ def _grid(schedule: _Schedule, kind: str, steps: int, training_shift: float | No
         angles: tuple[float, ...] = ()
     else:
         settings = dict(schedule.settings)
-        times = [float(t) for t in (range(table - 1, -1, -1) if kind == "training" else _timesteps(settings, table, steps))]
+        times = [
+            float(t) for t in (range(table - 1, -1, -1) if kind == "training" else _timesteps(settings, table, steps))
+        ]
         angles = _angles(settings["beta_schedule"], settings["beta_start"], settings["beta_end"], table)
     return PlainGrid(_falling(times), angles, schedule.said, schedule.assumed)
 
@@ -169,7 +173,9 @@ def _angles(schedule: str, start: float, end: float, table: int) -> tuple[float,
     kept, angles = 1.0, []
     for i in range(table):
         way = i / (table - 1)
-        beta = start + (end - start) * way if schedule == "linear" else (start**0.5 + (end**0.5 - start**0.5) * way) ** 2
+        beta = (
+            start + (end - start) * way if schedule == "linear" else (start**0.5 + (end**0.5 - start**0.5) * way) ** 2
+        )
         kept *= 1 - beta
         angles.append(math.atan2(math.sqrt(1 - kept), math.sqrt(kept)))
     return tuple(angles)
@@ -184,7 +190,9 @@ def _schedule(config: "RunConfig") -> _Schedule:
     usual = _usual(config)
     if found is None:
         return usual
-    scheduler, index = (_read(found / part, _stamp(found / part)) for part in ("scheduler/scheduler_config.json", "model_index.json"))
+    scheduler, index = (
+        _read(found / part, _stamp(found / part)) for part in ("scheduler/scheduler_config.json", "model_index.json")
+    )
     files = {part: found / part / "config.json" for part in ("unet", "transformer", "vae")}
     configs = {part: _read(file, _stamp(file)) for part, file in files.items()}
     family = family_of(index, configs)
@@ -205,7 +213,11 @@ def _usual(config: "RunConfig") -> _Schedule:
     if flow is False:
         how = USUAL_VARIANCE_PRESERVING if family is None else family.schedule
         kind = "a model on a variance-preserving path" if family is None else family.label
-        return replace(_vp_schedule(how.usual), said=f"{said}the usual one of {kind} ({how.usual['num_train_timesteps']} training timesteps).", assumed=True)
+        return replace(
+            _vp_schedule(how.usual),
+            said=f"{said}the usual one of {kind} ({how.usual['num_train_timesteps']} training timesteps).",
+            assumed=True,
+        )
     how = USUAL_FLOW if family is None else family.schedule
     found = _flow_schedule(how.usual, how, _USUAL_GEOMETRY, config.data.resolution)
     kind = "" if flow else " Whether it is a flow model is not known either; one is assumed."
@@ -242,7 +254,9 @@ def _read(path: Path, stamp: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _flow_schedule(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resolution: int) -> _Schedule | None:
+def _flow_schedule(
+    scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resolution: int
+) -> _Schedule | None:
     if scheduler.get("_class_name") != FLOW_SCHEDULER or any(scheduler.get(name) for name in _BENT):
         return None
     table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("shift", 1.0)

@@ -26,7 +26,7 @@ _PERTURBATION = "Input perturbation (Ning et al., arXiv 2301.11706)"
 class ModelConfig(Checked):
     """Which model is trained, and what it predicts."""
 
-    model_family: Literal["auto", *FAMILIES] = option(
+    model_family: Literal["auto", *FAMILIES] = option(  # type: ignore[valid-type]  # the folders that there are
         "auto",
         "Kind of model; auto reads it from the checkpoint. Naming another family than the checkpoint's is refused.",
     )
@@ -103,8 +103,10 @@ class DataConfig(Checked):
         None, "Caption of the class pictures, for example: a photo of a dog. Unset = none; prior preservation needs it."
     )
     class_data_dir: str | None = option(
-        None, "Folder with class pictures, captioned by a .txt file beside them or else by class_prompt; missing ones are generated. "
-        "Unset = a folder in the cache; demo-class comes along.", level="advanced"
+        None,
+        "Folder with class pictures, captioned by a .txt file beside them or else by class_prompt; missing ones are generated. "
+        "Unset = a folder in the cache; demo-class comes along.",
+        level="advanced",
     )
     with_prior_preservation: bool = option(
         False,

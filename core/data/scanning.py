@@ -36,6 +36,8 @@ def steadily(progress: Progress | None) -> Progress:
             progress(what, done, total)
 
     return tell
+
+
 """Called with (what, done, total)."""
 
 _KEPT_TOO_LITTLE = 0.6

@@ -5,13 +5,14 @@ family: a folder with its facts (`__init__.py`) and its `Model` (`model.py`), it
 `tests/core/test_families.py` greets you.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .facts import FamilyFacts
 from .registry import FAMILIES
 from .source import ModelError, Source, locate
 
 if TYPE_CHECKING:
+    from ..maths.noise import PredictionType
     from .base import Model
 
 __all__ = ["FAMILIES", "FamilyFacts", "Model", "ModelError", "Source", "family_class", "load_model", "locate"]
@@ -66,7 +67,7 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
     return family_class(family).open(
         source,
         precision=config.base_model_precision,
-        prediction_type=config.prediction_type,
+        prediction_type=cast("PredictionType | None", config.prediction_type),
         device=config.device,
         flow_shift=flow_shift,
         for_training=for_training,

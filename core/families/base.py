@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -189,11 +189,11 @@ class Model(ABC):
 
     @property
     def latent_scale(self) -> int:
-        return self.geometry.pixels_per_latent
+        return cast(int, self.geometry.pixels_per_latent)  # a model that opened has a VAE whose config says it
 
     @property
     def latent_channels(self) -> int:
-        return self.geometry.channels
+        return cast(int, self.geometry.channels)
 
     @property
     def size_multiple(self) -> int:
@@ -288,11 +288,15 @@ class Model(ABC):
         inputs = Conditioning(cond).to(dtype=self.dtype)
         return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), inputs).float()
 
-    def guided(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float) -> Tensor:
+    def guided(
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float
+    ) -> Tensor:
         """As `denoise`, with guidance in the family's own form. `negative`: B rows; None where `facts.evaluations` needs none.
 
         Cost: `facts.evaluations(guidance)` rows for each.
         """
+        if negative is None:
+            raise ValueError(f"guidance {guidance}: needs the negative conditioning of each row")
         both = Conditioning(negative).before(cond)
         unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return self.combine(conditional, unconditional, guidance)
@@ -318,7 +322,9 @@ class Model(ABC):
             if guidance == 1:
                 output = self.denoise(x, level.t, chosen)
             else:
-                output = self.guided(x, level.t, chosen, None if against is None else against.repeat(len(rows)), guidance)
+                output = self.guided(
+                    x, level.t, chosen, None if against is None else against.repeat(len(rows)), guidance
+                )
             return prediction_from_output(output, x, level, self.prediction_type)
 
         return predict
@@ -444,7 +450,9 @@ class Model(ABC):
                 f"{self.size_multiple}."
             )
         conditionings = self._remembered(list(prompts))
-        negative = self._remembered([negative_prompt], negative=True)[0] if self.facts.evaluations(guidance) > 1 else None
+        negative = (
+            self._remembered([negative_prompt], negative=True)[0] if self.facts.evaluations(guidance) > 1 else None
+        )
         scheduler, images = self.pipe.scheduler, []
         try:
             # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
@@ -583,7 +591,9 @@ class Model(ABC):
                 if encoder is not None:
                     setattr(self.pipe, part, encoder.requires_grad_(False).eval().to(self.device))
         try:
-            yield [getattr(self.pipe, part) for part in self.facts.text_encoders if getattr(self.pipe, part) is not None]
+            yield [
+                getattr(self.pipe, part) for part in self.facts.text_encoders if getattr(self.pipe, part) is not None
+            ]
         finally:
             if self._text_encoders_freed:
                 for part in self.facts.text_encoders:
@@ -602,13 +612,15 @@ class Model(ABC):
                 self.vae.to("cpu")
 
 
-def _after_step(told: Callable[[int, int], None], steps: int, pipe: Any, index: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _after_step(
+    told: Callable[[int, int], None], steps: int, pipe: Any, index: int, t: Any, values: dict[str, Any]
+) -> dict[str, Any]:
     """What a pipeline calls after each of its steps; solvers that call the network more often have more than `steps`."""
     told(min(index + 1, steps), steps)
     return values
 
 
-def _pipeline_class(name: str) -> type:
+def _pipeline_class(name: str) -> Any:
     """Imported without transformers' remarks on image processors that text-to-image never uses."""
     import transformers
 

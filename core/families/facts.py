@@ -7,7 +7,7 @@ own config files say is derived from them by the functions here, and not written
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from .schedule import resolution_mu
 
@@ -168,6 +168,6 @@ def width_of(configs: PartConfigs, part: str, *names: str, usual: int) -> int:
     return next((value for value in found if whole(value)), usual)
 
 
-def whole(value: Any) -> bool:
+def whole(value: Any) -> TypeGuard[int]:
     """Is it a positive whole number?"""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

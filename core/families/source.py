@@ -141,9 +141,9 @@ def _read_json(name: str, location: str, revision: str | None, path: str) -> dic
                 "folder, it is incomplete: save or download it again.",
             )
     else:
-        file = _from_hub(name, location, revision, path)
+        file = Path(_from_hub(name, location, revision, path))
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{path} of '{name}' is not valid JSON ({error}).", "Download or save the model again."

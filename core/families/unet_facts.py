@@ -1,12 +1,13 @@
 """What the families with a UNet on latents have in common (no torch)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from .facts import PartConfigs, Refusal, TextCost, vae_geometry, width_of
 
 CLIP_TOKENS = 77
 """Every caption is padded to so many."""
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+PREDICTIONS: tuple[Literal["epsilon", "v_prediction", "sample"], ...] = ("epsilon", "v_prediction", "sample")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 GEOMETRY = vae_geometry("unet", cells_per_token=1)
 

@@ -88,13 +88,21 @@ def translated(flat: Mapping[str, Any]) -> Read:
             continue
         choices = OPTIONS[key].choices
         if choices is not None and isinstance(value, str) and value not in choices:
-            left.append((key, value, f"is not here; taken instead: {shown(OPTIONS[key].default)}. There are: {', '.join(choices)}"))
+            left.append(
+                (
+                    key,
+                    value,
+                    f"is not here; taken instead: {shown(OPTIONS[key].default)}. There are: {', '.join(choices)}",
+                )
+            )
             continue
         out.flat[key] = value
     out.assumed = tuple(key for key in assumed if key in out.flat)
     out.taken = tuple(key for key in out.flat if key not in out.assumed)
     out.left_out, out.remarks = tuple(left), tuple(remarks)
-    out.fill_in = tuple(key for key in ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps") if key not in out.flat)
+    out.fill_in = tuple(
+        key for key in ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps") if key not in out.flat
+    )
     return out
 
 
@@ -114,18 +122,28 @@ def _weighting(given: dict[str, Any], left: list, remarks: list[str], assumed: l
         return
     sampling, weighting = SAMPLING[scheme]
     if lumina and weighting == "sigma_sqrt":
-        left.append(("weighting_scheme", scheme, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike"))
+        left.append(
+            (
+                "weighting_scheme",
+                scheme,
+                "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike",
+            )
+        )
         weighting = "none"
     given |= {"timestep_sampling": sampling, "loss_weighting": weighting}
     remarks.append(
-        f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"' + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here."
+        f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"'
+        + (f' and loss_weighting "{weighting}"' if weighting != "none" else "")
+        + " here."
     )
     if sampling != "logit_normal":
         del given["logit_mean"], given["logit_std"]
     elif not lumina and _number(given["logit_mean"]) not in (None, 0.0):
         theirs = given["logit_mean"]
         given["logit_mean"] = -_number(theirs)
-        remarks.append(f"logit_mean {shown(theirs)} is {shown(given['logit_mean'])} here: there, above 0 means cleaner; here, as in the paper, noisier.")
+        remarks.append(
+            f"logit_mean {shown(theirs)} is {shown(given['logit_mean'])} here: there, above 0 means cleaner; here, as in the paper, noisier."
+        )
     if sampling != "mode":
         del given["mode_scale"]
     if lumina:

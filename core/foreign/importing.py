@@ -97,7 +97,14 @@ def _json(path: Path, name: str) -> Imported:
             read = language.translated(flat)
             config = config_from_flat(read.flat)
             return Imported(
-                config, f"{whose(program)} {name}", read.taken, read.assumed, read.left_out, read.remarks, read.fill_in, program
+                config,
+                f"{whose(program)} {name}",
+                read.taken,
+                read.assumed,
+                read.left_out,
+                read.remarks,
+                read.fill_in,
+                program,
             )
     return _ours(flat, name)
 

@@ -253,7 +253,9 @@ class _Translation:
         if _number(self.given.get("scheduled_sampling_max_step_offset")) in (None, 0):
             self.given["input_perturbation_gamma"] = value
         else:
-            self.leave("input_perturbation", value, "together with scheduled sampling it is refused here: a run has one remedy")
+            self.leave(
+                "input_perturbation", value, "together with scheduled sampling it is refused here: a run has one remedy"
+            )
 
     def _model(self, family: Any) -> None:
         known = OPTIONS["model_family"].choices

@@ -76,7 +76,9 @@ class Pace:
 
     def left(self, steps: int, due: Mapping[str, int]) -> TimeLeft:
         """What is still to come: `steps` training steps, and of everything that lies between them how often it is due."""
-        beside = (statistics.median(self._beside[what]) * number for what, number in due.items() if what in self._beside)
+        beside = (
+            statistics.median(self._beside[what]) * number for what, number in due.items() if what in self._beside
+        )
         return TimeLeft(self.step_s * steps if steps else 0.0, sum(beside))
 
 

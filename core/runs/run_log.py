@@ -220,7 +220,9 @@ class RunLog:
                 self.paces = [Pace()]
             rows, network = number(event.get("rows")), number(event.get("network_rows"))
             forwards = network / rows if rows > 0 else math.nan
-            self.paces[-1].step(StepTime(number(event.get("seconds")), rolled, forwards, number(event.get("network_calls"))))
+            self.paces[-1].step(
+                StepTime(number(event.get("seconds")), rolled, forwards, number(event.get("network_calls")))
+            )
             self.last_step, self.phase, self.doing = event, None, None
         elif kind == "sample" and isinstance(step, int):
             self.samples = {**self.samples, step: list(event.get("images", ()))}
@@ -242,7 +244,6 @@ class RunLog:
             self.paused = kind == "paused"
         elif kind == "end":
             self.end, self.phase, self.paused, self.doing = event, None, False, None
-
 
     @property
     def step_s(self) -> float:

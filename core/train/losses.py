@@ -80,11 +80,15 @@ def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: P
     if not training.weighs_by_noise:
         return None
     if prediction_type != "flow_matching":
-        raise ValueError(f"{training.weighs_by_noise[0]}: is defined for flow models only, this one predicts {prediction_type}.")
+        raise ValueError(
+            f"{training.weighs_by_noise[0]}: is defined for flow models only, this one predicts {prediction_type}."
+        )
     return flow_weight(level.sigma, training.loss_weighting, training.precondition_outputs).float()
 
 
-def flow_weight(sigma: Tensor, weighting: Literal["none", "sigma_sqrt", "cosmap"], precondition_outputs: bool) -> Tensor:
+def flow_weight(
+    sigma: Tensor, weighting: Literal["none", "sigma_sqrt", "cosmap"], precondition_outputs: bool
+) -> Tensor:
     """(B,) weights of the velocity's squared error, as diffusers' SD 3 DreamBooth script has them.
 
     `precondition_outputs`: there the error is that of the implied clean image, which is sigma times the velocity's.

@@ -203,7 +203,9 @@ def _explained(error: Exception, training: "Training | None") -> tuple[str, str]
 def _way_on(run: RunDir) -> str:
     """What a person can do with a run that has ended before its last step."""
     last = run.last_checkpoint()
-    return "there is no checkpoint yet, so retry it from the start" if last is None else f"resume goes on from step {last}"
+    return (
+        "there is no checkpoint yet, so retry it from the start" if last is None else f"resume goes on from step {last}"
+    )
 
 
 def _ended(journal: Journal, training: "Training | None", code: int, state: str, message: str | None) -> int:
@@ -528,7 +530,9 @@ class Training:
                 stream_seed(training.seed, step, "dropout", micro)
             )  # LoRA dropout draws from the global generator
             with self.accelerator.autocast():
-                rows_here = Batch(batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class)
+                rows_here = Batch(
+                    batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class
+                )
                 found = batch_loss(self.model, config, draw.remedy, rows_here, draw.plan)
             loss = found.parts.total.sum() / rows  # the mean over the window, however it is split
             if not bool(torch.isfinite(loss)):
@@ -730,7 +734,9 @@ class Training:
         self.journal.state(state="paused" if paused else "running", step=self.step)
 
     def _look_as_asked(self, command: Command) -> None:
-        known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": {"request"}}[command.name]
+        known = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": {"request"}}[
+            command.name
+        ]
         if unknown := command.args.keys() - known:
             raise ValueError(
                 f"{', '.join(sorted(unknown))}: the command {command.name} takes {', '.join(sorted(known)) or 'no arguments'}."
@@ -774,7 +780,9 @@ class Training:
                 self._wait_for_room()
                 continue
             if waiting:
-                self.journal.emit("paused" if before == "paused" else "resumed", step=self.step)  # or as somebody wished meanwhile
+                self.journal.emit(
+                    "paused" if before == "paused" else "resumed", step=self.step
+                )  # or as somebody wished meanwhile
                 self.journal.state(state=before, message=None)
             return result
 
@@ -902,7 +910,10 @@ class Training:
         if self.interrupt.asked:  # everything is saved: only pictures may be missing
             raise _Leave(PREEMPTED, f"{self.interrupt.name} after the last step; resume takes the last pictures again.")
         if self.ending is not None:
-            raise _Leave(DONE, "stopped as asked after the last step; everything is saved, and resume takes the last pictures again.")
+            raise _Leave(
+                DONE,
+                "stopped as asked after the last step; everything is saved, and resume takes the last pictures again.",
+            )
 
     # -- what is looked at ---------------------------------------------------------------------------------------------
 

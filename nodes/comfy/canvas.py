@@ -124,7 +124,9 @@ def _ordered(graph: Graph, column: Mapping[str, int]) -> list[list[str]]:
                 if link.node in wanted and user in rank:
                     wanted[link.node].append(rank[user] + (names.index(name) / 100 if name in names else 0))
         bare = {id for id in ids if not NODES[graph.nodes[id].kind].outputs and not graph.nodes[id].links()}
-        ids.sort(key=lambda id: -1 if id in bare else sum(wanted[id]) / len(wanted[id]) if wanted[id] else len(graph.nodes))
+        ids.sort(
+            key=lambda id: -1 if id in bare else sum(wanted[id]) / len(wanted[id]) if wanted[id] else len(graph.nodes)
+        )
         rank |= {id: number for number, id in enumerate(ids)}
     return rows
 
@@ -178,7 +180,9 @@ def _gutter(graph: Graph, boxes: Mapping[str, Box], left: list[str], right: list
     """How far two columns must be apart so that no link between them bends over a node of either."""
     width = GUTTER
     while True:
-        near = {id: replace(boxes[id], x=-boxes[id].width) for id in left} | {id: replace(boxes[id], x=width) for id in right}
+        near = {id: replace(boxes[id], x=-boxes[id].width) for id in left} | {
+            id: replace(boxes[id], x=width) for id in right
+        }
         links = [wire for wire in wires(graph, {**boxes, **near}) if wire.source in left and wire.target in right]
         if all(0 <= x <= width for wire in links for x, _ in wire.points()):
             return width

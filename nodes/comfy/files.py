@@ -23,12 +23,18 @@ def _wrong(message: str, node: str | None = None) -> Problem:
 def from_ui(data: Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
     """The graph in a page's workflow, and what is wrong with its form. Raises GraphError where it has subgraphs."""
     if data.get("definitions", {}) and data["definitions"].get("subgraphs"):
-        raise GraphError([_wrong("This workflow has subgraphs; unpack them in ComfyUI, or export it in the API format.")])
+        raise GraphError(
+            [_wrong("This workflow has subgraphs; unpack them in ComfyUI, or export it in the API format.")]
+        )
     problems: list[Problem] = []
     links = _links(data["links"], problems)
     records: dict[str, Mapping[str, Any]] = {}
     for record in data["nodes"]:
-        if not isinstance(record, Mapping) or not isinstance(record.get("type"), str) or not isinstance(record.get("id"), int | str):
+        if (
+            not isinstance(record, Mapping)
+            or not isinstance(record.get("type"), str)
+            or not isinstance(record.get("id"), int | str)
+        ):
             problems.append(_wrong("A node has no id or no type."))
         else:
             records[str(record["id"])] = record
@@ -42,7 +48,11 @@ def from_ui(data: Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
         position = record.get("pos")
         if isinstance(position, Mapping):
             position = [position.get("0"), position.get("1")]
-        if isinstance(position, list) and len(position) >= 2 and all(isinstance(each, int | float) for each in position[:2]):
+        if (
+            isinstance(position, list)
+            and len(position) >= 2
+            and all(isinstance(each, int | float) for each in position[:2])
+        ):
             places[id] = {"x": position[0], "y": position[1]}
     return Graph(nodes, {"nodes": places}), problems
 
@@ -53,7 +63,12 @@ def _links(given: list, problems: list[Problem]) -> dict[Any, tuple[str, int]]:
     for link in given:
         if isinstance(link, Mapping):
             link = [link.get(key) for key in ("id", "origin_id", "origin_slot")]
-        if not isinstance(link, list) or len(link) < 3 or not isinstance(link[0], int | str) or not isinstance(link[2], int):
+        if (
+            not isinstance(link, list)
+            or len(link) < 3
+            or not isinstance(link[0], int | str)
+            or not isinstance(link[2], int)
+        ):
             problems.append(_wrong("A link has not the form [id, source, slot, target, slot, type]."))
             continue
         found[link[0]] = (str(link[1]), link[2])
@@ -88,7 +103,9 @@ def _source(link_id, wanted: Socket | Widget | None, records, links) -> Link | N
             return Link(origin, slot)  # told by the validation
         if record["type"] != "Reroute" and record.get("mode") != BYPASSED:
             return Link(origin, slot)
-        inputs = [each for each in record.get("inputs", []) if isinstance(each, Mapping) and each.get("link") is not None]
+        inputs = [
+            each for each in record.get("inputs", []) if isinstance(each, Mapping) and each.get("link") is not None
+        ]
         if record["type"] != "Reroute" and wanted is not None:
             inputs = [each for each in inputs if accepts(wire_type(wanted), str(each.get("type")))]
         if not inputs:
@@ -136,7 +153,9 @@ def to_ui(graph: Graph) -> dict[str, Any]:
             link = node.links().get(given.name)
             if link is not None:
                 record["link"] = len(links) + 1
-                links.append([len(links) + 1, numbers[link.node], link.slot, numbers[id], len(ins[id]), wire_type(given)])
+                links.append(
+                    [len(links) + 1, numbers[link.node], link.slot, numbers[id], len(ins[id]), wire_type(given)]
+                )
                 outs[link.node][link.slot].append(len(links))
             ins[id].append(record)
     for order, (id, node) in enumerate(graph.nodes.items()):

@@ -34,7 +34,19 @@ from ..graph.values import Images, Interrupted, Lora, Losses, NodeError, file_at
 
 MENU = "Rollout Studio"
 FOLDER = "rollout-studio"  # in the host's output and temp folders
-NEEDED = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "matplotlib", "numpy", "psutil", "prodigyopt")
+NEEDED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "PIL",
+    "matplotlib",
+    "numpy",
+    "psutil",
+    "prodigyopt",
+)
 INTERRUPT = "InterruptProcessingException"  # ComfyUI's; a BaseException in some versions, so it is known by its name
 PREVIEW_PX = 512
 
@@ -57,8 +69,13 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
     """
     lacking = missing()
     if lacking:
-        print(f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements.txt into ComfyUI's Python, then restart.", file=sys.stderr)
-    return {key: _class(declared) for key, declared in NODES.items()}, {key: f"{declared.title} ({MENU})" for key, declared in NODES.items()}
+        print(
+            f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements.txt into ComfyUI's Python, then restart.",
+            file=sys.stderr,
+        )
+    return {key: _class(declared) for key, declared in NODES.items()}, {
+        key: f"{declared.title} ({MENU})" for key, declared in NODES.items()
+    }
 
 
 # ---- the class of a node
@@ -86,7 +103,9 @@ class _Base:
             return float("nan")
         if cls.declared.fingerprint is None:
             return ""
-        widgets = read_widgets(cls.declared, Node(cls.declared.key, {name: value for name, value in given.items() if value is not None}))
+        widgets = read_widgets(
+            cls.declared, Node(cls.declared.key, {name: value for name, value in given.items() if value is not None})
+        )
         return "" if widgets is None else cls.declared.fingerprint(widgets)
 
     def run(self, prompt=None, extra_pnginfo=None, **given):
@@ -141,7 +160,11 @@ class TextBound(float):
 
     def __format__(self, spec: str) -> str:
         several = self.widget.option.type.startswith("list")
-        words = "numbers, with commas between" if several else "a number" + (", or nothing" if self.widget.option.optional else "")
+        words = (
+            "numbers, with commas between"
+            if several
+            else "a number" + (", or nothing" if self.widget.option.optional else "")
+        )
         return f"{shown(float(self))} ({words})"
 
     def _wrong(self, text: str) -> str | None:
@@ -170,17 +193,25 @@ def _input(given: Socket | Widget) -> tuple[Any, dict[str, Any]]:
         return list(given.choices), options
     if given.kind in ("INT", "FLOAT"):
         options |= {"step": given.step}
-        options |= {name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None}
+        options |= {
+            name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None
+        }
     if given.kind == "INT":
         # the page would draw a new seed after every run, and that would be another training
         options |= {"max": min(options.get("max", LARGEST_INT), LARGEST_INT), "control_after_generate": False}
     if given.kind == "FLOAT":
         options["round"] = False  # else the page rounds a value to its step
         # The page shows as many digits as the step has: 0.25 looked like 0.3, and 0.999 like 1.0.
-        options["step"] = float(f"{min(given.step / 10, 10.0 ** Decimal(repr(option.default)).as_tuple().exponent):.0e}")
+        options["step"] = float(
+            f"{min(given.step / 10, 10.0 ** Decimal(repr(option.default)).as_tuple().exponent):.0e}"
+        )
     if given.kind == "STRING":
         options["multiline"] = given.multiline
-        options |= {name: TextBound(given, bound) for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None}
+        options |= {
+            name: TextBound(given, bound)
+            for name, bound in (("min", option.minimum), ("max", option.maximum))
+            if bound is not None
+        }
     return given.kind, options
 
 
@@ -223,7 +254,9 @@ class _Host:
         from ..execute.pictures import opened, sheet
 
         images = [opened(path) for path in paths]
-        self._preview(images[0] if len(images) == 1 else sheet([(image, "") for image in images], columns=ceil(sqrt(len(images)))))
+        self._preview(
+            images[0] if len(images) == 1 else sheet([(image, "") for image in images], columns=ceil(sqrt(len(images))))
+        )
 
     def _preview(self, image: Any) -> None:
         self._progress(None, None, ("JPEG", image.convert("RGB"), PREVIEW_PX))
@@ -264,8 +297,16 @@ class _Host:
 
     def say(self, text: str) -> None:
         """Words on the node's own face, in hosts that can show some."""
-        server, running = getattr(_module("server"), "PromptServer", None), getattr(_module("comfy_execution.utils"), "get_executing_context", None)
-        if hasattr(server, "instance") and hasattr(server.instance, "send_progress_text") and running is not None and running() is not None:
+        server, running = (
+            getattr(_module("server"), "PromptServer", None),
+            getattr(_module("comfy_execution.utils"), "get_executing_context", None),
+        )
+        if (
+            hasattr(server, "instance")
+            and hasattr(server.instance, "send_progress_text")
+            and running is not None
+            and running() is not None
+        ):
             server.instance.send_progress_text(text, running().node_id)
 
 
@@ -374,7 +415,11 @@ def _told(declared: Declaration, outputs: tuple, host: _Host) -> Any:
     said = [value for output, value in zip(declared.outputs, outputs, strict=True) if output.type == "STRING"]
     for text in said:
         host.say(text)
-    ui = {name: values for name, values in (("images", [each for each in images if each is not None]), ("text", said)) if values}
+    ui = {
+        name: values
+        for name, values in (("images", [each for each in images if each is not None]), ("text", said))
+        if values
+    }
     return {"ui": ui, "result": result} if ui else result
 
 
@@ -387,7 +432,9 @@ def _outward(type_: str, value: Any) -> Any:
         return load_file(value.file.path)
     if isinstance(value, Losses):
         events = RunDir(value.run).events()[0]
-        steps = {event["step"]: event["loss"] for event in events if event["event"] == "step"}  # a resumed run tells some twice
+        steps = {
+            event["step"]: event["loss"] for event in events if event["event"] == "step"
+        }  # a resumed run tells some twice
         return {"loss": [float(steps[step]) for step in sorted(steps) if step <= value.step]}
     return value
 

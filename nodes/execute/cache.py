@@ -32,7 +32,9 @@ def key_of(declared: Declaration, widgets: Mapping[str, Any], ancestors: Mapping
         ancestors: linked input -> (key of the node that gives it, slot).
     """
     own = {
-        widget.name: widgets[widget.name] for widget in declared.widgets if not widget.cosmetic and widget.name not in ancestors
+        widget.name: widgets[widget.name]
+        for widget in declared.widgets
+        if not widget.cosmetic and widget.name not in ancestors
     }
     record = {
         "program": __version__,

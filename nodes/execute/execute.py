@@ -97,7 +97,9 @@ def execute(
 class _Execution:
     """One execution. `keys` and `outputs` fill up as nodes become known."""
 
-    def __init__(self, graph: Graph, store: RunStore, out: Path, listen: Callable[[Event], None] | None, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, graph: Graph, store: RunStore, out: Path, listen: Callable[[Event], None] | None, stop: Callable[[], bool]
+    ) -> None:
         self.graph, self.store, self.out = graph, store, out.absolute()
         self.cache = Cache(store.root / cache.FOLDER)
         self.order = ordered(graph)[0]
@@ -173,7 +175,12 @@ class _Execution:
         problems = []
         for id, config in train_configs(self.graph).items():
             again = read_widgets(NODES[TRAIN], self.graph.nodes[id])["again"]
-            if id not in need or id in self.outcome.outputs or again is None or following.find(self.store, following.identity(config, again)):
+            if (
+                id not in need
+                or id in self.outcome.outputs
+                or again is None
+                or following.find(self.store, following.identity(config, again))
+            ):
                 continue
             problems += [
                 Problem("custom_validation_failed", f"{finding.where}: {finding.message} {finding.remedy}".strip(), id)
@@ -215,10 +222,14 @@ class _Execution:
 
     def ready(self, id: str) -> bool:
         states = self.outcome.states
-        return all(states.get(link.node) not in ("waiting", "running") for link in self.graph.nodes[id].links().values())
+        return all(
+            states.get(link.node) not in ("waiting", "running") for link in self.graph.nodes[id].links().values()
+        )
 
     def broken_before(self, id: str) -> str | None:
-        return next((link.node for link in self.graph.nodes[id].links().values() if link.node not in self.outcome.outputs), None)
+        return next(
+            (link.node for link in self.graph.nodes[id].links().values() if link.node not in self.outcome.outputs), None
+        )
 
     def stop(self) -> bool:
         if self._stop_asked():
@@ -247,7 +258,10 @@ class _Execution:
             return
         except Exception as error:  # noqa: BLE001 - told at the node, with its traceback; other branches go on
             if is_out_of_memory(error):
-                message, remedy = memory_message(error), "Close other programs that hold memory, or choose fewer or smaller pictures, or device cpu at the Model node."
+                message, remedy = (
+                    memory_message(error),
+                    "Close other programs that hold memory, or choose fewer or smaller pictures, or device cpu at the Model node.",
+                )
             else:
                 message, remedy = f"{type(error).__name__}: {error}", "See the traceback."
             self.fail(id, Failure(message, remedy, traceback.format_exc()))
@@ -283,7 +297,10 @@ class _Execution:
             given = declared.input(name)
             if value is None and not getattr(given, "optional", False):
                 output = self.declared(link.node).outputs[link.slot].name
-                raise NodeError(f"{name}: {self.declared(link.node).title} gave no {output}.", "Link something else, or change its settings.")
+                raise NodeError(
+                    f"{name}: {self.declared(link.node).title} gave no {output}.",
+                    "Link something else, or change its settings.",
+                )
             inputs[name] = value if given in declared.sockets else given.read(value)
         return inputs
 
@@ -306,7 +323,14 @@ class _Execution:
 
     def mark(self, id: str, state: State, **more: Any) -> None:
         self.outcome.states[id] = state
-        event = {"event": "node", "node": id, "state": state, "title": self.title(id), "lane": self.declared(id).lane, **more}
+        event = {
+            "event": "node",
+            "node": id,
+            "state": state,
+            "title": self.title(id),
+            "lane": self.declared(id).lane,
+            **more,
+        }
         if state in ("done", "cached"):
             event["outputs"] = value_to_json(self.outcome.outputs[id])
         self.tell(event)

@@ -36,7 +36,11 @@ def find(store: RunStore, digest: str) -> list[RunDir]:
     short = digest[:10]
     found = [path for path in store.root.glob(f"*-{short}*") if path.name.partition(f"-{short}")[2].lstrip("-").isdigit()
              or path.name.endswith(f"-{short}")]  # fmt: skip
-    return [RunDir(path) for path in sorted(found, key=lambda path: (len(path.name), path.name)) if (path / "config.json").is_file()]
+    return [
+        RunDir(path)
+        for path in sorted(found, key=lambda path: (len(path.name), path.name))
+        if (path / "config.json").is_file()
+    ]
 
 
 def train(context: Context, config: RunConfig, name: str, again: int) -> RunDir:

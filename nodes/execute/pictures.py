@@ -125,7 +125,9 @@ def stacked(parts: Iterable[tuple[str, "Image | None"]], width: int = 1584) -> "
     for title, image in parts:
         lines = _wrapped(title, bold if image is not None else font, width - 40, 4)
         if image is not None and image.width > width - 40:
-            image = image.resize((width - 40, round(image.height * (width - 40) / image.width)), Image.Resampling.LANCZOS)
+            image = image.resize(
+                (width - 40, round(image.height * (width - 40) / image.width)), Image.Resampling.LANCZOS
+            )
         blocks.append((lines, image, height))
         height += (30 if image is not None else 22) * len(lines) + (0 if image is None else image.height) + 18
     page = Image.new("RGB", (width, height), PAPER)

@@ -46,7 +46,10 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
         return Link(id, 0)
 
     model_name = flat["pretrained_model_name_or_path"]
-    if model_name in DEMO_PREDICTION_TYPES and not changed.intersection(MODEL_OPTIONS) - {"pretrained_model_name_or_path", "device"}:
+    if model_name in DEMO_PREDICTION_TYPES and not changed.intersection(MODEL_OPTIONS) - {
+        "pretrained_model_name_or_path",
+        "device",
+    }:
         parts = {"model": add("model", "DemoModel", (0, 0), ["device"], model=model_name)}
     else:
         parts = {"model": add("model", "Model", (0, 0), MODEL_OPTIONS)}
@@ -65,7 +68,9 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
     if changed.intersection(REFLEXFLOW_OPTIONS):
         parts["rollout"] = add("reflexflow", "ReflexFlow", (1, 3), REFLEXFLOW_OPTIONS, rollout=parts["rollout"])
     if changed.intersection(INPUT_PERTURBATION_OPTIONS):
-        parts["rollout"] = add("input_perturbation", "InputPerturbation", (2, 3), INPUT_PERTURBATION_OPTIONS, rollout=parts["rollout"])
+        parts["rollout"] = add(
+            "input_perturbation", "InputPerturbation", (2, 3), INPUT_PERTURBATION_OPTIONS, rollout=parts["rollout"]
+        )
     parts["optimizer"] = add("optimizer", "Optimizer", (0, 3), OPTIMIZER_OPTIONS)
     parts["settings"] = add("settings", "TrainingSettings", (0, 4), TRAINING_OPTIONS)
     parts["validation"] = add("validation", "ValidationPrompts", (1, 4), VALIDATION_OPTIONS)
@@ -81,7 +86,9 @@ def _differs(widget: Any, value: Any) -> bool:
 
 
 def _listed(node: Node) -> Node:
-    return Node(node.kind, {name: list(value) if isinstance(value, tuple) else value for name, value in node.inputs.items()})
+    return Node(
+        node.kind, {name: list(value) if isinstance(value, tuple) else value for name, value in node.inputs.items()}
+    )
 
 
 def config_of(graph: Graph, train: str | None = None) -> RunConfig:
@@ -121,13 +128,19 @@ def with_values(graph: Graph, changes: Mapping[str, str]) -> Graph:
         ids = [name] if name in graph.nodes else [id for id, node in graph.nodes.items() if name and node.title == name]
         if len(ids) != 1:
             why = "several nodes have that title" if ids else "there is no such node"
-            problems.append(Problem("invalid_prompt", f"--set {target}: {why}; nodes: {', '.join(list(graph.nodes)[:30])}."))
+            problems.append(
+                Problem("invalid_prompt", f"--set {target}: {why}; nodes: {', '.join(list(graph.nodes)[:30])}.")
+            )
             continue
         node = graph.nodes[ids[0]]
         declared = NODES.get(node.kind)
         widgets = {} if declared is None else {widget.name: widget for widget in declared.widgets}
         if given not in widgets:
-            problems.append(Problem("invalid_prompt", f"--set {target}: there is no such field; fields: {', '.join(widgets)}.", ids[0]))
+            problems.append(
+                Problem(
+                    "invalid_prompt", f"--set {target}: there is no such field; fields: {', '.join(widgets)}.", ids[0]
+                )
+            )
             continue
         widget = widgets[given]
         try:

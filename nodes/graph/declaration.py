@@ -182,7 +182,9 @@ def node(
 
     Inputs are in the order of the versions that brought them, then as given: ComfyUI's files name widget values by position.
     """
-    inputs = sorted(inputs, key=lambda each: _version(each.option.since) if isinstance(each, Widget) else _version(FIRST))
+    inputs = sorted(
+        inputs, key=lambda each: _version(each.option.since) if isinstance(each, Widget) else _version(FIRST)
+    )
 
     def declare(function: Callable[..., tuple]) -> Callable[..., tuple]:
         declared = Declaration(
@@ -207,7 +209,13 @@ def of_option(name: str, *, called: str | None = None, default: Any = ..., **mor
     if default is not ...:
         option = replace(option, default=default)
     names_path = name.endswith(("_dir", "_path"))  # the options' names keep to that
-    widget = Widget(option.field if called is None else called, option, multiline=option.split == "\n", names_path=names_path, **more)
+    widget = Widget(
+        option.field if called is None else called,
+        option,
+        multiline=option.split == "\n",
+        names_path=names_path,
+        **more,
+    )
     # the fault's text names the input as the node shows it
     return replace(widget, option=replace(option, name=widget.name))
 
@@ -217,7 +225,9 @@ def local(
     le: float | None = None, unit: str = "", level: str = "simple", split: str = ",", **more: Any,
 ) -> Widget:  # fmt: skip
     """A widget that no config option covers, declared with the same record."""
-    return Widget(name, Option(name, name, "node", type, default, choices, ge, le, unit, help, "", level, split), **more)
+    return Widget(
+        name, Option(name, name, "node", type, default, choices, ge, le, unit, help, "", level, split), **more
+    )
 
 
 def accepts(wanted: str, given: str) -> bool:

@@ -36,7 +36,11 @@ class Problem:
     input: str | None = None
 
     def __str__(self) -> str:
-        where = "" if self.node is None else f"node {printable(self.node, 80)}" + ("" if self.input is None else f", {printable(self.input, 80)}")
+        where = (
+            ""
+            if self.node is None
+            else f"node {printable(self.node, 80)}" + ("" if self.input is None else f", {printable(self.input, 80)}")
+        )
         return f"{where}: {printable(self.message)}" if where else printable(self.message)
 
 
@@ -93,7 +97,11 @@ def to_api(graph: Graph) -> dict[str, Any]:
     prompt = {}
     for id, node in graph.nodes.items():
         inputs = {
-            name: [value.node, value.slot] if isinstance(value, Link) else {"__value__": value} if isinstance(value, list) else value
+            name: [value.node, value.slot]
+            if isinstance(value, Link)
+            else {"__value__": value}
+            if isinstance(value, list)
+            else value
             for name, value in node.inputs.items()
         }
         prompt[id] = {"class_type": node.kind, "inputs": inputs}
@@ -222,7 +230,9 @@ def _migrated(data: dict) -> dict:
         raise GraphError([broken(f"format = {shown(data.get('format'))[:80]}: this program reads {shown(FORMAT)}.")])
     version = data.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise GraphError([broken(f"version = {shown(version)[:80]}: this program reads 1 to {VERSION}; take a newer program.")])
+        raise GraphError(
+            [broken(f"version = {shown(version)[:80]}: this program reads 1 to {VERSION}; take a newer program.")]
+        )
     while version < VERSION:
         data = MIGRATIONS[version](data)
         version += 1
@@ -245,12 +255,21 @@ def _node(id: str, record: Any, problems: list[Problem]) -> Node | None:
     if not isinstance(meta, Mapping):
         problems.append(Problem("invalid_prompt", "_meta must be an object.", id))
     unknown = sorted(set(record) - {"class_type", "inputs", "_meta", "is_changed"})
-    problems += [Problem("invalid_prompt", f"unknown part {shown(name)}; a node has class_type, inputs and _meta.", id) for name in unknown]
+    problems += [
+        Problem("invalid_prompt", f"unknown part {shown(name)}; a node has class_type, inputs and _meta.", id)
+        for name in unknown
+    ]
     if len(problems) > before:
         return None
     title, muted = meta.get("title"), meta.get("muted", False)
     if title is not None and (not isinstance(title, str) or len(title) > LONGEST_TITLE) or not isinstance(muted, bool):
-        problems.append(Problem("invalid_prompt", f"_meta holds a title of at most {LONGEST_TITLE} characters and muted, true or false.", id))
+        problems.append(
+            Problem(
+                "invalid_prompt",
+                f"_meta holds a title of at most {LONGEST_TITLE} characters and muted, true or false.",
+                id,
+            )
+        )
         return None
     read_inputs: dict[str, Any] = {}
     for name, value in inputs.items():

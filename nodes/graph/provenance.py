@@ -52,5 +52,7 @@ def texts_of(path: Path) -> dict[str, str]:
                 image.load()  # chunks may stand after the pixels
                 found = dict(image.text)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-            raise NodeError(f"{printable(path.name)} is no PNG ({error}).", "Drop a PNG or a .safetensors file.") from None
+            raise NodeError(
+                f"{printable(path.name)} is no PNG ({error}).", "Drop a PNG or a .safetensors file."
+            ) from None
     return {key: found[key] for key in (*KEYS, CONFIG_KEY) if isinstance(found.get(key), str)}

@@ -41,7 +41,8 @@ def faults(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = Fa
         problems += _node_faults(graph, id, node)
     order, cyclic = ordered(graph)
     problems += [
-        Problem("dependency_cycle", "its inputs lead back to itself; remove a link of the circle.", id) for id in cyclic[:100]
+        Problem("dependency_cycle", "its inputs lead back to itself; remove a link of the circle.", id)
+        for id in cyclic[:100]
     ]
     if wanted is not None:
         problems += [
@@ -49,7 +50,11 @@ def faults(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = Fa
             for id in wanted if id not in graph.nodes
         ]  # fmt: skip
     elif not roots(graph):
-        problems.append(Problem("prompt_no_outputs", "Nothing in this graph has a result to look at; add a Train or a picture node."))
+        problems.append(
+            Problem(
+                "prompt_no_outputs", "Nothing in this graph has a result to look at; add a Train or a picture node."
+            )
+        )
     if not cyclic:
         bad = {problem.node for problem in problems}
         problems += _setting_faults(graph, order, bad)
@@ -67,7 +72,10 @@ def roots(graph: Graph) -> list[str]:
 
 def ordered(graph: Graph) -> tuple[list[str], list[str]]:
     """(ids, each after everything that it needs; ids on a circle or behind one). Links to nowhere are passed over."""
-    waits = {id: {link.node for link in node.links().values() if link.node in graph.nodes} for id, node in graph.nodes.items()}
+    waits = {
+        id: {link.node for link in node.links().values() if link.node in graph.nodes}
+        for id, node in graph.nodes.items()
+    }
     feeds: dict[str, list[str]] = {id: [] for id in graph.nodes}
     for id, sources in waits.items():
         for source in sources:
@@ -92,13 +100,20 @@ def ordered(graph: Graph) -> tuple[list[str], list[str]]:
 def _node_faults(graph: Graph, id: str, node: Node) -> Iterable[Problem]:
     declared = NODES.get(node.kind)
     if declared is None:
-        yield Problem("missing_node_type", f"There is no node {shown(node.kind)[:100]}.{did_you_mean(node.kind[:100], NODES)}", id)
+        yield Problem(
+            "missing_node_type", f"There is no node {shown(node.kind)[:100]}.{did_you_mean(node.kind[:100], NODES)}", id
+        )
         return
     known = {each.name: each for each in declared.inputs}
     for name, value in node.inputs.items():
         given = known.get(name)
         if given is None:
-            yield Problem("custom_validation_failed", f"{declared.title} has no such input.{did_you_mean(name[:100], known)}", id, name)
+            yield Problem(
+                "custom_validation_failed",
+                f"{declared.title} has no such input.{did_you_mean(name[:100], known)}",
+                id,
+                name,
+            )
         elif isinstance(value, Link):
             yield from _link_faults(graph, id, given, value)
         elif isinstance(given, Socket):
@@ -130,13 +145,18 @@ def _needs(node: Node, id: str) -> bool:
     """Does a node use what another one names, instead of making it?"""
     if node.muted or node.kind not in NODES:
         return False
-    return any(link.node == id and not getattr(NODES[node.kind].input(name), "makes", False) for name, link in node.links().items())
+    return any(
+        link.node == id and not getattr(NODES[node.kind].input(name), "makes", False)
+        for name, link in node.links().items()
+    )
 
 
 def _link_faults(graph: Graph, id: str, given: Socket | Widget, link: Link) -> Iterable[Problem]:
     origin = graph.nodes.get(link.node)
     if origin is None:
-        yield Problem("bad_linked_input", f"is linked to node {shown(link.node)[:80]}, which is not there.", id, given.name)
+        yield Problem(
+            "bad_linked_input", f"is linked to node {shown(link.node)[:80]}, which is not there.", id, given.name
+        )
         return
     declared = NODES.get(origin.kind)
     if declared is None:
@@ -144,7 +164,12 @@ def _link_faults(graph: Graph, id: str, given: Socket | Widget, link: Link) -> I
     if not 0 <= link.slot < len(declared.outputs):
         number = len(declared.outputs)
         slots = f"{number} output{'' if number == 1 else 's'}" + (f", 0 to {number - 1}" if number else "")
-        yield Problem("bad_linked_input", f"is linked to output {link.slot} of {declared.title}, which has {slots}.", id, given.name)
+        yield Problem(
+            "bad_linked_input",
+            f"is linked to output {link.slot} of {declared.title}, which has {slots}.",
+            id,
+            given.name,
+        )
         return
     output = declared.outputs[link.slot]
     if not accepts(wire_type(given), output.type):
@@ -165,10 +190,16 @@ def value_faults(widget: Widget, value: Any, id: str | None = None) -> list[Prob
     for text in read if isinstance(read, tuple) else (read,):
         if isinstance(text, str) and text.startswith(("\\\\", "//", "file:")):
             # Merely looking at a share of another machine hands it this person's log-in on some systems.
-            message = f"{widget.name} = {shown(text)[:100]}: names another machine or is a URL; copy the files here first."
+            message = (
+                f"{widget.name} = {shown(text)[:100]}: names another machine or is a URL; copy the files here first."
+            )
             return [Problem("custom_validation_failed", message, id, widget.name)]
     wrong = None if widget.rule is None else widget.rule(read)
-    return [] if wrong is None else [Problem("custom_validation_failed", f"{widget.name} = {shown(value)[:100]}: {wrong}", id, widget.name)]
+    return (
+        []
+        if wrong is None
+        else [Problem("custom_validation_failed", f"{widget.name} = {shown(value)[:100]}: {wrong}", id, widget.name)]
+    )
 
 
 def _kind_of_fault(option: Option, value: Any) -> str:

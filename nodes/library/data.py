@@ -21,7 +21,11 @@ def _absent_folder(inputs):
         return
     where = os.path.expanduser(resolve(path))
     if not os.path.isdir(where):
-        why = "is a file; name the folder that it lies in" if os.path.isfile(where) else "there is no such folder; check the path, or make it"
+        why = (
+            "is a file; name the folder that it lies in"
+            if os.path.isfile(where)
+            else "there is no such folder; check the path, or make it"
+        )
         yield "path", f"path = {shown(path)}: {why}."
 
 
@@ -115,7 +119,9 @@ def dataset_preview(context, dataset, most):
     from ...core.config import config_from_flat
     from ...core.data import scan
 
-    found = scan(config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, PHASES[what]))
+    found = scan(
+        config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, PHASES[what])
+    )
     if found.errors:
         raise NodeError(" ".join(f"{each.where}: {each.message}" for each in found.errors[:5]), found.errors[0].remedy)
     chosen = found.items[:most]
@@ -136,7 +142,9 @@ def dataset_preview(context, dataset, most):
 )  # fmt: skip
 def load_image(context, path):
     """A picture from a file, upright, in plain colours and without its metadata."""
-    return (Images((values.file_at(pictures.saved(pictures.opened(Path(path).expanduser()), context.work / "image.png")),)),)
+    return (
+        Images((values.file_at(pictures.saved(pictures.opened(Path(path).expanduser()), context.work / "image.png")),)),
+    )
 
 
 @node(

@@ -68,11 +68,21 @@ def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
     flat: dict[str, Any] = {} if checkpoint is None else config_to_flat(following.config_of(checkpoint.run))
     for part in (model, dataset, rollout):
         flat |= {} if part is None else part.flat
-    flat |= {"drift_offsets": [offset], "drift_num_images": 1, "drift_fine_factor": OPTIONS["drift_fine_factor"].minimum, "drift_seed": seed}
+    flat |= {
+        "drift_offsets": [offset],
+        "drift_num_images": 1,
+        "drift_fine_factor": OPTIONS["drift_fine_factor"].minimum,
+        "drift_seed": seed,
+    }
     folder = context.work / "preview"
     _measured(context, config_from_flat(flat), checkpoint, folder)
     files = sorted(folder.glob("filmstrip*.png"))
-    return (Images(tuple(map(values.file_at, files)), tuple("base" if "base" in f.stem or checkpoint is None else "tuned" for f in files)),)
+    return (
+        Images(
+            tuple(map(values.file_at, files)),
+            tuple("base" if "base" in f.stem or checkpoint is None else "tuned" for f in files),
+        ),
+    )
 
 
 @node(
@@ -133,7 +143,11 @@ def compare_drift(context, judge_by, **given):
     from ...core.look.pictures.curves import curves_figure
     from ...core.look.pictures.panels import figure_png
 
-    chosen = [(given[f"label_{letter}"], given[f"report_{letter}"]) for letter in LETTERS if given[f"report_{letter}"] is not None]
+    chosen = [
+        (given[f"label_{letter}"], given[f"report_{letter}"])
+        for letter in LETTERS
+        if given[f"report_{letter}"] is not None
+    ]
     read = [(label, read_report(report.path)) for label, report in chosen]
     try:
         joined = compare(read)
@@ -143,13 +157,17 @@ def compare_drift(context, judge_by, **given):
     for (label, report), (_, found) in zip(chosen, read, strict=True):
         summary = in_words.summary(found)
         numbers = ", ".join(
-            f"{name.replace('_', ' ')} {summary[name]:.4g}" for name in ("clean_loss", "drift") if summary[name] is not None
+            f"{name.replace('_', ' ')} {summary[name]:.4g}"
+            for name in ("clean_loss", "drift")
+            if summary[name] is not None
         )
         said.append(f"{label}: {numbers}. {' '.join(summary['words'])}")
         if report.checkpoint is not None and summary[judge_by] is not None:
             scores.append((summary[judge_by], label, report.checkpoint))
     if not scores:
-        raise NodeError(f"No report has a finite {judge_by}, so none is the better one.", "Look at each report by itself.")
+        raise NodeError(
+            f"No report has a finite {judge_by}, so none is the better one.", "Look at each report by itself."
+        )
     _, best, better = min(scores, key=lambda score: score[0])
     said.append(f"Lower {judge_by.replace('_', ' ')}: {best}.")
     parts = [("Drift compared", Image.open(BytesIO(figure_png(curves_figure(joined)))))]
@@ -166,7 +184,9 @@ def compare_drift(context, judge_by, **given):
 def _label_faults(inputs, linked):
     used = [(f"label_{letter}", inputs[f"label_{letter}"]) for letter in LETTERS if f"report_{letter}" in linked]
     labels = [label for _, label in used]
-    return [(name, "each report needs a label of its own.") for name, label in used if not label or labels.count(label) > 1]
+    return [
+        (name, "each report needs a label of its own.") for name, label in used if not label or labels.count(label) > 1
+    ]
 
 
 @node(
@@ -231,10 +251,10 @@ def sample_grid(context, labels, columns, **images):
     cells = []
     for row in rows:
         captions = row.captions if len(row.captions) == len(row.files) else ("",) * len(row.files)
-        cells += [(pictures.opened(Path(file.path)), caption) for file, caption in zip(row.files, captions, strict=True)]
+        cells += [
+            (pictures.opened(Path(file.path)), caption) for file, caption in zip(row.files, captions, strict=True)
+        ]
         if columns == 0:
             cells += [(Image.new("RGB", (8, 8), pictures.PAPER), "")] * (wide - len(row.files))
     path = pictures.saved(pictures.sheet(cells, wide, labels), context.work / "grid.png")
     return (Images((values.file_at(path),)),)
-
-

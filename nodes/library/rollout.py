@@ -65,5 +65,7 @@ def probability_ramp_plot(context, rollout, settings):
     xs = sorted({round(i * steps / 400) for i in range(401)})
     ys = [probability_at(config.rollout, x) if config.rollout.active else 0.0 for x in xs]
     title = "Chance that a row is rolled out" + ("" if config.rollout.active else " (off: nothing is rolled out)")
-    path = pictures.line_plot(xs, ys, context.work / "ramp.png", title=title, x_label="optimizer step", y_label="chance")
+    path = pictures.line_plot(
+        xs, ys, context.work / "ramp.png", title=title, x_label="optimizer step", y_label="chance"
+    )
     return (Images((values.file_at(path),), (title,)),)

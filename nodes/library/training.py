@@ -87,7 +87,9 @@ def resume(context, run, name, max_train_steps):
             told = there.events()[1]
             store.enqueue(there.name, resume=True)
         elif summary.state != "done" and summary.state not in following.OPEN:
-            raise NodeError(f"Run {there.name} is {summary.state} and has no checkpoint.", "Start it anew with a Train node.")
+            raise NodeError(
+                f"Run {there.name} is {summary.state} and has no checkpoint.", "Start it anew with a Train node."
+            )
         elif summary.state == "created":
             store.enqueue(there.name)
     except RunError as error:
@@ -104,7 +106,8 @@ def _longer(context, run: RunDir, steps: int) -> RunDir:
         return run
     if steps < config.training.max_train_steps:
         raise NodeError(
-            f"max_train_steps = {steps}: run {run.name} already goes to {config.training.max_train_steps}.", "Take more steps."
+            f"max_train_steps = {steps}: run {run.name} already goes to {config.training.max_train_steps}.",
+            "Take more steps.",
         )
     last = run.last_checkpoint()
     if last is None:
@@ -134,7 +137,9 @@ def checkpoint_picker(context, run, step):
     manifest = manifest_of(Path(run.path), chosen)
     if not manifest.is_file():
         there = sorted(int(path.name[5:]) for path in RunDir(run.path).checkpoints_path.glob("step-*"))
-        raise NodeError(f"Run {run.name} has no checkpoint of step {chosen}.", f"There are: {', '.join(map(str, there))}.")
+        raise NodeError(
+            f"Run {run.name} has no checkpoint of step {chosen}.", f"There are: {', '.join(map(str, there))}."
+        )
     return (Checkpoint(run.path, run.name, chosen, sha256(manifest)),)
 
 
@@ -154,7 +159,9 @@ def export_lora(context, checkpoint, name):
     run = RunDir(checkpoint.run)
     config = following.config_of(run.path)
     if config.training.model_type != "lora":
-        raise NodeError(f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}.")
+        raise NodeError(
+            f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}."
+        )
     target = context.out / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
     if target.is_file():
         return str(target), values.Lora(values.file_at(target))

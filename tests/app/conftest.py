@@ -60,7 +60,10 @@ def write_steps(run, first, last, total, seconds=0.42, rolled=True):
                  effective_probability=min(0.25, step / 160), seconds=seconds, eta_s=seconds * (total - step), memory_mib=812.0)  # fmt: skip
 
 
-PROMPTS = ("a large zwx shape on a white background, in the centre", "a small zwx shape on a navy background, on the left")
+PROMPTS = (
+    "a large zwx shape on a white background, in the centre",
+    "a small zwx shape on a navy background, on the left",
+)
 
 
 def write_samples(run, step):
@@ -71,7 +74,18 @@ def write_samples(run, step):
     run.emit("sample", step=step, images=images)
 
 
-def write_whole(store: RunStore, name="told", steps=120, total=200, state="stopped", config=(), about=None, drifts=None, seconds=0.42, rolled=True):
+def write_whole(
+    store: RunStore,
+    name="told",
+    steps=120,
+    total=200,
+    state="stopped",
+    config=(),
+    about=None,
+    drifts=None,
+    seconds=0.42,
+    rolled=True,
+):
     """A run that went `steps` far, with samples every 40 steps, two drift reports, a checkpoint and a LoRA file.
 
     `drifts`: step -> (drift, clean loss) over the base's, for a report there beside the one of step 0; unset = one at the end.

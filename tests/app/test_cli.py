@@ -342,7 +342,16 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["a file/runs", "a" * 300], ids=["below a file", "too long"])
-@pytest.mark.parametrize("command", ["runs", "runs show x", "train --preset demo --max_train_steps 1", "sample --run x --prompt a --out o", "ui --no-browser"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "runs",
+        "runs show x",
+        "train --preset demo --max_train_steps 1",
+        "sample --run x --prompt a --out o",
+        "ui --no-browser",
+    ],
+)
 def test_an_impossible_runs_folder_is_a_message_of_every_command(run, tmp_path, monkeypatch, command, below):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").touch()
@@ -437,7 +446,10 @@ def test_an_empty_store_says_how_to_begin(run, tmp_path):
             ["sample", "--model", "demo-flow", "--lora", "x.safetensors", "--prompt", "a", "--out", "o"],
             "does not exist",
         ),
-        (["sample", "--model", "demo-flow", "--lora", "empty.safetensors", "--prompt", "a", "--out", "o"], "is empty (0 bytes)"),
+        (
+            ["sample", "--model", "demo-flow", "--lora", "empty.safetensors", "--prompt", "a", "--out", "o"],
+            "is empty (0 bytes)",
+        ),
         (
             ["sample", "--model", "demo-flow", "--checkpoint", "3", "--prompt", "a", "--out", "o"],
             "only a run has checkpoints",
@@ -472,8 +484,23 @@ def test_sample_says_how_much_of_a_lora_fits_and_draws_with_no_other(run, tmp_pa
     stem = "transformer.layers.0.attn.to_q" if spoilt != "name" else "transformer.blocks.0.attn.query"
     side = 160
     value = {"nan": float("nan"), "1e30": 1e30}.get(spoilt, 0.01)
-    save_file({f"{stem}.lora_A.weight": torch.ones(2, side), f"{stem}.lora_B.weight": torch.full((side, 2), value)}, tmp_path / "mine.safetensors")
-    told = run("sample", "--model", "demo-flow", "--lora", tmp_path / "mine.safetensors", "--prompt", "a", "--steps", "1", "--out", tmp_path / "o")
+    save_file(
+        {f"{stem}.lora_A.weight": torch.ones(2, side), f"{stem}.lora_B.weight": torch.full((side, 2), value)},
+        tmp_path / "mine.safetensors",
+    )
+    told = run(
+        "sample",
+        "--model",
+        "demo-flow",
+        "--lora",
+        tmp_path / "mine.safetensors",
+        "--prompt",
+        "a",
+        "--steps",
+        "1",
+        "--out",
+        tmp_path / "o",
+    )
     assert told[0] == code and words in told[2] and "Traceback" not in told[2], told
     assert (tmp_path / "o").exists() == (code == 0)
 
@@ -523,7 +550,9 @@ def test_the_readme_names_only_what_there_is(root):
 
 
 def test_the_reference_answers_in_half_a_second_and_without_torch():
-    code = "import sys; from rollout_studio.app.cli.main import main; main(['options']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from rollout_studio.app.cli.main import main; main(['options']); assert 'torch' not in sys.modules"
+    )
     seconds = []
     for _ in range(3):
         before = os.times()  # processor time of children, because other processes share this machine
@@ -546,14 +575,25 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("command", ["train --preset demo --runs-dir runs", "sample --model demo-flow --prompt x --out out"])
+@pytest.mark.parametrize(
+    "command", ["train --preset demo --runs-dir runs", "sample --model demo-flow --prompt x --out out"]
+)
 @pytest.mark.parametrize(("set_already", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_what_computes_in_the_terminals_own_process_has_threads_that_sleep_while_they_wait(tmp_path, command, set_already, policy):
+def test_what_computes_in_the_terminals_own_process_has_threads_that_sleep_while_they_wait(
+    tmp_path, command, set_already, policy
+):
     """OpenMP reads this once, when torch is imported."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if set_already:
         environment["OMP_WAIT_POLICY"] = set_already
-    done = subprocess.run([sys.executable, "-c", UNTIL_TORCH, *command.split()], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", UNTIL_TORCH, *command.split()],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert f"waits {policy}\n" in done.stdout, done.stderr
 
 

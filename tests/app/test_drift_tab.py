@@ -39,7 +39,9 @@ def told(store, write):
 def whole_lab(tmp_path_factory):
     """The laboratory over a runs folder, answered by a worker that measures nothing."""
     watch = Watch(tmp_path_factory.mktemp("runs"))
-    watch._preview_client = PreviewClient(watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__])
+    watch._preview_client = PreviewClient(
+        watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__]
+    )
     with gr.Blocks():
         made = DriftLab(watch)
     yield made
@@ -50,7 +52,9 @@ def whole_lab(tmp_path_factory):
 def lab(whole_lab):
     """The same, as viewers and runs of this test find it: nobody has asked for anything."""
     whole_lab.watch.preview_client.close()
-    whole_lab.watch._preview_client = PreviewClient(whole_lab.watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__])
+    whole_lab.watch._preview_client = PreviewClient(
+        whole_lab.watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__]
+    )
     yield whole_lab
     for name in ("v", "another"):
         whole_lab.desk.leave(name)
@@ -83,7 +87,9 @@ def until(lab, ready, first=None):
 def shown(lab, **changes):
     """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
     applied = lab.desk.place("v").scene.number
-    return until(lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, applied, **changes), viewer()))
+    return until(
+        lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, applied, **changes), viewer())
+    )
 
 
 # What can be chosen --------------------------------------------------------------------------------------------------
@@ -94,7 +100,10 @@ def test_weights_are_the_base_models_and_what_every_run_has_left(store, told):
     assert "base/demo" in values and values[-2:] == ["run/told/lora", "run/told/120"]
     with told.lock():
         assert "run/told/now" in [value for _, value in choices.weights_choices(store.list(), choices.Shelf())]
-    assert choices.weights_choices(store.list(), choices.Shelf(), keep="run/told/now")[-1] == ("told · now (it has ended)", "run/told/now")
+    assert choices.weights_choices(store.list(), choices.Shelf(), keep="run/told/now")[-1] == (
+        "told · now (it has ended)",
+        "run/told/now",
+    )
 
 
 def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(told, monkeypatch):
@@ -109,7 +118,20 @@ def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(told, mo
 
 
 @pytest.mark.parametrize(
-    "value", ["", None, 3, "base/nothing", "base/../x", "run/gone/1", "run/told/now", "run/told/x", "run/told/", "run/../../etc/1", "run/told/-1"]
+    "value",
+    [
+        "",
+        None,
+        3,
+        "base/nothing",
+        "base/../x",
+        "run/gone/1",
+        "run/told/now",
+        "run/told/x",
+        "run/told/",
+        "run/../../etc/1",
+        "run/told/-1",
+    ],
 )
 def test_weights_written_by_hand_are_refused(store, told, value):
     with pytest.raises(ConfigError) as error:
@@ -138,16 +160,24 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
         record = lab.record(given(lab, solver=value), lab.desk.place("v"))
-        assert [walk.rollout.sampler for walk in PreviewRequest.from_json(record).walks] == ["unipc", value.partition("/")[0]]
+        assert [walk.rollout.sampler for walk in PreviewRequest.from_json(record).walks] == [
+            "unipc",
+            value.partition("/")[0],
+        ]
 
 
 def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
     from rollout_studio.core.config import config_to_flat, load_preset
 
     found = choices.pictures_of_run("mine", config_to_flat(load_preset("demo")))
-    assert {(picture.role, picture.group) for picture in found} == {("held-out", "Held out of mine"), ("training", "Trained on by mine")}
+    assert {(picture.role, picture.group) for picture in found} == {
+        ("held-out", "Held out of mine"),
+        ("training", "Trained on by mine"),
+    }
     assert all(picture.caption for picture in found)
-    assert len(choices.without_copies([*found, *choices.built_in()])) == len(found)  # the demo's held-out ones are the built-in ones
+    assert len(choices.without_copies([*found, *choices.built_in()])) == len(
+        found
+    )  # the demo's held-out ones are the built-in ones
 
 
 # The request ---------------------------------------------------------------------------------------------------------
@@ -155,7 +185,12 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
 
 def test_the_first_visit_needs_no_choice(lab):
     request = PreviewRequest.from_json(lab.record(given(lab), lab.desk.place("v")))
-    assert request.text() and request.picture.is_file() and request.what == ("strip",) and [each.label for each in request.weights] == ["base"]
+    assert (
+        request.text()
+        and request.picture.is_file()
+        and request.what == ("strip",)
+        and [each.label for each in request.weights] == ["base"]
+    )
 
 
 OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order": 1, "grid": "training", "grid_steps": 12, "guidance": 3.0, "seed": 5,
@@ -217,7 +252,11 @@ def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab
     assert lab.pictures not in lab.on_upload({**given(lab), lab.upload: str(tmp_path / "broken.png")}, viewer())
     Image.new("RGB", (80, 60)).save(tmp_path / "mine.png")
     out = lab.on_upload({**given(lab), lab.upload: str(tmp_path / "mine.png")}, viewer())
-    assert "Yours" in out[lab.pictures] and out[lab.prompt]["value"] == "" and "Write what the picture shows" in out[lab.prompt]["info"]
+    assert (
+        "Yours" in out[lab.pictures]
+        and out[lab.prompt]["value"] == ""
+        and "Write what the picture shows" in out[lab.prompt]["info"]
+    )
     assert lab.record(given(lab, prompt="a cup"), lab.desk.place("v"))["image"] == str(tmp_path / "mine.png")
     assert lab.record(given(lab), lab.desk.place("another"))["image"] != str(tmp_path / "mine.png")
 
@@ -302,7 +341,9 @@ def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sen
 
 def lab_lists(lab):
     runs = lab.watch.runs()
-    return repr((choices.weights_choices(runs, lab.shelf, "base/demo"), choices.against_choices(runs, lab.shelf, "nothing")))
+    return repr(
+        (choices.weights_choices(runs, lab.shelf, "base/demo"), choices.against_choices(runs, lab.shelf, "nothing"))
+    )
 
 
 def test_before_the_first_picture_an_edit_asks_nothing(lab):
@@ -313,8 +354,12 @@ def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
     first = shown(lab, solver="euler/2")
     out = until(lab, lambda seen: "<svg" in seen.get(lab.curves, ""), lab.on_measure(first[lab.shown], viewer()))
     assert out.get(lab.film, first[lab.film]) == first[lab.film] and out[lab.measure].visible is False
-    assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(re.findall(r">([^<]+)</a>", out[lab.export]))
-    assert out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5  # three charts and two maps, each with how to read it
+    assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(
+        re.findall(r">([^<]+)</a>", out[lab.export])
+    )
+    assert (
+        out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5
+    )  # three charts and two maps, each with how to read it
     lab.on_edit(given(lab, out[lab.shown], seed=8), viewer())
     edited = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
     assert edited[lab.curves] == "" and edited[lab.measure].visible is True
@@ -322,7 +367,11 @@ def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
 
 def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
     first = shown(lab)
-    out = until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), lab.on_show(given(lab, first[lab.shown], seed=13), viewer()))
+    out = until(
+        lab,
+        lambda seen: "No picture" in seen.get(lab.progress, ""),
+        lab.on_show(given(lab, first[lab.shown], seed=13), viewer()),
+    )
     assert "No &lt;luck&gt;." in out[lab.progress] and "Take another seed." in out[lab.progress]
     assert out.get(lab.film, first[lab.film]) == first[lab.film]
     assert shown(lab, seed=3)[lab.progress] == ""
@@ -332,7 +381,10 @@ def test_what_is_wrong_stays_told_until_it_is_mended(lab):
     applied = shown(lab)[lab.shown]
     refused = lab.on_show(given(lab, applied, grid_steps=1), viewer())
     assert "at least 2" in refused[lab.progress] and "at least 2" in lab.on_tick(applied, viewer())[lab.progress]
-    assert lab.progress not in lab.beat("v", "base/demo", "nothing", {}) and lab.on_edit(given(lab), viewer())[lab.progress] == ""
+    assert (
+        lab.progress not in lab.beat("v", "base/demo", "nothing", {})
+        and lab.on_edit(given(lab), viewer())[lab.progress] == ""
+    )
 
 
 def test_stop_stops(lab):
@@ -350,7 +402,9 @@ class Browser:
         self.lab, self.page = lab, {lab.shown: 0}
 
     def apply(self, answer):
-        self.page |= {part: update for part, update in answer.items() if part in [*self.lab.parts, self.lab.shown, self.lab.timer]}
+        self.page |= {
+            part: update for part, update in answer.items() if part in [*self.lab.parts, self.lab.shown, self.lab.timer]
+        }
 
     def rest(self):
         """Its timers go on until they are told to end."""
@@ -421,14 +475,20 @@ def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_told(lab):
     with run.lock():
         lab.watch.runs(fresh=True)
         out = lab.on_show(given(lab, weights="run/trains/now", against="base"), viewer())
-        assert "Waiting for trains to finish its step" in out[lab.progress] and "between two training steps" in out[lab.progress]
+        assert (
+            "Waiting for trains to finish its step" in out[lab.progress]
+            and "between two training steps" in out[lab.progress]
+        )
         (command,) = run.take_commands()
         result = drift_worker.write_answer(run.drift_path / "previews" / command.id, command.args["request"], step=40)
         assert [strip["label"] for strip in result["strips"]] == ["base", "trains, now"]
         run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
         assert "Weights of training step 40" in until(lab, lambda seen: lab.film in seen)[lab.film]
         again = lab.on_show(given(lab, weights="run/trains/now"), viewer())
-    assert "ended before it answered" in until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), again)[lab.progress]
+    assert (
+        "ended before it answered"
+        in until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), again)[lab.progress]
+    )
     lab.watch.runs(fresh=True)
     assert "has ended" in lab.on_show(given(lab, weights="run/trains/now"), viewer())[lab.weights]["info"]
 
@@ -445,25 +505,42 @@ def result(tmp_path, **changes):
 def test_text_of_people_and_runs_is_inert(tmp_path):
     answer, record = result(tmp_path)
     answer["model"], answer["words"] = HOSTILE, [HOSTILE]
-    drawn = drift_picture.film(answer, str, record) + drift_picture.numbers_table(answer) + drift_picture.words_list(answer["words"])
-    drawn += drift_picture.downloads([(HOSTILE, HOSTILE, HOSTILE)]) + progress_card(PreviewState("failed", message=HOSTILE, remedy=HOSTILE), record)
+    drawn = (
+        drift_picture.film(answer, str, record)
+        + drift_picture.numbers_table(answer)
+        + drift_picture.words_list(answer["words"])
+    )
+    drawn += drift_picture.downloads([(HOSTILE, HOSTILE, HOSTILE)]) + progress_card(
+        PreviewState("failed", message=HOSTILE, remedy=HOSTILE), record
+    )
     drawn += progress_card(PreviewState("working", what=HOSTILE), record)
     report = json.loads((tmp_path / "report.json").read_text())
     drawn += drift_picture.report_charts(report_from_json(json.dumps(report)))
-    assert "<img src=x" not in drawn and "${" not in drawn and "{{" not in drawn and "`" not in drawn and drawn.count("onerror") > 8
+    assert (
+        "<img src=x" not in drawn
+        and "${" not in drawn
+        and "{{" not in drawn
+        and "`" not in drawn
+        and drawn.count("onerror") > 8
+    )
 
 
 def test_the_head_says_what_was_measured_and_that_fewer_steps_were_walked(tmp_path):
     answer, record = result(tmp_path, checkpoints=["base"])
     drawn = drift_picture.film(answer, str, record)
-    assert "After <b>4 steps on its own</b>, the model is <b>28.7 % off the true path</b>" in drawn and "9 steps were asked for" in drawn
+    assert (
+        "After <b>4 steps on its own</b>, the model is <b>28.7 % off the true path</b>" in drawn
+        and "9 steps were asked for" in drawn
+    )
     assert "knows nothing of your picture" in drift_picture.film(answer, str, {**record, "start": "noise"})
     answer["numbers"]["base"]["distance"] = None
     assert "has diverged" in drift_picture.film(answer, str, record)
 
 
 def test_solvers_of_one_model_share_the_row_of_what_it_should_see(tmp_path):
-    answer, record = result(tmp_path, checkpoints=["base"], samplers=[{"sampler": "unipc", "order": 2}, {"sampler": "euler"}])
+    answer, record = result(
+        tmp_path, checkpoints=["base"], samplers=[{"sampler": "unipc", "order": 2}, {"sampler": "euler"}]
+    )
     drawn = drift_picture.film(answer, str, record)
     assert [drawn.count(f">{name}</b>") for name, _ in drift_picture.ROWS.values()] == [1, 2, 2]
     answer, record = result(tmp_path)
@@ -492,7 +569,10 @@ def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, told):
 def test_a_report_outside_the_run_is_not_shown(store, told):
     watch, log = Watch(store.root), RunLog(told).update()
     event = {"step": 1, "path": "../../secret/report.json"}
-    assert "outside the run" in measured.filmstrip(store.summary(told), event, watch) and measured.curves(store.summary(told), log, event, watch) == ""
+    assert (
+        "outside the run" in measured.filmstrip(store.summary(told), event, watch)
+        and measured.curves(store.summary(told), log, event, watch) == ""
+    )
 
 
 def test_only_files_of_the_private_folder_have_an_address(store, tmp_path):

@@ -138,14 +138,25 @@ def test_every_number_of_scheduled_sampling_has_a_slider_and_takes_what_lies_bey
 
 def test_a_slider_reaches_as_far_as_the_grid_and_the_run_make_sense(form):
     def end(name, **changes):
-        config = with_changes(RunConfig(), {"max_train_steps": 400, **{f"scheduled_sampling_{key}": value for key, value in changes.items()}})
+        config = with_changes(
+            RunConfig(),
+            {"max_train_steps": 400, **{f"scheduled_sampling_{key}": value for key, value in changes.items()}},
+        )
         return form.reaches(config)[form.sliders[f"scheduled_sampling_{name}"]]["maximum"]
 
     assert end("ramp_steps") == end("start_step") == 400
-    assert end("max_step_offset") == 10 and end("max_step_offset", grid_steps=50) == 17 and end("max_step_offset", grid="training") == 50
+    assert (
+        end("max_step_offset") == 10
+        and end("max_step_offset", grid_steps=50) == 17
+        and end("max_step_offset", grid="training") == 50
+    )
     assert end("max_step_offset", max_step_offset=44) == 10, "a larger value is typed and does not stretch the slider"
     assert end("max_step_offset", grid_steps=2) == 1
-    assert end("guidance") == 10 and end("reflexflow_alpha") == end("reflexflow_beta2") == 5 and end("reflexflow_beta1") == 20
+    assert (
+        end("guidance") == 10
+        and end("reflexflow_alpha") == end("reflexflow_beta2") == 5
+        and end("reflexflow_beta1") == 20
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 2, True, "a lot", None])

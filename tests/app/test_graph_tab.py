@@ -101,7 +101,10 @@ def test_a_missing_folder_is_told_while_one_edits_at_the_node_that_names_it(ask,
 
     def told(id, path):
         changed = graph.with_node(id, graph.nodes[id].with_input("path", path))
-        return [(each["node"], each["input"], each["message"]) for each in ask["graph_check"]({"graph": to_json(changed)})["problems"]]
+        return [
+            (each["node"], each["input"], each["message"])
+            for each in ask["graph_check"]({"graph": to_json(changed)})["problems"]
+        ]
 
     (tmp_path / "a.txt").touch()
     nowhere = str(tmp_path / "nowhere")
@@ -111,7 +114,10 @@ def test_a_missing_folder_is_told_while_one_edits_at_the_node_that_names_it(ask,
     assert "name the folder with your pictures" in told("folder", None)[0][2]
     assert told("class_folder", nowhere) == []  # made when class pictures are generated
     assert told("folder", str(tmp_path)) == []
-    assert config_of(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere))).data.instance_data_dir == nowhere  # to the form
+    assert (
+        config_of(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere))).data.instance_data_dir
+        == nowhere
+    )  # to the form
     with pytest.raises(GraphError, match="no such folder"):
         runs().start(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere)))
 
@@ -181,7 +187,9 @@ def test_stop_and_run_at_once_goes_on_from_the_checkpoint(runs, store):
     mine.start(graph)
     assert ended(mine)["state"] == "done"
     [summary] = store.list()
-    start, resumed = (event["resumed_from"] for event in store.get(summary.name).events()[0] if event["event"] == "start")
+    start, resumed = (
+        event["resumed_from"] for event in store.get(summary.name).events()[0] if event["event"] == "start"
+    )
     assert start is None and 2 <= resumed < 12
 
 

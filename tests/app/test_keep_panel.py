@@ -53,7 +53,9 @@ def test_every_shipped_preset_can_be_kept_under_another_name_and_is_the_same(tmp
     assert load_preset(save_preset(tmp_path, f"my-{name}", "Mine", load_preset(name)).key) == load_preset(name)
 
 
-@pytest.mark.parametrize("name", ["demo", "DEMO", "sd15", "con", "com1.x", "../up", "a/b", "", ".hidden", "dot.", "x" * 65, "a b", "näme"])
+@pytest.mark.parametrize(
+    "name", ["demo", "DEMO", "sd15", "con", "com1.x", "../up", "a/b", "", ".hidden", "dot.", "x" * 65, "a b", "näme"]
+)
 def test_a_name_that_cannot_be_a_file_everywhere_or_is_taken_is_refused(tmp_path, name):
     with pytest.raises(ConfigError):
         save_preset(tmp_path, name, "Title", MINE)
@@ -76,14 +78,25 @@ def test_an_own_preset_is_replaced_only_when_asked_also_where_only_the_case_diff
 
 
 def test_what_is_brought_in_chooses_the_card_of_its_model_or_marks_the_chosen_one(train, tmp_path):
-    held = given(train, load_preset("demo"), file=str(write(tmp_path / "config.json", load_preset("sd35-medium").to_json())))
+    held = given(
+        train, load_preset("demo"), file=str(write(tmp_path / "config.json", load_preset("sd35-medium").to_json()))
+    )
     updates = train.keep.on_file(train, held)
     assert updates[train.model.preset]["value"] == "sd35-medium"
-    assert "24 GB" in updates[train.model.about] and "No download" not in updates[train.note] and "Nothing changed from the preset" in updates[train.side]
+    assert (
+        "24 GB" in updates[train.model.about]
+        and "No download" not in updates[train.note]
+        and "Nothing changed from the preset" in updates[train.side]
+    )
     own = with_changes(load_preset("demo"), {"pretrained_model_name_or_path": "somebody/else", "seed": 5})
     updates = train.keep.on_file(train, {**held, train.keep.file: str(write(tmp_path / "config.json", own.to_json()))})
     assert updates[train.model.preset]["value"] == "demo"
-    assert "With another model: somebody/else" in updates[train.model.preset]["choices"][[key for _, key in updates[train.model.preset]["choices"]].index("demo")][0]
+    assert (
+        "With another model: somebody/else"
+        in updates[train.model.preset]["choices"][
+            [key for _, key in updates[train.model.preset]["choices"]].index("demo")
+        ][0]
+    )
 
 
 def test_another_model_takes_away_what_was_checked_of_the_one_before_and_other_edits_do_not(train):
@@ -162,9 +175,13 @@ def test_a_lora_file_restores_the_settings_and_says_what_to_fill_in_again(tmp_pa
     found = import_file(path)
     assert found.fill_in == ("pretrained_model_name_or_path", "instance_data_dir")
     assert {key for key, _, _ in found.left_out} == {"instance_data_dir", "data_cache_dir"}
-    restored = with_changes(config, {"instance_data_dir": None, "data_cache_dir": None, "pretrained_model_name_or_path": "mine"})
+    restored = with_changes(
+        config, {"instance_data_dir": None, "data_cache_dir": None, "pretrained_model_name_or_path": "mine"}
+    )
     assert found.config == restored
-    own = import_file(lora(tmp_path / "demo.safetensors", {"rollout_studio_config": json.dumps(published_config(MINE))}))
+    own = import_file(
+        lora(tmp_path / "demo.safetensors", {"rollout_studio_config": json.dumps(published_config(MINE))})
+    )
     assert own.config == MINE and own.fill_in == ()
 
 
@@ -205,19 +222,39 @@ THEIRS = {
 
 
 def test_simpletuners_file_is_read_with_its_own_defaults_and_meaning(tmp_path):
-    found = import_file(write(tmp_path / "config.json", {key: value for key, value in THEIRS.items() if key != "gradient_checkpointing"}))
+    found = import_file(
+        write(
+            tmp_path / "config.json", {key: value for key, value in THEIRS.items() if key != "gradient_checkpointing"}
+        )
+    )
     flat = config_to_flat(found.config)
     assert {name: flat[name] for name in ("learning_rate", "max_train_steps", "validation_prompts", "checkpoint_step_interval", "optimizer")} == {
         "learning_rate": 1e-4, "max_train_steps": 800, "validation_prompts": ["a cup"], "checkpoint_step_interval": 200, "optimizer": "adamw"}  # fmt: skip
     # Absent there means its default, not ours.
-    assert (flat["lora_dropout"], flat["train_batch_size"], flat["resolution"], flat["flow_schedule_shift"]) == (0.1, 4, 1024, 3.0)
+    assert (flat["lora_dropout"], flat["train_batch_size"], flat["resolution"], flat["flow_schedule_shift"]) == (
+        0.1,
+        4,
+        1024,
+        3.0,
+    )
     assert flat["gradient_checkpointing"] is True and flat["mixed_precision"] == "bf16"
     # Its rollout counts the training table, keeps the old target, steps with Euler and divides by l1.
     rollout = found.config.rollout
-    assert (rollout.grid, rollout.target, rollout.sampler, rollout.reflexflow_norm) == ("training", "original", "euler", "l1")
+    assert (rollout.grid, rollout.target, rollout.sampler, rollout.reflexflow_norm) == (
+        "training",
+        "original",
+        "euler",
+        "l1",
+    )
     assert any("there it ran from 1 to 0.5" in remark for remark in found.remarks)
     assert {"learning_rate", "max_train_steps"} <= set(found.taken) and "lora_dropout" in found.assumed
-    assert {key for key, _, _ in found.left_out} == {"data_backend_config", "output_dir", "use_dora", "instance_prompt", "lerning_rate"}
+    assert {key for key, _, _ in found.left_out} == {
+        "data_backend_config",
+        "output_dir",
+        "use_dora",
+        "instance_prompt",
+        "lerning_rate",
+    }
     assert found.fill_in == ("instance_data_dir",)
     assert "Did you mean 'learning_rate'" in next(why for key, _, why in found.left_out if key == "lerning_rate")
 
@@ -229,15 +266,31 @@ def test_the_text_false_is_dropped_as_it_is_there_and_said(tmp_path):
 
 
 def test_a_model_that_is_not_trained_here_is_left_out_and_to_be_filled_in(tmp_path):
-    found = import_file(write(tmp_path / "config.json", {"model_family": "pixart_sigma", "pretrained_model_name_or_path": "a/pixart", "lora_type": "lycoris", "lora_rank": 8}))
+    found = import_file(
+        write(
+            tmp_path / "config.json",
+            {
+                "model_family": "pixart_sigma",
+                "pretrained_model_name_or_path": "a/pixart",
+                "lora_type": "lycoris",
+                "lora_rank": 8,
+            },
+        )
+    )
     assert found.config.lora.rank == 8 and found.config.model == RunConfig().model
     assert "pretrained_model_name_or_path" in found.fill_in
     assert {"model_family", "pretrained_model_name_or_path", "lora_type"} <= {key for key, _, _ in found.left_out}
 
 
 def test_a_file_with_only_keys_of_both_is_ours_with_our_defaults(tmp_path):
-    found = import_file(write(tmp_path / "config.json", {"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.5}))
-    assert found.config == config_from_flat({"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.5})
+    found = import_file(
+        write(
+            tmp_path / "config.json", {"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.5}
+        )
+    )
+    assert found.config == config_from_flat(
+        {"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.5}
+    )
     assert found.assumed == ()
 
 
@@ -253,13 +306,18 @@ SCRIPT = {
 }  # fmt: skip
 
 
-def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_the_sign_of_logit_mean_is_turned(tmp_path):
+def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_the_sign_of_logit_mean_is_turned(
+    tmp_path,
+):
     found = import_file(write(tmp_path / "args.json", SCRIPT))
     training = found.config.training
     assert (training.timestep_sampling, training.logit_mean, training.logit_std) == ("logit_normal", -0.5, 0.8)
     assert training.precondition_outputs and training.loss_weighting == "none" and training.weight_decay == 1e-3
     assert (found.config.lora.rank, training.model_type, training.optimizer) == (8, "lora", "adamw")
-    assert found.config.validation.prompts == ("a photo of sks dog in a bucket",) and found.config.saving.checkpoint_step_interval == 250
+    assert (
+        found.config.validation.prompts == ("a photo of sks dog in a bucket",)
+        and found.config.saving.checkpoint_step_interval == 250
+    )
     assert any("logit_mean 0.5 is -0.5 here" in remark for remark in found.remarks)
     assert {"output_dir", "push_to_hub", "report_to", "validation_epochs"} <= {key for key, _, _ in found.left_out}
     assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in told(found)
@@ -268,15 +326,26 @@ def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_t
 @pytest.mark.parametrize(("scheme", "sampling", "weighting"), [("mode", "mode", "none"), ("sigma_sqrt", "uniform", "sigma_sqrt"),
                                                               ("cosmap", "uniform", "cosmap"), ("none", "uniform", "none")])  # fmt: skip
 def test_a_weighting_scheme_is_how_times_are_drawn_and_how_the_loss_is_weighed(tmp_path, scheme, sampling, weighting):
-    training = import_file(write(tmp_path / "args.json", {**SCRIPT, "weighting_scheme": scheme, "precondition_outputs": 0})).config.training
-    assert (training.timestep_sampling, training.loss_weighting, training.precondition_outputs) == (sampling, weighting, False)
+    training = import_file(
+        write(tmp_path / "args.json", {**SCRIPT, "weighting_scheme": scheme, "precondition_outputs": 0})
+    ).config.training
+    assert (training.timestep_sampling, training.loss_weighting, training.precondition_outputs) == (
+        sampling,
+        weighting,
+        False,
+    )
     assert training.logit_mean == 0  # it is not used by these
 
 
 def test_absent_arguments_have_the_scripts_own_defaults(tmp_path):
     found = import_file(write(tmp_path / "args.json", {"weighting_scheme": "mode", "rank": 4}))
     training = found.config.training
-    assert (training.train_batch_size, training.mode_scale, training.weight_decay, training.precondition_outputs) == (4, 1.29, 1e-4, True)
+    assert (training.train_batch_size, training.mode_scale, training.weight_decay, training.precondition_outputs) == (
+        4,
+        1.29,
+        1e-4,
+        True,
+    )
     assert {"train_batch_size", "precondition_outputs", "weight_decay"} <= set(found.assumed)
     assert found.fill_in == ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps")
 
@@ -335,18 +404,29 @@ def given(train, config, **more):
 
 def values(train, updates):
     """What the handler sets the option fields to."""
-    updates = {field: update["value"] if isinstance(update, dict) else update for field, update in updates.items() if not isinstance(update, dict) or "value" in update}
+    updates = {
+        field: update["value"] if isinstance(update, dict) else update
+        for field, update in updates.items()
+        if not isinstance(update, dict) or "value" in update
+    }
     return {name: updates[field] for name, field in train.form.components.items() if field in updates}
 
 
 def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
     path = write(tmp_path / "config.json", MINE.to_json())
     updates = train.keep.on_file(train, given(train, load_preset("sd15"), file=str(path)))
-    assert train.form.read({**given(train, RunConfig()), **{train.form.components[n]: v for n, v in values(train, updates).items()}}) == MINE
+    assert (
+        train.form.read(
+            {**given(train, RunConfig()), **{train.form.components[n]: v for n, v in values(train, updates).items()}}
+        )
+        == MINE
+    )
     assert f"{len(config_to_flat(MINE))} settings taken from config.json" in updates[train.keep.told]
 
 
-@pytest.mark.parametrize("content", ["{", '{"seed": -1, "max_train_steps": 5}', '{"<script>${alert(1)}": 1}', '{"\\ud800": 1}'])
+@pytest.mark.parametrize(
+    "content", ["{", '{"seed": -1, "max_train_steps": 5}', '{"<script>${alert(1)}": 1}', '{"\\ud800": 1}']
+)
 def test_a_bad_file_is_refused_and_the_form_stays(train, tmp_path, content):
     updates = train.keep.on_file(train, given(train, MINE, file=str(write(tmp_path / "config.json", content))))
     assert values(train, updates) == {}
@@ -372,13 +452,17 @@ def test_saving_makes_a_card_and_chooses_it_and_asks_before_replacing(train, sto
     assert again[train.keep.replace]["visible"] and train.model.preset not in again
     train.keep.on_save(train, given(train, RunConfig(), title="My cup", name="", mine=None), True)
     assert load_preset(mine.key) == RunConfig()
-    wrong = train.keep.on_save(train, {**given(train, MINE, title="x", name="", mine=None), train.form.components["seed"]: -1}, False)
+    wrong = train.keep.on_save(
+        train, {**given(train, MINE, title="x", name="", mine=None), train.form.components["seed"]: -1}, False
+    )
     assert "cannot be kept" in wrong[train.keep.saved] and len(own_presets(store.root)[0]) == 1
 
 
 def test_deleting_the_chosen_preset_leaves_the_form_and_goes_back_to_the_first(train, store):
     kept = save_preset(store.root, "mine", "Mine", MINE)
-    updates = train.keep.on_delete(train, {**given(train, MINE, title="", name="", mine="mine"), train.model.preset: kept.key})
+    updates = train.keep.on_delete(
+        train, {**given(train, MINE, title="", name="", mine="mine"), train.model.preset: kept.key}
+    )
     assert values(train, updates) == {} and updates[train.model.preset]["value"] == preset_names()[0]
     assert own_presets(store.root)[0] == []
 

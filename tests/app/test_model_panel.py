@@ -47,7 +47,10 @@ def hub(monkeypatch, tmp_path):
             assert files_metadata and timeout <= 15
             if state.asks is not None:
                 raise state.asks
-            siblings = [SimpleNamespace(rfilename=path, size=size) for path, size in {**dict.fromkeys(state.files, 100), **state.weights}.items()]
+            siblings = [
+                SimpleNamespace(rfilename=path, size=size)
+                for path, size in {**dict.fromkeys(state.files, 100), **state.weights}.items()
+            ]
             return SimpleNamespace(gated=state.gated, siblings=siblings)
 
         def auth_check(self, name):
@@ -81,10 +84,18 @@ def codes(report):
 # -- what needs no network ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "family", "predicts"), [("demo-flow", "lumina2", "flow_matching"), ("demo-epsilon", "sd1x", "epsilon")])
+@pytest.mark.parametrize(
+    ("name", "family", "predicts"), [("demo-flow", "lumina2", "flow_matching"), ("demo-epsilon", "sd1x", "epsilon")]
+)
 def test_a_built_in_model_is_told_whole(name, family, predicts):
     report = checked(name)
-    assert (report.place, report.family, report.prediction_type, report.resolution, report.usable) == ("built-in", family, predicts, 64, True)
+    assert (report.place, report.family, report.prediction_type, report.resolution, report.usable) == (
+        "built-in",
+        family,
+        predicts,
+        64,
+        True,
+    )
     assert report.bytes_ > 10**6 and "works offline" in model_card(report)
 
 
@@ -102,7 +113,12 @@ def folder(tmp_path):
 
 def test_a_folder_is_told_like_a_built_in_model(folder):
     report = checked(str(folder))
-    assert (report.place, report.family, report.prediction_type, report.resolution) == ("folder", "sd1x", "v_prediction", 512)
+    assert (report.place, report.family, report.prediction_type, report.resolution) == (
+        "folder",
+        "sd1x",
+        "v_prediction",
+        512,
+    )
     assert report.usable and 8000 < report.bytes_ < 9000 and "a folder on this computer" in model_card(report)
 
 
@@ -115,7 +131,9 @@ def test_a_broken_folder_and_a_wrong_family_say_what_to_do(folder):
     assert "model_index.json" in model_card(checked(str(folder)))
 
 
-@pytest.mark.parametrize("name", ["demo-flw", "nowhere/at/all", "../x", "owner/model/extra", HOSTILE, "a\nb", "~nobody/x"])
+@pytest.mark.parametrize(
+    "name", ["demo-flw", "nowhere/at/all", "../x", "owner/model/extra", HOSTILE, "a\nb", "~nobody/x"]
+)
 def test_a_name_that_is_no_model_is_refused_in_words_and_inertly(name):
     report = checked(name)
     card = model_card(report)
@@ -141,7 +159,12 @@ def test_offline_it_says_so_and_what_works_without_a_network(monkeypatch, tmp_pa
 
 def test_a_hub_id_is_told_from_its_small_files_and_its_size_from_what_would_be_loaded(hub):
     report = checked()
-    assert (report.place, report.family, report.prediction_type, report.resolution) == ("hub", "sd1x", "v_prediction", 512)
+    assert (report.place, report.family, report.prediction_type, report.resolution) == (
+        "hub",
+        "sd1x",
+        "v_prediction",
+        512,
+    )
     assert report.bytes_ == 3_300_000_000 and report.downloaded is False and report.gated is False and report.usable
     card = model_card(report)
     assert "3.1 GiB to download" in card and "not on this computer yet" in card and "open to everybody" in card
@@ -150,12 +173,21 @@ def test_a_hub_id_is_told_from_its_small_files_and_its_size_from_what_would_be_l
 
 
 def test_a_gated_model_is_explained_in_steps_and_never_as_an_error_message(hub):
-    hub.gated, hub.access = "manual", errors.GatedRepoError("403 Client Error. Cannot access gated repo", response=response(403))
+    hub.gated, hub.access = (
+        "manual",
+        errors.GatedRepoError("403 Client Error. Cannot access gated repo", response=response(403)),
+    )
     report = checked()
     card = model_card(report)
     assert codes(report) == ["model-gated"] and report.gated
     steps = re.findall(r"<li>(.*?)</li>", card)
-    assert len(steps) == 4 and "owner/model" in steps[0] and "token" in steps[1] and "auth login" in steps[2] and "again" in steps[3]
+    assert (
+        len(steps) == 4
+        and "owner/model" in steps[0]
+        and "token" in steps[1]
+        and "auth login" in steps[2]
+        and "again" in steps[3]
+    )
     assert "403" not in card and "Error" not in card and 'rel="noopener noreferrer"' in card
     hub.asks = hub.access  # a private and gated model does not even tell its files
     assert codes(checked()) == ["model-gated"]
@@ -181,7 +213,9 @@ def test_what_the_hub_answers_is_told_in_words(hub, error, says):
     assert codes(report) == ["model-missing"] and says in model_card(report) and report.findings[0].remedy
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectError("no route"), httpx.ReadTimeout("slow"), errors.OfflineModeIsEnabled("offline")])
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("no route"), httpx.ReadTimeout("slow"), errors.OfflineModeIsEnabled("offline")]
+)
 def test_no_network_is_told_with_what_works_without(hub, error):
     hub.asks = error
     report = checked()
@@ -215,7 +249,10 @@ def test_a_downloaded_model_is_told_without_asking_the_hub(hub, folder, monkeypa
 
 def test_weights_are_chosen_as_they_are_loaded():
     shards = [f"unet/m.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    assert chosen_weights([*shards, "unet/m.safetensors", "vae/m.safetensors"], "fp16") == [*shards, "vae/m.safetensors"]
+    assert chosen_weights([*shards, "unet/m.safetensors", "vae/m.safetensors"], "fp16") == [
+        *shards,
+        "vae/m.safetensors",
+    ]
     assert chosen_weights([*shards, "unet/m.safetensors", "top.safetensors"], None) == ["unet/m.safetensors"]
     assert prediction_of("sd3", {}) == "flow_matching" and prediction_of("sd1x", {}) == "epsilon"
 
@@ -233,24 +270,38 @@ def test_each_preset_card_says_what_it_needs():
 def test_the_chosen_card_and_the_words_below_it_are_about_the_model_that_the_form_names(tmp_path):
     (tmp_path / "my flow").mkdir()
     for model, card, needs in (
-        ("stabilityai/stable-diffusion-3.5-medium", "With another model: stabilityai/stable-diffusion-3.5-medium", "an NVIDIA card with 24 GB"),
-        ("somebody/a-model", "With another model: somebody/a-model", "a download, unless the model is on this computer already"),
+        (
+            "stabilityai/stable-diffusion-3.5-medium",
+            "With another model: stabilityai/stable-diffusion-3.5-medium",
+            "an NVIDIA card with 24 GB",
+        ),
+        (
+            "somebody/a-model",
+            "With another model: somebody/a-model",
+            "a download, unless the model is on this computer already",
+        ),
         (str(tmp_path / "my flow"), "With another model: my flow", "no download"),
         ("demo-epsilon", "With another model: demo-epsilon", "nothing for the model"),
     ):
         cards = {name: label for label, name in preset_choices(None, "demo", model)}
         assert card in cards["demo"] and needs in cards["demo"] and "Needs nothing\n" not in f"{cards['demo']}\n"
-        assert {name for name, label in cards.items() if "another model" in label} == {"demo"}, "only the chosen card is about the form"
+        assert {name for name, label in cards.items() if "another model" in label} == {"demo"}, (
+            "only the chosen card is about the form"
+        )
         assert needs.lower() in about("demo", model).lower()
     for same in ("demo-flow", " demo-flow ", "", None, 3):
         assert preset_choices(None, "demo", same) == preset_choices() and about("demo", same) == about("demo")
-    assert "<b" not in preset_choices(None, "demo", "a/<b>\n")[0][0].replace("a/<b>", "") and "<i>" not in about("demo", "a/<i>")
+    assert "<b" not in preset_choices(None, "demo", "a/<b>\n")[0][0].replace("a/<b>", "") and "<i>" not in about(
+        "demo", "a/<i>"
+    )
 
 
 def test_below_start_stands_what_the_models_download_and_hardware_are_not_the_cards():
     demo = load_preset("demo")
     assert "a few minutes on a laptop" in start_note(demo, "demo")
-    assert "a few minutes" not in start_note(with_changes(demo, {"max_train_steps": 90_000}), "demo") and "No download" in start_note(with_changes(demo, {"seed": 1}), "demo")
+    assert "a few minutes" not in start_note(
+        with_changes(demo, {"max_train_steps": 90_000}), "demo"
+    ) and "No download" in start_note(with_changes(demo, {"seed": 1}), "demo")
     assert "No download" not in start_note(with_changes(demo, {"pretrained_model_name_or_path": "a/b"}), "demo")
 
 
@@ -262,4 +313,9 @@ def test_checking_a_model_needs_no_torch():
         "import sys; from rollout_studio.core.before.model_check import check_model; from rollout_studio.core.config import ModelConfig;"
         "check_model(ModelConfig()); check_model(ModelConfig(pretrained_model_name_or_path='a/b')); sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60, env={**os.environ, "HF_HUB_OFFLINE": "1"}).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=False, timeout=60, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        ).returncode
+        == 0
+    )

@@ -32,7 +32,11 @@ def test_own_pictures_take_every_word_of_the_demo_out_and_leave_a_form_that_can_
     }  # fmt: skip
     assert not new["with_prior_preservation"], "it cannot be without a class prompt"
     assert "zwx" not in str(new) and new["instance_data_dir"] == "/home/me/cups"
-    assert (new["resolution"], new["max_train_steps"], new["lora_targets"]) == (64, 300, config_to_flat(preset)["lora_targets"]), "the model's own stay"
+    assert (new["resolution"], new["max_train_steps"], new["lora_targets"]) == (
+        64,
+        300,
+        config_to_flat(preset)["lora_targets"],
+    ), "the model's own stay"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,9 @@ def test_own_pictures_take_every_word_of_the_demo_out_and_leave_a_form_that_can_
 def test_what_a_person_typed_stays(typed):
     new = after(own(**typed), own_words.changes(own(**typed), DEMO, "demo-dreambooth"))
     assert {name: new[name] for name in typed} == typed
-    assert new["with_prior_preservation"] == ("class_prompt" in typed), "class pictures of one's own are drawn; the demo's are not taken for them"
+    assert new["with_prior_preservation"] == ("class_prompt" in typed), (
+        "class pictures of one's own are drawn; the demo's are not taken for them"
+    )
     assert new["class_data_dir"] is None
 
 
@@ -78,9 +84,16 @@ def test_what_was_cleared_is_put_back_whole_and_what_was_typed_since_stays():
     assert with_changes(cleared, own_words.put_back(cleared, DEMO, prompts)) == own()
     typed = with_changes(cleared, {"trigger_word": "qrx", "class_prompt": "a cup"})
     new = after(typed, own_words.put_back(typed, DEMO, prompts))
-    assert (new["trigger_word"], new["class_prompt"], new["class_data_dir"], new["instance_prompt"]) == ("qrx", "a cup", None, "a zwx shape")
+    assert (new["trigger_word"], new["class_prompt"], new["class_data_dir"], new["instance_prompt"]) == (
+        "qrx",
+        "a cup",
+        None,
+        "a zwx shape",
+    )
     again = with_changes(cleared, {"instance_data_dir": "demo-dreambooth"})
-    assert with_changes(again, own_words.changes(again, DEMO, "/home/me/cups", prompts)) == DEMO, "with the demo's pictures come its words"
+    assert with_changes(again, own_words.changes(again, DEMO, "/home/me/cups", prompts)) == DEMO, (
+        "with the demo's pictures come its words"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,15 @@ def test_what_was_cleared_is_said_with_the_reason_until_the_words_are_written():
     assert (told.clear, told.back, told.prompts) == (False, True, True)
     partly = own_words.told(with_changes(config, {"trigger_word": HOSTILE}), DEMO)
     assert "&lt;script&gt;alert(1)" in partly.markup and "${" not in partly.markup and "<script" not in partly.markup
-    written = with_changes(config, {"trigger_word": "qrx", "instance_prompt": "a qrx cup", "class_prompt": "a cup", "validation_prompts": ["a qrx cup"]})
+    written = with_changes(
+        config,
+        {
+            "trigger_word": "qrx",
+            "instance_prompt": "a qrx cup",
+            "class_prompt": "a cup",
+            "validation_prompts": ["a qrx cup"],
+        },
+    )
     assert own_words.told(written, DEMO) == own_words.Told()
     assert own_words.told(DEMO, DEMO) == own_words.Told()
 
@@ -133,7 +154,13 @@ def train(tmp_path):
 def given(train):
     """What the browser holds of the demo."""
     held = {each: getattr(each, "value", None) for each in train.inputs}
-    return {**held, **train.form.show(DEMO), train.marked: [], train.pictures.held: "demo-dreambooth", train.pictures.editor: ""}
+    return {
+        **held,
+        **train.form.show(DEMO),
+        train.marked: [],
+        train.pictures.held: "demo-dreambooth",
+        train.pictures.editor: "",
+    }
 
 
 def cups(folder, captions):
@@ -162,7 +189,9 @@ def test_own_pictures_without_any_caption_do_not_start_and_the_field_says_why(tr
     given = {**given, fields["instance_data_dir"]: cups(tmp_path / "cups", ["a cup", "", ""])}
     given = held(given, train.pictures.on_folder(train, given))
     assert (given[fields["instance_prompt"]], given[fields["validation_prompts"]]) == ("", "a cup")
-    assert given[train.draft.state]["changes"]["instance_data_dir"] == str(tmp_path / "cups"), "a reload finds the form so"
+    assert given[train.draft.state]["changes"]["instance_data_dir"] == str(tmp_path / "cups"), (
+        "a reload finds the form so"
+    )
     for press in (train.on_check, train.on_start):
         answer = press(given)
         assert "2 pictures have no caption of their own" in answer[fields["instance_prompt"]]["info"]
@@ -173,9 +202,16 @@ def test_own_pictures_without_any_caption_do_not_start_and_the_field_says_why(tr
 
 def test_a_chosen_word_that_needs_a_cleared_one_is_told_at_its_field(train, given, tmp_path):
     fields = train.form.components
-    given = {**given, fields["instance_data_dir"]: cups(tmp_path / "cups", [""]), fields["caption_strategy"]: "instanceprompt"}
+    given = {
+        **given,
+        fields["instance_data_dir"]: cups(tmp_path / "cups", [""]),
+        fields["caption_strategy"]: "instanceprompt",
+    }
     answer = train.pictures.on_folder(train, given)
-    assert "needs instance_prompt" in answer[fields["instance_prompt"]]["info"] and answer[fields["instance_prompt"]]["value"] == ""
+    assert (
+        "needs instance_prompt" in answer[fields["instance_prompt"]]["info"]
+        and answer[fields["instance_prompt"]]["value"] == ""
+    )
 
 
 def test_a_fault_elsewhere_lets_the_words_wait_until_the_form_can_be_read(train, given, tmp_path):

@@ -37,7 +37,9 @@ def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit, tab):
     page.locator("#level").get_by_label("Off").click()
     expect(page.locator("#rollout-picture")).to_contain_text("No rollout")
     page.locator("#preset").get_by_label("Stable Diffusion 1.5").click()
-    expect(page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")).to_have_value(re.compile("stable-diffusion-v1-5"))
+    expect(
+        page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")
+    ).to_have_value(re.compile("stable-diffusion-v1-5"))
     expect(page.locator("#side")).to_contain_text('"resolution": 512')
     expect(page.locator("#pictures")).to_contain_text("No pictures yet")
     page.locator("#level").get_by_label("Strong").click()
@@ -100,7 +102,11 @@ def test_another_site_and_another_name_are_refused(served):
     import http.client
 
     port = int(served[0].rsplit(":", 1)[1].strip("/"))
-    for headers in ({"Host": "evil.com"}, {"Host": f"127.0.0.1:{port}", "Origin": "http://evil.com"}, {"Host": f"127.0.0.1:{port}", "Origin": "null"}):
+    for headers in (
+        {"Host": "evil.com"},
+        {"Host": f"127.0.0.1:{port}", "Origin": "http://evil.com"},
+        {"Host": f"127.0.0.1:{port}", "Origin": "null"},
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("POST", "/gradio_api/upload", body=b"", headers=headers)
         assert connection.getresponse().status == 403
@@ -112,7 +118,15 @@ def test_no_address_is_answered_with_an_error_of_the_server(served):
     import http.client
 
     port = int(served[0].rsplit(":", 1)[1].strip("/"))
-    for path in ("/%00", "/gradio_api/file=%00", "/gradio_api/proxy=%00", "/gradio_api/proxy=http://%ff", "/assets/%00.js", "/?x=%00", "/%ff%fe"):
+    for path in (
+        "/%00",
+        "/gradio_api/file=%00",
+        "/gradio_api/proxy=%00",
+        "/gradio_api/proxy=http://%ff",
+        "/assets/%00.js",
+        "/?x=%00",
+        "/%ff%fe",
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", path)
         assert 400 <= connection.getresponse().status < 500, path

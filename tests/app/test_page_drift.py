@@ -27,17 +27,24 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
     page = visit()
     tab(page, "Drift")
     page.locator("#look-show").click()
-    expect(page.get_by_role("heading", name=re.compile("After 18 steps on its own, the model is .* off the true path"))).to_be_visible()
+    expect(
+        page.get_by_role("heading", name=re.compile("After 18 steps on its own, the model is .* off the true path"))
+    ).to_be_visible()
     for row in ("clean", "rolled", "heat"):
         expect(page.locator(f".rs-cell[data-row={row}] img")).to_have_count(9)
-        page.wait_for_function("row => [...document.querySelectorAll(`.rs-cell[data-row=${row}] img`)].every(i => i.complete && i.naturalWidth == 64)", arg=row)
+        page.wait_for_function(
+            "row => [...document.querySelectorAll(`.rs-cell[data-row=${row}] img`)].every(i => i.complete && i.naturalWidth == 64)",
+            arg=row,
+        )
 
     scrubber, large = page.get_by_label("Step that is shown large"), page.locator("[data-big=rolled]")
     expect(page.locator(".rs-where")).to_contain_text("step 18")
     scrubber.focus()
     page.keyboard.press("Home")
     expect(page.locator(".rs-where")).to_contain_text("0.0 % apart")
-    assert large.get_attribute("src") == page.locator(".rs-cell[data-row=rolled][data-col='0'] img").evaluate("image => image.src")
+    assert large.get_attribute("src") == page.locator(".rs-cell[data-row=rolled][data-col='0'] img").evaluate(
+        "image => image.src"
+    )
     page.locator(".rs-cell[data-row=heat][data-col='3']").click()
     expect(scrubber).to_have_value("3")
     page.get_by_label("Before and after").focus()
@@ -74,7 +81,11 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
     expect(page.locator("#look-grid-steps")).not_to_contain_text("must be")
     expect(page.locator("#look-progress .rs-bad")).to_have_count(0)
 
-    for words, start in (("Filmstrip (euler), PNG", b"\x89PNG"), ("Report, JSON", b'{"format"'), ("Numbers, CSV", b"step,label")):
+    for words, start in (
+        ("Filmstrip (euler), PNG", b"\x89PNG"),
+        ("Report, JSON", b'{"format"'),
+        ("Numbers, CSV", b"step,label"),
+    ):
         with page.expect_download() as download:
             page.locator("#look-export").get_by_role("link", name=words).click()
         assert download.value.path().read_bytes().startswith(start)
@@ -104,7 +115,9 @@ def test_the_first_picture_of_a_cold_worker_ends_its_bar_and_the_curves_stay(vis
     expect(page.locator("#look-curves svg")).to_have_count(4, timeout=120_000)
     page.wait_for_timeout(LATE_MS)
     expect(page.locator("#look-curves svg")).to_have_count(4, timeout=1)
-    expect(page.locator("#look-curves [role=progressbar], #look-progress [role=progressbar]")).to_have_count(0, timeout=1)
+    expect(page.locator("#look-curves [role=progressbar], #look-progress [role=progressbar]")).to_have_count(
+        0, timeout=1
+    )
     expect(page.locator("#look-stop")).to_be_hidden(timeout=1)
 
 
@@ -114,7 +127,9 @@ def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, t
     with run.lock():
         run.write_state(state="running", step=40)
         page = visit()
-        expect(page.get_by_role("tab", name="Runs", exact=True)).to_have_attribute("aria-selected", "true")  # where a live run leads at first
+        expect(page.get_by_role("tab", name="Runs", exact=True)).to_have_attribute(
+            "aria-selected", "true"
+        )  # where a live run leads at first
         tab(page, "Drift")
         choose(page, "weights", "plays · now, while it trains")
         expect(page.locator("#look-against input")).to_have_value("its base model")
@@ -126,7 +141,9 @@ def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, t
         run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
         expect(page.locator(".rs-fact")).to_contain_text("Weights of training step 40")
         expect(page.locator(".rs-fact-chips")).to_contain_text("plays, now")
-        page.wait_for_function("[...document.querySelectorAll('.rs-look img')].every(i => i.complete && i.naturalWidth > 0)")
+        page.wait_for_function(
+            "[...document.querySelectorAll('.rs-look img')].every(i => i.complete && i.naturalWidth > 0)"
+        )
         page.locator("#look-show").click()
         expect(page.locator("#look-progress")).to_contain_text("Waiting for plays")
     expect(page.locator("#look-progress")).to_contain_text("ended before it answered")

@@ -94,14 +94,27 @@ def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served
     field.fill("2")
 
     # A link that does not fit is refused, with the reason while it is held there and after it was dropped.
-    drag(page, socket(page, "demo_model", "Model, output, gives model"), socket(page, "probability_ramp_plot", "Rollout, input, takes sampling"), drop=False)
-    expect(page.get_by_test_id("refusing")).to_have_text("Demo Model gives model, but Rollout of Probability Ramp Plot takes sampling.")
+    drag(
+        page,
+        socket(page, "demo_model", "Model, output, gives model"),
+        socket(page, "probability_ramp_plot", "Rollout, input, takes sampling"),
+        drop=False,
+    )
+    expect(page.get_by_test_id("refusing")).to_have_text(
+        "Demo Model gives model, but Rollout of Probability Ramp Plot takes sampling."
+    )
     page.mouse.up()
     expect(page.get_by_test_id("notice")).to_contain_text("takes sampling")
     expect(page.locator(".react-flow__edge")).to_have_count(0)
-    expect(card(page, "probability_ramp_plot").locator(".rsg-fault")).to_contain_text("needs a link")  # the server's word, at the node
+    expect(card(page, "probability_ramp_plot").locator(".rsg-fault")).to_contain_text(
+        "needs a link"
+    )  # the server's word, at the node
 
-    drag(page, socket(page, "scheduled_sampling", "Rollout, output, gives sampling"), socket(page, "probability_ramp_plot", "Rollout, input, takes sampling"))
+    drag(
+        page,
+        socket(page, "scheduled_sampling", "Rollout, output, gives sampling"),
+        socket(page, "probability_ramp_plot", "Rollout, input, takes sampling"),
+    )
     expect(page.locator(".react-flow__edge")).to_have_count(1)
     expect(card(page, "probability_ramp_plot").locator(".rsg-fault")).to_have_count(0)
 
@@ -228,7 +241,9 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     page.keyboard.press("Control+v")
     expect(card(page, "rollout_preview")).to_have_count(0)
     expect(card(page, "strip_2")).to_be_visible()
-    assert saved(page)["prompt"]["strip_2"]["inputs"] == first["prompt"]["strip"]["inputs"]  # links from outside come along
+    assert (
+        saved(page)["prompt"]["strip_2"]["inputs"] == first["prompt"]["strip"]["inputs"]
+    )  # links from outside come along
     page.keyboard.press("m")
     expect(card(page, "strip_2")).to_have_attribute("data-state", "muted")
     page.keyboard.press("Control+g")
@@ -250,7 +265,9 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     expect(card(page, "strip_2")).to_have_count(0)
     page.keyboard.press("Control+a")
     page.keyboard.press("l")
-    boxes = page.evaluate("() => [...document.querySelectorAll('.rsg-node')].map((each) => each.getBoundingClientRect().toJSON())")
+    boxes = page.evaluate(
+        "() => [...document.querySelectorAll('.rsg-node')].map((each) => each.getBoundingClientRect().toJSON())"
+    )
     overlap = [(a, b) for number, a in enumerate(boxes) for b in boxes[:number]
                if a["left"] < b["right"] and b["left"] < a["right"] and a["top"] < b["bottom"] and b["top"] < a["bottom"]]  # fmt: skip
     assert not overlap
@@ -265,11 +282,16 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
             page.keyboard.press("Enter")
 
     links = page.locator(".react-flow__edge").count()
-    link(socket(page, "model", "Model, output, gives model"), socket(page, "strip", "Checkpoint, input, takes checkpoint"))
+    link(
+        socket(page, "model", "Model, output, gives model"),
+        socket(page, "strip", "Checkpoint, input, takes checkpoint"),
+    )
     expect(page.get_by_test_id("notice")).to_contain_text("takes checkpoint")
     link(socket(page, "ramp", "Picture, output, gives image"), socket(page, "save", "Images, input, takes image"))
     assert saved(page)["prompt"]["save"]["inputs"]["images"] == ["ramp", 0]
-    expect(page.locator(".react-flow__edge")).to_have_count(links)  # an input takes one link: the new one replaced the old
+    expect(page.locator(".react-flow__edge")).to_have_count(
+        links
+    )  # an input takes one link: the new one replaced the old
 
 
 def test_the_parts_without_a_screen(editor):

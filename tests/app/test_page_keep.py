@@ -33,7 +33,9 @@ def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit,
     page.locator("#opt-trigger_word input, #opt-trigger_word textarea").fill("qrx")  # text
     page.locator("#opt-validation_prompts textarea").fill("a qrx, on a cup\n[two] qrx")  # lines
     page.get_by_text("All settings", exact=True).click()
-    for section in page.locator("#all-settings").get_by_role("tab").all():  # a field that comes into view must not change what it holds
+    for section in (
+        page.locator("#all-settings").get_by_role("tab").all()
+    ):  # a field that comes into view must not change what it holds
         section.click()
         for fold in page.locator("#all-settings").get_by_text("Advanced", exact=True).filter(visible=True).all():
             fold.click()

@@ -27,7 +27,9 @@ def pictures(folder, count, first=0):
     return folder
 
 
-def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_again_after_a_reload(visit, served, tmp_path, tab):
+def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_again_after_a_reload(
+    visit, served, tmp_path, tab
+):
     pictures(tmp_path, 3)
     (tmp_path / "cup 01.txt").write_text("a cup <b>on</b> ${alert(1)} a table")
     page = visit()
@@ -63,7 +65,9 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
     write(page, "instance_data_dir", folder)
     expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
     pictures(tmp_path / "more", 1, first=3)
-    page.locator("#drop input[type=file]").set_input_files(tmp_path / "more" / "cup 03.png")  # onto the set that is there
+    page.locator("#drop input[type=file]").set_input_files(
+        tmp_path / "more" / "cup 03.png"
+    )  # onto the set that is there
     expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
     page.get_by_role("button", name="Remove cup 03.png").click()
     expect(page.locator("#pictures")).to_contain_text("3 pictures, dropped here")
@@ -71,7 +75,9 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
     expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
 
 
-def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_without_words_nothing_starts(visit, served, tmp_path, tab):
+def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_without_words_nothing_starts(
+    visit, served, tmp_path, tab
+):
     captioned = pictures(tmp_path / "captioned", 2)
     (captioned / "cup 00.txt").write_text("a cup on a table")
     dropped = sorted(pictures(tmp_path / "dropped", 2, first=5).iterdir())
@@ -92,7 +98,9 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     expect(field(page, "resolution")).to_have_value("64")
     expect(page.locator("#side")).to_contain_text('"trigger_word": null')
     page.locator("#start").click()
-    expect(page.locator("#opt-instance_prompt")).to_contain_text("2 pictures have no caption of their own: write one here")
+    expect(page.locator("#opt-instance_prompt")).to_contain_text(
+        "2 pictures have no caption of their own: write one here"
+    )
     assert not served[1].list()
 
     page.reload()  # the form as it is
@@ -176,7 +184,9 @@ def test_a_model_is_checked_where_it_is_and_without_a_network_it_is_said_what_wo
     page.locator("#preset").get_by_label("Stable Diffusion 3.5 Medium").click()
     expect(page.locator("#model-checked")).to_be_hidden()
     page.locator("#check-model").click()
-    expect(page.locator("#model-checked")).to_contain_text("stabilityai/stable-diffusion-3.5-medium cannot be checked without a network")
+    expect(page.locator("#model-checked")).to_contain_text(
+        "stabilityai/stable-diffusion-3.5-medium cannot be checked without a network"
+    )
     expect(page.locator("#model-checked")).to_contain_text("built-in models (demo-flow, demo-epsilon)")
     page.locator("#browse-model-open").click()
     expect(page.locator("#browse-model")).to_contain_text("Use this folder")

@@ -83,7 +83,9 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
     expect(slider(ramp)).to_have_value("60")
 
 
-def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(visit, tab):
+def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(
+    visit, tab
+):
     page = visit()
     tab(page, "Train")
     expect(page.locator("#opt-scheduled_sampling_probability input[type=range]")).to_be_visible()
@@ -92,14 +94,20 @@ def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_ch
         number.fill("0")
         number.blur()
         if name == "ramp_steps":
-            expect(page.locator("#rollout-picture .rs-idle-list")).to_contain_text("Nothing will be rolled out, because Chance of a rollout is 0")
+            expect(page.locator("#rollout-picture .rs-idle-list")).to_contain_text(
+                "Nothing will be rolled out, because Chance of a rollout is 0"
+            )
             expect(page.locator("#side")).to_contain_text("Nothing will be rolled out")
-    told = page.evaluate("getComputedStyle(document.querySelector('#opt-scheduled_sampling_sampler'), '::after').content")
+    told = page.evaluate(
+        "getComputedStyle(document.querySelector('#opt-scheduled_sampling_sampler'), '::after').content"
+    )
     assert "No effect now: nothing is rolled out" in told
     number.fill("0.5")
     number.blur()
     expect(page.locator("#rollout-picture svg").first).to_be_visible()
-    expect(page.locator("#opt-scheduled_sampling_prob_end input[type=number]")).to_be_disabled()  # no ramp, no end of it
+    expect(
+        page.locator("#opt-scheduled_sampling_prob_end input[type=number]")
+    ).to_be_disabled()  # no ramp, no end of it
     expect(page.locator("#opt-scheduled_sampling_probability input[type=number]")).to_be_enabled()
     expect(page.get_by_test_id("takes")).to_contain_text(re.compile(r"of training · .* of memory · .* of disk"))
     page.locator("#check").click()

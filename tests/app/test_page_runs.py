@@ -17,7 +17,9 @@ def runs(served, write):
     store = served[1]
     write.run(store, "mine", 80, 80, "done", ROLLED, drifts={40: (0.9, 1.0), 80: (0.7, 1.2)}, seconds=0.6)
     about = {"control_of": "mine", "control": "plain-steps"}
-    write.run(store, "mine-plain-steps", 80, 80, "done", about=about, drifts={80: (1.0, 0.8)}, seconds=0.4, rolled=False)
+    write.run(
+        store, "mine-plain-steps", 80, 80, "done", about=about, drifts={80: (1.0, 0.8)}, seconds=0.4, rolled=False
+    )
     busy = store.create({}, "busy")
     with busy.lock():
         busy.write_state(state="running", step=1)
@@ -64,16 +66,25 @@ def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(vis
     expect(page.locator("#run-picker")).to_contain_text("mine-source-noise · waiting, number 2")
     mine = runs.get("mine").read_config()
     other = runs.get("mine-source-noise").read_config()
-    assert {name: value for name, value in other.items() if value != mine[name]} == {"scheduled_sampling_control": "source_noise"}
+    assert {name: value for name, value in other.items() if value != mine[name]} == {
+        "scheduled_sampling_control": "source_noise"
+    }
     other = runs.get("mine-plain-time").read_config()
-    assert other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80  # all its steps took the same 0.6 s
+    assert (
+        other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80
+    )  # all its steps took the same 0.6 s
     assert runs.summary("mine-plain-time").control_of == "mine"
 
 
 def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):
     page = visit("?__theme=dark", width=400)
     open_run(page, tab, "mine")
-    for part, shown in (("Overview", "#run-charts svg"), ("Samples and drift", "#run-course svg"), ("Compare", "#compare-said table"), ("Log", "#run-log pre")):
+    for part, shown in (
+        ("Overview", "#run-charts svg"),
+        ("Samples and drift", "#run-course svg"),
+        ("Compare", "#compare-said table"),
+        ("Log", "#run-log pre"),
+    ):
         tab(page, part)
         expect(page.locator(shown).first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -78,26 +78,37 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     write(page, "scheduled_sampling_ramp_steps", "4")
     write(page, "validation_prompts", "a large zwx shape on a white background, in the centre")
     page.get_by_text("All settings", exact=True).click()
-    for section, name, value in (("Samples", "validation_num_inference_steps", "6"), ("Drift probe", "drift_num_images", "1")):
+    for section, name, value in (
+        ("Samples", "validation_num_inference_steps", "6"),
+        ("Drift probe", "drift_num_images", "1"),
+    ):
         tab(page, section)
         page.get_by_text("Advanced", exact=True).filter(visible=True).click()
         write(page, name, value)
     expect(page.locator("#side")).to_contain_text('"drift_num_images": 1')
     page.reload()  # nobody has started anything, and nothing is lost
     expect(field(page, "max_train_steps")).to_have_value("2000")
-    expect(page.get_by_label("Caption of thing-3.png")).to_have_value("a large zwx shape on a navy background, on the right")
+    expect(page.get_by_label("Caption of thing-3.png")).to_have_value(
+        "a large zwx shape on a navy background, on the right"
+    )
 
     # 4 start, and watch
     page.locator("#run-name input, #run-name textarea").fill("mine")
     page.locator("#start").click()
     expect(page.get_by_test_id("progress")).to_contain_text("of 2000")
     config = store.get("mine").read_config()
-    assert (config["scheduled_sampling_max_step_offset"], config["drift_num_images"], config["learning_rate"]) == (3, 1, 0.001)
+    assert (config["scheduled_sampling_max_step_offset"], config["drift_num_images"], config["learning_rate"]) == (
+        3,
+        1,
+        0.001,
+    )
     page.reload()  # whoever comes back while a run is alive lands on it
     second = visit(width=400)
     for viewer in (page, second):
         expect(viewer.get_by_test_id("state")).to_have_text("training")
-        expect(viewer.get_by_test_id("progress")).to_have_text(re.compile("step [1-9][0-9]* of 2000"), timeout=TRAINING_MS)
+        expect(viewer.get_by_test_id("progress")).to_have_text(
+            re.compile("step [1-9][0-9]* of 2000"), timeout=TRAINING_MS
+        )
     expect(page.locator("#run-charts svg").first).to_be_visible()
     expect(page.locator("#run-charts")).to_contain_text("Share of the rows")
 
@@ -134,7 +145,9 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     page.locator("#queue-plain-steps").click()
     expect(page.locator("#control-plain-steps")).to_contain_text("mine-plain-steps")
     plain = store.get("mine-plain-steps").read_config()
-    assert plain["scheduled_sampling_max_step_offset"] == 0 and plain["instance_data_dir"] == config["instance_data_dir"]
+    assert (
+        plain["scheduled_sampling_max_step_offset"] == 0 and plain["instance_data_dir"] == config["instance_data_dir"]
+    )
     expect(page.locator("#compare-charts svg").first).to_be_visible(timeout=TRAINING_MS)
     expect(page.locator("#compare-settings")).to_contain_text("Farthest start")
 

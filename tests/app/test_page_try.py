@@ -47,7 +47,9 @@ def test_a_prompt_is_drawn_beside_the_untrained_model_again_with_another_seed_an
     page.locator("#try-dice").click()
     expect(page.locator("#try-earlier .rs-try-card")).to_have_count(2)
     expect(page.locator("#try-seed input")).not_to_have_value("42")
-    expect(page.get_by_test_id("newest-try")).to_contain_text(re.compile(f"seed {page.locator('#try-seed input').input_value()}"))
+    expect(page.get_by_test_id("newest-try")).to_contain_text(
+        re.compile(f"seed {page.locator('#try-seed input').input_value()}")
+    )
     with page.expect_download() as download:
         page.get_by_test_id("newest-try").get_by_text("save").last.click()
     assert re.fullmatch(r"LoRA-of-told-seed-\d+-1\.png", download.value.suggested_filename)

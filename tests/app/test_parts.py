@@ -32,7 +32,13 @@ def answer(headers, kind="http", method="GET", path="/", query=b""):
     async def send(message):
         said.append(message.get("status", message.get("code")))
 
-    scope = {"type": kind, "method": method, "path": path, "query_string": query, "headers": [(k.encode(), v.encode()) for k, v in headers]}
+    scope = {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "query_string": query,
+        "headers": [(k.encode(), v.encode()) for k, v in headers],
+    }
     asyncio.run(Guard(app, local_hosts(7860))(scope, None, send))
     return said[0]
 
@@ -63,7 +69,9 @@ def test_a_link_from_another_site_may_open_the_page():
     assert answer([("host", "127.0.0.1:7860"), ("sec-fetch-site", "cross-site")], method="GET") == "through"
 
 
-@pytest.mark.parametrize(("path", "query"), [("/a\0b", b""), ("/", b"x=%00"), ("/a\x1b[31m", b""), ("/", b"x=\x7f"), ("/a\n", b"")])
+@pytest.mark.parametrize(
+    ("path", "query"), [("/a\0b", b""), ("/", b"x=%00"), ("/a\x1b[31m", b""), ("/", b"x=\x7f"), ("/a\n", b"")]
+)
 def test_an_address_with_a_control_character_is_a_bad_request(path, query):
     here = [("host", "127.0.0.1:7860")]
     assert answer(here, path=path, query=query) == 400
@@ -109,13 +117,25 @@ def test_ticks_are_few_round_and_inside(low, high):
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0.4 s"), (8, "8 s"), (125, "2 min 5 s"), (660, "11 min"), (11400, "3 h 10 min"), (187200, "2 days 4 h"), (None, "–"), (math.nan, "–")],
+    [
+        (0.4, "0.4 s"),
+        (8, "8 s"),
+        (125, "2 min 5 s"),
+        (660, "11 min"),
+        (11400, "3 h 10 min"),
+        (187200, "2 days 4 h"),
+        (None, "–"),
+        (math.nan, "–"),
+    ],
 )
 def test_durations_are_human(seconds, said):
     assert words.duration(seconds) == said
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0, "0"), (0.001, "0.001"), (1e-5, "1.00e-5"), (1234.5, "1234"), (0.66666, "0.667"), (math.nan, "–")])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0, "0"), (0.001, "0.001"), (1e-5, "1.00e-5"), (1234.5, "1234"), (0.66666, "0.667"), (math.nan, "–")],
+)
 def test_numbers_are_short(value, said):
     assert words.quantity(value) == said
 
@@ -160,7 +180,13 @@ def test_only_pictures_inside_the_run_are_copied_out(tmp_path):
         Image.new("RGB", (4, 5)).save(place)
     (inside / "secret.txt").write_text("x")
     assert previews.address(inside / "a.png", inside).startswith("gradio_api/file=")
-    for path in (inside / ".." / "outside.png", tmp_path / "outside.png", inside / "secret.txt", inside / "none.png", inside):
+    for path in (
+        inside / ".." / "outside.png",
+        tmp_path / "outside.png",
+        inside / "secret.txt",
+        inside / "none.png",
+        inside,
+    ):
         assert previews.address(path, inside) is None
 
 
@@ -226,8 +252,10 @@ def test_the_next_free_port_is_taken():
 
 
 def test_the_page_does_not_import_torch():
-    code = "import sys, tempfile; from rollout_studio.app.page import *; build(Watch(tempfile.mkdtemp())); " \
-           "from rollout_studio.core.before.preflight import preflight; from rollout_studio.core.config import load_preset; " \
-           "preflight(load_preset('demo')); print(sorted({'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, tempfile; from rollout_studio.app.page import *; build(Watch(tempfile.mkdtemp())); "
+        "from rollout_studio.core.before.preflight import preflight; from rollout_studio.core.config import load_preset; "
+        "preflight(load_preset('demo')); print(sorted({'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -48,7 +48,9 @@ def panel(tmp_path):
 
 
 def data(folder, **changes):
-    return with_changes(load_preset("demo"), {"instance_data_dir": str(folder), "with_prior_preservation": False, **changes}).data
+    return with_changes(
+        load_preset("demo"), {"instance_data_dir": str(folder), "with_prior_preservation": False, **changes}
+    ).data
 
 
 def drafts(**texts):
@@ -65,19 +67,37 @@ def tree(folder):
 def test_a_caption_is_written_beside_its_picture_whatever_its_letters(folder):
     typed = {"cup.png": Draft("a zwx cup – on a table", "a cup"), "Zug 日本.jpg": Draft("電車 “fast” 🚆", "")}
     written = save_captions(folder, typed, "empty file")
-    assert written.saved == {"cup.png": "a zwx cup – on a table", "Zug 日本.jpg": "電車 “fast” 🚆"} and not written.failed
+    assert (
+        written.saved == {"cup.png": "a zwx cup – on a table", "Zug 日本.jpg": "電車 “fast” 🚆"} and not written.failed
+    )
     assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "電車 “fast” 🚆\n"
-    assert (folder / "große Tasse.txt").read_text(encoding="utf-8") == "eine große Tasse", "untouched captions stay as they are"
+    assert (folder / "große Tasse.txt").read_text(encoding="utf-8") == "eine große Tasse", (
+        "untouched captions stay as they are"
+    )
 
 
 def test_hostile_captions_are_text_on_one_line(folder):
     written = save_captions(folder, {"cup.png": Draft(f"{HOSTILE}\r\n\0 second\tline\u2028", "a cup")}, "empty file")
-    assert written.saved["cup.png"] == f"{HOSTILE} second line" == (folder / "cup.txt").read_text(encoding="utf-8").strip()
+    assert (
+        written.saved["cup.png"] == f"{HOSTILE} second line" == (folder / "cup.txt").read_text(encoding="utf-8").strip()
+    )
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside.png", "/etc/passwd.png", "sub/cup.png", "..\\outside.png", ".hidden.png", "absent.png", "cup.txt", "cup", "", "..", "a\0b.png"],
+    [
+        "../outside.png",
+        "/etc/passwd.png",
+        "sub/cup.png",
+        "..\\outside.png",
+        ".hidden.png",
+        "absent.png",
+        "cup.txt",
+        "cup",
+        "",
+        "..",
+        "a\0b.png",
+    ],
 )
 def test_a_caption_is_written_beside_a_picture_of_the_folder_and_nowhere_else(folder, name):
     picture(folder.parent / "outside.png")
@@ -91,7 +111,9 @@ def test_a_caption_is_written_beside_a_picture_of_the_folder_and_nowhere_else(fo
 def test_a_caption_that_changed_on_disk_meanwhile_is_not_overwritten_unseen(folder):
     (folder / "cup.txt").write_text("from an editor")
     written = save_captions(folder, drafts(cup=("mine", "a cup")), "empty file")
-    assert 'changed meanwhile, it says "from an editor"' in written.failed["cup.png"] and written.changed == {"cup.png": "from an editor"}
+    assert 'changed meanwhile, it says "from an editor"' in written.failed["cup.png"] and written.changed == {
+        "cup.png": "from an editor"
+    }
     assert (folder / "cup.txt").read_text() == "from an editor"
     again = save_captions(folder, drafts(cup=("mine", written.changed["cup.png"])), "empty file")
     assert again.saved == {"cup.png": "mine"}, "seen and saved again, it is replaced"
@@ -99,7 +121,9 @@ def test_a_caption_that_changed_on_disk_meanwhile_is_not_overwritten_unseen(fold
 
 def test_a_write_protected_caption_is_left_alone_and_the_others_are_saved(folder):
     os.chmod(folder / "cup.txt", stat.S_IREAD)
-    written = save_captions(folder, {"cup.png": Draft("mine", "a cup"), "große Tasse.png": Draft("meine", "eine große Tasse")}, "empty file")
+    written = save_captions(
+        folder, {"cup.png": Draft("mine", "a cup"), "große Tasse.png": Draft("meine", "eine große Tasse")}, "empty file"
+    )
     os.chmod(folder / "cup.txt", stat.S_IREAD | stat.S_IWRITE)
     assert "cup.txt is write-protected" in written.failed["cup.png"] and written.saved == {"große Tasse.png": "meine"}
     assert (folder / "cup.txt").read_text() == "a cup"
@@ -121,7 +145,9 @@ def test_a_full_disk_leaves_the_old_caption_whole(folder, monkeypatch):
 
 def test_captions_that_are_too_long_or_no_text_are_refused(folder):
     assert "KiB" in save_captions(folder, drafts(cup=("x" * 70_000, "a cup")), "no file").failed["cup.png"]
-    assert "no text file can hold" in save_captions(folder, drafts(cup=("\ud800", "a cup")), "no file").failed["cup.png"]
+    assert (
+        "no text file can hold" in save_captions(folder, drafts(cup=("\ud800", "a cup")), "no file").failed["cup.png"]
+    )
     (folder / "cup.txt").write_bytes(b"\0\1")
     assert "Mend or remove it yourself" in save_captions(folder, drafts(cup=("mine", "")), "no file").failed["cup.png"]
     assert (folder / "cup.txt").read_bytes() == b"\0\1"
@@ -152,7 +178,10 @@ def test_an_emptied_caption_removes_only_a_file_of_ours(folder):
 def test_the_caption_file_that_a_scan_reads_is_the_one_that_is_written(folder):
     (folder / "cup.txt").rename(folder / "CUP.TXT")
     save_captions(folder, drafts(cup=("mine", "a cup")), "no file")
-    assert sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".txt") == ["CUP.TXT", "große Tasse.txt"]
+    assert sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".txt") == [
+        "CUP.TXT",
+        "große Tasse.txt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +244,12 @@ def test_a_removed_picture_can_be_brought_back_and_a_persons_own_is_never_remove
     assert not (mine / "cup.png").exists() and not (mine / "cup.txt").exists() and sets.removed(mine) == 1
     assert sets.bring_back(mine) == "cup.png" and sets.removed(mine) == 0
     assert (mine / "cup.txt").read_text() == "a cup"
-    for place, name in ((folder, "cup.png"), (DREAMBOOTH, "thing-1.png"), (mine, "../../my pictures/cup.png"), (mine, "absent.png")):
+    for place, name in (
+        (folder, "cup.png"),
+        (DREAMBOOTH, "thing-1.png"),
+        (mine, "../../my pictures/cup.png"),
+        (mine, "absent.png"),
+    ):
         with pytest.raises(Refused):
             sets.remove(place, name)
     assert tree(folder) == before and (DREAMBOOTH / "thing-1.png").exists()
@@ -228,12 +262,17 @@ def test_the_trigger_word_is_proposed_once_for_every_caption_that_lacks_it(panel
     mine = data(folder, trigger_word="qrx", instance_prompt="a thing")
     edits = Edits(str(folder), drafts={"große Tasse.png": Draft("die QRX, groß", "eine große Tasse")})
     proposed = panel.with_trigger(mine, edits)
-    assert proposed == {"cup.png": {"text": "qrx, a cup", "was": "a cup"}, "Zug 日本.jpg": {"text": "qrx, a thing", "was": ""}}
+    assert proposed == {
+        "cup.png": {"text": "qrx, a cup", "was": "a cup"},
+        "Zug 日本.jpg": {"text": "qrx, a thing", "was": ""},
+    }
     assert tree(folder)["cup.txt"] == b"a cup", "nothing is written before Save"
     typed = {**edits.drafts, **{name: Draft(**each) for name, each in proposed.items()}}
     assert panel.with_trigger(mine, Edits(str(folder), drafts=typed)) == {}
     panel.save(mine, Edits(str(folder), drafts=typed))
-    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n" and panel.with_trigger(mine, Edits(str(folder))) == {}
+    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n" and panel.with_trigger(
+        mine, Edits(str(folder))
+    ) == {}
 
 
 def test_two_hundred_pictures_come_in_pages_and_their_captions_all_count(panel, tmp_path):
@@ -256,7 +295,9 @@ def test_the_look_can_be_sent_to_a_browser_whatever_the_files_are_called(panel, 
     look = panel.look(data(folder))
     json.dumps(look.shown).encode()
     look.checks.encode()
-    assert not set("<{$`") & set("".join(part.split(">", 1)[-1] for part in look.checks.split("<")[1:]).replace("&#", ""))
+    assert not set("<{$`") & set(
+        "".join(part.split(">", 1)[-1] for part in look.checks.split("<")[1:]).replace("&#", "")
+    )
     odd = [item for item in look.shown["items"] if "\\udcff" in item["name"]]
     assert all(not item["editable"] for item in odd)
 
@@ -269,7 +310,9 @@ def test_what_may_be_done_follows_from_whose_pictures_they_are(panel, folder):
     dropped = panel.look(data(panel.add(data("demo-dreambooth"), list(folder.iterdir())).folder)).shown
     assert dropped["editable"] and dropped["removable"]
     names = panel.look(data(folder, caption_strategy="filename")).shown
-    assert not names["editable"] and names["items"][1]["caption"] == "große Tasse" and "caption strategy" in names["head"]
+    assert (
+        not names["editable"] and names["items"][1]["caption"] == "große Tasse" and "caption strategy" in names["head"]
+    )
 
 
 def test_refusals_reach_no_file(panel, folder):
@@ -296,11 +339,18 @@ def test_each_check_stands_at_its_picture_and_once_in_the_list(panel, folder):
     assert marks["broken.png"] == marks["phone.heic"] == ["unreadable"]
     assert set(marks["cup.png"]) == {"twice", "too small", 'no "qrx"'}
     assert marks["Zug 日本.jpg"] == ["no caption"] and "twice" in marks["twin.png"]
-    assert look.checks.count("<li") == len({"bad png", "bad heic", "missing", "small", "twice", "trigger"}) and "3 × Too small" in look.checks
+    assert (
+        look.checks.count("<li") == len({"bad png", "bad heic", "missing", "small", "twice", "trigger"})
+        and "3 × Too small" in look.checks
+    )
     assert "“Caption for pictures without one”" in look.checks and "instance_prompt" not in look.checks
     assert "6 pictures (2 left out" in look.shown["head"]
     typed = Edits(str(folder), drafts={"Zug 日本.jpg": Draft("a qrx train", "")})
-    (held,) = [item for item in panel.look(data(folder, instance_prompt=None, trigger_word="qrx"), typed).shown["items"] if item["name"] == "Zug 日本.jpg"]
+    (held,) = [
+        item
+        for item in panel.look(data(folder, instance_prompt=None, trigger_word="qrx"), typed).shown["items"]
+        if item["name"] == "Zug 日本.jpg"
+    ]
     assert held["marks"] == [], "the marks follow what is typed"
 
 
@@ -343,10 +393,20 @@ def test_pictures_dropped_beside_a_persons_own_folder_are_a_set_of_their_own(pan
 def test_class_pictures_are_shown_with_what_they_are_for(panel, tmp_path, folder):
     assert panel.look(load_preset("demo").data).classes.count("<figure") == PER_PAGE
     assert "Off: only your pictures" in panel.look(data(folder)).classes
-    drawn = panel.look(data(folder, with_prior_preservation=True, class_prompt=HOSTILE, class_data_dir=None, num_class_images=7)).classes
+    drawn = panel.look(
+        data(folder, with_prior_preservation=True, class_prompt=HOSTILE, class_data_dir=None, num_class_images=7)
+    ).classes
     assert "7 class pictures of" in drawn and "untrained model" in drawn and "<script" not in drawn
     picture(tmp_path / "class" / "dog.png")
-    some = panel.look(data(folder, with_prior_preservation=True, class_prompt="a dog", class_data_dir=str(tmp_path / "class"), num_class_images=3))
+    some = panel.look(
+        data(
+            folder,
+            with_prior_preservation=True,
+            class_prompt="a dog",
+            class_data_dir=str(tmp_path / "class"),
+            num_class_images=3,
+        )
+    )
     assert "1 class picture from" in some.classes and "2 more of" in some.classes and "class picture" not in some.checks
     same = panel.look(data(folder, with_prior_preservation=True, class_prompt="a dog", class_data_dir=str(folder)))
     assert "folder of their own" in same.classes
@@ -360,7 +420,9 @@ def test_folders_are_listed_by_name_with_what_they_hold(folder, tmp_path):
         (tmp_path / name).mkdir()
     shown = listing(tmp_path, "pictures")
     assert [each["name"] for each in shown["folders"]] == ["alpha", "Beta", "my pictures"]
-    assert [each["mark"] for each in shown["folders"]] == ["", "", "3 pictures"] and shown["parent"] == str(tmp_path.parent)
+    assert [each["mark"] for each in shown["folders"]] == ["", "", "3 pictures"] and shown["parent"] == str(
+        tmp_path.parent
+    )
     assert listing(folder, "pictures")["fits"] and not shown["fits"]
 
 

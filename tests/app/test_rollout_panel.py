@@ -29,7 +29,13 @@ ON = {"max_step_offset": 3, "probability": 0.5, "ramp_steps": 0}
 
 
 def config(model="demo-flow", **rollout):
-    return config_from_flat({"pretrained_model_name_or_path": model, "max_train_steps": 200, **{PREFIX + name: value for name, value in rollout.items()}})
+    return config_from_flat(
+        {
+            "pretrained_model_name_or_path": model,
+            "max_train_steps": 200,
+            **{PREFIX + name: value for name, value in rollout.items()},
+        }
+    )
 
 
 def shown(config):
@@ -87,7 +93,11 @@ def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_walk(na
             continue  # refused beside the others, which is more than idle
         if not before.rollout.active and after.rollout.active:
             pytest.fail(f"{name} is said to do nothing, but it starts the rollout of {base}")
-        assert rollout_cost(before).mean_ratio == rollout_cost(after).mean_ratio or highest(before) == 0 or before.rollout.min_sigma >= 1
+        assert (
+            rollout_cost(before).mean_ratio == rollout_cost(after).mean_ratio
+            or highest(before) == 0
+            or before.rollout.min_sigma >= 1
+        )
 
 
 def highest(config):
@@ -106,11 +116,15 @@ def test_whatever_the_remarks_call_unused_is_marked_at_its_control(base):
 
 
 def test_the_panel_tells_exactly_the_remarks_about_the_rollout():
-    told = config_from_flat({"pretrained_model_name_or_path": "demo-flow", PREFIX + "max_step_offset": 2, "ema_decay": 0.9})
+    told = config_from_flat(
+        {"pretrained_model_name_or_path": "demo-flow", PREFIX + "max_step_offset": 2, "ema_decay": 0.9}
+    )
     assert any("ema_decay" in remark for remark in remarks(told))
     assert rollout_remarks(told) == [remark for remark in remarks(told) if PREFIX in remark]
     said = words(panel.picture(told))
-    assert re.search("Nothing will be rolled out, because Chance of a rollout +is 0", said) and "ema" not in said.lower()
+    assert (
+        re.search("Nothing will be rolled out, because Chance of a rollout +is 0", said) and "ema" not in said.lower()
+    )
     assert "Chance of a rollout" in said and "Farthest start (grid steps)" in said  # the controls' names, not the keys
 
 
@@ -178,7 +192,9 @@ def test_any_offset_is_drawn_in_numbers_that_a_browser_understands(model, grid, 
 
 def test_an_epsilon_model_is_drawn_on_its_own_levels_and_has_no_reflexflow():
     said = panel.picture(config("demo-epsilon", **ON))
-    assert "1000 training timesteps" in said and "ReflexFlow" not in words(said).replace("ReflexFlow needs a flow model", "")
+    assert "1000 training timesteps" in said and "ReflexFlow" not in words(said).replace(
+        "ReflexFlow needs a flow model", ""
+    )
     assert "ReflexFlow is off here" in panel.learning(config("demo-epsilon", **ON))
 
 
@@ -196,14 +212,25 @@ def test_the_cost_in_numbers_is_the_closed_form_of_it():
     """speed.md section 1: ten steps of euler for every row, uniform: 5 forwards on average, 3.5 times a plain LoRA step; no ReflexFlow."""
     told = config(**{**ON, "max_step_offset": 10, "probability": 1.0, "sampler": "euler", "reflexflow": False})
     said = panel.cost_sentence(told)
-    assert said.startswith("+5 extra forwards per row on average") and "up to 10 for one row" in said and "about 3.5x a plain LoRA step" in said
+    assert (
+        said.startswith("+5 extra forwards per row on average")
+        and "up to 10 for one row" in said
+        and "about 3.5x a plain LoRA step" in said
+    )
     half = with_changes(told, {PREFIX + "start_step": 100})
     assert "3.5x" in panel.cost_sentence(half) and "over the whole run: 2.25x" in panel.cost_sentence(half)
     assert "yours: 2.25x" in panel.picture(half)
 
 
 def test_the_longest_walk_is_what_the_cost_calls_most():
-    for changes in ({}, {"sampler": "rk4"}, {"guidance": 3.0}, {"reflexflow": False}, {"reflexflow_mode": "paper"}, {"control": "source_noise"}):
+    for changes in (
+        {},
+        {"sampler": "rk4"},
+        {"guidance": 3.0},
+        {"reflexflow": False},
+        {"reflexflow_mode": "paper"},
+        {"control": "source_noise"},
+    ):
         told = config(**{**ON, **changes})
         assert longest_walk(told).total == rollout_cost(told).most_forwards
 
@@ -222,7 +249,11 @@ def test_the_blur_table_is_the_one_of_the_derivation(tmp_path):
 
     def factors(target):
         table = blur_table(config(str(tmp_path), **{**ON, "max_step_offset": 10, "target": target}))
-        return {k: factor for k, (actual, factor) in next(row for row in table if row.sigma == 0.75).factors.items() if actual == k}
+        return {
+            k: factor
+            for k, (actual, factor) in next(row for row in table if row.sigma == 0.75).factors.items()
+            if actual == k
+        }
 
     found = factors("consistent")
     assert {k: round(found[k], 2) for k in (2, 3, 5, 10)} == {2: 0.78, 3: 0.69, 5: 0.52, 10: 0.21}
@@ -234,12 +265,17 @@ def test_the_blur_table_is_the_one_of_the_derivation(tmp_path):
 def test_the_blur_sentence_tells_the_farthest_walk():
     told = config(**{**ON, "max_step_offset": 2})
     row = next(row for row in blur_table(told) if row.sigma == 0.75)
-    assert f"only {100 * row.factors[2][1]:.0f} % of the contrast where a row has walked 2 steps to noise level 0.75" in words(panel.learning(told))
+    assert (
+        f"only {100 * row.factors[2][1]:.0f} % of the contrast where a row has walked 2 steps to noise level 0.75"
+        in words(panel.learning(told))
+    )
 
 
 def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
     assert "known for flow models only" in panel.learning(config("demo-epsilon", **{**ON, "target": "original"}))
-    assert "In the paper's mode the ordinary error is taken where the row starts" in words(panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))).replace("&#x27;", "'")
+    assert "In the paper's mode the ordinary error is taken where the row starts" in words(
+        panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))
+    ).replace("&#x27;", "'")
     assert "Nobody walks" in panel.learning(config(**{**ON, "control": "source_noise"}))
     assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
 
@@ -247,13 +283,20 @@ def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
 def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_its_bound():
     told = config("demo-epsilon", **ON)
     found, said = bands(told), words(panel.learning(told))
-    [shown_shares] = re.findall(r"would carry ([\d.]+) % of the loss of all rolled rows; bounded at a signal-to-noise ratio of 5 they carry ([\d.]+) %", said)
-    assert [float(share) for share in shown_shares] == pytest.approx([100 * found[0].unbounded, 100 * found[0].bounded], rel=0.05)
+    [shown_shares] = re.findall(
+        r"would carry ([\d.]+) % of the loss of all rolled rows; bounded at a signal-to-noise ratio of 5 they carry ([\d.]+) %",
+        said,
+    )
+    assert [float(share) for share in shown_shares] == pytest.approx(
+        [100 * found[0].unbounded, 100 * found[0].bounded], rel=0.05
+    )
     assert panel.learning(told).split("rs-carriers")[1].count("<tr>") == 1 + len(found)
     assert "no row has less noise than sigma 0.02" in said and "are left plain" in words(panel.learning(config(**ON)))
     free = config("demo-epsilon", **ON, snr_gamma=0)
     assert "nothing bounds it" in words(panel.learning(free)) and "with the bound" not in panel.learning(free)
-    assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(config("demo-epsilon", **ON, target="original"))
+    assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(
+        config("demo-epsilon", **ON, target="original")
+    )
 
 
 def test_what_is_assumed_of_a_model_that_is_not_here_is_said():
@@ -292,13 +335,18 @@ def test_a_control_that_another_puts_out_of_use_is_switched_off_and_comes_back(b
     assert not usable("order", **ON, sampler="euler") and not usable("grid_steps", **ON, grid="training")
     assert all(usable(name) for name in panel.EITHER_OR)  # nothing is on: everything can be prepared
     slider = form.sliders[PREFIX + "grid_steps"]
-    assert built_panel.drawn(config(**ON), "demo")[slider]["interactive"] and not built_panel.drawn(config(**ON, grid="training"), "demo")[slider]["interactive"]
+    assert (
+        built_panel.drawn(config(**ON), "demo")[slider]["interactive"]
+        and not built_panel.drawn(config(**ON, grid="training"), "demo")[slider]["interactive"]
+    )
 
 
 def test_names_out_of_a_model_or_a_schedule_are_inert(tmp_path):
     hostile = "<script>alert(1)</script>${alert(2)}{{x}}"
     (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text(f'{{"_class_name": "{hostile}", "timestep_spacing": "{hostile}"}}')
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(
+        f'{{"_class_name": "{hostile}", "timestep_spacing": "{hostile}"}}'
+    )
     (tmp_path / "model_index.json").write_text(f'{{"_class_name": "{hostile}"}}')
     drawn = shown(config(str(tmp_path), **ON)) + shown(config(hostile, **ON))
     assert "<script" not in drawn and "${" not in drawn and "{{" not in drawn

@@ -91,7 +91,11 @@ def course_of(store, name="told"):
 def test_falling_drift_with_a_rising_clean_loss_is_called_blur_and_since_when(store, write):
     write.run(store, steps=120, drifts={40: (0.9, 0.9), 80: (0.8, 1.1), 120: (0.7, 1.2)})
     said = course_of(store)
-    assert "At step 120, against the model before training: drift" in said and "fell by 30.0 %" in said and "rose by 20.0 %" in said
+    assert (
+        "At step 120, against the model before training: drift" in said
+        and "fell by 30.0 %" in said
+        and "rose by 20.0 %" in said
+    )
     assert "That is blur, not success" in said and "It has been blur since step 80" in said
     assert "The clean loss was lowest at step 40 and has risen since" in said
     assert "another seed" in said and "it does not score" in said
@@ -118,14 +122,25 @@ def test_a_drift_event_without_numbers_or_with_nonsense_draws_nothing(store):
 
 
 def test_a_change_without_uncertainty_says_so():
-    told = {"role": "training", "drift": 0.1, "clean_loss": 0.2, "drift_change": -3.0, "clean_loss_change": 1.0, "verdict": "no difference"}
+    told = {
+        "role": "training",
+        "drift": 0.1,
+        "clean_loss": 0.2,
+        "drift_change": -3.0,
+        "clean_loss_change": 1.0,
+        "verdict": "no difference",
+    }
     said = " ".join(training_words(over_training({10: told})))
     assert "one sample: no uncertainty known" in said and "pictures that it trains on" in said
 
 
 def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
     nan = math.nan
-    drawn = chart([Line("a", [0, 1, 2, 3], [1, 2, nan, 3], low=[0, 1, nan, nan], high=[2, 5, nan, nan], dots=True)], title="t", x_label="x")
+    drawn = chart(
+        [Line("a", [0, 1, 2, 3], [1, 2, nan, 3], low=[0, 1, nan, nan], high=[2, 5, nan, nan], dots=True)],
+        title="t",
+        x_label="x",
+    )
     assert len(re.findall(r'class="rs-band"', drawn)) == 1 and len(re.findall("h0", drawn)) == 3
     assert ">4<" in drawn  # the axis has room for the band, not only for the line
 
@@ -136,7 +151,13 @@ def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
 def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units(store, write, watch, tab):
     write.run(store, "told", seconds=0.5)
     said = plain(tab.view("told", {})[tab.head])
-    for words in ("speed 0.5 s a step", "trained for 1 min", "memory in use 851.4 MB", "rollout chance at the end 25 %", "last checkpoint step 120"):
+    for words in (
+        "speed 0.5 s a step",
+        "trained for 1 min",
+        "memory in use 851.4 MB",
+        "rollout chance at the end 25 %",
+        "last checkpoint step 120",
+    ):
         assert words in said, words
     assert re.search(r"rows rolled out 1\d\.\d %", said) and re.search(r"on the disk \d+\.\d kB", said)
 
@@ -149,7 +170,9 @@ def test_a_run_that_has_said_its_end_has_no_time_left_though_its_process_is_not_
         watch.runs(fresh=True)
         assert watch.run("told").alive and "time left" not in plain(tab.view("told", seen)[tab.head])
     watch.runs(fresh=True)
-    assert tab.head in tab.view("told", seen), "when the process is gone the head is drawn again, as of a run that has ended"
+    assert tab.head in tab.view("told", seen), (
+        "when the process is gone the head is drawn again, as of a run that has ended"
+    )
 
 
 def test_a_slow_last_step_is_not_the_speed_and_speed_and_time_left_agree(store, write, tab):
@@ -157,9 +180,21 @@ def test_a_slow_last_step_is_not_the_speed_and_speed_and_time_left_agree(store, 
     run = write.run(store, "told", seconds=0.5)
     with run.lock():
         run.write_state(state="running")
-        run.emit("step", step=121, loss=1.0, rolled_rows=0, rows=8, seconds=2.39, step_s=0.5, eta_s=0.5 * 79 + 120, beside_s=120)
+        run.emit(
+            "step",
+            step=121,
+            loss=1.0,
+            rolled_rows=0,
+            rows=8,
+            seconds=2.39,
+            step_s=0.5,
+            eta_s=0.5 * 79 + 120,
+            beside_s=120,
+        )
         said = plain(tab.view("told", {})[tab.head])
-    assert "speed 0.5 s a step" in said and "time left 2 min 40 s, 2 min of it for samples, drift and saving" in said, said
+    assert "speed 0.5 s a step" in said and "time left 2 min 40 s, 2 min of it for samples, drift and saving" in said, (
+        said
+    )
 
 
 @pytest.mark.parametrize(("expected", "words"), [
@@ -247,9 +282,30 @@ def written(tmp_path_factory, write):
     store = RunStore(tmp_path_factory.mktemp("side by side"))
     write.run(store, "mine", 120, 120, "done", ROLLED, drifts={80: (0.9, 1.0), 120: (0.7, 1.2)}, seconds=0.6)
     about = {"control_of": "mine", "control": "plain-steps"}
-    write.run(store, "mine-plain-steps", 120, 120, "done", about=about, drifts={80: (1.0, 0.9), 120: (1.0, 0.8)}, seconds=0.4, rolled=False)
+    write.run(
+        store,
+        "mine-plain-steps",
+        120,
+        120,
+        "done",
+        about=about,
+        drifts={80: (1.0, 0.9), 120: (1.0, 0.8)},
+        seconds=0.4,
+        rolled=False,
+    )
     about = {"control_of": "mine", "control": "plain-time"}
-    write.run(store, "mine-plain-time", 180, 180, "done", {"max_train_steps": 180}, about, {180: (1.1, 0.7)}, seconds=0.4, rolled=False)
+    write.run(
+        store,
+        "mine-plain-time",
+        180,
+        180,
+        "done",
+        {"max_train_steps": 180},
+        about,
+        {180: (1.1, 0.7)},
+        seconds=0.4,
+        rolled=False,
+    )
     return store.root
 
 
@@ -276,14 +332,21 @@ def test_equal_steps_and_equal_seconds_are_found_each_on_its_own_axis(mine, watc
     assert shared_moment(rolled, seconds, drifts, "steps") is None  # 80 and 120 against 180
     assert shared_moment(rolled, seconds, drifts, "seconds") == (120, 180)  # 72 s both
     assert shared_moment(rolled, steps, drifts, "seconds") == (80, 120)  # 48 s both
-    assert shared_moment(rolled, seconds, lambda side: [80] if side is rolled else [180], "seconds") is None  # 48 s against 72 s
+    assert (
+        shared_moment(rolled, seconds, lambda side: [80] if side is rolled else [180], "seconds") is None
+    )  # 48 s against 72 s
     assert rolled.moment(120, "seconds") == pytest.approx(72) and seconds.moment(90, "seconds") == pytest.approx(36)
 
 
 def test_the_words_set_runs_against_each_other_with_the_moment_and_call_blur_blur(mine, watch):
     rolled, steps, seconds = looked_at(watch, "mine", "mine-plain-steps", "mine-plain-time")
     said, found = set_against(rolled, steps, "steps")
-    assert found.kind == "blur" and "both at step 120" in said and "drift lower by 30.0 %" in said and "clean loss higher by 50.0 %" in said
+    assert (
+        found.kind == "blur"
+        and "both at step 120" in said
+        and "drift lower by 30.0 %" in said
+        and "clean loss higher by 50.0 %" in said
+    )
     said, found = set_against(rolled, seconds, "seconds")
     assert "step 120 after 1 min 12 s and step 180 after 1 min 12 s" in said and found is not None
     said, found = set_against(rolled, seconds, "steps")
@@ -314,7 +377,11 @@ def test_samples_stand_side_by_side_at_the_same_step_or_the_same_time(mine, watc
     both = looked_at(watch, "mine", "mine-plain-steps")
     assert moments(both, "steps") == [[0, 0], [40, 40], [80, 80], [120, 120]]
     assert [0, 0] in moments(both, "seconds") and [80, 120] in moments(both, "seconds")  # 48 s each
-    assert all(abs(both[0].moment(a, "seconds") - both[1].moment(b, "seconds")) <= 0.1 * both[1].end("seconds") for a, b in moments(both, "seconds") if b is not None)
+    assert all(
+        abs(both[0].moment(a, "seconds") - both[1].moment(b, "seconds")) <= 0.1 * both[1].end("seconds")
+        for a, b in moments(both, "seconds")
+        if b is not None
+    )
 
 
 def test_where_runs_end_apart_their_ends_stand_side_by_side_too(mine, watch):
@@ -337,7 +404,9 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
     first = panel.view("mine", None, "steps", {})
     assert first[panel.runs]["value"] == ["mine", "mine-plain-steps", "mine-plain-time"]
     picked, seen = first[panel.runs]["value"], first[panel.seen]
-    assert not isinstance(panel.view("mine", picked, "steps", seen), dict) or panel.seen not in panel.view("mine", picked, "steps", seen)
+    assert not isinstance(panel.view("mine", picked, "steps", seen), dict) or panel.seen not in panel.view(
+        "mine", picked, "steps", seen
+    )
     again = panel.view("mine", picked, "seconds", seen)
     assert panel.charts in again and panel.settings not in again
     fewer = panel.view("mine", ["mine"], "steps", again[panel.seen])
@@ -347,7 +416,11 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
 def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):
     for name in ("one", "two"):
         run = write.run(store, name, 40, 40, "done")
-        run.emit("sample", step=40, images=[{"prompt": "<script>${alert(1)}</script>", "seed": 1, "path": "../../secret.png"}])
+        run.emit(
+            "sample",
+            step=40,
+            images=[{"prompt": "<script>${alert(1)}</script>", "seed": 1, "path": "../../secret.png"}],
+        )
     both = looked_at(watch, "one", "two")
     drawn = compare.samples(both, "steps", watch)
     assert "<script" not in drawn and "${" not in drawn and "&lt;script" in drawn and "gone" in drawn

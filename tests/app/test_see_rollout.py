@@ -14,17 +14,23 @@ WALK = {"max_step_offset": 5, "sampler": "dpm", "order": 1, "grid_steps": 20, "g
 
 
 def config(model="demo-flow", **rollout):
-    return config_from_flat({"pretrained_model_name_or_path": model, **{PREFIX + name: value for name, value in rollout.items()}})
+    return config_from_flat(
+        {"pretrained_model_name_or_path": model, **{PREFIX + name: value for name, value in rollout.items()}}
+    )
 
 
 def lab(store=None):
-    return SimpleNamespace(most_steps=DriftLab.most_steps, watch=SimpleNamespace(runs=store.list if store is not None else list))
+    return SimpleNamespace(
+        most_steps=DriftLab.most_steps, watch=SimpleNamespace(runs=store.list if store is not None else list)
+    )
 
 
 WALKING = [told for told in map(load_preset, preset_names()) if see_rollout.why_not(told) is None]
 
 
-@pytest.mark.parametrize("told", [*WALKING, config(**WALK), config(max_step_offset=7, probability=1, grid="training", sampler="rk4")])
+@pytest.mark.parametrize(
+    "told", [*WALKING, config(**WALK), config(max_step_offset=7, probability=1, grid="training", sampler="rk4")]
+)
 def test_a_rollout_that_is_seen_and_taken_back_is_the_same_config(told):
     assert WALKING
     values, cut = see_rollout.fields_of(told, lab())
@@ -33,7 +39,15 @@ def test_a_rollout_that_is_seen_and_taken_back_is_the_same_config(told):
 
 def test_every_field_of_the_walk_is_put_as_the_drift_tab_shows_it():
     values, _ = see_rollout.fields_of(config(**WALK), lab())
-    assert values == {"offset": 5, "sampler": "dpm", "order": 1, "grid": "inference", "grid_steps": 20, "guidance": 2.5, "start": "picture"}
+    assert values == {
+        "offset": 5,
+        "sampler": "dpm",
+        "order": 1,
+        "grid": "inference",
+        "grid_steps": 20,
+        "guidance": 2.5,
+        "start": "picture",
+    }
     assert set(values) <= set(FIELDS)
     for name in see_rollout.PAIRS:  # what is valid on one side is valid on the other
         assert FIELDS[name][0].read(values[name]) == values[name]
@@ -43,7 +57,11 @@ def test_a_walk_that_was_changed_there_changes_the_walk_here_and_nothing_else():
     told = config(**WALK)
     raw = {**see_rollout.fields_of(told, lab())[0], "sampler": "euler", "order": 3, "offset": 4}
     changed = see_rollout.taken(told, raw)
-    assert differences(changed, told) == {PREFIX + "max_step_offset": 4, PREFIX + "sampler": "euler", PREFIX + "order": 2}, "euler has no order: the default's"
+    assert differences(changed, told) == {
+        PREFIX + "max_step_offset": 4,
+        PREFIX + "sampler": "euler",
+        PREFIX + "order": 2,
+    }, "euler has no order: the default's"
     assert "Farthest start (grid steps) 5 → 4" in see_rollout.said(differences(changed, told), told)
     assert see_rollout.said({}, told) == "The Train tab has these settings already."
 
@@ -53,7 +71,9 @@ def test_what_cannot_be_taken_is_refused_with_every_fault():
     with pytest.raises(ConfigError) as error:
         see_rollout.taken(config(**WALK), raw)
     assert len(error.value.faults) == 2
-    paper = with_changes(config(), {PREFIX + "max_step_offset": 1, PREFIX + "probability": 1.0, PREFIX + "reflexflow_mode": "paper"})
+    paper = with_changes(
+        config(), {PREFIX + "max_step_offset": 1, PREFIX + "probability": 1.0, PREFIX + "reflexflow_mode": "paper"}
+    )
     with pytest.raises(ConfigError, match="single-pass"):
         see_rollout.taken(paper, {**see_rollout.fields_of(paper, lab())[0], "sampler": "rk4"})
 
@@ -76,8 +96,13 @@ def test_a_walk_longer_than_the_slider_there_is_cut_and_that_is_told():
 
 def test_the_weights_are_those_of_the_model_that_is_trained(store, write):
     write.run(store)  # demo-flow
-    assert see_rollout.weights_of(config(**WALK), "run/told/120", lab(store)) == (None, None), "a run's weights of the same model stay"
-    assert see_rollout.weights_of(config("demo-epsilon", **WALK), "run/told/120", lab(store)) == ("base/demo-epsilon", None)
+    assert see_rollout.weights_of(config(**WALK), "run/told/120", lab(store)) == (None, None), (
+        "a run's weights of the same model stay"
+    )
+    assert see_rollout.weights_of(config("demo-epsilon", **WALK), "run/told/120", lab(store)) == (
+        "base/demo-epsilon",
+        None,
+    )
     assert see_rollout.weights_of(config(**WALK), "run/gone/1", lab(store)) == ("base/demo", None)
     weights, missing = see_rollout.weights_of(config("/models/mine", **WALK), "base/demo", lab(store))
     assert weights is None and "/models/mine" in missing

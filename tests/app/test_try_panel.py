@@ -26,7 +26,12 @@ def panel(store, tmp_path):
 
 def given(panel, prompt="a cup", weights="lora", base=True, **fields):
     held = {name: field.value for name, field in panel.fields.items()} | fields
-    return {panel.prompt: prompt, panel.weights: weights, panel.base: base, **{panel.fields[name]: value for name, value in held.items()}}
+    return {
+        panel.prompt: prompt,
+        panel.weights: weights,
+        panel.base: base,
+        **{panel.fields[name]: value for name, value in held.items()},
+    }
 
 
 def ended(panel, run, viewer="me", until=lambda state: state.ended):
@@ -40,7 +45,10 @@ def ended(panel, run, viewer="me", until=lambda state: state.ended):
 
 def test_the_file_that_is_downloaded_stands_first_then_what_trains_now_then_the_checkpoints(store, write, panel):
     run = write.run(store)
-    assert weights_choices(panel.watch.run("told")) == [("The LoRA file, told.safetensors", "lora"), ("Checkpoint of step 120", "step:120")]
+    assert weights_choices(panel.watch.run("told")) == [
+        ("The LoRA file, told.safetensors", "lora"),
+        ("Checkpoint of step 120", "step:120"),
+    ]
     with run.lock():
         run.write_state(state="running")
         panel.watch.runs(fresh=True)
@@ -68,7 +76,9 @@ def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_ru
     shown = ended(panel, "told")
     card = shown[panel.earlier]
     assert card.count("<img") == 4 and card.count("Untrained") == 2 and "LoRA of told" in card
-    assert "seed 7" in card and "seed 8" in card and card.count("<a download") == 4 and "LoRA-of-told-seed-8-3.png" in card
+    assert (
+        "seed 7" in card and "seed 8" in card and card.count("<a download") == 4 and "LoRA-of-told-seed-8-3.png" in card
+    )
     assert "<script" not in card and "${" not in card and "{{" not in card
     assert shown[panel.now] == "" and not panel._looked("told", "me")[panel.timer].active
     [folder] = tries(run.path)
@@ -81,7 +91,9 @@ def test_a_part_is_shown_while_the_rest_is_drawn_and_can_be_cancelled(store, wri
     write.run(store)
     panel.ask("told", given(panel, prompt="wait"), "me")
     shown = ended(panel, "told", until=lambda state: state.result is not None)
-    assert 'aria-valuenow="50"' in shown[panel.now] and shown[panel.now].count("<img") == 1 and shown[panel.stop].visible
+    assert (
+        'aria-valuenow="50"' in shown[panel.now] and shown[panel.now].count("<img") == 1 and shown[panel.stop].visible
+    )
     panel.cancel("me")
     assert "Cancelled" in ended(panel, "told")[panel.now]
     assert tries(store.get("told").path) == []
@@ -155,11 +167,17 @@ def test_a_full_fine_tune_that_trains_has_no_untrained_model_beside_it_and_says_
 
 
 def test_another_run_brings_its_own_prompt_but_not_over_a_written_one(store, write, panel):
-    store.create({"validation_prompts": ["a zwx shape"], "validation_num_inference_steps": 12, "validation_guidance": 2.5}, "one")
+    store.create(
+        {"validation_prompts": ["a zwx shape"], "validation_num_inference_steps": 12, "validation_guidance": 2.5}, "one"
+    )
     store.create({"instance_prompt": "a qrx cup"}, "two")
     panel.watch.runs(fresh=True)
     first = panel.arrive("one", "", "me")
-    assert (first[panel.prompt], first[panel.fields["steps"]], first[panel.fields["guidance"]]) == ("a zwx shape", 12, "2.5")
+    assert (first[panel.prompt], first[panel.fields["steps"]], first[panel.fields["guidance"]]) == (
+        "a zwx shape",
+        12,
+        "2.5",
+    )
     assert panel.arrive("two", "a zwx shape", "me")[panel.prompt] == "a qrx cup"
     assert panel.prompt not in panel.arrive("two", "my own words", "me")
 
@@ -180,4 +198,6 @@ def test_what_it_asks_for_is_no_drift_request(store, write, panel):
     write.run(store)
     panel.ask("told", given(panel), "me")
     ended(panel, "told")
-    assert PreviewRequest.proof == "report.json" and Image.open(next(tries(RunDir(store.root / "told").path)[0].glob("*.png"))).size == (16, 16)
+    assert PreviewRequest.proof == "report.json" and Image.open(
+        next(tries(RunDir(store.root / "told").path)[0].glob("*.png"))
+    ).size == (16, 16)

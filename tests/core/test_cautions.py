@@ -38,7 +38,12 @@ def test_offset_10_at_probability_1_on_the_default_grid_is_warned_about_with_its
     told = config()
     [warning] = far(told)
     assert warning.level == "warning" and warning.where == P + "max_step_offset"
-    for words in ("10 of the 30 steps", "a third of the whole way", "slope of 0.19 of the true one", "every row is chosen"):
+    for words in (
+        "10 of the 30 steps",
+        "a third of the whole way",
+        "slope of 0.19 of the true one",
+        "every row is chosen",
+    ):
         assert words in warning.message
     assert "at most 5 here (slope 0.51)" in warning.remedy and slope(told, 5) >= 0.5 > slope(told, 6)
     assert f'{P}grid to "training", where 10 steps are 1 % of the way (slope 0.96)' in warning.remedy
@@ -53,7 +58,9 @@ def test_the_warnings_numbers_follow_the_config(changes):
 
 
 @pytest.mark.parametrize("model", [SD3, SD1, {}])
-@pytest.mark.parametrize("changes", [{"grid": "training"}, {"max_step_offset": 3}, {"control": "source_noise"}, {"start_step": 1000}])
+@pytest.mark.parametrize(
+    "changes", [{"grid": "training"}, {"max_step_offset": 3}, {"control": "source_noise"}, {"start_step": 1000}]
+)
 def test_a_short_walk_the_training_grid_and_runs_in_which_nobody_walks_are_not_warned_about(model, changes):
     assert far(config(model, **changes)) == []
 
@@ -85,17 +92,24 @@ def about(told, code):
 
 
 def strong(model=SD1, **rollout):
-    return config_from_flat({**model, **rollout_level("strong", 1000), **{P + name: value for name, value in rollout.items()}})
+    return config_from_flat(
+        {**model, **rollout_level("strong", 1000), **{P + name: value for name, value in rollout.items()}}
+    )
 
 
 def test_a_min_sigma_below_the_smallest_sigma_of_the_path_says_that_it_does_nothing():
     [note] = about(strong(), "min-sigma-idle")
-    assert "min_sigma = 0.02 keeps no row" in note.message and "smallest sigma of this model's noise path is 0.029" in note.message
+    assert (
+        "min_sigma = 0.02 keeps no row" in note.message
+        and "smallest sigma of this model's noise path is 0.029" in note.message
+    )
     assert P + "min_sigma" in idle_settings(strong())
     assert note.sentence in rollout_remarks(strong())
 
 
-@pytest.mark.parametrize("told", [strong(min_sigma=0.03), strong(SD3), strong({}), strong(target="original", min_sigma=0)])
+@pytest.mark.parametrize(
+    "told", [strong(min_sigma=0.03), strong(SD3), strong({}), strong(target="original", min_sigma=0)]
+)
 def test_a_min_sigma_that_acts_or_is_switched_off_is_not_remarked_upon(told):
     assert about(told, "min-sigma-idle") == []
     assert P + "min_sigma" not in idle_settings(told)
@@ -105,7 +119,10 @@ def test_the_remarks_tell_what_the_bound_on_rolled_rows_does():
     [note] = about(strong(), "loss-bounded")
     clean = bands(strong())[0]
     assert note.level == "note" and "cleanest 3.5 % of the rows" in note.message
-    assert f"carry {100 * clean.bounded:.2g} % of it" in note.message and f"would carry {100 * clean.unbounded:.2g} %" in note.message
+    assert (
+        f"carry {100 * clean.bounded:.2g} % of it" in note.message
+        and f"would carry {100 * clean.unbounded:.2g} %" in note.message
+    )
 
 
 def test_without_the_bound_the_remarks_warn_with_the_share_of_the_loss_and_the_remedy():

@@ -73,7 +73,17 @@ def test_every_option_goes_from_its_key_to_its_field_and_back(name):
 def test_flat_names_are_prefix_and_field():
     assert OPTIONS[P + "grid_steps"].field == "grid_steps"
     assert config_from_flat({P + "grid_steps": 7}).rollout.grid_steps == 7
-    assert list(SECTIONS) == ["model", "data", "lora", "training", "rollout", "input_perturbation", "validation", "drift", "saving"]
+    assert list(SECTIONS) == [
+        "model",
+        "data",
+        "lora",
+        "training",
+        "rollout",
+        "input_perturbation",
+        "validation",
+        "drift",
+        "saving",
+    ]
     assert len(OPTIONS) == sum(len(dataclasses.fields(section)) for section in SECTIONS.values())
 
 
@@ -415,8 +425,14 @@ def test_an_unknown_level_is_refused():
             {P + "max_step_offset": 3, P + "probability": 0.5, P + "reflexflow": False, P + "reflexflow_beta1": 1},
             "ReflexFlow is off",
         ),
-        ({P + "max_step_offset": 3, P + "probability": 0.5, P + "reflexflow_mode": "paper", P + "grid": "training"}, "whose step has any length"),
-        ({P + "max_step_offset": 3, P + "probability": 0.5, P + "reflexflow_step_gradient": True}, "reflexflow_step_gradient is not used"),
+        (
+            {P + "max_step_offset": 3, P + "probability": 0.5, P + "reflexflow_mode": "paper", P + "grid": "training"},
+            "whose step has any length",
+        ),
+        (
+            {P + "max_step_offset": 3, P + "probability": 0.5, P + "reflexflow_step_gradient": True},
+            "reflexflow_step_gradient is not used",
+        ),
         ({P + "max_step_offset": 3, P + "probability": 0.5}, "experimental"),
         ({"class_prompt": "a dog"}, "with_prior_preservation is false"),
         ({"model_type": "full", "lora_rank": 4}, 'model_type is "full"'),

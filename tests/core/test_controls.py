@@ -77,7 +77,9 @@ def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_
 
     def spied(model, config, remedy, batch, plan):
         found = batch_loss(model, config, remedy, batch, plan)
-        seen.setdefault(config.rollout.control, []).append((batch.x0, batch.noise, plan, found.network_rows, found.network_calls))
+        seen.setdefault(config.rollout.control, []).append(
+            (batch.x0, batch.noise, plan, found.network_rows, found.network_calls)
+        )
         return found
 
     monkeypatch.setattr(trainer, "batch_loss", spied)
@@ -136,7 +138,10 @@ def test_a_plain_run_and_a_control_have_no_controls(store):
 def test_equal_time_counts_plain_and_rolled_steps_at_the_medians_of_one_process(store):
     run = told(store, plain_every=2)
     found = plain_step(config_from_flat(run.read_config()), follow(run))
-    assert found.measured and (found.seconds, found.rolled_seconds) == (0.2, 0.5)  # the first three, slow ones do not count
+    assert found.measured and (found.seconds, found.rolled_seconds) == (
+        0.2,
+        0.5,
+    )  # the first three, slow ones do not count
     assert (found.steps, found.rolled_steps, found.equal_time_steps) == (40, 20, round(20 + 20 * 0.5 / 0.2))
     assert found.problem is None
 
@@ -147,7 +152,9 @@ def test_steps_that_something_else_slowed_do_not_change_the_equal_time(store):
     for step in range(21, 61):
         slowed = 30.0 if step in (31, 32, 33, 34) else 1.0  # a minute in which the machine did something else
         plain = step % 2 == 0
-        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=slowed * (0.2 if plain else 0.5))
+        run.emit(
+            "step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=slowed * (0.2 if plain else 0.5)
+        )
     config = config_from_flat(run.read_config())
     assert plain_step(config, follow(run)).equal_time_steps == plain_step(config, follow(quiet)).equal_time_steps
 
@@ -166,8 +173,14 @@ def test_without_both_kinds_in_one_process_the_ratio_is_estimated_by_the_cost_an
     run = told(store, plain_every=0)
     config = config_from_flat(run.read_config())
     found = plain_step(config, follow(run))
-    assert not found.measured and "estimated" in found.how and found.seconds == pytest.approx(0.5 / rollout_cost(config).mean_ratio)
-    assert found.run_seconds == pytest.approx(0.5) and found.equal_time_steps == round(40 * rollout_cost(config).mean_ratio)
+    assert (
+        not found.measured
+        and "estimated" in found.how
+        and found.seconds == pytest.approx(0.5 / rollout_cost(config).mean_ratio)
+    )
+    assert found.run_seconds == pytest.approx(0.5) and found.equal_time_steps == round(
+        40 * rollout_cost(config).mean_ratio
+    )
 
 
 @pytest.mark.parametrize("rolled_s", [0.19, 0.2])
@@ -187,8 +200,20 @@ def test_a_ratio_that_the_rollout_cannot_explain_is_refused_with_the_reason(stor
     run.emit("start", resumed_from=None)
     for step in range(1, 41):
         plain = step % 2 == 0
-        told = {} if forwards is None else {"network_rows": 4 if plain else 4 * forwards, "network_calls": 1 if plain else calls}
-        run.emit("step", step=step, loss=1.0, rolled_rows=0 if plain else 2, rows=4, seconds=0.2 if plain else rolled_s, **told)
+        told = (
+            {}
+            if forwards is None
+            else {"network_rows": 4 if plain else 4 * forwards, "network_calls": 1 if plain else calls}
+        )
+        run.emit(
+            "step",
+            step=step,
+            loss=1.0,
+            rolled_rows=0 if plain else 2,
+            rows=4,
+            seconds=0.2 if plain else rolled_s,
+            **told,
+        )
     run.emit("end", state="done", step=40)
     run.write_state(state="done", step=40)
     with pytest.raises(RunError, match=r"Equal time cannot be told: a rolled step of this run took .* quiet machine"):

@@ -245,7 +245,9 @@ def test_captions_are_read_in_the_usual_encodings_and_a_guess_is_said(data, rema
     assert text == "Café “à côté”" and ("Latin-1" in said) == remark
 
 
-@pytest.mark.parametrize("data", [b"a\0b", b"x" * (captions.MAX_BYTES + 1), b"\xff\xfea"], ids=["zero byte", "too long", "half a UTF-16"])
+@pytest.mark.parametrize(
+    "data", [b"a\0b", b"x" * (captions.MAX_BYTES + 1), b"\xff\xfea"], ids=["zero byte", "too long", "half a UTF-16"]
+)
 def test_what_is_no_caption_is_refused(data):
     with pytest.raises(captions.BadCaption):
         captions.decode(data)
@@ -274,7 +276,9 @@ def test_the_trigger_word_is_put_in_front_where_it_is_missing(caption, trigger, 
 # Shapes ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("resolution", "step"), [(64, 64), (64, 8), (256, 64), (512, 64), (512, 8), (1024, 64), (1024, 128), (32, 64)])
+@pytest.mark.parametrize(
+    ("resolution", "step"), [(64, 64), (64, 8), (256, 64), (512, 64), (512, 8), (1024, 64), (1024, 128), (32, 64)]
+)
 def test_buckets_hold_about_the_area_never_more_and_suit_every_model(resolution, step):
     sizes = bucket_sizes(resolution, step)
     assert (resolution, resolution) in sizes
@@ -297,7 +301,9 @@ def test_a_resolution_between_two_latent_cells_is_refused():
         bucket_sizes(500, 64)
 
 
-@pytest.mark.parametrize(("width", "height"), [(4000, 3000), (3000, 4000), (500, 500), (6000, 1000), (1, 5000), (1920, 1080)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(4000, 3000), (3000, 4000), (500, 500), (6000, 1000), (1, 5000), (1920, 1080)]
+)
 def test_a_picture_gets_the_bucket_of_nearest_aspect(width, height):
     sizes = bucket_sizes(512, 64)
     chosen = choose(width, height, sizes)
@@ -393,7 +399,10 @@ def test_an_empty_or_broken_caption_counts_as_none_and_is_told(tmp_path, content
 def test_each_caption_strategy_takes_its_own_source(tmp_path):
     put(tmp_path, "red_dog.png", noise(64, 64))
     put(tmp_path, "red_dog.txt", "from the file")
-    got = {each: scan(data_of(tmp_path, caption_strategy=each)).items[0].caption for each in ("textfile", "instanceprompt", "filename")}
+    got = {
+        each: scan(data_of(tmp_path, caption_strategy=each)).items[0].caption
+        for each in ("textfile", "instanceprompt", "filename")
+    }
     assert got == {"textfile": "from the file", "instanceprompt": "a dog", "filename": "red dog"}
 
 
@@ -428,8 +437,12 @@ def test_class_pictures_need_a_prompt_and_a_folder_of_their_own(tmp_path):
     found = scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "b"), **prior))
     assert [item.caption for item in found.class_items] == ["a dog", "a dog"], "without the trigger word"
     assert "same.png" in one(found, "class-overlap").where
-    assert scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "a"), **prior)).errors[0].code == "class-folder-same"
-    assert not scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "new"), **prior)).errors, "it will be generated"
+    assert (
+        scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "a"), **prior)).errors[0].code == "class-folder-same"
+    )
+    assert not scan(data_of(tmp_path / "a", class_data_dir=str(tmp_path / "new"), **prior)).errors, (
+        "it will be generated"
+    )
 
 
 def test_progress_is_told_so_many_times_a_second_however_much_there_is_and_always_at_the_end(monkeypatch):
@@ -468,7 +481,9 @@ def test_a_hundred_thousand_files_end(tmp_path):
 
 
 def test_scan_and_preflight_start_without_torch():
-    code = "import sys, rollout_studio.core.before.preflight, rollout_studio.core.data; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, rollout_studio.core.before.preflight, rollout_studio.core.data; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -500,7 +515,9 @@ def test_a_copy_of_a_held_out_picture_is_not_trained_on_either(tmp_path):
 
 
 def test_the_choice_follows_the_content_not_the_names(tmp_path):
-    config = config_from_flat({"instance_data_dir": str(folder_of(tmp_path, 5)), "instance_prompt": "a dog", "resolution": 64})
+    config = config_from_flat(
+        {"instance_data_dir": str(folder_of(tmp_path, 5)), "instance_prompt": "a dog", "resolution": 64}
+    )
     before = split_holdout(scan(config.data), config.drift)[1][0]
     for i in range(5):
         (tmp_path / f"{i}.png").rename(tmp_path / f"renamed {9 - i}.png")
@@ -558,7 +575,9 @@ def test_class_rows_go_round_and_round():
 def model(tiny_folder):
     from rollout_studio.core.families import load_model
 
-    return load_model(config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model)
+    return load_model(
+        config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model
+    )
 
 
 @pytest.fixture
@@ -598,7 +617,9 @@ def encodings(model, monkeypatch) -> Counter:
     count = Counter()
     images, prompts = model.encode_images, model.encode_prompts
     monkeypatch.setattr(model, "encode_images", lambda *a: (count.update(images=1), images(*a))[1])
-    monkeypatch.setattr(model, "encode_prompts", lambda texts, **k: (count.update(prompts=len(texts)), prompts(texts, **k))[1])
+    monkeypatch.setattr(
+        model, "encode_prompts", lambda texts, **k: (count.update(prompts=len(texts)), prompts(texts, **k))[1]
+    )
     return count
 
 
@@ -651,11 +672,16 @@ def test_a_row_tells_what_was_cut_out_of_its_picture_and_a_mirrored_one_the_mirr
     for item, row in zip(prepared.items, prepared.rows, strict=True):
         width, height = item.bucket
         plain, mirrored = row.frames
-        assert plain.original == mirrored.original == (item.height, item.width) and plain.size == mirrored.size == (height, width)
+        assert plain.original == mirrored.original == (item.height, item.width) and plain.size == mirrored.size == (
+            height,
+            width,
+        )
         scaled = round(item.width * max(width / item.width, height / item.height))
         assert plain.corner[0] == mirrored.corner[0] and abs(plain.corner[1] + mirrored.corner[1] + width - scaled) <= 1
     asked = []
-    prepared.model = SimpleNamespace(device="cpu", collate=lambda prompts: prompts, framed=lambda cond, frames: asked.append(frames))
+    prepared.model = SimpleNamespace(
+        device="cpu", collate=lambda prompts: prompts, framed=lambda cond, frames: asked.append(frames)
+    )
     batch = prepared.batch(0)
     rows = {row.name: row for row in prepared.rows}
     assert asked == [[rows[name].frames[flip] for name, flip in zip(batch.ids, batch.flipped, strict=True)]]
@@ -689,7 +715,9 @@ def test_steps_that_do_not_exist_are_refused(ready):
 
 def test_accumulation_goes_through_the_same_batches_as_single_steps(ready):
     single, double = ready(), ready(gradient_accumulation_steps=2)
-    assert [double.batch(step, micro).ids for step in range(4) for micro in range(2)] == [single.batch(step).ids for step in range(8)]
+    assert [double.batch(step, micro).ids for step in range(4) for micro in range(2)] == [
+        single.batch(step).ids for step in range(8)
+    ]
 
 
 def test_a_dropped_caption_is_the_models_own_unconditional_and_changes_no_other_draw(model, ready):
@@ -739,7 +767,9 @@ def test_only_what_changed_is_made_again(model, ready, folder, encodings):
     assert encodings == {"images": 13, "prompts": 7}
 
 
-@pytest.mark.parametrize(("part", "again"), [("vae", {"images": 12, "prompts": 6}), ("text_encoder", {"images": 6, "prompts": 12})])
+@pytest.mark.parametrize(
+    ("part", "again"), [("vae", {"images": 12, "prompts": 6}), ("text_encoder", {"images": 6, "prompts": 12})]
+)
 def test_other_weights_are_not_served_from_the_cache(model, ready, encodings, part, again):
     ready()
     module = getattr(model.pipe, part)
@@ -783,7 +813,9 @@ def other_entry(data: bytes) -> bytes:
     return safetensors.torch.save({"latents": torch.ones(4, 8, 8)}, metadata={"key": "0" * 64, "sha256": "0" * 64})
 
 
-@pytest.mark.parametrize("damage", [cut, flip_byte, flip_header, other_entry, lambda data: b"", lambda data: bytes(len(data))])
+@pytest.mark.parametrize(
+    "damage", [cut, flip_byte, flip_header, other_entry, lambda data: b"", lambda data: bytes(len(data))]
+)
 def test_a_damaged_cache_is_noticed_said_and_made_again_to_the_same_bits(ready, tmp_path, damage):
     first = ready()
     for kind in ("latents", "text"):
@@ -805,10 +837,17 @@ def test_values_that_are_not_finite_never_leave_the_cache(tmp_path):
 
 def test_entries_keep_every_format_and_shape(tmp_path):
     cache = TensorCache(tmp_path, "text")
-    tensors = {"a": torch.randn(2, 3).bfloat16(), "b": torch.tensor([True, False]), "c": torch.tensor(3), "d": torch.randn(4, 5).T}
+    tensors = {
+        "a": torch.randn(2, 3).bfloat16(),
+        "b": torch.tensor([True, False]),
+        "c": torch.tensor(3),
+        "d": torch.randn(4, 5).T,
+    }
     cache.write("1" * 64, tensors)
     back = cache.read("1" * 64)
-    assert back.keys() == tensors.keys() and all(torch.equal(back[key], tensors[key]) and back[key].dtype == tensors[key].dtype for key in back)
+    assert back.keys() == tensors.keys() and all(
+        torch.equal(back[key], tensors[key]) and back[key].dtype == tensors[key].dtype for key in back
+    )
     assert cache.read("2" * 64) is None
 
 
@@ -897,7 +936,11 @@ def test_held_out_pictures_are_in_the_probe_and_in_no_batch(model, ready):
     assert len(trained) == 4 and not trained & set(prepared.probe.ids)
     assert set(prepared.training_probe.ids) <= trained and not prepared.training_probe.held_out
     expected = model.encode_prompts(prepared.probe.captions)
-    assert all(torch.equal(got[key], want[key]) for got, want in zip(prepared.probe.conditioning, expected, strict=True) for key in want)
+    assert all(
+        torch.equal(got[key], want[key])
+        for got, want in zip(prepared.probe.conditioning, expected, strict=True)
+        for key in want
+    )
     assert ready().probe is None
 
 
@@ -922,7 +965,9 @@ def test_a_prior_batch_holds_as_many_class_rows_behind_the_instance_rows(ready):
         batch = prepared.batch(step)
         assert batch.is_class.tolist() == [False, False, True, True] and batch.latents.shape[0] == 4
         assert batch.captions[2:] == ["a thing"] * 2 and all(name.startswith("class/") for name in batch.ids[2:])
-        assert batch.ids[:2] == ready().batch(step).ids, "the instance rows are those of a run without prior preservation"
+        assert batch.ids[:2] == ready().batch(step).ids, (
+            "the instance rows are those of a run without prior preservation"
+        )
         shown.update(batch.ids[2:])
     assert set(shown.values()) == {4}
 

@@ -25,7 +25,9 @@ def read(**more) -> SampleRequest:
 
 
 def test_a_record_says_itself_whether_pictures_or_drift_are_wanted():
-    assert isinstance(read_request(QUICK), SampleRequest) and isinstance(read_request({**QUICK, "what": [KIND]}), SampleRequest)
+    assert isinstance(read_request(QUICK), SampleRequest) and isinstance(
+        read_request({**QUICK, "what": [KIND]}), SampleRequest
+    )
     assert isinstance(read_request({"image": "a.png"}), PreviewRequest)
 
 
@@ -33,7 +35,17 @@ def test_all_faults_of_a_request_are_told_at_once():
     with pytest.raises(ConfigError) as told:
         SampleRequest.from_json({"what": KIND, "prompts": ["", "two\nlines"], "steps": 0, "guidance": float("nan"), "seed": -1, "width": 7, "stepz": 1,
                                  "checkpoints": [], "config": {"resolutoin": 64}})  # fmt: skip
-    for wrong in ("nothing is written", "one line", "steps = 0", "guidance = nan", "seed = -1", "width = 7", "'stepz'", "checkpoints", "'resolutoin'"):
+    for wrong in (
+        "nothing is written",
+        "one line",
+        "steps = 0",
+        "guidance = nan",
+        "seed = -1",
+        "width = 7",
+        "'stepz'",
+        "checkpoints",
+        "'resolutoin'",
+    ):
         assert wrong in str(told.value), wrong
 
 
@@ -69,14 +81,24 @@ def pixels(folder, result, number=0):
 
 def test_a_picture_is_the_pipelines_own_and_carries_its_settings(bench, tmp_path):
     shares = []
-    result = drawn(bench, tmp_path, tell=lambda share, what: shares.append(share), seed=5, guidance=2.5, negative_prompt="blue")
+    result = drawn(
+        bench, tmp_path, tell=lambda share, what: shares.append(share), seed=5, guidance=2.5, negative_prompt="blue"
+    )
     [picture] = result["pictures"]
     image = Image.open(tmp_path / picture["file"])
     [own] = bench.model.sample([PROMPT], steps=3, guidance=2.5, negative_prompt="blue", seed=5)
     assert image.tobytes() == own.tobytes()
     told = json.loads(image.info["rollout_studio"])
-    assert (told["prompt"], told["seed"], told["steps"], told["guidance"], told["negative_prompt"]) == (PROMPT, 5, 3, 2.5, "blue")
-    assert image.info["parameters"].startswith(f"{PROMPT}\nNegative prompt: blue\nSteps: 3, CFG scale: 2.5, Seed: 5, Size: 64x64")
+    assert (told["prompt"], told["seed"], told["steps"], told["guidance"], told["negative_prompt"]) == (
+        PROMPT,
+        5,
+        3,
+        2.5,
+        "blue",
+    )
+    assert image.info["parameters"].startswith(
+        f"{PROMPT}\nNegative prompt: blue\nSteps: 3, CFG scale: 2.5, Seed: 5, Size: 64x64"
+    )
     assert json.loads((tmp_path / "samples.json").read_text())["pictures"] == result["pictures"]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
 
@@ -93,7 +115,14 @@ def test_pictures_come_one_by_one_and_what_was_drawn_is_not_drawn_again(bench, t
 def test_drawing_stops_between_two_steps(bench, tmp_path):
     steps = []
     with pytest.raises(Stopped):
-        drawn(bench, tmp_path, should_stop=lambda: len(steps) >= 2, tell=lambda share, what: steps.append(share), seed=99, steps=10)
+        drawn(
+            bench,
+            tmp_path,
+            should_stop=lambda: len(steps) >= 2,
+            tell=lambda share, what: steps.append(share),
+            seed=99,
+            steps=10,
+        )
     assert len(steps) < 6
     assert drawn(bench, tmp_path / "after", seed=99)["pictures"]  # the model is whole afterwards
 
@@ -101,7 +130,10 @@ def test_drawing_stops_between_two_steps(bench, tmp_path):
 def test_a_size_that_the_model_cannot_make_is_told_with_a_near_one(bench, tmp_path):
     with pytest.raises(PreviewError, match="Take 64"):
         drawn(bench, tmp_path, width=66)
-    assert drawn(bench, tmp_path, config={"resolution": 70})["size"] == [64, 64]  # the square that the run trains, as the trainer samples it
+    assert drawn(bench, tmp_path, config={"resolution": 70})["size"] == [
+        64,
+        64,
+    ]  # the square that the run trains, as the trainer samples it
 
 
 def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, without_drift, tmp_path):
@@ -110,7 +142,14 @@ def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, wit
     bench = Bench()
     [file] = run.lora_path.glob("*.safetensors")
     chosen = ["base", {"run": str(run.path), "step": 2}, {"lora": str(file)}]
-    ask = {"what": KIND, "prompts": PROMPT, "steps": 2, "guidance": 1.0, "config": run.read_config(), "checkpoints": chosen}
+    ask = {
+        "what": KIND,
+        "prompts": PROMPT,
+        "steps": 2,
+        "guidance": 1.0,
+        "config": run.read_config(),
+        "checkpoints": chosen,
+    }
     result = answer(bench, ask, tmp_path, tell=lambda *_: None, part=lambda _: None, should_stop=lambda: False)
     base, checkpoint, exported = (pixels(tmp_path, result, number) for number in range(3))
     assert checkpoint == exported and base != checkpoint
@@ -119,7 +158,13 @@ def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, wit
 
 def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_as_if_nobody_had_asked(tiny_run, without_drift):
     run, alone = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone")
-    ask = {"what": KIND, "prompts": PROMPT, "steps": 2, "config": run.read_config(), "checkpoints": ["base", {"run": "mine", "live": True}]}
+    ask = {
+        "what": KIND,
+        "prompts": PROMPT,
+        "steps": 2,
+        "config": run.read_config(),
+        "checkpoints": ["base", {"run": "mine", "live": True}],
+    }
     assert train(run, listen=at_step(2, lambda: run.send("drift", request=ask))) == 0
     assert train(alone) == 0
     [told] = events(run, "preview")

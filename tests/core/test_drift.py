@@ -390,9 +390,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 def strip_of(side: int, difference: int) -> Strip:
     grey = np.full((side, side * 3 // 4, 3), 100, np.uint8)
-    frames = tuple(
-        Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4)
-    )
+    frames = tuple(Frame(i, 1 - i / 4, 1 - i / 4, grey, grey + np.uint8(difference * i)) for i in range(4))
     return Strip("base", "a very long prompt " * 30, grey, frames, settings_record(SETTINGS))
 
 
@@ -580,5 +578,7 @@ def test_reading_reports_needs_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from rollout_studio.core.look.drift import files, over_training; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from rollout_studio.core.look.drift import files, over_training; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

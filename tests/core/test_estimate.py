@@ -30,7 +30,14 @@ def ran(store, config, name, seconds, *, network_rows=8, steps=12, end="done", r
     run.emit("start", pid=1, device="cpu", total_steps=steps, resumed_from=None)
     for step in range(1, steps + 1):
         pick = [value[step % len(value)] if isinstance(value, list) else value for value in (seconds, network_rows)]
-        run.emit("step", step=step, loss=1.0, seconds=pick[0], network_rows=pick[1], **({} if rows is None else {"rows": rows}))
+        run.emit(
+            "step",
+            step=step,
+            loss=1.0,
+            seconds=pick[0],
+            network_rows=pick[1],
+            **({} if rows is None else {"rows": rows}),
+        )
     if end is not None:
         run.emit("end", state=end, step=steps)
     return run
@@ -54,7 +61,14 @@ def test_rolled_steps_of_an_earlier_run_count_as_the_plain_ones_they_are_worth(s
 
 def test_a_rollout_takes_longer_by_the_ratio_that_the_cost_tells(store):
     ran(store, PLAIN, "before", 0.5)
-    dear = with_changes(PLAIN, {"scheduled_sampling_max_step_offset": 4, "scheduled_sampling_ramp_steps": 0, "scheduled_sampling_probability": 1.0})
+    dear = with_changes(
+        PLAIN,
+        {
+            "scheduled_sampling_max_step_offset": 4,
+            "scheduled_sampling_ramp_steps": 0,
+            "scheduled_sampling_probability": 1.0,
+        },
+    )
     ratio = rollout_cost(dear).mean_ratio
     assert ratio > 2 and time_estimate(dear, store.root).steps_s.likely == pytest.approx(0.5 * 300 * ratio)
 
@@ -74,7 +88,10 @@ def test_a_run_that_did_other_work_says_nothing_about_this_one(store, changes):
     assert "other" not in time_estimate(PLAIN, store.root).said.split()
 
 
-@pytest.mark.parametrize("changes", [{"max_train_steps": 20}, {"learning_rate": 1.0}, {"seed": 7}, {"validation_prompts": ["x"]}, {"use_ema": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_train_steps": 20}, {"learning_rate": 1.0}, {"seed": 7}, {"validation_prompts": ["x"]}, {"use_ema": False}],
+)
 def test_what_does_not_change_a_step_does_not_matter(store, changes):
     ran(store, with_changes(PLAIN, changes), "alike", 0.5)
     assert time_estimate(PLAIN, store.root).plain_step_s == pytest.approx(0.5)
@@ -101,7 +118,11 @@ def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
         run = ran(store, PLAIN, name, seconds)
         os.utime(run.config_path, (1e9 - age, 1e9 - age))
     told = time_estimate(PLAIN, store.root)
-    assert told.plain_step_s == pytest.approx(0.5) and told.steps_s.low == pytest.approx(0.3 * 300) and told.steps_s.high == pytest.approx(0.9 * 300)
+    assert (
+        told.plain_step_s == pytest.approx(0.5)
+        and told.steps_s.low == pytest.approx(0.3 * 300)
+        and told.steps_s.high == pytest.approx(0.9 * 300)
+    )
 
 
 def test_what_a_whole_run_spent_beside_its_steps_is_told_and_only_of_a_whole_one(store, monkeypatch):
@@ -124,7 +145,15 @@ def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_m
     assert told.steps_s.low < told.steps_s.likely < told.steps_s.high
 
 
-@pytest.mark.parametrize("changes", [{"resolution": 128}, {"model_type": "full"}, {"pretrained_model_name_or_path": "someone/model"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resolution": 128},
+        {"model_type": "full"},
+        {"pretrained_model_name_or_path": "someone/model"},
+        {"gradient_checkpointing": True},
+    ],
+)
 def test_elsewhere_the_time_is_unknown_not_invented(tmp_path, changes):
     told = time_estimate(with_changes(PLAIN, changes), tmp_path)
     assert told.steps_s is None and told.plain_step_s is None and "not known until the first steps" in told.said
@@ -138,7 +167,13 @@ def facts(name):
 
 
 def told_memory(model="demo-flow", **changes):
-    base = {"pretrained_model_name_or_path": model, "resolution": 64, "device": "cpu", "train_batch_size": 4, "lora_rank": 16}
+    base = {
+        "pretrained_model_name_or_path": model,
+        "resolution": 64,
+        "device": "cpu",
+        "train_batch_size": 4,
+        "lora_rank": 16,
+    }
     return memory_estimate(config_from_flat(base | changes), facts(model))
 
 
@@ -146,9 +181,13 @@ def test_memory_grows_as_its_formula_says():
     base = told_memory().parts
     assert told_memory(train_batch_size=8).parts["activations"] == pytest.approx(2 * base["activations"])
     assert told_memory(lora_rank=32).parts["training"] == pytest.approx(2 * base["training"])
-    assert told_memory(use_ema=True).parts["training"] == pytest.approx(base["training"] * 5 / 4)  # weight, gradient, two moments, average
+    assert told_memory(use_ema=True).parts["training"] == pytest.approx(
+        base["training"] * 5 / 4
+    )  # weight, gradient, two moments, average
     assert told_memory(optimizer="adamw_8bit").parts["training"] == pytest.approx(base["training"] * 2.5 / 4)
-    assert told_memory(with_prior_preservation=True, class_prompt="x").parts["activations"] == pytest.approx(2 * base["activations"])
+    assert told_memory(with_prior_preservation=True, class_prompt="x").parts["activations"] == pytest.approx(
+        2 * base["activations"]
+    )
     assert told_memory(gradient_checkpointing=True).parts["activations"] < base["activations"]
     assert told_memory(base_model_precision="bfloat16").parts["weights"] == pytest.approx(base["weights"] / 2)
     assert told_memory(gradient_accumulation_steps=4).parts == base  # one after the other
@@ -179,12 +218,22 @@ def test_real_runs_lie_in_the_range_that_is_told(model, changes, mib):
 
 def test_what_is_only_reckoned_for_a_graphics_card_is_called_so():
     told = told_memory(device="cuda")
-    assert told.device == "cuda" and "process" not in told.parts and "never compared" in told.said and "graphics memory" in told.said
+    assert (
+        told.device == "cuda"
+        and "process" not in told.parts
+        and "never compared" in told.said
+        and "graphics memory" in told.said
+    )
 
 
 def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
     told = estimate(with_changes(PLAIN, {"pretrained_model_name_or_path": "someone/not-here"}), tmp_path)
-    assert told.memory.total is None and told.disk is None and "not known" in told.memory.said and "download" in told.disk_said
+    assert (
+        told.memory.total is None
+        and told.disk is None
+        and "not known" in told.memory.said
+        and "download" in told.disk_said
+    )
 
 
 def test_auto_takes_the_card_only_with_a_build_that_can_use_it(monkeypatch):
@@ -216,7 +265,10 @@ def test_disk_is_what_preflight_reckons_and_follows_new_pictures(tmp_path, pictu
 
 
 def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
-    config = with_changes(PLAIN, {"instance_data_dir": str(pictures), "class_data_dir": None, "with_prior_preservation": False, "repeats": 3})
+    config = with_changes(
+        PLAIN,
+        {"instance_data_dir": str(pictures), "class_data_dir": None, "with_prior_preservation": False, "repeats": 3},
+    )
     module._looked_at.clear()
     real, calls = module.scan, []
     monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
@@ -224,13 +276,18 @@ def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path
     assert told.disk is None and "Check" in told.disk_said and calls == []
     whole = estimate(config, tmp_path).disk
     assert len(calls) == 1 and estimate(config, tmp_path, look=False).disk == whole
-    assert estimate(with_changes(config, {"resolution": 128}), tmp_path, look=False).disk.cache > whole.cache and len(calls) == 1
+    assert (
+        estimate(with_changes(config, {"resolution": 128}), tmp_path, look=False).disk.cache > whole.cache
+        and len(calls) == 1
+    )
 
 
 def test_nothing_heavy_is_imported_for_it():
-    code = "import sys, json; from rollout_studio.core.before import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; " \
-           "estimate.estimate(load_preset('demo'), __import__('pathlib').Path('none')); effects.example_row(load_preset('demo')); " \
-           "print(json.dumps(sorted({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules))))"
+    code = (
+        "import sys, json; from rollout_studio.core.before import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; "
+        "estimate.estimate(load_preset('demo'), __import__('pathlib').Path('none')); effects.example_row(load_preset('demo')); "
+        "print(json.dumps(sorted({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == []
 
@@ -251,7 +308,9 @@ def test_as_many_weights_are_told_as_train(name, kind, tiny_folder):
     from rollout_studio.core.before.preflight import trained_weights
     from rollout_studio.core.families import load_model
 
-    config = config_from_flat({"pretrained_model_name_or_path": str(tiny_folder(name)), "device": "cpu", "model_type": kind, "lora_rank": 3})
+    config = config_from_flat(
+        {"pretrained_model_name_or_path": str(tiny_folder(name)), "device": "cpu", "model_type": kind, "lora_rank": 3}
+    )
     model = load_model(config.model)
     adapters.attach(model, config)
     real = sum(weight.numel() for weight in adapters.trainable_parameters(model))

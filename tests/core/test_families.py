@@ -344,7 +344,9 @@ def test_a_model_without_guidance_as_an_input_gives_what_its_pipeline_does_and_r
     cond = model.collate(model.encode_prompts(PROMPTS))
     with torch.no_grad():
         for output, time, x in stock.all_steps:
-            torch.testing.assert_close(model.denoise(x, (time / 1000).float().expand(2), cond), output, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                model.denoise(x, (time / 1000).float().expand(2), cond), output, atol=1e-5, rtol=1e-5
+            )
         with pytest.raises(ModelError, match="Set the guidance to 1"):
             model.predict(cond, 2.5)(x, model.noise_path.at(times(model, 2)), torch.arange(2))
     assert model.default_guidance == 1.0 and model_of("flux").default_guidance == 3.5
@@ -352,7 +354,9 @@ def test_a_model_without_guidance_as_an_input_gives_what_its_pipeline_does_and_r
 
 def test_guidance_as_an_input_costs_no_second_row(model_of):
     model, rows = model_of("flux"), []
-    hook = model.denoiser.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True)
+    hook = model.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
     try:
         with torch.no_grad():
             predict = model.predict(model.collate(model.encode_prompts(PROMPTS)), 3.5)
@@ -386,7 +390,9 @@ def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_tells
     cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
     with torch.no_grad():
         ours = model.denoise(torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), cond)
-        swapped = model.denoise(torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), model.framed(cond, frames[::-1]))
+        swapped = model.denoise(
+            torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), model.framed(cond, frames[::-1])
+        )
     expected = torch.cat([output for output, _, _ in told])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (swapped - expected).abs().max() > 1e-3
@@ -409,7 +415,12 @@ def test_without_a_negative_prompt_guidance_goes_away_from_what_a_bare_call_goes
     import numpy as np
 
     stock = Recorded(tiny_folder("sdxl"), 3.0, call=False).pipe(
-        PROMPTS[0], num_inference_steps=2, guidance_scale=3.0, height=32, width=32, generator=torch.Generator().manual_seed(0)
+        PROMPTS[0],
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        height=32,
+        width=32,
+        generator=torch.Generator().manual_seed(0),
     )
     ours = model_of("sdxl").sample(PROMPTS[:1], steps=2, guidance=3.0, height=32, width=32)
     assert np.abs(np.asarray(ours[0], int) - np.asarray(stock.images[0], int)).max() <= 1
@@ -418,7 +429,10 @@ def test_without_a_negative_prompt_guidance_goes_away_from_what_a_bare_call_goes
 def test_conditioning_picks_repeats_and_refuses():
     cond = Conditioning({"words": torch.arange(6.0).reshape(3, 2), "mask": torch.tensor([True, False, True])})
     assert cond.count == 3 and cond.select(torch.tensor([2, 0, 2]))["words"].tolist() == [[4, 5], [0, 1], [4, 5]]
-    assert cond.to(dtype=torch.bfloat16)["mask"].dtype == torch.bool and cond.to(dtype=torch.bfloat16)["words"].dtype == torch.bfloat16
+    assert (
+        cond.to(dtype=torch.bfloat16)["mask"].dtype == torch.bool
+        and cond.to(dtype=torch.bfloat16)["words"].dtype == torch.bfloat16
+    )
     one = cond.select(torch.tensor([1]))
     assert one.repeat(2)["words"].tolist() == [[2, 3], [2, 3]]
     with pytest.raises(ValueError, match="only a single one"):

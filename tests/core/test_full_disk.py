@@ -32,8 +32,12 @@ def no_new_blocks(monkeypatch):
     def refuse(*arguments, **fields):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(platform_calls, "write_atomically", lambda path, data: (refuse if full[0] else write)(path, data))
-    monkeypatch.setattr(RunDir, "emit", lambda self, event, **fields: (refuse if full[0] else emit)(self, event, **fields))
+    monkeypatch.setattr(
+        platform_calls, "write_atomically", lambda path, data: (refuse if full[0] else write)(path, data)
+    )
+    monkeypatch.setattr(
+        RunDir, "emit", lambda self, event, **fields: (refuse if full[0] else emit)(self, event, **fields)
+    )
     return lambda: full.clear() or full.append(False)
 
 
@@ -83,8 +87,16 @@ def test_a_run_that_waits_for_room_is_shown_so_and_as_it_was_when_there_is_some(
         shown.append((now.state, now.message))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(RunDir, "emit", lambda self, event, **fields: full() if event == "step" and fields["step"] == 2 and len(shown) < 12 else emit(self, event, **fields))
-    monkeypatch.setattr(platform_calls, "write_atomically", lambda path, data: full() if 0 < len(shown) < 12 else write(path, data))
+    monkeypatch.setattr(
+        RunDir,
+        "emit",
+        lambda self, event, **fields: (
+            full() if event == "step" and fields["step"] == 2 and len(shown) < 12 else emit(self, event, **fields)
+        ),
+    )
+    monkeypatch.setattr(
+        platform_calls, "write_atomically", lambda path, data: full() if 0 < len(shown) < 12 else write(path, data)
+    )
     assert train(run) == 0
     assert shown[0][0] == "running"
     assert shown[-1][0] == "paused" and "The disk is full" in shown[-1][1] and "Free some space" in shown[-1][1]
@@ -146,7 +158,13 @@ def volume(tmp_path):
     """A file system of 6 MiB; `fill()` takes all of it, `free()` gives it back."""
     folder = tmp_path / "volume"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False) if sys.platform == "linux" else None
+    done = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if sys.platform == "linux"
+        else None
+    )
     if done is None or done.returncode:
         pytest.skip("needs Linux and the right to mount")
     filler = folder / "filler"
@@ -188,7 +206,9 @@ def test_on_a_full_volume_runs_are_listed_and_deleting_one_makes_room(volume, ca
 
 
 @pytest.mark.slow
-def test_on_a_full_volume_a_run_is_shown_as_waiting_and_goes_on_by_itself_when_there_is_room(volume, tiny_folder, pictures, monkeypatch, capsys):
+def test_on_a_full_volume_a_run_is_shown_as_waiting_and_goes_on_by_itself_when_there_is_room(
+    volume, tiny_folder, pictures, monkeypatch, capsys
+):
     monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.2)
     flat = {**BASE, "pretrained_model_name_or_path": str(tiny_folder("lumina2")), "instance_data_dir": str(pictures), "checkpoint_step_interval": 2,
             "checkpoints_total_limit": 1, "max_train_steps": 5}  # fmt: skip
@@ -199,7 +219,12 @@ def test_on_a_full_volume_a_run_is_shown_as_waiting_and_goes_on_by_itself_when_t
     def watcher():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not lines:
-            done = subprocess.run([sys.executable, "-m", "rollout_studio.app", "runs", "--json", "--runs-dir", str(store.root)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [sys.executable, "-m", "rollout_studio.app", "runs", "--json", "--runs-dir", str(store.root)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             [row] = json.loads(done.stdout)
             if row["state"] != "running":
                 lines.append((row["state"], row["message"], done.returncode, done.stderr))

@@ -20,10 +20,17 @@ from rollout_studio.core.train.trainer import train
 from tiny_run import ROLLOUT, events
 
 HEARD_S = 2.0
-SLOW_S = 0.1  # a call of the network, or a picture through the autoencoder; what is waited for takes four seconds or more
+SLOW_S = (
+    0.1  # a call of the network, or a picture through the autoencoder; what is waited for takes four seconds or more
+)
 WHERE = {
     "latents": {},
-    "class pictures": {"with_prior_preservation": True, "class_prompt": "a circle", "num_class_images": 4, "class_sample_steps": 40},
+    "class pictures": {
+        "with_prior_preservation": True,
+        "class_prompt": "a circle",
+        "num_class_images": 4,
+        "class_sample_steps": 40,
+    },
     "samples": {"validation_prompts": ["a circle"], "validation_num_inference_steps": 40},
     "drift": {"drift_num_images": 2, "drift_offsets": [1, 2, 3, 4], "drift_fine_factor": 8, "drift_holdout_images": 1},
 }
@@ -57,7 +64,9 @@ def slow(monkeypatch):
 
 
 def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
-    return tiny_run("lumina2", name, **{"instance_data_dir": str(many_pictures), "max_train_steps": 2, **WHERE[where], **changes})
+    return tiny_run(
+        "lumina2", name, **{"instance_data_dir": str(many_pictures), "max_train_steps": 2, **WHERE[where], **changes}
+    )
 
 
 class During:
@@ -68,13 +77,22 @@ class During:
 
     def __call__(self, event):
         self.seen.append((time.monotonic(), event))
-        if event["event"] == "phase" and event["name"] == self.where and self.sent is None and event["done"] < event["total"]:
+        if (
+            event["event"] == "phase"
+            and event["name"] == self.where
+            and self.sent is None
+            and event["done"] < event["total"]
+        ):
             self.sent = time.monotonic()
             for command in self.commands:
                 self.run.send(command)
 
     def heard_after(self, kind="command", **fields):
-        at = next(at for at, event in self.seen if event["event"] == kind and all(event.get(key) == value for key, value in fields.items()))
+        at = next(
+            at
+            for at, event in self.seen
+            if event["event"] == kind and all(event.get(key) == value for key, value in fields.items())
+        )
         return at - self.sent
 
 
@@ -90,7 +108,9 @@ def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pict
 
 
 @pytest.mark.parametrize("where", WHERE.keys() - {"drift"})
-def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_have_done(tiny_run, many_pictures, without_drift, slow, monkeypatch, where):
+def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_have_done(
+    tiny_run, many_pictures, without_drift, slow, monkeypatch, where
+):
     monkeypatch.setattr(trainer, "POLL_S", 0.05)
     run = run_in(tiny_run, many_pictures, where)
     during, held = During(run, where, "pause"), []
@@ -127,7 +147,10 @@ def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, m
     assert reports[0] == reports[1]
 
 
-SHORT = {"samples": {"validation_num_inference_steps": 10}, "drift": {"drift_offsets": [1], "drift_fine_factor": 2, "drift_num_images": 1}}
+SHORT = {
+    "samples": {"validation_num_inference_steps": 10},
+    "drift": {"drift_offsets": [1], "drift_fine_factor": 2, "drift_num_images": 1},
+}
 
 
 def after_a_step(during):
@@ -143,11 +166,22 @@ def after_a_step(during):
 
 
 @pytest.mark.parametrize("where", SHORT)
-def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_that_is_looked_at(tiny_run, many_pictures, slow, monkeypatch, where):
+def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_that_is_looked_at(
+    tiny_run, many_pictures, slow, monkeypatch, where
+):
     """The average stands in the weights' place while one looks; the checkpoint must hold both as they are, and disturb nothing."""
     monkeypatch.setattr(trainer, "POLL_S", 0.05)
-    changes = {**ROLLOUT, "use_ema": True, "ema_decay": 0.5, "validation_step_interval": 1, "drift_step_interval": 1, "lora_dropout": 0.3}
-    whole, saved = (run_in(tiny_run, many_pictures, where, name, **changes, **SHORT[where]) for name in ("whole", "saved"))
+    changes = {
+        **ROLLOUT,
+        "use_ema": True,
+        "ema_decay": 0.5,
+        "validation_step_interval": 1,
+        "drift_step_interval": 1,
+        "lora_dropout": 0.3,
+    }
+    whole, saved = (
+        run_in(tiny_run, many_pictures, where, name, **changes, **SHORT[where]) for name in ("whole", "saved")
+    )
     assert train(whole) == 0
     during = During(saved, where, "save")
     assert train(saved, listen=after_a_step(during)) == 0
@@ -169,7 +203,9 @@ def assert_same_end(one, other):
         assert all(torch.equal(ends[0][group][key], ends[1][group][key]) for key in ends[0][group]), group
 
 
-def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_can_be(tiny_run, many_pictures, without_drift, slow):
+def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_can_be(
+    tiny_run, many_pictures, without_drift, slow
+):
     run = run_in(tiny_run, many_pictures, "latents")
     during = During(run, "latents", "save")
     assert train(run, listen=during) == 0
@@ -191,7 +227,9 @@ def test_a_save_where_the_step_is_saved_already_is_answered(tiny_run, without_dr
     assert follow(run).answered[0]["id"] == asked[0]
 
 
-def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_others(tiny_run, many_pictures, without_drift, slow):
+def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_others(
+    tiny_run, many_pictures, without_drift, slow
+):
     run = run_in(tiny_run, many_pictures, "samples", validation_step_interval=1, validation_num_inference_steps=12)
     during = During(run, "samples", "stop-and-save")
     assert train(run, listen=after_a_step(during)) == 0
@@ -201,7 +239,9 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
     assert RunStore(run.path.parent).summary(run).resumable
 
 
-def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(tiny_run, many_pictures, without_drift, slow, monkeypatch):
+def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(
+    tiny_run, many_pictures, without_drift, slow, monkeypatch
+):
     monkeypatch.setattr(trainer, "POLL_S", 0.01)
     run = run_in(tiny_run, many_pictures, "samples", validation_num_inference_steps=5)
     during, waiting = During(run, "samples", "sample", "pause"), []
@@ -230,10 +270,17 @@ def test_commands_that_came_together_with_a_pause_are_obeyed_during_it(tiny_run,
             run.send("resume")
 
     assert train(run, listen=listen) == 0
-    assert [event["event"] for event in events(run) if event["event"] in ("paused", "saved", "resumed")] == ["paused", "saved", "resumed", "saved"]
+    assert [event["event"] for event in events(run) if event["event"] in ("paused", "saved", "resumed")] == [
+        "paused",
+        "saved",
+        "resumed",
+        "saved",
+    ]
 
 
-def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures(tiny_run, many_pictures, without_drift, monkeypatch):
+def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures(
+    tiny_run, many_pictures, without_drift, monkeypatch
+):
     monkeypatch.setattr(trainer, "POLL_S", 0.05)
     run, held = run_in(tiny_run, many_pictures, "samples"), []
     during = During(run, "samples", "pause")
@@ -256,7 +303,12 @@ def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures
 
 
 def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
-    few = {"class_sample_steps": 2, "num_class_images": 2, "drift_holdout_images": 1, "validation_prompts": ["a circle"]}
+    few = {
+        "class_sample_steps": 2,
+        "num_class_images": 2,
+        "drift_holdout_images": 1,
+        "validation_prompts": ["a circle"],
+    }
     run = run_in(tiny_run, many_pictures, "class pictures", **few)
     assert train(run) == 0
     told = {event["name"] for event in events(run, "phase")}

@@ -67,7 +67,9 @@ def test_a_lora_that_fits_is_counted_and_acts(family, good, fresh):
     fit = load_lora(model, file, "mine")
     number = len(load_file(file))
     assert fit.used == fit.total == number == 2 * fit.layers and 0 < fit.change < 10
-    assert str(fit).startswith(f"{number} of {number} tensors used, in {number // 2} layers, whose weights it changes by ")
+    assert str(fit).startswith(
+        f"{number} of {number} tensors used, in {number // 2} layers, whose weights it changes by "
+    )
     assert not torch.equal(predictions(model), base)
     assert not any(parameter.requires_grad for parameter in model.denoiser.parameters())
 
@@ -101,7 +103,9 @@ def test_a_file_in_kohyas_layout_is_counted_with_its_alphas(good, fresh, tmp_pat
     file = tmp_path / "kohya.safetensors"
     save_file(tensors, file)
     kohya, ours = load_lora(fresh("sd1"), file, "mine"), load_lora(fresh("sd1"), good("sd1"), "mine")
-    assert (kohya.used, kohya.total) == (ours.used, ours.total) and kohya.change == pytest.approx(ours.change * alpha / 4, rel=1e-5)
+    assert (kohya.used, kohya.total) == (ours.used, ours.total) and kohya.change == pytest.approx(
+        ours.change * alpha / 4, rel=1e-5
+    )
 
 
 # Files that are none --------------------------------------------------------------------------------------------------
@@ -136,8 +140,16 @@ BROKEN = {
     "no tensors": (lambda good: header_of({}), "0 of its 0"),
     "a whole model": (lambda good: header_of({"conv_in.weight": tensor()}, b"1234"), "'conv_in.weight'"),
     "LoKr": (lambda good: header_of({"transformer.x.lokr_w1": tensor()}, b"1234"), "a LoKr"),
-    "DoRA": (lambda good: header_of({"transformer.x.lora_A.weight": tensor(), "transformer.x.dora_scale": tensor()}, b"1234"), "a DoRA"),
-    "8 bits": (lambda good: header_of({"transformer.x.lora_A.weight": tensor((4,), kind="F8_E4M3")}, b"1234"), "F8_E4M3"),
+    "DoRA": (
+        lambda good: header_of(
+            {"transformer.x.lora_A.weight": tensor(), "transformer.x.dora_scale": tensor()}, b"1234"
+        ),
+        "a DoRA",
+    ),
+    "8 bits": (
+        lambda good: header_of({"transformer.x.lora_A.weight": tensor((4,), kind="F8_E4M3")}, b"1234"),
+        "F8_E4M3",
+    ),
 }
 
 
@@ -216,12 +228,16 @@ def test_a_lora_that_does_not_fit_says_how_much_fits_and_leaves_the_model_as_it_
     base = predictions(model)
     with pytest.raises(LoraError) as told:
         load_lora(model, file, "mine")
-    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in told.value.message, told.value.message
+    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in told.value.message, (
+        told.value.message
+    )
     assert "given.safetensors" in told.value.message and told.value.remedy
     assert "mine" not in (getattr(model.denoiser, "peft_config", None) or {}) and torch.equal(predictions(model), base)
 
 
-@pytest.mark.parametrize(("family", "other"), [("sd1", "sd3"), ("sd3", "lumina2"), ("lumina2", "sd1"), ("sd2_v", "lumina2")])
+@pytest.mark.parametrize(
+    ("family", "other"), [("sd1", "sd3"), ("sd3", "lumina2"), ("lumina2", "sd1"), ("sd2_v", "lumina2")]
+)
 def test_a_lora_of_another_family_is_refused(family, other, good, fresh):
     with pytest.raises(LoraError, match=f"0 of its {len(load_file(good(other)))} tensors"):
         load_lora(fresh(family), good(other), "mine")
@@ -232,7 +248,10 @@ def test_an_alpha_of_1e30_is_refused(good, fresh, tmp_path):
     for name, tensor in load_file(good("sd1")).items():
         layer, _, end = name.removeprefix("unet.").rpartition(".lora_")
         layer = "lora_unet_" + layer.replace(".", "_")
-        tensors |= {f"{layer}.lora_{'down' if end.startswith('A') else 'up'}.weight": tensor, f"{layer}.alpha": torch.tensor(1e30)}
+        tensors |= {
+            f"{layer}.lora_{'down' if end.startswith('A') else 'up'}.weight": tensor,
+            f"{layer}.alpha": torch.tensor(1e30),
+        }
     file = tmp_path / "given.safetensors"
     save_file(tensors, file)
     with pytest.raises(LoraError, match="times their own size"):
@@ -241,7 +260,9 @@ def test_an_alpha_of_1e30_is_refused(good, fresh, tmp_path):
 
 def test_text_encoder_weights_are_counted_or_refused_as_the_caller_says(good, fresh, tmp_path):
     model = fresh("sd1")
-    name, layer = next((name, module) for name, module in model.pipe.text_encoder.named_modules() if name.endswith("q_proj"))
+    name, layer = next(
+        (name, module) for name, module in model.pipe.text_encoder.named_modules() if name.endswith("q_proj")
+    )
     tensors = load_file(good("sd1")) | {
         f"text_encoder.{name}.lora_A.weight": torch.ones(4, layer.in_features),
         f"text_encoder.{name}.lora_B.weight": torch.ones(layer.out_features, 4),

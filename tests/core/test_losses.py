@@ -50,7 +50,11 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight, self.bias, self.drop = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.tensor(0.1)), nn.Dropout(0.5)
+        self.weight, self.bias, self.drop = (
+            nn.Parameter(torch.tensor(0.7)),
+            nn.Parameter(torch.tensor(0.1)),
+            nn.Dropout(0.5),
+        )
         self.calls: list[Call] = []
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -112,7 +116,11 @@ def test_dropout_is_off_wherever_the_network_does_not_learn_and_on_where_it_does
 # --- ReflexFlow's paper mode ---
 
 PAPER = {f"{P}max_step_offset": 1, f"{P}probability": 1.0, f"{P}reflexflow_mode": "paper"}
-DRAWN, WAYS, CHOSEN = torch.tensor([0.3, 0.9, 0.62, 0.5]), torch.tensor([0.1, 0.5, 0.9, 0.3]), torch.tensor([False, True, True, True])
+DRAWN, WAYS, CHOSEN = (
+    torch.tensor([0.3, 0.9, 0.62, 0.5]),
+    torch.tensor([0.1, 0.5, 0.9, 0.3]),
+    torch.tensor([False, True, True, True]),
+)
 
 
 def paper(model, **options):
@@ -164,8 +172,13 @@ def test_in_paper_mode_the_pass_at_the_rolled_state_carries_gradient():
     assert found.parts.main[1:].abs().max() == 0 and found.network_calls == 2
     second = model.denoiser.calls[1]
     again = Model()
-    torch.testing.assert_close(found.parts.extra[1:], 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
-    here, alone = gradient(model, found.parts.extra), gradient(again, 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:]))
+    torch.testing.assert_close(
+        found.parts.extra[1:], 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:])
+    )
+    here, alone = (
+        gradient(model, found.parts.extra),
+        gradient(again, 3.0 * anti_drift(again.denoise(second.x, second.t, {}), second.x, x0[1:])),
+    )
     assert here.abs() > 1e-3
     torch.testing.assert_close(here, alone)
 
@@ -203,7 +216,9 @@ def test_a_paper_plan_starts_every_chosen_row_at_its_drawn_time_and_ends_anywher
     drawn = torch.rand(rows, generator=generator(5, 3, "step_length"), dtype=torch.float64)[plan.rolled]
     torch.testing.assert_close(ways, drawn, atol=1e-6, rtol=0)
     assert plan.mean_offset == 1 and not plan.moved.any()
-    longer = make_plan(replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5)  # it only switches the mode on
+    longer = make_plan(
+        replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5
+    )  # it only switches the mode on
     assert torch.equal(longer.target.t, plan.target.t) and torch.equal(longer.k, plan.k)
 
 
@@ -247,7 +262,12 @@ def test_a_weighting_of_flow_models_is_refused_on_another_model(asked):
     with pytest.raises(ConfigError, match="defined for flow models only, and demo-epsilon is not one"):
         config_from_flat({"pretrained_model_name_or_path": "demo-epsilon", **asked})
     with pytest.raises(ValueError, match="flow models only"):  # where only the checkpoint knew
-        loss_of(Model(prediction_type="epsilon"), t=CLEAN, training={"pretrained_model_name_or_path": "someone/unknown", **asked}, reflexflow=False)
+        loss_of(
+            Model(prediction_type="epsilon"),
+            t=CLEAN,
+            training={"pretrained_model_name_or_path": "someone/unknown", **asked},
+            reflexflow=False,
+        )
 
 
 @pytest.mark.parametrize(("scale", "is_flow"), [(1.29, True), (-0.7, True), (0.0, True), (1.29, False)])
@@ -329,7 +349,9 @@ def test_beside_min_snr_of_all_rows_the_smaller_of_the_two_weights_holds():
     torch.testing.assert_close(both[0], free[0] * losses.min_snr_weight(plan.target, 50.0, "epsilon").float()[0])
 
 
-@pytest.mark.parametrize(("kind", "options"), [("flow_matching", {}), ("sample", {}), ("epsilon", {"target": "original"})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("flow_matching", {}), ("sample", {}), ("epsilon", {"target": "original"})]
+)
 def test_where_the_target_does_not_grow_nothing_is_bounded(kind, options):
     assert torch.equal(main_of(kind, **options)[0], main_of(kind, snr_gamma=0, **options)[0])
 
@@ -344,7 +366,9 @@ def strong(**more):
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.5])
-def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_half_of_the_loss_unbounded_and_under_a_tenth_bounded(spread):
+def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_half_of_the_loss_unbounded_and_under_a_tenth_bounded(
+    spread,
+):
     """The rolled rows of one pass over all 1000 timesteps through the trainer's own rollout, target and weights; a perfect Gaussian model."""
     config, path = strong(), PATHS["vp"]
     grid, oracle = Grid(grid_of(config).nodes), Gaussian(0.0, spread)
@@ -352,7 +376,9 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
     x0, noise = random_pair((len(t), 1, 4, 5), dtype=torch.float64)
     plan = make_plan(replace(config.rollout, ramp_steps=0, probability=1.0), t, path, grid, step=0, seed=1)
     x = rollout(oracle.predict, spread * x0, noise, plan, grid, path, make_solver("unipc")).x
-    error = oracle.predict(x, plan.target).noise_hat - training_target(config.rollout, x, spread * x0, noise, plan, "epsilon")
+    error = oracle.predict(x, plan.target).noise_hat - training_target(
+        config.rollout, x, spread * x0, noise, plan, "epsilon"
+    )
     free = error.square().flatten(1).mean(1)[plan.rolled]
     remedy = remedy_for(config, Ground(path, "epsilon", grid))
     bounded = free * remedy.terms(Batch(x0, noise, {}), State(x, plan.target, plan), x, None).at_most[plan.rolled]
@@ -385,7 +411,9 @@ def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
             here, there = path.at(torch.tensor([source])), path.at(torch.tensor([target]))
             xr = oracle.flow(path.noised(0.6 * x0, noise, here), here, there)
             guess = oracle.predict(xr, there)
-            output = guess.noise_hat if kind == "epsilon" else there.alpha * guess.noise_hat - there.sigma * guess.x0_hat
+            output = (
+                guess.noise_hat if kind == "epsilon" else there.alpha * guess.noise_hat - there.sigma * guess.x0_hat
+            )
             found = (output - consistent_target(xr, 0.6 * x0, there, kind)).square().mean()
             assert cost.rolled_loss(here, there, kind, 0.6) == pytest.approx(float(found), rel=0.02)
 
@@ -396,7 +424,9 @@ def test_the_times_of_the_shares_are_those_that_training_draws(flat):
     config = strong(**flat)
     drawn = sample_times(config.training, 20_000, generator(0, 0, "t"), is_flow=False, training_times=1000)
     for share in (0.05, 0.3, 0.5, 0.9):
-        assert training_time(config.training, share, grid_of(config)) == pytest.approx(float(drawn.double().quantile(share)), abs=12)
+        assert training_time(config.training, share, grid_of(config)) == pytest.approx(
+            float(drawn.double().quantile(share)), abs=12
+        )
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])

@@ -45,7 +45,10 @@ def test_it_is_recognised_whoever_says_it(who):
     assert is_out_of_memory(ERRORS[who]())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("expected scalar type Float"), OSError(28, "No space left on device"), ValueError("memory_format")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("expected scalar type Float"), OSError(28, "No space left on device"), ValueError("memory_format")],
+)
 def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
 
@@ -57,9 +60,14 @@ def test_an_error_without_words_gets_some():
 def test_only_what_is_not_done_yet_is_advised_with_its_values():
     wide = config_from_flat({"train_batch_size": 4, "gradient_accumulation_steps": 2, "resolution": 768})
     ways = ways_to_need_less(wide)
-    assert "train_batch_size 1 instead of 4 (with gradient_accumulation_steps 8" in ways and "gradient_checkpointing on" in ways
+    assert (
+        "train_batch_size 1 instead of 4 (with gradient_accumulation_steps 8" in ways
+        and "gradient_checkpointing on" in ways
+    )
     assert "base_model_precision bfloat16" in ways and "a resolution below 768" in ways
-    least = config_from_flat({"train_batch_size": 1, "gradient_checkpointing": True, "base_model_precision": "bfloat16", "resolution": 512})
+    least = config_from_flat(
+        {"train_batch_size": 1, "gradient_checkpointing": True, "base_model_precision": "bfloat16", "resolution": 512}
+    )
     assert ways_to_need_less(least) == "a resolution below 512"
     full = config_from_flat({"train_batch_size": 1, "model_type": "full"})
     assert "model_type lora" in ways_to_need_less(full) and "base_model_precision" not in ways_to_need_less(full)
@@ -86,7 +94,10 @@ def test_without_a_checkpoint_nobody_is_told_to_resume(tiny_run, without_drift):
         raise MemoryError
 
     assert train(run, listen=at_step(1, full)) == 70
-    assert "retry it from the start" in events(run, "error")[-1]["remedy"] and "resume" not in events(run, "error")[-1]["remedy"]
+    assert (
+        "retry it from the start" in events(run, "error")[-1]["remedy"]
+        and "resume" not in events(run, "error")[-1]["remedy"]
+    )
 
 
 def test_samples_that_do_not_fit_are_told_with_the_remedy_and_training_goes_on(tiny_run, without_drift, monkeypatch):

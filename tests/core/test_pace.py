@@ -47,7 +47,14 @@ def test_before_the_first_step_nothing_is_known():
     assert math.isnan(Pace().step_s) and math.isnan(Pace().left(5, {}).seconds)
 
 
-@pytest.mark.parametrize(("step", "every", "times"), [(0, 0, 1), (0, 50, 2), (49, 50, 2), (50, 50, 1), (99, 25, 1), (10, 25, 4), (100, 25, 1)])
+@pytest.mark.parametrize(
+    ("step", "every", "times"),
+    [(0, 0, 1), (0, 50, 2), (49, 50, 2), (50, 50, 1), (99, 25, 1), (10, 25, 4), (100, 25, 1)],
+)
 def test_what_is_done_every_so_many_steps_and_after_the_last_is_still_due(step, every, times):
     """Of 100 steps: as the loop does it, after the steps at which it is due, and once at the end."""
-    assert still_due(step, 100, every) == times == 1 + sum(every > 0 and later % every == 0 for later in range(step + 1, 100))
+    assert (
+        still_due(step, 100, every)
+        == times
+        == 1 + sum(every > 0 and later % every == 0 for later in range(step + 1, 100))
+    )

@@ -12,7 +12,21 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.maths import rollout as real
 from rollout_studio.core.maths.noise import RectifiedFlow, VariancePreserving
 
-MODELS = ["demo-flow", "demo-epsilon", "sd1", "sd1_euler", "sd1_sample", "sd2_v", "sd3", "sd3_dynamic", "lumina2", "sdxl", "sdxl_v", "flux", "flux_without_guidance"]
+MODELS = [
+    "demo-flow",
+    "demo-epsilon",
+    "sd1",
+    "sd1_euler",
+    "sd1_sample",
+    "sd2_v",
+    "sd3",
+    "sd3_dynamic",
+    "lumina2",
+    "sdxl",
+    "sdxl_v",
+    "flux",
+    "flux_without_guidance",
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,9 @@ def test_places_levels_and_sources_are_those_of_the_rollout_itself(opened, name,
         level = path.at(torch.tensor([t], dtype=torch.float64))
         assert plain.index(t) == pytest.approx(float(grid.index(torch.tensor([t], dtype=torch.float64))))
         assert plain.time(plain.index(t)) == pytest.approx(t)
-        assert (plain.at(t).alpha, plain.at(t).sigma) == pytest.approx((float(level.alpha), float(level.sigma)), abs=1e-6)
+        assert (plain.at(t).alpha, plain.at(t).sigma) == pytest.approx(
+            (float(level.alpha), float(level.sigma)), abs=1e-6
+        )
         assert plain.time_of_sigma(plain.at(t).sigma) == pytest.approx(t, rel=1e-6, abs=1e-9)
         for k in (0, 1, 4, 40):
             plan = real.plan_offsets(torch.tensor([t], dtype=torch.float64), torch.tensor([k]), path, grid)
@@ -95,7 +111,16 @@ def folder_with(tmp_path, scheduler, pipeline="StableDiffusionPipeline"):
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "PNDMScheduler",
+        "EulerDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
 def test_every_spacing_of_the_usual_schedulers_is_drawn_as_they_step(tmp_path, name, spacing):
     import diffusers
 

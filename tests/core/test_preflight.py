@@ -92,9 +92,20 @@ def test_everything_wrong_is_told_at_once_worst_first(check, picture_folder, tmp
     levels = [finding.level for finding in findings]
     assert levels == sorted(levels, key=("error", "warning", "note").index)
     codes = {finding.code for finding in findings}
-    assert {"picture-bad", "caption-orphan", "model-missing", "package-missing", "device-missing", "folder-missing"} <= codes
+    assert {
+        "picture-bad",
+        "caption-orphan",
+        "model-missing",
+        "package-missing",
+        "device-missing",
+        "folder-missing",
+    } <= codes
     text = format_findings(findings)
-    assert str(tmp_path / "nowhere") in text and "drift_data_dir" in text and text.splitlines()[-1].startswith("6 errors, 2 warnings")
+    assert (
+        str(tmp_path / "nowhere") in text
+        and "drift_data_dir" in text
+        and text.splitlines()[-1].startswith("6 errors, 2 warnings")
+    )
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------------
@@ -136,14 +147,22 @@ def test_class_pictures_that_will_be_generated_are_announced(check, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("demo-flw", "Did you mean 'demo-flow'?"), ("../../no where", "no folder that exists"), ("a/b/c", "no folder"), ("C:\\models\\x", "no folder")],
+    [
+        ("demo-flw", "Did you mean 'demo-flow'?"),
+        ("../../no where", "no folder that exists"),
+        ("a/b/c", "no folder"),
+        ("C:\\models\\x", "no folder"),
+    ],
 )
 def test_a_model_that_is_nowhere_is_an_error(check, name, says):
     assert says in one(check(pretrained_model_name_or_path=name), "model-missing").message
 
 
 def test_a_hub_id_that_is_not_cached_needs_a_network(check, monkeypatch, tmp_path):
-    assert "HF_HUB_OFFLINE forbids" in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
+    assert (
+        "HF_HUB_OFFLINE forbids"
+        in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
+    )
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     told = one(check(pretrained_model_name_or_path="someone/something"), "model-download")
     assert told.level == "note" and "hf auth login" in told.remedy
@@ -156,7 +175,10 @@ def test_a_cached_hub_model_is_checked_like_a_folder(check, model_folder, monkey
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: cached)
     assert not has_errors(check(pretrained_model_name_or_path="someone/something"))
     (model_folder / "unet/diffusion_pytorch_model.safetensors").unlink()
-    assert "only partly in the local cache" in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
+    assert (
+        "only partly in the local cache"
+        in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
+    )
 
 
 def replaced(path: str, change):
@@ -175,7 +197,9 @@ def pickled(folder: Path) -> None:
 
 
 def only_fp16(folder: Path) -> None:
-    (folder / "unet/diffusion_pytorch_model.safetensors").rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    (folder / "unet/diffusion_pytorch_model.safetensors").rename(
+        folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    )
 
 
 def shard_missing(folder: Path) -> None:
@@ -201,9 +225,15 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
         pytest.param(replaced(WEIGHTS, lambda data: None), "has no weights", id="no weights"),
         pytest.param(replaced(WEIGHTS, lambda data: data[:-10]), "cut off or damaged", id="cut weights"),
         pytest.param(replaced(WEIGHTS, lambda data: b""), "cut off", id="empty weights"),
-        pytest.param(replaced(WEIGHTS, lambda data: b"version https://git-lfs.github.com/spec/v1"), "git lfs pull", id="git-lfs"),
-        pytest.param(replaced(WEIGHTS, lambda data: (1 << 60).to_bytes(8, "little") + data[8:]), "cut off", id="header of 2^60"),
-        pytest.param(replaced(WEIGHTS, lambda data: data[:8] + b"x" + data[9:]), "header is damaged", id="broken header"),
+        pytest.param(
+            replaced(WEIGHTS, lambda data: b"version https://git-lfs.github.com/spec/v1"), "git lfs pull", id="git-lfs"
+        ),
+        pytest.param(
+            replaced(WEIGHTS, lambda data: (1 << 60).to_bytes(8, "little") + data[8:]), "cut off", id="header of 2^60"
+        ),
+        pytest.param(
+            replaced(WEIGHTS, lambda data: data[:8] + b"x" + data[9:]), "header is damaged", id="broken header"
+        ),
         pytest.param(pickled, "only as pickles", id="pickles"),
         pytest.param(only_fp16, "no plain weights, only fp16", id="only fp16"),
         pytest.param(shard_missing, "lacks model-00002-of-00002.safetensors", id="a shard missing"),
@@ -259,7 +289,9 @@ def test_shapes_are_read_from_the_header(model_folder):
         ({"base_model_precision": "float16"}, (True, False), "cpu", "precision", "warning"),
     ],
 )
-def test_devices_and_precisions_that_do_not_go_together_are_told(check, monkeypatch, changes, build, likely, code, level):
+def test_devices_and_precisions_that_do_not_go_together_are_told(
+    check, monkeypatch, changes, build, likely, code, level
+):
     monkeypatch.setattr(module, "_torch_build", lambda: build)
     monkeypatch.setattr(module.platform_calls, "likely_device", lambda: likely)
     found = {(finding.code, finding.level) for finding in check(**changes) if finding.level != "note"}
@@ -364,7 +396,9 @@ def test_the_disk_estimate_counts_latents_checkpoints_and_pictures(model_folder,
     assert estimate(**prior).cache == latents * 10 // 4 + 3 * text + 6 * 2 * 64**2
 
 
-@pytest.mark.parametrize(("length", "windows", "expected"), [(100, True, False), (200, True, True), (200, False, False)])
+@pytest.mark.parametrize(
+    ("length", "windows", "expected"), [(100, True, False), (200, True, True), (200, False, False)]
+)
 def test_a_path_too_long_for_windows_is_told_there(length, windows, expected):
     assert too_long(Path("/" + "x" * (length - 1)), windows) == expected
 
@@ -405,8 +439,15 @@ def test_names_and_captions_cannot_steer_the_terminal():
 def test_every_finding_names_an_option_that_exists_or_a_file(check, tmp_path):
     from rollout_studio.core.config import OPTIONS
 
-    for finding in check(pretrained_model_name_or_path="x", optimizer="adamw_8bit", mixed_precision="fp16", resolution=512):
-        assert not finding.where or finding.where in OPTIONS or finding.where in ("runs folder", "run name") or Path(finding.where).exists()
+    for finding in check(
+        pretrained_model_name_or_path="x", optimizer="adamw_8bit", mixed_precision="fp16", resolution=512
+    ):
+        assert (
+            not finding.where
+            or finding.where in OPTIONS
+            or finding.where in ("runs folder", "run name")
+            or Path(finding.where).exists()
+        )
 
 
 def test_no_torch_was_needed():

@@ -243,7 +243,9 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
     (lambda name, tensor: (name.replace("layers.0", "layers.9"), tensor), "no such layer"),
     (lambda name, tensor: (name, tensor[:, :1] if "lora_A" in name else tensor), "inputs"),
 ], ids=["NaN", "1e30", "names", "shapes"])  # fmt: skip
-def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(tiny_run, without_drift, pictures, tmp_path, spoil, words):
+def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(
+    tiny_run, without_drift, pictures, tmp_path, spoil, words
+):
     from safetensors.torch import load_file, save_file
 
     run = tiny_run("lumina2", max_train_steps=1)
@@ -255,7 +257,13 @@ def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(tiny_run, 
     base = quietly(bench, asked_of(run, pictures), tmp_path / "a")["numbers"]
     for record in (
         asked_of(run, pictures, checkpoints=["base", {"lora": str(file)}]),
-        {"what": "samples", "prompts": "x", "steps": 1, "config": run.read_config(), "checkpoints": [{"lora": str(file)}]},
+        {
+            "what": "samples",
+            "prompts": "x",
+            "steps": 1,
+            "config": run.read_config(),
+            "checkpoints": [{"lora": str(file)}],
+        },
     ):
         with pytest.raises(PreviewError, match=words) as told:
             quietly(bench, record, tmp_path / "b")

@@ -190,8 +190,12 @@ def test_more_steps_and_other_intervals_are_welcome(tiny_run, without_drift):
     assert last(run).step == 6
 
 
-@pytest.mark.parametrize(("variant", "refused"), [("lumina2", None), ("sd1", "scheduled_sampling_snr_gamma: 0.0 -> 5.0")])
-def test_a_checkpoint_from_before_an_option_goes_on_unless_it_trained_otherwise(tiny_run, without_drift, monkeypatch, variant, refused):
+@pytest.mark.parametrize(
+    ("variant", "refused"), [("lumina2", None), ("sd1", "scheduled_sampling_snr_gamma: 0.0 -> 5.0")]
+)
+def test_a_checkpoint_from_before_an_option_goes_on_unless_it_trained_otherwise(
+    tiny_run, without_drift, monkeypatch, variant, refused
+):
     """Nothing bounded rolled rows then: a run on a variance-preserving path must be told, every other goes on."""
     run = tiny_run(variant, **ROLLOUT, max_train_steps=2)
     assert train(run) == 0
@@ -309,7 +313,10 @@ def test_a_resume_that_is_refused_keeps_the_step_that_it_could_go_on_from(tiny_r
     assert run.read_state()["step"] == 2
 
 
-@pytest.mark.parametrize(("interval", "advice"), [(2, "resume goes on from step 2"), (0, "there is no checkpoint yet, so retry it from the start")])
+@pytest.mark.parametrize(
+    ("interval", "advice"),
+    [(2, "resume goes on from step 2"), (0, "there is no checkpoint yet, so retry it from the start")],
+)
 def test_a_second_signal_ends_at_once_with_advice_that_is_true(tiny_run, without_drift, interval, advice):
     run = tiny_run("lumina2", max_train_steps=5, checkpoint_step_interval=interval)
 
@@ -356,7 +363,9 @@ def test_a_killed_and_resumed_run_tells_every_step_sample_and_checkpoint_once(ti
     looks = {"validation_prompts": ["a circle"], "validation_step_interval": 2}
     run = tiny_run("lumina2", max_train_steps=300, checkpoint_step_interval=5, checkpoints_total_limit=2, **looks)
     child = subprocess.Popen(
-        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     viewer, deadline = RunLog(run), time.monotonic() + 120
     while viewer.update().last_step is None or viewer.last_step["step"] < 8 or viewer.last_step["step"] % 5 < 3:

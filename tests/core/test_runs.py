@@ -230,7 +230,9 @@ def test_of_many_processes_that_take_one_lock_at_once_one_wins(run):
     """)
     run.lock_path.write_text(json.dumps(dead_process()))  # all of them want to take it over
     children = [
-        subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(4)
     ]
     for child in children:
@@ -245,7 +247,9 @@ def test_of_many_processes_that_take_one_lock_at_once_one_wins(run):
 # -- a runs folder that is no good ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("below", ["a file/runs", "a" * 300, "zero\0byte"], ids=["below a file", "too long", "zero byte"])
+@pytest.mark.parametrize(
+    "below", ["a file/runs", "a" * 300, "zero\0byte"], ids=["below a file", "too long", "zero byte"]
+)
 def test_an_impossible_runs_folder_is_refused_with_the_remedy(tmp_path, below):
     (tmp_path / "a file").touch()
     with pytest.raises(StorageError, match="cannot be made .* with --runs-dir, or in the variable ROLLOUT_STUDIO_RUNS"):
@@ -261,9 +265,15 @@ def test_in_a_read_only_folder_runs_are_read_and_what_must_write_is_refused_with
     for path in everything:
         path.chmod(0o555)
     try:
-        assert {summary.name for summary in store.list()} == {"live", "first"} and [job.run for job in store.queue()] == ["first"]
+        assert {summary.name for summary in store.list()} == {"live", "first"} and [
+            job.run for job in store.queue()
+        ] == ["first"]
         assert store.reconcile() == []
-        for act in (lambda: store.create({}, "second"), lambda: store.dequeue("first"), lambda: store.clone("first", "copy")):
+        for act in (
+            lambda: store.create({}, "second"),
+            lambda: store.dequeue("first"),
+            lambda: store.clone("first", "copy"),
+        ):
             with pytest.raises(StorageError, match="cannot be written .* with --runs-dir"):
                 act()
         with pytest.raises(RunError, match="stop cannot be asked: nothing can be written into .*commands"):
@@ -577,7 +587,9 @@ def test_a_failed_run_is_retried_from_its_checkpoint_or_as_a_clone(store, run):
 
 def test_several_processes_pump_one_queue_and_each_run_starts_once(tmp_path):
     """The claim is one UPDATE in a write transaction: no run is started twice, none is lost."""
-    note = "import sys, pathlib; open(pathlib.Path(sys.argv[1]).parent / 'starts.txt', 'a').write(sys.argv[1] + chr(10))"
+    note = (
+        "import sys, pathlib; open(pathlib.Path(sys.argv[1]).parent / 'starts.txt', 'a').write(sys.argv[1] + chr(10))"
+    )
     store = RunStore(tmp_path, worker=(sys.executable, "-c", note))
     names = [f"run{number}" for number in range(6)]
     for name in names:
@@ -651,7 +663,10 @@ def test_a_damaged_lock_does_not_hide_the_process_that_the_store_started(store, 
 def test_a_worker_that_meets_a_damaged_file_says_so_without_a_traceback(store, run, file):
     (run.path / file).write_text("[]")
     done = subprocess.run(
-        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 78
     assert f"{file} is damaged" in done.stderr and "Traceback" not in done.stderr + done.stdout
@@ -672,7 +687,10 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, 
 
 def test_the_run_store_does_not_import_torch():
     code = "import sys, rollout_studio.core.runs.store as r, tempfile; r.RunStore(tempfile.mkdtemp()).create({}, 'x'); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
 
 
 def test_every_state_and_command_is_one_that_the_page_knows():
@@ -693,7 +711,7 @@ def test_the_last_event_of_a_kind_is_found_without_reading_the_whole_file(run, m
     run.emit("error", message="first")
     for step in range(3000):
         run.emit("step", step=step, note="an error" * 5)
-    run.emit("error", message="the \"last\" one")
+    run.emit("error", message='the "last" one')
     run.emit("end", state="failed", step=3000)
     assert run.last_event("error")["message"] == 'the "last" one'
     assert run.last_event("step")["step"] == 2999
@@ -719,7 +737,11 @@ def test_steps_that_are_trained_again_are_told_once_and_no_reader_loses_its_plac
     run.forget_after(10)
     assert run.events_path.stat().st_size == size
     kept = [(event["event"], event.get("step")) for event in run.events()[0]]
-    assert kept == [(event["event"], event["step"]) for event in before if event["step"] <= 10 or event["event"] in ("warning", "end")]
+    assert kept == [
+        (event["event"], event["step"])
+        for event in before
+        if event["step"] <= 10 or event["event"] in ("warning", "end")
+    ]
     run.emit("start", resumed_from=10)
     run.emit("step", step=11)
     assert [event["event"] for event in run.events(offset)[0]] == ["start", "step"]
@@ -760,11 +782,17 @@ def test_runs_that_have_ended_are_not_read_again_by_a_page_that_lists_them_every
 
 
 CHANGES = {
-    "its state": (lambda run: run.write_state(state="stopped", step=99), lambda row: (row.state, row.step) == ("stopped", 99)),
+    "its state": (
+        lambda run: run.write_state(state="stopped", step=99),
+        lambda row: (row.state, row.step) == ("stopped", 99),
+    ),
     "a lock": (lambda run: run.lock_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
     "a worker": (lambda run: run.process_path.write_text(json.dumps(platform_calls.identity())), lambda row: row.alive),
     "a checkpoint": (lambda run: checkpoint(run, 500), lambda row: row.last_checkpoint == 500),
-    "no whole checkpoint any more": (lambda run: (run.checkpoints_path / "step-000008" / "manifest.json").unlink(), lambda row: row.last_checkpoint is None),
+    "no whole checkpoint any more": (
+        lambda run: (run.checkpoints_path / "step-000008" / "manifest.json").unlink(),
+        lambda row: row.last_checkpoint is None,
+    ),
     "its config": (lambda run: run.config_path.write_text("[]"), lambda row: row.state == "failed"),
     "a damaged state": (lambda run: run.state_path.write_text("["), lambda row: row.state == "failed"),
     "no state any more": (lambda run: run.state_path.unlink(), lambda row: row.state == "created"),

@@ -272,7 +272,9 @@ def test_one_speed_and_one_time_left_are_told_and_the_page_reads_the_same(tiny_r
     assert follow(run).step_s == pytest.approx(told[-1]["step_s"], abs=1e-4)
 
 
-def test_a_fresh_start_tells_what_its_steps_are_expected_to_take_and_a_resume_does_not_tell_it_anew(tiny_run, without_drift):
+def test_a_fresh_start_tells_what_its_steps_are_expected_to_take_and_a_resume_does_not_tell_it_anew(
+    tiny_run, without_drift
+):
     first = tiny_run(FLOW, "first", max_train_steps=9)
     assert train(first) == 0  # the pace that the second is estimated from
     run = tiny_run(FLOW, "second", max_train_steps=4, checkpoint_step_interval=2)
@@ -354,7 +356,9 @@ def test_logit_std_is_the_spread_of_the_logits(std, is_flow):
     config = TrainingConfig(timestep_sampling="logit_normal", logit_mean=-0.4, logit_std=std)
     t = sample_times(config, 4000, generator(0, 0, "t"), is_flow=is_flow, training_times=1000) / (1 if is_flow else 999)
     logits = torch.logit(t.double())
-    assert float(logits.mean()) == pytest.approx(-0.4, abs=0.05 * std) and float(logits.std()) == pytest.approx(std, rel=0.04)
+    assert float(logits.mean()) == pytest.approx(-0.4, abs=0.05 * std) and float(logits.std()) == pytest.approx(
+        std, rel=0.04
+    )
 
 
 def test_auto_is_logit_normal_for_flow_and_whole_uniform_timesteps_otherwise():
@@ -428,7 +432,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights(tiny_run, wit
 
     def broken(model, config, remedy, batch, plan):
         calls.append(None)
-        return good(model, config, remedy, replace(batch, x0=batch.x0 * float("nan")) if len(calls) == 3 else batch, plan)
+        return good(
+            model, config, remedy, replace(batch, x0=batch.x0 * float("nan")) if len(calls) == 3 else batch, plan
+        )
 
     monkeypatch.setattr(trainer, "batch_loss", broken)
     assert train(run) == 70

@@ -42,7 +42,11 @@ class Events(list):
 
     def ran(self):
         """Nodes that really worked: not cached, not merely setting options."""
-        return {event["node"] for event in self if event["event"] == "node" and event["state"] == "done" and event["lane"] != "instant"}
+        return {
+            event["node"]
+            for event in self
+            if event["event"] == "node" and event["state"] == "done" and event["lane"] != "instant"
+        }
 
 
 @pytest.fixture

@@ -24,10 +24,16 @@ def checkpoint(run, step):
 
 def curve(weights, scale):
     def point(sigma, offset, names):
-        measures = {name: Measure(scale * sigma * (1 + offset), 0.01, (scale * sigma, scale * sigma * 1.1)) for name in names}
+        measures = {
+            name: Measure(scale * sigma * (1 + offset), 0.01, (scale * sigma, scale * sigma * 1.1)) for name in names
+        }
         return Point(t=sigma, alpha=1 - sigma, sigma=sigma, offset=offset, steps=float(offset), measures=measures)
 
-    short = tuple(point(s, k, ("distance", "solver", "floor_model", "cos_clean", "cos_truth")) for s in (0.3, 0.5, 0.7) for k in (1, 3))
+    short = tuple(
+        point(s, k, ("distance", "solver", "floor_model", "cos_clean", "cos_truth"))
+        for s in (0.3, 0.5, 0.7)
+        for k in (1, 3)
+    )
     loss = tuple(point(s, 0, ("loss",)) for s in (0.3, 0.5, 0.7))
     return Curve(weights, weights, "held-out", 2, 2, 2, 2, short, (), loss, None, 10, 5)
 
@@ -36,7 +42,9 @@ def drift(run, step, scale):
     folder = run.drift_path / f"step-{step:06d}"
     folder.mkdir(parents=True)
     settings = {"sampler": "unipc", "grid": "inference", "grid_steps": 30}
-    report = DriftReport("demo-flow", "flow_matching", "rectified-flow", "p", settings, (curve("tuned", scale), curve("base", 1.0)), step)
+    report = DriftReport(
+        "demo-flow", "flow_matching", "rectified-flow", "p", settings, (curve("tuned", scale), curve("base", 1.0)), step
+    )
     (folder / "report.json").write_text(report_to_json(report), encoding="utf-8")
     for name in ("curves", "filmstrip"):
         Image.new("RGB", (300, 80), (40, int(200 * scale), 120)).save(folder / f"{name}.png")
@@ -48,7 +56,9 @@ def main() -> None:
     total, rate = config["max_train_steps"], config["learning_rate"]
     with run.lock():
         first = run.last_checkpoint() if resume else 0
-        run.emit("start", pid=1, device="cpu", config_hash="0", total_steps=total, resumed_from=first if resume else None)
+        run.emit(
+            "start", pid=1, device="cpu", config_hash="0", total_steps=total, resumed_from=first if resume else None
+        )
         run.write_state(state="running", step=first)
         if rate == 9:
             run.emit("error", message="The loss is not a number.", remedy="Lower learning_rate.", traceback="...")
@@ -69,9 +79,13 @@ def main() -> None:
             Image.new("RGB", (64, 64), (10 + 40 * number, 90, 200)).save(samples / f"{number:02d}.png")
         drift(run, total, 0.9 if config["scheduled_sampling_max_step_offset"] == 0 else 0.8)
         run.lora_path.mkdir()
-        header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"format": "pt"}}).encode()
+        header = json.dumps(
+            {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"format": "pt"}}
+        ).encode()
         header += b" " * (-len(header) % 8)
-        (run.lora_path / f"{run.name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\x80?")
+        (run.lora_path / f"{run.name}.safetensors").write_bytes(
+            len(header).to_bytes(8, "little") + header + b"\0\0\x80?"
+        )
         run.emit("end", state="done", step=total)
         run.write_state(state="done", step=total)
 

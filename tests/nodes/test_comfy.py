@@ -34,14 +34,18 @@ def test_every_node_is_there_under_one_prefix():
 
 def test_inputs_of_the_first_version_keep_their_places(root):
     """A workflow saved by ComfyUI names widget values by position: one input in their middle shifts all that follow, silently."""
-    before = json.loads((root / "tests" / "fixtures" / "version-0.1" / "comfyui_inputs.json").read_text(encoding="utf-8"))
+    before = json.loads(
+        (root / "tests" / "fixtures" / "version-0.1" / "comfyui_inputs.json").read_text(encoding="utf-8")
+    )
     assert {key: list(inputs_of(CLASSES[key]))[: len(names)] for key, names in before.items()} == before
 
 
 def test_a_class_has_what_the_contract_asks(node):
     types = node.INPUT_TYPES()
     assert set(types) <= {"required", "optional", "hidden"}
-    assert isinstance(node.RETURN_TYPES, tuple) and len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(node.OUTPUT_TOOLTIPS)
+    assert isinstance(node.RETURN_TYPES, tuple) and len(node.RETURN_TYPES) == len(node.RETURN_NAMES) == len(
+        node.OUTPUT_TOOLTIPS
+    )
     assert callable(getattr(node(), node.FUNCTION)) and node.CATEGORY.startswith("Rollout Studio/") and node.DESCRIPTION
     assert isinstance(node.OUTPUT_NODE, bool)
     assert set(types.get("hidden", {}).values()) <= {"UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO", "DYNPROMPT"}
@@ -53,7 +57,9 @@ def test_a_widget_is_one_that_the_page_can_draw(node):
         if isinstance(kind, list):
             assert all(isinstance(choice, str) for choice in kind) and options["default"] in kind, name
         elif kind in KINDS:
-            assert isinstance(options["default"], {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}[kind]), name
+            assert isinstance(options["default"], {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}[kind]), (
+                name
+            )
         else:
             assert kind == kind.upper() and "default" not in options, name
         if kind in ("INT", "FLOAT"):
@@ -61,7 +67,9 @@ def test_a_widget_is_one_that_the_page_can_draw(node):
         if kind == "FLOAT":
             assert options["round"] is False, "else the page rounds 0.25 to 0.3"
         if kind == "INT":
-            assert options["control_after_generate"] is False, "else a seed is drawn anew after every run, and it trains again"
+            assert options["control_after_generate"] is False, (
+                "else a seed is drawn anew after every run, and it trains again"
+            )
 
 
 def test_numbers_can_be_reached_by_their_step(node):
@@ -86,7 +94,11 @@ def test_what_the_page_sends_is_read_and_gives_the_defaults(node):
     given = defaults_of(node)
     for widget in node.declared.widgets:
         assert widget.read(given[widget.name]) == widget.read(widget.default)
-    to_be_filled_in = {"RolloutStudioImageFolder": ["path"], "RolloutStudioLoadImage": ["path"], "RolloutStudioSampleImages": ["prompts"]}
+    to_be_filled_in = {
+        "RolloutStudioImageFolder": ["path"],
+        "RolloutStudioLoadImage": ["path"],
+        "RolloutStudioSampleImages": ["prompts"],
+    }
     assert [name for name, _ in host_faults(node, given)] == to_be_filled_in.get(node.declared.key, [])
 
 
@@ -115,10 +127,25 @@ WRONG = {
     "too large": ("ScheduledSampling", "max_step_offset", 10**9, "bigger than max of 1000"),
     "too small": ("Optimizer", "learning_rate", -1.0, "smaller than min of 1e-09"),
     "not on the list": ("ScheduledSampling", "sampler", "heun", "heun not in"),
-    "a number that may be unset, too small": ("TrainingSettings", "snr_gamma", "0.001", "smaller than min of 0.01 (a number, or nothing)"),
-    "a number that may be unset, too large": ("TrainingSettings", "flow_schedule_shift", "1e3", "bigger than max of 100 (a number, or nothing)"),
+    "a number that may be unset, too small": (
+        "TrainingSettings",
+        "snr_gamma",
+        "0.001",
+        "smaller than min of 0.01 (a number, or nothing)",
+    ),
+    "a number that may be unset, too large": (
+        "TrainingSettings",
+        "flow_schedule_shift",
+        "1e3",
+        "bigger than max of 100 (a number, or nothing)",
+    ),
     "words for a number": ("SampleImages", "guidance", "a lot", "(a number, or nothing)"),
-    "one of several numbers": ("DriftProbe", "offsets", "1, 5000", "bigger than max of 1000 (numbers, with commas between)"),
+    "one of several numbers": (
+        "DriftProbe",
+        "offsets",
+        "1, 5000",
+        "bigger than max of 1000 (numbers, with commas between)",
+    ),
     "another machine's share": ("Model", "pretrained_model_name_or_path", "//evil/share", "names another machine"),
     "a folder that is not there": ("ImageFolder", "path", "/nowhere/at all", "there is no such folder"),
     "no folder": ("ImageFolder", "path", "", "name the folder with your pictures"),
@@ -133,7 +160,9 @@ def test_one_wrong_value_marks_one_field(case):
     key, name, value, words = WRONG[case]
     node = CLASSES[f"RolloutStudio{key}"]
     right = {"prompts": "a thing", "path": "demo-dreambooth"}
-    [(field, told)] = host_faults(node, {**defaults_of(node), **{each: right[each] for each in right if each in inputs_of(node)}, name: value})
+    [(field, told)] = host_faults(
+        node, {**defaults_of(node), **{each: right[each] for each in right if each in inputs_of(node)}, name: value}
+    )
     assert field == name and words in told, told
 
 
@@ -171,7 +200,10 @@ def test_a_chain_of_settings_runs_as_comfyui_calls_it():
 
     (rollout,) = call("RolloutStudioScheduledSampling", max_step_offset=3)
     (rollout,) = call("RolloutStudioReflexFlow", rollout=rollout, reflexflow="true")
-    assert rollout.flat["scheduled_sampling_max_step_offset"] == 3 and rollout.flat["scheduled_sampling_reflexflow"] is True
+    assert (
+        rollout.flat["scheduled_sampling_max_step_offset"] == 3
+        and rollout.flat["scheduled_sampling_reflexflow"] is True
+    )
     assert len(call("RolloutStudioPreset", preset="demo")) == 8
     hash(rollout)  # values on wires are immutable
 
@@ -204,9 +236,13 @@ def host(tmp_path, monkeypatch, store):
     from rollout_studio.nodes.comfy import pack as comfy
 
     folders, said = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
-    server = SimpleNamespace(instance=SimpleNamespace(send_progress_text=lambda text, node: said.setdefault(node, text)))
+    server = SimpleNamespace(
+        instance=SimpleNamespace(send_progress_text=lambda text, node: said.setdefault(node, text))
+    )
     for name, module in {
-        "folder_paths": SimpleNamespace(get_output_directory=lambda: str(folders["output"]), get_temp_directory=lambda: str(folders["temp"])),
+        "folder_paths": SimpleNamespace(
+            get_output_directory=lambda: str(folders["output"]), get_temp_directory=lambda: str(folders["temp"])
+        ),
         "server": SimpleNamespace(PromptServer=server),
         "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7")),
     }.items():
@@ -230,7 +266,13 @@ def on_disk(host, picture):
 
 
 def trained(**changes):
-    parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"), called("Preset"), strict=True))
+    parts = dict(
+        zip(
+            ("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"),
+            called("Preset"),
+            strict=True,
+        )
+    )
     parts["settings"] = parts["settings"].with_({"max_train_steps": 3})
     return called("Train", **{**parts, **changes})
 
@@ -243,7 +285,11 @@ def test_what_there_is_to_look_at_is_on_the_canvas(host):
     _, checkpoint, _, _, samples = train["result"]
     assert len(train["ui"]["images"]) == samples.shape[0]
     report = called("DriftReport", checkpoint=checkpoint)
-    assert len(report["ui"]["images"]) == 2 and report["ui"]["text"] == [report["result"][2]] and host.said == {"7": report["result"][2]}
+    assert (
+        len(report["ui"]["images"]) == 2
+        and report["ui"]["text"] == [report["result"][2]]
+        and host.said == {"7": report["result"][2]}
+    )
     for _ in ("made", "cached"):
         compared = called("CompareDrift", report_a=report["result"][0], report_b=report["result"][0])
         grid = called("SampleGrid", images_a=samples)
@@ -319,7 +365,9 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
         if len(calls) > 3:
             raise InterruptProcessingException
 
-    monkeypatch.setitem(sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check))
+    monkeypatch.setitem(
+        sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check)
+    )
     monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_output_directory=lambda: str(tmp_path)))
     monkeypatch.setattr(comfy, "open_store", lambda root: store)
     parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"),
@@ -356,7 +404,9 @@ assert not hasattr(pack, "WEB_DIRECTORY") and type(sys.modules["nodes"]) is type
 
 def as_a_pack(root, cwd, *hidden):
     """(nodes, heavy modules imported, lines on stderr) of the checkout loaded as ComfyUI loads a pack."""
-    answer = subprocess.run([sys.executable, "-c", HOST, str(root), *hidden], check=False, capture_output=True, text=True, cwd=cwd)
+    answer = subprocess.run(
+        [sys.executable, "-c", HOST, str(root), *hidden], check=False, capture_output=True, text=True, cwd=cwd
+    )
     assert answer.returncode == 0, answer.stderr
     number, imported = answer.stdout.splitlines()
     return int(number), imported, answer.stderr.splitlines()
@@ -368,7 +418,9 @@ def test_the_checkout_is_a_pack_in_a_process_that_owns_nodes_and_app(root, tmp_p
 
 def test_missing_packages_are_one_line_and_no_crash(root, tmp_path):
     number, _, [line] = as_a_pack(root, tmp_path, "diffusers", "peft")
-    assert number == len(NODES) and "needs diffusers, peft" in line  # the nodes are there: a workflow that has them opens
+    assert (
+        number == len(NODES) and "needs diffusers, peft" in line
+    )  # the nodes are there: a workflow that has them opens
     number, _, [line] = as_a_pack(root, tmp_path, "psutil")
     assert number == 0 and "psutil" in line and "requirements.txt" in line
 
@@ -386,7 +438,9 @@ def test_the_training_process_finds_the_package_by_its_path(root, tmp_path):
     """Without an installed package, from another folder, as inside ComfyUI."""
     start = root / "nodes" / "execute" / "start_worker.py"
     code = f"import runpy; runpy.run_path({str(start)!r})['load_package'](); import rollout_studio.core.config; print(rollout_studio.__file__)"
-    answer = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert Path(answer.stdout.strip()) == root / "__init__.py"
 
 
@@ -425,7 +479,9 @@ def canvas(root, name):
     links = []
     for _, source, slot, target, place, _ in data["links"]:
         out, into = boxes[source], boxes[target]
-        links.append(Wire(source, target, (out.x + out.width, out.y + 20 * (slot + 0.7)), (into.x, into.y + 20 * (place + 0.7))))
+        links.append(
+            Wire(source, target, (out.x + out.width, out.y + 20 * (slot + 0.7)), (into.x, into.y + 20 * (place + 0.7)))
+        )
     return boxes, links
 
 
@@ -438,7 +494,12 @@ def test_no_node_of_an_example_covers_another_one(root, name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_no_link_of_an_example_runs_behind_a_node(root, name):
     boxes, links = canvas(root, name)
-    assert not [(link.source, link.target, id) for link in links for id, box in boxes.items() if any(box.covers(*at) for at in link.points())]
+    assert not [
+        (link.source, link.target, id)
+        for link in links
+        for id, box in boxes.items()
+        if any(box.covers(*at) for at in link.points())
+    ]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -447,6 +508,11 @@ def test_a_node_of_an_example_has_room_for_all_that_it_shows(root, name):
     for node in json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]:
         declared = NODES[node["type"]]
         types = [output.type for output in declared.outputs]
-        needs = 6 + 20 * max(len(declared.sockets), len(types)) + 24 * len(declared.widgets) + 30 * sum(w.multiline for w in declared.widgets)
+        needs = (
+            6
+            + 20 * max(len(declared.sockets), len(types))
+            + 24 * len(declared.widgets)
+            + 30 * sum(w.multiline for w in declared.widgets)
+        )
         needs += (220 if "IMAGE" in types else 0) + (60 if "STRING" in types else 0) if declared.shows else 0
         assert node["size"][1] >= needs and node["size"][0] >= 300, node["type"]

@@ -80,7 +80,10 @@ def test_a_graph_survives_its_file(name, tmp_path):
 def test_a_graph_survives_comfyuis_own_file(workflow, name):
     """Ids are numbers there and defaults are written out, so what each node reads is compared."""
     graph = workflow(name)
-    for data_ in (to_ui(graph), {**to_ui(graph), "nodes": [{**n, "widgets_values_named": None} for n in to_ui(graph)["nodes"]]}):
+    for data_ in (
+        to_ui(graph),
+        {**to_ui(graph), "nodes": [{**n, "widgets_values_named": None} for n in to_ui(graph)["nodes"]]},
+    ):
         again, problems = read(json.dumps(data_))
         assert not problems and not faults(again)
         assert [node.kind for node in again.nodes.values()] == [node.kind for node in graph.nodes.values()]
@@ -109,8 +112,13 @@ def test_the_shipped_presets_workflows_are_those_presets(workflow):
 def test_widgets_say_what_their_option_says():
     widgets = {widget.name: widget for widget in NODES["RolloutStudioScheduledSampling"].widgets}
     option = OPTIONS["scheduled_sampling_max_step_offset"]
-    assert widgets["max_step_offset"].option.maximum == option.maximum and widgets["max_step_offset"].default == option.default
-    assert all(widget.option.help for declared in NODES.values() for widget in declared.widgets if isinstance(widget, Widget))
+    assert (
+        widgets["max_step_offset"].option.maximum == option.maximum
+        and widgets["max_step_offset"].default == option.default
+    )
+    assert all(
+        widget.option.help for declared in NODES.values() for widget in declared.widgets if isinstance(widget, Widget)
+    )
 
 
 def test_fields_are_set_by_id_or_title_from_text(workflow):
@@ -120,12 +128,22 @@ def test_fields_are_set_by_id_or_title_from_text(workflow):
     })  # fmt: skip
     assert graph.nodes["rollout_b"].inputs["max_step_offset"] == 3
     assert graph.nodes["reflexflow_b"].inputs["reflexflow_beta1"] == 2
-    assert graph.nodes["validation"].inputs["prompts"] == ["one", "two"] and graph.nodes["drift"].inputs["offsets"] == [1, 2]
+    assert graph.nodes["validation"].inputs["prompts"] == ["one", "two"] and graph.nodes["drift"].inputs["offsets"] == [
+        1,
+        2,
+    ]
     assert not faults(graph)
 
 
 def test_setting_what_is_not_there_says_everything_wrong(workflow):
     with pytest.raises(GraphError) as told:
-        with_values(workflow("compare-two-rollouts"), {"nobody.x": "1", "rollout_b.grid_stepz": "2", "rollout_b.grid_steps": "many"})
+        with_values(
+            workflow("compare-two-rollouts"),
+            {"nobody.x": "1", "rollout_b.grid_stepz": "2", "rollout_b.grid_steps": "many"},
+        )
     assert len(told.value.problems) == 3
-    assert "there is no such node" in str(told.value) and "there is no such field" in str(told.value) and "whole number" in str(told.value)
+    assert (
+        "there is no such node" in str(told.value)
+        and "there is no such field" in str(told.value)
+        and "whole number" in str(told.value)
+    )

@@ -111,7 +111,9 @@ def test_an_error_stays_at_its_node_and_other_branches_go_on(run, ab, events):
     graph = ab.with_node("optimizer_b", Node(P + "Optimizer", {"learning_rate": 9}))
     graph = graph.with_node("train_b", graph.nodes["train_b"].with_input("optimizer", Link("optimizer_b", 0)))
     outcome = run(graph)
-    assert outcome.states["train_b"] == "failed" and outcome.states["compare"] == outcome.states["report_b"] == "skipped"
+    assert (
+        outcome.states["train_b"] == "failed" and outcome.states["compare"] == outcome.states["report_b"] == "skipped"
+    )
     assert outcome.states["report_a"] == "done"
     assert outcome.failures["train_b"].remedy == "Lower learning_rate." and set(outcome.failures) == {"train_b"}
 
@@ -143,7 +145,9 @@ def slow(ab):
 
 def stopping_at(step, events):
     """A wish to stop from a step on."""
-    return lambda: any(event["event"] == "progress" and event["node"] == "train_a" and event["done"] >= step for event in events)
+    return lambda: any(
+        event["event"] == "progress" and event["node"] == "train_a" and event["done"] >= step for event in events
+    )
 
 
 def starts_of(store):
@@ -178,7 +182,11 @@ def test_a_resume_replays_no_old_progress(run, slow, store, events):
     run(slow, wanted=["train_a"], stop=stopping_at(3, events))
     run(slow, wanted=["train_a"])
     saved = starts_of(store)[1]
-    told = [event["done"] for event in events if event["event"] == "progress" and event["what"] != "waiting for the run that is stopping"]
+    told = [
+        event["done"]
+        for event in events
+        if event["event"] == "progress" and event["what"] != "waiting for the run that is stopping"
+    ]
     assert told == sorted(told) and told[0] == saved >= 3
 
 
@@ -220,11 +228,17 @@ def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run, ab):
     graph = ab.with_node("pick", Node(P + "CheckpointPicker", {"run": Link("train_a", 0), "step": 2}))
     graph = graph.with_node("look", Node(P + "DriftReport", {"checkpoint": Link("pick", 0)}))
     outcome = run(graph, wanted=["look"])
-    assert "no checkpoint of step 2" in outcome.failures["pick"].message and outcome.failures["pick"].remedy == "There are: 3."
+    assert (
+        "no checkpoint of step 2" in outcome.failures["pick"].message
+        and outcome.failures["pick"].remedy == "There are: 3."
+    )
 
 
 def test_captions_are_edited_in_a_copy(run, ab, tmp_path, root):
-    graph = ab.with_node("edit", Node(P + "CaptionEdit", {"folder": Link("folder", 0), "find": "zwx", "replace": "qqq", "suffix": ", drawn"}))
+    graph = ab.with_node(
+        "edit",
+        Node(P + "CaptionEdit", {"folder": Link("folder", 0), "find": "zwx", "replace": "qqq", "suffix": ", drawn"}),
+    )
     graph = graph.with_node("dataset", graph.nodes["dataset"].with_input("folder", Link("edit", 0)))
     outcome = run(graph, wanted=["edit"])
     texts = [path.read_text() for path in Path(outcome.outputs["edit"][0].path).glob("*.txt")]
@@ -243,7 +257,9 @@ def test_a_saved_picture_and_an_exported_lora_restore_the_graph(run, ab, tmp_pat
 
 def test_pictures_that_need_no_training(run, workflow):
     graph = workflow("demo-training")
-    graph = graph.with_node("ramp", Node(P + "ProbabilityRampPlot", {"rollout": Link("rollout", 0), "settings": Link("settings", 0)}))
+    graph = graph.with_node(
+        "ramp", Node(P + "ProbabilityRampPlot", {"rollout": Link("rollout", 0), "settings": Link("settings", 0)})
+    )
     outcome = run(graph, wanted=["preview", "ramp"])
     assert outcome.ok, outcome.failures
     assert all(Image.open(file).width > 300 for id in ("preview", "ramp") for file, _ in outcome.pictures(id))

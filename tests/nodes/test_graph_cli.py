@@ -50,7 +50,9 @@ def test_a_failed_node_gives_its_exit_code(quick, root, tmp_path, capsys):
 def test_a_stop_file_interrupts(quick, root, tmp_path, capsys):
     file = root / "presets" / "workflows" / "preset-demo.json"
     (tmp_path / "stop").touch()
-    assert main(["graph", "run", str(file), "--stop-file", str(tmp_path / "stop"), "--out", str(tmp_path / "out")]) == 75
+    assert (
+        main(["graph", "run", str(file), "--stop-file", str(tmp_path / "stop"), "--out", str(tmp_path / "out")]) == 75
+    )
 
 
 def test_the_nodes_are_listed_for_people_and_for_programs(capsys):
@@ -58,7 +60,9 @@ def test_the_nodes_are_listed_for_people_and_for_programs(capsys):
     assert "RolloutStudioTrain" in capsys.readouterr().out
     assert main(["graph", "nodes", "--json"]) == 0
     nodes = {node["key"]: node for node in json.loads(capsys.readouterr().out)}
-    offset = next(each for each in nodes["RolloutStudioScheduledSampling"]["inputs"] if each["name"] == "max_step_offset")
+    offset = next(
+        each for each in nodes["RolloutStudioScheduledSampling"]["inputs"] if each["name"] == "max_step_offset"
+    )
     assert offset["maximum"] == 1000 and offset["default"] == 0 and offset["help"]
 
 

@@ -98,7 +98,9 @@ BROKEN = {
 def test_a_broken_workflow_is_told_with_its_node(name):
     data, type_, node, words = BROKEN[name]
     problems = told(data)
-    assert any(p.type == type_ and p.node == node and words in p.message for p in problems), [f"{p.type} {p}" for p in problems]
+    assert any(p.type == type_ and p.node == node and words in p.message for p in problems), [
+        f"{p.type} {p}" for p in problems
+    ]
 
 
 def test_everything_wrong_is_told_at_once():
@@ -156,7 +158,9 @@ def test_hostile_sizes_are_refused_in_no_time(tmp_path):
         "print(time.process_time() - start, int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024)"
     )
     for name in ("many", "huge", "wide"):
-        answer = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{name}.json")], capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / f"{name}.json")], capture_output=True, text=True, check=True
+        )
         problems, numbers = answer.stdout.splitlines()
         seconds, mib = map(float, numbers.split())
         assert int(problems) >= 1 and seconds <= 2 and mib <= 200, (name, seconds, mib)

@@ -6,7 +6,7 @@ noise-ward velocity. Training feeds a guidance of 1.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ class Flux(Model):
 
     @property
     def default_size(self) -> tuple[int, int]:
-        return self.geometry.native_size, self.geometry.native_size
+        size = cast(int, self.geometry.native_size)
+        return size, size
 
     @property
     def takes_guidance(self) -> bool:

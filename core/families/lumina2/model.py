@@ -51,8 +51,10 @@ class Lumina2(Model):
         )[0]
 
     def guided(
-        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor], guidance: float
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float
     ) -> Tensor:
+        if negative is None:
+            raise ValueError(f"guidance {guidance}: needs the negative conditioning of each row")
         # Two calls, as the pipeline does: the two differ in length, and a common padding would cost more.
         return self.combine(self.denoise(x, t, cond), self.denoise(x, t, negative), guidance)
 
