@@ -153,6 +153,7 @@ TOGETHER = {
     "caption_strategy": {"instance_prompt": "a cup"},
     "scheduled_sampling_order": {"scheduled_sampling_sampler": "unipc"},
     "lr_warmup_steps": {"lr_scheduler": "linear"},
+    "input_perturbation_gamma": {"scheduled_sampling_max_step_offset": 0},
     "prediction_type": {"pretrained_model_name_or_path": "demo-epsilon"},
     "revision": {"pretrained_model_name_or_path": "somebody/model"},
 }

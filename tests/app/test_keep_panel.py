@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from rollout_studio.app.cli import flags
 from rollout_studio.app.cli import main as cli
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train.model_panel import preset_choices
@@ -132,7 +133,7 @@ def test_the_command_line_sees_the_same_presets(tmp_path, capsys):
     said = capsys.readouterr()
     assert "mine: My cup (yours)" in said.out and "bad.json" in said.err
     given, _ = cli._parser().parse_known_args(["train", "--preset", "mine", "--runs-dir", str(tmp_path), "--seed", "5"])
-    assert cli._resolve(given) == (with_changes(MINE, {"seed": 5}), "mine")
+    assert flags.resolve(given) == (with_changes(MINE, {"seed": 5}), "mine")
     for name, words in (("mnie", "Did you mean 'mine'"), ("bad", "broken JSON")):
         assert cli.main(["presets", name, "--runs-dir", str(tmp_path)]) == cli.BAD_CONFIG
         assert words in capsys.readouterr().err
