@@ -5,9 +5,10 @@ fills in these steps in its own file. It draws only in `plan`, or from an addres
 step, row) whatever the remedy.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from torch import LongTensor, Tensor
 
@@ -43,6 +44,7 @@ class Plan(Protocol):
     """What a remedy has decided about rows, (B,), on the CPU: a frozen dataclass whose tensors and levels are per row, so that
     `rows_of` can split it. What else it holds is its remedy's affair."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     t: Tensor  # as the training sampler drew them
 
 
@@ -88,7 +90,7 @@ class Network:
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
         """The raw output at `x` (R, ...), told `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
         self._count(x, 1)
-        given = self.conditioning
+        given: Mapping[str, Tensor] = self.conditioning
         if rows is not None:
             given = {key: value[rows] for key, value in given.items()}
         return self.model.denoise(x, level.to(x).t, given)
