@@ -24,10 +24,10 @@ SECTION_TITLES = {
     "lora": "LoRA",
     "training": "Training",
     "rollout": "Scheduled sampling",
-    "input_perturbation": "Input perturbation",
     "validation": "Samples",
     "drift": "Drift probe",
     "saving": "Saving",
+    "input_perturbation": "Perturbation",  # last: where the tabs are wider than the page, the last ones go into a menu
 }
 
 # Only where the field's own name, written out, would not tell a newcomer enough.

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.before.estimate import estimate
-from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
+from ...core.config import OPTIONS, RunConfig, differences, load_preset, preset_name, preset_names
 from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
 from ...core.runs.errors import RunError
@@ -83,7 +83,7 @@ class TrainTab:
                 form.place("validation_prompts")
                 self.rollout = RolloutPanel(form, config)
                 with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
-                    for section in SECTIONS:
+                    for section in SECTION_TITLES:
                         with gr.Tab(SECTION_TITLES[section], id=f"settings-{section}"):
                             self._section(section)
                 form.check_complete()
