@@ -31,10 +31,3 @@ def core_refusals() -> Iterator[None]:
         yield
     except (CheckpointError, DatasetError) as error:
         raise ConfigError([Fault(str(error))]) from error
-
-
-def use_all_cores() -> None:
-    """`core`'s own; imports torch: seconds."""
-    from ...core.platform_calls import use_all_cores
-
-    use_all_cores()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.config.options import ConfigError, Fault
+from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
 from .answers import BAD_CONFIG, DONE, may_start
-from .computing import core_refusals, empty_folder, only_with_run, use_all_cores
+from .computing import core_refusals, empty_folder, only_with_run
 from .flags import add_config_source, add_options, add_runs_dir, default_runs_dir, resolve
 from .progress import Progress
 

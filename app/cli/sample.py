@@ -8,9 +8,10 @@ from typing import Any
 
 from ...core.config import config_from_flat, with_changes
 from ...core.config.options import ConfigError, Fault
+from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
 from .answers import DONE, say
-from .computing import core_refusals, empty_folder, only_with_run, use_all_cores
+from .computing import core_refusals, empty_folder, only_with_run
 from .flags import add_runs_dir
 from .progress import Progress
 

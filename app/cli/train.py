@@ -9,10 +9,10 @@ from typing import Any
 
 from ...core.config import config_from_flat, config_to_flat
 from ...core.config.options import ConfigError, Fault
+from ...core.platform_calls import use_all_cores
 from ...core.runs.errors import RunError
 from ...core.runs.store import RunStore
 from .answers import BAD_CONFIG, DONE, may_start, say, tell
-from .computing import use_all_cores
 from .flags import add_config_source, add_options, add_runs_dir, changes_of, default_runs_dir, resolve
 from .progress import Progress
 

@@ -310,6 +310,17 @@ class Form:
         names = self.components if only is None else only
         return {self.components[name]: to_component(OPTIONS[name], flat[name]) for name in names}
 
+    @staticmethod
+    def valued(
+        updates: Mapping[Any, Any], values: Mapping[gr.components.Component, Any]
+    ) -> dict[gr.components.Component, Any]:
+        """`updates`, in which each field of `values` (see `show`) takes its value and keeps only the mark that it has there."""
+        marked = dict(updates)
+        for field, value in values.items():
+            mark = {key: change for key, change in updates.get(field, {}).items() if key in ("info", "elem_classes")}
+            marked[field] = gr.update(value=value, **mark)
+        return marked
+
     def faults(self, given: Mapping[Any, Any]) -> list[Fault]:
         """Everything wrong with what the form holds; empty when it is a config."""
         try:

@@ -168,10 +168,11 @@ def _first_need(needs: str | None) -> str:
 
 def _short(model: str) -> str:
     """A folder by its own name, anything else as it is."""
-    return Path(model).expanduser().name if _is_folder(model) else model
+    return Path(model).expanduser().name if is_folder(model) else model
 
 
-def _is_folder(model: str) -> bool:
+def is_folder(model: str) -> bool:
+    """Whether an option names a folder of this computer that is there."""
     try:
         return Path(model).expanduser().is_dir()
     except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home that nobody has: no folder
@@ -201,7 +202,7 @@ def needs_of(model: str) -> str:
     known = shipped_with(model)
     if known is not None:
         return known.needs
-    if _is_folder(model):
+    if is_folder(model):
         return "No download: the model lies on this computer. A graphics card, unless the model is small; “Check this model” tells its size."
     return "A download, unless the model is on this computer already; and a graphics card, unless it is small. “Check this model” tells."
 

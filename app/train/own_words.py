@@ -7,16 +7,16 @@ that it is the same after a reload. Pure functions but for `fitting_resolution`,
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ...core.before.estimate import known_facts
 from ...core.config import OPTIONS, ModelConfig, RunConfig, config_to_flat
 from ...core.data.scanning import located
 from ...core.demo import ASSETS, MODELS
 from ...core.findings import printable
 from ..parts.forms import label
 from ..parts.words import text
-from .model_panel import shipped_with
+from .model_panel import is_folder, shipped_with
 
 MOST_PROMPTS = 4
 _RESOLUTION = "resolution"
@@ -105,15 +105,8 @@ def fitting_resolution(model: ModelConfig, preset: RunConfig) -> int:
     known = shipped_with(name)
     if known is not None:
         return known.config().data.resolution
-    found = None
-    try:
-        if Path(name).expanduser().is_dir():  # only then: a hub id would be asked for over the network
-            from ...core.before.model_check import check_model
-
-            found = check_model(model).resolution
-    except (OSError, ValueError, RuntimeError):
-        pass  # no folder after all
-    return _DEFAULTS[_RESOLUTION] if found is None else found
+    facts = known_facts(model) if is_folder(name) else None
+    return _DEFAULTS[_RESOLUTION] if facts is None or facts.native_resolution is None else facts.native_resolution
 
 
 def prompts_from(captions: Iterable[str], instance_prompt: str | None) -> list[str]:

@@ -258,10 +258,7 @@ class PicturesPanel:
         except ConfigError as error:  # what is empty now is needed by something else that was chosen: the field says so
             shown = {self.form.components[name]: to_component(OPTIONS[name], value) for name, value in changes.items()}
             shown |= self.form.show(config, also)
-            updates = page.refused({**given, **shown}, error)
-            for each, value in shown.items():
-                mark = {key: change for key, change in updates.get(each, {}).items() if key in ("info", "elem_classes")}
-                updates[each] = gr.update(value=value, **mark)
+            updates = self.form.valued(page.refused({**given, **shown}, error), shown)
             return updates, self.data_of({**given, **shown})
         return page.filled(given, new, [*also, *changes]), new.data
 

@@ -200,12 +200,7 @@ class TrainTab:
         """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
         only = None if only is None else list(only)
         shown_values = self.form.show(config, only)
-        marks = self.marks({**given, **shown_values})
-        for field, value in shown_values.items():
-            marks[field] = gr.update(
-                value=value,
-                **{key: change for key, change in marks.get(field, {}).items() if key in ("info", "elem_classes")},
-            )
+        marks = self.form.valued(self.marks({**given, **shown_values}), shown_values)
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
         model = only is None or any(OPTIONS[name].section == "model" for name in only)
         preset = given[self.model.preset] if preset is None else preset

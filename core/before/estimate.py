@@ -108,7 +108,7 @@ def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
         runs_dir: the folder of all runs, whose step times are used.
         look: also read pictures that nobody has looked at yet, each of which is opened once. Without it their disk is not told.
     """
-    facts = _facts(config.model)
+    facts = known_facts(config.model)
     found = _pictures(config, look)
     disk = None if facts is None or found is None else disk_estimate(config, found, facts)
     disk_said = "from the pictures, the limits and the shapes of the weights; an upper estimate"
@@ -394,7 +394,8 @@ def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
 # What both of them read, remembered while the files are the same ------------------------------------------------------------
 
 
-def _facts(model: ModelConfig) -> ModelFacts | None:
+def known_facts(model: ModelConfig) -> ModelFacts | None:
+    """What a model's own files say, as `preflight.model_findings` reads them; read again only when they change. None: not here."""
     from ..demo import resolve
 
     folder = Path(resolve(model.pretrained_model_name_or_path)).expanduser()

@@ -5,7 +5,6 @@ fills in these steps in its own file. It draws only in `plan`, or from an addres
 step, row) whatever the remedy.
 """
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -90,9 +89,7 @@ class Network:
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
         """The raw output at `x` (R, ...), told `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
         self._count(x, 1)
-        given: Mapping[str, Tensor] = self.conditioning
-        if rows is not None:
-            given = {key: value[rows] for key, value in given.items()}
+        given = self.conditioning if rows is None else self.conditioning.select(rows)
         return self.model.denoise(x, level.to(x).t, given)
 
     def predict(self, guidance: float = 1.0) -> Predict:

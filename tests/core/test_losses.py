@@ -11,6 +11,7 @@ from rollout_studio.core.before.loss_share import bands, offsets_to_walk, traini
 from rollout_studio.core.before.plain_grid import grid_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.maths.noise import Level, consistent_target, prediction_from_output
 from rollout_studio.core.maths.reflexflow import anti_drift, frequency_weight
 from rollout_studio.core.maths.rollout import (
@@ -78,10 +79,15 @@ class Model:
         return lambda x, level, rows: prediction_from_output(self.denoiser(x, level.t), x, level, self.prediction_type)
 
 
+def conditioning_of(x0):
+    """As much of a conditioning as a model needs that looks at none of it."""
+    return Conditioning({"words": torch.arange(len(x0))})
+
+
 def loss_at(model, config, x0, noise, plan, grid):
     """The loss of a batch under the config's own remedy, with a given plan."""
     remedy = remedy_for(config, Ground(model.noise_path, model.prediction_type, grid))
-    return batch_loss(model, config, remedy, Batch(x0, noise, {}), plan)
+    return batch_loss(model, config, remedy, Batch(x0, noise, conditioning_of(x0)), plan)
 
 
 def loss_of(model, k=(0, 1, 3, 2), t=(0.3, 0.4, 0.62, 0.5), training=None, **options):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracles import PATHS, grid_for, random_pair
 from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.maths.noise import Level
 from rollout_studio.core.maths.row_loss import Terms, row_losses
 from rollout_studio.core.remedies import REMEDIES, Batch, Ground, Network, Plain, remedy_for, rows_of
@@ -40,7 +41,7 @@ def ground_of(model):
 
 
 def a_batch(shape=(4, 3, 4, 5), **more):
-    return Batch(*random_pair(shape), {"words": torch.arange(shape[0])}, **more)
+    return Batch(*random_pair(shape), Conditioning({"words": torch.arange(shape[0])}), **more)
 
 
 @dataclass(frozen=True)
