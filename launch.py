@@ -113,9 +113,8 @@ def install(extra=None):
         + source
         + ["--editable", what]
     )
-    code = subprocess.call(
-        command, stdout=sys.stderr.fileno()
-    )  # stdout is the command's own: `options --json` is read by programs
+    # stdout is the command's own: `options --json` is read by programs
+    code = subprocess.call(command, stdout=sys.stderr.fileno())
     if code != 0:
         raise Trouble(pip_failed(code, command))
     with open(STAMP, "w", encoding="utf-8") as file:

@@ -29,12 +29,13 @@ from .picture import downloads, film, numbers_table, report_charts, words_list
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
 
+# an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 EDIT_S, TYPED_S, LOOK_S, HOLD_S = (
     0.05,
     0.9,
     0.05,
     0.4,
-)  # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
+)
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
 FIELDS: dict[str, tuple[Option, str]] = {
@@ -126,9 +127,8 @@ class DriftLab:
                 self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
                 self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
         self.timer = gr.Timer(LOOK_S, active=False)
-        self.shown = gr.Number(
-            0, precision=0, visible=False, elem_id="look-shown"
-        )  # the number of the newest answer that the browser has applied
+        # the number of the newest answer that the browser has applied
+        self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")
         self._edited: dict[str, gr.components.Component] = {
             **self.fields, "prompt": self.prompt, "weights": self.weights, "against": self.against, "solver": self.solver,
         }  # fmt: skip
@@ -559,14 +559,8 @@ class DriftLab:
                     out[self.curves] = self._curves(result) if measured else ""
                 memory["export"] = mark
             memory["folder"] = result["folder"]
-        except (
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-            OSError,
-            ReportError,
-        ) as error:  # a run's answer comes from its files
+        # a run's answer comes from its files
+        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError) as error:
             out[self.progress] = (
                 f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
             )

@@ -73,9 +73,8 @@ class Previews:
 
     def publish(self, source: Path, name: str) -> str:
         """Hand out a folder of this program's own scripts and style sheets; the relative address of its copy."""
-        mimetypes.add_type(
-            "text/javascript", ".js"
-        )  # Windows may know another type, and browsers refuse a module that has one
+        # Windows may know another type, and browsers refuse a module that has one
+        mimetypes.add_type("text/javascript", ".js")
         copy = self.folder / name
         shutil.copytree(
             source, copy, ignore=lambda _, names: [each for each in names if each in _NOT_PUBLISHED], dirs_exist_ok=True

@@ -530,9 +530,8 @@ def _doing(run: RunSummary, log: RunLog) -> str:
     if not run.alive:
         return ""
     if run.state == "paused" and run.message:
-        return (
-            run.message
-        )  # it waits for room on its disk, and goes on by itself; the disk may be too full for an event
+        # it waits for room on its disk, and goes on by itself; the disk may be too full for an event
+        return run.message
     if run.state == "paused":
         return "paused; press Go on"
     if log.phase is not None:

@@ -60,12 +60,10 @@ class TryPanel:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self._lock = threading.Lock()
-        self._asked: OrderedDict[str, tuple[tuple[str, float], str]] = (
-            OrderedDict()
-        )  # viewer -> (run's name and age, ticket)
-        self._held: OrderedDict[str, tuple[tuple[str, float], str | None]] = (
-            OrderedDict()
-        )  # viewer -> (run's name and age, what they draw with)
+        # viewer -> (run's name and age, ticket)
+        self._asked: OrderedDict[str, tuple[tuple[str, float], str]] = OrderedDict()
+        # viewer -> (run's name and age, what they draw with)
+        self._held: OrderedDict[str, tuple[tuple[str, float], str | None]] = OrderedDict()
         self._kept: OrderedDict[str, None] = OrderedDict()  # answers that were put into their run's folder
         self._suggested: OrderedDict[str, None] = OrderedDict()  # prompts that were put in by us and may be replaced
         with gr.Column(elem_classes="rs-try"):

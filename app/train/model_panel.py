@@ -49,9 +49,8 @@ class ModelPanel:
             with gr.Column(scale=1, min_width=150, elem_classes="rs-model-buttons"):
                 self.check = gr.Button("Check this model", size="sm", elem_id="check-model")
                 self.browser = FolderBrowser("model", "browse-model")
-        self.held = gr.State(
-            self._as_shown(load_preset(preset))
-        )  # the model's fields, as they were when last looked at
+        # the model's fields, as they were when last looked at
+        self.held = gr.State(self._as_shown(load_preset(preset)))
         self.browser.place()
         self.checked = gr.HTML(elem_id="model-checked", elem_classes="rs-maybe")
 

@@ -80,9 +80,8 @@ class PicturesPanel:
                 self.browser = FolderBrowser("pictures", "browse-pictures", self._places)
                 form.place("trigger_word", "instance_prompt")
         self.browser.place()
-        self.held = gr.State(
-            config.data.instance_data_dir
-        )  # the pictures that the words in the form were looked through for
+        # the pictures that the words in the form were looked through for
+        self.held = gr.State(config.data.instance_data_dir)
         self.words = gr.HTML(elem_id="own-words", elem_classes="rs-maybe")
         with gr.Row(elem_classes="rs-buttons"):
             self.clear = gr.Button("Clear the demo's words", size="sm", visible=False, elem_id="own-words-clear")

@@ -248,10 +248,8 @@ class TrainTab:
         config, preset, name = kept
         try:
             load_preset(preset)
-        except (
-            ConfigError
-        ):  # one of the person's own that is gone: its settings are still here, told against the first one
-            preset = FIRST
+        except ConfigError:
+            preset = FIRST  # one of the person's own is gone: its settings are still here, told against the first one
         model = config.model.pretrained_model_name_or_path
         return {
             **self.filled({**given, self.name: name}, config, preset=preset),

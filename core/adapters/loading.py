@@ -234,9 +234,8 @@ def _quietly():
     logging.set_verbosity(python_logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Already found a `peft_config`"
-            )  # several adapters side by side are meant
+            # several adapters side by side are meant
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             yield
     finally:
         logging.set_verbosity(level)

@@ -247,9 +247,8 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     ]  # fmt: skip
     if len(steps) < _FEWEST_STEPS:
         return None
-    fewest = min(
-        e["network_rows"] for e in steps
-    )  # what an older run, that did not tell `rows`, took at its plainest step
+    # what an older run, that did not tell `rows`, took at its plainest step
+    fewest = min(e["network_rows"] for e in steps)
     rows = [e["rows"] if _is_number(e.get("rows")) and e["rows"] > 0 else fewest for e in steps]
     if fewest <= 0:
         return None
@@ -325,10 +324,11 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     )
     parts["activations"] = rows * wide * kept * _outputs(facts, config.data.resolution)
     total = sum(parts.values())
+    # the weights themselves are known
     worker, step = (
         parts.get("process", 0.0),
         parts["training"] + parts["activations"],
-    )  # the weights themselves are known
+    )
     low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"

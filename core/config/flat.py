@@ -165,9 +165,8 @@ def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _rule_faults(values: Mapping[str, Any]) -> list[Fault]:
     sections = {}
     for name, cls in SECTIONS.items():
-        bare = object.__new__(
-            cls
-        )  # the class without its checks: the values are checked, the rules are what is asked for
+        # the class without its checks: the values are checked, the rules are what is asked for
+        bare = object.__new__(cls)
         given = _fields(name, values)
         for each in dataclasses.fields(cls):
             object.__setattr__(bare, each.name, given.get(each.name, each.default))

@@ -66,9 +66,8 @@ def fit_background(pixels: np.ndarray) -> np.ndarray:
     """The background behind the object, (64, 64, 3): a colour with a vertical slope, fitted to the picture's frame."""
     frame = np.ones((SIDE, SIDE), dtype=bool)
     frame[2:-2, 2:-2] = False
-    frame &= (
-        np.linalg.norm(pixels - np.median(pixels[frame], axis=0), axis=-1) < 3 * VISIBLE
-    )  # an object may touch the frame
+    # an object may touch the frame
+    frame &= np.linalg.norm(pixels - np.median(pixels[frame], axis=0), axis=-1) < 3 * VISIBLE
     height = np.linspace(-1, 1, SIDE)
     terms = np.stack([np.ones(SIDE), height], axis=1)
     solution, *_ = np.linalg.lstsq(terms[np.nonzero(frame)[0]], pixels[frame], rcond=None)

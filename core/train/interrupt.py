@@ -5,12 +5,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
+# Windows has no SIGHUP; its console's close and break arrive as SIGBREAK
 _NAMES = (
     "SIGTERM",
     "SIGINT",
     "SIGHUP",
     "SIGBREAK",
-)  # Windows has no SIGHUP; its console's close and break arrive as SIGBREAK
+)
 
 
 class StopNow(BaseException):

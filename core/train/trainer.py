@@ -526,9 +526,8 @@ class Training:
 
         tally = _Tally(rows)
         for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
-            torch.manual_seed(
-                stream_seed(training.seed, step, "dropout", micro)
-            )  # LoRA dropout draws from the global generator
+            # LoRA dropout draws from the global generator
+            torch.manual_seed(stream_seed(training.seed, step, "dropout", micro))
             with self.accelerator.autocast():
                 rows_here = Batch(
                     batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class
@@ -780,9 +779,8 @@ class Training:
                 self._wait_for_room()
                 continue
             if waiting:
-                self.journal.emit(
-                    "paused" if before == "paused" else "resumed", step=self.step
-                )  # or as somebody wished meanwhile
+                # or as somebody wished meanwhile
+                self.journal.emit("paused" if before == "paused" else "resumed", step=self.step)
                 self.journal.state(state=before, message=None)
             return result
 

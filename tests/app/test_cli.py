@@ -134,9 +134,8 @@ def test_help_and_version_end_with_0(run):
         code, out, _ = run(*arguments)
         assert code == 0
         assert out
-    assert "100 %" not in run("train", "--help")[1].replace(
-        "100 %%", ""
-    )  # percent signs of help texts survive argparse
+    # percent signs of help texts survive argparse
+    assert "100 %" not in run("train", "--help")[1].replace("100 %%", "")
 
 
 # ---- dry run

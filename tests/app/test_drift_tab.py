@@ -175,9 +175,8 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
         ("training", "Trained on by mine"),
     }
     assert all(picture.caption for picture in found)
-    assert len(choices.without_copies([*found, *choices.built_in()])) == len(
-        found
-    )  # the demo's held-out ones are the built-in ones
+    # the demo's held-out ones are the built-in ones
+    assert len(choices.without_copies([*found, *choices.built_in()])) == len(found)
 
 
 # The request ---------------------------------------------------------------------------------------------------------
@@ -357,9 +356,8 @@ def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
     assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(
         re.findall(r">([^<]+)</a>", out[lab.export])
     )
-    assert (
-        out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5
-    )  # three charts and two maps, each with how to read it
+    # three charts and two maps, each with how to read it
+    assert out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5
     lab.on_edit(given(lab, out[lab.shown], seed=8), viewer())
     edited = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
     assert edited[lab.curves] == "" and edited[lab.measure].visible is True

@@ -114,10 +114,11 @@ def test_a_missing_folder_is_told_while_one_edits_at_the_node_that_names_it(ask,
     assert "name the folder with your pictures" in told("folder", None)[0][2]
     assert told("class_folder", nowhere) == []  # made when class pictures are generated
     assert told("folder", str(tmp_path)) == []
+    # to the form
     assert (
         config_of(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere))).data.instance_data_dir
         == nowhere
-    )  # to the form
+    )
     with pytest.raises(GraphError, match="no such folder"):
         runs().start(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere)))
 

@@ -130,9 +130,8 @@ def test_a_preset_goes_into_the_form_out_as_a_file_and_back_in_unchanged(page, s
     browser.fire(tab.keep.fold, "expand")  # the cards of one's own
     browser.set(tab.model.preset, key)
     browser.fire(tab.model.preset, "input")
-    browser.fire(
-        tab.form.components["seed"], "input"
-    )  # an edit that changes nothing: the form is read as the browser holds it
+    # an edit that changes nothing: the form is read as the browser holds it
+    browser.fire(tab.form.components["seed"], "input")
     first, text = shown(tab, browser), downloaded(tab, browser)
     assert config_from_flat(json.loads(text)) == load_preset(key)
 
@@ -213,9 +212,8 @@ def test_a_value_set_in_the_page_is_what_the_trainer_reads(page, viewer, store, 
     (tracker / "__init__.py").touch()
     monkeypatch.syspath_prepend(tracker.parent)  # as if it were installed
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(
-            variable, raising=False
-        )  # a hub id may then be named; nothing is downloaded before the run's own process
+        # a hub id may then be named; nothing is downloaded before the run's own process
+        monkeypatch.delenv(variable, raising=False)
     value = ALONE.get(name, others[name])
     assert value != OPTIONS[name].default
     changes = {**TOGETHER.get(name, {}), name: value}

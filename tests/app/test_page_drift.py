@@ -127,9 +127,8 @@ def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, t
     with run.lock():
         run.write_state(state="running", step=40)
         page = visit()
-        expect(page.get_by_role("tab", name="Runs", exact=True)).to_have_attribute(
-            "aria-selected", "true"
-        )  # where a live run leads at first
+        # where a live run leads at first
+        expect(page.get_by_role("tab", name="Runs", exact=True)).to_have_attribute("aria-selected", "true")
         tab(page, "Drift")
         choose(page, "weights", "plays · now, while it trains")
         expect(page.locator("#look-against input")).to_have_value("its base model")

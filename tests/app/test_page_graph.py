@@ -106,9 +106,8 @@ def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served
     page.mouse.up()
     expect(page.get_by_test_id("notice")).to_contain_text("takes sampling")
     expect(page.locator(".react-flow__edge")).to_have_count(0)
-    expect(card(page, "probability_ramp_plot").locator(".rsg-fault")).to_contain_text(
-        "needs a link"
-    )  # the server's word, at the node
+    # the server's word, at the node
+    expect(card(page, "probability_ramp_plot").locator(".rsg-fault")).to_contain_text("needs a link")
 
     drag(
         page,
@@ -241,9 +240,8 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     page.keyboard.press("Control+v")
     expect(card(page, "rollout_preview")).to_have_count(0)
     expect(card(page, "strip_2")).to_be_visible()
-    assert (
-        saved(page)["prompt"]["strip_2"]["inputs"] == first["prompt"]["strip"]["inputs"]
-    )  # links from outside come along
+    # links from outside come along
+    assert saved(page)["prompt"]["strip_2"]["inputs"] == first["prompt"]["strip"]["inputs"]
     page.keyboard.press("m")
     expect(card(page, "strip_2")).to_have_attribute("data-state", "muted")
     page.keyboard.press("Control+g")
@@ -289,9 +287,8 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     expect(page.get_by_test_id("notice")).to_contain_text("takes checkpoint")
     link(socket(page, "ramp", "Picture, output, gives image"), socket(page, "save", "Images, input, takes image"))
     assert saved(page)["prompt"]["save"]["inputs"]["images"] == ["ramp", 0]
-    expect(page.locator(".react-flow__edge")).to_have_count(
-        links
-    )  # an input takes one link: the new one replaced the old
+    # an input takes one link: the new one replaced the old
+    expect(page.locator(".react-flow__edge")).to_have_count(links)
 
 
 def test_the_parts_without_a_screen(editor):

@@ -65,9 +65,8 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
     write(page, "instance_data_dir", folder)
     expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
     pictures(tmp_path / "more", 1, first=3)
-    page.locator("#drop input[type=file]").set_input_files(
-        tmp_path / "more" / "cup 03.png"
-    )  # onto the set that is there
+    # onto the set that is there
+    page.locator("#drop input[type=file]").set_input_files(tmp_path / "more" / "cup 03.png")
     expect(page.locator("#pictures")).to_contain_text("4 pictures, dropped here")
     page.get_by_role("button", name="Remove cup 03.png").click()
     expect(page.locator("#pictures")).to_contain_text("3 pictures, dropped here")

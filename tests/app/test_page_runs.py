@@ -70,9 +70,8 @@ def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(vis
         "scheduled_sampling_control": "source_noise"
     }
     other = runs.get("mine-plain-time").read_config()
-    assert (
-        other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80
-    )  # all its steps took the same 0.6 s
+    # all its steps took the same 0.6 s
+    assert other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80
     assert runs.summary("mine-plain-time").control_of == "mine"
 
 

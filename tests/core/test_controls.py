@@ -138,10 +138,11 @@ def test_a_plain_run_and_a_control_have_no_controls(store):
 def test_equal_time_counts_plain_and_rolled_steps_at_the_medians_of_one_process(store):
     run = told(store, plain_every=2)
     found = plain_step(config_from_flat(run.read_config()), follow(run))
+    # the first three, slow ones do not count
     assert found.measured and (found.seconds, found.rolled_seconds) == (
         0.2,
         0.5,
-    )  # the first three, slow ones do not count
+    )
     assert (found.steps, found.rolled_steps, found.equal_time_steps) == (40, 20, round(20 + 20 * 0.5 / 0.2))
     assert found.problem is None
 

@@ -183,9 +183,8 @@ def test_a_noise_share_is_found_on_every_path(path, share):
 
 
 def test_a_wave_has_its_power_in_its_own_ring_and_band():
-    x = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12).expand(
-        1, 1, 8, 12
-    )  # a quarter of the sampling rate: half of Nyquist
+    # a quarter of the sampling rate: half of Nyquist
+    x = torch.cos(2 * math.pi * 3 * torch.arange(12) / 12).expand(1, 1, 8, 12)
     rings = Rings.of(8, 12, 4)
     power = rings.power(x)[0]
     assert int(power[:4].argmax()) == 1 and float(power[:4].sum() - power[1]) < 1e-9
@@ -200,10 +199,11 @@ def test_white_noise_is_equally_strong_in_every_band_whatever_the_shape():
 
 def test_the_measurement_costs_what_it_announces():
     x0, noise = gaussian_pictures(4)
+    # offsets of 3 fit everywhere at these levels
     path, settings = (
         PATHS["flow"],
         dataclasses.replace(SETTINGS, start=None),
-    )  # offsets of 3 fit everywhere at these levels
+    )
     curve = curve_of(ORACLE.predict, path, x0, noise, settings)
     assert curve.network_rows == drift.expected_rows(settings, 4, 30)
 
@@ -516,9 +516,8 @@ def test_a_run_measures_its_base_once(model, tmp_path):
     first = drift.probe(model, sets, config, tmp_path / "drift", step=0, **quick)
     later = drift.probe(model, sets, config, tmp_path / "drift", step=5, **quick)
     assert (first["path"], later["path"]) == ("drift/step-000000/report.json", "drift/step-000005/report.json")
-    assert (
-        later["summary"]["network_rows"] == first["summary"]["network_rows"]
-    )  # the tuned model's; the base's are known
+    # the tuned model's; the base's are known
+    assert later["summary"]["network_rows"] == first["summary"]["network_rows"]
     assert (
         first["summary"]["drift"]
         == first["summary"]["drift_base"]
@@ -532,9 +531,8 @@ def test_a_run_measures_its_base_once(model, tmp_path):
         ("base", "held-out"),
         ("base", "training"),
     ]
-    other = drift.probe(
-        model, sets, config, tmp_path / "drift", step=6, **quick, seed=7
-    )  # another noise: the base again
+    # another noise: the base again
+    other = drift.probe(model, sets, config, tmp_path / "drift", step=6, **quick, seed=7)
     assert (
         other["summary"]["network_rows"] == 2 * first["summary"]["network_rows"]
         and other["summary"]["drift_base"] is not None

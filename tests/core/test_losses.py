@@ -222,9 +222,8 @@ def test_a_paper_plan_starts_every_chosen_row_at_its_drawn_time_and_ends_anywher
     drawn = torch.rand(rows, generator=generator(5, 3, "step_length"), dtype=torch.float64)[plan.rolled]
     torch.testing.assert_close(ways, drawn, atol=1e-6, rtol=0)
     assert plan.mean_offset == 1 and not plan.moved.any()
-    longer = make_plan(
-        replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5
-    )  # it only switches the mode on
+    # it only switches the mode on
+    longer = make_plan(replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5)
     assert torch.equal(longer.target.t, plan.target.t) and torch.equal(longer.k, plan.k)
 
 

@@ -134,9 +134,8 @@ def test_max_step_offset_bounds_the_offsets_and_is_reached():
 def test_probability_is_the_share_of_rows_that_are_chosen(probability):
     plan = plan_with(max_step_offset=1, probability=probability)
     assert plan.probability == probability
-    assert float(plan.rolled.double().mean()) == pytest.approx(
-        probability / 2, abs=0.03
-    )  # half of the chosen draw k = 0
+    # half of the chosen draw k = 0
+    assert float(plan.rolled.double().mean()) == pytest.approx(probability / 2, abs=0.03)
 
 
 def test_the_ramp_sets_the_probability_of_a_step():

@@ -329,9 +329,8 @@ def test_min_snr_is_finite_at_pure_noise_and_holds_for_flow():
     end = Level(torch.ones(1), torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     assert losses.min_snr_weight(end, 5.0, "epsilon") == 1 and losses.min_snr_weight(end, 5.0, "flow_matching") == 0
     middle = Level(torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([0.5]))
-    assert (
-        losses.min_snr_weight(middle, 5.0, "flow_matching") == 0.25
-    )  # SNR 1, and an x0 error is sigma times a velocity error
+    # SNR 1, and an x0 error is sigma times a velocity error
+    assert losses.min_snr_weight(middle, 5.0, "flow_matching") == 0.25
 
 
 def test_huber_is_the_square_up_to_delta_and_straight_beyond():

@@ -418,9 +418,8 @@ def test_the_checkout_is_a_pack_in_a_process_that_owns_nodes_and_app(root, tmp_p
 
 def test_missing_packages_are_one_line_and_no_crash(root, tmp_path):
     number, _, [line] = as_a_pack(root, tmp_path, "diffusers", "peft")
-    assert (
-        number == len(NODES) and "needs diffusers, peft" in line
-    )  # the nodes are there: a workflow that has them opens
+    # the nodes are there: a workflow that has them opens
+    assert number == len(NODES) and "needs diffusers, peft" in line
     number, _, [line] = as_a_pack(root, tmp_path, "psutil")
     assert number == 0 and "psutil" in line and "requirements.txt" in line
 

@@ -114,9 +114,8 @@ def measure(
         kinds.append(("base", base))
 
     work, print_of_probe = [], hashlib.sha256()
-    alone = not any(
-        probe_set.role == "held-out" for probe_set in probe_sets
-    )  # then the training pictures are all there is to show
+    # then the training pictures are all there is to show
+    alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)
     for probe_set in probe_sets:
         own = settings if probe_set.role == "held-out" or alone else settings.for_training_pictures()
         groups = _groups(probe_set, own)

@@ -85,9 +85,8 @@ class Rings:
             .flatten()
             / 0.5
         )
-        ring = (
-            (f * number).round().long().clamp(1, number)
-        )  # what lies beyond Nyquist (the corners) counts with the last ring
+        # what lies beyond Nyquist (the corners) counts with the last ring
+        ring = (f * number).round().long().clamp(1, number)
         chosen = [(ring == i + 1) & (f > 0) for i in range(number)]
         chosen += [(f > 0) & (f < 1 / 3), (f >= 1 / 3) & (f < 2 / 3), f >= 2 / 3]
         members = torch.stack(chosen).double()

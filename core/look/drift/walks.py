@@ -38,9 +38,8 @@ class Table:
     loss: dict[float, tuple[float, Row]] = field(default_factory=dict)  # share -> t, row
     trajectory: list[tuple[Level, int, Row]] = field(default_factory=list)
     frequencies: Tensor | None = None
-    frames: dict[int, list[tuple[int, float, float, Tensor, Tensor]]] = field(
-        default_factory=dict
-    )  # sample -> step, t, sigma, clean, rolled
+    # sample -> step, t, sigma, clean, rolled
+    frames: dict[int, list[tuple[int, float, float, Tensor, Tensor]]] = field(default_factory=dict)
 
 
 class _Network:

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's (told apart with every kind of colour blindness); tu
 CARD, INK, MUTED, LINE = "#fbfbf9", "#1d2129", "#5a6270", "#d5d9df"
 TRUE_COLOUR, OWN_COLOUR = "#00765a", "#b84a00"
 COLOURS = {"tuned": "#0072b2", "base": "#b37400"}
+# for comparisons of more than base and tuned
 MORE_COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -13,4 +14,4 @@ MORE_COLOURS = (
     "#cc79a7",
     "#56b4e9",
     "#5a6270",
-)  # for comparisons of more than base and tuned
+)
