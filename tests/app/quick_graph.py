@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from rollout_studio.app.cli import graph as graph_cli
+from rollout_studio.app.cli import graph_actions as graph_cli
 from rollout_studio.app.cli.main import main
 from rollout_studio.core.runs.store import RunStore
 

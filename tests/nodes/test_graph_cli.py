@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from rollout_studio.app.cli import graph as graph_cli
+from rollout_studio.app.cli import graph_actions as graph_cli
 from rollout_studio.app.cli.main import main
 
 
