@@ -1,6 +1,7 @@
 """Rules of the house that no single file can keep: who imports whom, what a wheel holds, what must start without torch."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -349,3 +350,48 @@ def test_the_wings_of_nodes_know_only_what_stands_before_them():
                         wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} imports {'.'.join(name)}")
     assert not wrong, "\n".join(wrong)
     assert {folder.name for folder in (ROOT / "nodes").iterdir() if (folder / "__init__.py").is_file()} == set(wings)
+
+
+def load_sizes():
+    """`tools/sizes.py`, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("sizes", ROOT / "tools" / "sizes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_large_part_is_listed_with_its_reason_and_nothing_else_is():
+    """docs/architecture.md, "Large parts, with the reason". Split what is new on the list, or say why it stays."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Large parts, with the reason")[2].partition("\n## ")[0]
+    reasons = dict(re.findall(r"^\| `([^`]+)` \|(.*)\|$", section, re.MULTILINE))
+    large = {part.name: part.lines for part in load_sizes().large_parts()}
+    wrong = [
+        f"no reason for {name}, {lines} lines" for name, lines in large.items() if not reasons.get(name, "").strip()
+    ]
+    wrong += [f"{name} is listed and not large" for name in reasons if name not in large]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_sizes_of_files_classes_and_functions_are_seen_wherever_they_are_nested(tmp_path):
+    def lines(number):
+        return "".join(f"    x{i} = {i}\n" for i in range(number - 1))
+
+    inner = "".join("    " + line + "\n" for line in ("def method(self):\n" + lines(61)).splitlines())
+    texts = {
+        "core/a.py": "def at_the_limit():\n" + lines(60) + "async def above():\n" + lines(61),
+        "nodes/b.py": "if True:\n    class Small:\n" + "".join("    " + line + "\n" for line in inner.splitlines()),
+        "app/c/d.py": "class Limit:\n" + lines(250) + "class Above:\n" + lines(251),
+        "tests/e.py": "def elsewhere():\n" + lines(61),
+        "launch.py": "x = 1\n" * 501,
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert load_sizes().large_parts(tmp_path) == [
+        ("app/c/d.py", 501),
+        ("launch.py", 501),
+        ("app/c/d.py:Above", 251),
+        ("core/a.py:above", 61),
+        ("nodes/b.py:Small.method", 61),
+    ]
