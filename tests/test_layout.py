@@ -1,4 +1,4 @@
-"""Rules of the house that no single file can keep: who imports whom, what a wheel holds, what must start without torch."""
+"""Rules about the repository as a whole: who imports whom, what a wheel contains, what starts without torch, how large things are."""
 
 import ast
 import importlib.util

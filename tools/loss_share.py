@@ -1,11 +1,11 @@
-"""Who carries the loss of rolled rows, by noise level, without and with `scheduled_sampling_snr_gamma`; as a Markdown table.
+"""The share of each noise level in the loss of rolled rows, without and with `scheduled_sampling_snr_gamma`, as a Markdown table.
 
     python tools/loss_share.py                          # level strong on Stable Diffusion 1.5's schedule, in closed form
     python tools/loss_share.py --level gentle --gamma 10 --spread 0.5
     python tools/loss_share.py --measure                # also on demo-epsilon, a real model on that schedule (a minute, needs torch)
 
-Closed form: Gaussian data of a standard deviation (`--spread`), a model that is perfect on plain rows (`core/before/loss_share.py`). Measured:
-the trainer's own `batch_loss` of the untrained model on pictures of the demo's world, one row for each training timestep.
+Closed form: Gaussian data with standard deviation `--spread`, a model that is perfect on plain rows (`core/before/loss_share.py`). Measured:
+`batch_loss` of the untrained model on pictures of the demo's picture set, one row for each training timestep.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Write the workflows that come along: `presets/workflows/*.json` and `example_workflows/*.json` (for ComfyUI).
+"""Write the included workflows: `presets/workflows/*.json` and `example_workflows/*.json` (for ComfyUI).
 
     python tools/make_workflows.py
 
-One per preset is made from the preset itself; a test compares, so run this after changing one.
+One workflow per preset is generated from the preset. A test compares them, so run this after changing a preset.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""The pictures of the page in `docs/pictures`: `python tools/screenshots.py --runs FOLDER` (Chromium as for the browser tests).
+"""Take the screenshots in `docs/pictures`: `python tools/screenshots.py --runs FOLDER` (Chromium as for the browser tests).
 
-FOLDER holds finished runs, the newest of them a demo run with samples and drift reports at several steps. Each tab is taken in light and
-dark, 1400 and 400 px wide. Folders of this machine are painted out; everything else is what a visitor sees.
+FOLDER contains finished runs, the newest of them a demo run with samples and drift reports at several steps. Each tab is taken in light and
+dark, 1400 and 400 px wide. Paths of this machine are removed; nothing else is changed.
 """
 
 import argparse

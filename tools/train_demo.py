@@ -1,14 +1,14 @@
-"""Train the demo's models from nothing: the picture world is drawn, nothing is downloaded.
+"""Train the demo's models from scratch on generated pictures; nothing is downloaded.
 
     python tools/train_demo.py autoencoder          # minutes; both models share it
     python tools/train_demo.py flow                 # about an hour on one CPU core
     python tools/train_demo.py epsilon              # the same again; may run beside it
-    python tools/train_demo.py dreambooth           # the pictures of the new thing
-    python tools/train_demo.py measure flow         # the 200 held-out prompts, by rule
+    python tools/train_demo.py dreambooth           # the pictures of the new object
+    python tools/train_demo.py measure flow         # the 200 held-out prompts, by the rule-based judge
 
-Each training can be killed and started again: it goes on from its last state (`--state`), and puts a loadable snapshot
-of its averaged weights into `presets/demo/` every few minutes. Figures are appended to `docs/demo-training-log.jsonl`.
-Runs with the same seed see the same pictures, captions, noise and times in the same order.
+Each training can be killed and restarted: it resumes from its last state (`--state`), and writes a loadable snapshot of its
+averaged weights to `presets/demo/` every few minutes. Figures are appended to `docs/demo-training-log.jsonl`.
+Runs with the same seed use the same pictures, captions, noise and times in the same order.
 """
 
 from __future__ import annotations
