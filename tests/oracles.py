@@ -60,7 +60,8 @@ def exact_output(x: Tensor, x0: Tensor, level: Level, prediction_type: str) -> T
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Data `x0 ~ N(mu, s^2)`, every element alike: the best predictor and the exact flow are known (rollout.md section 3)."""
+    """Data `x0 ~ N(mu, s^2)`, every element alike: the best predictor and the exact flow are known
+    (docs/mathematics.md, "Gaussian closed forms")."""
 
     mu: float = 0.7
     s: float = 0.5

@@ -122,7 +122,8 @@ def shown_offsets(most: int) -> list[int]:
 
 
 def blur_table(config: RunConfig) -> list[Blur] | None:
-    """The blur factor (rollout.md section 4) at a few target levels; None where it is not known (`original` outside flow models)
+    """The blur factor (docs/mathematics.md, "Blur limit") at a few target levels; None where it is not known
+    (`original` outside flow models)
     or does not apply (nobody walks; `paper` takes its ordinary loss at the source)."""
     rollout, grid = config.rollout, grid_of(config)
     if not rollout.walks or longest_walk(config).second_pass or (rollout.target == "original" and not grid.flow):

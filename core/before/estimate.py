@@ -234,7 +234,8 @@ def _run_config(folder: Path, stamp: tuple[int, int]) -> dict | None:
 def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     """Seconds of a plain step in a run, from its last `step` events; None with fewer than five.
 
-    A step with rolled rows counts as `(c + n) / c` plain ones, `n` the forwards per row that it really took (speed.md section 1).
+    A step with rolled rows counts as `(c + n) / c` plain ones, `n` the forwards per row that it really took
+    (docs/mathematics.md, "Cost of a step").
     """
     run = RunDir(folder)
     flat = run.read_config()

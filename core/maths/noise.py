@@ -22,7 +22,8 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_matching"]
 def state_dtype(x: Tensor) -> torch.dtype:
     """The precision in which states are carried: float32, or wider when `x` is. Never a network's reduced one.
 
-    In bfloat16 26-56 % of the displacement of a rollout is lost (measured, rollout.md section 3).
+    In bfloat16 26-56 % of the displacement of a rollout is lost (measured; docs/mathematics.md, "Notation and noise
+    paths").
     """
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -267,7 +268,8 @@ def target_output(x0: Tensor, noise: Tensor, level: Level, prediction_type: Pred
 def consistent_target(xr: Tensor, x0: Tensor, level: Level, prediction_type: PredictionType) -> Tensor:
     """The answer at the rolled state `xr` whose implied clean image is the true `x0`. Like x0, state precision.
 
-    Grows as 1 / sigma: rows below `min_sigma` are not rolled out. Source: rollout.md section 4 (2210.05147, 2312.00210).
+    Grows as 1 / sigma: rows below `min_sigma` are not rolled out. Source: arXiv 2210.05147, 2312.00210;
+    docs/mathematics.md, "Training target of a rolled row".
     """
     xr, x0 = xr.to(state_dtype(x0)), x0.to(state_dtype(x0))
     level = level.like(x0)

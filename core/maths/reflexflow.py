@@ -1,7 +1,8 @@
 """ReflexFlow: anti-drift rectification and frequency compensation, as terms of the loss of a training row.
 
 Flow models only; every velocity here is noise-ward (`u = noise - x0`, diffusers' sign). Everything is per row and unreduced: the
-trainer takes one mean at the end. Source: arXiv 2512.04904 (re-issued as DEFAR, 2606.28226); rollout.md section 5 says where we differ.
+trainer takes one mean at the end. Source: arXiv 2512.04904 (re-issued as DEFAR, 2606.28226); differences:
+docs/mathematics.md, "ReflexFlow".
 """
 
 from dataclasses import dataclass

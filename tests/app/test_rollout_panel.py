@@ -209,7 +209,8 @@ def test_the_drawing_is_spoken_and_exists_for_wide_and_narrow_windows():
 
 
 def test_the_cost_in_numbers_is_the_closed_form_of_it():
-    """speed.md section 1: ten steps of euler for every row, uniform: 5 forwards on average, 3.5 times a plain LoRA step; no ReflexFlow."""
+    """docs/mathematics.md, "Cost of a step": ten steps of euler for every row, uniform: 5 forwards on average, 3.5
+    times a plain LoRA step; no ReflexFlow."""
     told = config(**{**ON, "max_step_offset": 10, "probability": 1.0, "sampler": "euler", "reflexflow": False})
     said = panel.cost_sentence(told)
     assert (

@@ -190,7 +190,7 @@ def test_a_soft_maximum_lies_above_the_minimum_and_within_what_is_allowed(steps)
 
 
 def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
-    """rollout.md section 0, written out, and our control: a default that moves must move here too."""
+    """docs/mathematics.md, "Options and defaults": a default that moves must move here too."""
     wanted = {
         "max_step_offset": 0, "probability": 0.0, "prob_start": 0.0, "prob_end": 0.5, "ramp_steps": 0, "start_step": 0,
         "ramp_shape": "linear", "strategy": "uniform", "sampler": "unipc", "order": 2, "grid": "inference", "grid_steps": 30,

@@ -133,7 +133,7 @@ def test_an_impossible_solver_is_refused(name, order):
         make_solver(name, order)
 
 
-# --- diffusers as the oracle (settings: families.md section 3). Its schedulers step a whole batch at one time. ---
+# --- diffusers as the oracle; its settings: docs/mathematics.md, "Solvers" ---
 
 VP = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 MULTISTEP = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}

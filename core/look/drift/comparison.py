@@ -59,7 +59,8 @@ def relative_change(after: Sequence[float], before: Sequence[float], resamples: 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Tuned against base on one set of pictures. `kind`: what the two changes mean together (rollout.md section 6)."""
+    """Tuned against base on one set of pictures. `kind`: what the two changes mean together (docs/mathematics.md,
+    "Drift measures")."""
 
     role: Role
     sigma: float

@@ -1,7 +1,8 @@
 """What two states at the same noise level say of each other: distance, direction, effective level, spread, spectrum.
 
-Tensors in, one value a row out; no model and no settings. Source: rollout.md section 6, where the papers of the single
-measures are named. Differs: the effective noise level and the effective signal-to-noise ratio refer to the pair, and a
+Tensors in, one value a row out; no model and no settings. Source, with the papers of the
+single measures: docs/mathematics.md, "Drift measures". Differs: the effective noise level and the effective
+signal-to-noise ratio refer to the pair, and a
 test shows on paper that an exact flow moves them too; they are reported as measures with a floor.
 """
 
