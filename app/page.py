@@ -25,6 +25,7 @@ from . import see_rollout
 from .drift.tab import DriftTab
 from .graph.tab import GraphTab
 from .parts.guard import Guard, local_hosts
+from .parts.pulse import Pulse
 from .parts.style import CSS, theme
 from .parts.watch import Watch
 from .runs.tab import RunsTab
@@ -33,7 +34,6 @@ from .train.tab import TrainTab
 HOST = "127.0.0.1"
 PORT = 7860
 _PORTS_TRIED = 50
-_TICK_S = 1.5
 _BRAND = '<div class="rs-brand"><b>Rollout<i>Studio</i></b><span>DreamBooth with rollout and ReflexFlow, and the drift in view</span></div>'
 
 
@@ -53,20 +53,36 @@ def build(watch: Watch) -> gr.Blocks:
                 graph = GraphTab(watch)
 
         held: dict[str, dict[Any, Any]] = {}  # viewer -> updates that wait to be fetched
+        last_given: dict[
+            str, tuple[Any, ...]
+        ] = {}  # viewer -> what they chose and have been shown, as of their last update
 
         def looked(chosen: str | None, *rest: Any, viewer: str | None) -> dict[Any, Any]:
             """Updates of everything that changed since this viewer's last look; empty when nothing did."""
             *choices, last = rest
             last = dict(last)
             out = {**runs.view(chosen, last, viewer), **drift.view(*choices, last, viewer), **graph.view(last)}
+            if viewer is not None:
+                last_given[viewer] = (chosen, choices, last)
             return {**out, seen: last} if out else {}
+
+        def has_news(viewer: Any) -> bool:
+            """Whether an update would have something for this viewer. What they chose is as old as their last update: a choice that matters
+            here makes an update by itself."""
+            if viewer not in last_given or viewer in held:
+                return True
+            chosen, choices, last = last_given[viewer]
+            if drift.lab.waits(viewer, choices[-1]):
+                return True
+            unseen = dict(last)
+            return bool(runs.view(chosen, unseen, viewer) or drift.view(*choices, unseen) or graph.view(unseen))
 
         def view(request: gr.Request, *given: Any) -> dict[Any, Any]:
             out = looked(*given, viewer=request.session_hash)
             return out if out else gr.skip()
 
         def tick(request: gr.Request, *given: Any) -> dict[Any, Any]:
-            """The timer's look. Gradio makes every output of a handler anew, changed or not, which costs more than the look itself: so the tick
+            """An update where there is news. Gradio makes every output of a handler anew, changed or not, which costs more than the look itself: so the tick
             has only the few that change with every step; where others changed too, all of it is held for `follow`, which comes at once."""
             out = looked(*given, viewer=request.session_hash)
             if set(out) <= lively:
@@ -82,9 +98,10 @@ def build(watch: Watch) -> gr.Blocks:
         def left(request: gr.Request) -> None:
             """A viewer has closed or reloaded the page."""
             held.pop(request.session_hash, None)
+            last_given.pop(request.session_hash, None)
             drift.lab.left(request)
 
-        def arrive() -> dict[Any, Any]:
+        def arrive(request: gr.Request) -> dict[Any, Any]:
             """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
             watch.runs(fresh=True)
             last: dict[str, str] = {}
@@ -94,8 +111,9 @@ def build(watch: Watch) -> gr.Blocks:
                 out[tabs] = gr.Tabs(selected="runs")
             if graph.running:
                 out[tabs] = gr.Tabs(selected="graph")
-            return {**out, seen: last}
+            return {**out, **pulse.known(request.session_hash), seen: last}
 
+        pulse = Pulse(has_news)
         train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
         lively = {*runs.lively, *graph.outputs, drift.lab.timer, seen}
         inputs = [runs.picker, *drift.inputs, seen]
@@ -108,9 +126,9 @@ def build(watch: Watch) -> gr.Blocks:
         see_rollout.wire(train, drift, tabs)
         demo.unload(left)
         gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
-        demo.load(arrive, None, [*outputs, tabs], **quick)
+        demo.load(arrive, None, [*outputs, tabs, pulse.component], **quick)
         demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **quick)
-        gr.Timer(_TICK_S).tick(tick, inputs, [*lively, news], **quick)
+        pulse.component.news(tick, inputs, [*lively, news], **quick)
         news.change(follow, None, outputs, **quick)
     return demo
 

@@ -502,6 +502,11 @@ class DriftLab:
                 out[self.timer] = gr.Timer(active=True)
         return out
 
+    def waits(self, viewer: str, applied: Any) -> bool:
+        """Whether `beat` has something for this viewer of what they asked for. `applied`: the number of the last answer in their browser."""
+        place = self.desk.place(viewer)
+        return bool(place.memory.get("late")) or self.desk.look(viewer).busy or applied != place.scene.number
+
     def _drawn(self, viewer: str) -> dict[Any, Any]:
         """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `Place.drawing`."""
         place, look = self.desk.place(viewer), self.desk.look(viewer)
