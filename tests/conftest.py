@@ -26,7 +26,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    """A test marked `gpu` is skipped where torch finds neither CUDA nor MPS."""
+    """Files with browser tests come first: they take longest, so none of the processes is left alone with them at the end. A test marked
+    `gpu` is skipped where torch finds neither CUDA nor MPS."""
+    in_browser = {item.path for item in items if "chromium" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in in_browser)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

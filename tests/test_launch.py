@@ -320,3 +320,14 @@ def test_the_tests_exit_with_the_code_of_pytest(launch, monkeypatch):
     assert launch.main(["test", "-k", "one"]) == 5
     assert called["command"] == ["python", "-m", "pytest", "-m", "not slow and not gpu", "--durations=20", "-k", "one"]
     assert called["env"]["ROLLOUT_STUDIO_CHROMIUM"] == "/usr/bin/chromium"
+
+
+def test_without_arguments_the_tests_of_a_file_share_one_of_several_processes(launch, monkeypatch):
+    called = {}
+    monkeypatch.setattr(launch, "install", lambda extra: "python")
+    monkeypatch.setattr(launch, "check", lambda python: None)
+    monkeypatch.setattr(launch, "find_browser", lambda: "/usr/bin/chromium")
+    monkeypatch.setattr(launch.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(launch.subprocess, "call", lambda command, **how: called.update(command=command) or 0)
+    assert launch.main(["test"]) == 0
+    assert called["command"][-5:] == ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]

@@ -1,6 +1,7 @@
 """Runs as a trainer would leave them, written in milliseconds: real files through the run store, real pictures and drift reports."""
 
 import math
+import os
 import random
 import re
 from types import SimpleNamespace
@@ -128,14 +129,23 @@ def write():
 PATIENCE_MS = 120_000  # on a busy machine of two cores; an idle one needs a few seconds
 
 
+@pytest.fixture(scope="session")
+def new_port():
+    """Call it for a free port that no other process of the same test run tries at the same moment."""
+    from rollout_studio.app.page import free_port
+
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return lambda: free_port(7900 + 50 * int(process))
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, new_port):
     """One page for all tests of a file: (address, the store behind it)."""
-    from rollout_studio.app.page import free_port, launch
+    from rollout_studio.app.page import launch
     from rollout_studio.app.parts.watch import Watch
 
     watch = Watch(tmp_path_factory.mktemp("runs"))
-    port = free_port(7900)
+    port = new_port()
     demo = launch(watch, port)
     yield f"http://127.0.0.1:{port}/", watch.store
     demo.close(verbose=False)

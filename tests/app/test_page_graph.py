@@ -21,15 +21,15 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, new_port):
     """One page for all tests of this file, whose graphs can be held; overrides the one of conftest."""
-    from rollout_studio.app.page import free_port, launch
+    from rollout_studio.app.page import launch
     from rollout_studio.app.parts.watch import Watch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph_runs, "COMMAND", (sys.executable, str(Path(__file__).with_name("held_graph.py"))))
         watch = Watch(tmp_path_factory.mktemp("runs"))
-        port = free_port(7950)
+        port = new_port()
         demo = launch(watch, port)
         yield f"http://127.0.0.1:{port}/", watch.store
         demo.close(verbose=False)

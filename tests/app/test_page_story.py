@@ -152,11 +152,11 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     expect(page.locator("#compare-settings")).to_contain_text("Farthest start")
 
 
-def test_a_page_that_is_started_again_finds_its_runs_as_they_are(served, write, browser):
+def test_a_page_that_is_started_again_finds_its_runs_as_they_are(served, write, browser, new_port):
     """The page's own restart: another page over the same folder knows everything that the first one knew."""
     import os
 
-    from rollout_studio.app.page import free_port, launch
+    from rollout_studio.app.page import launch
     from rollout_studio.app.parts.watch import Watch
 
     run = served[1].create({"max_train_steps": 100}, "played", preset="demo")
@@ -164,7 +164,7 @@ def test_a_page_that_is_started_again_finds_its_runs_as_they_are(served, write, 
         run.write_state(state="running", step=10)
         run.emit("start", pid=os.getpid(), device="cpu", total_steps=100, resumed_from=None)
         write.steps(run, 1, 10, 100)
-        port = free_port(7900)
+        port = new_port()
         again = launch(Watch(served[1].root), port)
         context = browser.new_context()
         try:
