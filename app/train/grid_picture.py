@@ -8,7 +8,8 @@ import random
 from collections.abc import Sequence
 
 from ...core.before.effects import Example, Offset, Walk
-from ...core.before.plain_grid import PlainGrid, PlainLevel
+from ...core.before.run_schedule import RunSchedule
+from ...core.maths.grid import Level
 from ..parts.words import quantity, text
 
 _WIDE, _NARROW = 760, 350
@@ -30,7 +31,7 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
     )
 
 
-def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
+def step_picture(schedule: RunSchedule, start: Level) -> str:
     """The drawing for ReflexFlow's `paper` mode: a row starts at the level that it drew, `start`, and one step lands anywhere below."""
     said = (
         f"A line of noise levels from picture to noise. A chosen row starts at the level that it drew, for example at noise level "
@@ -38,7 +39,7 @@ def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
         "learns a second time."
     )
     # Everything between picture and start is where the step may end.
-    example = Example(grid, grid.at(0), None, (Offset(1, 1.0, 1, start),))
+    example = Example(schedule, schedule.path.at(0), None, (Offset(1, 1.0, 1, start),))
     drawn = []
     for width in (_WIDE, _NARROW):
         line, (left, right) = _line(example, width, start)
@@ -60,7 +61,7 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
     far, name = example.farthest, _coordinate(example)
     chances = "; ".join(f"{offset.k} steps: {_percent(offset.chance)}" for offset in _chosen(example.offsets, 6))
     first = (
-        f"A line of noise levels from picture to noise with {example.grid.steps} grid steps. The example's target lies at {name} "
+        f"A line of noise levels from picture to noise with {example.schedule.grid.steps} grid steps. The example's target lies at {name} "
         f"{quantity(example.target.sigma)}; a chosen row starts up to {far.k} grid steps noisier"
     )
     cut = f", here cut to {far.actual} because beyond it only noise is left" if far.actual < far.k else ""
@@ -76,7 +77,7 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
 
 
 def _coordinate(example: Example) -> str:
-    return "noise level" if example.grid.flow else "noise (sigma)"
+    return "noise level" if example.schedule.path.is_flow else "noise (sigma)"
 
 
 def _percent(share: float) -> str:
@@ -140,32 +141,32 @@ def _drawn(example: Example, walk: Walk, control: bool, width: int, said: str) -
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(said)}">{line}{lens}</svg>'
 
 
-def _line(example: Example, width: int, marked: PlainLevel | None = None) -> tuple[str, tuple[float, float]]:
+def _line(example: Example, width: int, marked: Level | None = None) -> tuple[str, tuple[float, float]]:
     """The whole line from picture to noise; and where on it target and farthest start lie. `marked`: the level with the dot, where it is
     not the target."""
-    grid, side, y = example.grid, 44 if width == _WIDE else 34, 44
+    path, grid, side, y = example.schedule.path, example.schedule.grid, 44 if width == _WIDE else 34, 44
     begin, end = side + 14, width - side - 14
 
     def x(place: float) -> float:
         return begin + (end - begin) * place
 
-    nodes = [grid.place(grid.at(node)) for node in grid.nodes]
+    nodes = path.share_of_noise(path.at(grid.nodes)).tolist()
     every = math.ceil(len(nodes) / (120 if width == _WIDE else 60))
     ticks = "".join(f"M{x(place):.1f} {y - 6}v12" for place in nodes[::every])
-    here, far = x(grid.place(example.target)), x(grid.place(example.farthest.start))
-    floor = begin if example.floor is None else x(grid.place(example.floor))
+    here, far = x(path.share_of_noise(example.target)), x(path.share_of_noise(example.farthest.start))
+    floor = begin if example.floor is None else x(path.share_of_noise(example.floor))
     parts = [
         _mixed(0, y - side / 2, side, 1, 0), _mixed(width - side, y - side / 2, side, 0, 1),
         f'<rect x="{begin}" y="{y - 9}" width="{max(floor - begin, 0):.1f}" height="18" class="rs-w-floor"/>',
         f'<rect x="{here:.1f}" y="{y - 9}" width="{max(far - here, 2):.1f}" height="18" class="rs-w-range"/>',
         f'<path d="M{begin} {y}H{end}" class="rs-w-axis"/><path d="{ticks}" class="rs-w-ticks"/>',
         f'<path d="M{floor:.1f} {y - 12}v24" class="rs-w-edge"/>' if example.floor is not None else "",
-        f'<circle cx="{here if marked is None else x(grid.place(marked)):.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
+        f'<circle cx="{here if marked is None else x(path.share_of_noise(marked)):.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
         _label(begin, y - 26, "picture", "start", "rs-w-quiet"), _label(end, y - 26, "noise", "end", "rs-w-quiet"),
         _label((begin + end) / 2, y - 26, f"{grid.steps} grid steps" + (f", every {every}th drawn" if every > 1 else ""), "middle", "rs-w-quiet"),
     ]  # fmt: skip
     for sigma in (0, 0.25, 0.5, 0.75, 1):
-        place = x(grid.place(grid.at(grid.time_of_sigma(sigma))))
+        place = x(path.share_of_noise(path.at(path.time_of_sigma(sigma))))
         parts.append(_label(place, y + 26, quantity(sigma), "middle", "rs-w-quiet"))
     return "".join(parts), (here, max(far, here + 2))
 

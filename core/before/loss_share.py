@@ -10,9 +10,12 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config.rules import highest_chance
+from ..maths.grid import sources
 from .cost import offset_distribution, rolled_bound, rolled_loss
-from .plain_grid import PlainGrid, grid_of
+from .run_schedule import RunSchedule, schedule_of
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig, RunConfig, TrainingConfig
@@ -58,10 +61,10 @@ def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
     Args:
         spread: standard deviation of the data; 1 is about that of Stable Diffusion's latents.
     """
-    rollout, grid = config.rollout, grid_of(config)
-    if grid.flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
+    rollout, schedule = config.rollout, schedule_of(config)
+    if schedule.path.is_flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
         return None
-    levels = _levels(rollout, config.training, grid, predicted(config), spread)
+    levels = _levels(rollout, config.training, schedule, predicted(config), spread)
     if not sum(each.loss for each in levels):
         return None  # no row has as much noise as a walk needs
     free, held = _shares([each.loss for each in levels]), _shares([each.weight * each.loss for each in levels])
@@ -81,7 +84,7 @@ def whole_step(config: "RunConfig", spread: float = 1.0, chance: float | None = 
         chance: of a row to be chosen; None = the highest of the run. Only where `bands` tells something.
     """
     chance = highest_chance(config) if chance is None else chance
-    levels = _levels(config.rollout, config.training, grid_of(config), predicted(config), spread)
+    levels = _levels(config.rollout, config.training, schedule_of(config), predicted(config), spread)
     plain = [(1 - chance * each.walked) * each.plain for each in levels]
     return {
         "unbounded": _shares([p + chance * each.loss for p, each in zip(plain, levels, strict=True)]),
@@ -105,9 +108,8 @@ def predicted(config: "RunConfig") -> str:
     return "epsilon" if known is None else known
 
 
-def training_time(training: "TrainingConfig", share: float, grid: PlainGrid) -> float:
-    """The time below which `share` of the rows train, on a variance-preserving path (`timesteps.sample_times`)."""
-    table = len(grid.angles)
+def training_time(training: "TrainingConfig", share: float, table: int) -> float:
+    """The time below which `share` of the rows train, on a variance-preserving path of `table` timesteps (`timesteps.sample_times`)."""
     if training.timestep_sampling == "logit_normal":
         logit = NormalDist(training.logit_mean, training.logit_std).inv_cdf(share)
         return (table - 1) / (1 + math.exp(-logit))
@@ -133,21 +135,21 @@ def offsets_to_walk(rollout: "RolloutConfig") -> list[tuple[int, float]]:
 
 @lru_cache(maxsize=32)
 def _levels(
-    rollout: "RolloutConfig", training: "TrainingConfig", grid: PlainGrid, kind: str, spread: float
+    rollout: "RolloutConfig", training: "TrainingConfig", schedule: RunSchedule, kind: str, spread: float
 ) -> list[_AtLevel]:
     """Evenly by rows, cleanest first."""
-    levels = []
-    for i in range(_LEVELS):
-        t = min(training_time(training, (i + 0.5) / _LEVELS, grid), grid.nodes[0])
-        target = grid.at(t)
-        plain = rolled_loss(target, target, kind, spread)
-        loss = walked = 0.0
-        weight = rolled_bound(target, rollout.snr_gamma, kind) if rollout.bounds_loss(kind) else 1.0
-        if target.sigma >= rollout.min_sigma:
-            for k, chance in offsets_to_walk(rollout):
-                actual, source = grid.source(t, k)
-                if actual:
-                    loss += chance * rolled_loss(source, target, kind, spread)
-                    walked += chance
-        levels.append(_AtLevel(target.sigma, walked, loss, plain, weight))
-    return levels
+    path, grid, table = schedule.path, schedule.grid, round(schedule.path.t_max) + 1
+    times = [training_time(training, (i + 0.5) / _LEVELS, table) for i in range(_LEVELS)]
+    target = path.at(np.minimum(times, grid.nodes[0])[:, None])
+    offsets, chances = np.array(offsets_to_walk(rollout)).T
+    actual, source = sources(target.t, offsets.astype(int), path, grid)
+    chances = np.where((actual > 0) & (target.sigma >= rollout.min_sigma), chances, 0.0)
+    bounded = rollout.bounds_loss(kind)
+    columns = (
+        target.sigma[:, 0],
+        chances.sum(1),
+        (chances * rolled_loss(source, target, kind, spread)).sum(1),
+        rolled_loss(target, target, kind, spread)[:, 0],
+        rolled_bound(target, rollout.snr_gamma, kind)[:, 0] if bounded else np.ones(_LEVELS),
+    )
+    return [_AtLevel(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
