@@ -1,4 +1,4 @@
-"""A rolled row at a glance: the noise levels as a line from picture to noise, and enlarged, where the row starts and how it walks back.
+"""A rolled row at a glance: the noise levels as a line from picture to noise, and enlarged, where the row starts and the steps back.
 
 Own SVG, drawn at two widths (a phone gets the narrow one), in the page's colours by CSS variables, so that dark mode comes free.
 """
@@ -21,11 +21,11 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
     """The drawing as HTML.
 
     Args:
-        walked_as: what walks, for people ("unipc of order 2").
+        walked_as: the solver, for people ("unipc of order 2").
         control: chosen rows stay at their start (`source_noise`): no arrows.
     """
-    said = described(example, walk, walked_as, control)
-    wide, narrow = (_drawn(example, walk, control, width, said) for width in (_WIDE, _NARROW))
+    description = described(example, walk, walked_as, control)
+    wide, narrow = (_drawn(example, walk, control, width, description) for width in (_WIDE, _NARROW))
     return (
         f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
     )
@@ -33,7 +33,7 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
 
 def step_picture(schedule: RunSchedule, start: Level) -> str:
     """The drawing for ReflexFlow's `paper` mode: a row starts at the level that it drew, `start`, and one step lands anywhere below."""
-    said = (
+    description = (
         f"A line of noise levels from picture to noise. A chosen row starts at the level that it drew, for example at noise level "
         f"{quantity(start.sigma)}, learns there, and takes one step that ends anywhere between there and the picture, evenly; there it "
         "learns a second time."
@@ -51,13 +51,13 @@ def step_picture(schedule: RunSchedule, start: Level) -> str:
             right, 112 if width != _WIDE else 96, "starts and learns here", "start" if width == _WIDE else "middle"
         )
         drawn.append(
-            f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(said)}">{line}{words}</svg>'
+            f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(description)}">{line}{words}</svg>'
         )
     return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
 
 
 def described(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
-    """The drawing in words: its caption for those who hear it."""
+    """The drawing in words, for screen readers."""
     far, name = example.farthest, _coordinate(example)
     chances = "; ".join(f"{offset.k} steps: {_percent(offset.chance)}" for offset in _chosen(example.offsets, 6))
     first = (
@@ -135,10 +135,10 @@ def _arrow(x: float, y: float, size: float = 5) -> str:
     return f'<path d="M{x:.1f} {y:.1f}l{size:g} {-size * 0.8:g}v{size * 1.6:g}z" class="rs-w-head"/>'
 
 
-def _drawn(example: Example, walk: Walk, control: bool, width: int, said: str) -> str:
+def _drawn(example: Example, walk: Walk, control: bool, width: int, description: str) -> str:
     line, (left, right) = _line(example, width)
     lens, height = _lens(example, walk, control, width, left, right)
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(said)}">{line}{lens}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(description)}">{line}{lens}</svg>'
 
 
 def _line(example: Example, width: int, marked: Level | None = None) -> tuple[str, tuple[float, float]]:
@@ -172,7 +172,7 @@ def _line(example: Example, width: int, marked: Level | None = None) -> tuple[st
 
 
 def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, right: float) -> tuple[str, int]:
-    """The range of the example row, enlarged: the chance of each offset above, the walk below; and the height of it all."""
+    """The range of the example row, enlarged: the chance of each offset above, the rollout below; and the height of it all."""
     offsets, wide, top = example.offsets, width == _WIDE, 92
     side = 44 if wide else 34
     few = len(offsets) - 1 <= (_EACH_UP_TO if wide else 6)
@@ -259,7 +259,7 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
 
 
 def _arcs(x, steps: int, line: float, each: bool) -> str:
-    """The walk from the farthest start to the target: an arc for each step, or one where there are too many to tell apart."""
+    """The rollout from the farthest start to the target: an arc for each step, or a single one where there are too many."""
     hops = [(k, k - 1) for k in range(steps, 0, -1)] if each else [(steps, 0)]
     dip = 20 if each else 26
     arcs = "".join(

@@ -69,7 +69,7 @@ def expected_cost(
 
     Args:
         c: a plain step in forwards (`plain_step_in_forwards`).
-        reflexflow: is it on? `rollout.reflexflow` may be None, and then only the model says.
+        reflexflow: is it on? `rollout.reflexflow` may be None: then the model decides.
         probability: at which chance of a row to be rolled; None = the highest of the run (the end of a rising ramp).
 
     `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
@@ -108,7 +108,7 @@ class RunCost:
 def rollout_cost(config: "RunConfig") -> RunCost:
     """The cost that a config implies, its ramp averaged over `max_train_steps` (at up to 1000 evenly spaced steps).
 
-    Where only the checkpoint can say whether ReflexFlow is on, the dearer case is told.
+    Where only the checkpoint can say whether ReflexFlow is on, the dearer case is given.
     """
     training, rollout = config.training, config.rollout
     reflexflow = rollout.reflexflow is not False and config.model.is_flow() is not False
@@ -128,7 +128,7 @@ def blur_factor(
     """How much of the clean image's contrast a perfectly trained model still predicts at a rolled state: 1 = all, less = blur.
 
     On unit Gaussian data the slope of the predicted clean image, over that at a plain state of the target's level. It is a limit of
-    rollout itself: a deterministic walk carries no more about x0 than its source did.
+    rollout itself: a deterministic rollout carries no more about x0 than its source did.
 
     Args:
         source, target: one level each, source noisier.

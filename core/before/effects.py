@@ -21,10 +21,10 @@ def least_noise_is_below_the_path(config: RunConfig) -> bool:
 
 @dataclass(frozen=True)
 class Walk:
-    """What the longest walk of a rolled row takes, in forwards of the network.
+    """What the longest rollout of a row takes, in forwards of the network.
 
-    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's look at the clean
-    state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
+    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's evaluation of the
+    clean state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
     by the training pass itself, so `evaluations` is 0 there.)
     """
 
@@ -40,7 +40,7 @@ class Walk:
 
 
 def longest_walk(config: RunConfig) -> Walk:
-    """The walk from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
+    """The rollout from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
     rollout, training = config.rollout, config.training
     if not rollout.walks:
         return Walk(0, 0, 0, 0, 0.0)
@@ -56,12 +56,12 @@ def idle_settings(config: RunConfig) -> dict[str, str]:
     for rule in idle_rollout(config):
         for name in rule.options:
             why.setdefault(name, rule.why)
-    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` tells it with its numbers
+    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
         why.setdefault(PREFIX + "min_sigma", "even the cleanest rows of this model carry more noise")
     return why
 
 
-# One row as an example, and how much a walk blurs ---------------------------------------------------------------------------
+# One row as an example, and how much a rollout blurs ------------------------------------------------------------------------
 
 EXAMPLE_SIGMA = 0.75
 BLUR_SIGMAS = (0.25, 0.5, 0.75, 0.9)
@@ -110,7 +110,7 @@ def example_row(config: RunConfig, sigma: float | None = None) -> Example:
 
 @dataclass(frozen=True)
 class Blur:
-    """How much contrast a perfect model can still show after a walk to one level: offset -> (offset that is left, factor)."""
+    """How much contrast a perfect model can still show after a rollout to one level: offset -> (offset that is left, factor)."""
 
     sigma: float
     factors: dict[int, tuple[int, float]]
@@ -123,7 +123,7 @@ def shown_offsets(most: int) -> list[int]:
 
 def blur_table(config: RunConfig) -> list[Blur] | None:
     """The blur factor (rollout.md section 4) at a few target levels; None where it is not known (`original` outside flow models)
-    or does not apply (nobody walks; `paper` takes its ordinary loss at the source)."""
+    or does not apply (nothing is rolled out; `paper` takes its ordinary loss at the source)."""
     rollout, schedule = config.rollout, schedule_of(config)
     if (
         not rollout.walks

@@ -45,18 +45,18 @@ class Band:
 
 @dataclass(frozen=True)
 class _AtLevel:
-    """The rows of one noise level: the share of chosen ones that walk, their part of the loss (without a bound), the loss of a plain
+    """The rows of one noise level: the share of chosen ones that are rolled out, their part of the loss (without a bound), the loss of a plain
     row, and the weight that a rolled one is left."""
 
     sigma: float
-    walked: float
+    rolled: float
     loss: float
     plain: float
     weight: float
 
 
 def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
-    """The rolled rows' loss in bands of noise, cleanest first; None where nothing walks, or `snr_gamma` has nothing to bound there.
+    """The rolled rows' loss in bands of noise, cleanest first; None where nothing is rolled out, or `snr_gamma` has nothing to bound there.
 
     Args:
         spread: standard deviation of the data; 1 is about that of Stable Diffusion's latents.
@@ -66,13 +66,13 @@ def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
         return None
     levels = _levels(rollout, config.training, schedule, predicted(config), spread)
     if not sum(each.loss for each in levels):
-        return None  # no row has as much noise as a walk needs
+        return None  # no row has as much noise as a rollout needs
     free, held = _shares([each.loss for each in levels]), _shares([each.weight * each.loss for each in levels])
     found = []
     for (begin, end), unbounded, bounded in zip(_pieces(), free, held, strict=True):
         here = levels[begin:end]
-        walked = sum(each.walked for each in here)
-        weight = sum(each.walked * each.weight for each in here) / walked if walked else 1.0
+        rolled = sum(each.rolled for each in here)
+        weight = sum(each.rolled * each.weight for each in here) / rolled if rolled else 1.0
         found.append(Band(here[-1].sigma, (end - begin) / _LEVELS, unbounded, bounded, weight))
     return tuple(found)
 
@@ -81,11 +81,11 @@ def whole_step(config: "RunConfig", spread: float = 1.0, chance: float | None = 
     """The shares of the bands in the loss of *all* rows, plain ones among them: unbounded, bounded, and in plain training.
 
     Args:
-        chance: of a row to be chosen; None = the highest of the run. Only where `bands` tells something.
+        chance: of a row to be chosen; None = the highest of the run. Only where `bands` is not None.
     """
     chance = highest_chance(config) if chance is None else chance
     levels = _levels(config.rollout, config.training, schedule_of(config), predicted(config), spread)
-    plain = [(1 - chance * each.walked) * each.plain for each in levels]
+    plain = [(1 - chance * each.rolled) * each.plain for each in levels]
     return {
         "unbounded": _shares([p + chance * each.loss for p, each in zip(plain, levels, strict=True)]),
         "bounded": _shares([p + chance * each.weight * each.loss for p, each in zip(plain, levels, strict=True)]),
@@ -103,7 +103,7 @@ def _shares(losses: list[float]) -> tuple[float, ...]:
 
 
 def predicted(config: "RunConfig") -> str:
-    """What a variance-preserving model predicts, epsilon where only the checkpoint can say."""
+    """What a variance-preserving model predicts, epsilon where only the checkpoint states it."""
     known = config.model.known_prediction_type()
     return "epsilon" if known is None else known
 

@@ -1,7 +1,7 @@
 """The noise levels of a run before its model is opened: no torch, nothing read but small JSON files that are here already.
 
 `schedule_of(config)` gives the path and the grid between whose nodes a rollout of this config steps. Where the checkpoint's own schedule
-can be read it is that one (a test compares it with the models' own); where it cannot, the usual one of its kind, and `text` says so.
+can be read it is that one (a test compares it with the models' own); where it cannot, the usual one of its kind, and `text` states it.
 """
 
 import json
@@ -82,7 +82,7 @@ def _checkpoints_schedule(config: "RunConfig") -> tuple[ReadSchedule, bool]:
 
 
 def _usual(config: "RunConfig") -> ReadSchedule:
-    """What is drawn when the checkpoint's schedule cannot be read; its text says what is assumed."""
+    """What is drawn when the checkpoint's schedule cannot be read; its text states what is assumed."""
     family, flow = FAMILIES.get(config.model.model_family), config.model.is_flow()
     how = family.schedule if family is not None else USUAL_VARIANCE_PRESERVING if flow is False else USUAL_FLOW
     read = read_schedule(how.usual, how, _USUAL_GEOMETRY, config.data.resolution, flow is not False)

@@ -1,7 +1,7 @@
 """Noise levels, the paths on which they lie, and the grid of times between which a rollout steps: once, in numpy.
 
 The page draws with it and `core/before` computes with it; training, drift and previews use the same functions through the tensors of
-`noise.NoisePath` and `rollout.plan_offsets`. No torch. Unless said otherwise, values are numbers or arrays of any shape, the results
+`noise.NoisePath` and `rollout.plan_offsets`. No torch. Unless stated otherwise, values are numbers or arrays of any shape, the results
 have that shape, in float64.
 """
 

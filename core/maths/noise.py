@@ -1,4 +1,4 @@
-"""The noise path: what `x_t` is made of, and what a network's answer says about it. One space for every model.
+"""The noise path: what `x_t` is made of, and what a network's output implies about it. One space for every model.
 
 Every model is described by `x_t = alpha(t) * x0 + sigma(t) * noise`, one `t` per row of a batch. What a network answers
 (epsilon, v, x0 or a flow velocity) is turned into the pair `(x0_hat, noise_hat)` here and nowhere else, so a solver never asks

@@ -1,6 +1,6 @@
-"""Rollout: the training state is replaced by one that the model itself walked to.
+"""Rollout: the training state is replaced by one that the model itself has reached.
 
-A *plan* says per row who is rolled out and from where; the *rollout* walks there. Sources, target and every state between lie on a
+A *plan* states which rows are rolled out and from where; the *rollout* integrates from there. Sources, target and every state between lie on a
 grid of times; the target is the row's own `t`, exactly as the training sampler drew it. See rollout.md sections 2 and 3.
 """
 
@@ -142,7 +142,7 @@ def make_plan(
 
     Args:
         rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
-        step, seed, index: name the streams "mask", "k" and "step_length"; `index` tells micro-steps of one optimizer step apart.
+        step, seed, index: name the streams "mask", "k" and "step_length"; `index` distinguishes micro-steps of one optimizer step.
     Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
         random state, so such a step is bit for bit the plain trainer's.
     """
@@ -163,14 +163,14 @@ def make_plan(
 
 def at_source(plan: Plan) -> Plan:
     """The control of `scheduled_sampling_control = source_noise`: the same rows as plain rows at the level they would have started
-    from; nobody walks. Tells what of a rollout's effect is only its noisier training."""
+    from; nothing is rolled out. Shows how much of a rollout's effect is only its noisier training."""
     return replace(plan, k=torch.zeros_like(plan.k), target=plan.source)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One state of a rollout: (R, ...) at a level (R,), for the places `rows` of the batch. `prediction` is what the network said
-    there; None at the target, where it is not asked."""
+    """One state of a rollout: (R, ...) at a level (R,), for the places `rows` of the batch. `prediction` is what the network predicted
+    there; None at the target, where it is not evaluated."""
 
     x: Tensor
     level: Level
@@ -244,7 +244,7 @@ def rollout(
     Args:
         predict: the network (`Predict`). Its precision is its own affair; the state stays in float32 (or wider if x0 is).
         x0, noise: (B, ...) clean latents and the row's own noise; plan, grid, path: of the same batch.
-        modules: put into evaluation mode for the walk and restored.
+        modules: put into evaluation mode meanwhile and restored.
         trajectory: keep every state with its level and prediction, from the source to the target.
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
     """
@@ -296,7 +296,7 @@ def roll_out(
 def training_target(
     config: "RolloutConfig", x: Tensor, x0: Tensor, noise: Tensor, plan: Plan, prediction_type: PredictionType
 ) -> Tensor:
-    """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows what `target` says.
+    """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows as `target` states.
 
     Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the source, use `target_output` instead.
     """

@@ -1,4 +1,4 @@
-"""One grid for trainer and page: the numbers themselves, and that a schedule read from a file is the one that the model walks."""
+"""One grid for trainer and page: the numbers themselves, and that a schedule read from a file is the model's own."""
 
 import json
 import math
