@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import (
     Level,
     NoisePath,
@@ -11,7 +12,7 @@ from rollout_studio.core.maths.noise import (
     VariancePreserving,
     consistent_target,
 )
-from rollout_studio.core.maths.rollout import Grid, Predict
+from rollout_studio.core.maths.rollout import Predict
 from torch import Tensor
 
 SHAPE = (2, 3, 4, 5)  # no two axes alike, none of length 1

@@ -56,7 +56,7 @@ def measured(config: RunConfig) -> str:
     from PIL import Image
     from rollout_studio.core.demo import CLASS
     from rollout_studio.core.families import load_model
-    from rollout_studio.core.maths.rollout import Grid
+    from rollout_studio.core.maths.grid import Grid
     from rollout_studio.core.randomness import row_noise
     from rollout_studio.core.remedies import Batch, Ground, remedy_for
     from rollout_studio.core.train.losses import batch_loss

@@ -1,4 +1,4 @@
-"""A rolled row at a glance: the noise levels as a line from picture to noise, and enlarged, where the row starts and how it walks back.
+"""A rolled row at a glance: the noise levels as a line from picture to noise, and enlarged, where the row starts and the steps back.
 
 Own SVG, drawn at two widths (a phone gets the narrow one), in the page's colours by CSS variables, so that dark mode comes free.
 """
@@ -8,7 +8,8 @@ import random
 from collections.abc import Sequence
 
 from ...core.before.effects import Example, Offset, Walk
-from ...core.before.plain_grid import PlainGrid, PlainLevel
+from ...core.before.run_schedule import RunSchedule
+from ...core.maths.grid import Level
 from ..parts.words import quantity, text
 
 _WIDE, _NARROW = 760, 350
@@ -20,25 +21,25 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
     """The drawing as HTML.
 
     Args:
-        walked_as: what walks, for people ("unipc of order 2").
+        walked_as: the solver, for people ("unipc of order 2").
         control: chosen rows stay at their start (`source_noise`): no arrows.
     """
-    said = described(example, walk, walked_as, control)
-    wide, narrow = (_drawn(example, walk, control, width, said) for width in (_WIDE, _NARROW))
+    description = described(example, walk, walked_as, control)
+    wide, narrow = (_drawn(example, walk, control, width, description) for width in (_WIDE, _NARROW))
     return (
         f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
     )
 
 
-def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
+def step_picture(schedule: RunSchedule, start: Level) -> str:
     """The drawing for ReflexFlow's `paper` mode: a row starts at the level that it drew, `start`, and one step lands anywhere below."""
-    said = (
+    description = (
         f"A line of noise levels from picture to noise. A chosen row starts at the level that it drew, for example at noise level "
         f"{quantity(start.sigma)}, learns there, and takes one step that ends anywhere between there and the picture, evenly; there it "
         "learns a second time."
     )
     # Everything between picture and start is where the step may end.
-    example = Example(grid, grid.at(0), None, (Offset(1, 1.0, 1, start),))
+    example = Example(schedule, schedule.path.at(0), None, (Offset(1, 1.0, 1, start),))
     drawn = []
     for width in (_WIDE, _NARROW):
         line, (left, right) = _line(example, width, start)
@@ -50,17 +51,17 @@ def step_picture(grid: PlainGrid, start: PlainLevel) -> str:
             right, 112 if width != _WIDE else 96, "starts and learns here", "start" if width == _WIDE else "middle"
         )
         drawn.append(
-            f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(said)}">{line}{words}</svg>'
+            f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(description)}">{line}{words}</svg>'
         )
     return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
 
 
 def described(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
-    """The drawing in words: its caption for those who hear it."""
+    """The drawing in words, for screen readers."""
     far, name = example.farthest, _coordinate(example)
     chances = "; ".join(f"{offset.k} steps: {_percent(offset.chance)}" for offset in _chosen(example.offsets, 6))
     first = (
-        f"A line of noise levels from picture to noise with {example.grid.steps} grid steps. The example's target lies at {name} "
+        f"A line of noise levels from picture to noise with {example.schedule.grid.steps} grid steps. The example's target lies at {name} "
         f"{quantity(example.target.sigma)}; a chosen row starts up to {far.k} grid steps noisier"
     )
     cut = f", here cut to {far.actual} because beyond it only noise is left" if far.actual < far.k else ""
@@ -76,7 +77,7 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
 
 
 def _coordinate(example: Example) -> str:
-    return "noise level" if example.grid.flow else "noise (sigma)"
+    return "noise level" if example.schedule.path.is_flow else "noise (sigma)"
 
 
 def _percent(share: float) -> str:
@@ -134,44 +135,44 @@ def _arrow(x: float, y: float, size: float = 5) -> str:
     return f'<path d="M{x:.1f} {y:.1f}l{size:g} {-size * 0.8:g}v{size * 1.6:g}z" class="rs-w-head"/>'
 
 
-def _drawn(example: Example, walk: Walk, control: bool, width: int, said: str) -> str:
+def _drawn(example: Example, walk: Walk, control: bool, width: int, description: str) -> str:
     line, (left, right) = _line(example, width)
     lens, height = _lens(example, walk, control, width, left, right)
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(said)}">{line}{lens}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(description)}">{line}{lens}</svg>'
 
 
-def _line(example: Example, width: int, marked: PlainLevel | None = None) -> tuple[str, tuple[float, float]]:
+def _line(example: Example, width: int, marked: Level | None = None) -> tuple[str, tuple[float, float]]:
     """The whole line from picture to noise; and where on it target and farthest start lie. `marked`: the level with the dot, where it is
     not the target."""
-    grid, side, y = example.grid, 44 if width == _WIDE else 34, 44
+    path, grid, side, y = example.schedule.path, example.schedule.grid, 44 if width == _WIDE else 34, 44
     begin, end = side + 14, width - side - 14
 
     def x(place: float) -> float:
         return begin + (end - begin) * place
 
-    nodes = [grid.place(grid.at(node)) for node in grid.nodes]
+    nodes = path.share_of_noise(path.at(grid.nodes)).tolist()
     every = math.ceil(len(nodes) / (120 if width == _WIDE else 60))
     ticks = "".join(f"M{x(place):.1f} {y - 6}v12" for place in nodes[::every])
-    here, far = x(grid.place(example.target)), x(grid.place(example.farthest.start))
-    floor = begin if example.floor is None else x(grid.place(example.floor))
+    here, far = x(path.share_of_noise(example.target)), x(path.share_of_noise(example.farthest.start))
+    floor = begin if example.floor is None else x(path.share_of_noise(example.floor))
     parts = [
         _mixed(0, y - side / 2, side, 1, 0), _mixed(width - side, y - side / 2, side, 0, 1),
         f'<rect x="{begin}" y="{y - 9}" width="{max(floor - begin, 0):.1f}" height="18" class="rs-w-floor"/>',
         f'<rect x="{here:.1f}" y="{y - 9}" width="{max(far - here, 2):.1f}" height="18" class="rs-w-range"/>',
         f'<path d="M{begin} {y}H{end}" class="rs-w-axis"/><path d="{ticks}" class="rs-w-ticks"/>',
         f'<path d="M{floor:.1f} {y - 12}v24" class="rs-w-edge"/>' if example.floor is not None else "",
-        f'<circle cx="{here if marked is None else x(grid.place(marked)):.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
+        f'<circle cx="{here if marked is None else x(path.share_of_noise(marked)):.1f}" cy="{y}" r="5.5" class="rs-w-target"/>',
         _label(begin, y - 26, "picture", "start", "rs-w-quiet"), _label(end, y - 26, "noise", "end", "rs-w-quiet"),
         _label((begin + end) / 2, y - 26, f"{grid.steps} grid steps" + (f", every {every}th drawn" if every > 1 else ""), "middle", "rs-w-quiet"),
     ]  # fmt: skip
     for sigma in (0, 0.25, 0.5, 0.75, 1):
-        place = x(grid.place(grid.at(grid.time_of_sigma(sigma))))
+        place = x(path.share_of_noise(path.at(path.time_of_sigma(sigma))))
         parts.append(_label(place, y + 26, quantity(sigma), "middle", "rs-w-quiet"))
     return "".join(parts), (here, max(far, here + 2))
 
 
 def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, right: float) -> tuple[str, int]:
-    """The range of the example row, enlarged: the chance of each offset above, the walk below; and the height of it all."""
+    """The range of the example row, enlarged: the chance of each offset above, the rollout below; and the height of it all."""
     offsets, wide, top = example.offsets, width == _WIDE, 92
     side = 44 if wide else 34
     few = len(offsets) - 1 <= (_EACH_UP_TO if wide else 6)
@@ -258,7 +259,7 @@ def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, 
 
 
 def _arcs(x, steps: int, line: float, each: bool) -> str:
-    """The walk from the farthest start to the target: an arc for each step, or one where there are too many to tell apart."""
+    """The rollout from the farthest start to the target: an arc for each step, or a single one where there are too many."""
     hops = [(k, k - 1) for k in range(steps, 0, -1)] if each else [(steps, 0)]
     dip = 20 if each else 26
     arcs = "".join(

@@ -159,7 +159,8 @@ def picture(config: RunConfig) -> str:
         return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>{marks}'
     example, control = example_row(config), config.rollout.control == "source_noise"
     if in_paper_mode(config):
-        drawn = step_picture(example.grid, example.grid.at(example.grid.time_of_sigma(EXAMPLE_SIGMA)))
+        path = example.schedule.path
+        drawn = step_picture(example.schedule, path.at(path.time_of_sigma(EXAMPLE_SIGMA)))
     else:
         drawn = grid_picture(example, longest_walk(config), walker(config), control)
     floor = (
@@ -169,7 +170,7 @@ def picture(config: RunConfig) -> str:
         if example.floor is not None
         else ""
     )
-    source = f'<p class="rs-quiet">{text(example.grid.said + floor)}</p>'
+    source = f'<p class="rs-quiet">{text(example.schedule.text + floor)}</p>'
     return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>{marks}'
 
 

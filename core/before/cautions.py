@@ -1,6 +1,6 @@
-"""What works as asked and yet costs more than it looks: said with its numbers and the ways out, before anything starts.
+"""Settings that work and yet cost more than expected: warned of with numbers and remedies, before anything starts.
 
-Computed from the config's own grid (`plain_grid`), so no number here is a constant of some model. No torch.
+Computed from the config's own grid (`run_schedule`), so no number here is a constant of some model. No torch.
 """
 
 from dataclasses import replace
@@ -12,10 +12,10 @@ from ..findings import Finding
 from . import loss_share
 from .cost import blur_factor
 from .effects import EXAMPLE_SIGMA, least_noise_is_below_the_path
-from .plain_grid import PlainGrid, grid_of
+from .run_schedule import RunSchedule, schedule_of
 
 LEAST_CONTRAST = 0.5
-"""A farthest walk that leaves less of the picture's contrast than this is warned about."""
+"""A farthest rollout that leaves less of the picture's contrast than this is warned about."""
 _LONG_SHARE = 0.2  # of the trajectory, where the contrast is not known
 _SHARES = {
     1 / 5: "a fifth",
@@ -28,66 +28,67 @@ _SHARES = {
 
 
 def cautions(config: RunConfig) -> list[Finding]:
-    """Warnings and notes about the rollout of a config; none where nothing walks."""
+    """Warnings and notes about the rollout of a config; none where nothing is rolled out."""
     rollout = config.rollout
     if not rollout.walks or highest_chance(config) == 0:
         return []
     return [*_far_walk(config), *_clean_rows(config)]
 
 
-def contrast_left(config: RunConfig, grid: PlainGrid, k: int, sigma: float = EXAMPLE_SIGMA) -> float | None:
-    """`blur_factor` of a walk of `k` steps to a noise level; None where it is not known (`original` outside flow models)."""
-    if config.rollout.target == "original" and not grid.flow:
+def contrast_left(config: RunConfig, schedule: RunSchedule, k: int, sigma: float = EXAMPLE_SIGMA) -> float | None:
+    """`blur_factor` of a rollout of `k` steps to a noise level; None where it is not known (`original` outside flow models)."""
+    if config.rollout.target == "original" and not schedule.path.is_flow:
         return None
-    t = min(grid.time_of_sigma(sigma), grid.nodes[0])
-    actual, source = grid.source(t, k)
-    return blur_factor(source, grid.at(t), config.rollout.target) if actual else 1.0
+    t = schedule.time_of_sigma(sigma)
+    actual, source = schedule.source(t, k)
+    return blur_factor(source, schedule.path.at(t), config.rollout.target) if actual else 1.0
 
 
 def _far_walk(config: RunConfig) -> list[Finding]:
     """The farthest start lies so far out that even a perfect model could only learn a washed-out picture from there."""
-    rollout, grid = config.rollout, grid_of(config)
+    rollout, schedule = config.rollout, schedule_of(config)
     if in_paper_mode(config):
         return []  # in the paper's mode the offset only switches it on
-    far, steps = min(rollout.max_step_offset, grid.steps), grid.steps
-    left = contrast_left(config, grid, far)
+    steps = schedule.grid.steps
+    far = min(rollout.max_step_offset, steps)
+    left = contrast_left(config, schedule, far)
     if (far / steps <= _LONG_SHARE) if left is None else (left >= LEAST_CONTRAST):
         return []
-    said = (
+    message = (
         f"{PREFIX}max_step_offset = {rollout.max_step_offset}: {far} of the {steps} steps of this grid are {_share(far / steps)} of the "
         "whole way from noise to picture."
     )
     if left is not None:
-        said += (
+        message += (
             f" Where such a walk arrives, at noise level {EXAMPLE_SIGMA:g}, even a perfect model predicts the picture with a slope of "
             f"{_two_digits(left)} of the true one: it learns a washed-out picture."
         )
     if highest_chance(config) == 1:
-        said += " With a chance of 1 every row is chosen."
+        message += " With a chance of 1 every row is chosen."
     ways = []
-    fewer = next((k for k in range(far - 1, 0, -1) if _is_near(config, grid, k)), None)
+    fewer = next((k for k in range(far - 1, 0, -1) if _is_near(config, schedule, k)), None)
     if fewer is not None:
-        kept = contrast_left(config, grid, fewer)
+        kept = contrast_left(config, schedule, fewer)
         slope = "" if kept is None else f" (slope {_two_digits(kept)})"
         ways.append(f"take fewer steps, at most {fewer} here{slope}")
     if rollout.grid == "inference":
         training = replace(config, rollout=replace(rollout, grid="training"))
-        other = grid_of(training)
+        other = schedule_of(training)
         kept = contrast_left(training, other, far)
         slope = "" if kept is None else f" (slope {_two_digits(kept)})"
         ways.append(
-            f'set {PREFIX}grid to "training", where {far} steps are {_percent(far / other.steps)} of the way{slope}'
+            f'set {PREFIX}grid to "training", where {far} steps are {_percent(far / other.grid.steps)} of the way{slope}'
         )
     remedy = f"{' or '.join(ways)}."
-    return [Finding("warning", PREFIX + "max_step_offset", said, remedy[0].upper() + remedy[1:], "walk-far")]
+    return [Finding("warning", PREFIX + "max_step_offset", message, remedy[0].upper() + remedy[1:], "walk-far")]
 
 
 def _clean_rows(config: RunConfig) -> list[Finding]:
     """On a variance-preserving path: whether `min_sigma` acts at all, and what the cleanest rolled rows carry of the loss."""
-    rollout, grid = config.rollout, grid_of(config)
-    if grid.flow:
+    rollout, path = config.rollout, schedule_of(config).path
+    if path.is_flow:
         return []
-    found, least = [], grid.at(0).sigma
+    found, least = [], path.at(0).sigma
     if least_noise_is_below_the_path(config):
         found.append(
             Finding(
@@ -105,22 +106,22 @@ def _clean_rows(config: RunConfig) -> list[Finding]:
     free, held = _percent(bands[0].unbounded), _percent(bands[0].bounded)
     option, rows = PREFIX + "snr_gamma", f"the cleanest {_percent(bands[0].rows)} of the rows"
     if rollout.snr_gamma > 0:
-        said = (
+        message = (
             f"{option} = {shown(rollout.snr_gamma)} bounds the loss of rolled rows: {rows} carry {held} of it, where without the bound they "
             f"would carry {free}."
         )
-        found.append(Finding("note", option, said, "", "loss-bounded"))
+        found.append(Finding("note", option, message, "", "loss-bounded"))
     elif bands[0].unbounded > 2 * bands[0].rows:
-        said = f'{option} = 0: {rows} carry {free} of the loss of all rolled rows, because the target "consistent" grows as 1 / sigma there.'
+        message = f'{option} = 0: {rows} carry {free} of the loss of all rolled rows, because the target "consistent" grows as 1 / sigma there.'
         other = loss_share.bands(replace(config, rollout=replace(rollout, snr_gamma=OPTIONS[option].default)))
         remedy = f"Set {option} to {shown(OPTIONS[option].default)} (then {_percent(other[0].bounded)}), or raise {PREFIX}min_sigma."
-        found.append(Finding("warning", option, said, remedy, "loss-unbounded"))
+        found.append(Finding("warning", option, message, remedy, "loss-unbounded"))
     return found
 
 
-def _is_near(config: RunConfig, grid: PlainGrid, k: int) -> bool:
-    left = contrast_left(config, grid, k)
-    return k / grid.steps <= _LONG_SHARE if left is None else left >= LEAST_CONTRAST
+def _is_near(config: RunConfig, schedule: RunSchedule, k: int) -> bool:
+    left = contrast_left(config, schedule, k)
+    return k / schedule.grid.steps <= _LONG_SHARE if left is None else left >= LEAST_CONTRAST
 
 
 def _share(share: float) -> str:

@@ -1,18 +1,19 @@
 """What rollout costs, how its offsets fall, and how much it blurs: closed forms for the page, the command line and the docs.
 
-Pure Python: importing this costs no torch. Sources: docs/mathematics.md, "Cost of a step",
-"Which rows are rolled out" and "Blur limit".
+Importing this costs no torch. Sources: speed.md section 1, rollout.md sections 2 and 4.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ..maths.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig, RunConfig
-
-CALLS_PER_STEP = {"unipc": 1, "euler": 1, "dpm": 1, "rk4": 4}
-"""Network evaluations of one solver step; the solvers' own `calls_per_step`, which needs torch to read (a test compares)."""
+    from ..maths.grid import Level, Values
 
 Strategy = Literal["uniform", "biased_early", "biased_late"]
 
@@ -40,8 +41,7 @@ def forwards_per_evaluation(rollout: "RolloutConfig") -> int:
 
 
 def plain_step_in_forwards(model_type: Literal["lora", "full"], gradient_checkpointing: bool) -> float:
-    """`c`: what a plain training step costs, in forwards of the network (measured 1.94, 2.82 and 2.65;
-    docs/mathematics.md, "Cost of a step")."""
+    """`c`: what a plain training step costs, in forwards of the network (measured 1.94, 2.82 and 2.65; speed.md section 1)."""
     return {"lora": 2.0, "full": 3.0}[model_type] + (1.0 if gradient_checkpointing else 0.0)
 
 
@@ -69,7 +69,7 @@ def expected_cost(
 
     Args:
         c: a plain step in forwards (`plain_step_in_forwards`).
-        reflexflow: is it on? `rollout.reflexflow` may be None, and then only the model says.
+        reflexflow: is it on? `rollout.reflexflow` may be None: then the model decides.
         probability: at which chance of a row to be rolled; None = the highest of the run (the end of a rising ramp).
 
     `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
@@ -85,7 +85,7 @@ def expected_cost(
         most = 1 + c
         mean = probability * most
     else:
-        each = CALLS_PER_STEP[rollout.sampler] * forwards_per_evaluation(rollout)
+        each = SOLVERS[rollout.sampler].calls_per_step * forwards_per_evaluation(rollout)
         most = each * rollout.max_step_offset + (1 if reflexflow else 0)
         mean = probability * (
             each * sum(k * chance for k, chance in enumerate(chances)) + (rolled if reflexflow else 0)
@@ -108,7 +108,7 @@ class RunCost:
 def rollout_cost(config: "RunConfig") -> RunCost:
     """The cost that a config implies, its ramp averaged over `max_train_steps` (at up to 1000 evenly spaced steps).
 
-    Where only the checkpoint can say whether ReflexFlow is on, the dearer case is told.
+    Where only the checkpoint can say whether ReflexFlow is on, the dearer case is given.
     """
     training, rollout = config.training, config.rollout
     reflexflow = rollout.reflexflow is not False and config.model.is_flow() is not False
@@ -122,33 +122,19 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     )
 
 
-class _Level(Protocol):
-    alpha: SupportsFloat
-    sigma: SupportsFloat
-
-
-@dataclass(frozen=True)
-class FlowLevel:
-    """A level of the rectified flow in plain numbers, where torch is not at hand."""
-
-    sigma: float
-
-    @property
-    def alpha(self) -> float:
-        return 1 - self.sigma
-
-
-def blur_factor(source: _Level, target: _Level, regression: Literal["consistent", "original"] = "consistent") -> float:
+def blur_factor(
+    source: "Level", target: "Level", regression: Literal["consistent", "original"] = "consistent"
+) -> float:
     """How much of the clean image's contrast a perfectly trained model still predicts at a rolled state: 1 = all, less = blur.
 
     On unit Gaussian data the slope of the predicted clean image, over that at a plain state of the target's level. It is a limit of
-    rollout itself: a deterministic walk carries no more about x0 than its source did.
+    rollout itself: a deterministic rollout carries no more about x0 than its source did.
 
     Args:
-        source, target: levels with one alpha and sigma each (`Level` of one row, `FlowLevel`), source noisier.
+        source, target: one level each, source noisier.
         regression: the `target` option; `original` is given for rectified flow (alpha + sigma = 1) only.
     Raises: ValueError for `original` on another path.
-    Source: docs/mathematics.md, "Blur limit"; with v = alpha^2 + sigma^2, `(alpha_s / alpha_t) sqrt(v_t / v_s)`.
+    Source: rollout.md section 4; with v = alpha^2 + sigma^2, `(alpha_s / alpha_t) sqrt(v_t / v_s)`.
     """
     alpha_s, sigma_s, alpha_t, sigma_t = (
         float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma)
@@ -163,7 +149,7 @@ def blur_factor(source: _Level, target: _Level, regression: Literal["consistent"
     return (1 - sigma_t * velocity) * v_t / alpha_t
 
 
-def perturbed_slope(level: _Level, gamma: float, prediction_type: str, spread: float = 1.0) -> float:
+def perturbed_slope(level: "Level", gamma: float, prediction_type: str, spread: float = 1.0) -> float:
     """What a model that is perfect under input perturbation makes of a *plain* state: the slope of its clean image, over the true one.
 
     On Gaussian data of standard deviation `spread` the best output is a multiple of x, found at the variance of the perturbed input,
@@ -189,41 +175,28 @@ def perturbed_slope(level: _Level, gamma: float, prediction_type: str, spread: f
     return picture.get(prediction_type, output) * (alpha**2 * spread**2 + sigma**2) / (alpha * spread**2)
 
 
-def picture_weight(level: _Level, prediction_type: str) -> float:
+def picture_weight(level: "Level", prediction_type: str) -> "Values":
     """How much an error of the clean image counts in the plain loss: SNR (epsilon), 1 / sigma^2 (v, flow), 1 (sample)."""
-    alpha, sigma = float(level.alpha), float(level.sigma)
     if prediction_type == "sample":
         return 1.0
-    return (alpha / sigma) ** 2 if prediction_type == "epsilon" else 1 / sigma**2
+    return (level.alpha / level.sigma) ** 2 if prediction_type == "epsilon" else 1 / level.sigma**2
 
 
-def rolled_bound(level: _Level, gamma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> float:
+def rolled_bound(level: "Level", gamma: float, prediction_type: Literal["epsilon", "v_prediction"]) -> "Values":
     """The weight of a rolled row that `scheduled_sampling_snr_gamma` leaves it: `remedies.rollout.rolled_bound`, where torch is not at hand."""
-    snr = (float(level.alpha) / float(level.sigma)) ** 2
+    snr = (level.alpha / level.sigma) ** 2
     more = 0 if prediction_type == "epsilon" else 1
-    return min(1.0, (gamma + more) / max(snr + more, 1e-12))
+    return np.minimum(1.0, (gamma + more) / np.maximum(snr + more, 1e-12))
 
 
-def rolled_loss(source: _Level, target: _Level, prediction_type: str, spread: float = 1.0) -> float:
-    """Mean squared error of a model that is perfect on plain rows, at a state that it walked to, with the target `consistent`.
+def rolled_loss(source: "Level", target: "Level", prediction_type: str, spread: float = 1.0) -> "Values":
+    """Mean squared error of a model that is perfect on plain rows, at a state that it rolled out to, with the target `consistent`.
 
     On Gaussian data of standard deviation `spread`, for the exact flow from source to target; with source = target the plain loss.
     With `v = alpha^2 spread^2 + sigma^2` the model's picture is `c xr`, `c = alpha_t spread^2 / v_t`, and `xr = sqrt(v_t / v_s) x_s`.
+    The levels' shapes are broadcast.
     """
-    alpha_s, sigma_s, alpha_t, sigma_t = (
-        float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma)
-    )
-    v_s, v_t = alpha_s**2 * spread**2 + sigma_s**2, alpha_t**2 * spread**2 + sigma_t**2
-    answer = alpha_t * spread**2 / v_t * math.sqrt(v_t / v_s)  # of the picture, per unit of the source's state
-    error = spread**2 - 2 * answer * alpha_s * spread**2 + answer**2 * v_s
+    v_s, v_t = ((level.alpha * spread) ** 2 + level.sigma**2 for level in (source, target))
+    answer = target.alpha * spread**2 / (v_t * v_s) ** 0.5  # of the picture, per unit of the source's state
+    error = spread**2 - 2 * answer * source.alpha * spread**2 + answer**2 * v_s
     return picture_weight(target, prediction_type) * error
-
-
-def shifted(sigma: float, shift: float) -> float:
-    """A flow schedule's shift: `shift * s / (1 + (shift - 1) * s)` (arXiv 2403.03206, eq. 23)."""
-    return shift * sigma / (1 + (shift - 1) * sigma)
-
-
-def flow_grid(steps: int, shift: float) -> list[float]:
-    """Sigmas of a shifted linear flow schedule, noisiest (1) first, with the terminal 0: what SD 3-like families sample with."""
-    return [shifted(1 - i / steps, shift) for i in range(steps + 1)]

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from ..config import RunConfig
 from ..config.rules import PREFIX, idle_rollout, in_paper_mode, reflexflow_on
-from .cost import CALLS_PER_STEP, blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
-from .plain_grid import PlainGrid, PlainLevel, grid_of
+from ..maths.grid import Level, sources
+from ..maths.solvers import SOLVERS
+from .cost import blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
+from .run_schedule import RunSchedule, schedule_of
 
 CAUTION = "Scheduled sampling is experimental"
 """How the remark starts that is a caution, not a setting without effect."""
@@ -13,16 +15,16 @@ CAUTION = "Scheduled sampling is experimental"
 
 def least_noise_is_below_the_path(config: RunConfig) -> bool:
     """Is there a `min_sigma` that no row can fall below, because the model's noise path starts above it?"""
-    grid = grid_of(config)
-    return not grid.flow and 0 < config.rollout.min_sigma < grid.at(0).sigma
+    path = schedule_of(config).path
+    return not path.is_flow and 0 < config.rollout.min_sigma < path.at(0).sigma
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What the longest walk of a rolled row takes, in forwards of the network.
+    """What the longest rollout of a row takes, in forwards of the network.
 
-    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's look at the clean
-    state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
+    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's evaluation of the
+    clean state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
     by the training pass itself, so `evaluations` is 0 there.)
     """
 
@@ -38,14 +40,14 @@ class Walk:
 
 
 def longest_walk(config: RunConfig) -> Walk:
-    """The walk from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
+    """The rollout from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
     rollout, training = config.rollout, config.training
     if not rollout.walks:
         return Walk(0, 0, 0, 0, 0.0)
     forwards, reflexflow = forwards_per_evaluation(rollout), reflexflow_on(config) is not False
     if in_paper_mode(config):
         return Walk(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
-    return Walk(rollout.max_step_offset, CALLS_PER_STEP[rollout.sampler], forwards, 1 if reflexflow else 0, 0.0)
+    return Walk(rollout.max_step_offset, SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0)
 
 
 def idle_settings(config: RunConfig) -> dict[str, str]:
@@ -54,12 +56,12 @@ def idle_settings(config: RunConfig) -> dict[str, str]:
     for rule in idle_rollout(config):
         for name in rule.options:
             why.setdefault(name, rule.why)
-    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` tells it with its numbers
+    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
         why.setdefault(PREFIX + "min_sigma", "even the cleanest rows of this model carry more noise")
     return why
 
 
-# One row as an example, and how much a walk blurs ---------------------------------------------------------------------------
+# One row as an example, and how much a rollout blurs ------------------------------------------------------------------------
 
 EXAMPLE_SIGMA = 0.75
 BLUR_SIGMAS = (0.25, 0.5, 0.75, 0.9)
@@ -72,17 +74,17 @@ class Offset:
     k: int
     chance: float
     actual: int
-    start: PlainLevel
+    start: Level
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row at one target level: the offsets that it may draw, on the grid of the config. `floor`: the least noise for a rollout; None
+    """A row at one target level: the offsets that it may draw, on the schedule of the config. `floor`: the least noise for a rollout; None
     where no row has less."""
 
-    grid: PlainGrid
-    target: PlainLevel
-    floor: PlainLevel | None
+    schedule: RunSchedule
+    target: Level
+    floor: Level | None
     offsets: tuple[Offset, ...]
 
     @property
@@ -92,25 +94,23 @@ class Example:
 
 def example_row(config: RunConfig, sigma: float | None = None) -> Example:
     """A row whose target carries `sigma` of noise (unset: 0.75, or above `min_sigma` where that is higher)."""
-    rollout, grid = config.rollout, grid_of(config)
+    rollout, schedule = config.rollout, schedule_of(config)
     if sigma is None:
         sigma = EXAMPLE_SIGMA if rollout.min_sigma <= EXAMPLE_SIGMA else (1 + rollout.min_sigma) / 2
-    t = min(grid.time_of_sigma(sigma), grid.nodes[0])
+    path, t = schedule.path, schedule.time_of_sigma(sigma)
     chances = offset_distribution(rollout.strategy, rollout.max_step_offset)
-    most, _ = grid.source(t, rollout.max_step_offset)
-    here = grid.index(t)
-
-    def level(k: int) -> PlainLevel:
-        return grid.at(grid.time(here - k)) if k else grid.at(t)
-
-    offsets = tuple(Offset(k, chance, min(k, most), level(min(k, most))) for k, chance in enumerate(chances))
-    floor = grid.at(grid.time_of_sigma(rollout.min_sigma)) if rollout.min_sigma > grid.at(0).sigma else None
-    return Example(grid, grid.at(t), floor, offsets)
+    left, starts = sources(t, range(len(chances)), path, schedule.grid)
+    offsets = tuple(
+        Offset(k, chance, actual, path.at(start))
+        for k, (chance, actual, start) in enumerate(zip(chances, left.tolist(), starts.t.tolist(), strict=True))
+    )
+    floor = path.at(path.time_of_sigma(rollout.min_sigma)) if rollout.min_sigma > path.at(0).sigma else None
+    return Example(schedule, path.at(t), floor, offsets)
 
 
 @dataclass(frozen=True)
 class Blur:
-    """How much contrast a perfect model can still show after a walk to one level: offset -> (offset that is left, factor)."""
+    """How much contrast a perfect model can still show after a rollout to one level: offset -> (offset that is left, factor)."""
 
     sigma: float
     factors: dict[int, tuple[int, float]]
@@ -122,20 +122,23 @@ def shown_offsets(most: int) -> list[int]:
 
 
 def blur_table(config: RunConfig) -> list[Blur] | None:
-    """The blur factor (docs/mathematics.md, "Blur limit") at a few target levels; None where it is not known
-    (`original` outside flow models)
-    or does not apply (nobody walks; `paper` takes its ordinary loss at the source)."""
-    rollout, grid = config.rollout, grid_of(config)
-    if not rollout.walks or longest_walk(config).second_pass or (rollout.target == "original" and not grid.flow):
+    """The blur factor (rollout.md section 4) at a few target levels; None where it is not known (`original` outside flow models)
+    or does not apply (nothing is rolled out; `paper` takes its ordinary loss at the source)."""
+    rollout, schedule = config.rollout, schedule_of(config)
+    if (
+        not rollout.walks
+        or longest_walk(config).second_pass
+        or (rollout.target == "original" and not schedule.path.is_flow)
+    ):
         return None
     table = []
     for sigma in BLUR_SIGMAS:
         if sigma < rollout.min_sigma:
             continue
-        t = grid.time_of_sigma(sigma)
+        t = schedule.path.time_of_sigma(sigma)
         factors = {}
         for k in shown_offsets(rollout.max_step_offset):
-            actual, source = grid.source(t, k)
-            factors[k] = (actual, blur_factor(source, grid.at(t), rollout.target) if actual else 1.0)
+            actual, source = schedule.source(t, k)
+            factors[k] = (actual, blur_factor(source, schedule.path.at(t), rollout.target) if actual else 1.0)
         table.append(Blur(sigma, factors))
     return table

@@ -10,9 +10,12 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config.rules import highest_chance
+from ..maths.grid import sources
 from .cost import offset_distribution, rolled_bound, rolled_loss
-from .plain_grid import PlainGrid, grid_of
+from .run_schedule import RunSchedule, schedule_of
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig, RunConfig, TrainingConfig
@@ -42,34 +45,34 @@ class Band:
 
 @dataclass(frozen=True)
 class _AtLevel:
-    """The rows of one noise level: the share of chosen ones that walk, their part of the loss (without a bound), the loss of a plain
+    """The rows of one noise level: the share of chosen ones that are rolled out, their part of the loss (without a bound), the loss of a plain
     row, and the weight that a rolled one is left."""
 
     sigma: float
-    walked: float
+    rolled: float
     loss: float
     plain: float
     weight: float
 
 
 def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
-    """The rolled rows' loss in bands of noise, cleanest first; None where nothing walks, or `snr_gamma` has nothing to bound there.
+    """The rolled rows' loss in bands of noise, cleanest first; None where nothing is rolled out, or `snr_gamma` has nothing to bound there.
 
     Args:
         spread: standard deviation of the data; 1 is about that of Stable Diffusion's latents.
     """
-    rollout, grid = config.rollout, grid_of(config)
-    if grid.flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
+    rollout, schedule = config.rollout, schedule_of(config)
+    if schedule.path.is_flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
         return None
-    levels = _levels(rollout, config.training, grid, predicted(config), spread)
+    levels = _levels(rollout, config.training, schedule, predicted(config), spread)
     if not sum(each.loss for each in levels):
-        return None  # no row has as much noise as a walk needs
+        return None  # no row has as much noise as a rollout needs
     free, held = _shares([each.loss for each in levels]), _shares([each.weight * each.loss for each in levels])
     found = []
     for (begin, end), unbounded, bounded in zip(_pieces(), free, held, strict=True):
         here = levels[begin:end]
-        walked = sum(each.walked for each in here)
-        weight = sum(each.walked * each.weight for each in here) / walked if walked else 1.0
+        rolled = sum(each.rolled for each in here)
+        weight = sum(each.rolled * each.weight for each in here) / rolled if rolled else 1.0
         found.append(Band(here[-1].sigma, (end - begin) / _LEVELS, unbounded, bounded, weight))
     return tuple(found)
 
@@ -78,11 +81,11 @@ def whole_step(config: "RunConfig", spread: float = 1.0, chance: float | None = 
     """The shares of the bands in the loss of *all* rows, plain ones among them: unbounded, bounded, and in plain training.
 
     Args:
-        chance: of a row to be chosen; None = the highest of the run. Only where `bands` tells something.
+        chance: of a row to be chosen; None = the highest of the run. Only where `bands` is not None.
     """
     chance = highest_chance(config) if chance is None else chance
-    levels = _levels(config.rollout, config.training, grid_of(config), predicted(config), spread)
-    plain = [(1 - chance * each.walked) * each.plain for each in levels]
+    levels = _levels(config.rollout, config.training, schedule_of(config), predicted(config), spread)
+    plain = [(1 - chance * each.rolled) * each.plain for each in levels]
     return {
         "unbounded": _shares([p + chance * each.loss for p, each in zip(plain, levels, strict=True)]),
         "bounded": _shares([p + chance * each.weight * each.loss for p, each in zip(plain, levels, strict=True)]),
@@ -100,14 +103,13 @@ def _shares(losses: list[float]) -> tuple[float, ...]:
 
 
 def predicted(config: "RunConfig") -> str:
-    """What a variance-preserving model predicts, epsilon where only the checkpoint can say."""
+    """What a variance-preserving model predicts, epsilon where only the checkpoint states it."""
     known = config.model.known_prediction_type()
     return "epsilon" if known is None else known
 
 
-def training_time(training: "TrainingConfig", share: float, grid: PlainGrid) -> float:
-    """The time below which `share` of the rows train, on a variance-preserving path (`timesteps.sample_times`)."""
-    table = len(grid.angles)
+def training_time(training: "TrainingConfig", share: float, table: int) -> float:
+    """The time below which `share` of the rows train, on a variance-preserving path of `table` timesteps (`timesteps.sample_times`)."""
     if training.timestep_sampling == "logit_normal":
         logit = NormalDist(training.logit_mean, training.logit_std).inv_cdf(share)
         return (table - 1) / (1 + math.exp(-logit))
@@ -133,21 +135,21 @@ def offsets_to_walk(rollout: "RolloutConfig") -> list[tuple[int, float]]:
 
 @lru_cache(maxsize=32)
 def _levels(
-    rollout: "RolloutConfig", training: "TrainingConfig", grid: PlainGrid, kind: str, spread: float
+    rollout: "RolloutConfig", training: "TrainingConfig", schedule: RunSchedule, kind: str, spread: float
 ) -> list[_AtLevel]:
     """Evenly by rows, cleanest first."""
-    levels = []
-    for i in range(_LEVELS):
-        t = min(training_time(training, (i + 0.5) / _LEVELS, grid), grid.nodes[0])
-        target = grid.at(t)
-        plain = rolled_loss(target, target, kind, spread)
-        loss = walked = 0.0
-        weight = rolled_bound(target, rollout.snr_gamma, kind) if rollout.bounds_loss(kind) else 1.0
-        if target.sigma >= rollout.min_sigma:
-            for k, chance in offsets_to_walk(rollout):
-                actual, source = grid.source(t, k)
-                if actual:
-                    loss += chance * rolled_loss(source, target, kind, spread)
-                    walked += chance
-        levels.append(_AtLevel(target.sigma, walked, loss, plain, weight))
-    return levels
+    path, grid, table = schedule.path, schedule.grid, round(schedule.path.t_max) + 1
+    times = [training_time(training, (i + 0.5) / _LEVELS, table) for i in range(_LEVELS)]
+    target = path.at(np.minimum(times, grid.nodes[0])[:, None])
+    offsets, chances = np.array(offsets_to_walk(rollout)).T
+    actual, source = sources(target.t, offsets.astype(int), path, grid)
+    chances = np.where((actual > 0) & (target.sigma >= rollout.min_sigma), chances, 0.0)
+    bounded = rollout.bounds_loss(kind)
+    columns = (
+        target.sigma[:, 0],
+        chances.sum(1),
+        (chances * rolled_loss(source, target, kind, spread)).sum(1),
+        rolled_loss(target, target, kind, spread)[:, 0],
+        rolled_bound(target, rollout.snr_gamma, kind)[:, 0] if bounded else np.ones(_LEVELS),
+    )
+    return [_AtLevel(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -9,7 +9,6 @@ compares each with its stock diffusers pipeline.
 
 import copy
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..maths.grid import falling
 from ..maths.noise import (
     NoisePath,
     Prediction,
@@ -32,6 +32,7 @@ from ..maths.noise import (
 from ..randomness import kept_random_state
 from .conditioning import Conditioning, Frame, Prompt
 from .facts import FamilyFacts, Geometry, PartConfigs
+from .schedule import flow_shift, flow_training_times, table_training_times
 from .source import ModelError, Source, hub_error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -338,13 +339,7 @@ class Model(ABC):
         scheduler = copy.deepcopy(self.pipe.scheduler)
         self.set_schedule(scheduler, steps, latent_shape)
         times = (scheduler.sigmas if self.is_flow else scheduler.timesteps).to("cpu", torch.float32)
-        kept = [times[0]]
-        for time in times[1:]:
-            if time < kept[-1]:
-                kept.append(time)
-        if kept[-1] > 0:
-            kept.append(torch.zeros(()))
-        return torch.stack(kept)
+        return torch.from_numpy(falling(times.numpy()))
 
     def training_times(self, latent_shape: Sequence[int] | None = None) -> Tensor:
         """The training table, noisiest first: T shifted sigmas (no 0) for flow, T-1..0 for variance preserving.
@@ -353,10 +348,8 @@ class Model(ABC):
         """
         number = self.pipe.scheduler.config.num_train_timesteps
         if not self.is_flow:
-            return torch.arange(number - 1, -1, -1, dtype=torch.float32)
-        sigmas = torch.arange(number, 0, -1, dtype=torch.float32) / number
-        shift = self.training_shift(latent_shape)
-        return shift * sigmas / (1 + (shift - 1) * sigmas)
+            return torch.from_numpy(table_training_times(number))
+        return torch.from_numpy(flow_training_times(number, self.training_shift(latent_shape)))
 
     def training_shift(self, latent_shape: Sequence[int] | None = None) -> float:
         """The shift of training's flow times: `flow_schedule_shift`, else the checkpoint's; 1.0 for other models."""
@@ -364,13 +357,7 @@ class Model(ABC):
             return 1.0
         if self._flow_shift is not None:
             return self._flow_shift
-        config = self.pipe.scheduler.config
-        if not config.get("use_dynamic_shifting"):
-            return float(config.get("shift", 1.0))
-        if latent_shape is None:
-            raise ValueError(f"The shift of '{self.source.name}' depends on the picture's size: give latent_shape.")
-        mu = self.mu(latent_shape)
-        return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+        return flow_shift(self.pipe.scheduler.config, self.facts.schedule, self.geometry, latent_shape)
 
     @property
     def has_adapter(self) -> bool:
@@ -530,9 +517,7 @@ class Model(ABC):
 
     def mu(self, latent_shape: Sequence[int]) -> float:
         """The exponent of a shift that depends on the picture's size. `latent_shape`: (..., C, h, w)."""
-        channels, height, width = latent_shape[-3:]
-        tokens = self.geometry.tokens(height, width)
-        return self.facts.schedule.mu(self.pipe.scheduler.config, tokens=tokens, channels=channels)
+        return self.facts.schedule.mu(self.pipe.scheduler.config, self.geometry, latent_shape)
 
     @abstractmethod
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:

@@ -4,12 +4,10 @@ Each family's folder states its own `FACTS` (`core/families/<name>/__init__.py`)
 own config files say is derived from them by the functions here, and not written down a second time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeGuard
-
-from .schedule import resolution_mu
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
 """The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...); absent ones are left out."""
@@ -68,13 +66,32 @@ class Schedule:
     bends_with: Literal["tokens", "channels"] = "tokens"
     max_shift: float = 1.15
 
-    def mu(self, config: Mapping[str, Any], *, tokens: int, channels: int) -> float:
-        """The exponent of the shift for a picture of so many positions. `config`: the scheduler's."""
-        return resolution_mu(config, tokens if self.bends_with == "tokens" else channels, max_shift=self.max_shift)
+    def mu(self, config: Mapping[str, Any], geometry: Geometry, shape: Sequence[int]) -> float:
+        """The exponent of the shift for latents of shape (..., C, h, w). `config`: the scheduler's."""
+        channels, height, width = shape[-3:]
+        length = geometry.tokens(height, width) if self.bends_with == "tokens" else channels
+        return resolution_mu(config, length, max_shift=self.max_shift)
 
     def but(self, **changes: Any) -> "Schedule":
         """The same with some fields changed."""
         return replace(self, **changes)
+
+
+def resolution_mu(config: Mapping[str, Any], tokens: int, *, max_shift: float) -> float:
+    """mu on the straight line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift), as `calculate_shift` of
+    diffusers' pipelines.
+
+    Args:
+        config: the scheduler's; absent keys have the pipeline's defaults.
+        tokens: what the pipeline counts as the picture's length.
+        max_shift: that pipeline's own default for the key of this name.
+
+    Source: Esser et al., arXiv 2403.03206, section 5.3.2; the linear form is from the FLUX.1 release.
+    """
+    base_length, max_length = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, top = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
+    slope = (top - base) / (max_length - base_length)
+    return tokens * slope + base - slope * base_length
 
 
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"

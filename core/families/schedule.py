@@ -1,20 +1,189 @@
-"""Shifts that depend on the picture's size, as diffusers' pipelines compute them (`calculate_shift`)."""
+"""A checkpoint's noise schedule from its scheduler's config, in numbers: the path, the times of training, the times that a sampler visits.
 
-from collections.abc import Mapping
-from typing import Any
+No torch, no diffusers. What a `Model` can ask its loaded scheduler (the noise table, the times that `set_timesteps` gives) it does ask:
+pictures must be sampled as the pipeline samples them. Before a model is opened there is no such object, and the page must not import
+one, so the same values are computed here from the JSON file, for the schedulers whose formulas are known; any other is None. One
+test for each scheduler holds the two together (`tests/core/test_grid.py`). Shift and training times have one formula for both.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..maths.grid import FlowPath, Path, VariancePreservingPath, falling, shifted
+from .facts import FLOW_SCHEDULER, Geometry, Schedule
+
+Times = NDArray[np.floating]
+_BENT = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas",
+         "invert_sigmas", "shift_terminal", "stochastic_sampling", "rescale_betas_zero_snr", "trained_betas")  # fmt: skip
+"""Settings that bend a schedule away from the formulas here."""
+_ONE_MORE = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")  # these divide the table by one step more
+_LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
+_LINSPACE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
-def resolution_mu(config: Mapping[str, Any], tokens: int, *, max_shift: float = 1.15) -> float:
-    """mu on the straight line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift).
+def flow_shift(
+    scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, latent_shape: Sequence[int] | None
+) -> float:
+    """The shift of a flow model's schedule, for latents of shape (..., C, h, w).
+
+    Raises: ValueError for None as the shape where the shift depends on it.
+    """
+    if not scheduler.get("use_dynamic_shifting"):
+        return float(scheduler.get("shift", 1.0))
+    if latent_shape is None:
+        raise ValueError("The shift of this schedule depends on the picture's size: give latent_shape.")
+    mu = how.mu(scheduler, geometry, latent_shape)
+    return math.exp(mu) if scheduler.get("time_shift_type", "exponential") == "exponential" else mu
+
+
+def flow_training_times(table: int, shift: float) -> Times:
+    """(table,) float32 shifted sigmas, noisiest first; no 0."""
+    return shifted(np.arange(table, 0, -1, dtype=np.float32) / table, shift)
+
+
+def table_training_times(table: int) -> Times:
+    """(table,) float32 training timesteps of a variance-preserving path, noisiest first: table - 1 .. 0."""
+    return np.arange(table - 1, -1, -1, dtype=np.float32)
+
+
+class ReadSchedule(ABC):
+    """A schedule as its scheduler's config states it. Hashable. `text`: what it is, in a sentence for people."""
+
+    text: str
+
+    @abstractmethod
+    def path(self) -> Path:
+        """The path of the noise levels."""
+
+    @abstractmethod
+    def inference_times(self, steps: int) -> Times:
+        """The times that the stock pipeline visits in `steps` steps, falling, 0 at the end (`Model.inference_times`)."""
+
+    @abstractmethod
+    def training_times(self, shift: float | None) -> Times:
+        """The training table, noisiest first (`Model.training_times`). `shift`: of training alone; None = the checkpoint's."""
+
+
+@dataclass(frozen=True)
+class FlowSchedule(ReadSchedule):
+    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps."""
+
+    shift: float
+    smallest: float | None
+    table: int
+    text: str
+
+    def path(self) -> Path:
+        return FlowPath()
+
+    def inference_times(self, steps: int) -> Times:
+        last = 1 / steps if self.smallest is None else self.smallest
+        return falling(shifted(np.linspace(1, last, steps), self.shift))
+
+    def training_times(self, shift: float | None) -> Times:
+        return flow_training_times(self.table, self.shift if shift is None else shift)
+
+
+@dataclass(frozen=True)
+class TableSchedule(ReadSchedule):
+    """Of a variance-preserving path: the scheduler's class and the settings of its table of betas."""
+
+    scheduler: str
+    spacing: str
+    steps_offset: int
+    beta_schedule: str
+    beta_start: float
+    beta_end: float
+    table: int
+    text: str
+
+    def path(self) -> Path:
+        if self.beta_schedule == "linear":
+            betas = np.linspace(self.beta_start, self.beta_end, self.table)
+        else:
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.table) ** 2
+        return VariancePreservingPath(np.cumprod(1 - betas))
+
+    def inference_times(self, steps: int) -> Times:
+        more = 1 if self.scheduler in _ONE_MORE else 0
+        if self.spacing == "linspace":
+            found = np.linspace(0, self.table - 1, steps + more)[more:][::-1]
+            return falling(found if self.scheduler in _LINSPACE else found.round())
+        if self.spacing == "leading":
+            ratio = self.table // (steps + more)
+            return falling(np.arange(steps + more - 1, more - 1, -1) * ratio + float(self.steps_offset))
+        return falling(np.round(self.table - np.arange(steps) * self.table / steps) - 1)
+
+    def training_times(self, shift: float | None) -> Times:
+        return table_training_times(self.table)
+
+
+def read_schedule(
+    scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resolution: int, is_flow: bool
+) -> ReadSchedule | None:
+    """The schedule that a scheduler's config states; None where it is of a kind that is not known here, or damaged.
 
     Args:
-        config: the scheduler's; absent keys have the pipeline's defaults.
-        tokens: what the pipeline counts as the picture's length.
-        max_shift: that pipeline's own default for the key of this name.
-
-    Source: Esser et al., arXiv 2403.03206, section 5.3.2; the linear form is from the FLUX.1 release.
+        scheduler: `scheduler_config.json`. how: what the family's pipeline does with it. geometry: of the model's latents.
+        resolution: side of the (square) pictures in pixels, for a shift that depends on it.
+        is_flow: may it be a flow model?
     """
-    base_length, max_length = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    base, top = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
-    slope = (top - base) / (max_length - base_length)
-    return tokens * slope + base - slope * base_length
+    found = _flow(scheduler, how, geometry, resolution) if is_flow else None
+    return _table(scheduler) if found is None else found
+
+
+def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resolution: int) -> FlowSchedule | None:
+    if scheduler.get("_class_name") != FLOW_SCHEDULER or any(scheduler.get(name) for name in _BENT):
+        return None
+    table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("shift", 1.0)
+    if not _whole(table, 2, 100_000) or not _number(shift) or not shift > 0:
+        return None
+    # A pipeline that samples down to the smallest sigma of the table finds it bent once already by a fixed shift.
+    smallest, text = shifted(1 / table, shift), f"shift {shift:g}"
+    if scheduler.get("use_dynamic_shifting"):
+        if geometry.pixels_per_latent is None or geometry.channels is None:
+            return None
+        side = math.ceil(resolution / geometry.pixels_per_latent)
+        shift = flow_shift(scheduler, how, geometry, (geometry.channels, side, side))
+        if not shift > 0:
+            return None
+        smallest, text = 1 / table, f"shift {shift:.3g} at {resolution} px"
+    text = f"The model's own schedule: a flow model with {text}."
+    return FlowSchedule(float(shift), None if how.walk == "steps" else smallest, table, text)
+
+
+def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:
+    name = scheduler.get("_class_name")
+    spacing = scheduler.get("timestep_spacing", "leading" if name in _LEADING else "linspace")
+    offset, table = scheduler.get("steps_offset", 0), scheduler.get("num_train_timesteps", 1000)
+    betas = scheduler.get("beta_schedule", "linear")
+    start, end = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
+    if not (
+        isinstance(name, str)
+        and name in (*_LEADING, *_LINSPACE, *_ONE_MORE)
+        and spacing in ("leading", "linspace", "trailing")
+        and betas in ("linear", "scaled_linear")
+        and all(_number(each) and 0 < each < 1 for each in (start, end))
+        and _whole(offset, 0, 100)
+        and _whole(table, 2, 100_000)
+        and (name != "PNDMScheduler" or scheduler.get("skip_prk_steps") is True)
+        and not any(scheduler.get(each) for each in _BENT)
+        and scheduler.get("lambda_min_clipped", -math.inf) == -math.inf
+    ):
+        return None
+    text = f"The model's own schedule: {table} training timesteps, sampled with {spacing} spacing."
+    return TableSchedule(name, spacing, offset, betas, start, end, table, text)
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any, low: int, high: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

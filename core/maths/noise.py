@@ -1,11 +1,12 @@
-"""The noise path: what `x_t` is made of, and what a network's answer says about it. One space for every model.
+"""The noise path: what `x_t` is made of, and what a network's output implies about it. One space for every model.
 
 Every model is described by `x_t = alpha(t) * x0 + sigma(t) * noise`, one `t` per row of a batch. What a network answers
 (epsilon, v, x0 or a flow velocity) is turned into the pair `(x0_hat, noise_hat)` here and nowhere else, so a solver never asks
 which kind it was. How `t` becomes a network's time input, and a network's own sign, belong to `families/`.
 
 Levels are small (B,) tensors in float64 on the CPU, wherever the latents live: their logarithms and differences need the
-digits, a device may have no float64 (MPS), and a decision on them then costs no wait for the device.
+digits, a device may have no float64 (MPS), and a decision on them then costs no wait for the device. How a level follows from
+a time is computed in `grid`, in numpy; here are the tensors.
 """
 
 from abc import ABC, abstractmethod
@@ -13,8 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from . import grid
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_matching"]
 
@@ -34,13 +39,23 @@ def per_row(values: Tensor, x: Tensor) -> Tensor:
     return values.to(state_dtype(x)).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def numbers(values: Tensor) -> NDArray[np.float64]:
+    """Values (B,) of any float precision and device, for the functions of `grid`."""
+    return torch.as_tensor(values).detach().cpu().double().reshape(-1).numpy()
+
+
 @dataclass(frozen=True)
-class Level:
+class Level(grid.Level):
     """A noise level per row: the coordinate `t` and the factors of `x_t = alpha * x0 + sigma * noise`, each (B,)."""
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+
+    @classmethod
+    def of(cls, level: grid.Level) -> "Level":
+        """Arrays (B,) as tensors, float64 on the CPU."""
+        return cls(*(torch.as_tensor(values, dtype=torch.float64) for values in (level.t, level.alpha, level.sigma)))
 
     @property
     def lam(self) -> Tensor:
@@ -89,12 +104,18 @@ class NoisePath(ABC):
     answers the true pair: single-step solvers with inner stages (rk4) must place their midpoints in it.
     """
 
-    name: ClassVar[str]
     prediction_types: ClassVar[tuple[PredictionType, ...]]
-    t_max: float  # the noisiest coordinate
+    levels: grid.Path
+    """The same path in numpy."""
 
-    @abstractmethod
-    def _level(self, t: Tensor) -> Level: ...
+    @property
+    def name(self) -> str:
+        return self.levels.name
+
+    @property
+    def t_max(self) -> float:
+        """The noisiest coordinate."""
+        return self.levels.t_max
 
     @abstractmethod
     def ode_time(self, level: Level) -> Tensor:
@@ -124,15 +145,7 @@ class NoisePath(ABC):
                timestep in 0..T-1, fractions allowed.
         Raises: ValueError when a value lies outside (beyond float32 rounding) or is not a number.
         """
-        t = torch.as_tensor(t).detach().cpu().double().reshape(-1)
-        slack = 1e-5 * self.t_max
-        inside = (t >= -slack) & (t <= self.t_max + slack)
-        if not bool(inside.all()):
-            raise ValueError(
-                f"t = {t[~inside].tolist()}: must lie in 0..{self.t_max:g} on a {self.name} path; "
-                "give this path's own coordinate, not a network's time input."
-            )
-        return self._level(t.clamp(0.0, self.t_max))
+        return Level.of(self.levels.at(numbers(t)))
 
     def noised(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """`alpha * x0 + sigma * noise` in state precision (float32 or wider), like x0."""
@@ -154,12 +167,8 @@ class RectifiedFlow(NoisePath):
     Source: Liu et al. 2209.03003; the noise-ward sign is diffusers'.
     """
 
-    name = "rectified-flow"
     prediction_types = ("flow_matching",)
-    t_max = 1.0
-
-    def _level(self, t: Tensor) -> Level:
-        return Level(t, 1.0 - t, t)
+    levels = grid.FlowPath()
 
     def ode_time(self, level: Level) -> Tensor:
         return level.sigma
@@ -180,43 +189,22 @@ class RectifiedFlow(NoisePath):
 class VariancePreserving(NoisePath):
     """`x_t = sqrt(abar) * x0 + sqrt(1 - abar) * noise`; t is the training timestep, 0 .. T-1, fractions allowed.
 
-    Between two entries of the table the angle `atan2(sigma, alpha)` is interpolated linearly: exact at whole timesteps, always
-    on the unit circle, and finite for a table that ends at zero signal.
-
     Args:
         alphas_cumprod: (T,) the checkpoint's own table, strictly decreasing, in 0..1.
     Raises: ValueError for another shape or order.
     """
 
-    name = "variance-preserving"
     prediction_types = ("epsilon", "v_prediction", "sample")
+    levels: grid.VariancePreservingPath
 
     def __init__(self, alphas_cumprod: Tensor):
-        abar = torch.as_tensor(alphas_cumprod).detach().cpu().double()
-        if abar.ndim != 1 or len(abar) < 2 or bool((abar.diff() >= 0).any()) or abar[0] > 1 or abar[-1] < 0:
-            raise ValueError(
-                f"alphas_cumprod of shape {tuple(abar.shape)}: must be a strictly decreasing list in 0..1; "
-                "give the table of the checkpoint's own scheduler."
-            )
-        self.alphas_cumprod = abar
-        self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())  # grows with t
-        self.t_max = float(len(abar) - 1)
-
-    def _at_angle(self, t: Tensor, angle: Tensor) -> Level:
-        return Level(t, angle.cos().clamp_min(0.0), angle.sin())
-
-    def _level(self, t: Tensor) -> Level:
-        left = t.floor().long().clamp(max=len(self.angles) - 2)
-        return self._at_angle(t, torch.lerp(self.angles[left], self.angles[left + 1], t - left))
+        self.levels = grid.VariancePreservingPath(torch.as_tensor(alphas_cumprod).detach().cpu().double().numpy())
 
     def ode_time(self, level: Level) -> Tensor:
         return level.sigma / level.alpha
 
     def at_ode_time(self, s: Tensor) -> Level:
-        angle = s.atan()
-        left = (torch.searchsorted(self.angles, angle, right=True) - 1).clamp(0, len(self.angles) - 2)
-        t = left + (angle - self.angles[left]) / (self.angles[left + 1] - self.angles[left])
-        return self._at_angle(t, angle)
+        return Level.of(self.levels.at_angle(np.arctan(numbers(s))))
 
     def at_ratio(self, ratio: Tensor) -> Level:
         return self.at(self.at_ode_time(ratio).t.clamp(0.0, self.t_max))

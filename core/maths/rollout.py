@@ -1,8 +1,7 @@
-"""Rollout: the training state is replaced by one that the model itself walked to.
+"""Rollout: the training state is replaced by one that the model itself has reached.
 
-A *plan* says per row who is rolled out and from where; the *rollout* walks there. Sources, target and every state between lie on a
-grid of times; the target is the row's own `t`, exactly as the training sampler drew it.
-Source: docs/mathematics.md, "Which rows are rolled out" and "Solvers".
+A *plan* states which rows are rolled out and from where; the *rollout* integrates from there. Sources, target and every state between lie on a
+grid of times; the target is the row's own `t`, exactly as the training sampler drew it. See rollout.md sections 2 and 3.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,21 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import LongTensor, Tensor, nn
 
 from ..randomness import generator, kept_random_state
+from .grid import ROUNDING, Grid, sources
 from .noise import (
     Level,
     NoisePath,
     Prediction,
     PredictionType,
     consistent_target,
+    numbers,
     per_row,
     target_output,
 )
 from .reflexflow import starts_at_the_drawn_time
-from .solvers import Solver, make_solver
+from .solvers import make_solver
+from .solvers.base import Solver
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig
@@ -32,57 +35,6 @@ if TYPE_CHECKING:
 # The network as the rollout sees it: (x (R, ...), level (R,), rows (R,)) -> Prediction. `rows` are the places in the batch of the
 # rows in flight: conditioning is indexed by them. All three are on the device of the batch.
 Predict = Callable[[Tensor, Level, LongTensor], Prediction]
-
-ALPHA_MIN = 0.02  # a source with less signal than this carries nothing of x0
-_ROUNDING = 1e-3  # grid steps: a float32 time on a node may come out this far beyond it
-
-
-class Grid:
-    """The times between which a rollout steps.
-
-    Args:
-        times: (n,) noisiest first, in the path's own coordinate (`NoisePath`); repeats are removed (PNDM repeats one). Whether or
-            not they end in a 0, one is there afterwards: it serves to place a `t` below the last node and is never a source.
-    Raises: ValueError when fewer than two different times are left or they do not fall.
-    """
-
-    def __init__(self, times: Tensor | Sequence[float]):
-        nodes = torch.unique_consecutive(torch.as_tensor(times).detach().cpu().double().reshape(-1))
-        if len(nodes) < 2 or bool((nodes.diff() >= 0).any()) or nodes[-1] < 0:
-            raise ValueError(
-                f"grid times {nodes[:4].tolist()} ... {nodes[-2:].tolist()}: must fall from noise to clean, at least two of them, "
-                "none below 0; give the schedule noisiest first."
-            )
-        if nodes[-1] > 0:
-            nodes = torch.cat([nodes, nodes.new_zeros(1)])
-        self.nodes = nodes
-
-    @property
-    def steps(self) -> int:
-        """Whole steps from the noisiest node to clean."""
-        return len(self.nodes) - 1
-
-    def index(self, t: Tensor) -> Tensor:
-        """The fractional index of each time, (B,) float64: 0 at the noisiest node, growing as noise falls.
-
-        Linear in t between two nodes. A time beyond the noisiest node has index 0: it has nowhere to come from.
-        """
-        t = torch.as_tensor(t).detach().cpu().double().reshape(-1).clamp(0.0, float(self.nodes[0]))
-        right = torch.searchsorted(-self.nodes, -t).clamp(1, self.steps)
-        return right - (t - self.nodes[right]) / (self.nodes[right - 1] - self.nodes[right])
-
-    def time(self, index: Tensor) -> Tensor:
-        """The time at each fractional index, (B,) float64; the inverse of `index`."""
-        index = index.double().clamp(0, self.steps)
-        left = index.floor().long().clamp(max=self.steps - 1)
-        return torch.lerp(self.nodes[left], self.nodes[left + 1], index - left)
-
-
-def build_grid(
-    rollout: "RolloutConfig", inference_times: Callable[[int], Tensor], training_times: Callable[[], Tensor]
-) -> Grid:
-    """The grid that the options ask for, from a family's two schedules (each noisiest first, in the path's coordinate)."""
-    return Grid(inference_times(rollout.grid_steps) if rollout.grid == "inference" else training_times())
 
 
 @dataclass(frozen=True)
@@ -119,14 +71,15 @@ class Plan:
 
     def level_before(self, steps: int, path: NoisePath, grid: Grid, rows: Tensor) -> Level:
         """The level `steps` grid steps before (noisier than) the target of `rows`; at 0 the target itself, unrounded."""
-        return path.at(grid.time(self.index[rows] - steps)) if steps > 0 else self.target[rows]
+        if steps == 0:
+            return self.target[rows]
+        return Level.of(path.levels.at(grid.time(numbers(self.index[rows] - steps))))
 
 
 def draw_offsets(
     strategy: Literal["uniform", "biased_early", "biased_late"], maximum: int, rows: int, draws
 ) -> LongTensor:
-    """(rows,) offsets in 0..maximum from the generator `draws`; distributions:
-    docs/mathematics.md, "Which rows are rolled out"."""
+    """(rows,) offsets in 0..maximum from the generator `draws`; distributions in rollout.md section 2 and `core/before/cost.py`."""
     if strategy == "uniform":
         return torch.randint(0, maximum + 1, (rows,), generator=draws)
     short = torch.rand(rows, generator=draws, dtype=torch.float64).square()
@@ -145,25 +98,25 @@ def plan_offsets(t: Tensor, k: Tensor, path: NoisePath, grid: Grid, *, probabili
     Args:
         t: (B,) target times in the path's coordinate; k: (B,) whole offsets, at least 0, in grid steps.
     """
-    target, index, drawn = path.at(t), grid.index(t), k.detach().cpu().long()
+    drawn = k.detach().cpu().long()
     if bool((drawn < 0).any()):
         raise ValueError(
             f"offsets {drawn.tolist()}: must be at least 0 grid steps; a source is noisier than its target."
         )
-    # Usable sources form an unbroken run from the target upwards, so counting them gives the farthest.
-    back = index[:, None] - torch.arange(1, int(drawn.max()) + 1)
-    alpha = path.at(grid.time(back.reshape(-1))).alpha.reshape(back.shape)
-    actual = torch.minimum(drawn, ((back >= -_ROUNDING) & (alpha >= ALPHA_MIN)).sum(1))
-    source_t = torch.where(actual > 0, grid.time(index - actual), target.t)
-    return Plan(t.detach().cpu(), index, drawn, actual, path.at(source_t), target, probability)
+    times = numbers(t)
+    actual, source = sources(times, drawn.numpy(), path.levels, grid)
+    index = torch.from_numpy(grid.index(times))
+    return Plan(t.detach().cpu(), index, drawn, torch.from_numpy(actual), Level.of(source), path.at(t), probability)
 
 
 def plan_from_noise(t: Tensor, path: NoisePath, grid: Grid) -> Plan:
     """The plan that starts every row at the noisiest node that is a whole number of steps away (previews, drift pictures)."""
-    target, index = path.at(t), grid.index(t)
-    k = (index + _ROUNDING).floor().long()
-    source_t = torch.where(k > 0, grid.time(index - k), target.t)
-    return Plan(t.detach().cpu(), index, k, k, path.at(source_t), target, 1.0)
+    times = numbers(t)
+    index, target = grid.index(times), path.levels.at(times)
+    k = np.floor(index + ROUNDING).astype(np.int64)
+    source = path.levels.at(np.where(k > 0, grid.time(index - k), target.t))
+    whole = torch.from_numpy(k)
+    return Plan(t.detach().cpu(), torch.from_numpy(index), whole, whole, Level.of(source), Level.of(target), 1.0)
 
 
 def plan_from_drawn_time(
@@ -178,7 +131,8 @@ def plan_from_drawn_time(
     source = path.at(t)
     target = path.at(torch.where(chosen, source.t * (1 - ways), source.t))
     k = chosen.long()
-    return Plan(t.detach().cpu(), grid.index(target.t), k, k, source, target, probability)
+    index = torch.from_numpy(grid.index(numbers(target.t)))
+    return Plan(t.detach().cpu(), index, k, k, source, target, probability)
 
 
 def make_plan(
@@ -188,7 +142,7 @@ def make_plan(
 
     Args:
         rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
-        step, seed, index: name the streams "mask", "k" and "step_length"; `index` tells micro-steps of one optimizer step apart.
+        step, seed, index: name the streams "mask", "k" and "step_length"; `index` distinguishes micro-steps of one optimizer step.
     Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
         random state, so such a step is bit for bit the plain trainer's.
     """
@@ -209,14 +163,14 @@ def make_plan(
 
 def at_source(plan: Plan) -> Plan:
     """The control of `scheduled_sampling_control = source_noise`: the same rows as plain rows at the level they would have started
-    from; nobody walks. Tells what of a rollout's effect is only its noisier training."""
+    from; nothing is rolled out. Shows how much of a rollout's effect is only its noisier training."""
     return replace(plan, k=torch.zeros_like(plan.k), target=plan.source)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One state of a rollout: (R, ...) at a level (R,), for the places `rows` of the batch. `prediction` is what the network said
-    there; None at the target, where it is not asked."""
+    """One state of a rollout: (R, ...) at a level (R,), for the places `rows` of the batch. `prediction` is what the network predicted
+    there; None at the target, where it is not evaluated."""
 
     x: Tensor
     level: Level
@@ -290,7 +244,7 @@ def rollout(
     Args:
         predict: the network (`Predict`). Its precision is its own affair; the state stays in float32 (or wider if x0 is).
         x0, noise: (B, ...) clean latents and the row's own noise; plan, grid, path: of the same batch.
-        modules: put into evaluation mode for the walk and restored.
+        modules: put into evaluation mode meanwhile and restored.
         trajectory: keep every state with its level and prediction, from the source to the target.
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
     """
@@ -342,7 +296,7 @@ def roll_out(
 def training_target(
     config: "RolloutConfig", x: Tensor, x0: Tensor, noise: Tensor, plan: Plan, prediction_type: PredictionType
 ) -> Tensor:
-    """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows what `target` says.
+    """What each row regresses to at its state `x` (B, ...): plain rows the pair's own output, rolled rows as `target` states.
 
     Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the source, use `target_output` instead.
     """

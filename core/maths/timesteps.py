@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Generator, Tensor
 
+from .grid import shifted
+
 if TYPE_CHECKING:
     from ..config import TrainingConfig
 
@@ -22,15 +24,6 @@ FLOW_EDGE = 1e-4
 """Flow times stay this far from 0 and 1: at 0 there is nothing to learn, at 1 a sampler's first step is no less well
 served.
 """
-
-
-def shifted(t: Tensor, shift: float) -> Tensor:
-    """Bend flow times towards noise: shift * t / (1 + (shift - 1) * t). Keeps 0 and 1; 1.0 is the identity (arXiv
-    2403.03206, eq. 23).
-    """
-    if not shift > 0:
-        raise ValueError(f"flow_schedule_shift = {shift}: must be above 0 (1.0 leaves the times as they are).")
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def by_mode(u: Tensor, scale: float) -> Tensor:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from torch import LongTensor, Tensor
 
+from ..maths.grid import Grid
 from ..maths.noise import Level, NoisePath, Prediction, PredictionType, target_output
-from ..maths.rollout import Grid, Predict, undisturbed
+from ..maths.rollout import Predict, undisturbed
 from ..maths.row_loss import Terms
 
 if TYPE_CHECKING:

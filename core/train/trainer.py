@@ -36,8 +36,8 @@ from ..adapters.files import export
 from ..adapters.header import ExportError
 from ..adapters.trainable import adapter_state, attach, load_adapter_state, trainable_names, trainable_parameters
 from ..before.estimate import time_estimate, ways_to_need_less
-from ..before.plain_grid import grid_of
 from ..before.preflight import cache_folder
+from ..before.run_schedule import schedule_of
 from ..config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
 from ..data import DatasetError, prepare, scan
 from ..errors import Trouble
@@ -46,7 +46,7 @@ from ..families.base import Model, resolve_device
 from ..look.drift import measure as drift
 from ..look.preview import answer as preview
 from ..maths import reflexflow
-from ..maths.rollout import Grid, build_grid
+from ..maths.grid import Grid, build_grid
 from ..maths.timesteps import sample_times
 from ..memory import is_out_of_memory, memory_message
 from ..randomness import generator, kept_random_state, row_noise, stream_seed
@@ -96,7 +96,7 @@ def _before_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, A
     """A checkpoint's config, with the options that came after it as it trained without them: at their defaults, except that nothing
     bounded rolled rows on a path where something does by default now."""
     then = {name: option.default for name, option in OPTIONS.items()}
-    if config.rollout.walks and config.rollout.target == "consistent" and not grid_of(config).flow:
+    if config.rollout.walks and config.rollout.target == "consistent" and not schedule_of(config).path.is_flow:
         then["scheduled_sampling_snr_gamma"] = 0.0
     return {**{name: value for name, value in then.items() if name not in was}, **was}
 

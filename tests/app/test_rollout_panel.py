@@ -3,10 +3,11 @@
 import re
 
 import pytest
+from oracles import flow_times
 from rollout_studio.app.parts.forms import Form
 from rollout_studio.app.train import rollout_panel as panel
 from rollout_studio.app.train.grid_picture import described, grid_picture
-from rollout_studio.core.before.cost import flow_grid, offset_distribution, rollout_cost
+from rollout_studio.core.before.cost import offset_distribution, rollout_cost
 from rollout_studio.core.before.effects import (
     CAUTION,
     blur_table,
@@ -145,8 +146,8 @@ def test_a_start_after_the_end_of_the_run_is_called_nothing():
 def test_the_levels_of_the_example_are_those_of_the_shifted_grid():
     """Demo: 30 steps, shift 2. Between two nodes the level moves linearly, and every step is a whole one."""
     example = example_row(config(**ON))
-    nodes = flow_grid(30, 2.0)
-    assert example.grid.nodes == pytest.approx(nodes)
+    nodes = flow_times(30, 2.0).tolist()
+    assert example.schedule.grid.nodes == pytest.approx(nodes)
     place = next(i for i in range(30) if nodes[i] >= 0.75 > nodes[i + 1])
     index = place + (nodes[place] - 0.75) / (nodes[place] - nodes[place + 1])
     for offset in example.offsets:
@@ -170,7 +171,7 @@ def test_ticks_of_the_line_stand_at_the_levels():
     wide = panel.picture(config(**ON)).split("rs-walk-narrow")[0]
     places = [float(x) for x in re.findall(r"M([\d.]+) 38v12", wide)]
     begin, end = 58, 760 - 58
-    assert places == pytest.approx([begin + (end - begin) * node for node in flow_grid(30, 2.0)], abs=0.06)
+    assert places == pytest.approx([begin + (end - begin) * node for node in flow_times(30, 2.0).tolist()], abs=0.06)
 
 
 def test_offsets_beyond_the_noise_are_drawn_as_cut():

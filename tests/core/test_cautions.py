@@ -5,8 +5,8 @@ from rollout_studio.core.before.cautions import cautions
 from rollout_studio.core.before.cost import blur_factor
 from rollout_studio.core.before.effects import idle_settings
 from rollout_studio.core.before.loss_share import bands
-from rollout_studio.core.before.plain_grid import grid_of
 from rollout_studio.core.before.remarks import remarks, rollout_remarks
+from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import (
     ROLLOUT_LEVELS,
     RunConfig,
@@ -29,9 +29,9 @@ def far(told):
 
 
 def slope(told, k):
-    grid = grid_of(told)
-    _, source = grid.source(grid.time_of_sigma(0.75), k)
-    return blur_factor(source, grid.at(grid.time_of_sigma(0.75)))
+    schedule = schedule_of(told)
+    _, source = schedule.source(schedule.time_of_sigma(0.75), k)
+    return blur_factor(source, schedule.path.at(schedule.time_of_sigma(0.75)))
 
 
 def test_offset_10_at_probability_1_on_the_default_grid_is_warned_about_with_its_numbers_and_both_ways_out():

@@ -20,8 +20,9 @@ from rollout_studio.core.look.drift.states import Rings, effective_t, t_at_share
 from rollout_studio.core.look.drift.walks import measure_samples, refined
 from rollout_studio.core.look.drift.words import summary, words
 from rollout_studio.core.look.pictures.filmstrip import Frame, Strip, filmstrip, heat, heat_scale
+from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import Prediction
-from rollout_studio.core.maths.rollout import Grid, plan_offsets
+from rollout_studio.core.maths.rollout import plan_offsets
 
 SETTINGS = Settings(
     levels=(0.3, 0.5), loss_levels=(0.5, 0.9), offsets=(1, 3), fine_samples=4, samples=4, trajectory_samples=3, shown=4

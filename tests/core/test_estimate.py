@@ -283,7 +283,7 @@ def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path
 
 def test_nothing_heavy_is_imported_for_it():
     code = (
-        "import sys, json; from rollout_studio.core.before import estimate, effects, plain_grid; from rollout_studio.core.config import load_preset; "
+        "import sys, json; from rollout_studio.core.before import estimate, effects, run_schedule; from rollout_studio.core.config import load_preset; "
         "estimate.estimate(load_preset('demo'), __import__('pathlib').Path('none')); effects.example_row(load_preset('demo')); "
         "print(json.dumps(sorted({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & set(sys.modules))))"
     )

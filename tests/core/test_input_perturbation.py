@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracles import PATHS, grid_for, random_pair
+from oracles import PATHS, grid_for, random_pair, stable_diffusion_abar
 from rollout_studio.core.before.controls import control, why_not
 from rollout_studio.core.before.cost import perturbed_slope
 from rollout_studio.core.config import config_from_flat, idle_remarks
@@ -63,7 +63,7 @@ def xi(shape=SHAPE, step=STEP):
 def test_on_the_variance_preserving_path_it_is_the_papers_formula(gamma):
     """Algorithm 2: y = sqrt(abar) x0 + sqrt(1 - abar) (eps + gamma xi); the network is told t and has to answer eps."""
     remedy, batch, state = led("epsilon", input_perturbation_gamma=gamma)
-    abar = VP.alphas_cumprod[times_of("epsilon").long()].float().reshape(4, 1, 1, 1)
+    abar = stable_diffusion_abar()[times_of("epsilon").long()].float().reshape(4, 1, 1, 1)
     theirs = abar.sqrt() * batch.x0 + (1 - abar).sqrt() * (batch.noise + gamma * xi())
     torch.testing.assert_close(state.x, theirs)
     assert torch.equal(remedy.target(batch, state), batch.noise)

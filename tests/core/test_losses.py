@@ -8,14 +8,13 @@ import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair
 from rollout_studio.core.before import cost
 from rollout_studio.core.before.loss_share import bands, offsets_to_walk, training_time, whole_step
-from rollout_studio.core.before.plain_grid import grid_of
+from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.maths.noise import Level, consistent_target, prediction_from_output
 from rollout_studio.core.maths.reflexflow import anti_drift, frequency_weight
 from rollout_studio.core.maths.rollout import (
-    Grid,
     make_plan,
     plan_from_drawn_time,
     plan_offsets,
@@ -376,7 +375,7 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
 ):
     """The rolled rows of one pass over all 1000 timesteps through the trainer's own rollout, target and weights; a perfect Gaussian model."""
     config, path = strong(), PATHS["vp"]
-    grid, oracle = Grid(grid_of(config).nodes), Gaussian(0.0, spread)
+    grid, oracle = schedule_of(config).grid, Gaussian(0.0, spread)
     t = torch.arange(1000.0).repeat_interleave(20)
     x0, noise = random_pair((len(t), 1, 4, 5), dtype=torch.float64)
     plan = make_plan(replace(config.rollout, ramp_steps=0, probability=1.0), t, path, grid, step=0, seed=1)
@@ -429,7 +428,7 @@ def test_the_times_of_the_shares_are_those_that_training_draws(flat):
     config = strong(**flat)
     drawn = sample_times(config.training, 20_000, generator(0, 0, "t"), is_flow=False, training_times=1000)
     for share in (0.05, 0.3, 0.5, 0.9):
-        assert training_time(config.training, share, grid_of(config)) == pytest.approx(
+        assert training_time(config.training, share, 1000) == pytest.approx(
             float(drawn.double().quantile(share)), abs=12
         )
 

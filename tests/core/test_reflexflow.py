@@ -1,22 +1,18 @@
 """ReflexFlow's two terms, the loss of a row put together, and what rollout costs and blurs."""
 
-import math
-
 import pytest
 import torch
-from oracles import PATHS, Gaussian, flow_times, grid_for, random_pair
+from oracles import PATHS, Gaussian, grid_for, random_pair
 from rollout_studio.core.before.cost import (
-    CALLS_PER_STEP,
-    FlowLevel,
     blur_factor,
     expected_cost,
-    flow_grid,
     forwards_per_evaluation,
     offset_distribution,
     plain_step_in_forwards,
     rollout_cost,
 )
 from rollout_studio.core.config import RolloutConfig, config_from_flat
+from rollout_studio.core.maths.grid import FlowPath
 from rollout_studio.core.maths.noise import RectifiedFlow
 from rollout_studio.core.maths.reflexflow import (
     Reflex,
@@ -29,7 +25,7 @@ from rollout_studio.core.maths.reflexflow import (
 from rollout_studio.core.maths.rollout import plan_offsets, rollout
 from rollout_studio.core.maths.row_loss import row_losses as losses_of_rows
 from rollout_studio.core.maths.row_loss import squared_error
-from rollout_studio.core.maths.solvers import SOLVERS, make_solver
+from rollout_studio.core.maths.solvers import make_solver
 
 NORMS = ["max", "mean", "l2", "l1"]
 ON = {"max_step_offset": 3, "probability": 1.0}
@@ -314,10 +310,11 @@ def test_the_blur_factor_has_the_numbers_of_the_design(k, consistent, original):
 
 
 def test_blur_is_weak_at_low_noise_and_absent_without_rollout():
-    assert blur_factor(FlowLevel(0.525), FlowLevel(0.5)) == pytest.approx(0.95, abs=0.005)
-    assert blur_factor(FlowLevel(0.325), FlowLevel(0.3)) == pytest.approx(0.98, abs=0.005)
+    at = FlowPath().at
+    assert blur_factor(at(0.525), at(0.5)) == pytest.approx(0.95, abs=0.005)
+    assert blur_factor(at(0.325), at(0.3)) == pytest.approx(0.98, abs=0.005)
     for regression in ("consistent", "original"):
-        assert blur_factor(FlowLevel(0.4), FlowLevel(0.4), regression) == pytest.approx(1.0)
+        assert blur_factor(at(0.4), at(0.4), regression) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("regression", ["consistent", "original"])
@@ -388,9 +385,3 @@ def test_offset_distributions_sum_to_one_and_have_the_stated_means(strategy, mea
         assert len(chances) == maximum + 1 and sum(chances) == pytest.approx(1) and min(chances) > 0
     assert sum(k * chance for k, chance in enumerate(chances)) / 50 == pytest.approx(mean, abs=0.01)
     assert offset_distribution(strategy, 0) == [1.0]
-
-
-def test_the_tables_without_torch_agree_with_the_solvers_and_the_schedule():
-    assert CALLS_PER_STEP == {name: kind.calls_per_step for name, kind in SOLVERS.items()}
-    assert flow_grid(30, 3.0) == pytest.approx(flow_times(30, 3.0).tolist())
-    assert math.isclose(sum(offset_distribution("biased_late", 7)), 1)

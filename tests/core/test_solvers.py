@@ -13,8 +13,10 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from oracles import PATHS, SHAPE, Gaussian, flow_times, random_pair, true_pair
+from rollout_studio.core.config import OPTIONS, config_from_flat
+from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.maths.noise import Level, RectifiedFlow
-from rollout_studio.core.maths.solvers import SOLVERS, make_solver
+from rollout_studio.core.maths.solvers import DEFAULT_ORDER, SOLVERS, make_solver
 
 ALL = [(name, order) for name, kind in SOLVERS.items() for order in (kind.orders or (2,))]
 RANGES = {"flow": (0.9, 0.15), "vp": (850.0, 150.0)}
@@ -199,3 +201,22 @@ def test_steps_agree_with_the_scheduler_of_diffusers(name, order, path_name, kin
         x, past = make_solver(name, order).step(oracle.predict, path, x, here, there, past)
         comparable = theirs * there.like(x).alpha if scaled else theirs
         torch.testing.assert_close(x, comparable.double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_config_may_ask_for_the_declared_solvers_and_orders_and_no_others(name):
+    """The config stands below the mathematics, so it cannot read `SOLVERS`."""
+    assert set(OPTIONS["scheduled_sampling_sampler"].choices) == set(SOLVERS)
+    for order in (1, 2, 3):
+        flat = {
+            "scheduled_sampling_max_step_offset": 3,
+            "scheduled_sampling_sampler": name,
+            "scheduled_sampling_order": order,
+        }
+        if order in (SOLVERS[name].orders or (DEFAULT_ORDER,)):
+            assert (
+                make_solver(name, config_from_flat(flat).rollout.order).calls_per_step == SOLVERS[name].calls_per_step
+            )
+        else:
+            with pytest.raises(ConfigError, match="order"):
+                config_from_flat(flat)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from rollout_studio.core.config import TrainingConfig, config_from_flat, read_config
 from rollout_studio.core.families import load_model
+from rollout_studio.core.maths.grid import Grid, shifted
 from rollout_studio.core.maths.noise import Level, RectifiedFlow, target_output
-from rollout_studio.core.maths.rollout import Grid
-from rollout_studio.core.maths.timesteps import sample_times, sampling_kind, shifted
+from rollout_studio.core.maths.timesteps import sample_times, sampling_kind
 from rollout_studio.core.randomness import generator, row_noise
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.errors import RunError

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...maths.rollout import Grid, Predict, undisturbed
+from ...maths.grid import Grid
+from ...maths.rollout import Predict, undisturbed
 from ...maths.solvers import make_solver
 from ...randomness import row_noise
 from ..pictures.draw import draw
@@ -128,7 +129,7 @@ def measure(
                 repr((model.source.name, model.prediction_type, own, probe_set.role, probe_set.captions)).encode()
             )
             print_of_probe.update(repr(group.numbers).encode())
-            print_of_probe.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.numpy().tobytes())
+            print_of_probe.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.tobytes())
     total = len(kinds) * sum(
         expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps) for _, own, groups, _, walks in work
     )

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import LongTensor, Tensor, nn
 
+from ...maths.grid import Grid
 from ...maths.noise import Level, NoisePath, Prediction, PredictionType, consistent_target, state_dtype, target_output
-from ...maths.rollout import Grid, Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
-from ...maths.solvers import Solver, make_solver
+from ...maths.rollout import Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
+from ...maths.solvers import make_solver
+from ...maths.solvers.base import Solver
 from .settings import Settings
 from .states import Rings, Row, dot, output_of, output_row, state_row, t_at_share
 
@@ -69,7 +72,7 @@ ExactFlow = Callable[[Tensor, Level, Level], Tensor]
 
 def refined(grid: Grid, factor: int) -> Grid:
     """The grid with every step cut into `factor` equal parts of t: fractional indices are multiplied by it."""
-    return Grid(grid.time(torch.arange(grid.steps * factor + 1, dtype=torch.float64) / factor))
+    return Grid(grid.time(np.arange(grid.steps * factor + 1) / factor))
 
 
 def measure_samples(
@@ -257,8 +260,8 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
         elif settings.start is None:
             plan = plan_from_noise(end.t, path, grid)
         else:
-            from_index = grid.index(torch.tensor([t_at_share(path, settings.start)]))
-            plan = plan_offsets(end.t, (grid.index(end.t) - from_index).round().clamp_min(1).long(), path, grid)
+            steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
+            plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
         walked = rollout(
             bench.network.of(places),
             x0,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...data import pictures, transform
 from ...data.buckets import MULTIPLE, bucket_sizes, choose
-from ...maths.noise import Level
-from ...maths.rollout import Grid, plan_from_noise, plan_offsets
+from ...maths.grid import Grid, Level
+from ...maths.rollout import plan_from_noise, plan_offsets
 from ..drift import measure as drift
 from ..drift.files import report_to_csv, report_to_json
 from ..drift.report import DriftReport, Weights
@@ -229,7 +229,7 @@ def _walked(model: "Model", shape: Sequence[int], request: PreviewRequest, walk:
     plan = plan_from_noise(t, path, grid) if whole else plan_offsets(t, torch.tensor([view.offset]), path, grid)
     if int(plan.k[0]) == 0:
         raise PreviewError(
-            f"target = {view.target:g}: the schedule begins at noise level {_share(path.at(grid.nodes[:1])):.3f}, so "
+            f"target = {view.target:g}: the schedule begins at noise level {_share(path.levels.at(grid.nodes[:1])):.3f}, so "
             "there is no room for a step before it.",
             "Choose a lower target.",
         )

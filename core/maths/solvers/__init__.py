@@ -1,31 +1,52 @@
-"""Solvers of the probability-flow ODE, per row in time, for every model. Add one: a file here and a line in SOLVERS."""
+"""Solvers of the probability-flow ODE, per row in time, for every model: what is known of them (no torch), and how one is made.
 
-from collections.abc import Callable
+Add one: a file here with its class, and a line in SOLVERS. The config, the estimates and the classes themselves read that line.
+"""
 
-from .base import Evaluate, Past, Solver
-from .dpm import Dpm
-from .euler import Euler
-from .rk4 import Rk4
-from .unipc import UniPC
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-SOLVERS: dict[str, type[Solver]] = {"unipc": UniPC, "euler": Euler, "dpm": Dpm, "rk4": Rk4}
+if TYPE_CHECKING:
+    from .base import Solver
+
 DEFAULT_ORDER = 2
 
-__all__ = ["DEFAULT_ORDER", "SOLVERS", "Evaluate", "Past", "Solver", "make_solver"]
+
+@dataclass(frozen=True, kw_only=True)
+class SolverFacts:
+    """What a solver declares; a test holds its class to it.
+
+    `kind`: the class in the file of the solver's name. `order`: of its global error; of one with `orders`, the default. `orders`: what
+    may be chosen; empty where the order is fixed. `calls_per_step`: evaluations of the network in one step.
+    """
+
+    kind: str
+    order: int
+    orders: tuple[int, ...] = ()
+    calls_per_step: int = 1
 
 
-def make_solver(name: str, order: int = DEFAULT_ORDER) -> Solver:
-    """A solver by name. `order`: for `unipc` (1..3) and `dpm` (1..2).
+SOLVERS = {
+    "unipc": SolverFacts(kind="UniPC", order=DEFAULT_ORDER, orders=(1, 2, 3)),
+    "euler": SolverFacts(kind="Euler", order=1),
+    "dpm": SolverFacts(kind="Dpm", order=DEFAULT_ORDER, orders=(1, 2)),
+    "rk4": SolverFacts(kind="Rk4", order=4, calls_per_step=4),
+}
+
+
+def make_solver(name: str, order: int = DEFAULT_ORDER) -> "Solver":
+    """A solver by name. `order`: for `unipc` (1..3) and `dpm` (1..2). Imports torch.
 
     Raises: ValueError for an unknown name, an order the solver cannot have, or an order given to one whose order is fixed
-    (the default passes: it cannot be told from nothing said).
+    (the default passes: it cannot be told apart from one that was left out).
     """
     if name not in SOLVERS:
         raise ValueError(f"sampler = {name!r}: must be one of {', '.join(SOLVERS)}.")
-    kind = SOLVERS[name]
-    if kind.orders and order not in kind.orders:
-        raise ValueError(f"order = {order}: {name} takes {kind.orders[0]}..{kind.orders[-1]}.")
-    if not kind.orders and order != DEFAULT_ORDER:
+    facts = SOLVERS[name]
+    if facts.orders and order not in facts.orders:
+        raise ValueError(f"order = {order}: {name} takes {facts.orders[0]}..{facts.orders[-1]}.")
+    if not facts.orders and order != DEFAULT_ORDER:
         raise ValueError(f"order = {order}: {name} has a fixed order; leave the option at its default, or use unipc.")
-    make: Callable[..., Solver] = kind
-    return make(order) if kind.orders else make()
+    kind = getattr(import_module(f".{name}", __package__), facts.kind)
+    return kind(order if facts.orders else facts.order, facts.calls_per_step)

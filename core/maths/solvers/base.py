@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,12 +48,11 @@ class Solver(ABC):
 
     Invariants, held by tests: a network that always answers the true pair lands exactly on `alpha' x0 + sigma' noise`; the global
     error shrinks at least with `order`; a step makes `calls_per_step` calls; no random numbers are drawn; nothing is
-    kept in the object: what is remembered is returned.
+    kept in the object: what is remembered is returned. Both numbers are declared in `SOLVERS`.
     """
 
-    orders: ClassVar[tuple[int, ...]]  # what may be asked for; empty when the order is fixed
-    calls_per_step: ClassVar[int] = 1
-    order: int
+    def __init__(self, order: int, calls_per_step: int) -> None:
+        self.order, self.calls_per_step = order, calls_per_step
 
     @abstractmethod
     def step(

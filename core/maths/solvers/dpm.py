@@ -13,12 +13,6 @@ class Dpm(Solver):
     The first step of a row is first order, and so is one that ends at clean data (h is infinite there).
     """
 
-    orders = (1, 2)
-    order = 2
-
-    def __init__(self, order: int = 2):
-        self.order = order
-
     def step(
         self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
     ) -> tuple[Tensor, Past]:

@@ -15,10 +15,6 @@ class Rk4(Solver):
     Raises: ValueError for a step from pure noise on a variance preserving path (alpha = 0), where that variable is infinite.
     """
 
-    orders = ()
-    order = 4
-    calls_per_step = 4
-
     def step(
         self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
     ) -> tuple[Tensor, None]:

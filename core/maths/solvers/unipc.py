@@ -17,12 +17,6 @@ class UniPC(Solver):
     `order` p takes p evaluations into the predictor and p + 1 into the corrector.
     """
 
-    orders = (1, 2, 3)
-    order = 2
-
-    def __init__(self, order: int = 2):
-        self.order = order
-
     def step(
         self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
     ) -> tuple[Tensor, Past]:
