@@ -2,7 +2,7 @@
 
 Time comes from what was measured: earlier runs of the same kind in the runs folder, else for the demo models the figure in
 `MEASURED`; else it is not known until the first steps. Memory is computed from the shapes of the weights with the formula below and is
-an estimate with its range. Disk is `preflight.disk_estimate`. docs/training.md compares all three with what runs reported.
+an estimate with its range. Disk is `disk.disk_estimate`. docs/training.md compares all three with what runs reported.
 """
 
 import math
@@ -20,16 +20,9 @@ from ..data.scanning import located
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from .cost import plain_step_in_forwards, rollout_cost
-from .preflight import (
-    NEVER_LOADED,
-    DiskEstimate,
-    ModelFacts,
-    device_of,
-    disk_estimate,
-    model_findings,
-    safetensors_shapes,
-    trained_weights,
-)
+from .disk import DiskEstimate, disk_estimate, trained_weights
+from .installation import device_of
+from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""

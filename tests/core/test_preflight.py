@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rollout_studio.core.before import preflight as module
-from rollout_studio.core.before.preflight import DiskEstimate, disk_estimate, preflight, safetensors_shapes, too_long
+from rollout_studio.core import platform_calls
+from rollout_studio.core.before import installation, model_files
+from rollout_studio.core.before.checks import folders
+from rollout_studio.core.before.checks.folders import too_long
+from rollout_studio.core.before.disk import DiskEstimate, disk_estimate
+from rollout_studio.core.before.model_files import safetensors_shapes
+from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.data import scan
 from rollout_studio.core.findings import Finding, by_severity, format_findings, has_errors, printable
 from safetensors.numpy import save_file
 
@@ -53,7 +59,7 @@ def picture_folder(tmp_path) -> Path:
 @pytest.fixture
 def check(tmp_path, model_folder, picture_folder, monkeypatch):
     """Flat changes of a sound config -> findings."""
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: "cpu")
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cpu")
 
     def make(run_dir: Path | None = tmp_path / "runs" / "new", **changes) -> list[Finding]:
         flat = {"pretrained_model_name_or_path": str(model_folder), "instance_data_dir": str(picture_folder), "instance_prompt": "a dog",
@@ -292,8 +298,8 @@ def test_shapes_are_read_from_the_header(model_folder):
 def test_devices_and_precisions_that_do_not_go_together_are_told(
     check, monkeypatch, changes, build, likely, code, level
 ):
-    monkeypatch.setattr(module, "_torch_build", lambda: build)
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: likely)
+    monkeypatch.setattr(installation, "torch_build", lambda: build)
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: likely)
     found = {(finding.code, finding.level) for finding in check(**changes) if finding.level != "note"}
     assert found == (set() if code is None else {(code, level)})
 
@@ -301,7 +307,7 @@ def test_devices_and_precisions_that_do_not_go_together_are_told(
 def test_the_build_of_torch_is_read_without_importing_it():
     import torch
 
-    assert module._torch_build() == (True, torch.version.cuda is not None or torch.version.hip is not None)
+    assert installation.torch_build() == (True, torch.version.cuda is not None or torch.version.hip is not None)
 
 
 @pytest.mark.parametrize(
@@ -310,17 +316,17 @@ def test_the_build_of_torch_is_read_without_importing_it():
     + [({"optimizer": "adamw_8bit"}, "bitsandbytes"), ({"optimizer": "prodigy", "learning_rate": 1.0}, "prodigyopt")],
 )
 def test_a_package_that_is_not_installed_is_named_with_its_command(check, monkeypatch, changes, package):
-    monkeypatch.setattr(module, "_torch_build", lambda: (True, True))
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: "cuda")
-    monkeypatch.setattr(module, "_installed", lambda name: False)
+    monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cuda")
+    monkeypatch.setattr(installation, "installed", lambda name: False)
     told = one(check(**changes), "package-missing")
     assert told.level == "error" and f"pip install {package}" in told.remedy
-    monkeypatch.setattr(module, "_installed", lambda name: True)
+    monkeypatch.setattr(installation, "installed", lambda name: True)
     assert not has_errors(check(**changes))
 
 
 def test_eight_bit_adamw_needs_a_cuda_device(check, monkeypatch):
-    monkeypatch.setattr(module, "_installed", lambda name: True)
+    monkeypatch.setattr(installation, "installed", lambda name: True)
     assert "CUDA GPUs only; this run is on cpu" in one(check(optimizer="adamw_8bit"), "device-missing").message
 
 
@@ -351,7 +357,7 @@ def test_a_runs_folder_that_takes_no_files_is_told(check, tmp_path, monkeypatch)
     def refuse(dir):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refuse)
     assert "takes no new files (Permission denied)" in one(check(), "not-writable").message
 
 
@@ -363,15 +369,15 @@ def test_a_read_only_folder_is_found_by_trying(check, tmp_path):
 
 
 def test_no_space_on_the_disk_is_an_error_before_anything_is_written(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(module.platform_calls, "free_bytes", lambda path: 8 * 2**20)
+    monkeypatch.setattr(platform_calls, "free_bytes", lambda path: 8 * 2**20)
     told = one(check(), "no-space")
     assert told.level == "error" and "8.0 MiB free" in told.message
     assert not (tmp_path / "runs").exists()
 
 
 def test_little_space_is_a_warning(check, monkeypatch):
-    monkeypatch.setattr(module, "disk_estimate", lambda *a: DiskEstimate(cache=0, run=2**30))
-    monkeypatch.setattr(module.platform_calls, "free_bytes", lambda path: int(1.5 * 2**30))
+    monkeypatch.setattr(folders, "disk_estimate", lambda *a: DiskEstimate(cache=0, run=2**30))
+    monkeypatch.setattr(platform_calls, "free_bytes", lambda path: int(1.5 * 2**30))
     assert one(check(), "little-space").level == "warning"
 
 
@@ -380,9 +386,9 @@ def test_the_disk_estimate_counts_latents_checkpoints_and_pictures(model_folder,
         flat = {"pretrained_model_name_or_path": str(model_folder), "instance_data_dir": str(picture_folder), "instance_prompt": "a dog",
                 "resolution": 64, "lora_rank": 2, "checkpoint_step_interval": 0, "validation_step_interval": 0}  # fmt: skip
         config = config_from_flat(flat | changes)
-        facts, faults = module._read_model(model_folder, None)
+        facts, faults = model_files._read_model(model_folder, None)
         assert not faults
-        return disk_estimate(config, module.scan(config.data), facts)
+        return disk_estimate(config, scan(config.data), facts)
 
     latents, text, adapter = 4 * 4 * 4 * 8 * 8, 4 * 77 * 16, 2 * (20 + 30)
     assert estimate() == DiskEstimate(latents + 2 * text, 4 * adapter * (3 + 1))
