@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..config import RunConfig, idle_remarks
 from ..data import scan, split_holdout
-from ..data.scanning import Progress
+from ..data.progress import Progress
 from ..findings import Finding, by_severity
 from ..runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 from .cautions import cautions

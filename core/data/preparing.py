@@ -21,7 +21,8 @@ from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
 from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of, write_whole
 from .holdout import scan_probe, split_holdout
-from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder, steadily
+from .progress import Progress, throttled
+from .scanning import Item, Scan, bucket_counts, located, scan_class_folder
 
 MEMORY_BYTES = 1 << 30
 """Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
@@ -57,7 +58,7 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is
         full.
     """
-    cache_dir, progress = Path(cache_dir), steadily(progress)
+    cache_dir, progress = Path(cache_dir), throttled(progress)
     if scan.errors or not scan.items:
         raise DatasetError("The pictures cannot be used:\n" + format_findings(scan.errors))
     data, problems = config.data, []
