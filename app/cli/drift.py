@@ -47,7 +47,7 @@ def _drift(given: argparse.Namespace) -> int:
         return BAD_CONFIG
     out = empty_folder(given.out)
 
-    from ...core.before.checks.situation import cache_folder
+    from ...core.before.preflight import cache_folder
     from ...core.look.drift.words import words
     from ...core.look.revisit import measure_drift, open_checkpoint  # imports torch: seconds
 

@@ -1,4 +1,4 @@
-"""What the small files of a diffusers model say, and what is wrong with them. No weights are read, no torch, no network."""
+"""What is known of a diffusers model from its small files, and what is wrong with them. No weights are read, no torch, no network."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the small files of a diffusers folder tell; None where they do not."""
+    """What is known from the small files of a diffusers folder; None where they do not have it."""
 
     folder: Path
     component: str | None
@@ -36,7 +36,7 @@ class ModelFacts:
 
 
 def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]]:
-    """(what the model's small files tell, what is wrong with it), without a network; None where it is not on this
+    """(what is known from the model's small files, what is wrong with it), without a network; None where it is not on this
     computer, or not as a whole."""
     name = model.pretrained_model_name_or_path
     option = "pretrained_model_name_or_path"
@@ -63,7 +63,7 @@ def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]
     if not _HUB_ID.fullmatch(name) or ".." in name or name.startswith((".", "~")):
         known = did_you_mean(name, BUILT_IN)
         return error(
-            f"{name!r} is no folder that exists, no built-in model and no hub id (owner/name).{known}",
+            f"{name!r} is neither an existing folder nor a built-in model nor a hub id (owner/name).{known}",
             f"Check the path; built in are {' and '.join(MODELS)}.",
         )
     return _hub_model(model, name, error)
@@ -100,7 +100,7 @@ def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFac
 
 
 def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
-    """Why a whole model is of no use here: no family covers it, another was asked for, or it is of a kind that cannot be trained."""
+    """Why a whole model is of no use here: no family covers it, another family is set, or it is of a kind that cannot be trained."""
     try:
         source = locate(folder, revision, model.variant)
         family = source.family
@@ -126,7 +126,7 @@ def offline_variable() -> str | None:
 
 
 def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, list[tuple[str, str]]]:
-    """(what the folder tells, [(fault, remedy)])."""
+    """(what is known of the folder, [(fault, remedy)])."""
     again = "Download or copy the model again, whole."
     try:
         index = _read_json(folder / "model_index.json")
@@ -135,7 +135,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
             return None, [(f"{folder} holds a LoRA, not a model.", "Name the model that the LoRA was trained on.")]
         return None, [
             (
-                f"{folder} is no model in the diffusers layout: it has no model_index.json.",
+                f"{folder} is not a model in the diffusers layout: it has no model_index.json.",
                 "Name the folder that holds model_index.json, with unet/ or transformer/, vae/ and so on beside it.",
             )
         ]
@@ -196,8 +196,8 @@ def _weights(part: Path, variant: str | None) -> tuple[dict[str, tuple[int, ...]
     if not chosen:
         if variants:
             have = ", ".join(sorted(variants))
-            asked = "no plain weights" if variant is None else f"no weights of the variant {variant}"
-            return {}, (f"{part} has {asked}, only {have}.", f"Set variant = {min(variants)}.")
+            missing = "no plain weights" if variant is None else f"no weights of the variant {variant}"
+            return {}, (f"{part} has {missing}, only {have}.", f"Set variant = {min(variants)}.")
         if any(part.glob("*.bin")) or any(part.glob("*.ckpt")):
             return {}, (
                 f"{part} has its weights only as pickles (.bin), which can run code and are not opened.",
@@ -251,7 +251,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def facts_of(
     folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]], family: FamilyFacts | None
 ) -> ModelFacts:
-    """What the parts' config files say (by the part's name), and the shapes of the network's tensors."""
+    """What is known from the parts' config files (by the part's name), and the shapes of the network's tensors."""
     component = next((name for name in ("unet", "transformer") if name in configs), None)
     geometry = (vae_geometry(str(component)) if family is None else family.geometry)(configs)
     return ModelFacts(

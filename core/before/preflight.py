@@ -13,6 +13,7 @@ from pathlib import Path
 from ..config import RunConfig, idle_remarks
 from ..data import scan, split_holdout
 from ..data.progress import Progress
+from ..data.scanning import located
 from ..findings import Finding, by_severity
 from ..runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 from .cautions import cautions
@@ -85,4 +86,11 @@ def read_situation(
     found = scan(config.data, progress)
     train, held_out = split_holdout(found, config.drift)
     facts, about_model = model_findings(config.model)
-    return Situation(config, run_dir, runs_dir, found, train, held_out, facts, tuple(about_model))
+    cache_dir = cache_folder(config, runs_dir)
+    return Situation(config, run_dir, runs_dir, cache_dir, found, train, held_out, facts, tuple(about_model))
+
+
+def cache_folder(config: RunConfig, runs_dir: Path) -> Path:
+    """Where latents, text embeddings and generated class pictures are kept: `data_cache_dir`, else `.cache` in the
+    folder of all runs."""
+    return runs_dir / ".cache" if config.data.data_cache_dir is None else located(config.data.data_cache_dir)

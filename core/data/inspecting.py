@@ -30,7 +30,7 @@ def _inspect(path: Path) -> pictures.Inspection | pictures.BadPicture:
         status = os.stat(path)
         key = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     except OSError:
-        key = None  # a link to nowhere: reading it says why
+        key = None  # a broken link: reading it gives the reason
     if key is not None and key in _inspected:
         return _inspected[key]
     try:

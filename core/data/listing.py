@@ -115,7 +115,7 @@ def _count_pictures(folder: Path) -> int:
 
 
 def empty_folder(folder: Path, option: str, listing: Listing, any_error: bool) -> Finding:
-    """The error of a folder without a picture that can be used. `any_error`: whether another finding says why."""
+    """The error of a folder without a picture that can be used. `any_error`: whether another finding gives the reason."""
     remedy = f"Put pictures ({', '.join(pictures.FORMATS)}) into it."
     if any_error or listing.pictures or listing.other_pictures:
         message = f"no picture in {folder} can be used."

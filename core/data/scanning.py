@@ -249,13 +249,13 @@ def _duplicates(items: list[Item]) -> Iterable[Finding]:
     by_digest: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_digest[item.digest].append(item)
-    for twins in by_digest.values():
-        if len(twins) > 1:
+    for copies in by_digest.values():
+        if len(copies) > 1:
             yield Finding(
                 "warning",
-                str(twins[0].path),
-                f"the same picture {len(twins)} times ({', '.join(twin.name for twin in twins[:4])}"
-                f"{', ...' if len(twins) > 4 else ''}); it counts that often.",
+                str(copies[0].path),
+                f"the same picture {len(copies)} times ({', '.join(copy.name for copy in copies[:4])}"
+                f"{', ...' if len(copies) > 4 else ''}); it counts that often.",
                 "Delete the copies; to show all pictures more often, set repeats.",
                 "duplicate-picture",
             )

@@ -35,9 +35,9 @@ from ..adapters.check import check_export
 from ..adapters.files import export
 from ..adapters.header import ExportError
 from ..adapters.trainable import adapter_state, attach, load_adapter_state, trainable_names, trainable_parameters
-from ..before.checks.situation import cache_folder
 from ..before.estimate import time_estimate, ways_to_need_less
 from ..before.plain_grid import grid_of
+from ..before.preflight import cache_folder
 from ..config import OPTIONS, ConfigError, RunConfig, config_to_flat, read_config
 from ..data import DatasetError, prepare, scan
 from ..errors import Trouble

@@ -266,12 +266,12 @@ def test_disk_is_what_preflight_reckons_and_follows_new_pictures(tmp_path, pictu
     assert estimate(moved, tmp_path).disk.cache > before
 
 
-def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
+def test_pictures_that_were_not_scanned_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
     config = with_changes(
         PLAIN,
         {"instance_data_dir": str(pictures), "class_data_dir": None, "with_prior_preservation": False, "repeats": 3},
     )
-    module._looked_at.clear()
+    module._scanned.clear()
     real, calls = module.scan, []
     monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
     told = estimate(config, tmp_path, look=False)

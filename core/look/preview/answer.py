@@ -1,4 +1,4 @@
-"""A request answered with the weights that it names: by the bench of a worker, or by a training between two of its steps."""
+"""Answers a request with the weights that it names: by the bench of a worker, or by a training between two of its steps."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -41,7 +41,9 @@ def show_live(
     """
     request = read_request(record)
     if any(each.kind not in ("base", "live") for each in request.weights):
-        raise PreviewError("A running run shows its own weights and the base only.", "Ask for other checkpoints apart.")
+        raise PreviewError(
+            "A running run shows its own weights and the base only.", "Request other checkpoints separately."
+        )
     if any(each.is_base for each in request.weights) and not model.has_adapter:
         raise PreviewError(
             "A full fine-tune has no base beside it while it trains.", "Leave the base out, or compare when it is done."
@@ -70,9 +72,9 @@ def answer(
     """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
     request = read_request(record)
     if request.live is not None:
-        raise PreviewError("The weights of a running run are with its trainer.", "Ask the run.")
+        raise PreviewError("The weights of a running run are in its own process.", "Send the request to the run.")
     if isinstance(request, PreviewRequest):
-        request.text()  # what is missing is told before a model is loaded
+        request.text()  # what is missing is reported before a model is loaded
     first = 0.0 if bench.is_open(request.config) else LOAD_SHARE
     if first:
         tell(0.0, "loading the model")
@@ -81,7 +83,7 @@ def answer(
 
     @contextmanager
     def entered(weights: Weights) -> Iterator[Remembering]:
-        yield bench.wearing(weights)
+        yield bench.with_weights(weights)
 
     def after_loading(share: float, what: str) -> None:
         tell(first + (1 - first) * share, what)
