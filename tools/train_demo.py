@@ -57,7 +57,7 @@ def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, sc
 def measure(kind: str, number: int, sheet: Path | None, lora: Path | None) -> None:
     """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings.
 
-    With a LoRA loaded, the new thing is looked for too; the sheet then shows all 64 pictures that were to show it.
+    With a LoRA loaded, the new thing is counted too; the sheet then shows all 64 pictures that were to show it.
     """
     from diffusers import DiffusionPipeline
     from rollout_studio.core.demo import judge, things

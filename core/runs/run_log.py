@@ -1,6 +1,6 @@
-"""What a run has told so far, folded from its events: the one shared reader for all viewers of a page.
+"""The course of a run so far, folded from its events: the one shared reader for all viewers of a page.
 
-`follow(run)` gives the process's only `RunLog` of that run; `update()` reads what was appended since the last look, whoever asks. Memory
+`follow(run)` gives the process's only `RunLog` of that run; `update()` reads what was appended since the last call, whoever calls. Memory
 is bounded: the step series is averaged into at most `Series.LIMIT` points, whatever the length of the run.
 """
 
@@ -104,12 +104,12 @@ class Series:
         return [bucket[1] for bucket in self._buckets]
 
     def count(self, name: str) -> int:
-        """How many steps told this column."""
+        """How many steps recorded this column."""
         index = COLUMNS.index(name)
         return sum(bucket[3][index] for bucket in self._buckets)
 
     def mean(self, name: str) -> float:
-        """The mean of a column over all steps that told it; NaN when none did."""
+        """The mean of a column over all steps that recorded it; NaN when none did."""
         index, count = COLUMNS.index(name), self.count(name)
         return sum(bucket[2][index] for bucket in self._buckets) / count if count else math.nan
 
@@ -151,7 +151,7 @@ class RunLog:
     heard: dict[str, Any] | None = None
     """The newest command that the trainer has taken."""
     doing: dict[str, Any] | None = None
-    """The command that is being answered: pictures, a drift report or a checkpoint that somebody asked for."""
+    """The command that is being answered: pictures, a drift report or a checkpoint that was requested."""
     answered: tuple[dict[str, Any], dict[str, Any]] | None = None
     """(command, event) of the newest such answer; the event is a `warning` where it failed."""
     warnings: deque = field(default_factory=lambda: deque(maxlen=20))
@@ -163,7 +163,7 @@ class RunLog:
     """The step times of each process that trained this run, the latest last."""
     paused: bool = False
     version: int = 0
-    """Changes with every event; equal versions mean that nothing new was told."""
+    """Changes with every event; equal versions mean that there is nothing new."""
 
     def __post_init__(self) -> None:
         self._offset, self._lock = 0, threading.Lock()
@@ -206,8 +206,8 @@ class RunLog:
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
                 self.series.forget_after(resumed)
-                self.samples = {at: told for at, told in self.samples.items() if at <= resumed}
-                self.drifts = {at: told for at, told in self.drifts.items() if at <= resumed}
+                self.samples = {at: event for at, event in self.samples.items() if at <= resumed}
+                self.drifts = {at: event for at, event in self.drifts.items() if at <= resumed}
         elif kind == "phase":
             self.phase = event
         elif kind == "step" and isinstance(step, int):
@@ -252,10 +252,10 @@ class RunLog:
 
 
 def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:
-    told, steps = start.get("expected_s"), start.get("total_steps")
-    if not isinstance(told, list) or len(told) != 3 or not isinstance(steps, int) or steps <= 0:
+    expected, steps = start.get("expected_s"), start.get("total_steps")
+    if not isinstance(expected, list) or len(expected) != 3 or not isinstance(steps, int) or steps <= 0:
         return None
-    low, likely, high = map(number, told)
+    low, likely, high = map(number, expected)
     return ((low, likely, high), steps) if 0 < low <= likely <= high else None
 
 

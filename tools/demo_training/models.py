@@ -79,7 +79,7 @@ def build_flow(vae):
         axes_dim_rope=(8, 12, 12), axes_lens=(300, 64, 64), cap_feat_dim=96,
     )  # fmt: skip
     with torch.no_grad():
-        # Times come as 0..1, where the sinusoids hardly move: larger first weights tell them apart sooner.
+        # Times come as 0..1, where the sinusoids hardly move: larger first weights separate them sooner.
         transformer.time_caption_embed.timestep_embedder.linear_1.weight.mul_(4)
         for block in (*transformer.noise_refiner, *transformer.layers):
             block.norm1.linear.weight.mul_(0.1)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from .models import build_epsilon, build_flow
 
-# Two auxiliary losses. "On the left" says something only to a network that knows both the word and where
+# Two auxiliary losses. "On the left" only helps a network that knows both the word and where
 # each of its features lies, and neither half is worth learning without the other: in a first run both models ignored
 # places for 1,500 and 2,000 steps (the level of chance, the loss equal for right and wrong places) while they learned
 # colours, sizes and backgrounds. With these losses they knew places 500 steps later (docs/demo.md). The probes are not shipped.
