@@ -27,7 +27,7 @@ class ExportError(RuntimeError):
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """The JSON header of a safetensors file. Raises ExportError where it is none."""
+    """The JSON header of a safetensors file. Raises ExportError where it has none."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     """The flat config that a LoRA file (or the folder of a full fine-tune) carries; None where it carries none.
 
-    Raises ExportError where the file is none, or what it carries cannot be read.
+    Raises ExportError where the file is not a safetensors file, or what it carries cannot be read.
     """
     path = Path(path)
     if path.is_dir():

@@ -37,7 +37,7 @@ class LoraFile:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the matrices; a layer's `alpha`, its scale, is none."""
+        """Names of the matrices; without a layer's `alpha`, which is its scale."""
         return tuple(name for name in self.tensors if not name.endswith(".alpha"))
 
 

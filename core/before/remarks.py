@@ -6,7 +6,7 @@ from .cautions import cautions
 
 
 def remarks(config: RunConfig) -> list[str]:
-    """Sentences about settings that differ from their default but do nothing in this config, and about settings that cost more than one would expect.
+    """Sentences about settings that differ from their default without effect, or that cost more than one would expect.
 
     A setting that contradicts another is a fault and refused; one that only matters together with another is remarked on here, and
     so is one that works but costs more than one would expect (`cautions`).

@@ -91,7 +91,7 @@ def inspect(data: bytes) -> Inspection:
     of the time.
 
     Raises:
-        BadPicture: it is none, is of a format that is not read, is too large, or is broken.
+        BadPicture: it is not a picture, is of a format that is not read, is too large, or is broken.
     """
     with _open(data) as image:
         if image.format == "PNG":

@@ -116,7 +116,7 @@ def _weighting(given: dict[str, Any], left: list, remarks: list[str], assumed: l
     """Times and weights by noise level, each under our name and with our sign."""
     scheme = given.pop("weighting_scheme")
     if not isinstance(scheme, str) or scheme not in SAMPLING:
-        left.append(("weighting_scheme", scheme, f"is none of {', '.join(SAMPLING)}; our own way is taken"))
+        left.append(("weighting_scheme", scheme, f"is not one of {', '.join(SAMPLING)}; our default is used"))
         for key in ("logit_mean", "logit_std", "mode_scale", "precondition_outputs"):
             given.pop(key, None)
         return

@@ -333,7 +333,7 @@ def _on(value: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also written as text; None for what is none."""
+    """A number, also written as text; None for anything else."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -35,7 +35,7 @@ COLUMNS = (
 )  # fmt: skip
 """Of every step. The last one is made here: 1 where rows were rolled out, else 0."""
 _PACES_KEPT = 16
-_ASKED = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
+_ANSWERED_BY_EVENT = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
 _PARTS = ("main", "adr", "prior")
 _CHUNK = 4 << 20
 
@@ -148,8 +148,6 @@ class RunLog:
     drifts: dict[int, dict[str, Any]] = field(default_factory=dict)
     saved: dict[str, Any] | None = None
     exported: dict[str, Any] | None = None
-    heard: dict[str, Any] | None = None
-    """The newest command that the trainer has taken."""
     doing: dict[str, Any] | None = None
     """The command that is being answered: pictures, a drift report or a checkpoint that was requested."""
     answered: tuple[dict[str, Any], dict[str, Any]] | None = None
@@ -197,7 +195,7 @@ class RunLog:
     def _fold(self, event: dict[str, Any]) -> None:
         kind, step = event["event"], event.get("step")
         failed = kind == "warning" and str(event.get("message", "")).startswith("The command")
-        if self.doing is not None and (kind == _ASKED[self.doing["name"]] or failed):
+        if self.doing is not None and (kind == _ANSWERED_BY_EVENT[self.doing["name"]] or failed):
             self.answered, self.doing = (self.doing, event), None
         if kind == "start":
             self.start, self.end, self.error, self.paused = event, None, None, False
@@ -233,9 +231,8 @@ class RunLog:
         elif kind == "exported":
             self.exported = event
         elif kind == "command":
-            self.heard = event
             preview = isinstance(event.get("args"), dict) and "request" in event["args"]  # has an event of its own
-            self.doing = event if event.get("name") in _ASKED and not preview else None
+            self.doing = event if event.get("name") in _ANSWERED_BY_EVENT and not preview else None
         elif kind == "warning":
             self.warnings.append(event)
         elif kind == "error":

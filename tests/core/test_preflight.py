@@ -1,5 +1,6 @@
 """Before anything starts: each thing that would go wrong is told, with what to do about it, all at once, and nothing is touched."""
 
+import ast
 import json
 import os
 import shutil
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from rollout_studio.core import platform_calls
-from rollout_studio.core.before import installation, model_files
+from rollout_studio.core.before import checks, installation, model_files
 from rollout_studio.core.before.checks import folders
 from rollout_studio.core.before.checks.folders import too_long
 from rollout_studio.core.before.disk import DiskEstimate, disk_estimate
 from rollout_studio.core.before.model_files import safetensors_shapes
-from rollout_studio.core.before.preflight import preflight
+from rollout_studio.core.before.preflight import CHECKS, preflight
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.data import scan
 from rollout_studio.core.findings import Finding, by_severity, format_findings, has_errors, printable
@@ -79,6 +80,19 @@ def test_a_sound_set_up_has_no_errors_or_warnings_and_nothing_is_touched(check, 
     findings = check()
     assert {finding.level for finding in findings} <= {"note"}, format_findings(findings)
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_check_that_is_written_is_in_the_list():
+    """A file of `checks/` that the list does not know, or a function in it, would never run."""
+    written = {
+        f"{file.stem}.{node.name}"
+        for file in Path(checks.__file__).parent.glob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        and [ast.unparse(each.annotation) for each in node.args.args] == ["Situation"]
+    }
+    listed = {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in CHECKS}
+    assert written and written <= listed
 
 
 def test_a_walk_too_far_is_a_warning_not_a_note(check):

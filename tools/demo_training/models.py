@@ -133,7 +133,7 @@ def publish(pipe, folder: Path, scratch: Path) -> None:
     """Save a pipeline in the standard layout, then move file by file into place: `folder` can be opened at any moment.
 
     The denoiser and the autoencoder are stored in float16, which halves them; diffusers opens them in float32 unless
-    told otherwise. The text encoder stays float32, because transformers opens a file in the type it was saved in.
+    another type is passed. The text encoder stays float32, because transformers opens a file in the type it was saved in.
     """
     small = {
         name: copy.deepcopy(getattr(pipe, name)).half()

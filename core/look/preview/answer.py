@@ -99,21 +99,21 @@ def answer(
 
 
 def _variants(request: PreviewRequest, enter: Callable[[Weights], AbstractContextManager[Any]]) -> list[Variant]:
-    several = len(request.walks) > 1
+    several = len(request.by_solver) > 1
     return [
         Variant(
-            f"{weights.label}, {_solver(walk)}" if several and len(request.weights) > 1 else _solver(walk) if several else weights.label,
+            f"{weights.label}, {_solver(config)}" if several and len(request.weights) > 1 else _solver(config) if several else weights.label,
             "base" if weights.is_base else "tuned",
-            walk,
+            config,
             lambda weights=weights: enter(weights),
         )
         for weights in request.weights
-        for walk in request.walks
+        for config in request.by_solver
     ]  # fmt: skip
 
 
-def _solver(walk: "RunConfig") -> str:
-    name, order = walk.rollout.sampler, walk.rollout.order
+def _solver(config: "RunConfig") -> str:
+    name, order = config.rollout.sampler, config.rollout.order
     return f"{name}{order}" if name in ("unipc", "dpm") else name
 
 

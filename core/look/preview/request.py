@@ -42,7 +42,7 @@ RELEVANT = (
 _SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name for name in (*_WALK, *_MEASURE)}
 """`sampler`, `guidance`, `seed` and so on of a request -> the option that they stand for; they win over the config's."""
 
-MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_WALKS = 4, 4, 6
+MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_VARIANTS = 4, 4, 6
 
 
 class PreviewError(Trouble):
@@ -110,7 +110,7 @@ class PreviewRequest:
 
     config: RunConfig
     resolution: int | None
-    walks: tuple[RunConfig, ...]  # one for each solver compared: `config` with that solver
+    by_solver: tuple[RunConfig, ...]  # one for each solver compared: `config` with that solver
     weights: tuple[Weights, ...]
     image: str
     prompt: str | None
@@ -147,15 +147,15 @@ class PreviewRequest:
             name: value for name, value in given.items() if name in RELEVANT or name.removeprefix("--") not in OPTIONS
         }
         flat |= {_SHORT[name]: record[name] for name in _SHORT if record.get(name) is not None}
-        walks = faults_of(faults, lambda: _walks(flat, record.get("samplers")))
+        configs = faults_of(faults, lambda: _configs(flat, record.get("samplers")))
         view = faults_of(
             faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None})
         )
         weights = faults_of(faults, lambda: read_weights(record.get("checkpoints", ["base"])))
-        if walks and weights and len(walks) * len(weights) > MOST_WALKS:
+        if configs and weights and len(configs) * len(weights) > MOST_VARIANTS:
             faults.append(
                 Fault(
-                    f"{len(weights)} checkpoints x {len(walks)} solvers: at most {MOST_WALKS} together; leave some out.",
+                    f"{len(weights)} checkpoints x {len(configs)} solvers: at most {MOST_VARIANTS} together; leave some out.",
                     ("checkpoints", "samplers"),
                 )
             )
@@ -172,9 +172,9 @@ class PreviewRequest:
             faults.append(Fault(f"role = {shown(role)}: must be held-out or training.", ("role",)))
         if faults:
             raise ConfigError(faults)
-        resolution = walks[0].data.resolution if flat.get("resolution") is not None else None
+        resolution = configs[0].data.resolution if flat.get("resolution") is not None else None
         return cls(
-            config=walks[0], resolution=resolution, walks=tuple(walks), weights=weights, image=image,
+            config=configs[0], resolution=resolution, by_solver=tuple(configs), weights=weights, image=image,
             prompt=prompt, view=view, what=tuple(kind for kind in KINDS if kind in what), role=role,
         )  # fmt: skip
 
@@ -211,7 +211,7 @@ class PreviewRequest:
         flat = config_to_flat(self.config)
         parts = [
             {name: flat[name] for name in RELEVANT}, self.resolution,
-            [[walk.rollout.sampler, walk.rollout.order] for walk in self.walks],
+            [[each.rollout.sampler, each.rollout.order] for each in self.by_solver],
             [[each.kind, each.label, each.step, file_stamp(each)] for each in self.weights],
             _stamp(self.picture), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
             self.what, self.role,
@@ -228,7 +228,7 @@ def faults_of(faults: list[Fault], action: Callable[[], Any]) -> Any:
         return None
 
 
-def _walks(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
+def _configs(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
     """The config for each solver that is compared."""
     if samplers is None:
         return [config_from_flat(flat)]

@@ -95,11 +95,11 @@ def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, in
 
 @dataclass(frozen=True)
 class Variant:
-    """One rollout to show: these weights with the solver of the config `walk`. `enter` gives the model with these weights."""
+    """One rollout to show: these weights with the solver of this config. `enter` gives the model with these weights."""
 
     label: str
     weights: Weights
-    walk: "RunConfig"
+    config: "RunConfig"
     enter: Callable[[], AbstractContextManager["Model | Remembering"]]
 
 
@@ -120,21 +120,21 @@ class _Progress:
             raise Stopped("A newer request came.")
 
 
-def strip_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
+def strip_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
     """One picture, one noise, the short rollout to the target with its filmstrip: what the first picture needs, no more."""
     view = request.view
     return Settings.from_config(
-        walk, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
+        config, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
         start=None if view.start == "noise" else 0.8, end=view.target, walk=None if view.start == "noise" else view.offset,
         shown=view.columns, strips=1,
     )  # fmt: skip
 
 
-def curve_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
+def curve_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
     """Several noises, all levels, the solver's part by itself, the clean loss, and the whole trajectory for the spectrum."""
     view = request.view
     return Settings.from_config(
-        walk, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
+        config, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
         samples=view.samples, fine_samples=min(2, view.samples), fine_offsets=(view.offset,),
         trajectory_samples=view.samples, strips=0,
     )  # fmt: skip
@@ -167,8 +167,8 @@ def show(
     Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
-    walked = [_walked(model, seen.latents.shape, request, variant.walk) for variant in variants]
-    plan = _Plan.of(request, variants, walked)
+    ends = [_ends(model, seen.latents.shape, request, variant.config) for variant in variants]
+    plan = _Plan.of(request, variants, ends)
     progress = _Progress(plan.work, tell, should_stop)
     probe = ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)
 
@@ -181,7 +181,7 @@ def show(
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "what": list(request.what), "caption": seen.caption, "picture": str(request.picture),
-        "model": model.source.name, "step": step, "target": request.view.target, "walked": walked,
+        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
         "strips": [], "numbers": {}, "words": [],
     }  # fmt: skip
     _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout"), folder)
@@ -205,11 +205,11 @@ class _Plan:
     work: float
 
     @classmethod
-    def of(cls, request: PreviewRequest, variants: Sequence[Variant], walked: Sequence[Mapping[str, float]]) -> "_Plan":
-        strips = [strip_settings(request, variant.walk) for variant in variants]
+    def of(cls, request: PreviewRequest, variants: Sequence[Variant], ends: Sequence[Mapping[str, float]]) -> "_Plan":
+        strips = [strip_settings(request, variant.config) for variant in variants]
         with_curves = set(request.what) != {"strip"}
-        curves = [curve_settings(request, variant.walk) for variant in variants] if with_curves else []
-        steps = [round(ends["steps"]) + 1 for ends in walked]
+        curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
+        steps = [round(each["steps"]) + 1 for each in ends]
         strip_work = [drift.expected_rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
         curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
         drawing = STRIP_WORK * len(variants)
@@ -260,11 +260,11 @@ def _add_curves(
             progress.finish(work, "drawing")
 
 
-def _walked(model: "Model", shape: Sequence[int], request: PreviewRequest, walk: "RunConfig") -> dict[str, float]:
+def _ends(model: "Model", shape: Sequence[int], request: PreviewRequest, config: "RunConfig") -> dict[str, float]:
     """Where the rollout starts and ends. Raises PreviewError where there is no room for a step."""
-    view, path, grid_steps = request.view, model.noise_path, walk.rollout.grid_steps
+    view, path, grid_steps = request.view, model.noise_path, config.rollout.grid_steps
     whole = view.start == "noise"
-    times = model.inference_times(grid_steps, shape) if whole or walk.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
+    times = model.inference_times(grid_steps, shape) if whole or config.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
     grid = Grid(times)
     t = torch.tensor([t_at_share(path, view.target)], dtype=torch.float64)
     plan = plan_from_noise(t, path, grid) if whole else plan_offsets(t, torch.tensor([view.offset]), path, grid)
@@ -305,7 +305,7 @@ def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], fo
             frames.append({"step": frame.step, "t": frame.t, "sigma": frame.sigma, "difference": difference, **files})
         Image.fromarray(strip.truth).save(folder / "frames" / "truth.png")
         drawn.append(
-            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.walk.rollout.sampler,
+            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.config.rollout.sampler,
              "filmstrip": file, "truth": "frames/truth.png", "scale": scale, "frames": frames}
         )  # fmt: skip
     return drawn
@@ -369,7 +369,7 @@ def _curve_sentences(variants: Sequence[Variant], reports: Sequence[DriftReport]
         if variant.weights == "base" and any(each.weights == "tuned" for each in variants):
             continue
         base = next(
-            (other for each, other in zip(variants, reports, strict=True) if each.weights == "base" and each.walk == variant.walk),
+            (other for each, other in zip(variants, reports, strict=True) if each.weights == "base" and each.config == variant.config),
             None,
         )  # fmt: skip
         both = report if base is None or base is report else report.with_curves(*base.curves)
