@@ -169,9 +169,9 @@ def test_class_pictures_that_will_be_generated_are_announced(check, tmp_path):
     ("name", "says"),
     [
         ("demo-flw", "Did you mean 'demo-flow'?"),
-        ("../../no where", "no folder that exists"),
-        ("a/b/c", "no folder"),
-        ("C:\\models\\x", "no folder"),
+        ("../../no where", "neither an existing folder"),
+        ("a/b/c", "neither an existing folder"),
+        ("C:\\models\\x", "neither an existing folder"),
     ],
 )
 def test_a_model_that_is_nowhere_is_an_error(check, name, says):
