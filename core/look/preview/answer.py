@@ -14,7 +14,7 @@ from ..drawing import draw
 from ..remembering import Remembering
 from ..sample_request import SampleRequest, read_request
 from .request import PreviewError, PreviewRequest, Weights
-from .show import Variant, show, sight
+from .show import Variant, encode_request, show
 
 if TYPE_CHECKING:
     from ...config import RunConfig
@@ -57,7 +57,9 @@ def show_live(
     if isinstance(request, SampleRequest):
         return draw(request, entered, model, folder, step=step, tell=tell, should_stop=should_stop)
     variants = _variants(request, entered)
-    return show(request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop)
+    return show(
+        request, variants, model, encode_request(model, request), folder, step=step, tell=tell, should_stop=should_stop
+    )
 
 
 def answer(
@@ -93,7 +95,7 @@ def answer(
             request, entered, model, folder, memory=bench.memory, tell=after_loading, part=part, should_stop=should_stop
         )
     return show(
-        request, _variants(request, entered), model, sight(model, request, bench.memory), folder,
+        request, _variants(request, entered), model, encode_request(model, request, bench.memory), folder,
         tell=after_loading, part=part, should_stop=should_stop,
     )  # fmt: skip
 

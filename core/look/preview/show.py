@@ -43,15 +43,15 @@ STRIP_WORK, CURVES_WORK, SPECTRUM_WORK = 20, 45, 15  # what drawing costs, in ro
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The picture and the prompt, as the network takes them."""
+class Encoded:
+    """The picture as latents (channels, height, width) and the prompt as conditioning."""
 
     latents: Tensor
     conditioning: "Conditioning"
     caption: str
 
 
-def sight(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Sight:
+def encode_request(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Encoded:
     """The request's picture, cropped to a shape that the model takes, as latents; its prompt, encoded.
 
     Raises: PreviewError for a missing or broken picture and for a missing prompt.
@@ -76,7 +76,7 @@ def sight(model: "Model", request: PreviewRequest, memory: Memory | None = None)
     if memory is not None:
         memory.put(key, latents, [latents])
         memory.put(text_key, conditioning, list(conditioning.values()))
-    return Sight(latents, conditioning, caption)
+    return Encoded(latents, conditioning, caption)
 
 
 def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, int]:
@@ -144,7 +144,7 @@ def show(
     request: PreviewRequest,
     variants: Sequence[Variant],
     model: "Model",
-    seen: Sight,
+    encoded: Encoded,
     folder: Path,
     *,
     step: int | None = None,
@@ -167,10 +167,10 @@ def show(
     Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
-    ends = [_ends(model, seen.latents.shape, request, variant.config) for variant in variants]
+    ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
     plan = _Plan.of(request, variants, ends)
     progress = _Progress(plan.work, tell, should_stop)
-    probe = ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)
+    probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
     def measured(settings: Sequence[Settings], work: Sequence[float], what: str) -> list[DriftReport]:
         return [
@@ -180,7 +180,7 @@ def show(
 
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
-        "what": list(request.what), "caption": seen.caption, "picture": str(request.picture),
+        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
         "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
         "strips": [], "numbers": {}, "words": [],
     }  # fmt: skip
