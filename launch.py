@@ -10,7 +10,7 @@ pyproject.toml or the Python version has changed.
 ROLLOUT_STUDIO_TORCH_INDEX names the wheel index to take torch from ("none" = only what pip is configured with).
 """
 
-# This file must parse on any Python 3, to say that Python is too old: no f-strings with nesting, no `match`, no `X | Y` types.
+# This file must parse on any Python 3, to report that Python is too old: no f-strings with nesting, no `match`, no `X | Y` types.
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ COMMANDS_FOR_CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "googl
 
 
 class Trouble(Exception):
-    """Something that a person must mend; the text says what and how."""
+    """Something that a person must correct; the text gives the reason and the remedy."""
 
 
 def main(arguments):
     """Run one command; returns the exit code."""
     if sys.version_info < OLDEST:
-        say(too_old(sys.version_info, sys.executable))
+        report(too_old(sys.version_info, sys.executable))
         return 1
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
@@ -55,20 +55,21 @@ def main(arguments):
         command = arguments if arguments and not arguments[0].startswith("-") else ["ui"] + arguments
         return replace_by([python, "-m", "rollout_studio.app"] + command)
     except Trouble as trouble:
-        say(str(trouble))
+        report(str(trouble))
         return 1
     except KeyboardInterrupt:
-        say("Interrupted. Nothing is broken: the same command goes on.")
+        report("Interrupted. Nothing is broken: the same command continues.")
         return 130
 
 
-def say(text):
+def report(text):
+    """Print to stderr: a command's own output stays alone on stdout."""
     print(text, file=sys.stderr)
     sys.stderr.flush()
 
 
 def too_old(version, executable):
-    """What to say to a Python that is too old."""
+    """The message for a Python that is too old."""
     return (
         f"Rollout Studio needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {version[0]}.{version[1]} ({executable}).\n"
         f"Install a newer one (python.org, or your system's packages), then start with it, for example: python{OLDEST[0]}.{OLDEST[1]} launch.py"
@@ -106,7 +107,7 @@ def install(extra=None):
         pip_sources(python),
         os.environ.get("ROLLOUT_STUDIO_TORCH_INDEX"),
     )
-    say(f"Installing into {VENV} (the first time this takes some minutes and about 3 GB). {why}")
+    report(f"Installing into {VENV} (the first time this takes some minutes and about 3 GB). {why}")
     what = HERE + ("[" + ",".join(extras) + "]" if extras else "")
     command = (
         [python, "-m", "pip", "install", "--constraint", os.path.join(HERE, "constraints.txt")]
@@ -123,9 +124,9 @@ def install(extra=None):
 
 
 def pip_failed(code, command):
-    """What to say when pip fails."""
+    """The message when pip fails."""
     return (
-        "pip could not install what Rollout Studio needs (it ended with {}). Its last lines above say why. Usual causes:\n"
+        "pip could not install what Rollout Studio needs (it ended with {}). The reason is in its last lines above. Usual causes:\n"
         "  no network, or a proxy: set HTTPS_PROXY, or install once on another network\n"
         "  no space: about 3 GB are needed for the CPU build of torch, about 8 GB for a CUDA build\n"
         "  no build of torch for this Python: use Python 3.11, 3.12 or 3.13, 64 bit\n"
@@ -134,7 +135,7 @@ def pip_failed(code, command):
 
 
 def make_venv():
-    """Make `.venv`, or make it anew when it belongs to another Python or is broken."""
+    """Make `.venv`, or make it again when it belongs to another Python or is broken."""
     if os.path.realpath(sys.prefix) == os.path.realpath(VENV):  # started with the environment's own Python
         return
     if os.path.exists(venv_python()):
@@ -142,10 +143,10 @@ def make_venv():
         if version is not None and version[:2] == list(sys.version_info[:2]):
             return
         found = "does not start" if version is None else "is of Python " + ".".join(str(part) for part in version[:2])
-        say(f"The environment in {VENV} {found}; making it anew.")
+        report(f"The environment in {VENV} {found}; making it again.")
         shutil.rmtree(VENV)
     else:
-        say(f"Making an environment in {VENV}")
+        report(f"Making an environment in {VENV}")
     made = subprocess.run(
         [sys.executable, "-m", "venv", VENV], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -213,7 +214,7 @@ def nvidia_smi(*arguments):
 
 
 def cards():
-    """Compute capabilities of the NVIDIA cards, [(8, 6), ...]; empty where nvidia-smi cannot tell (old drivers)."""
+    """Compute capabilities of the NVIDIA cards, [(8, 6), ...]; empty where nvidia-smi does not report them (old drivers)."""
     listed = nvidia_smi("--query-gpu=compute_cap", "--format=csv,noheader") or ""
     return [(int(major), int(minor)) for major, minor in re.findall(r"^\s*(\d+)\.(\d+)\s*$", listed, re.MULTILINE)]
 
@@ -233,7 +234,7 @@ def torch_source(smi, capabilities, system, machine, sources, override):
         smi: what nvidia-smi printed, None without an NVIDIA card.
         capabilities: `cards()`; a build must have code for every card.
         system, machine: as `platform` names them ("Linux", "Windows", "Darwin"; "x86_64", "AMD64", "arm64").
-        sources: `pip_sources`. Wheels that somebody put beside (find-links) are trusted to be the right ones.
+        sources: `pip_sources`. Wheels in a folder of their own (find-links) are trusted to be the right ones.
         override: ROLLOUT_STUDIO_TORCH_INDEX: a URL, "none", or None when it is not set.
     """
     if override is not None:
@@ -257,10 +258,8 @@ def torch_source(smi, capabilities, system, machine, sources, override):
                 ["--extra-index-url", TORCH_WHEELS + build],
                 "torch: CUDA build {} (the driver takes CUDA {}.{}).".format(build, *driver),
             )
-        told = "does not say which CUDA it takes" if driver is None else "takes CUDA {}.{}".format(*driver)
-        why = (
-            f"torch: CPU build, because no CUDA build fits this card and its driver (which {told}); try a newer driver."
-        )
+        support = "does not report which CUDA it supports" if driver is None else "supports CUDA {}.{}".format(*driver)
+        why = f"torch: CPU build, because no CUDA build fits this card and its driver (which {support}); try a newer driver."
         return cpu_source(system, sources, why)
     return cpu_source(system, sources, "torch: CPU build (no NVIDIA card found).")
 
@@ -293,7 +292,7 @@ def check(python):
     """Run every check of the sources. Raises Trouble that names all that are not clean, each with its cure."""
     unclean = []
     for name, command, cure in CHECKS:
-        say(f"{name} ...")
+        report(f"{name} ...")
         if subprocess.call([python, "-m"] + command, cwd=HERE) != 0:
             unclean.append(f"  {name}: {cure}")
     if unclean:
@@ -342,20 +341,20 @@ def find_browser():
 
 
 def get_browser(python):
-    """Get a Chromium for the browser tests; its path, or None for playwright's own or none at all (said in words)."""
+    """Get a Chromium for the browser tests; its path, or None for playwright's own or none at all (with a message)."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     if root and shutil.which("apt-get") is not None:
-        say("Installing Chromium for the browser tests (apt-get) ...")
+        report("Installing Chromium for the browser tests (apt-get) ...")
         if subprocess.call(["apt-get", "update", "-qq"]) == 0:
             subprocess.call(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"])
         path = find_browser()
         if path is not None:
             return path
     else:
-        say("Getting playwright's Chromium for the browser tests ...")
+        report("Getting playwright's Chromium for the browser tests ...")
         if subprocess.call([python, "-m", "playwright", "install", "chromium"]) == 0:
             return None
-    say(
+    report(
         "There is no Chromium, so the browser tests cannot run (they are skipped, or fail under ROLLOUT_STUDIO_REQUIRE_BROWSER=1).\n"
         "Install Chromium or Chrome (Debian: apt-get install chromium), or name one: ROLLOUT_STUDIO_CHROMIUM=/path/to/chrome"
     )

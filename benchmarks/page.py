@@ -30,12 +30,12 @@ def written(store: RunStore) -> RunDir:
         run = store.create({"max_train_steps": 1000}, f"run-{number:02d}", preset="demo")
         run.emit("start", pid=os.getpid(), device="cpu", config_hash="0", total_steps=1000, resumed_from=None)
         for step in range(1, STEPS + 1):
-            tell(run, step)
+            emit_step(run, step)
         run.write_state(state="stopped" if number < RUNS - 1 else "running", step=STEPS)
     return run
 
 
-def tell(run: RunDir, step: int) -> None:
+def emit_step(run: RunDir, step: int) -> None:
     loss = 0.3 + 0.1 * (step % 7)
     run.emit("step", step=step, loss=loss, loss_parts={"main": loss, "adr": 0.0, "prior": 0.0}, lr=1e-3, grad_norm=1.0, rolled_rows=step % 3,
              mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1, effective_probability=0.2, seconds=0.4,
@@ -64,22 +64,45 @@ def opened(browser: Browser, address: str) -> Page:
     return page
 
 
+def viewing_costs(pages: list[Page], process: psutil.Process, run: RunDir) -> None:
+    """CPU time of the page's process for these viewers, with nothing new and with a step each 0.4 s."""
+    viewers = len(pages)
+    for page in pages:
+        expect(page.get_by_test_id("progress")).to_contain_text("of 1000", timeout=60_000)
+    time.sleep(2)
+    used, since = cpu_s(process), time.monotonic()
+    time.sleep(WATCHED_S)
+    idle = cpu_s(process) - used, time.monotonic() - since
+    used, since, step = cpu_s(process), time.monotonic(), STEPS
+    while time.monotonic() - since < WATCHED_S:
+        step += 1
+        emit_step(run, step + viewers * 100)
+        time.sleep(0.4)
+    busy = cpu_s(process) - used, time.monotonic() - since
+    for what, (cpu, seconds) in (("nothing new", idle), ("a step each 0.4 s", busy)):
+        ticks = viewers * seconds / TICK_S
+        print(
+            f"{viewers:2d} viewer{'s' if viewers > 1 else ' '}, {what:18s} {1000 * cpu / ticks:6.1f} ms CPU per tick, {100 * cpu / seconds:5.1f} % of a core"
+        )
+
+
+def last_viewer(pages: list[Page], run: RunDir) -> None:
+    """How long a new step takes to be on all pages."""
+    last = STEPS + VIEWERS * 100 + 200
+    emit_step(run, last)
+    since = time.monotonic()
+    for page in pages:
+        expect(page.get_by_test_id("progress")).to_contain_text(f"step {last} of", timeout=60_000)
+    print(f"the last of {len(pages)} viewers shows a new step after {time.monotonic() - since:.1f} s")
+
+
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
     port = free_port(7950)
     address = f"http://127.0.0.1:{port}/"
     run = written(RunStore(folder))
-    command = [
-        sys.executable,
-        "-m",
-        "rollout_studio.app",
-        "ui",
-        "--no-browser",
-        "--port",
-        str(port),
-        "--runs-dir",
-        str(folder),
-    ]
+    options = ["--no-browser", "--port", str(port), "--runs-dir", str(folder)]
+    command = [sys.executable, "-m", "rollout_studio.app", "ui", *options]
     print(f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
     with sync_playwright() as playwright, run.lock():
         path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
@@ -100,29 +123,8 @@ def main() -> None:
             for viewers in (1, VIEWERS):
                 while len(pages) < viewers:
                     pages.append(opened(browser, address))
-                for page in pages:
-                    expect(page.get_by_test_id("progress")).to_contain_text("of 1000", timeout=60_000)
-                time.sleep(2)
-                used, since = cpu_s(process), time.monotonic()
-                time.sleep(WATCHED_S)
-                idle = cpu_s(process) - used, time.monotonic() - since
-                used, since, step = cpu_s(process), time.monotonic(), STEPS
-                while time.monotonic() - since < WATCHED_S:
-                    step += 1
-                    tell(run, step + viewers * 100)
-                    time.sleep(0.4)
-                busy = cpu_s(process) - used, time.monotonic() - since
-                for what, (cpu, seconds) in (("nothing new", idle), ("a step each 0.4 s", busy)):
-                    ticks = viewers * seconds / TICK_S
-                    print(
-                        f"{viewers:2d} viewer{'s' if viewers > 1 else ' '}, {what:18s} {1000 * cpu / ticks:6.1f} ms CPU per tick, {100 * cpu / seconds:5.1f} % of a core"
-                    )
-            last = STEPS + VIEWERS * 100 + 200
-            tell(run, last)
-            since = time.monotonic()
-            for page in pages:
-                expect(page.get_by_test_id("progress")).to_contain_text(f"step {last} of", timeout=60_000)
-            print(f"the last of {len(pages)} viewers shows a new step after {time.monotonic() - since:.1f} s")
+                viewing_costs(pages, process, run)
+            last_viewer(pages, run)
             print(f"memory then                   {process.memory_info().rss / 2**20:6.0f} MiB")
         finally:
             started.terminate()

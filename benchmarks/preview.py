@@ -40,7 +40,7 @@ def clicked(client: PreviewClient, record: dict) -> tuple[float, float, float]:
         time.sleep(0.005)
 
 
-def say(what: str, figures: tuple[float, float, float]) -> None:
+def report(what: str, figures: tuple[float, float, float]) -> None:
     first, whole, used = figures
     print(f"{what:58s} filmstrip {first:6.2f} s, all {whole:6.2f} s, CPU {used:6.2f} s", flush=True)
 
@@ -50,7 +50,7 @@ def main() -> None:
     try:
         print(f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
         client = PreviewClient(folder / "cold")
-        say("first picture, no worker", clicked(client, STRIP))
+        report("first picture, no worker", clicked(client, STRIP))
         others = [
             {"sampler": "euler"},
             {"offset": 5},
@@ -60,24 +60,24 @@ def main() -> None:
             {"prompt": "a red circle"},
         ]
         figures = [clicked(client, {**STRIP, **change}) for change in others]
-        say(f"further pictures, the slowest of {len(others)}", max(figures, key=lambda each: each[1]))
-        say("further pictures, in the middle", tuple(map(statistics.median, zip(*figures, strict=True))))
-        say(
+        report(f"further pictures, the slowest of {len(others)}", max(figures, key=lambda each: each[1]))
+        report("further pictures, in the middle", tuple(map(statistics.median, zip(*figures, strict=True))))
+        report(
             "filmstrip, curves and spectrum, 4 noises, offset 10",
             clicked(client, {**STRIP, "what": ["strip", "curves", "spectrum"], "seed": 8}),
         )
-        say("a picture drawn for a prompt (30 steps, guidance 4)", clicked(client, DRAWN))
-        say("another one (another seed)", clicked(client, {**DRAWN, "seed": 9}))
+        report("a picture drawn for a prompt (30 steps, guidance 4)", clicked(client, DRAWN))
+        report("another one (another seed)", clicked(client, {**DRAWN, "seed": 9}))
         memory = psutil.Process(client.pid).memory_info().rss / 2**20
         print(f"worker's memory {memory:.0f} MiB")
         client.close()
         client = PreviewClient(folder / "warm")
         client.warm_up()
         time.sleep(10)
-        say("first picture, worker started 10 s before", clicked(client, STRIP))
+        report("first picture, worker started 10 s before", clicked(client, STRIP))
         client.close()
         client = PreviewClient(folder / "drawn")
-        say("first picture drawn for a prompt, no worker", clicked(client, DRAWN))
+        report("first picture drawn for a prompt, no worker", clicked(client, DRAWN))
         client.close()
     finally:
         shutil.rmtree(folder)

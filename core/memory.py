@@ -1,4 +1,4 @@
-"""Running out of memory: recognised whoever says it. What can be lowered then: `before.estimate.ways_to_need_less`. No torch."""
+"""Running out of memory, recognised whichever library reports it. What can be lowered then: `before.estimate.ways_to_need_less`. No torch."""
 
 import re
 
@@ -14,7 +14,7 @@ _WORDS = re.compile(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether `error`, or what it came from, says that memory ran out: on a GPU, on Apple's, or the computer's own."""
+    """Whether `error`, or what it came from, means that memory ran out: on a GPU, on Apple's, or the computer's own."""
     while error is not None:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _WORDS.search(str(error)):
             return True

@@ -9,7 +9,7 @@ _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com",
 
 
 class BadName(ValueError):
-    """A name cannot be used; the message says why, and the rule."""
+    """A name cannot be used; the message gives the reason and the rule."""
 
 
 def check(name: Any, thing: str) -> str:

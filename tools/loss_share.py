@@ -95,16 +95,16 @@ def measured(config: RunConfig) -> str:
             losses[name].append(found.parts.main)
             if name == "free":
                 rolled.append(plan.rolled)
-    walked = torch.cat(rolled)
+    is_rolled = torch.cat(rolled)
     ends = [0, *(round(edge * len(times)) for edge in EDGES)]
     shares = {}
     for name, parts in losses.items():
-        of_rolled = torch.cat(parts) * (walked if name != "plain" else 1.0)
+        of_rolled = torch.cat(parts) * (is_rolled if name != "plain" else 1.0)
         shares[name] = [float(of_rolled[begin:end].sum() / of_rolled.sum()) for begin, end in pairwise(ends)]
     rows = [
         (
             f"sigma {float(model.noise_path.at(times[end - 1 : end]).sigma):.2f}",
-            (float(walked[begin:end].sum() / walked.sum()), *(shares[name][i] for name in kinds)),
+            (float(is_rolled[begin:end].sum() / is_rolled.sum()), *(shares[name][i] for name in kinds)),
         )
         for i, (begin, end) in enumerate(pairwise(ends))
     ]
@@ -119,15 +119,19 @@ def main() -> None:
     parser.add_argument("--prediction", default="epsilon", choices=("epsilon", "v_prediction"))
     parser.add_argument("--measure", action="store_true", help="also measure on demo-epsilon")
     given = parser.parse_args()
-    asked = {**rollout_level(given.level, 1000), PREFIX + "snr_gamma": given.gamma, "prediction_type": given.prediction}
+    wanted = {
+        **rollout_level(given.level, 1000),
+        PREFIX + "snr_gamma": given.gamma,
+        "prediction_type": given.prediction,
+    }
     for spread in given.spread:
         print(
             f"Level {given.level}, {given.prediction}, data of standard deviation {spread:g}, bound {given.gamma:g}:\n"
         )
-        print(closed_form(config_from_flat({**SD15, **asked}), spread), "\n")
+        print(closed_form(config_from_flat({**SD15, **wanted}), spread), "\n")
     if given.measure:
         print(f"Measured on demo-epsilon, level {given.level}, every row chosen:\n")
-        print(measured(config_from_flat({**MEASURED, **asked, "prediction_type": "epsilon"})))
+        print(measured(config_from_flat({**MEASURED, **wanted, "prediction_type": "epsilon"})))
 
 
 if __name__ == "__main__":

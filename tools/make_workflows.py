@@ -40,8 +40,8 @@ def made(kind: str, title: str | None = None, **inputs) -> Node:
 
 def demo() -> Graph:
     """The demo's training, what it is trained on, and what it draws before and after."""
-    asked = list(load_preset("demo").validation.prompts)
-    drawn = {"prompts": asked, "num_inference_steps": 30, "seed": 42}
+    prompts = list(load_preset("demo").validation.prompts)
+    drawn = {"prompts": prompts, "num_inference_steps": 30, "seed": 42}
     return with_more(graph_of(with_changes(load_preset("demo"), {"validation_step_interval": 0}), "demo"), {
         "preview": (made("DatasetPreview", dataset=Link("dataset", 0)), (2, 2)),
         "before": (made("SampleImages", "Before", model=Link("model", 0), side=64, **drawn), (3, 0)),

@@ -22,10 +22,10 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 expect.set_options(timeout=90_000)
 WIDTHS, THEMES = (1400, 400), ("light", "dark")
 _PAINT_OUT = """root => {
-  const told = text => text.split(root).join("runs").replace(/\\/(?:tmp|home|Users|work)\\/[^\\s"'<]*?\\/(?=[^\\/\\s"'<]+(?:$|["'<\\s]))/g, "…/");
+  const shortened = text => text.split(root).join("runs").replace(/\\/(?:tmp|home|Users|work)\\/[^\\s"'<]*?\\/(?=[^\\/\\s"'<]+(?:$|["'<\\s]))/g, "…/");
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode());) { const now = told(node.data); if (now !== node.data) node.data = now; }
-  for (const field of document.querySelectorAll("input[type=text], textarea")) { const now = told(field.value); if (now !== field.value) field.value = now; }
+  for (let node; (node = walker.nextNode());) { const now = shortened(node.data); if (now !== node.data) node.data = now; }
+  for (const field of document.querySelectorAll("input[type=text], textarea")) { const now = shortened(field.value); if (now !== field.value) field.value = now; }
 }"""
 
 

@@ -1,6 +1,6 @@
-"""What is trained, and the files that leave the house: LoRA and full fine-tune, state, export and load check.
+"""What is trained, and how it is written to files: LoRA and full fine-tune, state, export and load check.
 
-`read_lora_config` and `read_header` need no torch; everything else is imported when it is first asked for.
+`read_lora_config` and `read_header` need no torch; everything else is imported on first use.
 """
 
 from importlib import import_module

@@ -89,7 +89,7 @@ def check_export(
     Cost: loads the base model once more, on the model's device, and runs a few forwards of two rows. The live model's
     mode and weights and the global random state are afterwards what they were.
 
-    Raises: ExportError where the check fails; its text says what, and the file stays for inspection.
+    Raises: ExportError where the check fails; its text is the reason, and the file stays for inspection.
     """
     path = Path(path)
     with kept_random_state(), torch.no_grad():

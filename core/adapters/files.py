@@ -32,7 +32,7 @@ def export(
     *,
     step: int | None = None,
 ) -> Path:
-    """`export_lora` or `export_full`, as `model_type` says."""
+    """`export_lora` or `export_full`, by `model_type`."""
     write = export_lora if config.training.model_type == "lora" else export_full
     return write(model, path, config, precision, state, step=step)
 

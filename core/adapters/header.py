@@ -23,11 +23,11 @@ LARGEST_HEADER = 16 * 2**20
 
 
 class ExportError(RuntimeError):
-    """A file could not be written, or does not do what the trainer's model does; the message says what to do."""
+    """A file could not be written, or does not give what the trainer's model gives; the message has the remedy."""
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """The JSON header of a safetensors file. Raises ExportError where it is none."""
+    """The JSON header of a safetensors file. Raises ExportError where it has none."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -37,17 +37,17 @@ def read_header(path: Path | str) -> dict[str, Any]:
             header = json.loads(file.read(length))
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(
-            f"'{path}' is no safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
+            f"'{path}' is not a safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
         ) from error
     if not isinstance(header, dict):
-        raise ExportError(f"'{path}' is no safetensors file (its header is no object).")
+        raise ExportError(f"'{path}' is not a safetensors file (its header is not a JSON object).")
     return header
 
 
 def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     """The flat config that a LoRA file (or the folder of a full fine-tune) carries; None where it carries none.
 
-    Raises ExportError where the file is none, or what it carries cannot be read.
+    Raises ExportError where the file is not a safetensors file, or what it carries cannot be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,7 +63,7 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     except (ValueError, TypeError, RecursionError) as error:
         raise ExportError(f"The settings that '{path}' carries cannot be read ({error}).") from error
     if not isinstance(flat, dict):
-        raise ExportError(f"The settings that '{path}' carries cannot be read (they are no JSON object).")
+        raise ExportError(f"The settings that '{path}' carries cannot be read (they are not a JSON object).")
     return flat
 
 

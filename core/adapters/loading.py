@@ -1,5 +1,5 @@
-"""Put a LoRA on a model, and say what fits. The pipelines' own loaders draw with a file of which nothing found a place, or whose
-values are no numbers, as if all were well: here nothing is drawn with before every tensor has its place and a sane value.
+"""Load a LoRA into a model, and report what fits. The pipelines' own loaders accept a file of which no tensor matches a layer, or
+whose values are NaN, without an error: here every tensor must match a layer and be finite.
 """
 
 import logging as python_logging
@@ -58,7 +58,7 @@ def load_lora(
         source: a .safetensors file in any layout that the pipeline reads, or tensors by their diffusers names.
         text_encoders: may it change the text encoders too?
 
-    Raises: LoraError, in words, with what fits and what does not; the model is then as it was.
+    Raises: LoraError with what fits and what does not; the model is then as it was.
     Cost: reads the file twice. The global random state stays as it is.
     """
     file = look(source) if not isinstance(source, Mapping) else None
@@ -88,6 +88,15 @@ def load_lora(
         except Exception as error:  # as above, and peft
             drop(model, name)
             raise LoraError(_unread(what, model, error), _OTHER_MODEL) from error
+    change, layers = _checked_effect(model, name, what, expected=len(converted), total=total)
+    for part in _parts(model):
+        part.requires_grad_(False)
+    return Fit(total, total, layers, change)
+
+
+def _checked_effect(model: "Model", name: str, what: str, *, expected: int, total: int) -> tuple[float, int]:
+    """(change, layers) of the loaded adapter, as in `Fit`. Where not all `expected` tensors found a place, or the change is not
+    sane, the adapter is removed again and LoraError raised."""
     loaded = [
         (layer, *_matrices(module, name))
         for part in _parts(model)
@@ -95,21 +104,19 @@ def load_lora(
         if _has(module, name)
     ]
     used = 2 * len(loaded)
-    if used < len(converted):
+    if used < expected:
         drop(model, name)
         raise LoraError(
             f"{what} does not fit {model.source.name}: {used} of its {total} tensors found a place in it.", _OTHER_MODEL
         )
     change = _change(loaded)
-    if not change <= LARGEST_CHANGE:  # also where it is no number
+    if not change <= LARGEST_CHANGE:  # also where it is NaN
         drop(model, name)
         raise LoraError(
             f"{what} would change the weights of its {len(loaded)} layers by {change:.3g} times their own size (at most {LARGEST_CHANGE:g}), and only noise could come out.",
             _DIVERGED,
         )
-    for part in _parts(model):
-        part.requires_grad_(False)
-    return Fit(total, total, len(loaded), change)
+    return change, len(loaded)
 
 
 def drop(model: "Model", name: str) -> None:
@@ -161,7 +168,7 @@ def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], to
     for name, tensor in _in_peft_names(own, model.component).items():
         layer, mark, end = name.rpartition(".lora_")
         if not mark or end not in ("A.weight", "B.weight", "A.default.weight", "B.default.weight"):
-            wrong[f"{model.component}.{name}"] = "it is no matrix of a LoRA"
+            wrong[f"{model.component}.{name}"] = "it is not a matrix of a LoRA"
         else:
             layers.setdefault(layer, {})[end[0]] = tensor
     for layer, pair in layers.items():
@@ -227,7 +234,7 @@ def _unread(what: str, model: "Model", error: Exception) -> str:
 
 @contextmanager
 def _quietly():
-    """What the loaders log is said here, once, in words: lost names are counted, failures are raised."""
+    """Silence the loaders' logs: unmatched names are counted here, and failures raised."""
     from diffusers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,6 +1,6 @@
-"""What can be said of somebody's LoRA file before anything of it is used. Needs no torch: names, kinds and shapes are in its header.
+"""What can be known of a LoRA file before it is used. Needs no torch: names, kinds and shapes are in its header.
 
-`loading.load_lora` puts one on a model, and says what fits.
+`loading.load_lora` loads one into a model, and reports what fits.
 """
 
 import json
@@ -37,14 +37,14 @@ class LoraFile:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the matrices; a layer's `alpha`, its scale, is none."""
+        """Names of the matrices; without a layer's `alpha`, which is its scale."""
         return tuple(name for name in self.tensors if not name.endswith(".alpha"))
 
 
 def look(path: Path | str) -> LoraFile:
     """The names and shapes in a LoRA file, from its header alone; reads no weights and runs nothing that is in it.
 
-    Raises: LoraError for what is no LoRA in safetensors: absent, empty, pickled, cut off, damaged, too large, of another kind.
+    Raises: LoraError for a file that is not a LoRA in safetensors: absent, empty, pickled, cut off, damaged, too large, of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +67,7 @@ def look(path: Path | str) -> LoraFile:
     if not tensors or foreign:
         first = f" (the first of the others is {foreign[0][:80]!r})" if foreign else ""
         raise LoraError(
-            f"'{path}' is no LoRA: {len(tensors) - len(foreign)} of its {len(tensors)} tensors belong to one{first}.",
+            f"'{path}' is not a LoRA: {len(tensors) - len(foreign)} of its {len(tensors)} tensors belong to one{first}.",
             _ANOTHER + " A whole model is opened as the model.",
         )
     wrong = [name for name, (kind, _) in tensors.items() if kind not in KINDS and not name.endswith(".alpha")]
@@ -90,7 +90,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         head = file.read(8)
         if head.startswith(_PICKLES):
             raise LoraError(
-                f"'{path}' is a pickled file (.pt, .ckpt, .bin), whatever its name says; opening one can run a stranger's code, so it is not opened.",
+                f"'{path}' is a pickled file (.pt, .ckpt, .bin), whatever its ending; opening one can run code of others, so it is not opened.",
                 "Get the LoRA as .safetensors.",
             )
         if head.startswith(b"version "):
@@ -112,7 +112,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if path.suffix != ".safetensors":
         raise LoraError(f"'{path}' must end in .safetensors.", "Rename it.")
     if not isinstance(header, dict):
-        raise LoraError(f"The header of '{path}' is damaged (it is no object).", _AGAIN)
+        raise LoraError(f"The header of '{path}' is damaged (it is not a JSON object).", _AGAIN)
     metadata = header.pop("__metadata__", {})
     if len(json.dumps(metadata)) > LARGEST_METADATA:
         raise LoraError(

@@ -24,7 +24,7 @@ _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def attach(model: "Model", config: "RunConfig") -> None:
-    """Open what `model_type` says for training: an adapter or the whole denoiser."""
+    """Make trainable what `model_type` names: an adapter or the whole denoiser."""
     if config.training.model_type == "lora":
         attach_lora(model, config.lora, config.training.seed)
     else:

@@ -1,8 +1,7 @@
 """The controls that a run with rollout must be compared with, as configs of runs of their own. No torch.
 
-What a rollout gains may come from other things: from the extra time it takes, or from training on noisier pictures. Three more runs tell
-(docs/mathematics.md, "Controls and first results"): plain training for the same steps, plain training for the same
-time, and plain training at the noise levels from
+What a rollout gains may come from other things: from the extra time it takes, or from training on noisier pictures. Three more runs separate these
+(rollout.md section 7): plain training for the same steps, plain training for the same time, and plain training at the noise levels from
 which the rollout would have started. Everything else stays as it was: pictures, seeds, order of the rows, the drift probe.
 """
 
@@ -32,13 +31,13 @@ MEANING: dict[Kind, str] = {
     "plain-steps": "The same run without rollout. Does the rollout change anything at all?",
     "plain-time": "No rollout, but as many steps as fit into the same time. Is the rollout worth its time?",
     "source-noise": "No rollout, but the same rows trained at the noise level their rollout would have started from. "
-    "Was it the walking, or only the noisier training?",
+    "Was it the rollout, or only the noisier training?",
 }
 _ENOUGH_STEPS = 8
-"""Of each kind in one process, to believe their medians."""
+"""Of each kind in one process, for their medians to be used."""
 _SLOWER_THAN_CALLS, _FASTER_THAN_ROWS = 1.67, 0.6
 """How far the measured ratio may lie outside what the forwards explain: above, if every call of the network cost a whole batch; below,
-if it cost only its rows. A plain step's own cost is known to about that (docs/mathematics.md, "Cost of a step")."""
+if it cost only its rows. A plain step's own cost is known to about that (speed.md section 1)."""
 _LEAST_RATIO = 0.9
 _OFF = {
     f"{RolloutConfig.prefix}max_step_offset": 0
@@ -49,7 +48,7 @@ _OFF = {
 class PlainStep:
     """Seconds of a plain step and of one with rolled rows, and how many of each the run that is compared with had.
 
-    `how` says where the seconds come from; `problem`, where it is set, why they cannot be believed.
+    `how`: where the seconds come from; `problem`: why they cannot be trusted, where that is so.
     """
 
     seconds: float
@@ -86,7 +85,7 @@ def plain_step(config: RunConfig, log: RunLog) -> PlainStep | None:
     """How long the plain and the rolled steps of this run take: medians of both, measured in the same process; else estimated. None
     without steps.
 
-    Another process is no measure: at another time the machine was faster or slower. Only training steps count, without the first few of a
+    Steps of another process are not comparable: the machine may have been faster or slower then. Only training steps count, without the first few of a
     process; loading, samples, drift reports and saving do not.
     """
     series = log.series.frozen()
@@ -124,7 +123,7 @@ def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime
         - statistics.median(getattr(each, name) for each in plain)
         for name in ("forwards", "calls")
     )
-    if math.isnan(rows) or math.isnan(calls):  # a run of before these were told
+    if math.isnan(rows) or math.isnan(calls):  # a run from before these were recorded
         least, most = _LEAST_RATIO, math.inf
     else:
         accumulated = statistics.median(each.calls for each in plain)
@@ -133,7 +132,7 @@ def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime
     if least <= ratio <= most:
         return None
     return (
-        f"Equal time cannot be told: a rolled step of this run took {rolled_seconds:.3g} s and a plain one {seconds:.3g} s (medians), "
+        f"Equal time cannot be computed: a rolled step of this run took {rolled_seconds:.3g} s and a plain one {seconds:.3g} s (medians), "
         f"{ratio:.2f} times as long, where its forwards explain {least:.2f} to {most:.2f} times. Something else slowed the machine meanwhile. "
         "Train the run again on a quiet machine, or compare at equal steps."
     )
@@ -144,7 +143,7 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
 
     Args:
         plain: needed for `plain-time`.
-    Raises: RunError when the run has nothing to control for, or is not far enough; the message says which.
+    Raises: RunError when the run has nothing to control for, or is not far enough; the message gives the reason.
     """
     problem = why_not(kind, config, plain)
     if problem is not None:
@@ -178,7 +177,7 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
 def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> str | None:
     """Why this control cannot be made of a run; None when it can."""
     if kind not in KINDS:
-        return f"{kind!r} is no control. Controls: {', '.join(KINDS)}."
+        return f"{kind!r} is not a control. Controls: {', '.join(KINDS)}."
     if config.input_perturbation.perturbs:
         free = "Input perturbation takes no time of its own: the control at equal steps is the one at equal time too."
         return free if kind == "plain-time" else None

@@ -1,8 +1,8 @@
-"""What a run will take: time, memory and disk, told before it starts. No torch; nothing is trained or measured for it.
+"""What a run will take: time, memory and disk, estimated before it starts. No torch; nothing is trained or measured for it.
 
 Time comes from what was measured: earlier runs of the same kind in the runs folder, else for the demo models the figure in
 `MEASURED`; else it is not known until the first steps. Memory is computed from the shapes of the weights with the formula below and is
-an estimate with its range. Disk is `preflight.disk_estimate`. docs/training.md compares all three with what runs reported.
+an estimate with its range. Disk is `disk.disk_estimate`. docs/training.md compares all three with what runs reported.
 """
 
 import math
@@ -20,16 +20,9 @@ from ..data.scanning import located
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from .cost import plain_step_in_forwards, rollout_cost
-from .preflight import (
-    NEVER_LOADED,
-    DiskEstimate,
-    ModelFacts,
-    device_of,
-    disk_estimate,
-    model_findings,
-    safetensors_shapes,
-    trained_weights,
-)
+from .disk import DiskEstimate, disk_estimate, trained_weights
+from .installation import device_of
+from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
@@ -54,7 +47,7 @@ _SAME_WORK = (
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same."""
 _TAIL_BYTES = 256 * 1024
 _FEWEST_STEPS = 5
-_RUNS_LOOKED_AT = 3
+_RUNS_COMPARED = 3
 _WARM_UP_STEPS = 2
 
 
@@ -73,7 +66,7 @@ class Span:
 @dataclass(frozen=True)
 class TimeEstimate:
     """`steps_s`: the training steps of the whole run; `plain_step_s`: one plain step; None where nothing was measured. `beside_s`:
-    what a like run spent beside its steps (opening the model, pictures, samples, drift), where one told. `said`: from where."""
+    what a like run spent beside its steps (opening the model, pictures, samples, drift), where one recorded it. `said`: the source, as text."""
 
     steps_s: Span | None
     plain_step_s: float | None
@@ -102,11 +95,11 @@ class Estimate:
 
 
 def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
-    """Time, memory and disk of a run. A few milliseconds when asked again for the same model and pictures.
+    """Time, memory and disk of a run. A few milliseconds when called again for the same model and pictures.
 
     Args:
         runs_dir: the folder of all runs, whose step times are used.
-        look: also read pictures that nobody has looked at yet, each of which is opened once. Without it their disk is not told.
+        look: also scan pictures that were not scanned yet, each of which is opened once. Without it their disk is not known.
     """
     facts = known_facts(config.model)
     found = _pictures(config, look)
@@ -114,10 +107,10 @@ def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
     disk_said = "from the pictures, the limits and the shapes of the weights; an upper estimate"
     if facts is None:
         disk_said = (
-            "the model is not on this computer, so what its checkpoints take is not known; the download comes on top"
+            "the model is not on this computer, so the size of its checkpoints is not known; the download adds to it"
         )
     elif found is None:
-        disk_said = "not known before the pictures were looked at; Check does"
+        disk_said = "not known before the pictures are scanned; Check scans them"
     return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_said)
 
 
@@ -207,7 +200,7 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
                 continue
             if pace is not None:
                 paces.append(pace)
-                if len(paces) == _RUNS_LOOKED_AT:
+                if len(paces) == _RUNS_COMPARED:
                     break
     return paces
 
@@ -222,7 +215,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=512)
 def _run_config(folder: Path, stamp: tuple[int, int]) -> dict | None:
-    """A run's config as written; None when it is damaged (the run's own page says so)."""
+    """A run's config as written; None when it is damaged (the list of runs reports that)."""
     try:
         flat = RunDir(folder).read_config()
     except (RunError, OSError, ValueError):
@@ -248,7 +241,7 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     ]  # fmt: skip
     if len(steps) < _FEWEST_STEPS:
         return None
-    # what an older run, that did not tell `rows`, took at its plainest step
+    # what an older run, which did not record `rows`, took at its plainest step
     fewest = min(e["network_rows"] for e in steps)
     rows = [e["rows"] if _is_number(e.get("rows")) and e["rows"] > 0 else fewest for e in steps]
     if fewest <= 0:
@@ -392,11 +385,11 @@ def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
     return total
 
 
-# What both of them read, remembered while the files are the same ------------------------------------------------------------
+# What both read, cached while the files are the same ------------------------------------------------------------
 
 
 def known_facts(model: ModelConfig) -> ModelFacts | None:
-    """What a model's own files say, as `preflight.model_findings` reads them; read again only when they change. None: not here."""
+    """What a model's own files say, as `model_files.model_findings` reads them; read again only when they change. None: not on this computer."""
     from ..demo import resolve
 
     folder = Path(resolve(model.pretrained_model_name_or_path)).expanduser()
@@ -423,22 +416,22 @@ def _weights_beside(folder: Path, network: str | None) -> int:
         for path in plain if plain else variants:
             try:
                 total += sum(math.prod(shape) for shape in safetensors_shapes(path).values())
-            except (OSError, ValueError):  # a broken file: Check tells
+            except (OSError, ValueError):  # a broken file: Check reports it
                 continue
     return total
 
 
-_looked_at: OrderedDict[tuple, Scan] = OrderedDict()
+_scanned: OrderedDict[tuple, Scan] = OrderedDict()
 _KEPT_SCANS = 16
 
 
 def _pictures(config: RunConfig, look: bool) -> Scan | None:
-    """The pictures of a config; without `look` only if these folders were looked at as they are now."""
+    """The pictures of a config; without `look` only if these folders were scanned as they are now."""
     data = config.data
     names = (data.instance_data_dir, data.class_data_dir)
     key = (*names, data.with_prior_preservation, *(None if name is None else _stamp(located(name)) for name in names))
     if look:
-        _looked_at[key] = scan(data)
-        while len(_looked_at) > _KEPT_SCANS:
-            _looked_at.popitem(last=False)
-    return _looked_at.get(key)
+        _scanned[key] = scan(data)
+        while len(_scanned) > _KEPT_SCANS:
+            _scanned.popitem(last=False)
+    return _scanned.get(key)

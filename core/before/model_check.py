@@ -1,6 +1,6 @@
-"""One model looked at before anything is trained: what it is, where it lies, what a download would take, what stands in the way.
+"""One model checked before a training: what it is, where it is, the size of its download, what prevents its use.
 
-`check_model` answers for a built-in name, a folder and a hub id alike, and never raises for what a person may have typed. It imports no
+`check_model` answers for a built-in name, a folder and a hub id alike, and never raises, whatever was typed. It imports no
 torch. A folder costs a few small files; a hub id that is not downloaded yet costs three or four short requests, each with a time limit.
 """
 
@@ -18,7 +18,8 @@ from ..demo import BUILT_IN, MODELS
 from ..families.registry import FAMILIES
 from ..families.source import ModelError, Source, hub_error, locate
 from ..findings import Finding
-from .preflight import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable, size
+from .disk import readable_size
+from .model_files import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable
 
 OPTION = "pretrained_model_name_or_path"
 _TIMEOUT_S = 10.0
@@ -27,10 +28,10 @@ _CONFIGS = ("unet", "transformer", "vae")
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What `check_model` found; None where it could not be told.
+    """What `check_model` found; None where it is not known.
 
     `place`: "built-in", "folder", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
-    computer. `bytes_`: of the weights, on the disk or to be downloaded. `gated`: whether its owner asks for an agreement first.
+    computer. `bytes_`: of the weights, on the disk or to be downloaded. `gated`: whether its owner demands an agreement first.
     """
 
     name: str
@@ -49,9 +50,9 @@ class ModelReport:
 
 
 def check_model(model: ModelConfig) -> ModelReport:
-    """Look at the model that a config names.
+    """Check the model that a config names.
 
-    Findings' codes beside preflight's own: "model-gated" (an agreement is asked for), "model-offline" (the hub cannot be reached).
+    Findings' codes beside preflight's own: "model-gated" (an agreement is needed), "model-offline" (the hub cannot be reached).
     """
     name = model.pretrained_model_name_or_path
     facts, found = model_findings(model)
@@ -88,7 +89,7 @@ def _from_folder(report: ModelReport, facts: ModelFacts, model: ModelConfig) -> 
 
 
 def prediction_of(family: str, scheduler: Mapping[str, Any]) -> str:
-    """What the network predicts, as the checkpoint says: flow families always a velocity, the others by their scheduler."""
+    """What the network predicts, by the checkpoint's own files: flow families always a velocity, the others by their scheduler."""
     return "flow_matching" if FAMILIES[family].is_flow else str(scheduler.get("prediction_type", "epsilon"))
 
 
@@ -195,7 +196,7 @@ def _hub_findings(
             yield Finding(
                 "error",
                 OPTION,
-                f"no space: the model has {size(report.bytes_)}, and the disk of {place} {size(free)} free.",
+                f"no space: the model has {readable_size(report.bytes_)}, and the disk of {place} {readable_size(free)} free.",
                 "Free some space, or set HF_HOME to a folder on another disk before starting.",
                 "no-space",
             )
@@ -205,25 +206,25 @@ def _hub_findings(
 
 
 def _gated(report: ModelReport) -> ModelReport:
-    told = Finding(
+    finding = Finding(
         "error",
         OPTION,
         f"{report.name} is gated: its owner gives access only to people who agreed to its licence.",
         "Accept the licence on its page, then log in on this computer.",
         "model-gated",
     )
-    return replace(report, gated=True, findings=(told,))
+    return replace(report, gated=True, findings=(finding,))
 
 
 def _unreached(report: ModelReport, error: Exception) -> ModelReport:
-    told = Finding(
+    finding = Finding(
         "error",
         OPTION,
-        f"the hub could not be reached ({type(error).__name__}), so {report.name} could not be looked at; it is not on this computer.",
+        f"the hub could not be reached ({type(error).__name__}), so {report.name} could not be checked; it is not on this computer.",
         f"Check the network and try again. {works_offline()}",
         "model-offline",
     )
-    return replace(report, findings=(told,))
+    return replace(report, findings=(finding,))
 
 
 def works_offline() -> str:

@@ -1,4 +1,4 @@
-"""What a person should be told about the settings of a config: those without effect, and those that cost more than they look. No torch."""
+"""Remarks on the settings of a config: those without effect, and those that cost more than one would expect. No torch."""
 
 from ..config import RunConfig
 from ..config.rules import idle_remarks, idle_rollout_remarks
@@ -6,10 +6,10 @@ from .cautions import cautions
 
 
 def remarks(config: RunConfig) -> list[str]:
-    """Sentences about settings that differ from their default but do nothing in this config, and about their cost in honesty.
+    """Sentences about settings that differ from their default without effect, or that cost more than one would expect.
 
-    A setting that contradicts another is a fault and refused; one that merely waits for another to matter is said here, and so is
-    one that works but costs more than it looks (`cautions`).
+    A setting that contradicts another is a fault and refused; one that only matters together with another is remarked on here, and
+    so is one that works but costs more than one would expect (`cautions`).
     """
     return [*idle_remarks(config), *(caution.sentence for caution in cautions(config))]
 

@@ -1,12 +1,13 @@
 """The training set: pictures and captions of any kind in, batches of cached latents out.
 
-    pictures, captions   open what people bring, and say what is wrong with it
+    pictures, captions   read picture and caption files, and report what is wrong with them
     buckets, transform   the shape each picture trains in
+    listing, inspecting, captioning   the names in a folder, each picture decoded once, the caption of each
     scanning, holdout    the whole folder: what will be trained on, what is kept out
-    cache, preparing     latents and text embeddings, kept on disk by content
+    cache, class_pictures, preparing   latents and text embeddings, kept on disk by content
     batches              which rows a step trains on: a pure function of the seed and the step
 
-The first six need no torch. `prepare`, `Prepared` and `Batch` do, and are imported when first asked for.
+The first nine need no torch. `prepare`, `Prepared` and `Batch` do, and are imported on first use.
 """
 
 from ..findings import Finding

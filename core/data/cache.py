@@ -32,7 +32,7 @@ class DatasetError(Trouble):
 
 
 class CorruptEntry(ValueError):
-    """A file of the cache is damaged; the text says how."""
+    """A file of the cache is damaged; the text is the reason."""
 
 
 def key_of(**parts: Any) -> str:
@@ -52,7 +52,7 @@ def identity(module: nn.Module) -> str:
     config = getattr(module, "config", None)
     if config is not None:
         settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        # names of folders and versions say nothing about the content
+        # names of folders and versions do not identify the content
         settings = {
             key: value for key, value in settings.items() if not key.startswith("_") and key != "transformers_version"
         }
@@ -100,7 +100,7 @@ class TensorCache:
             tensors = safetensors.torch.load(data)
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        except Exception as error:  # noqa: BLE001 - whatever a parser says about damaged bytes
+        except Exception as error:  # noqa: BLE001 - parsers raise anything on damaged bytes
             raise CorruptEntry(f"it cannot be read ({type(error).__name__}: {error})") from None
         if metadata.get("key") != key:
             raise CorruptEntry("it belongs to another key")

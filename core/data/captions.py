@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 MAX_BYTES = 64 * 2**10
-"""Of a caption file. Text encoders read 77 to 512 tokens; what is longer than this is no caption."""
+"""Of a caption file. Text encoders read 77 to 512 tokens; a longer file is not a caption."""
 
 _MARKS = (  # byte order marks, the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8", "UTF-8"),
@@ -23,10 +23,10 @@ class BadCaption(ValueError):
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """(caption on one line, what to say about its encoding or "").
+    """(caption on one line, a remark on its encoding or "").
 
-    UTF-8, or UTF-16/32 where a byte order mark says so. Anything else is read as Windows' Western encoding (Latin-1 and
-    its extension for typographic quotes), and that is said, because it may be wrong.
+    UTF-8, or UTF-16/32 where a byte order mark names it. Anything else is read as Windows' Western encoding (Latin-1 and
+    its extension for typographic quotes), and the remark names it, because it may be wrong.
 
     Raises:
         BadCaption: longer than `MAX_BYTES`, or no text.
@@ -40,11 +40,11 @@ def decode(data: bytes) -> tuple[str, str]:
             except UnicodeDecodeError:
                 raise BadCaption(f"it is marked as {name} but is not valid {name}") from None
     if b"\0" in data:
-        raise BadCaption("it contains zero bytes, so it is no text, or UTF-16 without its mark")
+        raise BadCaption("it contains zero bytes, so it is not text, or UTF-16 without its byte order mark")
     try:
         return clean(data.decode("utf-8")), ""
     except UnicodeDecodeError:
-        pass  # not UTF-8: the fallback below, which is told
+        pass  # not UTF-8: the fallback below, with a remark
     remark = "is not UTF-8; it was read as Latin-1 (Windows-1252), so check its accents"
     try:
         return clean(data.decode("cp1252")), remark

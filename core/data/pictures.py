@@ -1,4 +1,4 @@
-"""Opening pictures that people bring: which formats, how large, which way up, in which colours, and what is wrong with
+"""Opening picture files: which formats, how large, which way up, in which colours, and what is wrong with
 the others.
 
 A picture is read whole into memory once; checks, hash and pixels all come from those same bytes, so a file that changes
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, features
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP") + (("AVIF",) if features.check("avif") else ())
-"""What is read. Only these decoders of Pillow ever see a file: each other one would be more code that strangers' bytes
+"""What is read. Only these decoders of Pillow ever see a file: every other one would be more code that untrusted bytes
 can reach."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"} | ({".avif"} if "AVIF" in FORMATS else set()))
@@ -67,7 +67,7 @@ class Inspection:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises BadPicture for what is no ordinary, readable file of a sane size."""
+    """The file's bytes. Raises BadPicture for anything but an ordinary, readable file of at most `MAX_BYTES`."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
@@ -87,11 +87,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inspect(data: bytes) -> Inspection:
-    """Decode the picture in full and say its size; JPEGs at an eighth of their size, which reads every byte in a third
+    """Decode the picture in full and give its size; JPEGs at an eighth of their size, which reads every byte in a third
     of the time.
 
     Raises:
-        BadPicture: it is none, is of a format that is not read, is too large, or is broken.
+        BadPicture: it is not a picture, is of a format that is not read, is too large, or is broken.
     """
     with _open(data) as image:
         if image.format == "PNG":
@@ -136,7 +136,7 @@ def _open(data: bytes) -> Image.Image:
         raise _too_large("more than") from None
     except Image.UnidentifiedImageError:
         raise _not_a_picture(data) from None
-    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like on strangers' bytes, and all of it is this finding
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on untrusted bytes, and all of it is this finding
         raise _broken(error) from None
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} x {height} = {width * height / 1e6:.0f} Mpx, more than")
@@ -162,7 +162,7 @@ def _verify(data: bytes) -> None:
 def _orientation(image: Image.Image) -> tuple[int, str]:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1), ""
-    except Exception as error:  # noqa: BLE001 - the pixels are fine; only nobody can say which way up the camera was held
+    except Exception as error:  # noqa: BLE001 - the pixels are fine; only the orientation is unknown
         return 1, f"its EXIF data cannot be read ({type(error).__name__}), so it is taken as it lies"
 
 
@@ -184,9 +184,9 @@ def _too_large(how: str) -> BadPicture:
 
 
 def _broken(error: Exception) -> BadPicture:
-    said = str(error).strip()
+    reason = str(error).strip()
     return BadPicture(
-        f"it is broken or cut off ({said if said else type(error).__name__})",
+        f"it is broken or cut off ({reason if reason else type(error).__name__})",
         "Copy or download it again, or open it in an image editor and save it as PNG.",
     )
 
@@ -210,12 +210,12 @@ def _not_a_picture(data: bytes) -> BadPicture:
     }  # fmt: skip
     for signature, name in known.items():
         if head.startswith(signature):
-            return BadPicture(f"it is {name}, which is not read, whatever its name says", convert)
+            return BadPicture(f"it is {name}, which is not read, whatever its ending", convert)
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
         name = "AVIF" if data[8:12] == b"avif" else "HEIC"
         return BadPicture(f"it is {name}, which this installation cannot read", convert)
     if not data.strip(b"\0"):
         return BadPicture("it consists of zero bytes only", "Copy it again from where it came, or delete it.")
     return BadPicture(
-        f"it is no picture of a known format ({', '.join(FORMATS)})", "Save it as PNG or JPEG, or remove it."
+        f"it is not a picture of a known format ({', '.join(FORMATS)})", "Save it as PNG or JPEG, or remove it."
     )

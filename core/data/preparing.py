@@ -1,13 +1,11 @@
 """From a scan to a training set: class pictures generated, latents and text embeddings made or taken from the cache."""
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import count, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,11 @@ from ..findings import Finding, format_findings
 from . import pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
-from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of, write_whole
+from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of
+from .class_pictures import class_pictures
 from .holdout import scan_probe, split_holdout
-from .scanning import Item, Progress, Scan, bucket_counts, located, scan_class_folder, steadily
+from .progress import Progress, throttled
+from .scanning import Item, Scan, bucket_counts
 
 MEMORY_BYTES = 1 << 30
 """Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
@@ -31,7 +31,6 @@ SMALL_WORK = 3e8
 """Weights of the autoencoder times positions of the latents: below it a picture is encoded on one thread, because sharing so little
 work (about 10 ms) and waking the others, beside two threads that decode, takes longer than the work (benchmarks/preparing.md)."""
 
-_TOGETHER = 4  # class pictures per call of the pipeline
 _PROMPTS_TOGETHER = 16
 
 
@@ -57,63 +56,59 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         DatasetError: the scan has errors, a shape does not suit the model, a picture changed meanwhile, the disk is
         full.
     """
-    cache_dir, progress = Path(cache_dir), steadily(progress)
+    cache_dir, progress = Path(cache_dir), throttled(progress)
     if scan.errors or not scan.items:
         raise DatasetError("The pictures cannot be used:\n" + format_findings(scan.errors))
-    data, problems = config.data, []
+    data = config.data
     trained, held_out = split_holdout(scan, config.drift)
     probe_items, probe_problems = scan_probe(data, config.drift)
-    problems += probe_problems
-    if config.drift.data_dir is None:
-        probe_items = held_out
-    class_items, generated, class_problems = _class_pictures(model, config, scan, cache_dir, progress)
-    problems += class_problems
-
+    class_items, generated, class_problems = class_pictures(model, config, scan, cache_dir, progress)
     shapes = bucket_counts(trained)
-    bucket = next(iter(shapes))
     _check_shapes(model, shapes)
-    latents = _Latents(model, data, cache_dir)
-    flips = (False, True) if data.random_flip else (False,)
-    for item in trained:
-        latents.want(item, item.bucket, flips)
-    for item in class_items:
-        for shape in shapes:
-            latents.want(item, shape, flips)
-    probe_items = _pick(probe_items, config.drift)
-    training_probe_items = _pick([item for item in trained if item.bucket == bucket], config.drift)
-    for item in (*probe_items, *training_probe_items):
-        latents.want(item, bucket, (False,))
-    problems += latents.make(progress)
+    same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
+    chosen = _Chosen(
+        trained, class_items, shapes, probe=_pick(held_out if config.drift.data_dir is None else probe_items, config.drift),
+        training_probe=_pick(same_shape, config.drift),
+    )  # fmt: skip
 
-    captions = dict.fromkeys(item.caption for item in (*trained, *class_items, *probe_items))
+    latents = _Latents(model, data, cache_dir)
+    latents.want_all(chosen)
+    latent_problems = latents.make(progress)
+    captions = dict.fromkeys(item.caption for item in (*trained, *class_items, *chosen.probe))
     if data.caption_dropout_probability > 0:
         captions[""] = None
     text = _Text(model, cache_dir)
-    problems += text.make(list(captions), progress)
+    text_problems = text.make(list(captions), progress)
+    problems = [*probe_problems, *class_problems, *latent_problems, *text_problems]
+    return _prepared(model, config, chosen, latents, text, problems, generated)
 
-    def row(item: Item, shape: Size, prefix: str = "") -> Row:
-        mirrored = latents.key(item, shape, True) if data.random_flip else None
-        frames = (latents.frame(item, shape, False), latents.frame(item, shape, True))
-        return Row(prefix + item.name, item.caption, latents.key(item, shape, False), mirrored, frames)
 
-    def probe(items: Iterable[Item], held_out: bool) -> Probe | None:
-        items = list(items)
-        if not items:
-            return None
-        return Probe(
-            torch.stack([latents.store.get(latents.key(item, bucket, False))["latents"] for item in items]),
-            [text.store.get(text.keys[item.caption]) for item in items],
-            [item.caption for item in items],
-            [item.name for item in items],
-            held_out,
-        )
+@dataclass(frozen=True)
+class _Chosen:
+    """The pictures that are prepared. `shapes`: how many trained pictures each bucket has, most first."""
 
-    size, seed = config.training.train_batch_size, config.training.seed
+    trained: tuple[Item, ...]
+    class_items: tuple[Item, ...]
+    shapes: dict[Size, int]
+    probe: list[Item]
+    training_probe: list[Item]
+
+    @property
+    def bucket(self) -> Size:
+        """The most frequent shape; drift is measured in it."""
+        return next(iter(self.shapes))
+
+
+def _prepared(
+    model, config, chosen: _Chosen, latents: "_Latents", text: "_Text", problems: list[Finding], generated: int
+) -> Prepared:
+    data, size, seed = config.data, config.training.train_batch_size, config.training.seed
+    trained, class_items = chosen.trained, chosen.class_items
     return Prepared(
         model=model,
         items=trained,
-        rows=[row(item, item.bucket) for item in trained],
-        class_rows={shape: [row(item, shape, "class/") for item in class_items] for shape in shapes}
+        rows=[latents.row(item, item.bucket) for item in trained],
+        class_rows={shape: [latents.row(item, shape, "class/") for item in class_items] for shape in chosen.shapes}
         if class_items
         else {},
         latents=latents.store,
@@ -121,7 +116,7 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         text_keys=text.keys,
         schedule=Schedule([item.bucket for item in trained], repeats=data.repeats, batch_size=size, seed=seed),
         class_order=Carousel(len(class_items), batch_size=size, seed=seed) if class_items else None,
-        bucket=bucket,
+        bucket=chosen.bucket,
         seed=seed,
         accumulation=config.training.gradient_accumulation_steps,
         random_flip=data.random_flip,
@@ -130,8 +125,21 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         counts=Counts(
             latents.reused + text.reused, latents.made + text.made, latents.rebuilt + text.rebuilt, generated
         ),
-        probe=probe(probe_items, held_out=True),
-        training_probe=probe(training_probe_items, held_out=False),
+        probe=_probe(chosen.probe, chosen.bucket, latents, text, held_out=True),
+        training_probe=_probe(chosen.training_probe, chosen.bucket, latents, text, held_out=False),
+    )
+
+
+def _probe(items: list[Item], bucket: Size, latents: "_Latents", text: "_Text", held_out: bool) -> Probe | None:
+    """The pictures that drift is measured on, all in one shape; None without pictures."""
+    if not items:
+        return None
+    return Probe(
+        torch.stack([latents.store.get(latents.key(item, bucket, False))["latents"] for item in items]),
+        [text.store.get(text.keys[item.caption]) for item in items],
+        [item.caption for item in items],
+        [item.name for item in items],
+        held_out,
     )
 
 
@@ -154,79 +162,6 @@ def _pick(items: Iterable[Item], drift) -> list[Item]:
     return [item for item in items if item in chosen]
 
 
-# Class pictures -------------------------------------------------------------------------------------------------------
-
-
-def _class_pictures(
-    model, config, scan: Scan, cache_dir: Path, progress: Progress
-) -> tuple[tuple[Item, ...], int, list[Finding]]:
-    """(class pictures, how many of them were generated now, findings)."""
-    data = config.data
-    if not data.with_prior_preservation:
-        return (), 0, []
-    own_folder = data.class_data_dir is not None
-    folder = located(data.class_data_dir) if own_folder else cache_dir / "class" / _class_key(model, config)
-    items, problems = scan.class_items, []
-    if not own_folder and folder.exists():
-        items, problems = scan_class_folder(folder, data)
-    missing = data.num_class_images - len(items)
-    if missing > 0:
-        _generate(model, config, folder, missing, progress)
-        items, problems = scan_class_folder(folder, data)
-    if not own_folder:  # what an earlier run with a larger number left there must not change this one
-        items = items[: data.num_class_images]
-    return items, max(0, missing), problems
-
-
-def _class_key(model, config) -> str:
-    """What generated class pictures depend on. The model by its place and files, not by its weights of the moment,
-    which may be trained."""
-    data, source = config.data, model.source
-    files = []
-    if source.is_folder:
-        folder = Path(source.location) / model.component
-        files = sorted(
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in folder.glob("*.safetensors")
-        )
-    return key_of(
-        kind="class", model=source.location, revision=source.revision, variant=source.variant, files=files, prompt=data.class_prompt,
-        resolution=data.resolution, steps=data.class_sample_steps, guidance=data.class_sample_guidance, seed=config.training.seed,
-    )  # fmt: skip
-
-
-def _generate(model, config, folder: Path, missing: int, progress: Progress) -> None:
-    """Draw `missing` class pictures into `folder`; what an interrupted run drew is kept.
-
-    Picture i starts from seed `training.seed + i` and is always drawn in the same group of four, because a network's
-    last bits depend on how many rows it is given: an interrupted run's pictures are those of an undisturbed one, for at
-    most three drawn in vain.
-    """
-    data = config.data
-    free = (index for index in count() if not (folder / _class_name(index)).exists())
-    done = 0
-    with model.adapters_disabled() if model.has_adapter else nullcontext():
-        for group, wanted in groupby(islice(free, missing), key=lambda index: index // _TOGETHER):
-            images = model.sample(
-                [data.class_prompt] * _TOGETHER,
-                steps=data.class_sample_steps,
-                guidance=data.class_sample_guidance,
-                seed=config.training.seed + group * _TOGETHER,
-                height=data.resolution,
-                width=data.resolution,
-                on_step=lambda *_, done=done: progress("class pictures", done, missing),
-            )
-            for index in wanted:
-                stream = io.BytesIO()
-                images[index % _TOGETHER].save(stream, format="PNG")
-                write_whole(folder / _class_name(index), stream.getvalue())
-                done += 1
-            progress("class pictures", done, missing)
-
-
-def _class_name(index: int) -> str:
-    return f"class-{index:06d}.png"
-
-
 # Latents --------------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +178,7 @@ class _Latents:
 
     def __init__(self, model, data, cache_dir: Path):
         self.model, self.center = model, data.center_crop
+        self.random_flip = data.random_flip
         self.cache = TensorCache(cache_dir, "latents")
         self.store = Store(self.cache, MEMORY_BYTES)
         self.vae = identity(model.vae)
@@ -267,7 +203,24 @@ class _Latents:
         corner = (round(crop.top * crop.scale), round(left * crop.scale))
         return Frame((item.height, item.width), corner, (size[1], size[0]))
 
-    def want(self, item: Item, size: Size, flips: Iterable[bool]) -> None:
+    def row(self, item: Item, size: Size, prefix: str = "") -> Row:
+        """The row of a picture in a batch; its name in logs begins with `prefix`."""
+        mirrored = self.key(item, size, True) if self.random_flip else None
+        frames = (self.frame(item, size, False), self.frame(item, size, True))
+        return Row(prefix + item.name, item.caption, self.key(item, size, False), mirrored, frames)
+
+    def want_all(self, chosen: _Chosen) -> None:
+        """Note every entry that the chosen pictures need: class pictures in every shape, the probe in the most frequent one."""
+        flips = (False, True) if self.random_flip else (False,)
+        for item in chosen.trained:
+            self._want(item, item.bucket, flips)
+        for item in chosen.class_items:
+            for shape in chosen.shapes:
+                self._want(item, shape, flips)
+        for item in (*chosen.probe, *chosen.training_probe):
+            self._want(item, chosen.bucket, (False,))
+
+    def _want(self, item: Item, size: Size, flips: Iterable[bool]) -> None:
         for flip in flips:
             job = self._job(item, size, flip)
             self.jobs.setdefault(job.key, job)
@@ -425,7 +378,7 @@ class _Text:
 
 
 def _text_identity(model) -> list:
-    """What embeddings depend on: the family's way of asking, the encoders' weights, the tokenizers' words."""
+    """What embeddings depend on: how the family calls its encoders, the encoders' weights, the tokenizers' words."""
     parts: list = [model.name]
     for name in model.facts.text_encoders:
         encoder = getattr(model.pipe, name)

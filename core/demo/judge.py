@@ -137,16 +137,16 @@ def read(image: Image.Image) -> Scene:
 
 
 def adherence(images: Iterable[Image.Image], scenes: Iterable[Scene]) -> dict[str, float]:
-    """The fraction of pictures, 0..1, that show what was asked: per attribute, and `all` attributes at once.
+    """The fraction of pictures, 0..1, that show what the scene names: per attribute, and `all` attributes at once.
 
-    Attributes that a scene leaves open are not counted; one that no scene asks for is absent from the answer.
+    Attributes that a scene leaves open are not counted; one that no scene names is absent from the result.
     """
     right: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all")}
     for image, scene in zip(images, scenes, strict=True):
         seen = read(image)
-        asked = [name for name in ATTRIBUTES if getattr(scene, name) is not None]
-        hits = [getattr(seen, name) == getattr(scene, name) for name in asked]
-        for name, hit in zip(asked, hits, strict=True):
+        named = [name for name in ATTRIBUTES if getattr(scene, name) is not None]
+        hits = [getattr(seen, name) == getattr(scene, name) for name in named]
+        for name, hit in zip(named, hits, strict=True):
             right[name].append(hit)
         right["all"].append(all(hits))
     return {name: sum(hits) / len(hits) for name, hits in right.items() if hits}

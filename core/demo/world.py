@@ -1,9 +1,9 @@
 """The picture world: captioned 64x64 scenes with one object each, drawn by rule.
 
 A `Scene` names what is to be seen; `draw` makes a picture of it and jitters what words leave open (a pixel of place, a
-few degrees, a shade); `caption` says it in words and `parse` reads the words back. 200 of the 2,100 scenes are never
+few degrees, a shade); `caption` describes it and `parse` reads the description back. 200 of the 2,100 scenes are never
 drawn for training: `held_out()`. Because everything is drawn by rule, `judge` can read by rule whether a picture shows
-what was asked.
+what the caption names.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def coverage(outline: Outline, *, centre: tuple[float, float], radius: float, tu
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is to be seen. A field that is None is open: `caption` does not mention it, `judge` does not mark it."""
+    """What a picture shows. A field that is None is open: `caption` does not mention it, `judge` does not mark it."""
 
     shape: str | None = None
     colour: str | None = None
@@ -165,7 +165,7 @@ def backdrop(background: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def compose(behind: np.ndarray, paint: np.ndarray, covered: np.ndarray) -> Image.Image:
-    """`paint` (a colour or a picture, 0..255) over `behind` where `covered` (64, 64) says so."""
+    """`paint` (a colour or a picture, 0..255) over `behind` where `covered` (64, 64) is true."""
     mixed = behind + covered[..., None] * (paint - behind)
     return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8), "RGB")
 
@@ -205,10 +205,10 @@ def caption(scene: Scene) -> str:
 def parse(text: str) -> Scene:
     """The scene that a caption describes; unknown words are passed over, what is not mentioned stays None."""
     words = re.findall(r"[a-z]+", text.lower())
-    said = {
+    values_of = {
         "shape": SHAPES, "colour": COLOURS, "size": SIZES, "place": PLACES, "background": BACKGROUNDS,
     }  # fmt: skip
-    return Scene(**{name: next((word for word in words if word in values), None) for name, values in said.items()})
+    return Scene(**{name: next((word for word in words if word in values), None) for name, values in values_of.items()})
 
 
 OPENINGS = ("a picture of ", "a photo of ")

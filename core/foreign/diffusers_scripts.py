@@ -28,7 +28,7 @@ SAMPLING = {"logit_normal": ("logit_normal", "none"), "mode": ("mode", "none"), 
 
 _NOT_HERE = {
     "output_dir": "runs lie in the folder of the runs here",
-    "num_train_epochs": "the length of a run is told in steps here: max_train_steps",
+    "num_train_epochs": "the length of a run is given in steps here: max_train_steps",
     "validation_epochs": "samples come every so many steps here: validation_step_interval",
     "num_validation_images": "one sample is drawn for each prompt here",
     "final_validation_prompt": "validation_prompts are drawn at the end too",
@@ -51,7 +51,7 @@ _WHEN_ON = {"push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing 
 
 
 def is_one(flat: Mapping[str, Any]) -> bool:
-    """Whether these are such a script's arguments: the one that all of them have, and nobody else."""
+    """Whether these are such a script's arguments: the one argument that all of them have, and no other program."""
     return "weighting_scheme" in flat
 
 
@@ -116,7 +116,7 @@ def _weighting(given: dict[str, Any], left: list, remarks: list[str], assumed: l
     """Times and weights by noise level, each under our name and with our sign."""
     scheme = given.pop("weighting_scheme")
     if not isinstance(scheme, str) or scheme not in SAMPLING:
-        left.append(("weighting_scheme", scheme, f"is none of {', '.join(SAMPLING)}; our own way is taken"))
+        left.append(("weighting_scheme", scheme, f"is not one of {', '.join(SAMPLING)}; our default is used"))
         for key in ("logit_mean", "logit_std", "mode_scale", "precondition_outputs"):
             given.pop(key, None)
         return

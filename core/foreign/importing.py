@@ -1,7 +1,7 @@
 """Settings brought in from elsewhere: a config.json (ours, SimpleTuner's, or a diffusers script's), a LoRA file of ours, another run.
 
-Nothing is taken silently and nothing left out silently: `Imported` says what came, from where, what was not carried over and why,
-and what a person must fill in again. A value that cannot be used refuses the whole, with every fault; an unknown key is only told.
+Nothing is taken or left out silently: `Imported` lists what came, from where, what was not carried over and why,
+and what a person must fill in again. A value that cannot be used refuses the whole, with every fault; an unknown key is only listed.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from ..runs.folder import RunDir
 from . import diffusers_scripts, simpletuner
 
 PROGRAMS = {"diffusers": diffusers_scripts, "SimpleTuner": simpletuner}
-"""Whose files are read with their own meaning, in the order of asking: several names are in both."""
+"""Whose files are read with their own meaning, in the order in which they are tried: several names are in both."""
 LARGEST_JSON = 512 * 1024  # bytes; a config with long prompts has some ten thousand
 
 
@@ -26,7 +26,7 @@ class Imported:
     """What was brought in.
 
     Args:
-        config: all settings as they are now; what the source does not say has its default.
+        config: all settings as they are now; what the source does not set has its default.
         source: what it was, in words: "the LoRA file cat.safetensors".
         taken: flat names that the source gave.
         assumed: flat names that the source left to its own program's default, which differs from ours.
@@ -136,7 +136,7 @@ def _can_be_found(key: str, value: str) -> bool:
 
 
 def _ours(flat: Mapping[str, Any], source: str) -> Imported:
-    """A flat mapping of our own options. Keys of another version are left out and told."""
+    """A flat mapping of our own options. Keys of another version are left out and listed."""
     known = {key: value for key, value in flat.items() if key in OPTIONS}
     unknown = tuple(
         (key, flat[key], unknown_key(key)) for key in flat if key not in OPTIONS and not key.startswith("_")

@@ -35,13 +35,13 @@ _NOT_HERE = {
     "lora_format": "both layouts, diffusers and ComfyUI, are always written here",
     "init_lora": "a LoRA is always begun anew here",
     "text_encoder_lr": "the text encoder is not trained here",
-    "num_train_epochs": "the length of a run is told in steps here",
+    "num_train_epochs": "the length of a run is given in steps here",
     "noise_offset": "offset noise does not exist here",
     "flow_sigmoid_scale": "is the width of the noise levels: see logit_std",
     "masked_loss_probability": "masks do not exist here",
     "data_backend_config": "is the name of another file; name the folder with your pictures",
-    "resolution_type": "pictures are always scaled to an area here, told as the side of a square",
-    "minimum_image_size": "small pictures are told by the check here",
+    "resolution_type": "pictures are always scaled to an area here, given as the side of a square",
+    "minimum_image_size": "small pictures are reported by the check here",
     "aspect_bucket_rounding": "the sides of the shapes follow bucket_step here",
     "vae_batch_size": "the pictures are prepared in batches that fit the memory here",
     "output_dir": "runs lie in the folder of the runs here",
@@ -100,7 +100,7 @@ class _Translation:
         self._assumed: list[str] = []
         for alias, key in ALIASES.items():
             if alias in given and key in given:
-                self.leave(alias, given[alias], f"{key} says the same and holds")
+                self.leave(alias, given[alias], f"{key} has the same meaning and is used")
                 self.given[key] = given[key]
 
     def leave(self, key: str, value: Any, why: str) -> None:
@@ -237,7 +237,7 @@ class _Translation:
             self.out.flat[prefix + "sampler"] = "euler"
             if solver != "euler":
                 self._remarks.append(
-                    f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) says: set so."
+                    f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) is: set so."
                 )
         start, ramp = _number(given.get("probability")), _number(given.get("ramp_steps"))
         if start and ramp and "prob_start" not in given:
@@ -333,7 +333,7 @@ def _on(value: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also written as text; None for what is none."""
+    """A number, also written as text; None for anything else."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

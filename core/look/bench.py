@@ -24,7 +24,7 @@ SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant")
 
 
 class Bench:
-    """The one loaded model, the adapters beside it, and the memory. Everything is loaded when it is first asked for."""
+    """The one loaded model, the adapters beside it, and the memory. Everything is loaded on first use."""
 
     def __init__(self) -> None:
         self.model: Model | None = None
@@ -61,7 +61,7 @@ class Bench:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def wearing(self, weights: Weights) -> Remembering:
+    def with_weights(self, weights: Weights) -> Remembering:
         """The open model with these weights in place. Raises PreviewError where they are missing or do not fit it."""
         if weights.is_base:
             self._put_on("base")

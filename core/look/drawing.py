@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from ..adapters.header import published_config
 from .drift.settings import Stopped
@@ -37,60 +39,34 @@ def draw(
     part: Callable[[dict[str, Any]], None] = lambda result: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Draw what the request asks for, into `folder`.
+    """Draw the pictures of the request into `folder`.
 
     Args:
         enter: gives the model with the weights in place, for as long as the block lasts.
         model: for its sizes and defaults.
         step: of the training that draws with its weights of now, for the record.
         memory: a `remembering.Memory`: pictures that were drawn before with the same weights are not drawn again.
-        tell: called with the share that is done and what is being done, after every sampling step.
+        tell: progress; called with the share that is done and what is being done, after every sampling step.
         part: called with the result so far after every picture but the last.
-        should_stop: asked after every sampling step.
+        should_stop: called after every sampling step; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder`: `pictures` (label, kind, prompt, seed, file), and the settings as
         they were used: `model`, `size` (width, height), `steps`, `guidance`, `negative_prompt`, `seed`. It is in `samples.json` too.
     Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
-    width, height = _size(request, model)
-    drawing = request.drawing
-    guidance = model.default_guidance if drawing.guidance is None else drawing.guidance
-    used = {
-        "steps": drawing.steps,
-        "guidance": guidance,
-        "negative_prompt": drawing.negative_prompt if guidance > 1 else "",
-        "size": [width, height],
-    }
+    drawing, used = request.drawing, _used(request, model)
     name = published_config(request.config)["pretrained_model_name_or_path"]
     result: dict[str, Any] = {"what": [KIND], "model": name, "step": step, "seed": drawing.seed, **used, "pictures": []}
     total = len(request.weights) * len(request.prompts)
     folder.mkdir(parents=True, exist_ok=True)
 
-    for weights in request.weights:
+    for place, weights in enumerate(request.weights):
         with enter(weights) as shown:
             for number, prompt in enumerate(request.prompts):
-                done = len(result["pictures"])
-                what = f"{weights.label}: picture {done + 1} of {total}"
-
-                def after_step(step: int, steps: int, done: int = done, what: str = what) -> None:
-                    tell((done + step / steps) / total, what)
-                    if should_stop():
-                        raise Stopped("Cancelled, or a newer request came.")
-
-                seed = drawing.seed + number
-                key = None if memory is None else _key(shown.state, prompt, seed, used)
-                pixels = None if key is None else memory.get(key)
-                if pixels is None:
-                    tell(done / total, what)
-                    [picture] = shown.sample(
-                        [prompt], steps=drawing.steps, guidance=guidance, negative_prompt=drawing.negative_prompt, seed=seed,
-                        height=height, width=width, on_step=after_step,
-                    )  # fmt: skip
-                    pixels = torch.from_numpy(np.array(picture))
-                    if key is not None:
-                        memory.put(key, pixels, [pixels])
-                file = f"{number:02d}-{request.weights.index(weights)}.png"
+                done, seed = len(result["pictures"]), drawing.seed + number
+                progress = _Progress(done, total, f"{weights.label}: picture {done + 1} of {total}", tell, should_stop)
+                pixels = _pixels(shown, prompt, seed, drawing.negative_prompt, used, memory, progress)
                 about = {
                     "prompt": prompt,
                     "seed": seed,
@@ -99,6 +75,7 @@ def draw(
                     **used,
                     "training_step": weights.step if step is None else step,
                 }
+                file = f"{number:02d}-{place}.png"
                 _save(pixels.numpy(), folder / file, about)
                 result["pictures"].append(
                     {"label": weights.label, "kind": weights.kind, "prompt": prompt, "seed": seed, "file": file}
@@ -110,8 +87,59 @@ def draw(
     return result
 
 
+def _used(request: SampleRequest, model: "Model") -> dict[str, Any]:
+    """The settings as they are used, with the model's defaults in place of what the request leaves open."""
+    drawing = request.drawing
+    guidance = model.default_guidance if drawing.guidance is None else drawing.guidance
+    return {
+        "steps": drawing.steps,
+        "guidance": guidance,
+        "negative_prompt": drawing.negative_prompt if guidance > 1 else "",
+        "size": list(_size(request, model)),
+    }
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Reports the picture number `done` of `total`, and stops between two sampling steps where that is wanted."""
+
+    done: int
+    total: int
+    what: str
+    tell: Callable[[float, str], None]
+    should_stop: Callable[[], bool]
+
+    def begin(self) -> None:
+        self.tell(self.done / self.total, self.what)
+
+    def after_step(self, step: int, steps: int) -> None:
+        self.tell((self.done + step / steps) / self.total, self.what)
+        if self.should_stop():
+            raise Stopped("Cancelled, or a newer request came.")
+
+
+def _pixels(
+    shown: Any, prompt: str, seed: int, negative_prompt: str, used: Mapping[str, Any], memory: Any, progress: _Progress
+) -> Tensor:
+    """The picture, (height, width, 3) uint8: from the memory where the same weights drew it before, else sampled."""
+    key = None if memory is None else _key(shown.state, prompt, seed, used)
+    pixels = None if key is None else memory.get(key)
+    if pixels is not None:
+        return pixels
+    progress.begin()
+    width, height = used["size"]
+    [picture] = shown.sample(
+        [prompt], steps=used["steps"], guidance=used["guidance"], negative_prompt=negative_prompt, seed=seed,
+        height=height, width=width, on_step=progress.after_step,
+    )  # fmt: skip
+    pixels = torch.from_numpy(np.array(picture))
+    if key is not None:
+        memory.put(key, pixels, [pixels])
+    return pixels
+
+
 def _size(request: SampleRequest, model: "Model") -> tuple[int, int]:
-    """(width, height): as asked; else the square of the training; else the model's own. Raises PreviewError for sides it cannot make."""
+    """(width, height): as requested; else the square of the training; else the model's own. Raises PreviewError for sides it cannot make."""
     height, width = model.default_size
     unit = model.size_multiple
     if request.side is not None:

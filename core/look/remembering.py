@@ -1,4 +1,4 @@
-"""What a network and a decoder have answered, remembered by content: what is asked again costs nothing."""
+"""Outputs of a network and a decoder, cached by content: the same input again costs nothing."""
 
 import hashlib
 from collections import OrderedDict
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..families.base import Conditioning, Model
 
 REMEMBERED_BYTES = 256 * 2**20
-"""Of network answers, decoded pictures, latents and prompts."""
+"""Of network outputs, decoded pictures, latents and prompts."""
 
 
 class Memory:
@@ -85,8 +85,8 @@ class Remembering:
         prompts = [content_key(*(cond[name][row] for name in sorted(cond))) for row in range(number)]
 
         def remembered(x: Tensor, level: Level, rows: Tensor) -> Prediction:
-            asked = zip(x, level.t.tolist(), rows.tolist(), strict=True)
-            keys = [content_key("net", self._state, guidance, against, prompts[row], t, one) for one, t, row in asked]
+            inputs = zip(x, level.t.tolist(), rows.tolist(), strict=True)
+            keys = [content_key("net", self._state, guidance, against, prompts[row], t, one) for one, t, row in inputs]
             known = [memory.get(key) for key in keys]
             new = [place for place, found in enumerate(known) if found is None]
             if new:

@@ -80,15 +80,15 @@ def measure_drift(
         raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
     settings = Settings.from_config(config)
 
-    def told(done: int, total: int, what: str) -> None:
+    def report_progress(done: int, total: int, what: str) -> None:
         if progress is not None:
             progress(what, done, total)
 
-    report = drift.measure(model, sets, settings, weights="base", step=0, progress=told)
+    report = drift.measure(model, sets, settings, weights="base", step=0, progress=report_progress)
     if found is not None:
         base = report
         put_on(model, config, found)
-        report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=told)
+        report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=report_progress)
         report = dataclasses.replace(
             report.with_curves(*base.curves), strips=report.strips + base.strips, seconds=report.seconds + base.seconds
         )

@@ -1,6 +1,6 @@
-"""Pictures on demand: what somebody wants drawn, with which weights; one record for the page, the preview worker and the trainer.
+"""Pictures on request: which prompts are drawn with which weights; one record for the page, the preview worker and the trainer.
 
-No torch, as in `preview/request.py`, beside whose requests these go through the same client and worker. Every picture of
+No torch, as in `preview/request.py`, whose requests use the same client and worker. Every picture of
 a request starts from the same noise for all weights, so that base and tuned can be compared.
 """
 
@@ -16,7 +16,7 @@ from ..config.options import Checked, ConfigError, Fault, Option, did_you_mean, 
 from .preview.request import PreviewRequest, Weights, faults_of, file_stamp, read_weights
 
 KIND = "samples"
-"""What a record's `what` must be: alone, because drift is asked for apart."""
+"""What a record's `what` must be: alone, because drift is requested separately."""
 RELEVANT = (*(name for name, each in OPTIONS.items() if each.section == "model"), "flow_schedule_shift", "resolution")
 """The options that a picture depends on. All others of a config may be there, even wrong ones, and change nothing."""
 MOST_PROMPTS, MOST_PICTURES, LONGEST_PROMPT = 8, 16, 2000
@@ -137,7 +137,7 @@ def _prompts(given: Any) -> tuple[str, ...]:
     faults = []
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            faults.append(Fault("prompts: nothing is written. Say what the picture should show.", ("prompts",)))
+            faults.append(Fault("prompts: there is no prompt. Describe what the picture should show.", ("prompts",)))
         elif len(text) > LONGEST_PROMPT or not text.isprintable():
             faults.append(
                 Fault(

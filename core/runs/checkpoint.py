@@ -195,7 +195,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The visible checkpoints, oldest first; visible says nothing about whole, see `verify`."""
+    """The visible checkpoints, oldest first; a visible one may be damaged, see `verify`."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
@@ -306,14 +306,14 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """
     tensors: dict[str, Tensor] = {}
 
-    def walk(value: Any, path: str) -> Any:
+    def described(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
             tensors[path] = value
             return {"$tensor": path}
         if isinstance(value, Mapping):
-            return {"$map": [[key, walk(item, f"{path}.{key}")] for key, item in value.items()]}
+            return {"$map": [[key, described(item, f"{path}.{key}")] for key, item in value.items()]}
         if isinstance(value, (list, tuple)):
-            return [walk(item, f"{path}.{index}") for index, item in enumerate(value)]
+            return [described(item, f"{path}.{index}") for index, item in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             return {"$float": repr(value)}
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -322,7 +322,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             f"{path}: a {type(value).__name__} has no place in a checkpoint, only tensors, numbers, text, lists and maps."
         )
 
-    return walk(tree, "state"), tensors
+    return described(tree, "state"), tensors
 
 
 def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -1,6 +1,6 @@
-"""What a person asks of a live run: one file per command in the run's folder `commands/`, oldest first.
+"""Commands to a live run: one file per command in the run's folder `commands/`, oldest first.
 
-Whoever asks leaves a file; the run's process takes it, and answers with a `command` event.
+The sender leaves a file; the run's process takes it, and confirms it by a `command` event.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ COMMANDS = ("stop", "stop-and-save", "save", "sample", "drift", "pause", "resume
 
 @dataclass(frozen=True)
 class Command:
-    """One wish of a person to a live run. `id` returns in the run's `command` event when it has been heard."""
+    """One command to a live run. `id` returns in the run's `command` event when it was taken."""
 
     name: str
     args: dict[str, Any]
@@ -31,7 +31,7 @@ class Command:
 def leave(folder: Path, command: str, args: dict[str, Any]) -> str:
     """Leave a command in a run's folder of commands; returns its id. Raises RunError for an unknown command, and where none can be left."""
     if command not in COMMANDS:
-        raise RunError(f"{command!r} is no command of a run. Commands: {', '.join(COMMANDS)}.")
+        raise RunError(f"{command!r} is not a command of a run. Commands: {', '.join(COMMANDS)}.")
     id = uuid.uuid4().hex[:12]
     record = {"command": command, "args": args, "id": id, "time": time.time()}
     try:
@@ -44,7 +44,7 @@ def leave(folder: Path, command: str, args: dict[str, Any]) -> str:
             else "Make it a folder that you may write to"
         )
         raise RunError(
-            f"{command} cannot be asked: nothing can be written into {folder} ({error.strerror}). {remedy}, and ask again."
+            f"{command} cannot be sent: nothing can be written into {folder} ({error.strerror}). {remedy}, and send it again."
         ) from error
     return id
 
@@ -54,7 +54,7 @@ def take(folder: Path, only: Container[str], emit: Callable[..., Any]) -> list[C
 
     Args:
         only: names of commands; files of others stay for a later call.
-        emit: tells an event of the run: a file that is no command is set aside as `<name>.bad` and reported by a `warning`.
+        emit: writes an event of the run: a file that is not a command is set aside as `<name>.bad` and reported by a `warning`.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
@@ -82,11 +82,11 @@ def take(folder: Path, only: Container[str], emit: Callable[..., Any]) -> list[C
 
 
 def pending(folder: Path) -> list[Command]:
-    """Commands that were left and not yet heard, oldest first; nothing is taken. For whoever shows that somebody asked."""
+    """Commands that were sent and not yet taken, oldest first; none is removed. For viewers that show what is requested."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for path in sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != "."):
-            # Taken between the listing and the look: then it has been heard. No command: the run will say so itself.
+            # Removed between listing and reading: the run has taken it. Not a command: the run will report it itself.
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 record = json.loads(path.read_text(encoding="utf-8"))
                 found.append(Command(str(record["command"]), dict(record["args"]), str(record["id"])))
@@ -94,7 +94,7 @@ def pending(folder: Path) -> list[Command]:
 
 
 def forget(folder: Path) -> None:
-    """Drop commands that nobody will answer: they were meant for a process that is gone."""
+    """Remove commands that were meant for a process that is gone."""
     if folder.is_dir():
         for path in folder.glob("*.json"):
             path.unlink(missing_ok=True)

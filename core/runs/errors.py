@@ -2,8 +2,8 @@
 
 
 class RunError(Exception):
-    """A run cannot be created, started, commanded or deleted; the message says why and what to do."""
+    """A run cannot be created, started, commanded or deleted; the message gives the reason and the remedy."""
 
 
 class StorageError(RunError):
-    """The runs folder cannot be made, read or written; the message says why and what to do. Runs can often still be listed."""
+    """The runs folder cannot be made, read or written; the message gives the reason and the remedy. Runs can often still be listed."""

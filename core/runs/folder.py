@@ -29,7 +29,7 @@ from .json_files import dump, jsonable, read_json
 STATES = ("created", "queued", "starting", "running", "paused", "stopping", "done", "stopped", "failed", "crashed")
 ACTIVE_STATES = ("starting", "running", "paused", "stopping")  # a live process must stand behind these
 
-_TOLD_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
+_WRITTEN_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _STATE_BLOCK = 4096  # a state is a multiple of this long
 _CHECKPOINT = re.compile(r"step-(\d+)")
@@ -83,7 +83,7 @@ class RunDir:
         return config
 
     def device(self) -> str:
-        """The device that the run asked for; what `auto` means here where its config cannot be read."""
+        """The device of the run's config; what `auto` means here where its config cannot be read."""
         try:
             return device_of(self.read_config())
         except RunError:
@@ -112,9 +112,9 @@ class RunDir:
         return record
 
     def events(self, offset: int = 0, limit_bytes: int | None = None) -> tuple[list[dict[str, Any]], int]:
-        """Events written since the byte `offset`, and the offset to ask with next time. Half a line stays for next time.
+        """Events written since the byte `offset`, and the offset for the next call. Half a line stays for next time.
 
-        A line that is no JSON object (cut by a kill) comes as `{"event": "damaged", "time": None, "bytes": n}`. A file that
+        A line that is not a JSON object (cut by a kill) comes as `{"event": "damaged", "time": None, "bytes": n}`. A file that
         became shorter than `offset` is read from its beginning. `limit_bytes` bounds one read of a long file; at least
         one whole line is returned even when it is longer.
         """
@@ -141,7 +141,7 @@ class RunDir:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Blank out what was told of steps after `step`, because a resume tells it again: so every step is told once.
+        """Blank out the events of steps after `step`, because a resume writes them again: so every step has one event.
 
         For the trainer, before it goes on from the checkpoint of `step`. Written in place: the file keeps its length, and every
         reader its offset. Errors, warnings and ends stay, whatever their step.
@@ -151,12 +151,12 @@ class RunDir:
         with open(self.events_path, "r+b") as file:
             for offset, line in _backwards(self.events_path):
                 event = _parse_event(line)
-                told_again = event["event"] in _TOLD_AGAIN and isinstance(event.get("step"), int)
-                if told_again and event["step"] > step:
+                written_again = event["event"] in _WRITTEN_AGAIN and isinstance(event.get("step"), int)
+                if written_again and event["step"] > step:
                     file.seek(offset)
                     file.write(b" " * len(line))
-                elif told_again and event["event"] == "step":
-                    return  # what lies before it was told before this step
+                elif written_again and event["event"] == "step":
+                    return  # everything before it was written before this step
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -169,22 +169,22 @@ class RunDir:
 
         `only`: names of commands; files of others stay for a later call.
 
-        A file that is no command is set aside as `<name>.bad` and reported by a `warning` event.
+        A file that is not a command is set aside as `<name>.bad` and reported by a `warning` event.
         """
         return commands.take(self.commands_path, only, self.emit)
 
     def pending_commands(self) -> list[Command]:
-        """Commands that were left and not yet heard, oldest first; nothing is taken. For whoever shows that somebody asked."""
+        """Commands that were sent and not yet taken, oldest first; none is removed. For viewers that show what is requested."""
         return commands.pending(self.commands_path)
 
     def forget_commands(self) -> None:
-        """Drop commands that nobody will answer: they were meant for a process that is gone."""
+        """Remove commands that were meant for a process that is gone."""
         commands.forget(self.commands_path)
 
     # -- state and ownership ------------------------------------------------------------------------------------------
 
     def read_state(self) -> dict[str, Any]:
-        """The last written state: at least `{"state": ...}`; `created` before anybody wrote one. Raises RunError for a damaged one."""
+        """The last written state: at least `{"state": ...}`; `created` before one was written. Raises RunError for a damaged one."""
         state = {"state": "created", **(read_json(self.state_path) or {})}
         for name, (rule, holds) in _STATE_RULES.items():
             if name in state and not holds(state[name]):
@@ -198,7 +198,7 @@ class RunDir:
     def write_state(self, **fields: Any) -> dict[str, Any]:
         """Merge `fields` into the state, atomically, and return the whole. Raises RunError for an unknown state.
 
-        The file has blanks behind its content, so that a full disk can still be told: then it is written where it lies.
+        The file has blanks behind its content, so that it can be written even on a full disk: then it is overwritten in place.
         """
         if fields.get("state", "created") not in STATES:
             raise RunError(f"state = {fields['state']!r}: must be one of {', '.join(STATES)}.")
@@ -224,7 +224,7 @@ class RunDir:
         machine is taken over, and a reused pid never holds it.
         """
         me = platform_calls.identity()
-        guard = self.path / ".lock-guard"  # serialises looking and taking; the lock itself may last for days
+        guard = self.path / ".lock-guard"  # serialises reading and taking; the lock itself may last for days
         with platform_calls.file_lock(guard):
             holder = read_json(self.lock_path)
             if holder is not None and platform_calls.is_alive(holder):
@@ -267,7 +267,7 @@ class RunDir:
             raise damaged
         return None
 
-    # -- what else lies there ----------------------------------------------------------------------------------------
+    # -- other files -----------------------------------------------------------------------------------------------
 
     def last_checkpoint(self) -> int | None:
         """The highest step whose checkpoint is complete (has its manifest); hashes are verified when it is loaded."""
@@ -335,6 +335,6 @@ def _backwards(events_path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def device_of(config: Mapping[str, Any]) -> str:
-    """The device that a flat configuration asks for, `auto` resolved."""
+    """The device of a flat configuration, `auto` resolved."""
     device = config.get("device", "auto")
     return platform_calls.likely_device() if device == "auto" else str(device)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: events and state on disk, a listener in the same process. A full disk delays it,
+"""The record of a run while it trains: events and state on disk, a listener in the same process. A full disk delays it,
 never breaks it.
 """
 
@@ -19,7 +19,7 @@ class Journal:
     """Events and states of one run, in order. What a full disk refuses waits in memory and is written with the next
     event.
 
-    `blocked` says that something waits; the trainer pauses then.
+    `blocked`: something waits; the trainer pauses then.
     """
 
     def __init__(self, run: RunDir, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -27,20 +27,20 @@ class Journal:
         self._waiting: list[tuple[str, dict[str, Any]]] = []
         self._state_waiting: dict[str, Any] = {}
         self.told_state: str | None = None
-        """The state that was told last, written or not."""
-        self._state_written = self._progress_told = 0.0
-        self._phase_told: tuple[str, int, int] | None = None
+        """The state that was set last, written or not."""
+        self._state_written = self._progress_at = 0.0
+        self._last_phase: tuple[str, int, int] | None = None
 
     @property
     def blocked(self) -> bool:
         return bool(self._waiting or self._state_waiting)
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append an event to the run and tell the listener. Raises what `RunDir.emit` raises, except for a full
+        """Append an event to the run and call the listener. Raises what `RunDir.emit` raises, except for a full
         disk.
         """
         if event != "phase":
-            self._phase_told = None
+            self._last_phase = None
         fields = {"time": round(time.time(), 3), **fields}  # of now, however long the disk makes it wait
         self._waiting.append((event, fields))
         self._flush_if_there_is_room()
@@ -50,13 +50,13 @@ class Journal:
     def progress(self, name: str, done: int, total: int) -> None:
         """A `phase` event for a phase of `run_log.PHASES`: when it begins, when it is over, and at most five a second between."""
         if name not in PHASES:
-            raise ValueError(f"{name!r} is no phase that viewers have words for. Phases: {', '.join(PHASES)}.")
-        now, told = time.monotonic(), (name, done, total)
-        if told == self._phase_told:
+            raise ValueError(f"{name!r} is not a phase that viewers can name. Phases: {', '.join(PHASES)}.")
+        now, phase = time.monotonic(), (name, done, total)
+        if phase == self._last_phase:
             return
-        begins = self._phase_told is None or self._phase_told[0] != name or done == 0
-        if begins or done == total or now - self._progress_told > PROGRESS_INTERVAL_S:
-            self._progress_told, self._phase_told = now, told
+        begins = self._last_phase is None or self._last_phase[0] != name or done == 0
+        if begins or done == total or now - self._progress_at > PROGRESS_INTERVAL_S:
+            self._progress_at, self._last_phase = now, phase
             self.emit("phase", name=name, done=done, total=total)
 
     def state(self, **fields: Any) -> None:

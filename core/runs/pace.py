@@ -51,7 +51,7 @@ class Pace:
         self._steps = 0
 
     def step(self, time: StepTime) -> None:
-        """A training step was done. Times that are no positive numbers are left out."""
+        """A training step was done. Times that are not positive numbers are left out."""
         if not (math.isfinite(time.seconds) and time.seconds > 0):
             return
         self._steps += 1

@@ -16,7 +16,7 @@ WORKER = (sys.executable, "-m", "rollout_studio.core.train.worker")
 
 _ROOM_TO_START = 1 << 20  # bytes that must be free for a worker to be started
 
-_children: list[subprocess.Popen] = []  # workers of this process, asked now and then so that none stays a zombie
+_children: list[subprocess.Popen] = []  # workers of this process, polled now and then so that none stays a zombie
 _children_lock = threading.Lock()
 
 
@@ -32,7 +32,7 @@ def start_worker(run: RunDir, resume: bool, worker: Sequence[str]) -> int:
     Args:
         worker: the command; the run's folder, and `--resume` where wanted, are appended to it.
 
-    Raises: RunError as `check_startable` does, and when there is no starting it; OSError when the disk is as good as full.
+    Raises: RunError as `check_startable` does, and when it cannot be started; OSError when the disk is as good as full.
     """
     check_startable(run, resume)
     free = platform_calls.free_bytes(run.path.parent)

@@ -38,7 +38,7 @@ class RunsRoot:
         self._dirs: dict[str, RunDir] = {}  # kept because making one costs as much as looking whether it has changed
 
     def path_of(self, name: str) -> Path:
-        """Where the run `name` lies; refuses names that are no slugs, and links that lead elsewhere."""
+        """Where the run `name` lies; refuses names that are not slugs, and links that lead elsewhere."""
         path = self.path / check_name(name)
         if path.is_symlink() or not path.resolve().is_relative_to(self.path.resolve()):
             raise RunError(f"{path} is a link. A run is a real folder inside {self.path}.")
@@ -71,7 +71,7 @@ class RunsRoot:
         return found
 
     def litter(self) -> list[Path]:
-        """Half-made and half-deleted runs that nobody is still busy with."""
+        """Half-made and half-deleted runs that no process still works on."""
         old = []
         for path in (*self.path.glob(".new-*"), *self.path.glob(".deleted-*")):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -84,7 +84,7 @@ def _holds_a_run(path: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(os.path.join(path, "config.json")).st_mode)
     except PermissionError:
-        return True  # it may not be entered; `summary` says so
+        return True  # it may not be entered; `summary` reports it
     except OSError:
         return False
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from .errors import RunError
 from .folder import ACTIVE_STATES, RunDir, device_of
-from .orphans import obituary
+from .orphans import crash_message
 
 _SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One row of the list of runs. Times are seconds since 1970; `device` is what the run asked for (auto resolved)."""
+    """One row of the list of runs. Times are seconds since 1970; `device` is the one of its config (auto resolved)."""
 
     name: str
     path: Path
@@ -42,7 +42,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class _Known:
-    """A row that is true as long as the files of its run have this mark; `settled`: its written state is no live one."""
+    """A row that is true as long as the files of its run have this mark; `settled`: its written state is not an active one."""
 
     mark: tuple[int, ...]
     summary: RunSummary
@@ -71,23 +71,23 @@ class Rows:
         known = self._known.get(run.name)
         if known is not None and known.mark == mark and run.name not in self._held_up and known.has_its_checkpoint(run):
             return known.summary
-        summary, written = self._look(run)
+        summary, written = self._read(run)
         # A file that has just been written may be written again within the same tick of its clock.
         if not summary.alive and summary.state not in ACTIVE_STATES and time.time_ns() - newest > _SETTLED_NS:
             self._known[run.name] = _Known(mark, summary, written not in ACTIVE_STATES)
         return summary
 
-    def _look(self, run: RunDir) -> tuple[RunSummary, str]:
+    def _read(self, run: RunDir) -> tuple[RunSummary, str]:
         """(the row of a run, read from its files; the state that is written there)."""
         written = "failed"
         try:
             state, alive = run.read_state(), run.owner() is not None
             written, message = state["state"], state.get("message")
             if state["state"] in ACTIVE_STATES and not alive:
-                # The process may have written its last words between the two looks.
+                # The process may have written its last state between the two reads.
                 state = run.read_state()
                 if state["state"] in ACTIVE_STATES and time.time() - state.get("updated", 0) > 2:
-                    state, message = {**state, "state": "crashed"}, obituary(run, state)
+                    state, message = {**state, "state": "crashed"}, crash_message(run, state)
             if state["state"] == "queued":
                 message = self._held_up.get(run.name, message)
             device, checkpoint = device_of(run.read_config()), run.last_checkpoint()

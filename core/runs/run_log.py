@@ -1,6 +1,6 @@
-"""What a run has told so far, folded from its events: the one shared reader for all viewers of a page.
+"""The course of a run so far, folded from its events: the one shared reader for all viewers of a page.
 
-`follow(run)` gives the process's only `RunLog` of that run; `update()` reads what was appended since the last look, whoever asks. Memory
+`follow(run)` gives the process's only `RunLog` of that run; `update()` reads what was appended since the last call, whoever calls. Memory
 is bounded: the step series is averaged into at most `Series.LIMIT` points, whatever the length of the run.
 """
 
@@ -35,7 +35,7 @@ COLUMNS = (
 )  # fmt: skip
 """Of every step. The last one is made here: 1 where rows were rolled out, else 0."""
 _PACES_KEPT = 16
-_ASKED = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
+_ANSWERED_BY_EVENT = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
 _PARTS = ("main", "adr", "prior")
 _CHUNK = 4 << 20
 
@@ -104,12 +104,12 @@ class Series:
         return [bucket[1] for bucket in self._buckets]
 
     def count(self, name: str) -> int:
-        """How many steps told this column."""
+        """How many steps recorded this column."""
         index = COLUMNS.index(name)
         return sum(bucket[3][index] for bucket in self._buckets)
 
     def mean(self, name: str) -> float:
-        """The mean of a column over all steps that told it; NaN when none did."""
+        """The mean of a column over all steps that recorded it; NaN when none did."""
         index, count = COLUMNS.index(name), self.count(name)
         return sum(bucket[2][index] for bucket in self._buckets) / count if count else math.nan
 
@@ -148,10 +148,8 @@ class RunLog:
     drifts: dict[int, dict[str, Any]] = field(default_factory=dict)
     saved: dict[str, Any] | None = None
     exported: dict[str, Any] | None = None
-    heard: dict[str, Any] | None = None
-    """The newest command that the trainer has taken."""
     doing: dict[str, Any] | None = None
-    """The command that is being answered: pictures, a drift report or a checkpoint that somebody asked for."""
+    """The command that is being answered: pictures, a drift report or a checkpoint that was requested."""
     answered: tuple[dict[str, Any], dict[str, Any]] | None = None
     """(command, event) of the newest such answer; the event is a `warning` where it failed."""
     warnings: deque = field(default_factory=lambda: deque(maxlen=20))
@@ -163,7 +161,7 @@ class RunLog:
     """The step times of each process that trained this run, the latest last."""
     paused: bool = False
     version: int = 0
-    """Changes with every event; equal versions mean that nothing new was told."""
+    """Changes with every event; equal versions mean that there is nothing new."""
 
     def __post_init__(self) -> None:
         self._offset, self._lock = 0, threading.Lock()
@@ -197,7 +195,7 @@ class RunLog:
     def _fold(self, event: dict[str, Any]) -> None:
         kind, step = event["event"], event.get("step")
         failed = kind == "warning" and str(event.get("message", "")).startswith("The command")
-        if self.doing is not None and (kind == _ASKED[self.doing["name"]] or failed):
+        if self.doing is not None and (kind == _ANSWERED_BY_EVENT[self.doing["name"]] or failed):
             self.answered, self.doing = (self.doing, event), None
         if kind == "start":
             self.start, self.end, self.error, self.paused = event, None, None, False
@@ -206,8 +204,8 @@ class RunLog:
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
                 self.series.forget_after(resumed)
-                self.samples = {at: told for at, told in self.samples.items() if at <= resumed}
-                self.drifts = {at: told for at, told in self.drifts.items() if at <= resumed}
+                self.samples = {at: event for at, event in self.samples.items() if at <= resumed}
+                self.drifts = {at: event for at, event in self.drifts.items() if at <= resumed}
         elif kind == "phase":
             self.phase = event
         elif kind == "step" and isinstance(step, int):
@@ -233,9 +231,8 @@ class RunLog:
         elif kind == "exported":
             self.exported = event
         elif kind == "command":
-            self.heard = event
             preview = isinstance(event.get("args"), dict) and "request" in event["args"]  # has an event of its own
-            self.doing = event if event.get("name") in _ASKED and not preview else None
+            self.doing = event if event.get("name") in _ANSWERED_BY_EVENT and not preview else None
         elif kind == "warning":
             self.warnings.append(event)
         elif kind == "error":
@@ -252,10 +249,10 @@ class RunLog:
 
 
 def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:
-    told, steps = start.get("expected_s"), start.get("total_steps")
-    if not isinstance(told, list) or len(told) != 3 or not isinstance(steps, int) or steps <= 0:
+    expected, steps = start.get("expected_s"), start.get("total_steps")
+    if not isinstance(expected, list) or len(expected) != 3 or not isinstance(steps, int) or steps <= 0:
         return None
-    low, likely, high = map(number, told)
+    low, likely, high = map(number, expected)
     return ((low, likely, high), steps) if 0 < low <= likely <= high else None
 
 

@@ -22,7 +22,7 @@ from .. import names, platform_calls
 from .errors import RunError
 from .folder import RunDir
 from .json_files import dump
-from .orphans import bury, is_orphan
+from .orphans import is_orphan, mark_crashed
 from .process import WORKER, reap
 from .queue import Job, Queue
 from .root import RunsRoot, numbered
@@ -54,7 +54,7 @@ class RunStore:
     # -- runs -----------------------------------------------------------------------------------------------------------
 
     def path_of(self, name: str) -> Path:
-        """Where the run `name` lies; refuses names that are no slugs, and links that lead elsewhere."""
+        """Where the run `name` lies; refuses names that are not slugs, and links that lead elsewhere."""
         return self._folder.path_of(name)
 
     def get(self, name: str) -> RunDir:
@@ -163,7 +163,7 @@ class RunStore:
         return self.get(name).last_event("error")
 
     def send(self, name: str, command: str, **args: Any) -> str:
-        """Send a command to a live run; returns its id. Raises RunError when nobody is there to hear it."""
+        """Send a command to a live run; returns its id. Raises RunError when no process of the run is there to take it."""
         run = self.get(name)
         if run.owner() is None:
             raise RunError(f"Run {name!r} is not running, so it cannot {command.replace('-', ' ')}. Resume it first.")
@@ -188,7 +188,7 @@ class RunStore:
     def start(self, name: str, resume: bool = False) -> int:
         """Start a run's worker now, as a detached process; returns its pid.
 
-        It does not ask whether the device is busy: `enqueue` and `pump` do. Raises RunError when the run is alive, when it
+        It does not check whether the device is busy: `enqueue` and `pump` do. Raises RunError when the run is alive, when it
         has ended and `resume` is false (its results would be overwritten), or when there is no checkpoint to resume.
         """
         return self._queue.start(name, resume)
@@ -213,7 +213,7 @@ class RunStore:
         """Start the next waiting run on every device on which no run is alive; returns the names started.
 
         One call starts at most one run per device. A run that cannot start is marked failed and the next one is tried; one that
-        cannot even be marked keeps its place, and `summary` says why. A damaged run folder holds up nobody else.
+        cannot even be marked keeps its place, and `summary` gives the reason. A damaged run folder does not hold up others.
         """
         return self._queue.pump()
 
@@ -248,6 +248,6 @@ class RunStore:
                 # Not to be written: the others still get their names, and `summary` calls this one crashed as well.
                 with contextlib.suppress(RunError, OSError):
                     if is_orphan(run):
-                        bury(run)
+                        mark_crashed(run)
                         found.append(self.summary(run))
         return found

@@ -160,7 +160,7 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
         record = lab.record(given(lab, solver=value), lab.desk.place("v"))
-        assert [walk.rollout.sampler for walk in PreviewRequest.from_json(record).walks] == [
+        assert [each.rollout.sampler for each in PreviewRequest.from_json(record).by_solver] == [
             "unipc",
             value.partition("/")[0],
         ]

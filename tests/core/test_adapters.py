@@ -408,7 +408,7 @@ def test_a_config_is_read_without_torch(trained, tmp_path):
 )
 def test_a_file_that_is_no_safetensors_is_told(content, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(ExportError, match="no safetensors file"):
+    with pytest.raises(ExportError, match="not a safetensors file"):
         adapters.read_lora_config(tmp_path / "x.safetensors")
 
 

@@ -217,7 +217,9 @@ def test_a_ratio_that_the_rollout_cannot_explain_is_refused_with_the_reason(stor
         )
     run.emit("end", state="done", step=40)
     run.write_state(state="done", step=40)
-    with pytest.raises(RunError, match=r"Equal time cannot be told: a rolled step of this run took .* quiet machine"):
+    with pytest.raises(
+        RunError, match=r"Equal time cannot be computed: a rolled step of this run took .* quiet machine"
+    ):
         queue_control(store, "mine", "plain-time")
     queue_control(store, "mine", "plain-steps")
 

@@ -25,9 +25,9 @@ from rollout_studio.core.data import (
     pictures,
     prepare,
     preparing,
+    progress,
     scan,
     scan_probe,
-    scanning,
     split_holdout,
 )
 from rollout_studio.core.data.batches import Carousel, Schedule
@@ -445,17 +445,17 @@ def test_class_pictures_need_a_prompt_and_a_folder_of_their_own(tmp_path):
     )
 
 
-def test_progress_is_told_so_many_times_a_second_however_much_there_is_and_always_at_the_end(monkeypatch):
-    """It is also where a stop is heard: neither a hundredth of a large set nor every single picture."""
-    clock, told = iter(step / 32 for step in range(1000)), []
-    monkeypatch.setattr(scanning, "TELL_EVERY_S", 0.25)
-    monkeypatch.setattr(scanning, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    tell = scanning.steadily(lambda *progress: told.append(progress))
+def test_progress_is_reported_so_many_times_a_second_however_much_there_is_and_always_at_the_end(monkeypatch):
+    """It is also where a stop takes effect: neither a hundredth of a large set nor every single picture."""
+    clock, calls = iter(step / 32 for step in range(1000)), []
+    monkeypatch.setattr(progress, "REPORT_EVERY_S", 0.25)
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    report = progress.throttled(lambda *now: calls.append(now))
     for done in range(1, 101):
-        tell("latents", done, 100)
-    tell("captions", 1, 1)
-    assert told == [("latents", done, 100) for done in (*range(1, 101, 8), 100)] + [("captions", 1, 1)]
-    scanning.steadily(None)("latents", 1, 1)
+        report("latents", done, 100)
+    report("captions", 1, 1)
+    assert calls == [("latents", done, 100) for done in (*range(1, 101, 8), 100)] + [("captions", 1, 1)]
+    progress.throttled(None)("latents", 1, 1)
 
 
 def test_many_files_are_scanned_with_progress_and_told_briefly(tmp_path):

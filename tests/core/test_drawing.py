@@ -36,7 +36,7 @@ def test_all_faults_of_a_request_are_told_at_once():
         SampleRequest.from_json({"what": KIND, "prompts": ["", "two\nlines"], "steps": 0, "guidance": float("nan"), "seed": -1, "width": 7, "stepz": 1,
                                  "checkpoints": [], "config": {"resolutoin": 64}})  # fmt: skip
     for wrong in (
-        "nothing is written",
+        "there is no prompt",
         "one line",
         "steps = 0",
         "guidance = nan",

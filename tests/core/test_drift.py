@@ -15,9 +15,9 @@ from rollout_studio.core.look.drift.comparison import Change, compare, relative_
 from rollout_studio.core.look.drift.curve import curve_of_tables
 from rollout_studio.core.look.drift.files import read_report, report_from_json, report_to_csv, report_to_json, rows
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, ReportError
+from rollout_studio.core.look.drift.rollouts import measure_samples, refined
 from rollout_studio.core.look.drift.settings import ProbeSet, Settings, Stopped, settings_record
 from rollout_studio.core.look.drift.states import Rings, effective_t, t_at_share
-from rollout_studio.core.look.drift.walks import measure_samples, refined
 from rollout_studio.core.look.drift.words import summary, words
 from rollout_studio.core.look.pictures.filmstrip import Frame, Strip, filmstrip, heat, heat_scale
 from rollout_studio.core.maths.grid import Grid
@@ -343,7 +343,7 @@ def test_a_report_of_many_samples_stays_small():
     "text, told",
     [
         ("{", "Not JSON"),
-        ('{"a": 1}', "no drift report"),
+        ('{"a": 1}', "not a drift report"),
         ('{"format": "rollout_studio.drift", "version": 99}', "version 99"),
         ('{"format": "rollout_studio.drift", "version": 1}', "damaged"),
     ],

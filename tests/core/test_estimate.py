@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from rollout_studio.core.before import estimate as module
 from rollout_studio.core.before.cost import rollout_cost
+from rollout_studio.core.before.disk import disk_estimate, trained_weights
 from rollout_studio.core.before.estimate import MEASURED, estimate, memory_estimate, time_estimate
-from rollout_studio.core.before.preflight import device_of, disk_estimate, model_findings
+from rollout_studio.core.before.installation import device_of
+from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import config_from_flat, load_preset, with_changes
 from rollout_studio.core.data import scan
 from rollout_studio.core.runs.store import RunStore
@@ -236,11 +238,12 @@ def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
 
 
 def test_auto_takes_the_card_only_with_a_build_that_can_use_it(monkeypatch):
-    from rollout_studio.core.before import preflight
+    from rollout_studio.core import platform_calls
+    from rollout_studio.core.before import installation
 
-    monkeypatch.setattr(preflight.platform_calls, "likely_device", lambda: "cuda")
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cuda")
     for build, device in (((True, True), "cuda"), ((True, False), "cpu")):
-        monkeypatch.setattr(preflight, "_torch_build", lambda build=build: build)
+        monkeypatch.setattr(installation, "torch_build", lambda build=build: build)
         assert device_of(replace(PLAIN.model, device="auto")) == device
         assert device_of(replace(PLAIN.model, device="mps")) == "mps"
 
@@ -263,12 +266,12 @@ def test_disk_is_what_preflight_reckons_and_follows_new_pictures(tmp_path, pictu
     assert estimate(moved, tmp_path).disk.cache > before
 
 
-def test_pictures_that_nobody_looked_at_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
+def test_pictures_that_were_not_scanned_are_not_opened_for_a_side_panel(tmp_path, pictures, monkeypatch):
     config = with_changes(
         PLAIN,
         {"instance_data_dir": str(pictures), "class_data_dir": None, "with_prior_preservation": False, "repeats": 3},
     )
-    module._looked_at.clear()
+    module._scanned.clear()
     real, calls = module.scan, []
     monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
     told = estimate(config, tmp_path, look=False)
@@ -304,7 +307,6 @@ def test_the_seconds_of_a_long_run_are_read_from_its_end(store, monkeypatch):
 def test_as_many_weights_are_told_as_train(name, kind, tiny_folder):
     """Counted from the files' headers, with the family's own targets, against the parameters of the opened model."""
     from rollout_studio.core import adapters
-    from rollout_studio.core.before.preflight import trained_weights
     from rollout_studio.core.families import load_model
 
     config = config_from_flat(

@@ -144,7 +144,7 @@ def test_no_worker_is_started_on_a_full_disk_and_the_run_keeps_its_place(tmp_pat
 def test_a_command_that_cannot_be_left_is_told_with_the_remedy(tmp_path, request):
     run = run_in(tmp_path)
     request.getfixturevalue("no_new_blocks")
-    with pytest.raises(RunError, match="stop cannot be asked: .*Free some space on that disk, and ask again"):
+    with pytest.raises(RunError, match="stop cannot be sent: .*Free some space on that disk, and send it again"):
         run.send("stop")
     with pytest.raises(RunError, match="cannot train. Free some space there"), run.lock():
         pass

@@ -314,7 +314,7 @@ def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
     told = {event["name"] for event in events(run, "phase")}
     assert told == PHASES.keys() - {"preview"}
     assert all(words.split()[0].endswith("ing") for words in PHASES.values())
-    with pytest.raises(ValueError, match="no phase that viewers have words for"):
+    with pytest.raises(ValueError, match="not a phase that viewers can name"):
         Journal(run).progress("latnets", 0, 1)
 
 

@@ -1,5 +1,6 @@
 """Before anything starts: each thing that would go wrong is told, with what to do about it, all at once, and nothing is touched."""
 
+import ast
 import json
 import os
 import shutil
@@ -9,9 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rollout_studio.core.before import preflight as module
-from rollout_studio.core.before.preflight import DiskEstimate, disk_estimate, preflight, safetensors_shapes, too_long
+from rollout_studio.core import platform_calls
+from rollout_studio.core.before import checks, installation, model_files
+from rollout_studio.core.before.checks import folders
+from rollout_studio.core.before.checks.folders import too_long
+from rollout_studio.core.before.disk import DiskEstimate, disk_estimate
+from rollout_studio.core.before.model_files import safetensors_shapes
+from rollout_studio.core.before.preflight import CHECKS, preflight
 from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.data import scan
 from rollout_studio.core.findings import Finding, by_severity, format_findings, has_errors, printable
 from safetensors.numpy import save_file
 
@@ -53,7 +60,7 @@ def picture_folder(tmp_path) -> Path:
 @pytest.fixture
 def check(tmp_path, model_folder, picture_folder, monkeypatch):
     """Flat changes of a sound config -> findings."""
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: "cpu")
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cpu")
 
     def make(run_dir: Path | None = tmp_path / "runs" / "new", **changes) -> list[Finding]:
         flat = {"pretrained_model_name_or_path": str(model_folder), "instance_data_dir": str(picture_folder), "instance_prompt": "a dog",
@@ -73,6 +80,19 @@ def test_a_sound_set_up_has_no_errors_or_warnings_and_nothing_is_touched(check, 
     findings = check()
     assert {finding.level for finding in findings} <= {"note"}, format_findings(findings)
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_check_that_is_written_is_in_the_list():
+    """A file of `checks/` that the list does not know, or a function in it, would never run."""
+    written = {
+        f"{file.stem}.{node.name}"
+        for file in Path(checks.__file__).parent.glob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        and [ast.unparse(each.annotation) for each in node.args.args] == ["Situation"]
+    }
+    listed = {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in CHECKS}
+    assert written and written <= listed
 
 
 def test_a_walk_too_far_is_a_warning_not_a_note(check):
@@ -149,9 +169,9 @@ def test_class_pictures_that_will_be_generated_are_announced(check, tmp_path):
     ("name", "says"),
     [
         ("demo-flw", "Did you mean 'demo-flow'?"),
-        ("../../no where", "no folder that exists"),
-        ("a/b/c", "no folder"),
-        ("C:\\models\\x", "no folder"),
+        ("../../no where", "neither an existing folder"),
+        ("a/b/c", "neither an existing folder"),
+        ("C:\\models\\x", "neither an existing folder"),
     ],
 )
 def test_a_model_that_is_nowhere_is_an_error(check, name, says):
@@ -292,8 +312,8 @@ def test_shapes_are_read_from_the_header(model_folder):
 def test_devices_and_precisions_that_do_not_go_together_are_told(
     check, monkeypatch, changes, build, likely, code, level
 ):
-    monkeypatch.setattr(module, "_torch_build", lambda: build)
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: likely)
+    monkeypatch.setattr(installation, "torch_build", lambda: build)
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: likely)
     found = {(finding.code, finding.level) for finding in check(**changes) if finding.level != "note"}
     assert found == (set() if code is None else {(code, level)})
 
@@ -301,7 +321,7 @@ def test_devices_and_precisions_that_do_not_go_together_are_told(
 def test_the_build_of_torch_is_read_without_importing_it():
     import torch
 
-    assert module._torch_build() == (True, torch.version.cuda is not None or torch.version.hip is not None)
+    assert installation.torch_build() == (True, torch.version.cuda is not None or torch.version.hip is not None)
 
 
 @pytest.mark.parametrize(
@@ -310,17 +330,17 @@ def test_the_build_of_torch_is_read_without_importing_it():
     + [({"optimizer": "adamw_8bit"}, "bitsandbytes"), ({"optimizer": "prodigy", "learning_rate": 1.0}, "prodigyopt")],
 )
 def test_a_package_that_is_not_installed_is_named_with_its_command(check, monkeypatch, changes, package):
-    monkeypatch.setattr(module, "_torch_build", lambda: (True, True))
-    monkeypatch.setattr(module.platform_calls, "likely_device", lambda: "cuda")
-    monkeypatch.setattr(module, "_installed", lambda name: False)
+    monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cuda")
+    monkeypatch.setattr(installation, "installed", lambda name: False)
     told = one(check(**changes), "package-missing")
     assert told.level == "error" and f"pip install {package}" in told.remedy
-    monkeypatch.setattr(module, "_installed", lambda name: True)
+    monkeypatch.setattr(installation, "installed", lambda name: True)
     assert not has_errors(check(**changes))
 
 
 def test_eight_bit_adamw_needs_a_cuda_device(check, monkeypatch):
-    monkeypatch.setattr(module, "_installed", lambda name: True)
+    monkeypatch.setattr(installation, "installed", lambda name: True)
     assert "CUDA GPUs only; this run is on cpu" in one(check(optimizer="adamw_8bit"), "device-missing").message
 
 
@@ -351,7 +371,7 @@ def test_a_runs_folder_that_takes_no_files_is_told(check, tmp_path, monkeypatch)
     def refuse(dir):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refuse)
     assert "takes no new files (Permission denied)" in one(check(), "not-writable").message
 
 
@@ -363,15 +383,15 @@ def test_a_read_only_folder_is_found_by_trying(check, tmp_path):
 
 
 def test_no_space_on_the_disk_is_an_error_before_anything_is_written(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(module.platform_calls, "free_bytes", lambda path: 8 * 2**20)
+    monkeypatch.setattr(platform_calls, "free_bytes", lambda path: 8 * 2**20)
     told = one(check(), "no-space")
     assert told.level == "error" and "8.0 MiB free" in told.message
     assert not (tmp_path / "runs").exists()
 
 
 def test_little_space_is_a_warning(check, monkeypatch):
-    monkeypatch.setattr(module, "disk_estimate", lambda *a: DiskEstimate(cache=0, run=2**30))
-    monkeypatch.setattr(module.platform_calls, "free_bytes", lambda path: int(1.5 * 2**30))
+    monkeypatch.setattr(folders, "disk_estimate", lambda *a: DiskEstimate(cache=0, run=2**30))
+    monkeypatch.setattr(platform_calls, "free_bytes", lambda path: int(1.5 * 2**30))
     assert one(check(), "little-space").level == "warning"
 
 
@@ -380,9 +400,9 @@ def test_the_disk_estimate_counts_latents_checkpoints_and_pictures(model_folder,
         flat = {"pretrained_model_name_or_path": str(model_folder), "instance_data_dir": str(picture_folder), "instance_prompt": "a dog",
                 "resolution": 64, "lora_rank": 2, "checkpoint_step_interval": 0, "validation_step_interval": 0}  # fmt: skip
         config = config_from_flat(flat | changes)
-        facts, faults = module._read_model(model_folder, None)
+        facts, faults = model_files._read_model(model_folder, None)
         assert not faults
-        return disk_estimate(config, module.scan(config.data), facts)
+        return disk_estimate(config, scan(config.data), facts)
 
     latents, text, adapter = 4 * 4 * 4 * 8 * 8, 4 * 77 * 16, 2 * (20 + 30)
     assert estimate() == DiskEstimate(latents + 2 * text, 4 * adapter * (3 + 1))

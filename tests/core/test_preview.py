@@ -93,8 +93,8 @@ def test_a_changed_picture_is_another_picture(tmp_path):
 
 
 def test_solver_against_solver_gives_each_its_own_order():
-    walks = read(samplers=["unipc", {"sampler": "dpm", "order": 1}, "rk4"]).walks
-    assert [(walk.rollout.sampler, walk.rollout.order) for walk in walks] == [("unipc", 2), ("dpm", 1), ("rk4", 2)]
+    configs = read(samplers=["unipc", {"sampler": "dpm", "order": 1}, "rk4"]).by_solver
+    assert [(each.rollout.sampler, each.rollout.order) for each in configs] == [("unipc", 2), ("dpm", 1), ("rk4", 2)]
     with pytest.raises(ConfigError, match="twice"):
         read(samplers=["euler", "euler"])
 

@@ -276,7 +276,7 @@ def test_in_a_read_only_folder_runs_are_read_and_what_must_write_is_refused_with
         ):
             with pytest.raises(StorageError, match="cannot be written .* with --runs-dir"):
                 act()
-        with pytest.raises(RunError, match="stop cannot be asked: nothing can be written into .*commands"):
+        with pytest.raises(RunError, match="stop cannot be sent: nothing can be written into .*commands"):
             store.send("live", "stop")
     finally:
         for path in everything:

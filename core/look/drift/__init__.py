@@ -1,1 +1,1 @@
-"""Drift: measured, told and drawn."""
+"""Drift: measured, described and drawn."""

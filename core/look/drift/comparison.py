@@ -12,7 +12,7 @@ from .report import Curve, DriftReport, Role
 
 @dataclass(frozen=True)
 class Change:
-    """A relative change in percent with its 95 % interval; None where one sample tells nothing of the spread."""
+    """A relative change in percent with its 95 % interval; None where a single sample leaves the spread unknown."""
 
     percent: float
     low: float | None

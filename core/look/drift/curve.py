@@ -1,4 +1,4 @@
-"""From the raw rows of the walks to a curve: means with their errors, pooled ratios, the spectrum."""
+"""From the raw rows of the rollouts to a curve: means with their errors, pooled ratios, the spectrum."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...maths.noise import Level, NoisePath
 from .report import Curve, Measure, Point, Role, Spectrum, Weights
+from .rollouts import Table
 from .states import Row
-from .walks import Table
 
 MOST_VALUES = 64  # per-sample values kept of one measure; more samples are averaged in groups
 
@@ -102,16 +102,16 @@ def curve_of_tables(
         row = _joined([table.loss[share][1] for table in tables], numbers)
         losses.append(_point(path.at(torch.tensor([t], dtype=torch.float64)), 0, 0, {"loss": _mean(row["loss"])}))
     main = max(tables, key=lambda table: len(table.trajectory))
-    walked = [_point(level, step, step, _measures(row)) for level, step, row in main.trajectory]
+    points = [_point(level, step, step, _measures(row)) for level, step, row in main.trajectory]
     spectrum = None
-    if walked:
+    if points:
         db = [
             decibels(row["power_rolled"].mean(0) / row["power_clean"].mean(0))[:-3].tolist()
             for _, _, row in main.trajectory
         ]
         spectrum = Spectrum(
-            tuple(point.sigma for point in walked),
-            tuple(point.log_snr for point in walked),
+            tuple(point.sigma for point in points),
+            tuple(point.log_snr for point in points),
             tuple(main.frequencies.tolist()),
             tuple(tuple(value if math.isfinite(value) else None for value in column) for column in db),
         )
@@ -122,9 +122,9 @@ def curve_of_tables(
         pictures,
         sum(map(len, numbers)),
         fine,
-        len(main.trajectory[0][2]["distance"]) if walked else 0,
+        len(main.trajectory[0][2]["distance"]) if points else 0,
         tuple(short),
-        tuple(walked),
+        tuple(points),
         tuple(losses),
         spectrum,
         network_rows,

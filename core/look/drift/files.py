@@ -27,7 +27,7 @@ def report_to_json(report: DriftReport) -> str:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if len(text.encode()) > LARGEST_BYTES:
         raise ReportError(
-            f"The report has {len(text.encode()):,} bytes: at most {LARGEST_BYTES:,} are kept; ask for fewer "
+            f"The report has {len(text.encode()):,} bytes: at most {LARGEST_BYTES:,} are kept; choose fewer "
             "levels or offsets."
         )
     return text
@@ -42,7 +42,7 @@ def report_from_json(text: str) -> DriftReport:
             f"Not JSON ({error.msg} at line {error.lineno}); give the report.json of a drift folder."
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ReportError("This JSON is no drift report; give the report.json of a drift folder.")
+        raise ReportError("This JSON is not a drift report; give the report.json of a drift folder.")
     if record.get("version") != VERSION:
         raise ReportError(
             f"Drift report of version {record.get('version')}: this program reads version {VERSION}; measure again."

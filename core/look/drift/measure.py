@@ -1,7 +1,7 @@
 """Rollout drift: how far a model strays when it is fed its own output, on the same picture, prompt and noise.
 
-Here a model is measured on its probe pictures, and what was found is written. What can be asked is in `settings.py`, how
-the model walks in `walks.py`, what is measured of two states in `states.py`, how the rows become a curve in `curve.py`, and
+Here a model is measured on its probe pictures, and what was found is written. The settings are in `settings.py`, the rollouts
+of the model in `rollouts.py`, what is measured of two states in `states.py`, how the rows become a curve in `curve.py`, and
 the record of it all in `report.py`. Without gradient; random state and modes are left as found.
 """
 
@@ -27,9 +27,9 @@ from ..pictures.draw import draw
 from ..pictures.filmstrip import Frame, Strip
 from .curve import curve_of_tables
 from .files import REPORT_FILE, read_report, report_to_json
-from .report import DriftReport, ReportError, Weights
+from .report import Curve, DriftReport, ReportError, Weights
+from .rollouts import Table, measure_samples
 from .settings import ProbeSet, Settings, Stopped, settings_record
-from .walks import Table, measure_samples
 from .words import summary
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def expected_rows(settings: Settings, samples: int, trajectory_steps: int) -> in
     """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise
     cost less."""
     evaluations = make_solver(settings.sampler, settings.order).calls_per_step
-    levels, walked = len(settings.levels), sum(settings.offsets)
+    levels, steps = len(settings.levels), sum(settings.offsets)
     rows = samples * (
-        len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * walked + len(settings.offsets))
+        len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * steps + len(settings.offsets))
     )
     fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
     rows += min(samples, settings.fine_samples) * levels * evaluations * fine * settings.fine_factor
@@ -100,7 +100,7 @@ def measure(
         weights: what the current weights are called.
         step: the training step, for the record.
         progress: called as (rows done, rows in all, what) before every network call.
-        should_stop: asked at the same places.
+        should_stop: called at the same places; true stops with `Stopped`.
     Raises: Stopped; ValueError for a probe without pictures.
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
@@ -109,89 +109,134 @@ def measure(
             "probe_sets is empty: a drift report needs at least one set of pictures; name drift_data_dir or "
             "hold pictures out."
         )
-    began, done, curves, strips = time.monotonic(), 0, [], []
+    began, curves, strips = time.monotonic(), [], []
     kinds: list[tuple[Weights, Callable[[], AbstractContextManager]]] = [(weights, nullcontext)]
     if base is not None:
         kinds.append(("base", base))
-
-    work, print_of_probe = [], hashlib.sha256()
-    # then the training pictures are all there is to show
-    alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)
-    for probe_set in probe_sets:
-        own = settings if probe_set.role == "held-out" or alone else settings.for_training_pictures()
-        groups = _groups(probe_set, own)
-        shapes = [tuple(group.x0.shape[1:]) for group in groups]
-        walks = [Grid(model.inference_times(settings.grid_steps, shape)) for shape in shapes]
-        grids = walks if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
-        work.append((probe_set, own, groups, grids, walks))
-        for group, grid in zip(groups, grids, strict=True):
-            print_of_probe.update(
-                repr((model.source.name, model.prediction_type, own, probe_set.role, probe_set.captions)).encode()
-            )
-            print_of_probe.update(repr(group.numbers).encode())
-            print_of_probe.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.tobytes())
-    total = len(kinds) * sum(
-        expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps) for _, own, groups, _, walks in work
-    )
-
+    work = _planned(model, probe_sets, settings)
+    rows = _Rows(len(kinds) * sum(each.expected_rows for each in work), progress, should_stop)
     for kind, context in kinds:
-
-        def tick(rows: int, what: str = f"drift, {kind} model") -> None:
-            nonlocal done
-            if should_stop is not None and should_stop():
-                raise Stopped("The drift measurement was stopped.")
-            if progress is not None:
-                progress(min(done, total), total, what)
-            done += rows
-
         with context(), undisturbed(model.denoiser, model.vae):
-            for probe_set, own, groups, grids, walks in work:
-                tables, rows, calls = [], 0, 0
-                rings = max(1, min(16, *(min(group.x0.shape[-2:]) // 2 for group in groups)))
-                for number, (group, grid, walk) in enumerate(zip(groups, grids, walks, strict=True)):
-                    walk = walk if own.walk is None else grid  # a short rollout is walked as training does
-                    mine = own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0)
-                    table, more_rows, more_calls = measure_samples(
-                        _predictor(model, probe_set, group, settings),
-                        group.x0.to(model.device),
-                        group.noise.to(model.device),
-                        path=model.noise_path,
-                        prediction_type=model.prediction_type,
-                        grid=grid,
-                        trajectory_grid=walk,
-                        settings=mine,
-                        numbers=group.numbers,
-                        rings=rings,
-                        tick=tick,
-                    )
-                    tables.append(table)
-                    rows, calls = rows + more_rows, calls + more_calls
-                    strips += _strips(model, probe_set, group, table, kind, settings)
-                curves.append(
-                    curve_of_tables(
-                        tables,
-                        model.noise_path,
-                        label=kind,
-                        weights=kind,
-                        role=probe_set.role,
-                        pictures=len({p for g in groups for p in g.pictures}),
-                        network_rows=rows,
-                        network_calls=calls,
-                    )
-                )
-    if progress is not None:
-        progress(total, total, "drift")
+            for each in work:
+                curve, more = _measured(model, each, kind, settings, rows)
+                curves.append(curve)
+                strips += more
+    rows.finished()
     return DriftReport(
         model=model.source.name,
         prediction_type=model.prediction_type,
         path=model.noise_path.name,
-        probe=print_of_probe.hexdigest()[:16],
+        probe=_fingerprint(model, work),
         settings=settings_record(settings),
         curves=tuple(curves),
         step=step,
         seconds=time.monotonic() - began,
         strips=tuple(strips),
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is measured of one probe set. For each group of samples `grids` has the grid of its short rollouts, and
+    `inference_grids` the one that its trajectory follows."""
+
+    probe_set: ProbeSet
+    settings: Settings
+    groups: list[_Group]
+    grids: list[Grid]
+    inference_grids: list[Grid]
+
+    @property
+    def expected_rows(self) -> int:
+        samples = sum(len(group.numbers) for group in self.groups)
+        return expected_rows(self.settings, samples, self.inference_grids[0].steps)
+
+
+def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings) -> list[_Work]:
+    work = []
+    # without held-out pictures the training pictures are all there is to show, and get the whole measurement
+    alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)
+    for probe_set in probe_sets:
+        own = settings if probe_set.role == "held-out" or alone else settings.for_training_pictures()
+        groups = _groups(probe_set, own)
+        shapes = [tuple(group.x0.shape[1:]) for group in groups]
+        inference = [Grid(model.inference_times(settings.grid_steps, shape)) for shape in shapes]
+        grids = inference if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
+        work.append(_Work(probe_set, own, groups, grids, inference))
+    return work
+
+
+def _fingerprint(model: "Model", work: Sequence[_Work]) -> str:
+    """Equal for two measurements with the same pictures, noise, prompts, settings and grid on the same model, whose curves can then
+    be compared."""
+    digest = hashlib.sha256()
+    for each in work:
+        about = (model.source.name, model.prediction_type, each.settings, each.probe_set.role, each.probe_set.captions)
+        for group, grid in zip(each.groups, each.grids, strict=True):
+            digest.update(repr(about).encode())
+            digest.update(repr(group.numbers).encode())
+            digest.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.tobytes())
+    return digest.hexdigest()[:16]
+
+
+class _Rows:
+    """Network rows done of those expected: reports them, and stops the measurement where that is wanted."""
+
+    def __init__(
+        self,
+        total: int,
+        progress: Callable[[int, int, str], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self.total, self.progress, self.should_stop, self.done = total, progress, should_stop, 0
+
+    def before_call(self, rows: int, what: str) -> None:
+        """Called before a network call of `rows` rows. Raises Stopped."""
+        if self.should_stop is not None and self.should_stop():
+            raise Stopped("The drift measurement was stopped.")
+        if self.progress is not None:
+            self.progress(min(self.done, self.total), self.total, what)
+        self.done += rows
+
+    def finished(self) -> None:
+        if self.progress is not None:
+            self.progress(self.total, self.total, "drift")
+
+
+def _measured(model: "Model", work: _Work, kind: Weights, settings: Settings, done: _Rows) -> tuple[Curve, list[Strip]]:
+    """The curve of one probe set with the model as it is now, and its filmstrips."""
+    tables, strips, rows, calls = [], [], 0, 0
+    groups, own = work.groups, work.settings
+    rings = max(1, min(16, *(min(group.x0.shape[-2:]) // 2 for group in groups)))
+    for number, (group, grid, inference_grid) in enumerate(zip(groups, work.grids, work.inference_grids, strict=True)):
+        table, more_rows, more_calls = measure_samples(
+            _predictor(model, work.probe_set, group, settings),
+            group.x0.to(model.device),
+            group.noise.to(model.device),
+            path=model.noise_path,
+            prediction_type=model.prediction_type,
+            grid=grid,
+            trajectory_grid=inference_grid if own.walk is None else grid,  # a short rollout follows the training's grid
+            settings=own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0),
+            numbers=group.numbers,
+            rings=rings,
+            tick=lambda count: done.before_call(count, f"drift, {kind} model"),
+        )
+        tables.append(table)
+        rows, calls = rows + more_rows, calls + more_calls
+        strips += _strips(model, work.probe_set, group, table, kind, settings)
+    pictures = len({picture for group in groups for picture in group.pictures})
+    curve = curve_of_tables(
+        tables,
+        model.noise_path,
+        label=kind,
+        weights=kind,
+        role=work.probe_set.role,
+        pictures=pictures,
+        network_rows=rows,
+        network_calls=calls,
+    )
+    return curve, strips
 
 
 def _predictor(model: "Model", probe_set: ProbeSet, group: _Group, settings: Settings) -> Predict:
@@ -269,7 +314,7 @@ def probe(
     The base is measured once a run: at step 0, or when first needed, with the adapter off; its numbers stay in
         `folder`/base.json and
     serve every later report of the same probe. A full fine-tune's base is what was there at step 0; a report without it
-    says so.
+    has no comparison.
 
     Args:
         folder: the run's drift folder; step: the optimizer step of the weights. changes: of

@@ -1,4 +1,4 @@
-"""The drift reports of a run one after another: what they say together. No torch."""
+"""The drift reports of a run one after another: what they show together. No torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,15 @@ class Reading:
 
 
 def over_training(summaries: Mapping[int, Any]) -> list[Reading]:
-    """Training step -> `summary` of its report, as readings by rising step. What is no number in it reads as None."""
-    return [_reading(step, told if isinstance(told, Mapping) else {}) for step, told in sorted(summaries.items())]
+    """Training step -> `summary` of its report, as readings by rising step. Values that are not numbers read as None."""
+    return [
+        _reading(step, summary if isinstance(summary, Mapping) else {}) for step, summary in sorted(summaries.items())
+    ]
 
 
-def _reading(step: int, told: Mapping[str, Any]) -> Reading:
+def _reading(step: int, summary: Mapping[str, Any]) -> Reading:
     def number(key: str) -> float | None:
-        value = told.get(key)
+        value = summary.get(key)
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if good else None
 
@@ -47,25 +49,25 @@ def _reading(step: int, told: Mapping[str, Any]) -> Reading:
 
     offset = number("offset")
     return Reading(
-        step, "training" if told.get("role") == "training" else "held-out", number("sigma"),
+        step, "training" if summary.get("role") == "training" else "held-out", number("sigma"),
         None if offset is None else int(offset), number("drift"), number("clean_loss"), change("drift_change"),
-        change("clean_loss_change"), told["verdict"] if told.get("verdict") in MEANING else None,
+        change("clean_loss_change"), summary["verdict"] if summary.get("verdict") in MEANING else None,
     )  # fmt: skip
 
 
 def training_words(readings: Sequence[Reading]) -> list[str]:
-    """What the reports of a run say together, with their uncertainty: where it stands, since when, and what that is not."""
+    """What the reports of a run show together, with their uncertainty: its state now, since when, and the limits of that."""
     if not readings:
         return []
-    last, said = readings[-1], []
+    last, sentences = readings[-1], []
     if last.step == 0:
         if last.drift is not None:
             where = f" ({_where(last)})" if last.sigma is not None and last.offset is not None else ""
-            said.append(
+            sentences.append(
                 f"Before training, the model's own state differs from the true one by {100 * last.drift:.1f} % of its length{where}. "
-                "The next report will tell what training changed."
+                "The next report will show what training changed."
             )
-        return [*said, *_role_words(last), NO_SCORE]
+        return [*sentences, *_role_words(last), NO_SCORE]
     if last.drift_change is None or last.loss_change is None:
         return [
             f"Step {last.step} has no base model measured on the same samples to be compared with.",
@@ -73,7 +75,7 @@ def training_words(readings: Sequence[Reading]) -> list[str]:
             NO_SCORE,
         ]
     where = f" ({_where(last)})" if last.sigma is not None and last.offset is not None else ""
-    said.append(
+    sentences.append(
         f"At step {last.step}, against the model before training: drift{where} {last.drift_change}, while the clean loss "
         f"{last.loss_change}. {MEANING[last.kind] if last.kind is not None else ''}".strip()
     )
@@ -85,10 +87,10 @@ def training_words(readings: Sequence[Reading]) -> list[str]:
                 break
             since = reading.step
         if since != last.step:
-            said.append(f"It has been blur since step {since}.")
+            sentences.append(f"It has been blur since step {since}.")
     elif any(reading.kind == "blur" for reading in later):
         steps = ", ".join(str(reading.step) for reading in later if reading.kind == "blur")
-        said.append(f"On the way it was blur at step {steps}, and no longer is.")
+        sentences.append(f"On the way it was blur at step {steps}, and no longer is.")
     best = min(
         (reading for reading in readings if reading.loss_change is not None),
         key=lambda reading: reading.loss_change.percent,
@@ -98,19 +100,19 @@ def training_words(readings: Sequence[Reading]) -> list[str]:
         and last.loss_change.low is not None
         and best.loss_change.high < last.loss_change.low
     ):
-        said.append(
+        sentences.append(
             f"The clean loss was lowest at step {best.step} and has risen since, beyond the uncertainty: compare the samples of "
             "that step with the last ones."
         )
-    said += _role_words(last)
+    sentences += _role_words(last)
     if last.drift_change.low is None:
-        said.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
+        sentences.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
     else:
-        said.append(
+        sentences.append(
             "The uncertainties are 95 % intervals over the pictures and noises measured; training again with another seed "
             "may come out otherwise."
         )
-    return [*said, NO_SCORE]
+    return [*sentences, NO_SCORE]
 
 
 def _where(reading: Reading) -> str:

@@ -1,7 +1,7 @@
 """What a drift measurement found, as records. No torch: the page reads and explains reports with these.
 
-`measure.py` fills them, `files.py` writes and reads them, `comparison.py` sets them against each other, `words.py` says them
-and `core/look/pictures/` draws them. `docs/drift.md` says how to read every number.
+`measure.py` fills them, `files.py` writes and reads them, `comparison.py` compares them, `words.py` describes them
+and `core/look/pictures/` draws them. `docs/drift.md` explains how to read every number.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ docs."""
 
 
 class ReportError(ValueError):
-    """A file is no drift report of ours, or of a version that this one cannot read."""
+    """A file is not a drift report, or of a version that this one cannot read."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Measure:
 class Point:
     """Measures at one noise level.
 
-    `offset`: grid steps asked for, `steps`: walked (less at the noisy end; a mean where pictures of several sizes
+    `offset`: grid steps wanted, `steps`: taken (fewer at the noisy end; a mean where pictures of several sizes
     differ). On a trajectory both count from its start; for a clean loss both are 0.
     """
 
@@ -130,7 +130,7 @@ class DriftReport:
     """A drift report.
 
     `probe`: fingerprint of pictures, noise, levels, grid and solver: curves of two reports may be compared sample by
-    sample when it is the same. `settings`: what was asked (`measure.Settings`). `strips`: the pictures of the filmstrip
+    sample when it is the same. `settings`: those of the measurement (`settings.Settings`). `strips`: the pictures of the filmstrip
     (`pictures.Strip`), not in the JSON. `step`: the training step of the tuned weights.
     """
 

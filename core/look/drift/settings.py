@@ -1,4 +1,4 @@
-"""What a drift measurement is asked for: its settings, and the pictures that it measures on."""
+"""The settings of a drift measurement, and the pictures that it measures on."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """`should_stop` said so; nothing was written."""
+    """`should_stop` returned true; nothing was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,16 @@ class Settings:
     elsewhere.
 
     Attributes:
-        sampler, order, grid, grid_steps, guidance: the rollout under test. `trajectory` walks the inference grid,
+        sampler, order, grid, grid_steps, guidance: the rollout under test. The trajectory follows the inference grid,
             except where `walk` is set.
         levels, offsets: targets and distances of the short rollouts. loss_levels: where else the clean loss is taken.
-        fine_factor: the reference walks this many times finer steps.
+        fine_factor: the reference rollout takes this many times finer steps.
         samples: pictures x noise draws; with fewer pictures each gets several noises. seed: of the noise.
         fine_samples, trajectory_samples: how many of them get the fine rollout and the trajectory. fine_offsets: which
             offsets get the fine rollout; None = all.
         start: level at which the trajectory starts; None = pure noise.
         end: level at which it ends; None = the schedule's last step.
-        walk: so many steps of `grid` before its end it starts, in place of at `start` (previews of one short rollout).
+        walk: it starts so many steps of `grid` before its end, in place of at `start` (previews of one short rollout).
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
     """
@@ -92,7 +92,7 @@ class Settings:
     def from_config(cls, config: "RunConfig", **changes: Any) -> "Settings":
         """The run's own solver and grid, and its drift section. `changes` win."""
         rollout, drift = config.rollout, config.drift
-        asked = {
+        chosen = {
             "sampler": rollout.sampler,
             "order": rollout.order,
             "grid": rollout.grid,
@@ -103,7 +103,7 @@ class Settings:
             "fine_factor": drift.fine_factor,
             "samples": drift.num_images,
         }
-        return cls(**{**asked, **changes})
+        return cls(**{**chosen, **changes})
 
     @classmethod
     def between_steps(cls, config: "RunConfig", **changes: Any) -> "Settings":
@@ -122,7 +122,7 @@ class Settings:
         return cls.from_config(config, **{**light, **changes})
 
     def for_training_pictures(self) -> "Settings":
-        """What the second curve gets: it is there to compare with, not to explain."""
+        """What the second curve gets: for comparison, not explanation."""
         return dataclasses.replace(
             self,
             samples=max(1, self.samples // 2),

@@ -1,4 +1,4 @@
-"""What two states at the same noise level say of each other: distance, direction, effective level, spread, spectrum.
+"""How two states at the same noise level differ: distance, direction, effective level, spread, spectrum.
 
 Tensors in, one value a row out; no model and no settings. Source, with the papers of the
 single measures: docs/mathematics.md, "Drift measures". Differs: the effective noise level and the effective
@@ -104,7 +104,7 @@ Row = dict[str, Tensor]  # name -> (R,) or (R, n) float64: what is kept of each 
 
 
 def state_row(xr: Tensor, x_t: Tensor, x0: Tensor, noise: Tensor, level: Level, path: NoisePath, rings: Rings) -> Row:
-    """What two states at the same level say by themselves."""
+    """How two states at the same level differ, without the network."""
     spread = {
         name: x.cpu().double().var((-2, -1), correction=0).mean(1)
         for name, x in (("var_rolled", xr), ("var_clean", x_t))
@@ -120,7 +120,7 @@ def state_row(xr: Tensor, x_t: Tensor, x0: Tensor, noise: Tensor, level: Level, 
 
 
 def output_row(rolled: Tensor, clean: Tensor, truth: Tensor) -> Row:
-    """What the network's outputs at the two states say; `truth`: the output at the rolled state that leads to the true
+    """How the network's outputs at the two states differ; `truth`: the output at the rolled state that leads to the true
     picture."""
     return {
         "cos_clean": cosine(rolled, clean),

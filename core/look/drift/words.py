@@ -1,4 +1,4 @@
-"""A drift report in plain sentences, with its uncertainty and what it does not say; and in one line, for an event. No torch."""
+"""A drift report in plain sentences, with its uncertainty and its limits; and in one line, for an event. No torch."""
 
 from typing import Any
 
@@ -8,8 +8,7 @@ from .report import Curve, DriftReport, Role, rounded
 MEANING = {
     "blur": "That is blur, not success: a model that predicts vaguer pictures strays less from its pair.",
     "less drift": (
-        "The clean loss is no worse within the uncertainty, so this is less drift, not blur; look at "
-        "the samples as well."
+        "The clean loss is no worse within the uncertainty, so this is less drift, not blur; see the samples as well."
     ),
     "less drift, better model": "Both fell: the model strays less and predicts these pictures better.",
     "better model, more drift": (
@@ -25,7 +24,7 @@ MEANING = {
 
 AGAINST = {
     "blur": "That is blur, not success: of two models the vaguer one strays less.",
-    "less drift": "Its clean loss is no worse within the uncertainty, so this is less drift, not blur; look at the samples as well.",
+    "less drift": "Its clean loss is no worse within the uncertainty, so this is less drift, not blur; see the samples as well.",
     "less drift, better model": "It strays less and predicts these pictures better.",
     "better model, more drift": "It predicts these pictures better although it strays more: judge by the samples and the clean loss.",
     "more drift": "It strays farther from the true states without predicting these pictures better.",
@@ -40,9 +39,9 @@ NO_SCORE = "Drift explains, it does not score: an exact model drifts too (the fl
 
 
 def words(report: DriftReport, share: float = 0.5) -> list[str]:
-    """The finding in plain sentences with its uncertainty; what it does not say, too."""
-    said = []
-    walk = (
+    """The finding in plain sentences, with its uncertainty and its limits."""
+    sentences = []
+    solver = (
         f"{report.settings['sampler']}, {report.settings['grid_steps']}-step grid"
         if report.settings.get("grid") == "inference"
         else (f"{report.settings.get('sampler')}, training grid")
@@ -51,44 +50,44 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
         found = verdict(tuned, base, share)
         if found is None:
             if _finite(tuned) and _finite(base):
-                said.append(
-                    "Base and tuned model were not measured on the same samples: look at the curves, no "
+                sentences.append(
+                    "Base and tuned model were not measured on the same samples: see the curves, no "
                     "difference is computed."
                 )
             continue
         seen = "held-out pictures" if found.role == "held-out" else "training pictures"
-        said.append(
+        sentences.append(
             f"On {seen}, base against tuned: drift at sigma {found.sigma:.2f}, {steps_in_words(found.offset)} from its "
-            f"source ({walk}), {found.drift}, "
+            f"source ({solver}), {found.drift}, "
             f"while the clean loss {found.loss}. {MEANING[found.kind]}"
         )
     for curve in [tuned for tuned, _ in report.pairs()] or report.curves[:1]:
-        said += _alone(curve, share)
+        sentences += _alone(curve, share)
         break
     for curve in report.curves[:1]:
         if curve.samples > 1:
             noises = curve.samples // curve.pictures
-            said.append(
+            sentences.append(
                 f"Uncertainties are 95 % intervals over {curve.samples} samples"
                 + (
                     f" ({_pictures(curve.pictures)}, {noises} noises each)"
                     if noises > 1
                     else f" ({_pictures(curve.pictures)}, one noise each)"
                 )
-                + (": with one picture they say nothing about other pictures." if curve.pictures == 1 else ".")
+                + (": with one picture they do not hold for other pictures." if curve.pictures == 1 else ".")
             )
         else:
-            said.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
-    said.append(NO_SCORE)
-    return said
+            sentences.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
+    sentences.append(NO_SCORE)
+    return sentences
 
 
 def _alone(curve: Curve, share: float) -> list[str]:
-    """What one curve says by itself."""
-    said, point = [], curve.at(share)
+    """What one curve shows by itself."""
+    sentences, point = [], curve.at(share)
     if not _finite(curve):
         diverged = (
-            f"{curve.label.capitalize()} model: it answers with what is not a number (NaN or infinity). The training "
+            f"{curve.label.capitalize()} model: its output is not finite (NaN or infinity). The training "
             "has diverged: go back to an earlier checkpoint, with a lower learning rate or in float32."
         )
         return [diverged]
@@ -100,25 +99,25 @@ def _alone(curve: Curve, share: float) -> list[str]:
             f"{100 * total.value:.1f} % of its length"
         )
         if solver is not None and solver.values and total.values and curve.samples == len(total.values):
-            # compared on the same samples: the fine rollout is walked for the first few only
+            # compared on the same samples: only the first few have the fine rollout
             of_it = sum(solver.values) / max(sum(total.values[: len(solver.values)]), 1e-12)
             text += f". Of the length of that difference the solver's part is {100 * of_it:.1f} %" + (
                 ": finer steps would not help, it is floor + model"
                 if of_it < 0.1
                 else ": finer steps would help; the rest is floor + model"
             )
-        said.append(text + ".")
+        sentences.append(text + ".")
     if curve.trajectory:
         last = curve.trajectory[-1]
         ratio = last.measures["std_ratio"]
         if ratio.value is not None:
             clear = ratio.error is not None and abs(ratio.value - 1) > 1.96 * ratio.error
             spread = f" ± {196 * ratio.error:.1f} %" if ratio.error is not None else ""
-            said.append(
-                f"At the end of the walk its states vary by {100 * (ratio.value - 1):+.1f} %{spread} against true ones"
+            sentences.append(
+                f"At the end of the trajectory its states vary by {100 * (ratio.value - 1):+.1f} %{spread} against true ones"
                 + (" (an exact flow would keep 0 %)." if clear else ": no measurable deviation from an exact flow.")
             )
-    return said
+    return sentences
 
 
 def _finite(curve: Curve) -> bool:

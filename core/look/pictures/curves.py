@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..drift.report import Curve, DriftReport, Point
-from .panels import Look, legend, looks_of, nothing, panel, plot
+from .panels import LineStyle, legend, line_styles, nothing, panel, plot
 from .style import CARD, INK, MUTED
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class _Shown:
     flow: bool
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
-        return looks_of(self.curves)
+    def styles(self) -> dict[str, LineStyle]:
+        return line_styles(self.curves)
 
     @cached_property
     def held(self) -> list[Curve]:
@@ -39,7 +39,7 @@ class _Shown:
         return [point for curve in self.curves for point in curve.short]
 
     @cached_property
-    def walked(self) -> list[Point]:
+    def trajectory(self) -> list[Point]:
         return [point for curve in self.curves for point in curve.trajectory]
 
     @cached_property
@@ -106,7 +106,7 @@ def _drift(axes: "Axes", shown: _Shown) -> None:
                 axes,
                 points,
                 "distance",
-                shown.looks[curve.label],
+                shown.styles[curve.label],
                 factor=100,
                 label=shown.name(curve) if offset == shown.far else None,
                 alpha=strength,
@@ -118,7 +118,7 @@ def _drift(axes: "Axes", shown: _Shown) -> None:
             axes,
             points,
             "distance",
-            shown.looks[curve.label],
+            shown.styles[curve.label],
             factor=100,
             label=shown.name(curve),
             linewidth=1.0,
@@ -136,7 +136,7 @@ def _parts(axes: "Axes", shown: _Shown) -> None:
         axes,
         f"2  Where it comes from ({shown.far} steps away)",
         f"Solver: what finer steps of the same model take away ({fine} sample{'' if fine == 1 else 's'}).\n"
-        "Floor and model cannot be told apart without knowing the exact flow.",
+        "Floor and model cannot be separated without knowing the exact flow.",
         "% of the state's length",
         shown.flow,
         shown.short,
@@ -156,7 +156,7 @@ def _parts(axes: "Axes", shown: _Shown) -> None:
                 axes,
                 points,
                 part,
-                shown.looks[curve.label],
+                shown.styles[curve.label],
                 factor=100,
                 label=f"{text}, {curve.label}",
                 marker=marker,
@@ -175,7 +175,7 @@ def _direction(axes: "Axes", shown: _Shown) -> None:
     panel(
         axes,
         f"3  Direction ({shown.far} steps away)",
-        "Filled: does it say the same at its own as at the true state? 1 = yes.\n"
+        "Filled: is its output the same at its own as at the true state? 1 = yes.\n"
         "Open: does it point at the true picture? An exact flow may not, either.",
         "cosine",
         shown.flow,
@@ -183,12 +183,12 @@ def _direction(axes: "Axes", shown: _Shown) -> None:
     )
     for curve in shown.held:
         points = [point for point in curve.short if point.offset == shown.far]
-        plot(axes, points, "cos_clean", shown.looks[curve.label], label=f"own against true state, {curve.label}")
+        plot(axes, points, "cos_clean", shown.styles[curve.label], label=f"own against true state, {curve.label}")
         plot(
             axes,
             points,
             "cos_truth",
-            shown.looks[curve.label],
+            shown.styles[curve.label],
             label=f"towards the true picture, {curve.label}",
             linewidth=1.0,
             markerfacecolor=CARD,
@@ -213,7 +213,7 @@ def _clean_loss(axes: "Axes", shown: _Shown) -> None:
             axes,
             curve.clean_loss,
             "loss",
-            shown.looks[curve.label],
+            shown.styles[curve.label],
             label=shown.name(curve) + ("" if curve in shown.seen else ", held out" if shown.seen else ""),
             **style,
         )
@@ -222,24 +222,24 @@ def _clean_loss(axes: "Axes", shown: _Shown) -> None:
 
 
 def _spread(axes: "Axes", shown: _Shown) -> None:
-    """What an exact flow would keep at 1 all along the walk."""
+    """What an exact flow would keep at 1 along the whole trajectory."""
     panel(
         axes,
-        "5  Spread and strength along the whole walk",
+        "5  Spread and strength along the whole trajectory",
         "Over many pictures free of a floor: an exact flow keeps both at 1.\n"
         "Filled: spread of the states. Open: norm of the model's output.",
         "rolled over clean",
         shown.flow,
-        shown.walked or shown.short,
+        shown.trajectory or shown.short,
     )
-    if shown.walked:
+    if shown.trajectory:
         axes.axhline(1, color=MUTED, linewidth=1)
         for curve in shown.held:
             plot(
                 axes,
                 curve.trajectory,
                 "std_ratio",
-                shown.looks[curve.label],
+                shown.styles[curve.label],
                 label=f"spread, {curve.label}",
                 markersize=2.5,
             )
@@ -247,7 +247,7 @@ def _spread(axes: "Axes", shown: _Shown) -> None:
                 axes,
                 curve.trajectory,
                 "norm_ratio",
-                shown.looks[curve.label],
+                shown.styles[curve.label],
                 label=f"output norm, {curve.label}",
                 linewidth=1.0,
                 markerfacecolor=CARD,
@@ -272,7 +272,7 @@ def _noise_level(axes: "Axes", shown: _Shown) -> None:
     axes.axhline(0, color=MUTED, linewidth=1)
     for curve in shown.held:
         points = [point for point in curve.short if point.offset == shown.far]
-        plot(axes, points, "noise_shift", shown.looks[curve.label], label=shown.name(curve))
+        plot(axes, points, "noise_shift", shown.styles[curve.label], label=shown.name(curve))
     legend(axes)
 
 

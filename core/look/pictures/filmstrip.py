@@ -198,7 +198,7 @@ def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
 
 
 def _heading(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
-    """What it shows, of which model, and how it was walked."""
+    """What it shows, of which model, and with which solver."""
     s = strip.settings
     start = "pure noise" if s["start"] is None else f"the true picture at sigma {strip.frames[0].sigma:.2f}"
     order = f" of order {s['order']}" if s["sampler"] in ("unipc", "dpm") else ""
@@ -283,8 +283,8 @@ def _foot(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
         "From pure noise the own path knows nothing of this picture: it ends in another one for the same "
         "prompt, and nearly all of the difference is that."
         if strip.settings["start"] is None
-        else "Part of the difference is no fault: what the start state did not tell, no walk can know (the "
-        "floor). The curves tell the solver's part from the rest."
+        else "Part of the difference cannot be avoided: what the start state does not contain, no rollout can recover (the "
+        "floor). The curves separate the solver's part from the rest."
     )
     canvas.paragraph(
         at.margin,

@@ -29,20 +29,22 @@ def figure_png(figure: "Figure") -> bytes:
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     colour: str
     line: str
     name: str
 
 
-def looks_of(curves: Sequence[Curve]) -> dict[str, Look]:
+def line_styles(curves: Sequence[Curve]) -> dict[str, LineStyle]:
     """How each label is drawn. Base and tuned have their colours; in comparisons every label its own."""
     labels = list(dict.fromkeys(curve.label for curve in curves))
-    looks = {}
+    styles = {}
     for label in labels:
-        colour = COLOURS.get(label, MORE_COLOURS[len([l for l in looks if l not in COLOURS]) % len(MORE_COLOURS)])
-        looks[label] = Look(colour, "--" if label == "base" or label.endswith(", base") else "-", label)
-    return looks
+        colour = COLOURS.get(
+            label, MORE_COLOURS[len([name for name in styles if name not in COLOURS]) % len(MORE_COLOURS)]
+        )
+        styles[label] = LineStyle(colour, "--" if label == "base" or label.endswith(", base") else "-", label)
+    return styles
 
 
 def panel(axes: "Axes", title: str, reading: str, y_label: str, flow: bool, points: Sequence[Point]) -> None:
@@ -78,7 +80,7 @@ def plot(
     axes: "Axes",
     points: Sequence[Point],
     name: str,
-    look: Look,
+    line: LineStyle,
     *,
     factor: float = 1.0,
     label: str | None = None,
@@ -94,7 +96,7 @@ def plot(
         return False
     known.sort(key=lambda item: item[0])
     x, y = [x for x, _ in known], [factor * m.value for _, m in known]
-    style = {"color": look.colour, "linestyle": look.line, "linewidth": 1.8, "marker": "o", "markersize": 3.5, **style}
+    style = {"color": line.colour, "linestyle": line.line, "linewidth": 1.8, "marker": "o", "markersize": 3.5, **style}
     axes.plot(x, y, label=label, **style)
     errors = np.array([1.96 * factor * m.error if m.error is not None else 0.0 for _, m in known])
     if errors.any():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..drift.report import Curve, DriftReport
-from .panels import Look, legend, noise_axis, plot
+from .panels import LineStyle, legend, noise_axis, plot
 from .style import CARD, COLOURS, INK, LINE, MUTED
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _bands_over_noise(axes: "Axes", curve: Curve, limit: float, x_limits: tuple[
             axes,
             curve.trajectory,
             band,
-            Look(BAND_COLOURS[band], "-", name),
+            LineStyle(BAND_COLOURS[band], "-", name),
             label=f"{name} frequencies",
             markersize=0,
         )

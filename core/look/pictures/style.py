@@ -1,6 +1,6 @@
 """What the pictures of drift share: one light card, its colours. They read the same on a light and on a dark page.
 
-Colours are Okabe and Ito's (told apart with every kind of colour blindness); tuned and base also differ by line.
+Colours are Okabe and Ito's (distinguishable with every kind of colour blindness); tuned and base also differ by line.
 """
 
 CARD, INK, MUTED, LINE = "#fbfbf9", "#1d2129", "#5a6270", "#d5d9df"

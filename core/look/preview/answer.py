@@ -1,4 +1,4 @@
-"""A request answered with the weights that it names: by the bench of a worker, or by a training between two of its steps."""
+"""Answers a request with the weights that it names: by the bench of a worker, or by a training between two of its steps."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +14,7 @@ from ..drawing import draw
 from ..remembering import Remembering
 from ..sample_request import SampleRequest, read_request
 from .request import PreviewError, PreviewRequest, Weights
-from .show import Variant, show, sight
+from .show import Variant, encode_request, show
 
 if TYPE_CHECKING:
     from ...config import RunConfig
@@ -41,7 +41,9 @@ def show_live(
     """
     request = read_request(record)
     if any(each.kind not in ("base", "live") for each in request.weights):
-        raise PreviewError("A running run shows its own weights and the base only.", "Ask for other checkpoints apart.")
+        raise PreviewError(
+            "A running run shows its own weights and the base only.", "Request other checkpoints separately."
+        )
     if any(each.is_base for each in request.weights) and not model.has_adapter:
         raise PreviewError(
             "A full fine-tune has no base beside it while it trains.", "Leave the base out, or compare when it is done."
@@ -55,7 +57,9 @@ def show_live(
     if isinstance(request, SampleRequest):
         return draw(request, entered, model, folder, step=step, tell=tell, should_stop=should_stop)
     variants = _variants(request, entered)
-    return show(request, variants, model, sight(model, request), folder, step=step, tell=tell, should_stop=should_stop)
+    return show(
+        request, variants, model, encode_request(model, request), folder, step=step, tell=tell, should_stop=should_stop
+    )
 
 
 def answer(
@@ -70,9 +74,9 @@ def answer(
     """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
     request = read_request(record)
     if request.live is not None:
-        raise PreviewError("The weights of a running run are with its trainer.", "Ask the run.")
+        raise PreviewError("The weights of a running run are in its own process.", "Send the request to the run.")
     if isinstance(request, PreviewRequest):
-        request.text()  # what is missing is told before a model is loaded
+        request.text()  # what is missing is reported before a model is loaded
     first = 0.0 if bench.is_open(request.config) else LOAD_SHARE
     if first:
         tell(0.0, "loading the model")
@@ -81,7 +85,7 @@ def answer(
 
     @contextmanager
     def entered(weights: Weights) -> Iterator[Remembering]:
-        yield bench.wearing(weights)
+        yield bench.with_weights(weights)
 
     def after_loading(share: float, what: str) -> None:
         tell(first + (1 - first) * share, what)
@@ -91,27 +95,27 @@ def answer(
             request, entered, model, folder, memory=bench.memory, tell=after_loading, part=part, should_stop=should_stop
         )
     return show(
-        request, _variants(request, entered), model, sight(model, request, bench.memory), folder,
+        request, _variants(request, entered), model, encode_request(model, request, bench.memory), folder,
         tell=after_loading, part=part, should_stop=should_stop,
     )  # fmt: skip
 
 
 def _variants(request: PreviewRequest, enter: Callable[[Weights], AbstractContextManager[Any]]) -> list[Variant]:
-    several = len(request.walks) > 1
+    several = len(request.by_solver) > 1
     return [
         Variant(
-            f"{weights.label}, {_solver(walk)}" if several and len(request.weights) > 1 else _solver(walk) if several else weights.label,
+            f"{weights.label}, {_solver(config)}" if several and len(request.weights) > 1 else _solver(config) if several else weights.label,
             "base" if weights.is_base else "tuned",
-            walk,
+            config,
             lambda weights=weights: enter(weights),
         )
         for weights in request.weights
-        for walk in request.walks
+        for config in request.by_solver
     ]  # fmt: skip
 
 
-def _solver(walk: "RunConfig") -> str:
-    name, order = walk.rollout.sampler, walk.rollout.order
+def _solver(config: "RunConfig") -> str:
+    name, order = config.rollout.sampler, config.rollout.order
     return f"{name}{order}" if name in ("unipc", "dpm") else name
 
 

@@ -1,6 +1,6 @@
-"""What somebody wants to see of a model's drift: one record for the page, the graph, the preview worker and the trainer.
+"""What is shown of a model's drift: one record for the page, the graph, the preview worker and the trainer.
 
-No torch: the page builds and checks requests, and knows by `PreviewRequest.key` when two of them ask for the same
+No torch: the page builds and checks requests, and knows by `PreviewRequest.key` when two of them are the same
 picture. `answer.py` answers them.
 """
 
@@ -22,7 +22,7 @@ from ...errors import Trouble
 from ..drift.report import Role
 
 KINDS = ("strip", "curves", "spectrum")
-"""What can be asked for: the filmstrip, the curves (with report.json and CSV), the map of frequencies."""
+"""What can be requested: the filmstrip, the curves (with report.json and CSV), the map of frequencies."""
 
 SHOWCASE = "demo-dreambooth-heldout"
 """The built-in pictures that the page offers before anybody has chosen one."""
@@ -42,28 +42,28 @@ RELEVANT = (
 _SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name for name in (*_WALK, *_MEASURE)}
 """`sampler`, `guidance`, `seed` and so on of a request -> the option that they stand for; they win over the config's."""
 
-MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_WALKS = 4, 4, 6
+MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_VARIANTS = 4, 4, 6
 
 
 class PreviewError(Trouble):
-    """A preview cannot be made: `message` says why, `remedy` what to do. The worker lives on."""
+    """A preview cannot be made: `message`: the reason, `remedy`: what to do. The worker goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(Checked):
-    """Which piece of the path is looked at, and how closely. Declared like options, so that a form can be made of it."""
+    """Which part of the path is shown, and how closely. Declared like options, so that a form can be made of it."""
 
     prefix: ClassVar[str] = ""
 
     target: float = option(
         0.2,
-        "Noise level at which the walk ends: 0 = the picture, 1 = noise. For a flow model this is sigma.",
+        "Noise level at which the rollout ends: 0 = the picture, 1 = noise. For a flow model this is sigma.",
         ge=0.01,
         le=0.99,
     )
     offset: int = option(
         10,
-        "The walk starts so many grid steps noisier than it ends, from the true picture with its noise. Less where the "
+        "The rollout starts so many grid steps noisier than it ends, from the true picture with its noise. Less where the "
         "schedule begins before.",
         unit="grid steps",
         ge=1,
@@ -82,7 +82,7 @@ VIEW_OPTIONS: dict[str, Option] = {each.name: each for each in options_of(View, 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights to look at: the base model's, a LoRA file's, a run's checkpoint, or those of a run that trains now.
+    """Which weights to show: the base model's, a LoRA file's, a run's checkpoint, or those of a run that trains now.
 
     `path`: of the LoRA file or the run's folder; `step`: of the checkpoint. `label` names the curve and the strip.
     """
@@ -110,7 +110,7 @@ class PreviewRequest:
 
     config: RunConfig
     resolution: int | None
-    walks: tuple[RunConfig, ...]  # one for each solver compared: `config` with that solver
+    by_solver: tuple[RunConfig, ...]  # one for each solver compared: `config` with that solver
     weights: tuple[Weights, ...]
     image: str
     prompt: str | None
@@ -142,20 +142,20 @@ class PreviewRequest:
         if not isinstance(given, Mapping):
             faults.append(Fault("config: must be an object of flat options.", ("config",)))
             given = {}
-        # Unknown names go through, so that they are told; other options of a training do not matter here.
+        # Unknown names go through, so that they are reported; other options of a training do not matter here.
         flat = {
             name: value for name, value in given.items() if name in RELEVANT or name.removeprefix("--") not in OPTIONS
         }
         flat |= {_SHORT[name]: record[name] for name in _SHORT if record.get(name) is not None}
-        walks = faults_of(faults, lambda: _walks(flat, record.get("samplers")))
+        configs = faults_of(faults, lambda: _configs(flat, record.get("samplers")))
         view = faults_of(
             faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None})
         )
         weights = faults_of(faults, lambda: read_weights(record.get("checkpoints", ["base"])))
-        if walks and weights and len(walks) * len(weights) > MOST_WALKS:
+        if configs and weights and len(configs) * len(weights) > MOST_VARIANTS:
             faults.append(
                 Fault(
-                    f"{len(weights)} checkpoints x {len(walks)} solvers: at most {MOST_WALKS} together; leave some out.",
+                    f"{len(weights)} checkpoints x {len(configs)} solvers: at most {MOST_VARIANTS} together; leave some out.",
                     ("checkpoints", "samplers"),
                 )
             )
@@ -172,9 +172,9 @@ class PreviewRequest:
             faults.append(Fault(f"role = {shown(role)}: must be held-out or training.", ("role",)))
         if faults:
             raise ConfigError(faults)
-        resolution = walks[0].data.resolution if flat.get("resolution") is not None else None
+        resolution = configs[0].data.resolution if flat.get("resolution") is not None else None
         return cls(
-            config=walks[0], resolution=resolution, walks=tuple(walks), weights=weights, image=image,
+            config=configs[0], resolution=resolution, by_solver=tuple(configs), weights=weights, image=image,
             prompt=prompt, view=view, what=tuple(kind for kind in KINDS if kind in what), role=role,
         )  # fmt: skip
 
@@ -206,12 +206,12 @@ class PreviewRequest:
     def key(self) -> str:
         """Equal for two requests that show the same: the settings, and the files (by place, size and time) behind them.
 
-        Raises: PreviewError where the picture is missing. Of a missing checkpoint the worker tells.
+        Raises: PreviewError where the picture is missing. A missing checkpoint is reported by the worker.
         """
         flat = config_to_flat(self.config)
         parts = [
             {name: flat[name] for name in RELEVANT}, self.resolution,
-            [[walk.rollout.sampler, walk.rollout.order] for walk in self.walks],
+            [[each.rollout.sampler, each.rollout.order] for each in self.by_solver],
             [[each.kind, each.label, each.step, file_stamp(each)] for each in self.weights],
             _stamp(self.picture), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
             self.what, self.role,
@@ -228,7 +228,7 @@ def faults_of(faults: list[Fault], action: Callable[[], Any]) -> Any:
         return None
 
 
-def _walks(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
+def _configs(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
     """The config for each solver that is compared."""
     if samplers is None:
         return [config_from_flat(flat)]
@@ -246,7 +246,7 @@ def _walks(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
             faults, lambda bare=bare, each=each: config_from_flat(bare | {_SHORT[n]: v for n, v in each.items()})
         )
         if config is not None and config in found:
-            faults.append(Fault(f"samplers: {shown(each)} stands there twice.", ("samplers",)))
+            faults.append(Fault(f"samplers: {shown(each)} is named twice.", ("samplers",)))
         elif config is not None:
             found.append(config)
     if faults:
@@ -262,13 +262,11 @@ def read_weights(chosen: Any) -> tuple[Weights, ...]:
     found = [each for choice in chosen for each in [faults_of(faults, lambda choice=choice: _one(choice))] if each]
     labels = [each.label for each in found]
     for label in sorted({label for label in labels if labels.count(label) > 1}):
-        faults.append(
-            Fault(f"checkpoints: {label!r} stands there twice; leave one out, or label them.", ("checkpoints",))
-        )
+        faults.append(Fault(f"checkpoints: {label!r} is named twice; leave one out, or label them.", ("checkpoints",)))
     if any(each.kind == "live" for each in found) and sum(not each.is_base for each in found) > 1:
         faults.append(
             Fault(
-                "checkpoints: the current weights of a running run are shown alone or against the base; ask for other "
+                "checkpoints: the current weights of a running run are shown alone or against the base; request other "
                 "checkpoints separately.",
                 ("checkpoints",),
             )
@@ -314,7 +312,7 @@ def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     def place(name: str) -> str:
         path = (home / name).resolve()
         if not path.is_relative_to(home):
-            raise PreviewError(f"The result names {name!r}, which is outside its folder.", "Ask again.")
+            raise PreviewError(f"The result names {name!r}, which is outside its folder.", "Try again.")
         return str(path)
 
     found = {**result, "folder": str(home)}
@@ -388,6 +386,6 @@ def _stamp(path: Path | None) -> list[Any] | None:
         return None
     try:
         status = path.stat()
-    except OSError:  # told by whoever opens it
+    except OSError:  # reported when it is opened
         return [str(path.absolute())]
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]

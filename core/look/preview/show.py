@@ -1,5 +1,5 @@
-"""What a preview shows: one picture walked by every variant, as filmstrips, numbers and words; where asked, curves and the
-spectrum. What is measured is `core/look/drift/`'s affair.
+"""What a preview shows: a rollout of one picture by every variant as filmstrips, numbers and sentences; on request curves and the
+spectrum. `core/look/drift/` measures.
 """
 
 import dataclasses
@@ -43,15 +43,15 @@ STRIP_WORK, CURVES_WORK, SPECTRUM_WORK = 20, 45, 15  # what drawing costs, in ro
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The picture and the prompt, as the network takes them."""
+class Encoded:
+    """The picture as latents (channels, height, width) and the prompt as conditioning."""
 
     latents: Tensor
     conditioning: "Conditioning"
     caption: str
 
 
-def sight(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Sight:
+def encode_request(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Encoded:
     """The request's picture, cropped to a shape that the model takes, as latents; its prompt, encoded.
 
     Raises: PreviewError for a missing or broken picture and for a missing prompt.
@@ -76,7 +76,7 @@ def sight(model: "Model", request: PreviewRequest, memory: Memory | None = None)
     if memory is not None:
         memory.put(key, latents, [latents])
         memory.put(text_key, conditioning, list(conditioning.values()))
-    return Sight(latents, conditioning, caption)
+    return Encoded(latents, conditioning, caption)
 
 
 def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, int]:
@@ -95,16 +95,16 @@ def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, in
 
 @dataclass(frozen=True)
 class Variant:
-    """One walk to show: these weights with this solver. `enter` gives the model as it is then."""
+    """One rollout to show: these weights with the solver of this config. `enter` gives the model with these weights."""
 
     label: str
     weights: Weights
-    walk: "RunConfig"
+    config: "RunConfig"
     enter: Callable[[], AbstractContextManager["Model | Remembering"]]
 
 
 class _Progress:
-    """Work done of the work planned, told as a share and a word; a way out wherever it is told."""
+    """Work done of the work planned, reported as a share and a word; each report may also stop the work."""
 
     def __init__(self, planned: float, tell: Callable[[float, str], None], should_stop: Callable[[], bool]) -> None:
         self.planned, self.done, self.tell, self.should_stop = planned, 0.0, tell, should_stop
@@ -120,21 +120,21 @@ class _Progress:
             raise Stopped("A newer request came.")
 
 
-def strip_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
-    """One picture, one noise, the short walk to the target with its filmstrip: what the first picture needs, no more."""
+def strip_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
+    """One picture, one noise, the short rollout to the target with its filmstrip: what the first picture needs, no more."""
     view = request.view
     return Settings.from_config(
-        walk, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
+        config, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
         start=None if view.start == "noise" else 0.8, end=view.target, walk=None if view.start == "noise" else view.offset,
         shown=view.columns, strips=1,
     )  # fmt: skip
 
 
-def curve_settings(request: PreviewRequest, walk: "RunConfig") -> Settings:
-    """Several noises, all levels, the solver's part apart, the clean loss, and the whole walk for the spectrum."""
+def curve_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
+    """Several noises, all levels, the solver's part by itself, the clean loss, and the whole trajectory for the spectrum."""
     view = request.view
     return Settings.from_config(
-        walk, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
+        config, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
         samples=view.samples, fine_samples=min(2, view.samples), fine_offsets=(view.offset,),
         trajectory_samples=view.samples, strips=0,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def show(
     request: PreviewRequest,
     variants: Sequence[Variant],
     model: "Model",
-    seen: Sight,
+    encoded: Encoded,
     folder: Path,
     *,
     step: int | None = None,
@@ -157,73 +157,114 @@ def show(
     Args:
         model: for its schedule and noise path; what is measured is what each variant's `enter` gives.
         step: of the training, for the record.
-        tell: called with the share that is done and what is being done.
+        tell: progress; called with the share that is done and what is being done.
         part: called with the result so far when the filmstrips are there and the curves are not.
-        should_stop: asked before every network call.
+        should_stop: called before every network call; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder` (`request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
         sigma, difference and three pictures each), `numbers` (label -> measure -> value, at the target), `words`,
-        `walked` (grid steps, sigma and t of both ends), `report`, `csv`, and where asked `curves`, `spectrum`.
+        `walked` (grid steps, sigma and t of both ends), `report`, `csv`, and on request `curves`, `spectrum`.
     Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
-    walked = [_walked(model, seen.latents.shape, request, variant.walk) for variant in variants]
-    strips = [strip_settings(request, variant.walk) for variant in variants]
-    curves = [curve_settings(request, variant.walk) for variant in variants] if set(request.what) != {"strip"} else []
-    steps = [round(ends["steps"]) + 1 for ends in walked]
-    strip_work = [drift.expected_rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
-    curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
-    drawing = (CURVES_WORK if "curves" in request.what else 0) + (SPECTRUM_WORK if "spectrum" in request.what else 0)
-    progress = _Progress(sum(strip_work) + STRIP_WORK * len(variants) + sum(curve_work) + drawing, tell, should_stop)
-    probe = [ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)]
+    ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
+    plan = _Plan.of(request, variants, ends)
+    progress = _Progress(plan.work, tell, should_stop)
+    probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
-    def measured(variant: Variant, settings: Settings, work: float, what: str) -> DriftReport:
-        what = f"{what}: {variant.label}"
-        with variant.enter() as shown:
-            report = drift.measure(
-                shown, probe, settings, weights=variant.weights, step=step, should_stop=should_stop,
-                progress=progress.of(work, what),
-            )  # fmt: skip
-        progress.finish(work, what)
-        return report
+    def measured(settings: Sequence[Settings], work: Sequence[float], what: str) -> list[DriftReport]:
+        return [
+            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}")
+            for variant, own, rows in zip(variants, settings, work, strict=True)
+        ]
 
     folder.mkdir(parents=True, exist_ok=True)
-    reports = [measured(*each, "walking") for each in zip(variants, strips, strip_work, strict=True)]
     result: dict[str, Any] = {
-        "what": list(request.what), "caption": seen.caption, "picture": str(request.picture),
-        "model": model.source.name, "step": step, "target": request.view.target, "walked": walked,
-        "strips": _draw_strips(variants, reports, folder), "numbers": {}, "words": [],
+        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
+        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
+        "strips": [], "numbers": {}, "words": [],
     }  # fmt: skip
+    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout"), folder)
+    progress.finish(STRIP_WORK * len(variants), "the filmstrip")
+    if plan.curves:
+        part(_finite({**result, "seconds": time.monotonic() - began}))
+        reports = measured(plan.curves, plan.curve_work, "curves")
+        _add_curves(result, request, variants, reports, folder, progress)
+    return _finite({**result, "seconds": time.monotonic() - began})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is measured for each variant, with the expected network rows; `curves` are empty where no curve is wanted.
+    `work`: all of it with the drawing, in rows."""
+
+    strips: list[Settings]
+    curves: list[Settings]
+    strip_work: list[int]
+    curve_work: list[int]
+    work: float
+
+    @classmethod
+    def of(cls, request: PreviewRequest, variants: Sequence[Variant], ends: Sequence[Mapping[str, float]]) -> "_Plan":
+        strips = [strip_settings(request, variant.config) for variant in variants]
+        with_curves = set(request.what) != {"strip"}
+        curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
+        steps = [round(each["steps"]) + 1 for each in ends]
+        strip_work = [drift.expected_rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
+        curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
+        drawing = STRIP_WORK * len(variants)
+        drawing += (CURVES_WORK if "curves" in request.what else 0) + (
+            SPECTRUM_WORK if "spectrum" in request.what else 0
+        )
+        return cls(strips, curves, strip_work, curve_work, sum(strip_work) + sum(curve_work) + drawing)
+
+
+def _measured(
+    variant: Variant, settings: Settings, probe: ProbeSet, step: int | None, progress: _Progress, work: float, what: str
+) -> DriftReport:
+    with variant.enter() as shown:
+        report = drift.measure(
+            shown, [probe], settings, weights=variant.weights, step=step, should_stop=progress.should_stop,
+            progress=progress.of(work, what),
+        )  # fmt: skip
+    progress.finish(work, what)
+    return report
+
+
+def _add_strips(
+    result: dict[str, Any], variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path
+) -> None:
+    """The filmstrips, the numbers at the target and a sentence on each."""
+    result["strips"] = _draw_strips(variants, reports, folder)
     for variant, report, strip in zip(variants, reports, result["strips"], strict=True):
         end = report.curves[0].trajectory[-1]
         numbers = {name: measure.value for name, measure in end.measures.items()}
         numbers["picture_difference"] = strip["frames"][-1]["difference"]
         result["numbers"][variant.label] = numbers
-        result["words"].append(_said(variant.label, end.sigma, round(end.steps), numbers))
+        result["words"].append(_sentence(variant.label, end.sigma, round(end.steps), numbers))
     _write_report(_together(variants, reports), folder, result)
-    progress.finish(STRIP_WORK * len(variants), "the filmstrip")
-    if curves:
-        part(_finite({**result, "seconds": time.monotonic() - began}))
-        reports = [measured(*each, "curves") for each in zip(variants, curves, curve_work, strict=True)]
-        report = _together(variants, reports)
-        _write_report(report, folder, result)
-        result["words"] += _told(variants, reports, request.view.target)
-        for kind, figure, work in (
-            ("curves", curves_figure, CURVES_WORK),
-            ("spectrum", spectrum_figure, SPECTRUM_WORK),
-        ):
-            if kind in request.what:
-                (folder / f"{kind}.png").write_bytes(figure_png(figure(report)))
-                result[kind] = f"{kind}.png"
-                progress.finish(work, "drawing")
-    return _finite({**result, "seconds": time.monotonic() - began})
 
 
-def _walked(model: "Model", shape: Sequence[int], request: PreviewRequest, walk: "RunConfig") -> dict[str, float]:
-    """Where the walk starts and ends. Raises PreviewError where there is no room for a step."""
-    view, path, grid_steps = request.view, model.noise_path, walk.rollout.grid_steps
+def _add_curves(
+    result: dict[str, Any], request: PreviewRequest, variants: Sequence[Variant], reports: Sequence[DriftReport],
+    folder: Path, progress: _Progress,
+) -> None:  # fmt: skip
+    """The report of the curves, their sentences, and the figures that are wanted."""
+    report = _together(variants, reports)
+    _write_report(report, folder, result)
+    result["words"] += _curve_sentences(variants, reports, request.view.target)
+    for kind, figure, work in (("curves", curves_figure, CURVES_WORK), ("spectrum", spectrum_figure, SPECTRUM_WORK)):
+        if kind in request.what:
+            (folder / f"{kind}.png").write_bytes(figure_png(figure(report)))
+            result[kind] = f"{kind}.png"
+            progress.finish(work, "drawing")
+
+
+def _ends(model: "Model", shape: Sequence[int], request: PreviewRequest, config: "RunConfig") -> dict[str, float]:
+    """Where the rollout starts and ends. Raises PreviewError where there is no room for a step."""
+    view, path, grid_steps = request.view, model.noise_path, config.rollout.grid_steps
     whole = view.start == "noise"
-    times = model.inference_times(grid_steps, shape) if whole or walk.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
+    times = model.inference_times(grid_steps, shape) if whole or config.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
     grid = Grid(times)
     t = torch.tensor([t_at_share(path, view.target)], dtype=torch.float64)
     plan = plan_from_noise(t, path, grid) if whole else plan_offsets(t, torch.tensor([view.offset]), path, grid)
@@ -248,7 +289,7 @@ def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], fo
     """A filmstrip of each variant and its single pictures; one colour scale for all, so that they can be compared."""
     scale = heat_scale([report.strips[0] for report in reports])
     (folder / "frames").mkdir(exist_ok=True)
-    told = []
+    drawn = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
         file = f"filmstrip-{number}.png"
@@ -263,11 +304,11 @@ def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], fo
             difference = float(frame.difference.mean())
             frames.append({"step": frame.step, "t": frame.t, "sigma": frame.sigma, "difference": difference, **files})
         Image.fromarray(strip.truth).save(folder / "frames" / "truth.png")
-        told.append(
-            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.walk.rollout.sampler,
+        drawn.append(
+            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.config.rollout.sampler,
              "filmstrip": file, "truth": "frames/truth.png", "scale": scale, "frames": frames}
         )  # fmt: skip
-    return told
+    return drawn
 
 
 def _together(variants: Sequence[Variant], reports: Sequence[DriftReport]) -> DriftReport:
@@ -308,31 +349,31 @@ def _finite(value: Any) -> Any:
 # In words -------------------------------------------------------------------------------------------------------------
 
 
-def _said(label: str, sigma: float, steps: int, numbers: Mapping[str, float | None]) -> str:
+def _sentence(label: str, sigma: float, steps: int, numbers: Mapping[str, float | None]) -> str:
     distance = numbers["distance"]
     if distance is None:
-        return f"{label}: the model answers with what is not a number; the training has diverged."
+        return f"{label}: the model's output holds values that are not numbers; the training has diverged."
     return (
         f"{label}: after {steps} grid step{'' if steps == 1 else 's'} to sigma {sigma:.2f} its own state differs from the "
-        f"true one by {100 * distance:.1f} % of its length, and what it sees there by "
+        f"true one by {100 * distance:.1f} % of its length, and the clean picture that it predicts there by "
         f"{100 * numbers['picture_difference']:.1f} % of full brightness (one noise; part of it no model can avoid)."
     )
 
 
-def _told(variants: Sequence[Variant], reports: Sequence[DriftReport], share: float) -> list[str]:
+def _curve_sentences(variants: Sequence[Variant], reports: Sequence[DriftReport], share: float) -> list[str]:
     """The curves in words at the noise level `share`: each tuned variant against the base with the same solver, else
     each by itself.
     """
-    said: list[str] = []
+    all_sentences: list[str] = []
     for variant, report in zip(variants, reports, strict=True):
         if variant.weights == "base" and any(each.weights == "tuned" for each in variants):
             continue
         base = next(
-            (other for each, other in zip(variants, reports, strict=True) if each.weights == "base" and each.walk == variant.walk),
+            (other for each, other in zip(variants, reports, strict=True) if each.weights == "base" and each.config == variant.config),
             None,
         )  # fmt: skip
         both = report if base is None or base is report else report.with_curves(*base.curves)
         sentences = words(both, share)
         start = f"{variant.label}: " if len(reports) > 2 or (len(reports) > 1 and base is None) else ""
-        said += [start + sentence for sentence in sentences if sentence not in said]
-    return list(dict.fromkeys(said))
+        all_sentences += [start + sentence for sentence in sentences if sentence not in all_sentences]
+    return list(dict.fromkeys(all_sentences))

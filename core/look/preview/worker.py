@@ -2,8 +2,8 @@
 
     python -m rollout_studio.core.look.preview.worker [--idle SECONDS]
 
-A line of JSON in asks, lines of JSON out tell the progress and the answer (`Worker`). The worker keeps the last model, a few
-LoRAs beside it, and what its network and its decoder have answered, by content: asking again with another solver, offset or
+One line of JSON in is a request, lines of JSON out are its progress and its answer (`Worker`). The worker keeps the last model, a few
+LoRAs beside it, and the outputs of its network and its decoder, by content: a request with another solver, offset or
 checkpoint costs only what is new. A running run answers with its own weights, between two of its steps, by the same code
 (`answer.show_live`).
 """
@@ -49,7 +49,7 @@ class Worker:
         self._lock = threading.Lock()
         self._open: set[str] = set()
         self._cancelled: set[str] = set()
-        self._told = 0.0
+        self._reported = 0.0
 
     def send(self, **message: Any) -> None:
         line = json.dumps(message, ensure_ascii=True, allow_nan=False) + "\n"
@@ -57,11 +57,11 @@ class Worker:
             with self._lock:
                 self.out.write(line.encode())
                 self.out.flush()
-        except OSError:  # nobody reads any more: the parent is gone
+        except OSError:  # the parent is gone
             os._exit(0)
 
     def listen(self, lines: Iterator[bytes]) -> None:
-        """The thread that reads. Cancelling must be heard while the main thread computes."""
+        """The thread that reads: a cancellation must take effect while the main thread computes."""
         for line in lines:
             try:
                 message = json.loads(line)
@@ -78,7 +78,7 @@ class Worker:
                     self._cancelled.add(id)
             if "cancel" not in message:
                 self.inbox.put(message)
-        os._exit(0)  # at once: whatever is computed now, nobody will look at
+        os._exit(0)  # at once: there is no reader left for what is computed now
 
     def run(self, lines: Iterator[bytes]) -> None:
         """Never returns: `listen` ends the process."""
@@ -109,33 +109,33 @@ class Worker:
                 self.bench,
                 message["ask"],
                 Path(message["folder"]),
-                tell=lambda share, what: self.tell(id, share, what),
+                tell=lambda share, what: self.progress(id, share, what),
                 part=lambda result: self.send(id=id, status="part", result=result),
                 should_stop=lambda: self.stopped(id),
             )
             self.send(id=id, status="done", result=result)
         except Stopped:
             self.send(id=id, status="cancelled")
-        except Exception as error:  # noqa: BLE001 - told with its remedy; the traceback is in the log, and the worker lives
-            told, remedy = explain(error)
+        except Exception as error:  # noqa: BLE001 - reported with its remedy; the traceback is in the log, and the worker goes on
+            reason, remedy = explain(error)
             if not isinstance(error, PreviewError | ConfigError):
                 traceback.print_exc()
             if is_out_of_memory(error):
                 self.bench.free()
-            self.send(id=id, status="failed", message=told, remedy=remedy)
+            self.send(id=id, status="failed", message=reason, remedy=remedy)
 
     def warm(self, id: str, config: Mapping[str, Any]) -> None:
         """Import and load what the first request will need. The model's code comes with the model."""
-        self.tell(id, 0.0, "starting")
+        self.progress(id, 0.0, "starting")
         request = PreviewRequest.from_json({"config": config, "image": "-"})
         self.bench.open(request.config)
         _warm_drawing()
 
-    def tell(self, id: str, share: float, what: str) -> None:
+    def progress(self, id: str, share: float, what: str) -> None:
         """Progress, ten times a second at most."""
         now = time.monotonic()
-        if now - self._told >= PROGRESS_S:
-            self._told = now
+        if now - self._reported >= PROGRESS_S:
+            self._reported = now
             self.send(id=id, status="working", share=round(share, 4), what=what)
 
     def stopped(self, id: str) -> bool:

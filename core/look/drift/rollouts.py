@@ -1,10 +1,10 @@
-"""The walks of a drift measurement, on samples of one latent shape: a predictor in, raw rows out. Knows no family.
+"""The rollouts of a drift measurement, on samples of one latent shape: a predictor in, raw rows out. Independent of the family.
 
 - *short*: what training does. From a source `k` grid steps noisier, made of the true picture and its noise, the model
-  walks to the target level; there its state `xr` is compared with the true noisy state `x_t`. Walked a second time with
+  is rolled out to the target level; there its state `xr` is compared with the true noisy state `x_t`. Rolled out a second time with
   `fine_factor` times finer steps by the same model, the difference splits into `solver` (coarse minus fine) and `floor
   + model` (fine minus true): never "model" alone, because even an exact flow leaves its pair (the floor). Only where
-  the exact flow is known (oracles) are `floor` and `model` told apart.
+  the exact flow is known (oracles) are `floor` and `model` separated.
 - *trajectory*: the sampler from pure noise, or from a chosen level, to its last step, beside the true noisy state at
   every level: the filmstrip, and what is free of a floor over many pictures because an exact flow keeps marginals:
   spread, output norm, power spectrum.
@@ -46,7 +46,7 @@ class Table:
 
 
 class _Network:
-    """`predict` with its rows counted, progress told, and a way out between two calls."""
+    """`predict` with its rows counted; reports progress and may stop between two calls."""
 
     def __init__(self, predict: Predict, forwards: int, tick: Callable[[int], None]):
         self.predict, self.forwards, self.tick, self.rows, self.calls = predict, forwards, tick, 0, 0
@@ -91,7 +91,7 @@ def measure_samples(
     modules: Sequence[nn.Module] = (),
     tick: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Table, int, int]:
-    """Measure samples of one shape; the model-free heart of this file.
+    """Measure samples of one shape; needs a predictor only.
 
     Args:
         predict: the network; its `rows` are places in x0. x0, noise: (S, C, H, W).
@@ -115,7 +115,7 @@ def measure_samples(
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
     network = _Network(predict, 2 if settings.guidance > 1 else 1, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
-    bench = _Bench(
+    setup = _Setup(
         network,
         x0,
         noise,
@@ -128,15 +128,15 @@ def measure_samples(
         if settings.rows_at_once is not None
         else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
     )
-    table = Table(numbers, frequencies=bench.rings.frequencies)
+    table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
-        _measure_short(bench, table, grid, exact_flow)
-        _measure_trajectory(bench, table, grid if trajectory_grid is None else trajectory_grid)
+        _measure_short(setup, table, grid, exact_flow)
+        _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid)
     return table, network.rows, network.calls
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _Setup:
     network: _Network
     x0: Tensor
     noise: Tensor
@@ -161,33 +161,33 @@ class _Bench:
         return torch.tensor([place for place, n in enumerate(self.numbers) if n < number], dtype=torch.long)
 
 
-def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlow | None) -> None:
-    settings, path, everyone = bench.settings, bench.path, torch.arange(len(bench.x0))
+def _measure_short(setup: _Setup, table: Table, grid: Grid, exact_flow: ExactFlow | None) -> None:
+    settings, path, everyone = setup.settings, setup.path, torch.arange(len(setup.x0))
     solver, fine_grid = make_solver(settings.sampler, settings.order), refined(grid, settings.fine_factor)
-    fine_places = bench.first(settings.fine_samples)
+    fine_places = setup.first(settings.fine_samples)
     for share in sorted({*settings.levels, *settings.loss_levels}):
         t = t_at_share(path, share)
         clean = []
-        for places in bench.chunks(everyone):
-            x0, noise, level = bench.x0[places], bench.noise[places], bench.level(t, len(places))
-            output = bench.output(bench.network.at(path.noised(x0, noise, level), level, places), level)
+        for places in setup.chunks(everyone):
+            x0, noise, level = setup.x0[places], setup.noise[places], setup.level(t, len(places))
+            output = setup.output(setup.network.at(path.noised(x0, noise, level), level, places), level)
             clean.append(output)
-            error = (output - target_output(x0, noise, level, bench.prediction_type)).flatten(1)
+            error = (output - target_output(x0, noise, level, setup.prediction_type)).flatten(1)
             _put(table.loss, share, t, {"loss": error.square().mean(1).cpu().double()})
         if share not in settings.levels:
             continue
         clean = torch.cat(clean)
         # All offsets of a level go together: the rollout calls the network on every row in flight.
         jobs = torch.cartesian_prod(everyone, torch.arange(len(settings.offsets))).reshape(-1, 2)
-        for chunk in bench.chunks(jobs):
+        for chunk in setup.chunks(jobs):
             places, which = chunk[:, 0], chunk[:, 1]
-            x0, noise, level = bench.x0[places], bench.noise[places], bench.level(t, len(places))
+            x0, noise, level = setup.x0[places], setup.noise[places], setup.level(t, len(places))
             plan = plan_offsets(level.t, torch.tensor(settings.offsets)[which], path, grid)
             x_t = path.noised(x0, noise, level)
-            xr = rollout(bench.network.of(places), x0, noise, plan, grid, path, solver).x
-            output = bench.output(bench.network.at(xr, level, places), level)
-            row = state_row(xr, x_t, x0, noise, level, path, bench.rings)
-            row |= output_row(output, clean[places], consistent_target(xr, x0, level, bench.prediction_type))
+            xr = rollout(setup.network.of(places), x0, noise, plan, grid, path, solver).x
+            output = setup.output(setup.network.at(xr, level, places), level)
+            row = state_row(xr, x_t, x0, noise, level, path, setup.rings)
+            row |= output_row(output, clean[places], consistent_target(xr, x0, level, setup.prediction_type))
             row["steps"] = plan.k.double()
             if settings.fine_samples > 0:
                 wanted = settings.offsets if settings.fine_offsets is None else settings.fine_offsets
@@ -195,7 +195,7 @@ def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlo
                     torch.tensor(settings.offsets)[which], torch.tensor(wanted)
                 )
                 chosen = chosen.nonzero().reshape(-1)
-                row |= _fine(bench, plan, x0, noise, xr, x_t, places, chosen, fine_grid, solver, exact_flow)
+                row |= _fine(setup, plan, x0, noise, xr, x_t, places, chosen, fine_grid, solver, exact_flow)
             for offset in which.unique().tolist():
                 _put(
                     table.short,
@@ -206,7 +206,7 @@ def _measure_short(bench: _Bench, table: Table, grid: Grid, exact_flow: ExactFlo
 
 
 def _fine(
-    bench: _Bench,
+    setup: _Setup,
     plan: Plan,
     x0: Tensor,
     noise: Tensor,
@@ -218,9 +218,9 @@ def _fine(
     solver: Solver,
     exact_flow: ExactFlow | None,
 ) -> Row:
-    """The same walk by the same model with finer steps, for the rows `chosen`: the solver's part, and what it leaves.
+    """The same rollout by the same model with finer steps, for the rows `chosen`: the solver's part, and what it leaves.
     NaN elsewhere."""
-    path, factor = bench.path, bench.settings.fine_factor
+    path, factor = setup.path, setup.settings.fine_factor
     measured: Row = {}
     if len(chosen):
         fine = Plan(
@@ -233,7 +233,7 @@ def _fine(
             plan.probability,
         )
         x0, noise, xr, x_t = x0[chosen], noise[chosen], xr[chosen], x_t[chosen]
-        reference = rollout(bench.network.of(places[chosen]), x0, noise, fine, grid, path, solver).x
+        reference = rollout(setup.network.of(places[chosen]), x0, noise, fine, grid, path, solver).x
         differences = {"solver": xr - reference, "floor_model": reference - x_t}
         if exact_flow is not None:
             exact = exact_flow(path.noised(x0, noise, fine.source), fine.source, fine.target)
@@ -246,15 +246,15 @@ def _fine(
     return row
 
 
-def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
-    settings, path = bench.settings, bench.path
-    chosen = torch.arange(min(settings.trajectory_samples, len(bench.x0)))
+def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
+    settings, path = setup.settings, setup.path
+    chosen = torch.arange(min(settings.trajectory_samples, len(setup.x0)))
     solver = make_solver(settings.sampler, settings.order)
     # the 0 behind the last node is where nothing is left to predict
     t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
-    for places in bench.chunks(chosen):
-        x0, noise = bench.x0[places], bench.noise[places]
-        end = bench.level(t_end, len(places))
+    for places in setup.chunks(chosen):
+        x0, noise = setup.x0[places], setup.noise[places]
+        end = setup.level(t_end, len(places))
         if settings.walk is not None:
             plan = plan_offsets(end.t, torch.full((len(places),), settings.walk), path, grid)
         elif settings.start is None:
@@ -262,8 +262,8 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
         else:
             steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
             plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
-        walked = rollout(
-            bench.network.of(places),
+        rolled_out = rollout(
+            setup.network.of(places),
             x0,
             noise,
             plan,
@@ -273,19 +273,19 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
             trajectory=True,
             start="noise" if settings.start is None and settings.walk is None else "source",
         )
-        last = len(walked.trajectory) - 1
+        last = len(rolled_out.trajectory) - 1
         shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
-        for step, moment in enumerate(walked.trajectory):
+        for step, moment in enumerate(rolled_out.trajectory):
             level = moment.level
             x_t = path.noised(x0, noise, level)
-            row = state_row(moment.x, x_t, x0, noise, level, path, bench.rings)
+            row = state_row(moment.x, x_t, x0, noise, level, path, setup.rings)
             if step in shown:
-                clean = bench.network.at(x_t, level, places)
+                clean = setup.network.at(x_t, level, places)
                 rolled = (
-                    moment.prediction if moment.prediction is not None else bench.network.at(moment.x, level, places)
+                    moment.prediction if moment.prediction is not None else setup.network.at(moment.x, level, places)
                 )
-                truth = consistent_target(moment.x, x0, level, bench.prediction_type)
-                row |= output_row(bench.output(rolled, level), bench.output(clean, level), truth)
+                truth = consistent_target(moment.x, x0, level, setup.prediction_type)
+                row |= output_row(setup.output(rolled, level), setup.output(clean, level), truth)
                 for i, place in enumerate(places.tolist()):
                     if place < settings.strips:
                         frame = (
@@ -295,7 +295,7 @@ def _measure_trajectory(bench: _Bench, table: Table, grid: Grid) -> None:
                             clean.x0_hat[i].cpu(),
                             rolled.x0_hat[i].cpu(),
                         )
-                        table.frames.setdefault(bench.numbers[place], []).append(frame)
+                        table.frames.setdefault(setup.numbers[place], []).append(frame)
             if step == len(table.trajectory):
                 table.trajectory.append((level[:1], step, row))
             else:

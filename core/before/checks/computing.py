@@ -1,0 +1,129 @@
+"""Whether this computer has the device, the precision and the packages that the settings need."""
+
+from collections.abc import Iterable
+
+from ... import platform_calls
+from ...findings import Finding
+from .. import installation
+from .situation import Situation
+
+
+def device(situation: Situation) -> Iterable[Finding]:
+    """PyTorch is installed, and its build and the computer have the device that is set."""
+    wanted, likely = situation.config.model.device, platform_calls.likely_device()
+    installed, gpu_build = installation.torch_build()
+    if not installed:
+        yield Finding(
+            "error",
+            "",
+            "PyTorch is not installed here.",
+            "Start with `python launch.py`, which installs it.",
+            "no-torch",
+        )
+    elif wanted == "auto" and likely == "cuda" and not gpu_build:
+        yield Finding(
+            "warning",
+            "device",
+            "there is an NVIDIA GPU, but the installed PyTorch is built for the CPU, so the CPU is used.",
+            "Install a CUDA build of PyTorch (launch.py does where it finds the GPU), or set device = cpu.",
+            "device-unused",
+        )
+    elif wanted == "cuda" and not gpu_build:
+        yield Finding(
+            "error",
+            "device",
+            "device is cuda, but the installed PyTorch is built for the CPU only.",
+            "Install a CUDA build of PyTorch, or set device = auto.",
+            "device-missing",
+        )
+    elif wanted == "cuda" and likely != "cuda":
+        yield Finding(
+            "warning",
+            "device",
+            "device is cuda, but no NVIDIA driver was found.",
+            "Set device = auto.",
+            "device-missing",
+        )
+    elif wanted == "mps" and likely != "mps":
+        yield Finding(
+            "error",
+            "device",
+            "device is mps, which only Macs with Apple silicon have.",
+            "Set device = auto.",
+            "device-missing",
+        )
+
+
+def precision(situation: Situation) -> Iterable[Finding]:
+    """Number formats that the CPU cannot train in, or only slowly."""
+    config = situation.config
+    if not installation.torch_build()[0] or installation.device_of(config.model) != "cpu":
+        return
+    if config.training.mixed_precision == "fp16":
+        yield Finding(
+            "error",
+            "mixed_precision",
+            "fp16 cannot train on the CPU.",
+            "Set mixed_precision = no (or bf16, on a processor that has it).",
+            "precision",
+        )
+    if config.model.base_model_precision == "float16":
+        yield Finding(
+            "warning",
+            "base_model_precision",
+            "float16 is slow on the CPU, and some of its operations are missing there.",
+            "Set base_model_precision = float32 or bfloat16.",
+            "precision",
+        )
+
+
+def eight_bit_optimizer(situation: Situation) -> Iterable[Finding]:
+    """adamw_8bit needs its package and a CUDA GPU."""
+    config = situation.config
+    if not installation.torch_build()[0] or config.training.optimizer != "adamw_8bit":
+        return
+    if not installation.installed("bitsandbytes"):
+        yield Finding(
+            "error",
+            "optimizer",
+            "adamw_8bit needs bitsandbytes, which is not installed.",
+            "Run `pip install bitsandbytes`, or set optimizer = adamw.",
+            "package-missing",
+        )
+    computed_on = installation.device_of(config.model)
+    if computed_on in ("cpu", "mps"):
+        yield Finding(
+            "error",
+            "optimizer",
+            f"adamw_8bit works on CUDA GPUs only; this run is on {computed_on}.",
+            "Set optimizer = adamw.",
+            "device-missing",
+        )
+
+
+def packages(situation: Situation) -> Iterable[Finding]:
+    """Packages of the tracker and of the optimizer that are not installed with the program."""
+    config = situation.config
+    tracker = config.training.report_to
+    modules = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+    if tracker != "none" and not any(installation.installed(module) for module in modules[tracker]):
+        yield Finding(
+            "error",
+            "report_to",
+            f"{tracker} is not installed.",
+            f"Run `pip install {tracker}`, or set report_to = none: every run keeps its own curves anyway.",
+            "package-missing",
+        )
+    elif tracker == "wandb":
+        yield Finding(
+            "note",
+            "report_to",
+            "wandb sends the curves to its service.",
+            "Run `wandb login` once before.",
+            "tracker-login",
+        )
+    if config.training.optimizer == "prodigy" and not installation.installed("prodigyopt"):
+        yield Finding(
+            "error", "optimizer", "prodigy needs the package prodigyopt, which is not installed.",
+            "Run `pip install prodigyopt`, or set optimizer = adamw.", "package-missing",
+        )  # fmt: skip

@@ -1,0 +1,267 @@
+"""What is known of a diffusers model from its small files, and what is wrong with them. No weights are read, no torch, no network."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..config.options import did_you_mean
+from ..demo import BUILT_IN, MODELS, resolve
+from ..families.facts import FamilyFacts, TextCost, vae_geometry
+from ..families.registry import FAMILIES, family_of
+from ..families.source import ModelError, locate
+from ..findings import Finding
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of a model that training has no use for."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known from the small files of a diffusers folder; None where they do not have it."""
+
+    folder: Path
+    component: str | None
+    pixels_per_latent: int | None
+    latent_channels: int | None
+    native_resolution: int | None
+    shapes: Mapping[str, tuple[int, ...]]
+    cells_per_token: int
+    text: TextCost
+    family: FamilyFacts | None
+
+
+def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]]:
+    """(what is known from the model's small files, what is wrong with it), without a network; None where it is not on this
+    computer, or not as a whole."""
+    name = model.pretrained_model_name_or_path
+    option = "pretrained_model_name_or_path"
+    folder = Path(resolve(name)).expanduser()
+
+    def error(message: str, remedy: str, code: str = "model-missing") -> tuple[None, list[Finding]]:
+        return None, [Finding("error", option, message, remedy, code)]
+
+    if folder.is_dir():
+        facts, faults = _read_model(folder, model.variant)
+        if not faults:
+            faults = _family(model, str(folder), model.revision)
+        return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in faults]
+    if name in BUILT_IN:
+        return error(
+            f"the built-in model {name} is not in this installation ({folder}).",
+            "Clone or install Rollout Studio again.",
+        )
+    if folder.is_file():
+        return error(
+            f"{folder} is a single file; a model is a folder in the diffusers layout.",
+            "Convert it once with diffusers' from_single_file(...).save_pretrained(...), and name that folder.",
+        )
+    if not _HUB_ID.fullmatch(name) or ".." in name or name.startswith((".", "~")):
+        known = did_you_mean(name, BUILT_IN)
+        return error(
+            f"{name!r} is neither an existing folder nor a built-in model nor a hub id (owner/name).{known}",
+            f"Check the path; built in are {' and '.join(MODELS)}.",
+        )
+    return _hub_model(model, name, error)
+
+
+def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFacts | None, list[Finding]]:
+    from huggingface_hub import try_to_load_from_cache  # only for hub ids
+
+    option = "pretrained_model_name_or_path"
+    cached = try_to_load_from_cache(name, "model_index.json", revision=model.revision)
+    faults: list[tuple[str, str]] = []
+    if isinstance(cached, str):
+        facts, faults = _read_model(Path(cached).parent, model.variant)
+        if not faults:
+            wrong = _family(model, str(Path(cached).parent), None)
+            return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in wrong]
+    offline = offline_variable()
+    if offline:
+        state = f"only partly in the local cache ({faults[0][0]})" if faults else "not in the local cache"
+        return error(
+            f"{name} is {state}, and {offline} forbids to download it.",
+            f"Check the spelling, or unset {offline} and start once with a network, or name a local folder.",
+            "model-offline",
+        )
+    return None, [
+        Finding(
+            "note",
+            option,
+            f"{name} is {'only partly' if faults else 'not'} in the local cache and will be downloaded when the run starts.",
+            "It needs a network and room for the model; for a gated model accept its licence on its page and run `hf auth login` first.",
+            "model-download",
+        )
+    ]
+
+
+def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
+    """Why a whole model is of no use here: no family covers it, another family is set, or it is of a kind that cannot be trained."""
+    try:
+        source = locate(folder, revision, model.variant)
+        family = source.family
+        refusal = FAMILIES[family].refuse(source.configs)
+    except ModelError as error:
+        return [(error.message, error.remedy)]
+    if model.model_family not in ("auto", family):
+        return [
+            (
+                f"model_family is {model.model_family}, but {folder} holds a {family} model.",
+                f"Set model_family = {family} or auto.",
+            )
+        ]
+    return [] if refusal is None else [(f"{folder} {refusal.why}", refusal.remedy)]
+
+
+def offline_variable() -> str | None:
+    """The environment variable that forbids downloads, if one does."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE"):
+            return name
+    return None
+
+
+def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, list[tuple[str, str]]]:
+    """(what is known of the folder, [(fault, remedy)])."""
+    again = "Download or copy the model again, whole."
+    try:
+        index = _read_json(folder / "model_index.json")
+    except FileNotFoundError:
+        if (folder / "adapter_config.json").exists() or any(folder.glob("*lora*.safetensors")):
+            return None, [(f"{folder} holds a LoRA, not a model.", "Name the model that the LoRA was trained on.")]
+        return None, [
+            (
+                f"{folder} is not a model in the diffusers layout: it has no model_index.json.",
+                "Name the folder that holds model_index.json, with unet/ or transformer/, vae/ and so on beside it.",
+            )
+        ]
+    except (OSError, ValueError) as error:
+        return None, [(f"{folder / 'model_index.json'} cannot be read ({error}).", again)]
+
+    faults: list[tuple[str, str]] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    configs: dict[str, dict] = {}
+    for component, kind in index.items():
+        if component.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
+            continue
+        part = folder / component
+        if component in NEVER_LOADED:
+            continue
+        if not part.is_dir():
+            faults.append((f"its part {component}/ is missing in {folder}.", again))
+            continue
+        if not (part / "config.json").is_file():
+            continue  # schedulers and tokenizers have no weights
+        try:
+            configs[component] = _read_json(part / "config.json")
+        except (OSError, ValueError) as error:
+            faults.append((f"{part / 'config.json'} cannot be read ({error}).", again))
+            continue
+        found, fault = _weights(part, variant)
+        if fault is not None:
+            faults.append(fault)
+        if component in ("unet", "transformer"):
+            shapes = found
+    return facts_of(folder, configs, shapes, family_of(index, configs)), faults
+
+
+def _read_json(path: Path) -> dict:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the file is wrong, not the caller
+    return value
+
+
+def _weights(part: Path, variant: str | None) -> tuple[dict[str, tuple[int, ...]], tuple[str, str] | None]:
+    """({tensor: shape} of a component, its first fault)."""
+    again = "Download or copy the model again, whole."
+    files = sorted(part.glob("*.safetensors"))
+    variants = {path.name.split(".")[1] for path in files if path.name.count(".") > 1}
+    # a sharded variant is named model.fp16-00001-of-00002.safetensors
+    variants = {re.sub(r"-\d{5}-of-\d{5}$", "", each) for each in variants}
+    if variant is None:
+        chosen = [path for path in files if path.name.count(".") == 1]
+    else:
+        chosen = [
+            path
+            for path in files
+            if re.match(rf"[^.]+\.{re.escape(variant)}(-\d{{5}}-of-\d{{5}})?\.safetensors$", path.name)
+        ]
+        if not chosen:  # diffusers takes the plain file of a component that lacks the variant
+            chosen = [path for path in files if path.name.count(".") == 1]
+    if not chosen:
+        if variants:
+            have = ", ".join(sorted(variants))
+            missing = "no plain weights" if variant is None else f"no weights of the variant {variant}"
+            return {}, (f"{part} has {missing}, only {have}.", f"Set variant = {min(variants)}.")
+        if any(part.glob("*.bin")) or any(part.glob("*.ckpt")):
+            return {}, (
+                f"{part} has its weights only as pickles (.bin), which can run code and are not opened.",
+                "Take a copy of the model with .safetensors files.",
+            )
+        return {}, (f"{part} has no weights (.safetensors).", again)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in chosen:
+        try:
+            shapes |= safetensors_shapes(path)
+        except (OSError, ValueError) as error:
+            return shapes, (f"{path} is broken: {error}.", again)
+    for index in part.glob("*.safetensors.index.json"):
+        if (variant is None) != (index.name.count(".") == 3):
+            continue
+        try:
+            wanted = set(_read_json(index).get("weight_map", {}).values())
+        except (OSError, ValueError) as error:
+            return shapes, (f"{index} cannot be read ({error}).", again)
+        absent = sorted(name for name in wanted if not (part / name).is_file())
+        if absent:
+            return shapes, (f"{part} lacks {', '.join(absent[:3])}{' and more' if len(absent) > 3 else ''}.", again)
+    return shapes, None
+
+
+def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file, from its header, checked against the file's length. Reads no weights.
+
+    Raises: ValueError saying what is wrong with the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head.startswith(b"version "):
+            raise ValueError("it is a git-lfs pointer (run `git lfs pull`)")
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > min(size - 8, 100 * 2**20):
+            raise ValueError(f"cut off or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ValueError("its header is damaged") from None
+    if size != 8 + length + end:
+        raise ValueError(f"it has {size} bytes and should have {8 + length + end}; it is cut off or damaged")
+    return shapes
+
+
+def facts_of(
+    folder: Path, configs: Mapping[str, dict], shapes: Mapping[str, tuple[int, ...]], family: FamilyFacts | None
+) -> ModelFacts:
+    """What is known from the parts' config files (by the part's name), and the shapes of the network's tensors."""
+    component = next((name for name in ("unet", "transformer") if name in configs), None)
+    geometry = (vae_geometry(str(component)) if family is None else family.geometry)(configs)
+    return ModelFacts(
+        folder=folder,
+        component=component,
+        pixels_per_latent=geometry.pixels_per_latent,
+        latent_channels=geometry.channels,
+        native_resolution=geometry.native_size,
+        shapes=shapes,
+        cells_per_token=geometry.cells_per_token,
+        text=TextCost(512, 4 * 512 * 4096) if family is None else family.text(configs),
+        family=family,
+    )

@@ -1,0 +1,1 @@
+"""Training of the demo's models; `tools/train_demo.py` is its command line."""
