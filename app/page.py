@@ -27,6 +27,7 @@ from .graph.tab import GraphTab
 from .parts.guard import Guard, local_hosts
 from .parts.style import CSS, theme
 from .parts.watch import Watch
+from .runs.run_list import run_choices
 from .runs.tab import RunsTab
 from .train.tab import TrainTab
 
@@ -116,8 +117,6 @@ def build(watch: Watch) -> gr.Blocks:
 
 
 def _chosen(runs: RunsTab, watch: Watch, name: str) -> Any:
-    from .runs.tab import run_choices
-
     return gr.Radio(choices=run_choices(watch.runs()), value=name)
 
 

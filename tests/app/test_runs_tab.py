@@ -12,19 +12,13 @@ import gradio as gr
 import pytest
 from rollout_studio.app.parts.charts import Line, chart
 from rollout_studio.app.parts.watch import Watch
-from rollout_studio.app.runs import compare
-from rollout_studio.app.runs import tab as runs_tab
-from rollout_studio.app.runs.compare import (
-    ComparePanel,
-    comparison,
-    default_choice,
-    moments,
-    set_against,
-    settings_table,
-    shared_moment,
-    sides,
-)
+from rollout_studio.app.runs.compare.drawings import samples, settings_table
+from rollout_studio.app.runs.compare.findings import comparison, set_against
+from rollout_studio.app.runs.compare.panel import ComparePanel
+from rollout_studio.app.runs.compare.sides import default_choice, moments, shared_moment, sides
+from rollout_studio.app.runs.messages import requests_card
 from rollout_studio.app.runs.parts import course
+from rollout_studio.app.runs.run_list import run_choices
 from rollout_studio.app.runs.tab import RunsTab
 from rollout_studio.core.look.drift.over_training import over_training, training_words
 from rollout_studio.core.runs.run_log import follow
@@ -232,35 +226,35 @@ def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
     assert set(tab.view("told", seen)) == {tab.head, tab.charts}
 
 
-def test_what_was_asked_is_told_from_the_button_to_the_answer(store, write):
+def test_a_command_is_followed_from_the_button_to_the_result(store, write):
     run = store.create({}, "live")
     live = SimpleNamespace(alive=True)
 
     def said():
-        return plain(runs_tab.asked(live, follow(run), run.pending_commands()))
+        return plain(requests_card(live, follow(run), run.pending_commands()))
 
     id = run.send("sample")
-    assert "Sample now : asked; the trainer hears it when the current step is over" in said()
+    assert "Sample now : sent; takes effect when the current step is over" in said()
     run.take_commands()
     run.emit("command", name="sample", id=id, args={})
     run.emit("phase", name="samples", done=1, total=4)
-    assert "Sample now : heard, and under way, 1 of 4 done" in said()
+    assert "Sample now : in progress, 1 of 4 done" in said()
     write.samples(run, 7)
-    assert "Sample now : answered at step 7, after" in said() and "under way" not in said()
+    assert "Sample now : done at step 7, after" in said() and "in progress" not in said()
     run.emit("command", name="drift", id="2", args={})
     run.emit("warning", message="The command drift at step 7 failed: no pictures")
     assert "Drift now : did not work. The command drift at step 7 failed" in said()
-    run.emit("command", name="drift", id="3", args={"request": {}})  # a preview of the Drift tab is told there
-    assert "under way" not in said()
+    run.emit("command", name="drift", id="3", args={"request": {}})  # a preview of the Drift tab is shown there
+    assert "in progress" not in said()
 
 
 def test_a_failed_run_without_a_checkpoint_is_retried_as_a_new_one_and_the_page_goes_there(store, write, tab):
     run = write.run(store, "broken", state="failed")
     again = "again"
-    assert tab._shown_buttons(store.summary(run), None)[again] == "Resume from step 120"
+    assert tab.buttons.shown(store.summary(run), None)[again] == "Resume from step 120"
     (run.checkpoints_path / "step-000120" / "manifest.json").unlink()
-    assert tab._shown_buttons(store.summary(run), None)[again] == "Retry from the start"
-    said, shown = tab._again("broken")
+    assert tab.buttons.shown(store.summary(run), None)[again] == "Retry from the start"
+    said, shown = tab.buttons.start_again("broken")
     assert shown == "broken-2" and store.summary("broken-2").state == "queued" and "broken stays as it is" in said
     assert store.get("broken-2").read_config() == run.read_config()
 
@@ -270,7 +264,7 @@ def test_waiting_runs_show_their_place_in_the_queue(store, watch):
         store.create({}, name)
         store.enqueue(name)
     watch._pumped = math.inf  # nobody starts them
-    choices = {name: row for row, name in runs_tab.run_choices(watch.runs(), watch.waiting)}
+    choices = {name: row for row, name in run_choices(watch.runs(), watch.waiting)}
     assert "waiting, number 1" in choices["one"] and "waiting, number 2" in choices["two"]
 
 
@@ -385,9 +379,9 @@ def test_samples_stand_side_by_side_at_the_same_step_or_the_same_time(mine, watc
 
 
 def test_where_runs_end_apart_their_ends_stand_side_by_side_too(mine, watch):
-    drawn = plain(compare.samples(looked_at(watch, "mine", "mine-plain-time"), "steps", watch))
+    drawn = plain(samples(looked_at(watch, "mine", "mine-plain-time"), "steps", watch))
     assert "the last column is the end of each run" in drawn and "step 160 1 min 4 s" in drawn
-    assert "end of each run" not in compare.samples(looked_at(watch, "mine", "mine-plain-steps"), "steps", watch)
+    assert "end of each run" not in samples(looked_at(watch, "mine", "mine-plain-steps"), "steps", watch)
 
 
 def test_only_differing_settings_are_listed(mine, store, watch):
@@ -410,7 +404,7 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
     again = panel.view("mine", picked, "seconds", seen)
     assert panel.charts in again and panel.settings not in again
     fewer = panel.view("mine", ["mine"], "steps", again[panel.seen])
-    assert "Choose one more run" in fewer[panel.said]
+    assert "Choose one more run" in fewer[panel.findings]
 
 
 def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):
@@ -422,7 +416,7 @@ def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write,
             images=[{"prompt": "<script>${alert(1)}</script>", "seed": 1, "path": "../../secret.png"}],
         )
     both = looked_at(watch, "one", "two")
-    drawn = compare.samples(both, "steps", watch)
+    drawn = samples(both, "steps", watch)
     assert "<script" not in drawn and "${" not in drawn and "&lt;script" in drawn and "gone" in drawn
 
 
