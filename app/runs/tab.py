@@ -25,7 +25,7 @@ from .messages import messages, requests_card
 from .parts import Changes, course
 from .run_list import run_choices, storage_card
 from .samples import glance, samples_grid
-from .try_panel import TryPanel
+from .try_it.panel import TryPanel
 
 _CURVE_POINTS = 400  # a long run's curves move by less than a pixel with each step: they are drawn again so many times
 _NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
