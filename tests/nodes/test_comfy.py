@@ -220,7 +220,7 @@ def test_a_changed_folder_changes_the_key(tmp_path):
 
 def test_pictures_cross_the_border_unchanged(tmp_path):
     import torch
-    from rollout_studio.nodes.comfy.pack import images_of, tensor_of
+    from rollout_studio.nodes.comfy.values import images_of, tensor_of
 
     picture = torch.randint(0, 256, (2, 5, 7, 3)) / 255
     images = images_of(picture, tmp_path)
@@ -233,7 +233,7 @@ def host(tmp_path, monkeypatch, store):
     """The parts of ComfyUI that a running node asks for; gives its folders and what was written on nodes' faces."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes.comfy import pack as comfy
+    from rollout_studio.nodes.comfy import running
 
     folders, said = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
     server = SimpleNamespace(
@@ -247,7 +247,7 @@ def host(tmp_path, monkeypatch, store):
         "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7")),
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(comfy, "open_store", lambda root: store)
+    monkeypatch.setattr(running, "open_store", lambda root: store)
     return SimpleNamespace(folders=folders, said=said)
 
 
@@ -353,7 +353,7 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
     """ComfyUI's exception is a BaseException, known by its name."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes.comfy import pack as comfy
+    from rollout_studio.nodes.comfy import running
 
     class InterruptProcessingException(BaseException):
         pass
@@ -369,7 +369,7 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
         sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check)
     )
     monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_output_directory=lambda: str(tmp_path)))
-    monkeypatch.setattr(comfy, "open_store", lambda root: store)
+    monkeypatch.setattr(running, "open_store", lambda root: store)
     parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"),
                      CLASSES["RolloutStudioPreset"]().run(preset="demo"), strict=True))  # fmt: skip
     parts["optimizer"] = parts["optimizer"].with_({"learning_rate": 0.5})
