@@ -450,7 +450,7 @@ def test_models_are_marked_and_a_single_file_is_named_for_what_it_is(tmp_path):
     assert not shown["single"]["fits"] and "converted" in shown["single"]["mark"] and shown["other"]["mark"] == ""
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_the_way_up_stays_open(tmp_path):
+def test_a_folder_that_cannot_be_read_is_reported_and_the_way_up_stays_open(tmp_path):
     shown = listing(tmp_path / "gone", "pictures")
     assert "cannot be read" in shown["note"] and shown["parent"] == str(tmp_path) and shown["folders"] == []
 
