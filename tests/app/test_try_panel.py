@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 from rollout_studio.app.runs.try_it.panel import TryPanel
+from rollout_studio.app.runs.try_it.recent import Recent
 from rollout_studio.app.runs.try_it.tries import KEPT, tries
 from rollout_studio.app.runs.try_it.weights import weights_choices
 from rollout_studio.core.look.preview.request import PreviewRequest
@@ -106,6 +107,16 @@ def test_nothing_is_sent_twice_to_a_viewer(store, write, panel):
     seen = {}
     assert panel.view("told", "me", seen)
     assert panel.view("told", "me", seen) == {}
+
+
+def test_of_viewers_only_those_who_came_last_are_remembered():
+    recent = Recent(most=2)
+    for viewer in ("one", "two", "one", "three"):
+        recent[viewer] = viewer.upper()
+    assert (recent.get("one"), recent.get("two"), recent.get("three")) == ("ONE", None, "THREE")
+    recent.discard("one")
+    recent.discard("one")
+    assert "one" not in recent and "three" in recent
 
 
 def test_the_last_twelve_are_kept(store, write, panel):
