@@ -22,9 +22,8 @@ _SEEDS_NOTE = (
     "train both again with another seed."
 )
 
-_File = tuple[
-    Path, int, int
-]  # a report, and its time of change (ns) and size (bytes), by which a new version is noticed
+_File = tuple[Path, int, int]
+"""A report with its time of change (ns) and size (bytes), by which a new version of it is noticed."""
 
 
 @functools.lru_cache(maxsize=64)
