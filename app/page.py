@@ -8,11 +8,9 @@ import os
 import socket
 import sys
 import threading
-import time
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 # Before Gradio is imported: it reads these once, and must not phone anywhere.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -24,10 +22,12 @@ from starlette.middleware import Middleware
 from . import see_rollout
 from .drift.tab import DriftTab
 from .graph.tab import GraphTab
+from .page_updates import PageUpdates
 from .parts.guard import Guard, local_hosts
-from .parts.pulse import Pulse
+from .parts.panel import QUICK
 from .parts.style import CSS, theme
 from .parts.watch import Watch
+from .runs.run_list import run_choices
 from .runs.tab import RunsTab
 from .train.tab import TrainTab
 
@@ -41,7 +41,6 @@ def build(watch: Watch) -> gr.Blocks:
     """The whole page over one runs folder."""
     with gr.Blocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.HTML(_BRAND)
-        seen, news = gr.State({}), gr.State(0)
         with gr.Tabs() as tabs:
             with gr.Tab("Train", id="train"):
                 train = TrainTab(watch)
@@ -51,92 +50,19 @@ def build(watch: Watch) -> gr.Blocks:
                 drift = DriftTab(watch)
             with gr.Tab("Graph", id="graph"):
                 graph = GraphTab(watch)
-
-        held: dict[str, dict[Any, Any]] = {}  # viewer -> updates that wait to be fetched
-        last_given: dict[
-            str, tuple[Any, ...]
-        ] = {}  # viewer -> what they chose and have been shown, as of their last update
-
-        def looked(chosen: str | None, *rest: Any, viewer: str | None) -> dict[Any, Any]:
-            """Updates of everything that changed since this viewer's last look; empty when nothing did."""
-            *choices, last = rest
-            last = dict(last)
-            out = {**runs.view(chosen, last, viewer), **drift.view(*choices, last, viewer), **graph.view(last)}
-            if viewer is not None:
-                last_given[viewer] = (chosen, choices, last)
-            return {**out, seen: last} if out else {}
-
-        def has_news(viewer: Any) -> bool:
-            """Whether an update would have something for this viewer. What they chose is as old as their last update: a choice that matters
-            here makes an update by itself."""
-            if viewer not in last_given or viewer in held:
-                return True
-            chosen, choices, last = last_given[viewer]
-            if drift.lab.waits(viewer, choices[-1]):
-                return True
-            unseen = dict(last)
-            return bool(runs.view(chosen, unseen, viewer) or drift.view(*choices, unseen) or graph.view(unseen))
-
-        def view(request: gr.Request, *given: Any) -> dict[Any, Any]:
-            out = looked(*given, viewer=request.session_hash)
-            return out if out else gr.skip()
-
-        def tick(request: gr.Request, *given: Any) -> dict[Any, Any]:
-            """An update where there is news. Gradio makes every output of a handler anew, changed or not, which costs more than the look itself: so the tick
-            has only the few that change with every step; where others changed too, all of it is held for `follow`, which comes at once."""
-            out = looked(*given, viewer=request.session_hash)
-            if set(out) <= lively:
-                return out if out else gr.skip()
-            # What an earlier tick held and nobody has fetched yet is told only once by those who told it.
-            held[request.session_hash] = {**held.get(request.session_hash, {}), **out}
-            return {news: time.monotonic_ns()}
-
-        def follow(request: gr.Request) -> dict[Any, Any]:
-            out = held.pop(request.session_hash, None)
-            return out if out is not None else gr.skip()
-
-        def left(request: gr.Request) -> None:
-            """A viewer has closed or reloaded the page."""
-            held.pop(request.session_hash, None)
-            last_given.pop(request.session_hash, None)
-            drift.lab.left(request)
-
-        def arrive(request: gr.Request) -> dict[Any, Any]:
-            """A fresh or reloaded page: everything is drawn, and whoever has a live run lands on it."""
-            watch.runs(fresh=True)
-            last: dict[str, str] = {}
-            out = {**runs.view(None, last), **drift.view(None, None, None, None, 0, last), **graph.view(last)}
-            current = watch.current()
-            if current is not None and current.alive:
-                out[tabs] = gr.Tabs(selected="runs")
-            if graph.running:
-                out[tabs] = gr.Tabs(selected="graph")
-            return {**out, **pulse.known(request.session_hash), seen: last}
-
-        pulse = Pulse(has_news)
-        train.shown_run = lambda name: {tabs: gr.Tabs(selected="runs"), runs.picker: _chosen(runs, watch, name)}
-        lively = {*runs.lively, *graph.outputs, drift.lab.timer, seen}
-        inputs = [runs.picker, *drift.inputs, seen]
-        outputs = [*runs.outputs, *drift.outputs, *graph.outputs, seen]
-        quick = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        updates = PageUpdates(watch, tabs, runs, drift, graph)
+        train.shown_run = lambda name: {
+            tabs: gr.Tabs(selected="runs"),
+            runs.picker: gr.Radio(choices=run_choices(watch.runs()), value=name),
+        }
         train.wire(tabs, runs.picker)
         graph.wire(train, tabs)
-        runs.wire(view, inputs, outputs)
+        runs.wire(updates.view, updates.inputs, updates.outputs)
         drift.wire(drift_tab)
         see_rollout.wire(train, drift, tabs)
-        demo.unload(left)
-        gr.on([drift.run.input, drift.step.input], view, inputs, outputs, **quick)
-        demo.load(arrive, None, [*outputs, tabs, pulse.component], **quick)
-        demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **quick)
-        pulse.component.news(tick, inputs, [*lively, news], **quick)
-        news.change(follow, None, outputs, **quick)
+        updates.wire(demo)
+        demo.load(train.restored, {*train.inputs, train.draft.state}, train.outputs, **QUICK)
     return demo
-
-
-def _chosen(runs: RunsTab, watch: Watch, name: str) -> Any:
-    from .runs.tab import run_choices
-
-    return gr.Radio(choices=run_choices(watch.runs()), value=name)
 
 
 def free_port(wanted: int, tried: int = _PORTS_TRIED) -> int:
@@ -194,10 +120,10 @@ def serve(
     """Serve the page until Ctrl+C. Runs go on when it ends, and the next page finds them again.
 
     Args:
-        port: wanted port; None = 7860. When it is taken the next free one is used, and said.
+        port: wanted port; None = 7860. When it is taken the next free one is used, and printed.
         runs_dir: the folder of all runs; None = ROLLOUT_STUDIO_RUNS, else `runs` here.
         open_browser: open the page in the default browser.
-        stop: asked every half second whether to end; for embedding.
+        stop: called every half second; True = end. For embedding.
 
     Returns:
         The exit code: 0, or 1 when no port is free.

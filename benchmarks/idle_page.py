@@ -55,11 +55,15 @@ def measure(name: str, pulse: type[Pulse], seconds: float) -> None:
             tab.on("request", lambda request: requests.append(request.url))
 
             def busy() -> float:
-                return {each["name"]: each["value"] for each in tools.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+                return {each["name"]: each["value"] for each in tools.send("Performance.getMetrics")["metrics"]}[
+                    "TaskDuration"
+                ]
 
             before = busy()
             tab.wait_for_timeout(1000 * seconds)
-            print(f"{name:28s} main thread {busy() - before:5.2f} of {seconds:g} s   {len(requests)} requests", flush=True)
+            print(
+                f"{name:28s} main thread {busy() - before:5.2f} of {seconds:g} s   {len(requests)} requests", flush=True
+            )
         finally:
             browser.close()
             demo.close(verbose=False)

@@ -6,7 +6,6 @@ and requests to the server, both over `seconds` (10) in which nobody touches any
 
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from rollout_studio.app import page
 from rollout_studio.app.parts.pulse import EVERY_S, Pulse
 from rollout_studio.app.parts.watch import Watch
 
-
 class Timed(Pulse):
     """The baseline: every tick is a Gradio event."""
 
@@ -24,23 +22,19 @@ class Timed(Pulse):
         super().__init__(lambda viewer: False)
         self._told, self.component = self.component, _Timer(EVERY_S)
 
-    def known(self, viewer):
-        return {self.component: gr.Timer(active=True)}
-
-from gradio.events import Dependency
+    def known(self, viewer): ...
 
 class _Timer(gr.Timer):
-    def news(self, *arguments, **how):
-        return self.tick(*arguments, **how)
+    def news(self, *arguments, **how): ...
+    def get_block_name(self) -> str: ...
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
 
-    def get_block_name(self) -> str:
-        return "timer"
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def measure(name: str, pulse: type[Pulse], seconds: float) -> None:
     page.Pulse = pulse
@@ -60,19 +54,19 @@ def measure(name: str, pulse: type[Pulse], seconds: float) -> None:
             requests = []
             tab.on("request", lambda request: requests.append(request.url))
 
-            def busy() -> float:
-                return {each["name"]: each["value"] for each in tools.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+            def busy() -> float: ...
 
             before = busy()
             tab.wait_for_timeout(1000 * seconds)
-            print(f"{name:28s} main thread {busy() - before:5.2f} of {seconds:g} s   {len(requests)} requests", flush=True)
+            print(
+                f"{name:28s} main thread {busy() - before:5.2f} of {seconds:g} s   {len(requests)} requests", flush=True
+            )
         finally:
             browser.close()
             demo.close(verbose=False)
             watch.close()
 
-
 if __name__ == "__main__":
-    asked = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    asked = ...
     measure("Gradio timer (baseline)", Timed, asked)
     measure("as it is", Pulse, asked)

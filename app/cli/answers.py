@@ -1,4 +1,4 @@
-"""What every command answers with: exit codes, words on stderr, and what is found and told before something starts.
+"""What every command answers with: exit codes, messages on stderr, and what is checked and reported before something starts.
 
 Exit codes: 0 done, or stopped and saved; 2 the command itself is not understood; 70 a crash; 75 interrupted, resume me; 78 a config
 or a request that cannot be honoured.
@@ -16,24 +16,24 @@ from .flags import default_runs_dir
 DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
 
 
-def say(text: str) -> None:
-    """A line on stderr, which carries all words; stdout carries results."""
+def print_message(text: str) -> None:
+    """A line on stderr, which carries all messages; stdout carries results."""
     print(text, file=sys.stderr, flush=True)
 
 
-def tell(config: RunConfig) -> None:
-    """Say what a config changes, and what that costs."""
+def print_differences(config: RunConfig) -> None:
+    """Print what a config changes, and what that costs."""
     changed = differences(config)
-    say("Differences from the defaults:" if changed else "Everything is at its default.")
+    print_message("Differences from the defaults:" if changed else "Everything is at its default.")
     for name, value in changed.items():
-        say(f"  {name} = {shown(value)}")
-    say(cost_sentence(config))
+        print_message(f"  {name} = {shown(value)}")
+    print_message(cost_sentence(config))
 
 
 def cost_sentence(config: RunConfig) -> str:
     """What the rollout of a config costs at its highest chance, in words."""
     training = config.training
-    # unset: on for a flow model; where only the checkpoint can say, the dearer case is told
+    # unset: on for a flow model; where only the checkpoint can decide, the dearer case is given
     reflexflow = config.rollout.reflexflow is not False and config.model.is_flow() is not False
     plain = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
     return f"Cost of a step: {expected_cost(config.rollout, plain, reflexflow)}."
@@ -45,5 +45,5 @@ def may_start(config: RunConfig, run_dir: Path | None, runs_dir: Path | None) ->
 
     findings = preflight(config, run_dir=run_dir, runs_dir=runs_dir if runs_dir is not None else default_runs_dir())
     if findings:
-        say(format_findings(findings))
+        print_message(format_findings(findings))
     return not has_errors(findings)

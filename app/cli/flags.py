@@ -1,4 +1,4 @@
-"""Flags that several commands share, and the config that they ask for.
+"""Flags that several commands share, and the config that they result in.
 
 Every option of a run is a flag here because it is declared in `core/config/sections.py`; nothing is declared twice.
 """
@@ -74,7 +74,7 @@ def changes_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def resolve(given: argparse.Namespace, base: Mapping[str, Any] | None = None) -> tuple[RunConfig, str | None]:
-    """(the config that the command line asks for, the preset's name). Faults of file, --set and flags come together."""
+    """(the config that the command line results in, the preset's name). Faults of file, --set and flags come together."""
     if base is None:
         base = {}
         if given.preset is not None:
@@ -94,7 +94,7 @@ def runs_dir(given: argparse.Namespace) -> Path:
 
 
 def default_runs_dir() -> Path:
-    """Where runs are kept when nobody says otherwise."""
+    """Where runs are kept unless --runs-dir is given."""
     from ...core.runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 
     return Path(os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT))

@@ -1,4 +1,4 @@
-"""`rollout-studio graph run | check | nodes`: how it is asked for. `graph_actions` does it, and imports all nodes: not for other commands."""
+"""`rollout-studio graph run | check | nodes`: the arguments. `graph_actions` runs it, and imports all nodes: not for other commands."""
 
 import argparse
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def register(command: Callable[..., Any]) -> None:
         metavar="FILE",
         help="wait for the process that this file names, as another graph's process.json does",
     )
-    check = action("check", "Say everything that is wrong with a graph; runs nothing.")
+    check = action("check", "List everything that is wrong with a graph; runs nothing.")
     _add_file(check)
     nodes = action("nodes", "List the nodes, with their inputs and outputs.")
     nodes.add_argument("--json", action="store_true", help="as JSON: everything that an editor needs")

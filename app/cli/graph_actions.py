@@ -31,7 +31,7 @@ RESULT_FILE = "result.json"
 POLL_S = 0.1
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -59,8 +59,8 @@ def _loaded(given: argparse.Namespace) -> Graph:
 
 
 def _refused(error: GraphError) -> int:
-    _say(str(error))
-    _say(f"{len(error.problems)} problem{'' if len(error.problems) == 1 else 's'}; nothing was run.")
+    _print_message(str(error))
+    _print_message(f"{len(error.problems)} problem{'' if len(error.problems) == 1 else 's'}; nothing was run.")
     return REFUSED
 
 
@@ -118,10 +118,10 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _wait_for(file: Path, stop: Callable[[], bool]) -> None:
-    """Wait until the process that a file names has ended, or somebody stops the waiting."""
+    """Wait until the process that a file names has ended, or the waiting is stopped."""
     who = json.loads(file.read_text(encoding="utf-8"))
     if platform_calls.is_alive(who):
-        _say("Waiting for the graph that is stopping.")
+        _print_message("Waiting for the graph that is stopping.")
     while platform_calls.is_alive(who) and not stop():
         time.sleep(POLL_S)
 
@@ -130,13 +130,13 @@ def _wait_for(file: Path, stop: Callable[[], bool]) -> None:
 def _signals(stopped: threading.Event) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets trainings save; a second Ctrl-C ends at once."""
 
-    def heard(number: int, frame: Any) -> None:
+    def on_signal(number: int, frame: Any) -> None:
         if stopped.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopped.set()
-        _say("Stopping: a training saves a checkpoint first. Once more to end at once.")
+        _print_message("Stopping: a training saves a checkpoint first. Once more to end at once.")
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -165,7 +165,7 @@ class Follower:
             self._file.close()
 
     def refused(self, error: GraphError) -> None:
-        """Tell whoever follows the file what is wrong with the graph; nothing has run."""
+        """Write into the events file what is wrong with the graph; nothing has run."""
         with self:
             self._write(
                 {
@@ -186,9 +186,9 @@ class Follower:
             self._titles[event["node"]] = event["title"]
             if event["lane"] == "instant" and event["state"] in ("running", "done"):
                 return
-            told = " ".join(filter(None, (event.get("message"), event.get("remedy"))))
+            message = " ".join(filter(None, (event.get("message"), event.get("remedy"))))
             seconds = f" in {event['seconds']} s" if event.get("seconds", 0) >= 0.1 else ""
-            self._line(f"{event['title']}: {event['state']}{seconds}{f': {told}' if told else ''}")
+            self._line(f"{event['title']}: {event['state']}{seconds}{f': {message}' if message else ''}")
             if event.get("traceback"):
                 print(event["traceback"], file=self._stream, flush=True)
         elif event["event"] == "progress":
@@ -204,7 +204,7 @@ class Follower:
 
 
 def _write_results(graph: Graph, outcome: Any, out: Path) -> None:
-    """Pictures of every node that was looked at, under its title, each with the workflow inside; and result.json."""
+    """Pictures of every node that shows some, under its title, each with the workflow inside; and result.json."""
     from ...nodes.execute import pictures
     from ...nodes.execute.execute import provenance_of
     from ...nodes.graph.values import to_json

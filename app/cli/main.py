@@ -19,11 +19,11 @@ from ...core.families.source import ModelError
 from ...core.memory import is_out_of_memory, memory_message
 from ...core.runs.errors import RunError
 from . import drift, graph, options, presets, runs, sample, train, ui
-from .answers import BAD_CONFIG, CRASH, DONE, say
+from .answers import BAD_CONFIG, CRASH, DONE, print_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A person's mistake is told in one message, without a traceback."""
+    """Run one command; returns the exit code. A person's mistake is reported in one message, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if (stream.encoding or "").lower() not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
@@ -41,22 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code
     except (ConfigError, RunError, ModelError) as error:
-        say(str(error))
+        print_message(str(error))
         return BAD_CONFIG
     except KeyboardInterrupt:
-        say("Interrupted.")
+        print_message("Interrupted.")
         return 130
     except BrokenPipeError:
-        # the reader of our output left (`| head`): nothing to tell anybody, and nothing to flush at exit
+        # the reader of our output left (`| head`): nothing to print, and nothing to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except Exception as error:  # noqa: BLE001 - the last line of defence: told with its traceback, and an exit code of its own
+    except Exception as error:  # noqa: BLE001 - the last line of defence: reported with its traceback, and an exit code of its own
         traceback.print_exc()
         if is_out_of_memory(error):
-            say(f"{memory_message(error)} Close other programs that hold memory, or ask for fewer or smaller pictures (--width, --height), "
+            print_message(f"{memory_message(error)} Close other programs that hold memory, or request fewer or smaller pictures (--width, --height), "
                 "base_model_precision bfloat16, or device cpu.")  # fmt: skip
         else:
-            say(f"Crashed: {type(error).__name__}: {error}")
+            print_message(f"Crashed: {type(error).__name__}: {error}")
         return CRASH
 
 
@@ -64,7 +64,7 @@ def _unknown_faults(unknown: Sequence[str]) -> list[Fault]:
     faults = []
     for word in unknown:
         if not word.startswith("--"):
-            continue  # the value of an unknown flag: told with the flag
+            continue  # the value of an unknown flag: reported with the flag
         name = word[2:].partition("=")[0]
         near = did_you_mean(name.replace("-", "_"), OPTIONS)
         faults.append(

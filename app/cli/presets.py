@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.config import preset_names, read_preset
 from ...core.config.own_presets import find_preset, own_presets
-from .answers import DONE, say
+from .answers import DONE, print_message
 from .flags import add_runs_dir, runs_dir
 
 
@@ -26,7 +26,7 @@ def _presets(given: argparse.Namespace) -> int:
             mark = "" if preset.file is None else " (yours)"
             print(f"{preset.name}: {preset.title}{mark}\n    {preset.description}\n    Needs: {preset.needs}")
         for wrong in broken.values():
-            say(f"Cannot be used: {wrong}")
+            print_message(f"Cannot be used: {wrong}")
         return DONE
     preset = find_preset(given.name, folder)
     print(json.dumps(dict(preset.changes), indent=2, ensure_ascii=False))

@@ -104,10 +104,10 @@ class Progress:
 
     def _on_exported(self, event: Mapping[str, Any]) -> None:
         check = event.get("check")
-        told = ""
+        checked = ""
         if isinstance(check, Mapping) and "used" in check and "total" in check:
-            told = f" (loaded again: {check['used']} of {check['total']} tensors used)"
-        self._line(f"Step {event['step']}: exported {event['path']}{told}")
+            checked = f" (loaded again: {check['used']} of {check['total']} tensors used)"
+        self._line(f"Step {event['step']}: exported {event['path']}{checked}")
 
     def _on_warning(self, event: Mapping[str, Any]) -> None:
         self._line(f"Warning: {event['message']} {event.get('remedy') or ''}".rstrip())

@@ -11,7 +11,7 @@ from ...core.config.options import shown
 from ...core.runs.commands import COMMANDS
 from ...core.runs.errors import RunError, StorageError
 from ...core.runs.store import RunStore
-from .answers import DONE, say
+from .answers import DONE, print_message
 from .flags import add_runs_dir
 
 
@@ -31,9 +31,9 @@ def _runs(given: argparse.Namespace) -> int:
     try:
         store.reconcile()
         if given.action == "list":
-            store.pump()  # a queue moves whenever somebody looks
-    except StorageError as error:  # a full or read-only disk: what is there can still be looked at
-        say(f"{error} Until then no waiting run starts.")
+            store.pump()  # a queue moves whenever it is listed
+    except StorageError as error:  # a full or read-only disk: what is there can still be listed
+        print_message(f"{error} Until then no waiting run starts.")
     if given.action == "list":
         return _list_runs(store, as_json=given.json)
     if given.name is None:
@@ -45,21 +45,21 @@ def _runs(given: argparse.Namespace) -> int:
     elif given.action == "delete":
         run = store.get(given.name)
         if not given.yes and not _agreed(f"Delete run {given.name} with everything in {run.path}?"):
-            say("Kept.")
+            print_message("Kept.")
             return DONE
         store.delete(given.name)
-        say(f"Deleted {given.name}.")
+        print_message(f"Deleted {given.name}.")
     else:
         store.send(given.name, given.action)
-        say(
-            f"Sent {given.action} to {given.name}; it is heard at once, sample and drift when the current step is over."
+        print_message(
+            f"Sent {given.action} to {given.name}; it takes effect at once, sample and drift when the current step is over."
         )
     return DONE
 
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise RunError(f"{question} There is nobody to ask here; say --yes.")
+        raise RunError(f"{question} There is no terminal to ask in; give --yes.")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -10,7 +10,7 @@ from ...core.config import config_from_flat, with_changes
 from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
-from .answers import DONE, say
+from .answers import DONE, print_message
 from .computing import core_refusals, empty_folder, only_with_run
 from .flags import add_runs_dir
 from .progress import Progress
@@ -53,7 +53,7 @@ def _sample(given: argparse.Namespace) -> int:
     if given.lora is not None:
         from ...core.adapters.lora_file import look
 
-        look(given.lora)  # what its header tells is told before seconds are spent on a model
+        look(given.lora)  # what its header shows is refused before seconds are spent on a model
     steps = config.validation.num_inference_steps if given.steps is None else given.steps
     guidance = config.validation.guidance if given.guidance is None else given.guidance
     with_changes(
@@ -80,7 +80,7 @@ def _sample(given: argparse.Namespace) -> int:
     if given.lora is not None:
         from ...core.adapters.loading import load_lora
 
-        say(f"{given.lora}: {load_lora(model, given.lora, 'given')}.")
+        print_message(f"{given.lora}: {load_lora(model, given.lora, 'given')}.")
     progress = Progress(sys.stderr)
     try:
         pictures = model.sample(

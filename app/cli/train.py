@@ -12,7 +12,7 @@ from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.errors import RunError
 from ...core.runs.store import RunStore
-from .answers import BAD_CONFIG, DONE, may_start, say, tell
+from .answers import BAD_CONFIG, DONE, may_start, print_differences, print_message
 from .flags import add_config_source, add_options, add_runs_dir, changes_of, default_runs_dir, resolve
 from .progress import Progress
 
@@ -53,15 +53,15 @@ def _train(given: argparse.Namespace) -> int:
         run_dir = (Path(store_root) if store_root is not None else default_runs_dir()) / given.run_name
     if given.dry_run:
         print(json.dumps(config_to_flat(config), indent=2, ensure_ascii=False))
-    tell(config)
+    print_differences(config)
     if not may_start(config, run_dir, store_root):
         return BAD_CONFIG
     if given.dry_run:
-        say("Dry run: everything above is in order; nothing was trained.")
+        print_message("Dry run: everything above is in order; nothing was trained.")
         return DONE
     store = RunStore(store_root)
     run = store.create(config, given.run_name, preset)
-    say(f"Run {run.name} in {run.path}")
+    print_message(f"Run {run.name} in {run.path}")
     return _follow(run, resume=False)
 
 
@@ -82,10 +82,10 @@ def _resume(given: argparse.Namespace) -> int:
     config = config_from_flat(run.read_config())
     if given.dry_run:
         print(json.dumps(config_to_flat(config), indent=2, ensure_ascii=False))
-        tell(config)
-        say(f"Dry run: {run.name} would go on from step {summary.last_checkpoint}; nothing was trained.")
+        print_differences(config)
+        print_message(f"Dry run: {run.name} would go on from step {summary.last_checkpoint}; nothing was trained.")
         return DONE
-    say(f"Run {run.name} in {run.path}, from step {summary.last_checkpoint}")
+    print_message(f"Run {run.name} in {run.path}, from step {summary.last_checkpoint}")
     return _follow(run, resume=True)
 
 

@@ -20,7 +20,7 @@ export async function mount(home, { props, watch, server, fromForm, toForm }) {
   if (props.run) editor.takeRun(props.run);
   watch("run", () => editor.takeRun(props.run ?? null));
   watch("opened", () => props.opened && editor.open(JSON.parse(props.opened.graph), props.opened.name));
-  watch("told", () => props.told && editor.tell(props.told.text));
+  watch("message", () => props.message && editor.tell(props.message.text));
   return editor;
 }
 

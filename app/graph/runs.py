@@ -1,4 +1,4 @@
-"""Runs of node graphs: started as processes of their own, followed by reading what they tell.
+"""Runs of node graphs: started as processes of their own, followed by reading their events.
 
     <runs>/.graphs/<time>/   graph.json   events.jsonl   log.txt   process.json   after.json   stop   results/
 
@@ -42,7 +42,7 @@ class Busy(RuntimeError):
 
 @dataclass
 class NodeStatus:
-    """What one node of a run has told so far."""
+    """What is known of one node of a run so far."""
 
     id: str
     state: str = "waiting"
@@ -57,7 +57,7 @@ class NodeStatus:
 
 
 @dataclass
-class _Told:
+class _Digest:
     """The digest of one run's events, and how far they have been read."""
 
     offset: int = 0
@@ -74,7 +74,7 @@ class GraphRuns:
         self.root = store.root / FOLDER
         self._store, self._previews, self._command = store, previews, tuple(COMMAND if command is None else command)
         self._lock = threading.RLock()
-        self._told: dict[str, _Told] = {}
+        self._digests: dict[str, _Digest] = {}
         self._children: dict[str, subprocess.Popen] = {}
         self._drawn: tuple[Any, dict[str, Any] | None] = (None, None)
 
@@ -83,7 +83,7 @@ class GraphRuns:
     def start(self, graph: Graph, only: Iterable[str] | None = None) -> str:
         """Start a checked graph; returns the run's name.
 
-        Raises: GraphError with everything that is wrong; Busy while another graph runs that nobody has stopped; OSError where no process can be started.
+        Raises: GraphError with everything that is wrong; Busy while another graph runs that was not stopped; OSError where no process can be started.
         """
         only = None if only is None else list(only)
         validate.check(graph, only, disk=True)
@@ -142,28 +142,28 @@ class GraphRuns:
             name = self.newest()
             if name is None:
                 return None
-            folder, told, alive = self.root / name, self._told.setdefault(name, _Told()), self._alive(name)
-            self._read(folder, told)  # after the look at the process: its last words count
+            folder, digest, alive = self.root / name, self._digests.setdefault(name, _Digest()), self._alive(name)
+            self._read(folder, digest)  # after the check of the process: its last events count
             state = _state(
-                told, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json"))
+                digest, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json"))
             )
-            sign = (name, told.offset, state)
+            sign = (name, digest.offset, state)
             if sign != self._drawn[0]:
-                self._drawn = (sign, self._draw(name, folder, told, state))
+                self._drawn = (sign, self._draw(name, folder, digest, state))
             return self._drawn[1]
 
-    def _draw(self, name: str, folder: Path, told: _Told, state: str) -> dict[str, Any]:
+    def _draw(self, name: str, folder: Path, digest: _Digest, state: str) -> dict[str, Any]:
         message = ""
         if state == "crashed":
             message = _tail(folder / "log.txt")
-        nodes = [vars(node).copy() for node in told.nodes.values()]
+        nodes = [vars(node).copy() for node in digest.nodes.values()]
         if state in _ENDED:  # what was on its way when the process ended has no result
             for node in nodes:
                 if node["state"] in ("running", "waiting"):
                     node["state"] = "interrupted"
         return {
-            "run": name, "state": state, "message": message, "problems": told.problems, "nodes": nodes,
-            "started": (folder / "graph.json").stat().st_mtime, "ended": told.last if state in _ENDED else None, "results": str(folder / "results"),
+            "run": name, "state": state, "message": message, "problems": digest.problems, "nodes": nodes,
+            "started": (folder / "graph.json").stat().st_mtime, "ended": digest.last if state in _ENDED else None, "results": str(folder / "results"),
         }  # fmt: skip
 
     def _folder(self, name: Any) -> Path | None:
@@ -189,33 +189,33 @@ class GraphRuns:
 
     # -- its events
 
-    def _read(self, folder: Path, told: _Told) -> None:
-        """Fold what was appended since the last look; half a line waits for its rest."""
+    def _read(self, folder: Path, digest: _Digest) -> None:
+        """Fold what was appended since the last call; half a line waits for its rest."""
         try:
             with (folder / "events.jsonl").open("rb") as file:
-                file.seek(told.offset)
+                file.seek(digest.offset)
                 while chunk := file.read(_CHUNK):
                     end = chunk.rfind(b"\n") + 1
                     if end == 0:
                         return
-                    told.offset += end
-                    file.seek(told.offset)
+                    digest.offset += end
+                    file.seek(digest.offset)
                     for line in chunk[:end].splitlines():
-                        # A line that a full disk cut short, or that somebody else wrote, must not stop the page for everybody.
+                        # A line that a full disk cut short, or that another program wrote, must not stop the page for all viewers.
                         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                            self._fold(told, json.loads(line))
+                            self._fold(digest, json.loads(line))
         except FileNotFoundError:
-            return  # it has told nothing yet
+            return  # it has written nothing yet
 
-    def _fold(self, told: _Told, event: Mapping[str, Any]) -> None:
-        told.last = event.get("time", told.last)
+    def _fold(self, digest: _Digest, event: Mapping[str, Any]) -> None:
+        digest.last = event.get("time", digest.last)
         kind = event["event"]
         if kind == "end":
-            told.end = event
+            digest.end = event
         elif kind == "refused":
-            told.problems = list(event["problems"])
+            digest.problems = list(event["problems"])
         elif kind in ("node", "progress", "picture"):
-            node = told.nodes.setdefault(event["node"], NodeStatus(event["node"]))
+            node = digest.nodes.setdefault(event["node"], NodeStatus(event["node"]))
             if kind == "progress":
                 node.done, node.total, node.what = event["done"], event["total"], event["what"]
             elif kind == "picture":
@@ -248,16 +248,16 @@ def _process(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def _state(told: _Told, alive: bool, stopping: bool, waiting: bool) -> str:
+def _state(digest: _Digest, alive: bool, stopping: bool, waiting: bool) -> str:
     if alive:
         return "stopping" if stopping else "waiting" if waiting else "running"
-    if told.problems:
+    if digest.problems:
         return "refused"
-    if told.end is None:
+    if digest.end is None:
         return "crashed"
-    if told.end.get("ok"):
+    if digest.end.get("ok"):
         return "done"
-    return "failed" if "failed" in told.end["states"].values() else "interrupted"
+    return "failed" if "failed" in digest.end["states"].values() else "interrupted"
 
 
 def _pictures_in(outputs: Any) -> Iterable[tuple[str, str]]:

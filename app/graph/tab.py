@@ -1,6 +1,6 @@
-"""The Graph tab: the node editor, and what it asks of this process.
+"""The Graph tab: the node editor, and its requests to this process.
 
-The editor is plain JavaScript over React Flow (`editor/`), in one gr.HTML whose template never changes. What it asks goes through server
+The editor is plain JavaScript over React Flow (`editor/`), in one gr.HTML whose template never changes. Its requests go through server
 functions, which answer with data; what changes other tabs goes through events; what is running comes by the page's timer. It shows text
 as text only, so nothing here is escaped. Every request is checked again: it can be made by hand.
 """
@@ -44,7 +44,7 @@ ABOUT = {
     ),
     "rollout-preview": (
         "See what a rollout is",
-        "No training: the model walks back on its own output, as a filmstrip, and how often it will do so. About a minute.",
+        "No training: a rollout of the model on its own output, as a filmstrip, and how often training will do it. About a minute.",
     ),
 }
 """Shipped workflow -> its title and what it shows; the others are presets as graphs."""
@@ -76,7 +76,7 @@ class GraphTab:
         address = watch.previews.publish(SOURCE, "editor") + "/mount.js"
         self.editor = gr.HTML(
             html_template=_TEMPLATE, js_on_load=_LOAD.replace("ADDRESS", json.dumps(address)), apply_default_css=False, elem_id="graph",
-            server_functions=self._functions(), run=None, opened=None, told=None,
+            server_functions=self._functions(), run=None, opened=None, message=None,
         )  # fmt: skip
         self.outputs = [self.editor]
 
@@ -87,7 +87,7 @@ class GraphTab:
             try:
                 graph = graph_of(train.form.read(given))
             except ConfigError as error:
-                return {self.editor: _told(f"The form cannot be used yet. {error}")}
+                return {self.editor: _message(f"The form cannot be used yet. {error}")}
             return {self.editor: _opened(graph, "From the Train form")}
 
         def to_form(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
@@ -95,7 +95,7 @@ class GraphTab:
                 graph, node = _graph_in(event._data), event._data.get("train")
                 config = config_of(graph, node if isinstance(node, str) else None)
             except (GraphError, ConfigError) as error:
-                return {self.editor: _told(f"This training cannot go into the form. {error}")}
+                return {self.editor: _message(f"This training cannot go into the form. {error}")}
             gr.Info("The form now holds this graph's training.")
             return {**train.filled(given, config), tabs: gr.Tabs(selected="train")}
 
@@ -117,7 +117,7 @@ class GraphTab:
         status = self.runs.status()
         return status is not None and status["state"] in ("waiting", "running", "stopping")
 
-    # -- what the editor asks
+    # -- the editor's requests
 
     def _functions(self) -> list[Any]:
         def graph_menu(_: Any) -> dict[str, Any]:
@@ -136,25 +136,25 @@ class GraphTab:
             return _answer(*read_file(WORKFLOWS / f"{name}.json"))
 
         def graph_read(file: Any) -> dict[str, Any]:
-            """The graph in a file that somebody dropped: {name, text}, or {name, bytes} in base 64 for a PNG or the head of a LoRA."""
+            """The graph in a file that was dropped: {name, text}, or {name, bytes} in base 64 for a PNG or the head of a LoRA."""
             try:
                 return _answer(*read_dropped(file))
             except GraphError as error:
                 return {"fault": "\n".join(map(str, error.problems[:5]))}
 
-        def graph_check(asked: Any) -> dict[str, Any]:
+        def graph_check(sent: Any) -> dict[str, Any]:
             """Everything that is wrong with a graph: {graph: its JSON text} -> {problems}."""
             try:
-                graph, problems = read(_part(asked, "graph"))
+                graph, problems = read(_part(sent, "graph"))
                 return {"problems": problems_as_data(GraphError([*problems, *validate.faults(graph, disk=True)]))}
             except GraphError as error:
                 return {"problems": problems_as_data(error)}
 
-        def graph_run(asked: Any) -> dict[str, Any]:
+        def graph_run(sent: Any) -> dict[str, Any]:
             """Start a graph: {graph, only} -> {run}, or {problems}, or {fault}."""
-            only = asked.get("only") if isinstance(asked, Mapping) else None
+            only = sent.get("only") if isinstance(sent, Mapping) else None
             try:
-                self.runs.start(_graph_in(asked), None if only is None else [str(only)])
+                self.runs.start(_graph_in(sent), None if only is None else [str(only)])
             except GraphError as error:
                 return {"problems": problems_as_data(error)}
             except Busy as error:
@@ -234,15 +234,15 @@ def read_dropped(file: Any) -> tuple[Graph, list[Problem]]:
         os.unlink(path)
 
 
-def _part(asked: Any, name: str) -> Any:
-    if not isinstance(asked, Mapping) or name not in asked:
+def _part(sent: Any, name: str) -> Any:
+    if not isinstance(sent, Mapping) or name not in sent:
         raise GraphError([Problem("invalid_prompt", f"The request has no {name}.")])
-    return asked[name]
+    return sent[name]
 
 
-def _graph_in(asked: Any) -> Graph:
+def _graph_in(sent: Any) -> Graph:
     """The graph of a request. Raises GraphError with what is wrong with its form."""
-    graph, problems = read(_part(asked, "graph"))
+    graph, problems = read(_part(sent, "graph"))
     if problems:
         raise GraphError(problems)
     return graph
@@ -260,5 +260,5 @@ def _opened(graph: Graph, name: str) -> Any:
     return gr.HTML(opened={"id": uuid.uuid4().hex, "name": name, "graph": to_json(graph)})
 
 
-def _told(text: str) -> Any:
-    return gr.HTML(told={"id": uuid.uuid4().hex, "text": text})
+def _message(text: str) -> Any:
+    return gr.HTML(message={"id": uuid.uuid4().hex, "text": text})

@@ -1,4 +1,4 @@
-// The pictures of a set with a caption field under each (see app/train/pictures_panel.py). Gradio's HTML component hands in `element`,
+// The pictures of a set with a caption field under each (see app/train/pictures/panel.py). Gradio's HTML component hands in `element`,
 // `props`, `trigger` and `watch`. `props.shown` comes from Python; `props.value` goes there: {folder, page, drafts} as JSON.
 //
 // Captions that are typed and not saved ("drafts") are kept by folder: nothing else on the page, no other page of pictures and no reload
@@ -149,7 +149,7 @@ function bar() {
   place.querySelector('.rs-save').disabled = place.querySelector('.rs-discard').disabled = names.length === 0;
   const away = names.length - here;
   const said = place.querySelector('.rs-said');
-  if (names.length === 0) said.textContent = shown.said;
+  if (names.length === 0) said.textContent = shown.hint;
   else said.replaceChildren(make('b', '', `${names.length} caption${names.length === 1 ? '' : 's'} changed and not saved yet`
     + `${away ? ` (${away} on other pages)` : ''}.`), ` ${shown.where}`);
 }

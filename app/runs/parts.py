@@ -1,7 +1,7 @@
-"""Pieces of a run that several parts of the page show: its pictures, and its drift over the training beside the clean loss."""
+"""What several parts of the Runs tab share: drawing only what changed, a run's pictures, and its drift over the training beside the clean loss."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.look.drift.comparison import Change
@@ -11,6 +11,26 @@ from ...core.runs.run_log import RunLog
 from ..parts.charts import Line, chart
 from ..parts.watch import Watch
 from ..parts.words import quantity, text
+
+
+class Changes:
+    """Collects the updates of one viewer: a part is drawn only where its mark differs from the one that this viewer saw last.
+
+    `seen`: part -> mark of what was last sent; changed in place. `updates`: component -> its update.
+    """
+
+    def __init__(self, seen: dict[str, str]) -> None:
+        self.seen, self.updates = seen, {}
+
+    def draw(self, part: str, component: Any, mark: str, make: Callable[[], Any]) -> None:
+        """Draw one component."""
+        self.draw_many(part, mark, lambda: {component: make()})
+
+    def draw_many(self, part: str, mark: str, make: Callable[[], Mapping[Any, Any]]) -> None:
+        """Draw a part of several components: `make` gives all their updates."""
+        if self.seen.get(part) != mark:
+            self.updates |= make()
+            self.seen[part] = mark
 
 
 def picture(run: RunSummary, image: Mapping[str, Any], step: int, watch: Watch) -> str:
@@ -34,11 +54,11 @@ def percent(change: Change | None) -> str:
 
 
 def course(run: RunSummary, log: RunLog) -> str:
-    """Drift over the training beside the clean loss, both against the model before training, and what they say together."""
+    """Drift over the training beside the clean loss, both against the model before training, and what both mean together."""
     readings = over_training({step: event.get("summary") for step, event in log.drifts.items()})
     if not any(reading.drift is not None for reading in readings):
         return ""
-    said = "".join(f"<li>{text(sentence)}</li>" for sentence in training_words(readings))
+    sentences = "".join(f"<li>{text(sentence)}</li>" for sentence in training_words(readings))
     later = [reading for reading in readings if reading.drift_change is not None and reading.loss_change is not None]
     drawn = table = ""
     if len(later) > 1:
@@ -53,7 +73,7 @@ def course(run: RunSummary, log: RunLog) -> str:
     return (
         f'<div class="rs-card"><h4>Drift over the training{blur}</h4><p class="rs-quiet">Measured on {seen}. <b>Drift</b>: how far the model\'s own '
         "state strays from the true one. <b>Clean loss</b>: how badly it denoises true noisy pictures. Shaded: where the truth lies in 95 of 100 "
-        f'cases. Below 0 is less than before training.</p>{drawn}<ul class="rs-remarks">{said}</ul>{table}</div>'
+        f'cases. Below 0 is less than before training.</p>{drawn}<ul class="rs-remarks">{sentences}</ul>{table}</div>'
     )
 
 

@@ -6,6 +6,7 @@ Own SVG, drawn at two widths (a phone gets the narrow one), in the page's colour
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...core.before.effects import Example, Offset, Walk
 from ...core.before.run_schedule import RunSchedule
@@ -25,7 +26,7 @@ def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = F
         control: chosen rows stay at their start (`source_noise`): no arrows.
     """
     description = described(example, walk, walked_as, control)
-    wide, narrow = (_drawn(example, walk, control, width, description) for width in (_WIDE, _NARROW))
+    wide, narrow = (_drawn(example, control, width, description) for width in (_WIDE, _NARROW))
     return (
         f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
     )
@@ -135,9 +136,9 @@ def _arrow(x: float, y: float, size: float = 5) -> str:
     return f'<path d="M{x:.1f} {y:.1f}l{size:g} {-size * 0.8:g}v{size * 1.6:g}z" class="rs-w-head"/>'
 
 
-def _drawn(example: Example, walk: Walk, control: bool, width: int, description: str) -> str:
+def _drawn(example: Example, control: bool, width: int, description: str) -> str:
     line, (left, right) = _line(example, width)
-    lens, height = _lens(example, walk, control, width, left, right)
+    lens, height = _lens(example, control, width, left, right)
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{text(description)}">{line}{lens}</svg>'
 
 
@@ -171,91 +172,127 @@ def _line(example: Example, width: int, marked: Level | None = None) -> tuple[st
     return "".join(parts), (here, max(far, here + 2))
 
 
-def _lens(example: Example, walk: Walk, control: bool, width: int, left: float, right: float) -> tuple[str, int]:
+@dataclass(frozen=True)
+class _Lens:
+    """The geometry of the enlarged range of the example row, in px: a place for each offset, evenly along the width."""
+
+    offsets: Sequence[Offset]
+    width: int
+    control: bool
+    top: int = 92
+
+    @property
+    def wide(self) -> bool:
+        return self.width == _WIDE
+
+    @property
+    def side(self) -> int:
+        """Of the small pictures of start and target."""
+        return 44 if self.wide else 34
+
+    @property
+    def few(self) -> bool:
+        """Whether each offset gets a bar, an arrow and a number."""
+        return len(self.offsets) - 1 <= (_EACH_UP_TO if self.wide else 6)
+
+    @property
+    def gap(self) -> float:
+        room = self.width - 2 * (self.side + 60)
+        return min(110 if self.wide else 60, room / max(len(self.offsets) - 1, 1))
+
+    @property
+    def base(self) -> int:
+        """Where the bars stand."""
+        return self.top + 92
+
+    @property
+    def line(self) -> int:
+        """Where the line of levels runs."""
+        return self.top + 128
+
+    @property
+    def bottom(self) -> int:
+        return self.top + (206 if not self.control else 190)
+
+    @property
+    def last(self) -> int:
+        return len(self.offsets) - 1
+
+    def x(self, k: float) -> float:
+        """The place of the offset `k`."""
+        return (self.width - self.gap * self.last) / 2 + self.gap * k
+
+
+def _lens(example: Example, control: bool, width: int, left: float, right: float) -> tuple[str, int]:
     """The range of the example row, enlarged: the chance of each offset above, the rollout below; and the height of it all."""
-    offsets, wide, top = example.offsets, width == _WIDE, 92
-    side = 44 if wide else 34
-    few = len(offsets) - 1 <= (_EACH_UP_TO if wide else 6)
-    shown = list(offsets) if few else _chosen(offsets, 8 if wide else 5)
-    room = width - 2 * (side + 60)
-    gap = min(110 if wide else 60, room / max(len(offsets) - 1, 1))
-    span = gap * (len(offsets) - 1)
-    first = (width - span) / 2
-
-    def x(k: float) -> float:
-        return first + gap * k
-
-    base, line = top + 92, top + 128
-    bottom = top + (206 if not control else 190)
-    box_left, box_right = 0.5, width - 0.5
+    lens = _Lens(example.offsets, width, control)
+    box_left, box_right, top, bottom = 0.5, width - 0.5, lens.top, lens.bottom
+    title = "Chance of each offset, once a row is chosen" if lens.wide else "Chance of each offset"
     parts = [
         f'<path d="M{left:.1f} 54L{box_left} {top}H{box_right}L{right:.1f} 54z" class="rs-w-beam"/>',
         f'<rect x="{box_left}" y="{top}" width="{box_right - box_left}" height="{bottom - top}" rx="8" class="rs-w-box"/>',
-        _label(
-            14,
-            top + 20,
-            "Chance of each offset, once a row is chosen" if wide else "Chance of each offset",
-            "start",
-            "rs-w-quiet",
-        ),
+        _label(14, top + 20, title, "start", "rs-w-quiet"),
+        *_chances(lens),
+        *_levels(lens),
+        *_ends(example, lens),
     ]
-    # The chances: a bar for each offset, or an outline where there are too many.
+    return "".join(parts), round(bottom) + 1
+
+
+def _chances(lens: _Lens) -> list[str]:
+    """A bar for each offset, or an outline where there are too many."""
+    offsets, base, x = lens.offsets, lens.base, lens.x
     tallest = max(offset.chance for offset in offsets)
-    bar = min(30.0, 0.6 * gap)
-    if few:
-        for offset in offsets:
-            height = max(46 * offset.chance / tallest, 1.5)
-            kind = "rs-w-bar0" if offset.k == 0 else "rs-w-barcut" if offset.actual < offset.k else "rs-w-bar"
-            parts.append(
-                f'<rect x="{x(offset.k) - bar / 2:.1f}" y="{base - height:.1f}" width="{bar:.1f}" height="{height:.1f}" class="{kind}"/>'
-            )
-            if gap >= 34:
-                parts.append(_label(x(offset.k), base - height - 4, _percent(offset.chance)))
-    else:
+    if not lens.few:
         outline = "".join(f"L{x(o.k):.1f} {base - 46 * o.chance / tallest:.1f}" for o in _chosen(offsets, 200))
-        parts.append(f'<path d="M{x(0):.1f} {base}{outline}L{x(len(offsets) - 1):.1f} {base}z" class="rs-w-bar"/>')
-        parts.append(_label(x(0) - 8, base - 4, f"{_percent(tallest)} at most", "end" if wide else "start"))
-    # The line with its levels, and the swatches of where the row starts and where it learns.
-    far = offsets[-1]
-    reach = x(far.actual)
-    parts.append(f'<path d="M{x(0) - 26:.1f} {line}H{x(len(offsets) - 1) + 26:.1f}" class="rs-w-axis"/>')
+        return [
+            f'<path d="M{x(0):.1f} {base}{outline}L{x(lens.last):.1f} {base}z" class="rs-w-bar"/>',
+            _label(x(0) - 8, base - 4, f"{_percent(tallest)} at most", "end" if lens.wide else "start"),
+        ]
+    parts, bar = [], min(30.0, 0.6 * lens.gap)
+    for offset in offsets:
+        height = max(46 * offset.chance / tallest, 1.5)
+        kind = "rs-w-bar0" if offset.k == 0 else "rs-w-barcut" if offset.actual < offset.k else "rs-w-bar"
+        parts.append(
+            f'<rect x="{x(offset.k) - bar / 2:.1f}" y="{base - height:.1f}" width="{bar:.1f}" height="{height:.1f}" class="{kind}"/>'
+        )
+        if lens.gap >= 34:
+            parts.append(_label(x(offset.k), base - height - 4, _percent(offset.chance)))
+    return parts
+
+
+def _levels(lens: _Lens) -> list[str]:
+    """The line with its levels, and the steps of the rollout along it."""
+    far, x, line = lens.offsets[-1], lens.x, lens.line
+    shown = list(lens.offsets) if lens.few else _chosen(lens.offsets, 8 if lens.wide else 5)
+    parts = [f'<path d="M{x(0) - 26:.1f} {line}H{x(lens.last) + 26:.1f}" class="rs-w-axis"/>']
     for offset in shown:
         kind = "rs-w-target" if offset.k == 0 else "rs-w-cut" if offset.actual < offset.k else "rs-w-node"
+        name = "no walk" if offset.k == 0 and lens.gap >= 48 else f"+{offset.k}" if offset.k else "0"
         parts.append(f'<circle cx="{x(offset.k):.1f}" cy="{line}" r="5.5" class="{kind}"/>')
-        parts.append(
-            _label(
-                x(offset.k),
-                base + 16,
-                "no walk" if offset.k == 0 and gap >= 48 else f"+{offset.k}" if offset.k else "0",
-                kind="rs-w-quiet",
-            )
-        )
-        if offset.actual == offset.k and (gap >= 40 or offset.k in (0, far.actual) or not few):
+        parts.append(_label(x(offset.k), lens.base + 16, name, kind="rs-w-quiet"))
+        if offset.actual == offset.k and (lens.gap >= 40 or offset.k in (0, far.actual) or not lens.few):
             parts.append(_label(x(offset.k), line + 52, quantity(offset.start.sigma, 3), kind="rs-w-quiet"))
-    if not control and far.actual:
-        parts.append(_arcs(x, far.actual, line, few))
-    for level, place, words, anchor in (
-        (example.target, max(x(0) - side - 44, 10), "learns here" if not control else "its own level", "start"),
-        (
-            far.start,
-            min(x(len(offsets) - 1) + 44, width - side - 10),
-            "starts here" if not control else "learns here",
-            "end",
-        ),
-    ):
-        parts.append(_mixed(place, line - side / 2, side, level.alpha, level.sigma))
-        parts.append(_label(place if anchor == "start" else place + side, line + side / 2 + 15, words, anchor))
+    if not lens.control and far.actual:
+        parts.append(_arcs(x, far.actual, line, lens.few))
+    return parts
+
+
+def _ends(example: Example, lens: _Lens) -> list[str]:
+    """Small pictures of where the row starts and where it learns."""
+    far, x, line, side = lens.offsets[-1], lens.x, lens.line, lens.side
+    target_x, start_x = max(x(0) - side - 44, 10), min(x(lens.last) + 44, lens.width - side - 10)
+    target_words, start_words = ("its own level", "learns here") if lens.control else ("learns here", "starts here")
+    parts = [
+        _mixed(target_x, line - side / 2, side, example.target.alpha, example.target.sigma),
+        _label(target_x, line + side / 2 + 15, target_words, "start"),
+        _mixed(start_x, line - side / 2, side, far.start.alpha, far.start.sigma),
+        _label(start_x + side, line + side / 2 + 15, start_words, "end"),
+    ]
     if far.actual < far.k:
-        parts.append(
-            _label(
-                reach + 10,
-                line + 18,
-                "only noise is left" if (far.k - far.actual) * gap > 60 else "noise",
-                "start",
-                "rs-w-quiet",
-            )
-        )
-    return "".join(parts), round(bottom) + 1
+        words = "only noise is left" if (far.k - far.actual) * lens.gap > 60 else "noise"
+        parts.append(_label(x(far.actual) + 10, line + 18, words, "start", "rs-w-quiet"))
+    return parts
 
 
 def _arcs(x, steps: int, line: float, each: bool) -> str:

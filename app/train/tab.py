@@ -23,7 +23,7 @@ from .draft import Draft
 from .estimate_card import takes_card, takes_line
 from .keep_panel import KeepPanel
 from .model_panel import ModelPanel, start_note
-from .pictures_panel import PicturesPanel
+from .pictures.panel import PicturesPanel
 from .rollout_panel import RolloutPanel
 from .summary import side_panel
 

@@ -14,7 +14,7 @@ from ..graph.graph import Graph, Node
 from ..graph.validate import ordered
 
 TITLE, SLOT, FIELD, LINES = 30, 20, 24, 30  # LINES: what a field of several lines needs more
-PICTURE, WORDS = 300, 66  # room for what a node will show, which the page takes below its fields
+PICTURE, WORDS = 300, 66  # px for what a node will show, which the page takes below its fields
 WIDTH, WIDE = 320, 400
 GAP, GUTTER = 50, 80  # between the nodes of a column, between columns at least
 

@@ -100,7 +100,7 @@ def _source(link_id, wanted: Socket | Widget | None, records, links) -> Link | N
         origin, slot = links[link_id]
         record = records.get(origin)
         if record is None:
-            return Link(origin, slot)  # told by the validation
+            return Link(origin, slot)  # reported by the validation
         if record["type"] != "Reroute" and record.get("mode") != BYPASSED:
             return Link(origin, slot)
         inputs = [

@@ -1,4 +1,4 @@
-"""What a running node may use besides its inputs: a folder of its own, the run store, progress, and the wish to stop."""
+"""What a running node may use besides its inputs: a folder of its own, the run store, progress, and the request to stop."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -26,20 +26,21 @@ class Context:
     """One node's surroundings while it runs.
 
     `work`: a fresh folder for its files, kept with its result. `out`: where effect nodes write. `provenance`: text chunks for
-    files that leave the house (`prompt`, `workflow`). `stop`: asked often; True = somebody wants everything to end.
+    exported files (`prompt`, `workflow`). `report(done, total, what)` and `show(picture)`: for the page. `stop`: called often; True = end
+    everything.
     """
 
     store: RunStore
     work: Path
     out: Path
     provenance: Mapping[str, str] = field(default_factory=dict)
-    tell: Callable[[int, int, str], None] = _silent
+    report: Callable[[int, int, str], None] = _silent
     show: Callable[[Path], None] = _silent
     stop: Callable[[], bool] = lambda: False
 
     def progress(self, done: int, total: int, what: str = "") -> None:
-        """Tell how far the node is. Raises Interrupted where somebody wants to stop."""
-        self.tell(done, total, what)
+        """Report how far the node is. Raises Interrupted where a stop was requested."""
+        self.report(done, total, what)
         if self.stop():
             raise Interrupted
 

@@ -21,14 +21,15 @@ from ...core.config.options import ConfigError
 from ...core.memory import is_out_of_memory, memory_message
 from ...core.runs.errors import RunError
 from ...core.runs.store import RunStore
-from ..graph.declaration import NODES, Declaration
-from ..graph.graph import Graph, GraphError, Problem, to_api, to_json
-from ..graph.validate import TRAIN, check, ordered, read_widgets, roots, train_configs
+from ..graph.declaration import Declaration
+from ..graph.graph import Graph, to_api, to_json
+from ..graph.validate import check, read_widgets, roots
 from ..graph.values import Images, Interrupted, NodeError, Run, Settings
 from ..graph.values import to_json as value_to_json
 from . import cache, following
 from .cache import Cache
 from .context import Context
+from .plan import Plan, refuse_impossible
 
 State = Literal["waiting", "running", "cached", "done", "failed", "skipped", "interrupted", "muted"]
 Event = dict[str, Any]
@@ -47,7 +48,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What became of a graph: the state of every node that was asked about, outputs of those that have some, failures."""
+    """The result of an execution: the state of every node that was wanted or needed, outputs of those that have some, failures."""
 
     states: dict[str, State] = field(default_factory=dict)
     outputs: dict[str, tuple] = field(default_factory=dict)
@@ -84,7 +85,7 @@ def execute(
         out: where Save Image and Export LoRA write. Made when something is written.
         listen: called with every event, from any thread, one at a time: `node` {node, state, cached, message, remedy, seconds},
             `progress` {node, done, total, what}, `picture` {node, path}, `end` {states}.
-        stop: asked several times a second.
+        stop: called several times a second; True = end everything.
         preflight: check pictures, model and disk of every training that is about to start.
 
     Raises: GraphError with everything that is wrong; then nothing has run.
@@ -95,107 +96,26 @@ def execute(
 
 
 class _Execution:
-    """One execution. `keys` and `outputs` fill up as nodes become known."""
+    """One execution: runs the nodes of its plan and reports what becomes of them."""
 
     def __init__(
         self, graph: Graph, store: RunStore, out: Path, listen: Callable[[Event], None] | None, stop: Callable[[], bool]
     ) -> None:
         self.graph, self.store, self.out = graph, store, out.absolute()
         self.cache = Cache(store.root / cache.FOLDER)
-        self.order = ordered(graph)[0]
-        self.keys: dict[str, str] = {}
-        self.outcome = Outcome()
-        self._listen, self._stop_asked = listen, stop
-        self._telling = threading.Lock()
+        self.plan = Plan(graph, self.cache)
+        self.outcome = Outcome(outputs=self.plan.outputs)
+        self._listen, self._should_stop = listen, stop
+        self._emitting = threading.Lock()
         self._devices: dict[str, threading.Lock] = {}
         self.provenance = provenance_of(graph)
 
-    # -- the plan
-
-    def declared(self, id: str) -> Declaration:
-        return NODES[self.graph.nodes[id].kind]
-
-    def key(self, id: str) -> str | None:
-        """A node's key; None while something before it has to run first."""
-        if id in self.keys:
-            return self.keys[id]
-        ancestors = {}
-        for name, link in self.graph.nodes[id].links().items():
-            if link.node not in self.keys:
-                return None
-            ancestors[name] = (self.keys[link.node], link.slot)
-        widgets = read_widgets(self.declared(id), self.graph.nodes[id])
-        key = cache.key_of(self.declared(id), widgets, ancestors)
-        if not self.declared(id).effect:
-            self.keys[id] = key
-        return key
-
-    def needed(self, wanted: list[str]) -> list[str]:
-        """What must run, or is read from the cache, for the wanted nodes: in order. Ancestors of cached nodes are left out."""
-        for id in self.order:
-            self.key(id)
-        muted = self.muted()
-        need, waiting = set(), [id for id in wanted if id not in muted]
-        while waiting:
-            id = waiting.pop()
-            if id in need:
-                continue
-            need.add(id)
-            if not self.take_from_cache(id):
-                waiting += [link.node for link in self.graph.nodes[id].links().values()]
-        for id in wanted:
-            if id in muted:
-                self.outcome.states[id] = "muted"
-        return [id for id in self.order if id in need]
-
-    def muted(self) -> set[str]:
-        """Muted nodes, and every node that cannot do without one."""
-        muted: set[str] = set()
-        for id in self.order:
-            node = self.graph.nodes[id]
-            if node.muted or any(link.node in muted for link in node.links().values()):
-                muted.add(id)
-        return muted
-
-    def take_from_cache(self, id: str) -> bool:
-        """Whether the node's result is there; it is taken then."""
-        declared, key = self.declared(id), self.key(id)
-        if declared.effect or declared.lane == "instant" or key is None:
-            return False
-        outputs = self.cache.get(key)
-        if outputs is None:
-            return False
-        self.outcome.outputs[id] = outputs
-        return True
-
-    def refuse_impossible(self, need: list[str]) -> None:
-        """Raise GraphError where a training that is about to start cannot: no pictures, no model, no room. Nothing has run yet."""
-        from ...core.before.preflight import preflight
-
-        problems = []
-        for id, config in train_configs(self.graph).items():
-            again = read_widgets(NODES[TRAIN], self.graph.nodes[id])["again"]
-            if (
-                id not in need
-                or id in self.outcome.outputs
-                or again is None
-                or following.find(self.store, following.identity(config, again))
-            ):
-                continue
-            problems += [
-                Problem("custom_validation_failed", f"{finding.where}: {finding.message} {finding.remedy}".strip(), id)
-                for finding in preflight(config, runs_dir=self.store.root) if finding.level == "error"
-            ]  # fmt: skip
-        if problems:
-            raise GraphError(problems)
-
-    # -- the run
-
     def run(self, wanted: list[str], preflight: bool) -> Outcome:
-        need = self.needed(wanted)
+        need = self.plan.needed(wanted)
         if preflight:
-            self.refuse_impossible(need)
-        states = self.outcome.states
+            refuse_impossible(self.plan, need, self.store)
+        states, muted = self.outcome.states, self.plan.muted()
+        states.update({id: "muted" for id in wanted if id in muted})
         for id in need:
             states[id] = "waiting"
         for id in list(self.outcome.outputs):
@@ -211,13 +131,13 @@ class _Execution:
                     elif broken := self.broken_before(id):
                         self.mark(id, "skipped", message=f"waits for node {broken}, which has no result.")
                     else:
-                        running[pool.submit(self.one, id)] = id
+                        running[pool.submit(self.run_node, id)] = id
                 if running:
                     done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
                     for future in done:
                         del running[future]
-                        future.result()  # `one` catches what a node raises: anything here is our own fault
-        self.tell({"event": "end", "states": dict(states), "ok": self.outcome.ok})
+                        future.result()  # `run_node` catches what a node raises: anything here is our own fault
+        self.emit({"event": "end", "states": dict(states), "ok": self.outcome.ok})
         return self.outcome
 
     def ready(self, id: str) -> bool:
@@ -232,15 +152,17 @@ class _Execution:
         )
 
     def stop(self) -> bool:
-        if self._stop_asked():
+        if self._should_stop():
             self.outcome.interrupted = True
         return self.outcome.interrupted
 
-    def one(self, id: str) -> None:
+    def run_node(self, id: str) -> None:
         """Run one node, whatever comes of it."""
-        declared, started = self.declared(id), time.monotonic()
-        key = self.key(id)
-        if declared.lane != "instant" and self.take_from_cache(id):  # known only now: something before it had an effect
+        declared, started = self.plan.declared(id), time.monotonic()
+        key = self.plan.key(id)
+        if declared.lane != "instant" and self.plan.take_from_cache(
+            id
+        ):  # known only now: something before it had an effect
             self.mark(id, "cached")
             return
         try:
@@ -253,10 +175,10 @@ class _Execution:
             self.mark(id, "interrupted")
             return
         except (NodeError, ConfigError, RunError) as error:
-            told = isinstance(error, NodeError)
-            self.fail(id, Failure(error.message if told else str(error), error.remedy if told else ""))
+            own = isinstance(error, NodeError)
+            self.fail(id, Failure(error.message if own else str(error), error.remedy if own else ""))
             return
-        except Exception as error:  # noqa: BLE001 - told at the node, with its traceback; other branches go on
+        except Exception as error:  # noqa: BLE001 - reported at the node, with its traceback; other branches go on
             if is_out_of_memory(error):
                 message, remedy = (
                     memory_message(error),
@@ -277,28 +199,28 @@ class _Execution:
         folder = self.cache.folder(key)
         context = Context(
             self.store, folder, self.out, self.provenance,
-            tell=lambda done, total, what: self.tell({"event": "progress", "node": id, "done": done, "total": total, "what": what}),
-            show=lambda path: self.tell({"event": "picture", "node": id, "path": str(path)}),
+            report=lambda done, total, what: self.emit({"event": "progress", "node": id, "done": done, "total": total, "what": what}),
+            show=lambda path: self.emit({"event": "picture", "node": id, "path": str(path)}),
             stop=self.stop,
         )  # fmt: skip
         outputs = declared.function(context, **inputs)
         if declared.effect:
-            self.keys[id] = cache.after(key, outputs)
+            self.plan.keys[id] = cache.after(key, outputs)
         else:
             self.cache.put(key, outputs, folder)
         return outputs
 
     def inputs_of(self, id: str) -> dict[str, Any]:
         """Every input of a node with its value; links resolved, absent sockets None."""
-        declared, node = self.declared(id), self.graph.nodes[id]
+        declared, node = self.plan.declared(id), self.graph.nodes[id]
         inputs = read_widgets(declared, node) | {socket.name: None for socket in declared.sockets}
         for name, link in node.links().items():
             value = self.outcome.outputs[link.node][link.slot]
             given = declared.input(name)
             if value is None and not getattr(given, "optional", False):
-                output = self.declared(link.node).outputs[link.slot].name
+                output = self.plan.declared(link.node).outputs[link.slot].name
                 raise NodeError(
-                    f"{name}: {self.declared(link.node).title} gave no {output}.",
+                    f"{name}: {self.plan.declared(link.node).title} gave no {output}.",
                     "Link something else, or change its settings.",
                 )
             inputs[name] = value if given in declared.sockets else given.read(value)
@@ -319,7 +241,7 @@ class _Execution:
         finally:
             lock.release()
 
-    # -- telling
+    # -- events
 
     def mark(self, id: str, state: State, **more: Any) -> None:
         self.outcome.states[id] = state
@@ -328,24 +250,24 @@ class _Execution:
             "node": id,
             "state": state,
             "title": self.title(id),
-            "lane": self.declared(id).lane,
+            "lane": self.plan.declared(id).lane,
             **more,
         }
         if state in ("done", "cached"):
             event["outputs"] = value_to_json(self.outcome.outputs[id])
-        self.tell(event)
+        self.emit(event)
 
     def title(self, id: str) -> str:
         node = self.graph.nodes[id]
-        return self.declared(id).title if node.title is None else node.title
+        return self.plan.declared(id).title if node.title is None else node.title
 
     def fail(self, id: str, failure: Failure) -> None:
         self.outcome.failures[id] = failure
         self.mark(id, "failed", message=failure.message, remedy=failure.remedy, traceback=failure.traceback)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         if self._listen is not None:
-            with self._telling:
+            with self._emitting:
                 self._listen({**event, "time": round(time.time(), 3)})
 
 

@@ -21,7 +21,7 @@ def _digest(path: str, size: int, changed_ns: int) -> str:
 
 
 def of_file(path: str | Path | None) -> str:
-    """sha256 of a file; `absent` where there is none. Asked again, an unchanged file is not read again."""
+    """sha256 of a file; `absent` where there is none. An unchanged file is not read a second time."""
     path = None if path is None else Path(path).expanduser()
     if path is None or not path.is_file():
         return "absent"

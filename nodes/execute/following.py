@@ -1,4 +1,4 @@
-"""A Train node's work: find or start the run that its config and pictures ask for, and follow it to its end.
+"""A Train node's work: find or start the run that its config and pictures describe, and follow it to its end.
 
 A run is found by its identity: the hash of the whole config, the fingerprint of pictures and model, and a number that a person
 raises to train again on purpose. The first ten digits of that stand in the run's name, so the same graph finds its run again
@@ -27,8 +27,8 @@ OPEN = ("created", "queued", "starting", "running", "paused", "stopping")
 
 def identity(config: RunConfig, again: int) -> str:
     """What decides whether two trainings are the same one."""
-    told = f"{config.hash()} {fingerprints.of_flat(config_to_flat(config))} {again}"
-    return hashlib.sha256(told.encode()).hexdigest()
+    parts = f"{config.hash()} {fingerprints.of_flat(config_to_flat(config))} {again}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def find(store: RunStore, digest: str) -> list[RunDir]:
@@ -48,13 +48,13 @@ def train(context: Context, config: RunConfig, name: str, again: int) -> RunDir:
     store, digest = context.store, identity(config, again)
     there = find(store, digest)
     run = there[-1] if there else None
-    told = 0
+    start = 0
     if run is not None:
         summary = settled(context, run)
         if summary.state == "done":
             return run
         if summary.resumable:
-            told = run.events()[1]
+            start = run.events()[1]
             store.enqueue(run.name, resume=True)
         elif summary.state == "created":
             store.enqueue(run.name)
@@ -69,77 +69,79 @@ def train(context: Context, config: RunConfig, name: str, again: int) -> RunDir:
             run = RunDir(store.path_of(stem))  # another process was quicker: join its run
             if not run.config_path.is_file():
                 raise
-    follow(context, run, told)
+    follow(context, run, start)
     return run
 
 
 def settled(context: Context, run: RunDir) -> RunSummary:
-    """What a run is once nobody is stopping it any more: one that saves its last checkpoint, or whose process is on its way out, is
-    waited for. Only then it can be gone on with. Raises Interrupted when somebody wants to stop the waiting.
+    """The summary of a run that is not about to stop: one that saves its last checkpoint, or whose process is ending, is waited for.
+    Only then it can be resumed. Raises Interrupted when a stop of the waiting was requested.
     """
     while True:
         summary = context.store.summary(run)
-        asked = any(command.name in ("stop", "stop-and-save") for command in run.pending_commands())
-        leaving = summary.state == "stopping" or asked or summary.state not in (*OPEN, "done")
+        stopping = any(command.name in ("stop", "stop-and-save") for command in run.pending_commands())
+        leaving = summary.state == "stopping" or stopping or summary.state not in (*OPEN, "done")
         if not (summary.alive and leaving):
             return summary
         context.progress(summary.step or 0, summary.total_steps or 0, "waiting for the run that is stopping")
         time.sleep(POLL_S)
 
 
-def follow(context: Context, run: RunDir, told: int = 0) -> None:
-    """Wait until a run is done, telling its progress and pictures. An interrupt lets it save first, then raises Interrupted.
+def follow(context: Context, run: RunDir, start: int = 0) -> None:
+    """Wait until a run is done, reporting its progress and pictures. An interrupt lets it save first, then raises Interrupted.
 
     Args:
-        told: the end of the events that are old news, in bytes: those of a run that goes on.
+        start: bytes of the events file to skip: what a resumed run has written before.
 
     Raises: NodeError when the run ends otherwise than done.
     """
-    store, offset, total, asked = context.store, told, 0, False
+    store, offset, total, stopping = context.store, start, 0, False
     while True:
         store.pump()
         events, offset = run.events(offset)
         for event in _newest(events):
             total = event.get("total_steps", total) if event["event"] == "start" else total
-            _tell(context, run, event, total)
+            _report(context, run, event, total)
         summary = store.summary(run)
         if summary.state not in OPEN and not events:
             break
-        if context.stop() and not asked:
-            asked = True
+        if context.stop() and not stopping:
+            stopping = True
             if not summary.alive and (summary.state == "created" or store.dequeue(run.name)):
                 raise Interrupted
             run.send("stop-and-save")
-            context.tell(summary.step or 0, total, "saving a checkpoint")
+            context.report(summary.step or 0, total, "saving a checkpoint")
         time.sleep(POLL_S)
     if summary.state == "done":
         return
-    if asked:
+    if stopping:
         raise Interrupted
     failure = store.failure(run.name)
     if failure is not None:
         raise NodeError(f"Run {run.name}: {failure['message']}", failure.get("remedy") or "")
     raise NodeError(
-        f"Run {run.name} is {summary.state} at step {summary.step}: {summary.message or 'somebody stopped it'}.",
+        f"Run {run.name} is {summary.state} at step {summary.step}: {summary.message or 'it was stopped'}.",
         "Run the graph again to go on from its last checkpoint.",
     )
 
 
 def _newest(events: list[dict]) -> list[dict]:
-    """The last event of each kind, in order: who joins a run that has trained for hours is told where it is, not all it did."""
+    """The last event of each kind, in order: joining a run that has trained for hours reports where it is, not all that it did."""
     last = {event["event"]: number for number, event in enumerate(events)}
     return [events[number] for number in sorted(last.values())]
 
 
-def _tell(context: Context, run: RunDir, event: dict, total: int) -> None:
+def _report(context: Context, run: RunDir, event: dict, total: int) -> None:
     match event["event"]:
         case "start" if event.get("resumed_from") is not None:
-            context.tell(event["resumed_from"], total, f"going on from step {event['resumed_from']}")
+            context.report(event["resumed_from"], total, f"going on from step {event['resumed_from']}")
         case "step":
             loss = event["loss"]
-            context.tell(event["step"], total, f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}")
+            context.report(
+                event["step"], total, f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}"
+            )
         case "phase":
-            context.tell(event["done"], event["total"], PHASES.get(event["name"], event["name"]))
+            context.report(event["done"], event["total"], PHASES.get(event["name"], event["name"]))
         case "sample":
             for image in event["images"]:
                 context.show(run.path / image["path"])

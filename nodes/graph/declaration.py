@@ -50,7 +50,7 @@ class Widget:
     """An input with a value of its own; a link of its wire type may replace it.
 
     `cosmetic`: changes no result. `names_path`: a file or folder, which is looked at before the node runs. `rule`: what is wrong with a
-    checked value by itself, where no bound and no choice can say it; None = nothing.
+    checked value by itself, where no bound and no choice can express it; None = nothing.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Declaration:
 
     `function(context, **inputs)` returns a tuple, one value per output. `lane` says what it needs; `effect` nodes write files of
     their own and are never served from the cache; `shows` nodes are roots of execution (there is something to look at).
-    `fingerprint(inputs)` tells what the node reads besides its inputs, as text; `check(inputs, linked)` yields (input, what is
+    `fingerprint(inputs)` describes what the node reads besides its inputs, as text; `check(inputs, linked)` yields (input, what is
     wrong) for rules between inputs; `absent(inputs)` yields the same for what the inputs name on the disk and is not there.
     `version` is raised when the function's results change.
     """

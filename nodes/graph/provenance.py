@@ -22,7 +22,7 @@ def copy_with_metadata(source: Path, target: Path, extra: Mapping[str, str]) -> 
     header = read_header(source)
     header["__metadata__"] = {**header.get("__metadata__", {}), **extra}
     text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, as the format asks
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, as the format requires
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with source.open("rb") as old, part.open("wb") as new:

@@ -1,9 +1,9 @@
-"""Everything wrong with a graph, told at once, with node and input, before anything runs.
+"""Everything wrong with a graph, reported at once, with node and input, before anything runs.
 
 Fails closed: an unknown kind of node, an unknown input, a slot that is not there, a value out of bounds, a cycle, settings that make
 no config together; each is a `Problem` under the name that ComfyUI gives to its kind. Nothing is opened and nothing is run: only
-nodes that merely put options on a wire are evaluated, so that rules between options are heard too. With `disk`, what a node names
-and is not there is told too, at that node; a graph that is only read, or put into the form, may come from another machine.
+nodes that merely put options on a wire are evaluated, so that rules between options are checked too. With `disk`, what a node names
+and is not there is reported too, at that node; a graph that is only read, or put into the form, may come from another machine.
 """
 
 from collections import deque
@@ -160,7 +160,7 @@ def _link_faults(graph: Graph, id: str, given: Socket | Widget, link: Link) -> I
         return
     declared = NODES.get(origin.kind)
     if declared is None:
-        return  # told at that node
+        return  # reported at that node
     if not 0 <= link.slot < len(declared.outputs):
         number = len(declared.outputs)
         slots = f"{number} output{'' if number == 1 else 's'}" + (f", 0 to {number - 1}" if number else "")
@@ -224,7 +224,7 @@ def _kind_of_fault(option: Option, value: Any) -> str:
 
 
 def read_widgets(declared: Declaration, node: Node) -> dict[str, Any] | None:
-    """Every widget's checked value, defaults where the file says nothing, None where it is linked; None as a whole when one is wrong."""
+    """Every widget's checked value, defaults where the file has none, None where it is linked; None as a whole when one is wrong."""
     values = {}
     for widget in declared.widgets:
         value = node.inputs.get(widget.name, widget.default)
@@ -242,7 +242,7 @@ def read_widgets(declared: Declaration, node: Node) -> dict[str, Any] | None:
 
 
 def known_values(graph: Graph, order: Iterable[str], without: Iterable[str] = ()) -> dict[str, tuple]:
-    """What can be said without running: the outputs of nodes that only compute settings; UNKNOWN for everything else."""
+    """What is known without running: the outputs of nodes that only compute settings; UNKNOWN for everything else."""
     without, found = set(without), {}
     for id in order:
         node = graph.nodes[id]

@@ -1,7 +1,7 @@
 """What travels on the wires: small immutable values. Settings, and references to folders, runs, checkpoints, pictures and reports;
 never a model, a tensor or a trainer.
 
-A reference carries the digest of what it refers to, so a value read from the cache can be asked whether it still holds.
+A reference carries the digest of what it refers to, so a value read from the cache can be checked for whether it still holds.
 No torch: the page draws and checks graphs with this.
 """
 
@@ -35,7 +35,7 @@ class NodeError(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop; what was worth saving has been saved."""
+    """A stop was requested; what was worth saving has been saved."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of every step of a run, up to a step; read from its events when somebody wants the numbers."""
+    """The loss of every step of a run, up to a step; read from its events when the numbers are needed."""
 
     run: str
     step: int

@@ -50,9 +50,9 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
     "RolloutPreview", "Rollout Preview", "Look",
     inputs=(
         Socket("model", values.MODEL, "The untrained model; or link a checkpoint.", True),
-        Socket("dataset", values.DATASET, "Whose pictures are walked to; with a checkpoint: the run's own.", True),
+        Socket("dataset", values.DATASET, "Whose pictures the rollout leads to; with a checkpoint: the run's own.", True),
         Socket("checkpoint", values.CHECKPOINT, "Trained weights, shown beside the model they started from.", True),
-        Socket("rollout", values.ROLLOUT, "Solver and grid of the walk; without it: the run's, or the defaults.", True),
+        Socket("rollout", values.ROLLOUT, "Solver and grid of the rollout; without it: the run's, or the defaults.", True),
         local("offset", "int", 3, "Grid steps of the short rollouts.", unit="grid steps", ge=1, le=OPTIONS["drift_offsets"].maximum),
         of_option("drift_seed"),
     ),
@@ -64,7 +64,7 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
     ),
 )  # fmt: skip
 def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
-    """One picture, walked to from pure noise by the model itself, against the path it should have taken."""
+    """One picture, sampled from pure noise by the model itself, against the path it should have taken."""
     flat: dict[str, Any] = {} if checkpoint is None else config_to_flat(following.config_of(checkpoint.run))
     for part in (model, dataset, rollout):
         flat |= {} if part is None else part.flat
@@ -153,7 +153,7 @@ def compare_drift(context, judge_by, **given):
         joined = compare(read)
     except ValueError as error:
         raise NodeError(str(error), "Compare reports of one kind of model, each under its own label.") from None
-    said, scores, parts = [], [], []
+    lines, scores, parts = [], [], []
     for (label, report), (_, found) in zip(chosen, read, strict=True):
         summary = in_words.summary(found)
         numbers = ", ".join(
@@ -161,7 +161,7 @@ def compare_drift(context, judge_by, **given):
             for name in ("clean_loss", "drift")
             if summary[name] is not None
         )
-        said.append(f"{label}: {numbers}. {' '.join(summary['words'])}")
+        lines.append(f"{label}: {numbers}. {' '.join(summary['words'])}")
         if report.checkpoint is not None and summary[judge_by] is not None:
             scores.append((summary[judge_by], label, report.checkpoint))
     if not scores:
@@ -169,16 +169,16 @@ def compare_drift(context, judge_by, **given):
             f"No report has a finite {judge_by}, so none is the better one.", "Look at each report by itself."
         )
     _, best, better = min(scores, key=lambda score: score[0])
-    said.append(f"Lower {judge_by.replace('_', ' ')}: {best}.")
+    lines.append(f"Lower {judge_by.replace('_', ' ')}: {best}.")
     parts = [("Drift compared", Image.open(BytesIO(figure_png(curves_figure(joined)))))]
-    parts += [(line, None) for line in said]
+    parts += [(line, None) for line in lines]
     for label, report in chosen:
         strip = Path(report.path) / "filmstrip.png"
         if strip.is_file():
             parts.append((label, pictures.opened(strip)))
     path = pictures.saved(pictures.stacked(parts), context.work / "comparison.png")
     context.show(path)
-    return Images((values.file_at(path),), ("drift compared",)), better, "\n".join(said)
+    return Images((values.file_at(path),), ("drift compared",)), better, "\n".join(lines)
 
 
 def _label_faults(inputs, linked):

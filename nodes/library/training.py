@@ -1,4 +1,4 @@
-"""Training, going on with a run, choosing a checkpoint, and the file that leaves the house."""
+"""Training, going on with a run, choosing a checkpoint, and exporting the LoRA."""
 
 import shutil
 from pathlib import Path
@@ -82,9 +82,9 @@ def resume(context, run, name, max_train_steps):
         there = store.get(name) if run is None else RunDir(run.path)
         if max_train_steps is not None:
             there = _longer(context, there, max_train_steps)
-        summary, told = following.settled(context, there), 0
+        summary, start = following.settled(context, there), 0
         if summary.resumable:
-            told = there.events()[1]
+            start = there.events()[1]
             store.enqueue(there.name, resume=True)
         elif summary.state != "done" and summary.state not in following.OPEN:
             raise NodeError(
@@ -95,7 +95,7 @@ def resume(context, run, name, max_train_steps):
     except RunError as error:
         raise NodeError(str(error)) from None
     if summary.state != "done":
-        following.follow(context, there, told)
+        following.follow(context, there, start)
     return _results(there)
 
 

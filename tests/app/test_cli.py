@@ -42,9 +42,9 @@ def healthy(monkeypatch):
     """A preflight without findings, so that what is tested is the command line."""
     from rollout_studio.core.before import preflight
 
-    asked = []
-    monkeypatch.setattr(preflight, "preflight", lambda config, **where: asked.append((config, where)) or [])
-    return asked
+    calls = []
+    monkeypatch.setattr(preflight, "preflight", lambda config, **where: calls.append((config, where)) or [])
+    return calls
 
 
 # ---- options as flags
@@ -115,7 +115,7 @@ def test_all_faults_of_preset_set_and_flags_come_together(run):
         (["--resume", "nobody", "--seed", "3"], "goes on with its own config"),
     ],
 )
-def test_a_mistake_is_told_in_words_and_ends_with_78(run, tmp_path, monkeypatch, arguments, words):
+def test_a_mistake_is_reported_in_words_and_ends_with_78(run, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     code, _, err = run("train", *arguments)
     assert code == 78
@@ -158,7 +158,7 @@ def test_what_a_dry_run_prints_is_a_config_file_again(run, healthy, tmp_path):
     assert resolved("--config", str(file)) == resolved("--preset", "demo")
 
 
-def test_preflight_errors_forbid_the_start_and_are_all_told(run, monkeypatch, tmp_path):
+def test_preflight_errors_forbid_the_start_and_are_all_reported(run, monkeypatch, tmp_path):
     from rollout_studio.core.before import preflight
 
     found = [
@@ -194,7 +194,7 @@ def test_preflight_errors_forbid_the_start_and_are_all_told(run, monkeypatch, tm
         ),
     ],
 )
-def test_the_cost_of_the_rollout_is_said(flags, words):
+def test_the_cost_of_the_rollout_is_printed(flags, words):
     assert words in answers.cost_sentence(resolved(*flags))
 
 
@@ -377,7 +377,7 @@ def test_runs_are_listed_where_nothing_can_be_written(run, as_nobody):
     assert "It cannot be started" in out and "Permission denied" in out and "Traceback" not in err
 
 
-def test_runs_are_listed_where_the_queue_cannot_move_and_it_is_said_once(run, tmp_path):
+def test_runs_are_listed_where_the_queue_cannot_move_and_it_is_reported_once(run, tmp_path):
     store = RunStore(tmp_path)
     store.create({}, "first")
     store.enqueue("first")
@@ -400,7 +400,7 @@ def test_runs_are_listed_shown_and_deleted(run, store):
     assert store.list() == []
 
 
-def test_deleting_asks_and_refuses_where_nobody_can_answer(run, store, monkeypatch):
+def test_deleting_asks_and_refuses_without_a_terminal(run, store, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     code, _, err = run("runs", "delete", "first", "--runs-dir", store.root)
     assert code == 78
@@ -487,7 +487,7 @@ def test_sample_says_how_much_of_a_lora_fits_and_draws_with_no_other(run, tmp_pa
         {f"{stem}.lora_A.weight": torch.ones(2, side), f"{stem}.lora_B.weight": torch.full((side, 2), value)},
         tmp_path / "mine.safetensors",
     )
-    told = run(
+    result = run(
         "sample",
         "--model",
         "demo-flow",
@@ -500,7 +500,7 @@ def test_sample_says_how_much_of_a_lora_fits_and_draws_with_no_other(run, tmp_pa
         "--out",
         tmp_path / "o",
     )
-    assert told[0] == code and words in told[2] and "Traceback" not in told[2], told
+    assert result[0] == code and words in result[2] and "Traceback" not in result[2], result
     assert (tmp_path / "o").exists() == (code == 0)
 
 
@@ -596,12 +596,12 @@ def test_what_computes_in_the_terminals_own_process_has_threads_that_sleep_while
     assert f"waits {policy}\n" in done.stdout, done.stderr
 
 
-def test_the_page_is_started_as_asked(run, monkeypatch, tmp_path):
+def test_the_page_is_started_with_the_given_flags(run, monkeypatch, tmp_path):
     import types
 
-    asked = []
-    page = types.SimpleNamespace(serve=lambda **how: asked.append(how) or 0)
+    calls = []
+    page = types.SimpleNamespace(serve=lambda **how: calls.append(how) or 0)
     monkeypatch.setitem(sys.modules, "rollout_studio.app.page", page)
     assert run("ui", "--port", "7000", "--no-browser", "--runs-dir", tmp_path)[0] == 0
-    assert asked == [{"port": 7000, "open_browser": False, "runs_dir": tmp_path}]
+    assert calls == [{"port": 7000, "open_browser": False, "runs_dir": tmp_path}]
     assert run("ui", "--port", "0")[0] == 78

@@ -67,7 +67,7 @@ def node_states(runs):
     return {each["id"]: each["state"] for each in runs.status()["nodes"]}
 
 
-def told(runs, name, *events):
+def write_events(runs, name, *events):
     """Write events as a graph run would."""
     with (runs.root / name / "events.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(event) + "\n" for event in events)
@@ -76,7 +76,7 @@ def told(runs, name, *events):
 # ---- a run of a graph
 
 
-def test_a_graph_is_run_by_a_process_of_its_own_and_told_by_its_files(runs, store):
+def test_a_graph_is_run_by_a_process_of_its_own_and_followed_by_its_files(runs, store):
     mine = runs()
     name = mine.start(RAMP.with_node("other", RAMP.nodes["ramp"]), only=["ramp"])
     assert mine.status()["state"] == "running"
@@ -87,7 +87,7 @@ def test_a_graph_is_run_by_a_process_of_its_own_and_told_by_its_files(runs, stor
     assert [each["id"] for each in status["nodes"]] == [
         "rollout",
         "ramp",
-    ]  # not the note, and not what nobody asked for
+    ]  # not the note, and not what was not wanted
     [picture] = node(status, "ramp")["pictures"]
     assert picture["whole"].startswith("gradio_api/file=") and picture["width"] > 100
     assert mine.graph_of(name).nodes.keys() == {*RAMP.nodes, "other"}
@@ -96,10 +96,10 @@ def test_a_graph_is_run_by_a_process_of_its_own_and_told_by_its_files(runs, stor
     assert not store.list()
 
 
-def test_a_missing_folder_is_told_while_one_edits_at_the_node_that_names_it(ask, runs, tmp_path):
+def test_a_missing_folder_is_reported_while_one_edits_at_the_node_that_names_it(ask, runs, tmp_path):
     graph, _ = read_file(WORKFLOWS / "preset-demo.json")
 
-    def told(id, path):
+    def faults_of(id, path):
         changed = graph.with_node(id, graph.nodes[id].with_input("path", path))
         return [
             (each["node"], each["input"], each["message"])
@@ -108,12 +108,12 @@ def test_a_missing_folder_is_told_while_one_edits_at_the_node_that_names_it(ask,
 
     (tmp_path / "a.txt").touch()
     nowhere = str(tmp_path / "nowhere")
-    [(node, field, message)] = told("folder", nowhere)
+    [(node, field, message)] = faults_of("folder", nowhere)
     assert (node, field) == ("folder", "path") and nowhere in message and "there is no such folder" in message
-    assert "is a file" in told("folder", str(tmp_path / "a.txt"))[0][2]
-    assert "name the folder with your pictures" in told("folder", None)[0][2]
-    assert told("class_folder", nowhere) == []  # made when class pictures are generated
-    assert told("folder", str(tmp_path)) == []
+    assert "is a file" in faults_of("folder", str(tmp_path / "a.txt"))[0][2]
+    assert "name the folder with your pictures" in faults_of("folder", None)[0][2]
+    assert faults_of("class_folder", nowhere) == []  # made when class pictures are generated
+    assert faults_of("folder", str(tmp_path)) == []
     # to the form
     assert (
         config_of(graph.with_node("folder", graph.nodes["folder"].with_input("path", nowhere))).data.instance_data_dir
@@ -130,7 +130,7 @@ def test_a_graph_with_problems_is_not_started(runs):
     assert mine.newest() is None and mine.status() is None
 
 
-def test_what_only_shows_when_it_starts_is_told_at_its_node(runs, tmp_path):
+def test_what_only_shows_when_it_starts_is_reported_at_its_node(runs, tmp_path):
     """A training without pictures is refused by the process, before anything runs."""
     graph, _ = read_file(WORKFLOWS / "preset-demo.json")
     folder = graph.nodes["folder"]
@@ -146,7 +146,7 @@ def test_stopping_leaves_a_file_and_a_process_that_vanished_has_crashed(runs):
     name = mine.start(RAMP)
     mine.stop(name)
     assert (mine.root / name / "stop").exists() and mine.status()["state"] == "stopping"
-    told(mine, name, {"event": "node", "node": "ramp", "state": "running", "title": "Ramp", "lane": "files"})
+    write_events(mine, name, {"event": "node", "node": "ramp", "state": "running", "title": "Ramp", "lane": "files"})
     wait_for(lambda: (mine.root / name / "log.txt").read_text() == "told\n")
     platform_calls.kill(json.loads((mine.root / name / "process.json").read_text()))
     status = ended(mine)
@@ -197,7 +197,7 @@ def test_stop_and_run_at_once_goes_on_from_the_checkpoint(runs, store):
 def test_events_are_folded_as_they_come_half_a_line_waits_and_a_broken_one_is_passed_over(runs):
     mine = runs(SLEEPER)
     name = mine.start(RAMP)
-    told(mine, name, {"event": "node", "node": "ramp", "state": "running", "title": "Ramp", "lane": "files"})
+    write_events(mine, name, {"event": "node", "node": "ramp", "state": "running", "title": "Ramp", "lane": "files"})
     file = mine.root / name / "events.jsonl"
     with file.open("a") as events:
         events.write('{"event": "progress", "node": "ramp", "done": 1, ')
@@ -207,7 +207,7 @@ def test_events_are_folded_as_they_come_half_a_line_waits_and_a_broken_one_is_pa
     assert node(mine.status(), "ramp")["done"] == 1
     same = mine.status()
     assert mine.status() is same  # nothing new: nothing is drawn
-    told(mine, name, {"event": "node", "node": "ramp", "state": "failed", "message": "No.", "remedy": "Try.", "title": "Ramp", "lane": "files"},
+    write_events(mine, name, {"event": "node", "node": "ramp", "state": "failed", "message": "No.", "remedy": "Try.", "title": "Ramp", "lane": "files"},
          {"event": "end", "states": {"ramp": "failed"}, "ok": False, "time": 5.0})  # fmt: skip
     platform_calls.kill(json.loads((mine.root / name / "process.json").read_text()))
     status = ended(mine)
@@ -221,7 +221,7 @@ def test_only_pictures_inside_the_runs_folder_are_shown(runs, store, tmp_path):
     shown = pictures.saved(Image.new("RGB", (30, 20)), store.root / "shown.png")
     files = [{"is": "File", "path": str(path), "digest": ""} for path in (secret, gone, shown)]
     outputs = [{"is": "Images", "files": files, "captions": ["one", "two", "three"]}, "words", None]
-    told(
+    write_events(
         mine,
         name,
         {"event": "node", "node": "ramp", "state": "done", "title": "Ramp", "lane": "files", "outputs": outputs},
@@ -265,9 +265,9 @@ def test_a_picture_and_a_loras_head_bring_their_graph(tmp_path):
     {"name": "x.exe", "bytes": ""}, {"name": "x.json", "text": "{"}, {"name": "x.json", "text": "[]"},
 ])  # fmt: skip
 def test_a_file_that_holds_no_graph_says_so(file):
-    with pytest.raises(GraphError) as told:
+    with pytest.raises(GraphError) as refusal:
         read_dropped(file)
-    assert told.value.problems
+    assert refusal.value.problems
 
 
 def test_the_shipped_workflows_are_listed_and_free_of_problems():
@@ -289,17 +289,17 @@ def ask(store):
     return {function.__name__: function for function in tab._functions()}
 
 
-@pytest.mark.parametrize("asked", [None, 3, "x", [], {}, {"graph": None}, {"graph": 3}, {"graph": "{"}, {"graph": "[" * 5000}, {"graph": {}}, {"graph": "{}"},
+@pytest.mark.parametrize("sent", [None, 3, "x", [], {}, {"graph": None}, {"graph": 3}, {"graph": "{"}, {"graph": "[" * 5000}, {"graph": {}}, {"graph": "{}"},
                                    {"graph": '{"format": "rollout_studio.graph", "version": 1, "prompt": {"a": {"class_type": "X"}}}', "only": ["b"]}])  # fmt: skip
-def test_a_request_made_by_hand_gets_problems_never_a_traceback_or_a_run(ask, asked, store):
+def test_a_request_made_by_hand_gets_problems_never_a_traceback_or_a_run(ask, sent, store):
     for name in ("graph_check", "graph_run"):
-        assert ask[name](asked)["problems"]
+        assert ask[name](sent)["problems"]
     assert (
-        "fault" in ask["graph_read"](asked)
-        and "fault" in ask["graph_of_run"](asked)
-        and "fault" in ask["graph_shipped"](asked)
+        "fault" in ask["graph_read"](sent)
+        and "fault" in ask["graph_of_run"](sent)
+        and "fault" in ask["graph_shipped"](sent)
     )
-    assert ask["graph_stop"](asked) == {"run": None}
+    assert ask["graph_stop"](sent) == {"run": None}
     assert not (store.root / graph_runs.FOLDER).exists()
 
 
@@ -310,10 +310,10 @@ def test_the_menu_is_data_and_a_shipped_workflow_has_no_problems(ask):
     assert {kind for kind in types if kind.startswith("ROLLOUT_")} <= set(menu["colours"])
     for each in menu["workflows"]:
         answer = ask["graph_shipped"](each["name"])
-        told = ask["graph_check"]({"graph": json.dumps(answer["graph"])})["problems"]
+        problems = ask["graph_check"]({"graph": json.dumps(answer["graph"])})["problems"]
         # Presets for models that do not come along have no pictures of yours yet: the one thing to fill in.
-        assert not answer["problems"] and {(each["node"], each["input"]) for each in told} <= {("folder", "path")}
-        assert not told or "demo" not in each["name"]
+        assert not answer["problems"] and {(each["node"], each["input"]) for each in problems} <= {("folder", "path")}
+        assert not problems or "demo" not in each["name"]
 
 
 # ---- the bundle

@@ -220,5 +220,5 @@ def test_a_fault_elsewhere_lets_the_words_wait_until_the_form_can_be_read(train,
     answer = train.pictures.on_folder(train, wrong)
     assert fields["instance_prompt"] not in answer and train.pictures.held not in answer
     mended = {**held(wrong, answer), fields["learning_rate"]: 0.001}
-    assert train.on_edit(mended)[train.pictures.clear]["visible"]
+    assert train.on_edit(mended)[train.pictures.words.clear]["visible"]
     assert held(mended, train.pictures.on_folder(train, mended))[fields["instance_prompt"]] == ""

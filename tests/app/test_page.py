@@ -15,7 +15,7 @@ from rollout_studio.core.runs.store import RunStore
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_bad_value_is_told_at_its_field_and_nothing_starts(visit, served, tab):
+def test_a_bad_value_is_shown_at_its_field_and_nothing_starts(visit, served, tab):
     page, before = visit(), len(served[1].list())
     tab(page, "Train")
     page.locator("#opt-learning_rate input").fill("50")

@@ -174,7 +174,7 @@ def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and
     assert (mine / "cup 05.txt").read_text() == "typed on the first page\n" and len(list(mine.glob("*.txt"))) == 1
 
 
-def test_a_model_is_checked_where_it_is_and_without_a_network_it_is_said_what_works(visit, tab):
+def test_a_model_is_checked_where_it_is_and_without_a_network_it_shows_what_works(visit, tab):
     page = visit(width=400)
     tab(page, "Train")
     page.locator("#check-model").click()

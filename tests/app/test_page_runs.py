@@ -40,7 +40,7 @@ def test_two_runs_stand_side_by_side_by_steps_and_by_seconds(visit, runs, tab):
     expect(page.locator("#run-course")).to_contain_text("That is blur, not success")
     tab(page, "Compare")
     expect(page.locator("#compare-runs")).to_contain_text("mine-plain-steps")  # its control, chosen by itself
-    said = page.locator("#compare-said")
+    said = page.locator("#compare-findings")
     expect(said).to_contain_text("mine against mine-plain-steps, both at step 80")
     expect(said).to_contain_text("That is blur, not success")
     expect(page.locator("#compare-charts svg")).to_have_count(3)
@@ -81,7 +81,7 @@ def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):
     for part, shown in (
         ("Overview", "#run-charts svg"),
         ("Samples and drift", "#run-course svg"),
-        ("Compare", "#compare-said table"),
+        ("Compare", "#compare-findings table"),
         ("Log", "#run-log pre"),
     ):
         tab(page, part)

@@ -10,7 +10,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 from rollout_studio.app.page import free_port, launch
 from rollout_studio.app.parts.style import CSS
-from rollout_studio.app.runs.try_panel import TryPanel
+from rollout_studio.app.runs.try_it.panel import TryPanel
 from scripted_painter import scripted_watch
 
 pytestmark = pytest.mark.timeout(300)

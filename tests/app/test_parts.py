@@ -149,7 +149,9 @@ def test_markup_and_templates_are_inert():
 
 
 def test_hostile_prompts_names_and_messages_are_inert_everywhere(store):
-    from rollout_studio.app.runs import tab as runs_tab
+    from rollout_studio.app.runs.head import head
+    from rollout_studio.app.runs.messages import messages
+    from rollout_studio.app.runs.samples import samples_grid
 
     run = store.create({"validation_prompts": [HOSTILE]}, "hostile", preset=HOSTILE)
     run.emit("sample", step=0, images=[{"prompt": HOSTILE, "seed": HOSTILE, "path": "../../etc/passwd"}])
@@ -160,7 +162,7 @@ def test_hostile_prompts_names_and_messages_are_inert_everywhere(store):
     watch = Watch(store.root)
     summary, log = store.summary(run), RunLog(run).update()
     shown = [
-        runs_tab.head(summary, log, None), runs_tab.messages(summary, log), runs_tab.samples_grid(summary, log, watch),
+        head(summary, log, None), messages(summary, log), samples_grid(summary, log, watch),
         side_panel(with_changes(load_preset("demo"), {"validation_prompts": (HOSTILE,)}), "demo"),
     ]  # fmt: skip
     for part in shown:
@@ -212,12 +214,12 @@ def test_the_side_panel_shows_every_key_and_what_was_changed():
 
 def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
     from rollout_studio.app.drift import measured
-    from rollout_studio.app.runs import tab as runs_tab
+    from rollout_studio.app.runs.samples import samples_grid
 
     run = write.run(store)
     watch = Watch(store.root)
     summary, log = store.summary(run), RunLog(run).update()
-    grid = runs_tab.samples_grid(summary, log, watch)
+    grid = samples_grid(summary, log, watch)
     assert [grid.count(f">{head}<") for head in ("before", "step 40", "step 80", "step 120")] == [1, 1, 1, 1]
     assert grid.count("<img") == 8
     strip = measured.filmstrip(summary, log.drifts[120], watch)
@@ -235,7 +237,7 @@ def test_a_damaged_drift_report_is_told_not_raised(store, write):
 
 
 def test_a_long_run_shows_its_first_and_last_samples():
-    from rollout_studio.app.runs.tab import chosen_steps
+    from rollout_studio.app.runs.samples import chosen_steps
 
     found = chosen_steps(list(range(0, 10_000, 50)))
     assert len(found) == 12 and found[0] == 0 and found[-1] == 9950

@@ -9,10 +9,19 @@ from PIL import Image
 from rollout_studio.app.parts.folders import listing
 from rollout_studio.app.parts.forms import Form
 from rollout_studio.app.parts.watch import Watch
-from rollout_studio.app.train import captions
-from rollout_studio.app.train.captions import Draft, DroppedSets, Edits, Refused, read_edits, safe_stem, save_captions
-from rollout_studio.app.train.picture_checks import KINDS, checks_card
-from rollout_studio.app.train.pictures_panel import PER_PAGE, PicturesPanel
+from rollout_studio.app.train.pictures import captions
+from rollout_studio.app.train.pictures.captions import (
+    Draft,
+    DroppedSets,
+    Edits,
+    Refused,
+    read_edits,
+    safe_stem,
+    save_captions,
+)
+from rollout_studio.app.train.pictures.checks import KINDS, checks_card
+from rollout_studio.app.train.pictures.panel import PicturesPanel
+from rollout_studio.app.train.pictures.set_view import PER_PAGE
 from rollout_studio.core.config import load_preset, with_changes
 from rollout_studio.core.demo import DREAMBOOTH
 from rollout_studio.core.findings import Finding
@@ -261,16 +270,16 @@ def test_a_removed_picture_can_be_brought_back_and_a_persons_own_is_never_remove
 def test_the_trigger_word_is_proposed_once_for_every_caption_that_lacks_it(panel, folder):
     mine = data(folder, trigger_word="qrx", instance_prompt="a thing")
     edits = Edits(str(folder), drafts={"große Tasse.png": Draft("die QRX, groß", "eine große Tasse")})
-    proposed = panel.with_trigger(mine, edits)
+    proposed = panel.set_editor.with_trigger(mine, edits)
     assert proposed == {
         "cup.png": {"text": "qrx, a cup", "was": "a cup"},
         "Zug 日本.jpg": {"text": "qrx, a thing", "was": ""},
     }
     assert tree(folder)["cup.txt"] == b"a cup", "nothing is written before Save"
     typed = {**edits.drafts, **{name: Draft(**each) for name, each in proposed.items()}}
-    assert panel.with_trigger(mine, Edits(str(folder), drafts=typed)) == {}
-    panel.save(mine, Edits(str(folder), drafts=typed))
-    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n" and panel.with_trigger(
+    assert panel.set_editor.with_trigger(mine, Edits(str(folder), drafts=typed)) == {}
+    panel.set_editor.save(mine, Edits(str(folder), drafts=typed))
+    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n" and panel.set_editor.with_trigger(
         mine, Edits(str(folder))
     ) == {}
 
@@ -279,20 +288,20 @@ def test_two_hundred_pictures_come_in_pages_and_their_captions_all_count(panel, 
     for number in range(200):
         picture(tmp_path / "many" / f"{number:03d}.png", (number, 90, 200), (64, 64))
     mine, name = data(tmp_path / "many", trigger_word="qrx", instance_prompt="a cup"), str(tmp_path / "many")
-    first = panel.look(mine, Edits(name)).shown
+    first = panel.reader.read(mine, Edits(name)).shown
     assert (first["total"], first["pages"], len(first["items"])) == (200, 9, PER_PAGE)
-    last = panel.look(mine, Edits(name, page=8)).shown
+    last = panel.reader.read(mine, Edits(name, page=8)).shown
     assert last["items"][0]["name"] == "192.png" and len(last["items"]) == 8
-    assert panel.look(mine, Edits(name, page=99)).shown["page"] == 8
-    assert panel.look(mine, Edits("another folder", page=3)).shown["page"] == 0
-    assert len(panel.with_trigger(mine, Edits(name))) == 200
+    assert panel.reader.read(mine, Edits(name, page=99)).shown["page"] == 8
+    assert panel.reader.read(mine, Edits("another folder", page=3)).shown["page"] == 0
+    assert len(panel.set_editor.with_trigger(mine, Edits(name))) == 200
 
 
 def test_the_look_can_be_sent_to_a_browser_whatever_the_files_are_called(panel, folder):
     if os.name == "posix":
         picture(folder / "plain.png").rename(folder / os.fsdecode(b"no\xfftext.png"))
     picture(folder / "${alert(1)}{{x}}.png").with_suffix(".txt").write_text(HOSTILE)
-    look = panel.look(data(folder))
+    look = panel.reader.read(data(folder))
     json.dumps(look.shown).encode()
     look.checks.encode()
     assert not set("<{$`") & set(
@@ -303,13 +312,15 @@ def test_the_look_can_be_sent_to_a_browser_whatever_the_files_are_called(panel, 
 
 
 def test_what_may_be_done_follows_from_whose_pictures_they_are(panel, folder):
-    built_in, own = panel.look(data("demo-dreambooth")).shown, panel.look(data(folder)).shown
+    built_in, own = panel.reader.read(data("demo-dreambooth")).shown, panel.reader.read(data(folder)).shown
     assert "built in: they cannot be edited. Drop your own" in built_in["head"]
     assert not built_in["editable"] and not any(item["editable"] for item in built_in["items"])
-    assert own["editable"] and not own["removable"] and "until you press Save" in own["said"]
-    dropped = panel.look(data(panel.add(data("demo-dreambooth"), list(folder.iterdir())).folder)).shown
+    assert own["editable"] and not own["removable"] and "until you press Save" in own["hint"]
+    dropped = panel.reader.read(
+        data(panel.set_editor.add(data("demo-dreambooth"), list(folder.iterdir())).folder)
+    ).shown
     assert dropped["editable"] and dropped["removable"]
-    names = panel.look(data(folder, caption_strategy="filename")).shown
+    names = panel.reader.read(data(folder, caption_strategy="filename")).shown
     assert (
         not names["editable"] and names["items"][1]["caption"] == "große Tasse" and "caption strategy" in names["head"]
     )
@@ -323,9 +334,9 @@ def test_refusals_reach_no_file(panel, folder):
         (data(folder), Edits("/another", drafts=typed)),
     ):
         with pytest.raises(Refused):
-            panel.save(mine, edits)
+            panel.set_editor.save(mine, edits)
     with pytest.raises(Refused, match="its own folder"):
-        panel.remove(data(folder), "cup.png")
+        panel.set_editor.remove(data(folder), "cup.png")
     assert tree(folder)["cup.txt"] == b"a cup"
 
 
@@ -334,7 +345,7 @@ def test_each_check_stands_at_its_picture_and_once_in_the_list(panel, folder):
     (folder / "phone.heic").write_bytes(b"x")
     for kind in (".png", ".txt"):
         (folder / f"twin{kind}").write_bytes((folder / f"cup{kind}").read_bytes())
-    look = panel.look(data(folder, resolution=256, trigger_word="qrx", instance_prompt=None))
+    look = panel.reader.read(data(folder, resolution=256, trigger_word="qrx", instance_prompt=None))
     marks = {item["name"]: [mark["short"] for mark in item["marks"]] for item in look.shown["items"]}
     assert marks["broken.png"] == marks["phone.heic"] == ["unreadable"]
     assert set(marks["cup.png"]) == {"twice", "too small", 'no "qrx"'}
@@ -348,7 +359,7 @@ def test_each_check_stands_at_its_picture_and_once_in_the_list(panel, folder):
     typed = Edits(str(folder), drafts={"Zug 日本.jpg": Draft("a qrx train", "")})
     (held,) = [
         item
-        for item in panel.look(data(folder, instance_prompt=None, trigger_word="qrx"), typed).shown["items"]
+        for item in panel.reader.read(data(folder, instance_prompt=None, trigger_word="qrx"), typed).shown["items"]
         if item["name"] == "Zug 日本.jpg"
     ]
     assert held["marks"] == [], "the marks follow what is typed"
@@ -356,10 +367,10 @@ def test_each_check_stands_at_its_picture_and_once_in_the_list(panel, folder):
 
 def test_a_sound_set_says_so_and_no_folder_says_what_to_do(panel, folder):
     (folder / "Zug 日本.txt").write_text("ein Zug", encoding="utf-8")
-    sound = panel.look(data(folder, trigger_word=None, aspect_buckets=False))
+    sound = panel.reader.read(data(folder, trigger_word=None, aspect_buckets=False))
     assert "All 3 pictures can be read" in sound.checks and not any(item["marks"] for item in sound.shown["items"])
-    assert "Drop some above" in panel.look(data(folder, instance_data_dir=None)).shown["head"]
-    gone = panel.look(data(folder / "gone"))
+    assert "Drop some above" in panel.reader.read(data(folder, instance_data_dir=None)).shown["head"]
+    gone = panel.reader.read(data(folder / "gone"))
     assert "does not exist" in gone.checks and gone.shown["total"] == 0
 
 
@@ -369,36 +380,38 @@ def test_every_kind_of_finding_has_a_title():
 
 
 def test_a_set_that_a_run_was_made_with_stays_as_it_was(panel, folder):
-    old = panel.add(data("demo-dreambooth"), list(folder.iterdir())).folder
-    panel.watch.store.create({"instance_data_dir": str(old)}, "first")
+    old = panel.set_editor.add(data("demo-dreambooth"), list(folder.iterdir())).folder
+    panel.set_editor.store.create({"instance_data_dir": str(old)}, "first")
     before = tree(old)
-    saved = panel.save(data(old), Edits(str(old), drafts={"cup.png": Draft("mine", "a cup")}))
+    saved = panel.set_editor.save(data(old), Edits(str(old), drafts={"cup.png": Draft("mine", "a cup")}))
     assert saved.copied and saved.folder != old and (saved.folder / "cup.txt").read_text() == "mine\n"
-    removed = panel.remove(data(old), "cup.png")
+    removed = panel.set_editor.remove(data(old), "cup.png")
     assert removed.copied and not (removed.folder / "cup.png").exists()
-    added = panel.add(data(old), [picture(folder / "more.png", (9, 9, 9))])
+    added = panel.set_editor.add(data(old), [picture(folder / "more.png", (9, 9, 9))])
     assert added.copied and (added.folder / "more.png").exists() and (added.folder / "cup.png").exists()
     assert tree(old) == before and "first" in saved.infos[0]
-    again = panel.save(data(saved.folder), Edits(str(saved.folder), drafts={"cup.png": Draft("again", "mine")}))
+    again = panel.set_editor.save(
+        data(saved.folder), Edits(str(saved.folder), drafts={"cup.png": Draft("again", "mine")})
+    )
     assert not again.copied, "a set of no run is changed in place"
 
 
 def test_pictures_dropped_beside_a_persons_own_folder_are_a_set_of_their_own(panel, folder, tmp_path):
     before = tree(folder)
-    answer = panel.add(data(folder), [picture(tmp_path / "new.png")])
+    answer = panel.set_editor.add(data(folder), [picture(tmp_path / "new.png")])
     assert panel.sets.kind(answer.folder) == "dropped" and sorted(tree(answer.folder)) == ["new.png"]
     assert tree(folder) == before and "your folder" in answer.infos[0]
 
 
 def test_class_pictures_are_shown_with_what_they_are_for(panel, tmp_path, folder):
-    assert panel.look(load_preset("demo").data).classes.count("<figure") == PER_PAGE
-    assert "Off: only your pictures" in panel.look(data(folder)).classes
-    drawn = panel.look(
+    assert panel.reader.read(load_preset("demo").data).classes.count("<figure") == PER_PAGE
+    assert "Off: only your pictures" in panel.reader.read(data(folder)).classes
+    drawn = panel.reader.read(
         data(folder, with_prior_preservation=True, class_prompt=HOSTILE, class_data_dir=None, num_class_images=7)
     ).classes
     assert "7 class pictures of" in drawn and "untrained model" in drawn and "<script" not in drawn
     picture(tmp_path / "class" / "dog.png")
-    some = panel.look(
+    some = panel.reader.read(
         data(
             folder,
             with_prior_preservation=True,
@@ -408,7 +421,9 @@ def test_class_pictures_are_shown_with_what_they_are_for(panel, tmp_path, folder
         )
     )
     assert "1 class picture from" in some.classes and "2 more of" in some.classes and "class picture" not in some.checks
-    same = panel.look(data(folder, with_prior_preservation=True, class_prompt="a dog", class_data_dir=str(folder)))
+    same = panel.reader.read(
+        data(folder, with_prior_preservation=True, class_prompt="a dog", class_data_dir=str(folder))
+    )
     assert "folder of their own" in same.classes
 
 
@@ -435,7 +450,7 @@ def test_models_are_marked_and_a_single_file_is_named_for_what_it_is(tmp_path):
     assert not shown["single"]["fits"] and "converted" in shown["single"]["mark"] and shown["other"]["mark"] == ""
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_the_way_up_stays_open(tmp_path):
+def test_a_folder_that_cannot_be_read_is_reported_and_the_way_up_stays_open(tmp_path):
     shown = listing(tmp_path / "gone", "pictures")
     assert "cannot be read" in shown["note"] and shown["parent"] == str(tmp_path) and shown["folders"] == []
 

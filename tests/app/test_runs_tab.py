@@ -12,19 +12,13 @@ import gradio as gr
 import pytest
 from rollout_studio.app.parts.charts import Line, chart
 from rollout_studio.app.parts.watch import Watch
-from rollout_studio.app.runs import compare
-from rollout_studio.app.runs import tab as runs_tab
-from rollout_studio.app.runs.compare import (
-    ComparePanel,
-    comparison,
-    default_choice,
-    moments,
-    set_against,
-    settings_table,
-    shared_moment,
-    sides,
-)
+from rollout_studio.app.runs.compare.drawings import samples, settings_table
+from rollout_studio.app.runs.compare.findings import comparison, set_against
+from rollout_studio.app.runs.compare.panel import ComparePanel
+from rollout_studio.app.runs.compare.sides import default_choice, moments, shared_moment, sides
+from rollout_studio.app.runs.messages import requests_card
 from rollout_studio.app.runs.parts import course
+from rollout_studio.app.runs.run_list import run_choices
 from rollout_studio.app.runs.tab import RunsTab
 from rollout_studio.core.look.drift.over_training import over_training, training_words
 from rollout_studio.core.runs.run_log import follow
@@ -48,12 +42,12 @@ def plain(html):
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)))
 
 
-def looked_at(watch, *names):
+def sides_of(watch, *names):
     watch.runs(fresh=True)
     return sides([watch.run(name) for name in names], watch.log)
 
 
-def test_a_runs_folder_that_takes_nothing_is_told_above_the_list_and_the_runs_stay_there(watch, tab, store, write):
+def test_a_runs_folder_that_takes_nothing_is_reported_above_the_list_and_the_runs_stay_there(watch, tab, store, write):
     write.run(store)
     store.create({}, "waiting")
     store.enqueue("waiting")
@@ -90,27 +84,27 @@ def course_of(store, name="told"):
 
 def test_falling_drift_with_a_rising_clean_loss_is_called_blur_and_since_when(store, write):
     write.run(store, steps=120, drifts={40: (0.9, 0.9), 80: (0.8, 1.1), 120: (0.7, 1.2)})
-    said = course_of(store)
+    shown = course_of(store)
     assert (
-        "At step 120, against the model before training: drift" in said
-        and "fell by 30.0 %" in said
-        and "rose by 20.0 %" in said
+        "At step 120, against the model before training: drift" in shown
+        and "fell by 30.0 %" in shown
+        and "rose by 20.0 %" in shown
     )
-    assert "That is blur, not success" in said and "It has been blur since step 80" in said
-    assert "The clean loss was lowest at step 40 and has risen since" in said
-    assert "another seed" in said and "it does not score" in said
+    assert "That is blur, not success" in shown and "It has been blur since step 80" in shown
+    assert "The clean loss was lowest at step 40 and has risen since" in shown
+    assert "another seed" in shown and "it does not score" in shown
 
 
-def test_blur_on_the_way_is_told_although_the_end_is_none(store, write):
+def test_blur_on_the_way_is_reported_although_the_end_is_none(store, write):
     write.run(store, steps=120, drifts={40: (0.9, 1.1), 120: (0.9, 0.8)})
-    said = course_of(store)
-    assert "On the way it was blur at step 40" in said and "Both fell" in said and "since step" not in said
+    shown = course_of(store)
+    assert "On the way it was blur at step 40" in shown and "Both fell" in shown and "since step" not in shown
 
 
 def test_before_training_nothing_is_compared_yet(store, write):
     write.run(store, steps=40, drifts={})
-    said = course_of(store)
-    assert "Before training, the model's own state differs" in said and "fell" not in said
+    shown = course_of(store)
+    assert "Before training, the model's own state differs" in shown and "fell" not in shown
 
 
 def test_a_drift_event_without_numbers_or_with_nonsense_draws_nothing(store):
@@ -122,7 +116,7 @@ def test_a_drift_event_without_numbers_or_with_nonsense_draws_nothing(store):
 
 
 def test_a_change_without_uncertainty_says_so():
-    told = {
+    summary = {
         "role": "training",
         "drift": 0.1,
         "clean_loss": 0.2,
@@ -130,8 +124,8 @@ def test_a_change_without_uncertainty_says_so():
         "clean_loss_change": 1.0,
         "verdict": "no difference",
     }
-    said = " ".join(training_words(over_training({10: told})))
-    assert "one sample: no uncertainty known" in said and "pictures that it trains on" in said
+    shown = " ".join(training_words(over_training({10: summary})))
+    assert "one sample: no uncertainty known" in shown and "pictures that it trains on" in shown
 
 
 def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
@@ -148,9 +142,9 @@ def test_a_line_with_uncertainty_gets_a_band_and_its_dots_and_gaps_stay_gaps():
 # -- one run -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units(store, write, watch, tab):
+def test_the_head_shows_speed_time_memory_rolled_share_and_disk_with_their_units(store, write, watch, tab):
     write.run(store, "told", seconds=0.5)
-    said = plain(tab.view("told", {})[tab.head])
+    shown = plain(tab.view("told", {})[tab.head])
     for words in (
         "speed 0.5 s a step",
         "trained for 1 min",
@@ -158,11 +152,11 @@ def test_the_head_tells_speed_time_memory_rolled_share_and_disk_with_their_units
         "rollout chance at the end 25 %",
         "last checkpoint step 120",
     ):
-        assert words in said, words
-    assert re.search(r"rows rolled out 1\d\.\d %", said) and re.search(r"on the disk \d+\.\d kB", said)
+        assert words in shown, words
+    assert re.search(r"rows rolled out 1\d\.\d %", shown) and re.search(r"on the disk \d+\.\d kB", shown)
 
 
-def test_a_run_that_has_said_its_end_has_no_time_left_though_its_process_is_not_gone_yet(store, write, watch, tab):
+def test_a_run_that_has_reported_its_end_has_no_time_left_though_its_process_is_not_gone_yet(store, write, watch, tab):
     run = write.run(store, "told", steps=200, total=200, state="done")
     seen = {}
     with run.lock():
@@ -176,7 +170,7 @@ def test_a_run_that_has_said_its_end_has_no_time_left_though_its_process_is_not_
 
 
 def test_a_slow_last_step_is_not_the_speed_and_speed_and_time_left_agree(store, write, tab):
-    """290 steps were left at "5.78 steps/s" and took "9 min 48 s"; a finished run of 60 steps in 69 s said "2.39 s a step"."""
+    """290 steps were left at "5.78 steps/s" and took "9 min 48 s"; a finished run of 60 steps in 69 s showed "2.39 s a step"."""
     run = write.run(store, "told", seconds=0.5)
     with run.lock():
         run.write_state(state="running")
@@ -191,10 +185,10 @@ def test_a_slow_last_step_is_not_the_speed_and_speed_and_time_left_agree(store, 
             eta_s=0.5 * 79 + 120,
             beside_s=120,
         )
-        said = plain(tab.view("told", {})[tab.head])
-    assert "speed 0.5 s a step" in said and "time left 2 min 40 s, 2 min of it for samples, drift and saving" in said, (
-        said
-    )
+        shown = plain(tab.view("told", {})[tab.head])
+    assert (
+        "speed 0.5 s a step" in shown and "time left 2 min 40 s, 2 min of it for samples, drift and saving" in shown
+    ), shown
 
 
 @pytest.mark.parametrize(("expected", "words"), [
@@ -209,8 +203,8 @@ def test_a_run_that_has_ended_says_how_far_off_the_estimate_was(store, write, ta
     lines = run.events_path.read_text(encoding="utf-8").splitlines()
     start = json.loads(lines[0]) | {"expected_s": expected}
     run.events_path.write_text("\n".join([json.dumps(start), *lines[1:]]) + "\n", encoding="utf-8")
-    said = plain(tab.view("told", {})[tab.head])
-    assert (words in said) if words else ("estimated" not in said), said
+    shown = plain(tab.view("told", {})[tab.head])
+    assert (words in shown) if words else ("estimated" not in shown), shown
     with run.lock():
         run.write_state(state="running")
         tab.watch.runs(fresh=True)
@@ -232,36 +226,36 @@ def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
     assert set(tab.view("told", seen)) == {tab.head, tab.charts}
 
 
-def test_what_was_asked_is_told_from_the_button_to_the_answer(store, write):
+def test_a_command_is_followed_from_the_button_to_the_result(store, write):
     run = store.create({}, "live")
     live = SimpleNamespace(alive=True)
 
-    def said():
-        return plain(runs_tab.asked(live, follow(run), run.pending_commands()))
+    def shown():
+        return plain(requests_card(live, follow(run), run.pending_commands()))
 
     id = run.send("sample")
-    assert "Sample now : asked; the trainer hears it when the current step is over" in said()
+    assert "Sample now : sent; takes effect when the current step is over" in shown()
     run.take_commands()
     run.emit("command", name="sample", id=id, args={})
     run.emit("phase", name="samples", done=1, total=4)
-    assert "Sample now : heard, and under way, 1 of 4 done" in said()
+    assert "Sample now : in progress, 1 of 4 done" in shown()
     write.samples(run, 7)
-    assert "Sample now : answered at step 7, after" in said() and "under way" not in said()
+    assert "Sample now : done at step 7, after" in shown() and "in progress" not in shown()
     run.emit("command", name="drift", id="2", args={})
     run.emit("warning", message="The command drift at step 7 failed: no pictures")
-    assert "Drift now : did not work. The command drift at step 7 failed" in said()
-    run.emit("command", name="drift", id="3", args={"request": {}})  # a preview of the Drift tab is told there
-    assert "under way" not in said()
+    assert "Drift now : did not work. The command drift at step 7 failed" in shown()
+    run.emit("command", name="drift", id="3", args={"request": {}})  # a preview of the Drift tab is shown there
+    assert "in progress" not in shown()
 
 
 def test_a_failed_run_without_a_checkpoint_is_retried_as_a_new_one_and_the_page_goes_there(store, write, tab):
     run = write.run(store, "broken", state="failed")
     again = "again"
-    assert tab._shown_buttons(store.summary(run), None)[again] == "Resume from step 120"
+    assert tab.buttons.shown(store.summary(run), None)[again] == "Resume from step 120"
     (run.checkpoints_path / "step-000120" / "manifest.json").unlink()
-    assert tab._shown_buttons(store.summary(run), None)[again] == "Retry from the start"
-    said, shown = tab._again("broken")
-    assert shown == "broken-2" and store.summary("broken-2").state == "queued" and "broken stays as it is" in said
+    assert tab.buttons.shown(store.summary(run), None)[again] == "Retry from the start"
+    message, shown = tab.buttons.start_again("broken")
+    assert shown == "broken-2" and store.summary("broken-2").state == "queued" and "broken stays as it is" in message
     assert store.get("broken-2").read_config() == run.read_config()
 
 
@@ -269,8 +263,8 @@ def test_waiting_runs_show_their_place_in_the_queue(store, watch):
     for name in ("one", "two"):
         store.create({}, name)
         store.enqueue(name)
-    watch._pumped = math.inf  # nobody starts them
-    choices = {name: row for row, name in runs_tab.run_choices(watch.runs(), watch.waiting)}
+    watch._pumped = math.inf  # they are not started
+    choices = {name: row for row, name in run_choices(watch.runs(), watch.waiting)}
     assert "waiting, number 1" in choices["one"] and "waiting, number 2" in choices["two"]
 
 
@@ -315,7 +309,7 @@ def mine(written, store):
     shutil.copytree(written, store.root, dirs_exist_ok=True)
 
 
-def test_a_run_is_compared_with_its_controls_without_being_told(mine, store, watch):
+def test_a_run_is_compared_with_its_controls_by_default(mine, store, watch):
     runs = watch.runs()
     names = ["mine", "mine-plain-steps", "mine-plain-time"]
     assert default_choice(watch.run("mine"), runs) == names
@@ -323,7 +317,7 @@ def test_a_run_is_compared_with_its_controls_without_being_told(mine, store, wat
 
 
 def test_equal_steps_and_equal_seconds_are_found_each_on_its_own_axis(mine, watch):
-    rolled, steps, seconds = looked_at(watch, "mine", "mine-plain-steps", "mine-plain-time")
+    rolled, steps, seconds = sides_of(watch, "mine", "mine-plain-steps", "mine-plain-time")
 
     def drifts(side):
         return sorted(side.log.drifts)
@@ -339,18 +333,18 @@ def test_equal_steps_and_equal_seconds_are_found_each_on_its_own_axis(mine, watc
 
 
 def test_the_words_set_runs_against_each_other_with_the_moment_and_call_blur_blur(mine, watch):
-    rolled, steps, seconds = looked_at(watch, "mine", "mine-plain-steps", "mine-plain-time")
-    said, found = set_against(rolled, steps, "steps")
+    rolled, steps, seconds = sides_of(watch, "mine", "mine-plain-steps", "mine-plain-time")
+    shown, found = set_against(rolled, steps, "steps")
     assert (
         found.kind == "blur"
-        and "both at step 120" in said
-        and "drift lower by 30.0 %" in said
-        and "clean loss higher by 50.0 %" in said
+        and "both at step 120" in shown
+        and "drift lower by 30.0 %" in shown
+        and "clean loss higher by 50.0 %" in shown
     )
-    said, found = set_against(rolled, seconds, "seconds")
-    assert "step 120 after 1 min 12 s and step 180 after 1 min 12 s" in said and found is not None
-    said, found = set_against(rolled, seconds, "steps")
-    assert found is None and "no drift reports at the same step" in said and "look by seconds" in said
+    shown, found = set_against(rolled, seconds, "seconds")
+    assert "step 120 after 1 min 12 s and step 180 after 1 min 12 s" in shown and found is not None
+    shown, found = set_against(rolled, seconds, "steps")
+    assert found is None and "no drift reports at the same step" in shown and "look by seconds" in shown
     assert "was to train as long as" not in plain(comparison([rolled, seconds], "seconds"))  # 72 s both, as meant
     whole = plain(comparison([rolled, steps], "steps"))
     assert "another seed" in whole and "Plain, equal steps · done" in whole and "1 min 12 s" in whole
@@ -359,22 +353,22 @@ def test_the_words_set_runs_against_each_other_with_the_moment_and_call_blur_blu
 def test_a_control_of_equal_time_that_took_another_time_is_called_that(mine, store, write, watch):
     about = {"control_of": "mine", "control": "plain-time"}
     write.run(store, "mine-plain-time-2", 180, 180, "done", about=about, drifts={}, seconds=1.2, rolled=False)
-    said = plain(comparison(looked_at(watch, "mine", "mine-plain-time-2"), "steps"))
-    assert "was to train as long as mine, 1 min 12 s, but took 3 min 36 s: the machine was busier" in said
+    shown = plain(comparison(sides_of(watch, "mine", "mine-plain-time-2"), "steps"))
+    assert "was to train as long as mine, 1 min 12 s, but took 3 min 36 s: the machine was busier" in shown
 
 
 def test_reports_of_different_probes_are_not_set_against_each_other(mine, store, watch):
     path = store.get("mine-plain-steps").drift_path / "step-000120" / "report.json"
     path.write_text(path.read_text().replace('"probe":"p"', '"probe":"q"'))
-    said, found = set_against(*looked_at(watch, "mine", "mine-plain-steps"), "steps")
-    assert found is None and "different pictures, noise" in said
+    shown, found = set_against(*sides_of(watch, "mine", "mine-plain-steps"), "steps")
+    assert found is None and "different pictures, noise" in shown
     path.write_text("{")
-    said, found = set_against(*looked_at(watch, "mine", "mine-plain-steps"), "steps")
-    assert found is None and "cannot be read" in said
+    shown, found = set_against(*sides_of(watch, "mine", "mine-plain-steps"), "steps")
+    assert found is None and "cannot be read" in shown
 
 
 def test_samples_stand_side_by_side_at_the_same_step_or_the_same_time(mine, watch):
-    both = looked_at(watch, "mine", "mine-plain-steps")
+    both = sides_of(watch, "mine", "mine-plain-steps")
     assert moments(both, "steps") == [[0, 0], [40, 40], [80, 80], [120, 120]]
     assert [0, 0] in moments(both, "seconds") and [80, 120] in moments(both, "seconds")  # 48 s each
     assert all(
@@ -385,15 +379,15 @@ def test_samples_stand_side_by_side_at_the_same_step_or_the_same_time(mine, watc
 
 
 def test_where_runs_end_apart_their_ends_stand_side_by_side_too(mine, watch):
-    drawn = plain(compare.samples(looked_at(watch, "mine", "mine-plain-time"), "steps", watch))
+    drawn = plain(samples(sides_of(watch, "mine", "mine-plain-time"), "steps", watch))
     assert "the last column is the end of each run" in drawn and "step 160 1 min 4 s" in drawn
-    assert "end of each run" not in compare.samples(looked_at(watch, "mine", "mine-plain-steps"), "steps", watch)
+    assert "end of each run" not in samples(sides_of(watch, "mine", "mine-plain-steps"), "steps", watch)
 
 
 def test_only_differing_settings_are_listed(mine, store, watch):
-    both = looked_at(watch, "mine", "mine-plain-steps")
-    said = plain(settings_table([(side, store.get(side.name).read_config()) for side in both]))
-    assert "Farthest start (grid steps) 2 0" in said and "Learning rate" not in said
+    both = sides_of(watch, "mine", "mine-plain-steps")
+    shown = plain(settings_table([(side, store.get(side.name).read_config()) for side in both]))
+    assert "Farthest start (grid steps) 2 0" in shown and "Learning rate" not in shown
     same = [(side, store.get("mine").read_config()) for side in both]
     assert "All settings are the same" in settings_table(same)
 
@@ -410,7 +404,7 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
     again = panel.view("mine", picked, "seconds", seen)
     assert panel.charts in again and panel.settings not in again
     fewer = panel.view("mine", ["mine"], "steps", again[panel.seen])
-    assert "Choose one more run" in fewer[panel.said]
+    assert "Choose one more run" in fewer[panel.findings]
 
 
 def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):
@@ -421,8 +415,8 @@ def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write,
             step=40,
             images=[{"prompt": "<script>${alert(1)}</script>", "seed": 1, "path": "../../secret.png"}],
         )
-    both = looked_at(watch, "one", "two")
-    drawn = compare.samples(both, "steps", watch)
+    both = sides_of(watch, "one", "two")
+    drawn = samples(both, "steps", watch)
     assert "<script" not in drawn and "${" not in drawn and "&lt;script" in drawn and "gone" in drawn
 
 

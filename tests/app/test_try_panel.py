@@ -1,4 +1,4 @@
-"""Testing a run's weights with a prompt: what can be chosen, what is asked for, how it is shown, kept, refused. The worker is scripted."""
+"""Testing a run's weights with a prompt: what can be chosen, what is requested, how it is shown, kept, refused. The worker is scripted."""
 
 import json
 import time
@@ -6,7 +6,10 @@ import time
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app.runs.try_panel import KEPT, TryPanel, tries, weights_choices
+from rollout_studio.app.runs.try_it.panel import TryPanel
+from rollout_studio.app.runs.try_it.recent import Recent
+from rollout_studio.app.runs.try_it.tries import KEPT, tries
+from rollout_studio.app.runs.try_it.weights import weights_choices
 from rollout_studio.core.look.preview.request import PreviewRequest
 from rollout_studio.core.runs.folder import RunDir
 from scripted_painter import scripted_watch
@@ -36,7 +39,7 @@ def given(panel, prompt="a cup", weights="lora", base=True, **fields):
 
 def ended(panel, run, viewer="me", until=lambda state: state.ended):
     for _ in range(600):
-        state = panel._state(panel.watch.run(run), viewer)
+        state = panel.state(panel.watch.run(run), viewer)
         if state is not None and until(state):
             return panel.view(run, viewer, {})
         time.sleep(0.05)
@@ -61,7 +64,7 @@ def test_what_was_chosen_stays_chosen_while_it_is_there_and_then_the_best_comes(
     with run.lock():
         run.write_state(state="running")
         panel.watch.runs(fresh=True)
-        panel._hold(panel.watch.run("told"), "me", "live")
+        panel.choose_weights("told", "live", "me")
         still = panel.view("told", "me", {})[panel.weights]
         assert still._constructor_args[0].keys() == {"choices"}, "the choice is not touched"
     panel.watch.runs(fresh=True)
@@ -71,8 +74,8 @@ def test_what_was_chosen_stays_chosen_while_it_is_there_and_then_the_best_comes(
 
 def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_run(store, write, panel):
     run = write.run(store)
-    asked = panel.ask("told", given(panel, prompt=f"{HOSTILE}\ntwo", seed=7), "me")
-    assert asked[panel.timer].active
+    answer = panel.draw_pictures("told", given(panel, prompt=f"{HOSTILE}\ntwo", seed=7), "me")
+    assert answer[panel.timer].active
     shown = ended(panel, "told")
     card = shown[panel.earlier]
     assert card.count("<img") == 4 and card.count("Untrained") == 2 and "LoRA of told" in card
@@ -80,7 +83,7 @@ def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_ru
         "seed 7" in card and "seed 8" in card and card.count("<a download") == 4 and "LoRA-of-told-seed-8-3.png" in card
     )
     assert "<script" not in card and "${" not in card and "{{" not in card
-    assert shown[panel.now] == "" and not panel._looked("told", "me")[panel.timer].active
+    assert shown[panel.now] == "" and not panel.redraw("told", "me")[panel.timer].active
     [folder] = tries(run.path)
     assert json.loads((folder / "samples.json").read_text())["seed"] == 7 and len(list(folder.glob("*.png"))) == 4
     another = TryPanel.view(panel, "told", "somebody else", {})  # whoever comes later, and after a restart of the page
@@ -89,7 +92,7 @@ def test_what_is_drawn_is_shown_beside_the_untrained_model_and_stays_with_the_ru
 
 def test_a_part_is_shown_while_the_rest_is_drawn_and_can_be_cancelled(store, write, panel):
     write.run(store)
-    panel.ask("told", given(panel, prompt="wait"), "me")
+    panel.draw_pictures("told", given(panel, prompt="wait"), "me")
     shown = ended(panel, "told", until=lambda state: state.result is not None)
     assert (
         'aria-valuenow="50"' in shown[panel.now] and shown[panel.now].count("<img") == 1 and shown[panel.stop].visible
@@ -106,10 +109,20 @@ def test_nothing_is_sent_twice_to_a_viewer(store, write, panel):
     assert panel.view("told", "me", seen) == {}
 
 
+def test_of_viewers_only_those_who_came_last_are_remembered():
+    recent = Recent(most=2)
+    for viewer in ("one", "two", "one", "three"):
+        recent[viewer] = viewer.upper()
+    assert (recent.get("one"), recent.get("two"), recent.get("three")) == ("ONE", None, "THREE")
+    recent.discard("one")
+    recent.discard("one")
+    assert "one" not in recent and "three" in recent
+
+
 def test_the_last_twelve_are_kept(store, write, panel):
     run = write.run(store)
     for seed in range(KEPT + 2):
-        panel.ask("told", given(panel, seed=seed), "me")
+        panel.draw_pictures("told", given(panel, seed=seed), "me")
         ended(panel, "told")
     panel.view("told", "me", {})  # looked at again: nothing comes back
     kept = [json.loads((folder / "samples.json").read_text())["seed"] for folder in tries(run.path)]
@@ -119,15 +132,15 @@ def test_the_last_twelve_are_kept(store, write, panel):
 def test_the_same_again_is_answered_at_once_and_stands_first(store, write, panel):
     run = write.run(store)
     for seed in (1, 2):
-        panel.ask("told", given(panel, seed=seed), "me")
+        panel.draw_pictures("told", given(panel, seed=seed), "me")
         ended(panel, "told")
-    panel.ask("told", given(panel, seed=1), "me")
+    panel.draw_pictures("told", given(panel, seed=1), "me")
     assert [json.loads((folder / "samples.json").read_text())["seed"] for folder in tries(run.path)] == [1, 2]
 
 
 def test_a_new_run_of_the_same_name_does_not_get_the_old_ones_pictures(store, write, panel):
     write.run(store)
-    panel.ask("told", given(panel), "me")
+    panel.draw_pictures("told", given(panel), "me")
     store.delete("told")
     run = write.run(store)
     panel.watch.runs(fresh=True)
@@ -142,19 +155,19 @@ def test_a_new_run_of_the_same_name_does_not_get_the_old_ones_pictures(store, wr
      ({"width": "10"}, "width", "at least 32"), ({"prompt": "\n".join("abcdefghi")}, "prompt", "1 to 8 texts")],
     ids=str,
 )  # fmt: skip
-def test_a_wrong_value_is_told_at_its_field_and_nothing_is_asked(store, write, panel, wrong, field, words):
+def test_a_wrong_value_is_shown_at_its_field_and_nothing_is_requested(store, write, panel, wrong, field, words):
     write.run(store)
-    answer = panel.ask("told", given(panel, **wrong), "me")
+    answer = panel.draw_pictures("told", given(panel, **wrong), "me")
     place = panel.fields[field] if field in panel.fields else getattr(panel, field)
     assert words in answer[place]["info"] and answer[place]["elem_classes"] == ["rs-wrong"]
     assert "Please mend this first" in answer[panel.now]
     assert panel.watch.preview_client.pid is None
-    mended = panel._marks([])
+    mended = panel.fault_marks([])
     assert mended[place]["elem_classes"] == []
 
 
 def test_without_a_run_it_says_so(panel):
-    assert "Choose a run first" in panel.ask(None, given(panel), "me")[panel.now]
+    assert "Choose a run first" in panel.draw_pictures(None, given(panel), "me")[panel.now]
     assert panel.view(None, "me", {})[panel.earlier] == ""
 
 
@@ -163,7 +176,7 @@ def test_a_full_fine_tune_that_trains_has_no_untrained_model_beside_it_and_says_
     with run.lock():
         run.write_state(state="running")
         panel.watch.runs(fresh=True)
-        assert "take the tick away" in panel.ask("full", given(panel, weights="live"), "me")[panel.now]
+        assert "take the tick away" in panel.draw_pictures("full", given(panel, weights="live"), "me")[panel.now]
 
 
 def test_another_run_brings_its_own_prompt_but_not_over_a_written_one(store, write, panel):
@@ -172,17 +185,17 @@ def test_another_run_brings_its_own_prompt_but_not_over_a_written_one(store, wri
     )
     store.create({"instance_prompt": "a qrx cup"}, "two")
     panel.watch.runs(fresh=True)
-    first = panel.arrive("one", "", "me")
+    first = panel.show_run("one", "", "me")
     assert (first[panel.prompt], first[panel.fields["steps"]], first[panel.fields["guidance"]]) == (
         "a zwx shape",
         12,
         "2.5",
     )
-    assert panel.arrive("two", "a zwx shape", "me")[panel.prompt] == "a qrx cup"
-    assert panel.prompt not in panel.arrive("two", "my own words", "me")
+    assert panel.show_run("two", "a zwx shape", "me")[panel.prompt] == "a qrx cup"
+    assert panel.prompt not in panel.show_run("two", "my own words", "me")
 
 
-def test_a_damaged_try_is_told_not_raised(store, write, panel):
+def test_a_damaged_try_is_reported_not_raised(store, write, panel):
     run = write.run(store)
     outside = {"pictures": [{"file": "../../../etc/passwd", "label": "x", "kind": "lora", "prompt": "p", "seed": 1}], "size": [1, 1], "seed": 1,
                "steps": 1, "guidance": 1, "model": "m", "negative_prompt": ""}  # fmt: skip
@@ -193,10 +206,10 @@ def test_a_damaged_try_is_told_not_raised(store, write, panel):
     assert card.count("cannot be read") == 2 and "gone" in card and "passwd" not in card
 
 
-def test_what_it_asks_for_is_no_drift_request(store, write, panel):
+def test_its_request_is_no_drift_request(store, write, panel):
     """The two kinds share one client and one worker."""
     write.run(store)
-    panel.ask("told", given(panel), "me")
+    panel.draw_pictures("told", given(panel), "me")
     ended(panel, "told")
     assert PreviewRequest.proof == "report.json" and Image.open(
         next(tries(RunDir(store.root / "told").path)[0].glob("*.png"))

@@ -1,6 +1,6 @@
 """A worker without torch, for tests of everything around a training: real files through the run store, in milliseconds.
 
-`steps` told one by one with a short wait, commands heard between them; a checkpoint, samples, a drift report and a LoRA file at the end.
+`steps` reported one by one with a short wait, commands read between them; a checkpoint, samples, a drift report and a LoRA file at the end.
 With the learning rate 9 it fails; with 0.5 it waits longer per step, so that a test can interrupt it, and like a real worker it needs a
 moment to leave when it has been stopped.
 """

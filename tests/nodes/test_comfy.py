@@ -160,13 +160,13 @@ def test_one_wrong_value_marks_one_field(case):
     key, name, value, words = WRONG[case]
     node = CLASSES[f"RolloutStudio{key}"]
     right = {"prompts": "a thing", "path": "demo-dreambooth"}
-    [(field, told)] = host_faults(
+    [(field, message)] = host_faults(
         node, {**defaults_of(node), **{each: right[each] for each in right if each in inputs_of(node)}, name: value}
     )
-    assert field == name and words in told, told
+    assert field == name and words in message, message
 
 
-def test_every_wrong_value_is_told_at_once_at_its_own_field():
+def test_every_wrong_value_is_reported_at_once_at_its_own_field():
     node = CLASSES["RolloutStudioTrainingSettings"]
     wrong = {"snr_gamma": "x", "flow_schedule_shift": "0", "max_train_steps": 0, "seed": -5, "mixed_precision": "fp7"}
     assert {name for name, _ in host_faults(node, {**defaults_of(node), **wrong})} == set(wrong)
@@ -175,8 +175,8 @@ def test_every_wrong_value_is_told_at_once_at_its_own_field():
 def test_a_node_validates_at_most_one_field_itself(node):
     """Its one answer stands at every field that it asks for."""
     if hasattr(node, "VALIDATE_INPUTS"):
-        [asked] = inspect.getfullargspec(node.VALIDATE_INPUTS).args[1:]
-        assert node.VALIDATE_INPUTS(**{asked: None}) is True  # linked: known when it runs
+        [field] = inspect.getfullargspec(node.VALIDATE_INPUTS).args[1:]
+        assert node.VALIDATE_INPUTS(**{field: None}) is True  # linked: known when it runs
 
 
 def test_bounds_of_text_are_numbers_for_the_page():
@@ -220,7 +220,7 @@ def test_a_changed_folder_changes_the_key(tmp_path):
 
 def test_pictures_cross_the_border_unchanged(tmp_path):
     import torch
-    from rollout_studio.nodes.comfy.pack import images_of, tensor_of
+    from rollout_studio.nodes.comfy.values import images_of, tensor_of
 
     picture = torch.randint(0, 256, (2, 5, 7, 3)) / 255
     images = images_of(picture, tmp_path)
@@ -233,11 +233,11 @@ def host(tmp_path, monkeypatch, store):
     """The parts of ComfyUI that a running node asks for; gives its folders and what was written on nodes' faces."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes.comfy import pack as comfy
+    from rollout_studio.nodes.comfy import running
 
-    folders, said = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
+    folders, texts = {"output": tmp_path / "output", "temp": tmp_path / "temp"}, {}
     server = SimpleNamespace(
-        instance=SimpleNamespace(send_progress_text=lambda text, node: said.setdefault(node, text))
+        instance=SimpleNamespace(send_progress_text=lambda text, node: texts.setdefault(node, text))
     )
     for name, module in {
         "folder_paths": SimpleNamespace(
@@ -247,8 +247,8 @@ def host(tmp_path, monkeypatch, store):
         "comfy_execution.utils": SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7")),
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(comfy, "open_store", lambda root: store)
-    return SimpleNamespace(folders=folders, said=said)
+    monkeypatch.setattr(running, "open_store", lambda root: store)
+    return SimpleNamespace(folders=folders, texts=texts)
 
 
 def defaults_of(node):
@@ -288,7 +288,7 @@ def test_what_there_is_to_look_at_is_on_the_canvas(host):
     assert (
         len(report["ui"]["images"]) == 2
         and report["ui"]["text"] == [report["result"][2]]
-        and host.said == {"7": report["result"][2]}
+        and host.texts == {"7": report["result"][2]}
     )
     for _ in ("made", "cached"):
         compared = called("CompareDrift", report_a=report["result"][0], report_b=report["result"][0])
@@ -306,7 +306,7 @@ def test_a_saved_picture_is_shown_where_it_was_saved(host, monkeypatch):
     import torch
 
     live = []
-    bar = SimpleNamespace(update_absolute=lambda *told: live.append(told))
+    bar = SimpleNamespace(update_absolute=lambda *state: live.append(state))
     monkeypatch.setitem(sys.modules, "comfy.utils", SimpleNamespace(ProgressBar=lambda total: bar))
     [picture] = called("SaveImage", images=torch.rand(1, 8, 8, 3), name="mine")["ui"]["images"]
     assert not live, "a small live picture would stand in its place"
@@ -353,7 +353,7 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
     """ComfyUI's exception is a BaseException, known by its name."""
     from types import SimpleNamespace
 
-    from rollout_studio.nodes.comfy import pack as comfy
+    from rollout_studio.nodes.comfy import running
 
     class InterruptProcessingException(BaseException):
         pass
@@ -369,7 +369,7 @@ def test_an_interrupt_lets_the_run_save_and_is_passed_on(tmp_path, monkeypatch, 
         sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check)
     )
     monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_output_directory=lambda: str(tmp_path)))
-    monkeypatch.setattr(comfy, "open_store", lambda root: store)
+    monkeypatch.setattr(running, "open_store", lambda root: store)
     parts = dict(zip(("model", "adapter", "dataset", "rollout", "optimizer", "settings", "validation", "drift"),
                      CLASSES["RolloutStudioPreset"]().run(preset="demo"), strict=True))  # fmt: skip
     parts["optimizer"] = parts["optimizer"].with_({"learning_rate": 0.5})

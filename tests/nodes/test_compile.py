@@ -136,14 +136,14 @@ def test_fields_are_set_by_id_or_title_from_text(workflow):
 
 
 def test_setting_what_is_not_there_says_everything_wrong(workflow):
-    with pytest.raises(GraphError) as told:
+    with pytest.raises(GraphError) as refusal:
         with_values(
             workflow("compare-two-rollouts"),
             {"nobody.x": "1", "rollout_b.grid_stepz": "2", "rollout_b.grid_steps": "many"},
         )
-    assert len(told.value.problems) == 3
+    assert len(refusal.value.problems) == 3
     assert (
-        "there is no such node" in str(told.value)
-        and "there is no such field" in str(told.value)
-        and "whole number" in str(told.value)
+        "there is no such node" in str(refusal.value)
+        and "there is no such field" in str(refusal.value)
+        and "whole number" in str(refusal.value)
     )

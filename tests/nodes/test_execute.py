@@ -46,7 +46,7 @@ def test_a_second_run_is_served_from_the_cache(run, ab, store, events):
     started = time.process_time()
     assert run(ab).ok
     assert time.process_time() - started < 3
-    assert events.ran() == {"export"} and len(store.list()) == 2  # the export is asked again, and finds its file
+    assert events.ran() == {"export"} and len(store.list()) == 2  # the export runs again, and finds its file
 
 
 def test_one_slider_of_a_branch_retrains_that_branch_alone(run, ab, store, events):
@@ -182,15 +182,15 @@ def test_a_resume_replays_no_old_progress(run, slow, store, events):
     run(slow, wanted=["train_a"], stop=stopping_at(3, events))
     run(slow, wanted=["train_a"])
     saved = starts_of(store)[1]
-    told = [
+    steps = [
         event["done"]
         for event in events
         if event["event"] == "progress" and event["what"] != "waiting for the run that is stopping"
     ]
-    assert told == sorted(told) and told[0] == saved >= 3
+    assert steps == sorted(steps) and steps[0] == saved >= 3
 
 
-def test_who_joins_a_run_is_told_where_it_is_not_all_it_did(run, slow, store, events):
+def test_joining_a_run_reports_where_it_is_not_all_it_did(run, slow, store, events):
     config = config_of(slow, "train_a")
     there = store.create(config, f"mine-{following.identity(config, 0)[:10]}")
     store.enqueue(there.name)
@@ -198,8 +198,8 @@ def test_who_joins_a_run_is_told_where_it_is_not_all_it_did(run, slow, store, ev
     while not [event for event in there.events()[0] if event["event"] == "step" and event["step"] >= 5]:
         time.sleep(0.05)
     run(slow, wanted=["train_a"])
-    told = [event["done"] for event in events if event["event"] == "progress"]
-    assert told[0] >= 5 and told[-1] == 12
+    steps = [event["done"] for event in events if event["event"] == "progress"]
+    assert steps[0] >= 5 and steps[-1] == 12
 
 
 def test_a_training_that_somebody_started_is_joined(run, ab, store):
@@ -224,7 +224,7 @@ def test_resume_takes_a_copy_of_a_run_further(run, ab, store):
     assert run(graph, wanted=["more"]).ok and len(store.list()) == 2
 
 
-def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run, ab):
+def test_a_checkpoint_that_is_not_there_is_reported_with_those_that_are(run, ab):
     graph = ab.with_node("pick", Node(P + "CheckpointPicker", {"run": Link("train_a", 0), "step": 2}))
     graph = graph.with_node("look", Node(P + "DriftReport", {"checkpoint": Link("pick", 0)}))
     outcome = run(graph, wanted=["look"])

@@ -24,19 +24,24 @@ def test_a_graph_runs_and_its_results_lie_in_the_folder(quick, root, tmp_path, c
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["nodes"]
     assert result["compare"]["state"] == "done" and result["compare"]["pictures"] == ["A-against-B.png"]
     assert (tmp_path / "out" / "A-against-B.png").is_file()
-    told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    assert told[-1]["event"] == "end" and told[-1]["ok"]
+    written = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    assert written[-1]["event"] == "end" and written[-1]["ok"]
     capsys.readouterr()
     assert main(call) == 0
     assert "A: plain: cached" in capsys.readouterr().err
     assert main(["graph", "check", str(tmp_path / "out" / "A-against-B.png")]) == 0  # the picture carries its workflow
 
 
-def test_a_wrong_graph_is_told_in_full_and_refused(root, tmp_path, capsys):
+def test_a_wrong_graph_is_reported_in_full_and_refused(root, tmp_path, capsys):
     file = root / "presets" / "workflows" / "compare-two-rollouts.json"
     code = main(["graph", "check", str(file), "--set", "rollout_b.sampler=heun", "--set", "nobody.x=1"])
-    told = capsys.readouterr().err
-    assert code == 78 and "must be one of" in told and "no such node" in told and "2 problems; nothing was run." in told
+    printed = capsys.readouterr().err
+    assert (
+        code == 78
+        and "must be one of" in printed
+        and "no such node" in printed
+        and "2 problems; nothing was run." in printed
+    )
     assert main(["graph", "run", str(tmp_path / "none.json")]) == 78
     assert "no such file" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Broken workflows: everything wrong is told at once, by node and input, in ComfyUI's words; never a traceback, never a partial run."""
+"""Broken workflows: everything wrong is reported at once, by node and input, in ComfyUI's words; never a traceback, never a partial run."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ def whole() -> dict:
     return to_data(graph_of(load_preset("demo")))
 
 
-def told(data) -> list:
+def problems_of(data) -> list:
     """Everything wrong with a workflow, from text as a person would give it."""
     text = data if isinstance(data, str) else json.dumps(data)
     try:
@@ -95,20 +95,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_workflow_is_told_with_its_node(name):
+def test_a_broken_workflow_is_reported_with_its_node(name):
     data, type_, node, words = BROKEN[name]
-    problems = told(data)
+    problems = problems_of(data)
     assert any(p.type == type_ and p.node == node and words in p.message for p in problems), [
         f"{p.type} {p}" for p in problems
     ]
 
 
-def test_everything_wrong_is_told_at_once():
+def test_everything_wrong_is_reported_at_once():
     data = broken(lambda p: [
         put("rollout", prob_end=2, nonsense=1)(p), put("optimizer", learning_rate="x")(p), put("train", model=["ghost", 0])(p),
         p["lora"].update(class_type="Nope"),
     ])  # fmt: skip
-    problems = told(data)
+    problems = problems_of(data)
     assert {(p.node, p.type) for p in problems} >= {
         ("rollout", "value_bigger_than_max"), ("rollout", "custom_validation_failed"), ("optimizer", "invalid_input_type"),
         ("train", "bad_linked_input"), ("lora", "missing_node_type"),
@@ -116,7 +116,9 @@ def test_everything_wrong_is_told_at_once():
 
 
 def test_control_characters_of_a_stranger_do_not_reach_the_terminal():
-    problems = told(broken(lambda p: p.update({"\x1b[31mred": {"class_type": "\x1b]0;title\x07", "inputs": {}}})))
+    problems = problems_of(
+        broken(lambda p: p.update({"\x1b[31mred": {"class_type": "\x1b]0;title\x07", "inputs": {}}}))
+    )
     assert problems and not any("\x1b" in str(problem) for problem in problems)
 
 
@@ -139,7 +141,7 @@ def test_a_training_without_pictures_is_refused_before_anything_runs(store, tmp_
 
 
 def test_a_chain_of_thousands_is_fine():
-    assert told(chain(4900)) == []
+    assert problems_of(chain(4900)) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of its memory from /proc")
@@ -167,11 +169,11 @@ def test_hostile_sizes_are_refused_in_no_time(tmp_path):
 
 
 def test_problems_take_the_form_of_comfyuis_answer():
-    answer = as_comfy(told(broken(put("rollout", prob_end=2))))
+    answer = as_comfy(problems_of(broken(put("rollout", prob_end=2))))
     assert answer["error"]["type"] == "prompt_outputs_failed_validation"
     error = answer["node_errors"]["rollout"]["errors"][0]
     assert error["type"] == "value_bigger_than_max" and error["extra_info"] == {"input_name": "prob_end"}
 
 
 def test_the_whole_workflow_is_right():
-    assert told(whole()) == [] and told(copy.deepcopy(whole())["prompt"]) == []
+    assert problems_of(whole()) == [] and problems_of(copy.deepcopy(whole())["prompt"]) == []

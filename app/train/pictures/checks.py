@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...core.config import OPTIONS
-from ...core.findings import Finding, by_severity, printable
-from ..parts.forms import LABELS, label
-from ..parts.words import text
+from ....core.config import OPTIONS
+from ....core.findings import Finding, by_severity, printable
+from ...parts.forms import LABELS, label
+from ...parts.words import text
 
 _NAMES_SHOWN = 4
 
@@ -38,7 +38,7 @@ KINDS = {
 
 
 _REMEDIES = {"caption-missing": "Write one under the picture, or fill in instance_prompt for all pictures without one."}
-"""Where the page offers something nearer at hand than what a terminal is told."""
+"""Where the page offers a nearer remedy than the one that is written for the command line."""
 
 
 def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> str:
@@ -64,7 +64,7 @@ def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> st
 
 
 def _pattern(finding: Finding) -> str:
-    """Findings of a kind about files are told together, those about an option each by itself, unusable files by what to do about them."""
+    """Findings of a kind about files are listed together, those about an option each by itself, unusable files by what to do about them."""
     if finding.where in OPTIONS or not finding.where:
         return finding.where
     return finding.remedy if finding.code in ("picture-bad", "caption-bad") else ""
@@ -81,16 +81,16 @@ def _row(level: str, group: list[Finding]) -> str:
     if names:
         more = len(names) - _NAMES_SHOWN
         files = f" ({text(', '.join(names[:_NAMES_SHOWN]))}{f' and {more} more' if more > 0 else ''})"
-    told = _REMEDIES.get(first.code, first.remedy)
-    remedy = f' <span class="rs-quiet">{text(_labelled(printable(told)))}</span>' if told else ""
+    remedy = _REMEDIES.get(first.code, first.remedy)
+    hint = f' <span class="rs-quiet">{text(_labelled(printable(remedy)))}</span>' if remedy else ""
     example = f"{text(names[0])}: " if len(names) > 1 else ""
     count = f"{len(names)} × " if len(names) > 1 else ""
-    return f'<li class="rs-check-{level}"><b>{count}{text(title)}</b>{files}: {example}{text(_labelled(printable(first.message)))}{remedy}</li>'
+    return f'<li class="rs-check-{level}"><b>{count}{text(title)}</b>{files}: {example}{text(_labelled(printable(first.message)))}{hint}</li>'
 
 
-def _labelled(told: str) -> str:
+def _labelled(message: str) -> str:
     """A message with the labels that the options have on the page, in place of their keys."""
-    return re.sub(r"[a-z]+(?:_[a-z0-9]+)+", lambda key: f"“{LABELS[key[0]]}”" if key[0] in LABELS else key[0], told)
+    return re.sub(r"[a-z]+(?:_[a-z0-9]+)+", lambda key: f"“{LABELS[key[0]]}”" if key[0] in LABELS else key[0], message)
 
 
 def marks_of(findings: Iterable[Finding], files: set[str]) -> list[dict[str, Any]]:

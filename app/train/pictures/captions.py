@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ...core import platform_calls
-from ...core.data import captions
-from ...core.data.pictures import SUFFIXES
-from ...core.demo import ASSETS
+from ....core import platform_calls
+from ....core.data import captions
+from ....core.data.pictures import SUFFIXES
+from ....core.demo import ASSETS
 
 Kind = Literal["dropped", "own", "built-in"]
 
@@ -33,12 +33,12 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com",
 
 
 class Refused(ValueError):
-    """What was asked for cannot be done; the text says why and what to do."""
+    """A request that cannot be fulfilled; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A caption that was typed and is not saved: `was` is what the file said when the typing began."""
+    """A caption that was typed and is not saved: `was` is what the file held when the typing began."""
 
     text: str
     was: str
@@ -58,8 +58,8 @@ def read_edits(raw: str | None) -> Edits:
     if raw is None or raw == "":
         return Edits()
     try:
-        told = json.loads(raw)
-        folder, page, drafts = told["folder"], told["page"], told["drafts"]
+        sent = json.loads(raw)
+        folder, page, drafts = sent["folder"], sent["page"], sent["drafts"]
         sound = (
             isinstance(folder, str) and type(page) is int and 0 <= page < 10**6
             and isinstance(drafts, dict) and len(drafts) <= _MOST_DRAFTS
@@ -105,12 +105,12 @@ def read_caption(file: Path) -> tuple[str, str]:
 
 @dataclass
 class Written:
-    """What became of the captions to save, by picture name: what the file says now, or why it was not written."""
+    """What became of the captions to save, by picture name: what the file holds now, or why it was not written."""
 
     saved: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
-    """Of those that failed: the file says something else than when the typing began."""
+    """Of those that failed: the file holds something else than when the typing began."""
 
 
 def save_captions(folder: Path, drafts: Mapping[str, Draft], empty_means: Literal["no file", "empty file"]) -> Written:

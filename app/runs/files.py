@@ -1,0 +1,71 @@
+"""The files of one run: its LoRA to download, and the room that all of them take."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ...core.runs.folder import RunDir
+from ...core.runs.rows import RunSummary
+from ...core.runs.run_log import RunLog
+from ..parts.watch import Watch, signature
+from ..parts.words import size, text
+
+
+class DiskUse:
+    """The size of each run's files, counted again only when the run has written more than events."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, int]] = {}
+
+    def of(self, run: RunSummary, log: RunLog) -> int:
+        """Bytes on the disk; walks through the run's folder when something new was saved."""
+        mark = (run.created, run.state, len(log.samples), len(log.drifts), log.saved, log.exported, log.answered)
+        known = self._known.get(run.name)
+        if known is None or known[0] != mark:
+            known = self._known[run.name] = mark, RunDir(run.path).size_bytes()
+        return known[1]
+
+
+def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
+    """The LoRA files of a run with their links, and what the load check found; "" where there are none."""
+    folder = RunDir(run.path).lora_path
+    found = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    if not found:
+        return ""
+    links = []
+    for path in found:
+        address = _download_address(path, run.name, watch)
+        links.append(
+            f'<a class="rs-file" download="{text(path.name)}" href="{text(address)}"><b>{text(path.name)}</b> {size(path.stat().st_size)}</a>'
+        )
+    return (
+        f'<div class="rs-card rs-good"><h4>Your LoRA</h4><p>{"".join(links)}</p>'
+        f'<p class="rs-quiet">{_load_check(log)} Lies in {text(folder)}</p></div>'
+    )
+
+
+def _load_check(log: RunLog) -> str:
+    check = log.exported.get("check") if log.exported else None
+    if not isinstance(check, Mapping):
+        return ""
+    missing, unexpected = (len(v) if isinstance(v := check.get(key), list) else v for key in ("missing", "unexpected"))
+    return (
+        f"Loaded again in a fresh pipeline as a check: {text(missing)} missing and {text(unexpected)} unexpected keys."
+    )
+
+
+def _download_address(path: Path, run: str, watch: Watch) -> str:
+    """The address of a file to download: a link (or a copy, where links are not possible) in the folder that is served."""
+    stat = path.stat()
+    folder = watch.previews.folder / "downloads" / signature(run, str(path), stat.st_mtime_ns, stat.st_size)
+    target = folder / path.name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:  # another volume, or a file system without links
+            shutil.copyfile(path, target)
+    return "gradio_api/file=" + quote(target.as_posix())

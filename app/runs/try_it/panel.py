@@ -1,0 +1,262 @@
+"""The panel that draws a prompt with a run's weights, and the untrained model beside it from the same noise.
+
+How a tab places it (the Runs tab does):
+
+    self.try_it = TryPanel(watch)                          # where it should stand, in the current layout
+    ... [*others, *self.try_it.outputs]                    # among the outputs of the tab's `view`
+    out |= self.try_it.view(run_name, viewer, seen)        # in the tab's `view`; run_name None = no run. `viewer`: the session_hash of the request, or None
+    self.try_it.wire(self.picker)                          # picker: the component that holds the chosen run's name
+"""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ....core.config import ConfigError, config_from_flat
+from ....core.config.options import Fault
+from ....core.look.sample_request import DRAWING_OPTIONS
+from ....core.runs.errors import RunError
+from ....core.runs.folder import RunDir
+from ....core.runs.rows import RunSummary
+from ...parts.panel import QUICK
+from ...parts.preview_client import PreviewState
+from ...parts.watch import Watch, signature
+from ...parts.words import quantity, text
+from ..parts import Changes
+from .cards import now_card, tries_card
+from .recent import Recent
+from .request import request_record
+from .tries import TryStore, tries
+from .weights import ChosenWeights, weights_choices
+
+_TICK_S = 0.4
+
+_FIELDS = {
+    "seed": "Seed",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "negative_prompt": "What it should not show",
+    "width": "Width (px)",
+    "height": "Height (px)",
+}
+"""Field of `Drawing` -> its label."""
+_PROMPT_HELP = (
+    "Say what the picture should show, with the run's own word for the new thing. Several lines are several pictures."
+)
+_WEIGHTS_HELP = "The LoRA file that you download, a checkpoint on the way to it, or the run as it trains now."
+_BASE_HELP = "From the same noise, so that you see what the training changed."
+_NEW_SEED = "() => Math.floor(Math.random() * 4294967296)"
+
+
+class TryPanel:
+    """Builds the panel in the current layout."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self._requests: Recent[str, tuple[tuple[str, float], str]] = Recent()  # viewer -> (run's name and age, ticket)
+        self._suggested: Recent[str, None] = Recent()  # prompts that were put in by us and may be replaced
+        self._chosen = ChosenWeights()
+        self._store = TryStore()
+        with gr.Column(elem_classes="rs-try"):
+            with gr.Row():
+                self.prompt = gr.Textbox(
+                    label="Prompt",
+                    info=_PROMPT_HELP,
+                    lines=4,
+                    max_lines=8,
+                    scale=3,
+                    min_width=260,
+                    elem_id="try-prompt",
+                )
+                with gr.Column(scale=2, min_width=240):
+                    self.weights = gr.Dropdown(
+                        choices=[],
+                        value=None,
+                        label="Drawn with",
+                        info=_WEIGHTS_HELP,
+                        filterable=False,
+                        elem_id="try-weights",
+                    )
+                    self.base = gr.Checkbox(
+                        value=True, label="The untrained model beside it", info=_BASE_HELP, elem_id="try-base"
+                    )
+            with gr.Row(elem_classes="rs-try-row"):
+                self.fields = {"seed": _field("seed"), "steps": _field("steps"), "guidance": _field("guidance")}
+            with gr.Accordion("More", open=False), gr.Row(elem_classes="rs-try-row"):
+                self.fields |= {name: _field(name) for name in ("negative_prompt", "width", "height")}
+            with gr.Row(elem_classes="rs-buttons"):
+                self.draw = gr.Button("Draw", variant="primary", elem_id="try-draw")
+                self.dice = gr.Button("Draw with another seed", elem_id="try-dice")
+                self.stop = gr.Button("Cancel", visible=False, elem_id="try-stop")
+            self.now = gr.HTML(elem_id="try-now", elem_classes="rs-maybe")
+            self.earlier = gr.HTML(elem_id="try-earlier", elem_classes="rs-maybe")
+        self.timer = gr.Timer(_TICK_S, active=False)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `view` may change."""
+        return [self.weights, self.now, self.earlier, self.stop]
+
+    def view(self, run_name: str | None, viewer: str | None, seen: dict[str, str]) -> dict[Any, Any]:
+        """Updates for one viewer who looks at the run `run_name` and was last shown `seen` (changed in place)."""
+        run = self.watch.run(run_name)
+        state = self.state(run, viewer)
+        changes, previews = Changes(seen), self.watch.previews
+        mark = signature(run_name, weights_choices(run))
+        changes.draw("try weights", self.weights, mark, lambda: self._chosen.dropdown(run, viewer))
+        if state is not None and state.status == "done" and run is not None:
+            self._keep(run, state)
+        busy = state is not None and not state.ended
+        mark = signature(run_name, state)
+        changes.draw("try now", self.now, mark, lambda: "" if state is None else now_card(state, previews))
+        changes.draw("try stop", self.stop, signature(busy), lambda: gr.Button(visible=busy))
+        folders = [] if run is None else tries(run.path)
+        mark = signature(run_name, [folder.name for folder in folders])
+        changes.draw("try earlier", self.earlier, mark, lambda: "" if run is None else tries_card(folders, previews))
+        return changes.updates
+
+    def state(self, run: RunSummary | None, viewer: str | None) -> PreviewState | None:
+        """How far the viewer's last request for this run is; None when there is none."""
+        requested = self._requests.get(viewer) if viewer is not None else None
+        if run is None or requested is None or requested[0] != (run.name, run.created):
+            return None
+        state = self.watch.preview_client.state(requested[1])
+        return None if state.status == "unknown" else state
+
+    def _keep(self, run: RunSummary, state: PreviewState) -> None:
+        try:
+            self._store.keep(run.path, Path(state.result["folder"]))
+        except OSError as error:
+            gr.Warning(f"The pictures could not be kept with the run: {error}")
+
+    # -- handlers ---------------------------------------------------------------------------------------------------------
+
+    def wire(self, picker: gr.components.Component) -> None:
+        """Connect everything. `picker` holds the name of the run."""
+        inputs = {picker, self.prompt, self.weights, self.base, *self.fields.values()}
+        outputs = [
+            self.prompt,
+            self.weights,
+            self.base,
+            *self.fields.values(),
+            self.now,
+            self.earlier,
+            self.stop,
+            self.timer,
+        ]
+
+        def on_draw(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+            return self.draw_pictures(given[picker], given, request.session_hash)
+
+        def on_run(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+            return self.show_run(given[picker], given[self.prompt], request.session_hash)
+
+        def on_tick(name: str | None, request: gr.Request) -> dict[Any, Any]:
+            return self.redraw(name, request.session_hash)
+
+        def on_weights(name: str | None, value: str | None, request: gr.Request) -> None:
+            self.choose_weights(name, value, request.session_hash)
+
+        def on_cancel(name: str | None, request: gr.Request) -> dict[Any, Any]:
+            self.cancel(request.session_hash)
+            return self.redraw(name, request.session_hash)
+
+        gr.on([self.draw.click, self.prompt.submit], on_draw, inputs, outputs, **QUICK)
+        self.dice.click(None, None, self.fields["seed"], js=_NEW_SEED, **QUICK).then(on_draw, inputs, outputs, **QUICK)
+        self.stop.click(on_cancel, picker, outputs, **QUICK)
+        self.timer.tick(on_tick, picker, outputs, **QUICK)
+        self.weights.input(on_weights, [picker, self.weights], None, **QUICK)
+        picker.change(on_run, {picker, self.prompt}, outputs, **QUICK)
+
+    def show_run(self, run_name: str | None, prompt: str | None, viewer: str | None) -> dict[Any, Any]:
+        """Another run was chosen: its usual settings are put in, but a prompt that was written stays."""
+        out = self.redraw(run_name, viewer)
+        run = self.watch.run(run_name)
+        if run is None:
+            return out
+        try:
+            config = config_from_flat(RunDir(run.path).read_config())
+        except (RunError, ConfigError):
+            return out  # the run's own page says what is wrong with it
+        self._chosen.choose(run, viewer, None)  # another run: the best of it is chosen
+        out[self.weights] = self._chosen.dropdown(run, viewer)
+        out[self.fields["steps"]] = min(config.validation.num_inference_steps, int(DRAWING_OPTIONS["steps"].maximum))
+        out[self.fields["guidance"]] = (
+            "" if config.validation.guidance is None else quantity(config.validation.guidance, 6)
+        )
+        out[self.fields["negative_prompt"]] = config.validation.negative_prompt
+        if not (prompt or "").strip() or prompt in self._suggested:
+            known = (*config.validation.prompts, config.data.instance_prompt, config.data.trigger_word)
+            suggestion = next((each for each in known if each), "")
+            self._suggested[suggestion] = None
+            out[self.prompt] = suggestion
+        return out
+
+    def choose_weights(self, run_name: str | None, value: str | None, viewer: str | None) -> None:
+        """The viewer has chosen what to draw with."""
+        self._chosen.choose(self.watch.run(run_name), viewer, value)
+
+    def draw_pictures(self, run_name: str | None, given: Mapping[Any, Any], viewer: str | None) -> dict[Any, Any]:
+        """Request what the fields say; everything wrong is shown at its field and below, and then nothing is requested."""
+        run = self.watch.run(run_name)
+        fields = {name: given[field] for name, field in self.fields.items()}
+        record, faults = request_record(run, given[self.prompt], given[self.weights], given[self.base], fields)
+        marks = self.fault_marks(faults)
+        if faults:
+            items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
+            return {
+                **marks,
+                self.now: f'<div class="rs-card rs-bad" role="alert"><h4>Please mend this first</h4><ul>{items}</ul></div>',
+            }
+        who = viewer if viewer is not None else uuid.uuid4().hex
+        ticket = self.watch.preview_client.request(record, viewer=f"try-{who}")
+        self._requests[who] = (run.name, run.created), ticket
+        state = self.watch.preview_client.state(ticket)
+        if state.status == "done":  # the same request as before is answered at once
+            self._store.renew(run.path, Path(state.result["folder"]))
+        return {**marks, **self.redraw(run.name, who)}
+
+    def cancel(self, viewer: str | None) -> None:
+        """Draw no further for this viewer."""
+        requested = self._requests.get(viewer) if viewer is not None else None
+        if requested is not None:
+            self.watch.preview_client.cancel(requested[1])
+
+    def redraw(self, run_name: str | None, viewer: str | None) -> dict[Any, Any]:
+        """Everything drawn anew for one viewer; the timer runs while something is being drawn."""
+        state = self.state(self.watch.run(run_name), viewer)
+        return {**self.view(run_name, viewer, {}), self.timer: gr.Timer(active=state is not None and not state.ended)}
+
+    def fault_marks(self, faults: list[Fault]) -> dict[Any, Any]:
+        """Every fault at its field; the usual help at the others."""
+        wrong = {fault.options[0]: fault.message for fault in reversed(faults) if fault.options}
+        helped = {
+            self.prompt: ("prompts", _PROMPT_HELP),
+            self.weights: ("checkpoints", _WEIGHTS_HELP),
+            self.base: ("base", _BASE_HELP),
+        }
+        helped |= {field: (name, DRAWING_OPTIONS[name].help) for name, field in self.fields.items()}
+        return {
+            field: gr.update(
+                info=f"⚠ {wrong[name]}" if name in wrong else help, elem_classes=["rs-wrong"] if name in wrong else []
+            )
+            for field, (name, help) in helped.items()
+        }
+
+
+def _field(name: str) -> gr.components.Component:
+    option = DRAWING_OPTIONS[name]
+    common = {"label": _FIELDS[name], "info": option.help, "elem_id": f"try-{name}", "min_width": 150}
+    if name == "steps":
+        return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=1, value=option.default, **common)
+    if name == "seed":
+        return gr.Number(value=option.default, **common)
+    return gr.Textbox(
+        value="" if option.default is None else str(option.default),
+        placeholder="unset" if option.optional else None,
+        max_lines=1,
+        **common,
+    )
