@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gradio as gr
 from playwright.sync_api import expect, sync_playwright
-from rollout_studio.app import page
+from rollout_studio.app import page, page_updates
 from rollout_studio.app.parts.pulse import EVERY_S, Pulse
 from rollout_studio.app.parts.watch import Watch
 
@@ -21,23 +21,15 @@ class Timed(Pulse):
     """The baseline: every tick is a Gradio event."""
 
     def __init__(self, has_news) -> None:
-        super().__init__(lambda viewer: False)
-        self._told, self.component = self.component, _Timer(EVERY_S)
+        self.component = gr.Timer(EVERY_S)
+        self.component.news = self.component.tick
 
     def known(self, viewer):
         return {self.component: gr.Timer(active=True)}
 
 
-class _Timer(gr.Timer):
-    def news(self, *arguments, **how):
-        return self.tick(*arguments, **how)
-
-    def get_block_name(self) -> str:
-        return "timer"
-
-
 def measure(name: str, pulse: type[Pulse], seconds: float) -> None:
-    page.Pulse = pulse
+    page_updates.Pulse = pulse
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         watch = Watch(Path(folder))
         port = page.free_port(7990)
