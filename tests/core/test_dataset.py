@@ -176,7 +176,7 @@ BAD = {
     "zeros": (lambda: bytes(1000), "zero bytes only"),
     "a web page": (lambda: b"\n<!DOCTYPE html><html>404</html>", "web page (HTML)"),
     "an SVG": (lambda: b'<?xml version="1.0"?><svg></svg>', "SVG"),
-    "text": (lambda: b"hello", "no picture of a known format"),
+    "text": (lambda: b"hello", "not a picture of a known format"),
     "git-lfs": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-lfs pointer"),
     "a GIF": (lambda: encoded(noise(), "GIF"), "GIF"),
     "a TIFF": (lambda: encoded(noise(), "TIFF"), "TIFF"),
