@@ -366,7 +366,9 @@ def _blur(config: RunConfig) -> str:
         f'<tr><th scope="row">sigma {text(quantity(row.sigma))}</th>{"".join(_cell(row, k) for k in offsets)}</tr>'
         for row in table
     )
-    assumed = " The grid is assumed (see above), and so are these numbers." if example_row(config).grid.assumed else ""
+    assumed = (
+        " The grid is assumed (see above), and so are these numbers." if example_row(config).schedule.assumed else ""
+    )
     return (
         f'<div class="rs-scroll"><table class="rs-blur"><caption>Contrast that is left after a walk to a noise level</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div><p>{text(_blur_sentence(table))}</p>"
