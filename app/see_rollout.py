@@ -84,7 +84,7 @@ def why_not(config: RunConfig) -> str | None:
 def fields_of(config: RunConfig, lab: DriftLab) -> tuple[dict[str, Any], str | None]:
     """What the Drift tab's fields hold for the farthest walk of this config; and what could not be put there, in a sentence, or None."""
     rollout = config.rollout
-    values = {name: to_component(FIELDS[name][0], getattr(rollout, option)) for name, option in PAIRS.items()}
+    values = {name: to_component(FIELDS[name], getattr(rollout, option)) for name, option in PAIRS.items()}
     most = lab.most_steps(rollout.grid, rollout.grid_steps)
     cut = None
     if values["offset"] > most:
@@ -115,7 +115,7 @@ def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
     values, faults = {}, []
     for name, option in PAIRS.items():
         try:
-            values[RolloutConfig.prefix + option] = from_component(FIELDS[name][0], raw[name])
+            values[RolloutConfig.prefix + option] = from_component(FIELDS[name], raw[name])
         except ConfigError as error:
             faults += error.faults
     if faults:

@@ -1,6 +1,6 @@
 """Flags that several commands share, and the config that they ask for.
 
-Every option of a run is a flag here because it is declared in `core/config/sections.py`; nothing is declared twice.
+Every option of a run is a flag here because it is declared in `core/config/sections/`; nothing is declared twice.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.config import OPTIONS
+from ...core.config import OPTIONS, DriftConfig, RolloutConfig
 from ...core.config.options import ConfigError, Fault, Option
 from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
@@ -38,23 +38,15 @@ EDIT_S, TYPED_S, LOOK_S, HOLD_S = (
 )
 STEPS_OF_A_TABLE = 100  # on the training grid, whose 1000 steps are small, the slider ends here
 
-FIELDS: dict[str, tuple[Option, str]] = {
-    "target": (VIEW_OPTIONS["target"], "Noise level where the walk ends"),
-    "offset": (VIEW_OPTIONS["offset"], "Steps the model walks alone"),
-    "start": (VIEW_OPTIONS["start"], "Where the walk starts"),
-    "sampler": (OPTIONS["scheduled_sampling_sampler"], "Solver: how a step is computed"),
-    "order": (OPTIONS["scheduled_sampling_order"], "Order of the solver: how many steps it looks back"),
-    "grid": (OPTIONS["scheduled_sampling_grid"], "What one step is"),
-    "grid_steps": (OPTIONS["scheduled_sampling_grid_steps"], "Steps from noise to picture"),
-    "guidance": (OPTIONS["drift_guidance"], "Guidance: how strongly the prompt pulls"),
-    "seed": (OPTIONS["drift_seed"], "Seed of the noise"),
-    "columns": (VIEW_OPTIONS["columns"], "Pictures in the filmstrip"),
-    "samples": (VIEW_OPTIONS["samples"], "Noises the curves are averaged over"),
-    "fine_factor": (OPTIONS["drift_fine_factor"], "Fineness of the reference walk"),
+FIELDS: dict[str, Option] = {
+    **{name: VIEW_OPTIONS[name] for name in ("target", "offset", "start")},
+    **{name: OPTIONS[RolloutConfig.prefix + name] for name in ("sampler", "order", "grid", "grid_steps")},
+    **{name: OPTIONS[DriftConfig.prefix + name] for name in ("guidance", "seed", "fine_factor")},
+    **{name: VIEW_OPTIONS[name] for name in ("columns", "samples")},
 }
-"""Field of a request -> (the option it is, its label here)."""
+"""Field of a request -> the option that it is."""
 
-_AT_FIELD = {option.name: name for name, (option, _) in FIELDS.items()} | {
+_AT_FIELD = {option.name: name for name, option in FIELDS.items()} | {
     "checkpoints": "weights", "against": "against", "samplers": "solver", "prompt": "prompt",
 }  # fmt: skip
 """Name in a fault -> where it is told. `image` has no field of its own: the pictures."""
@@ -140,14 +132,13 @@ class DriftLab:
 
     def _place(self, *names: str) -> None:
         for name in names:
-            option, label = FIELDS[name]
+            option = FIELDS[name]
             value = FIRST.get(name, option.default)
             made = forms.component(
-                _narrowed(name, option, self.most_steps("inference", FIELDS["grid_steps"][0].default)),
+                _narrowed(name, option, self.most_steps("inference", FIELDS["grid_steps"].default)),
                 value,
                 full=False,
             )
-            made.label = f"{label} ({option.unit})" if option.unit and option.unit not in label else label
             made.elem_id = f"look-{name.replace('_', '-')}"  # the same option may stand on the Train tab
             self.fields[name] = made
 
@@ -337,7 +328,7 @@ class DriftLab:
         """The preview request that the controls describe. Raises ConfigError with every fault; names as in `_AT_FIELD`."""
         faults: list[Fault] = []
         record: dict[str, Any] = {"what": ["strip"]}
-        for name, (option, _) in FIELDS.items():
+        for name, option in FIELDS.items():
             try:
                 record[name] = forms.from_component(option, given[self.fields[name]])
             except ConfigError as error:
@@ -380,18 +371,16 @@ class DriftLab:
         """Fields that follow others: how far the offset can go, and whether the solver has an order. Sent only when it changed."""
         out: dict[Any, Any] = {}
         sampler = given[self.fields["sampler"]]
-        ordered = (
-            not isinstance(sampler, str) or sampler not in FIELDS["sampler"][0].choices or choices.has_order(sampler)
-        )
+        ordered = not isinstance(sampler, str) or sampler not in FIELDS["sampler"].choices or choices.has_order(sampler)
         if place.memory.setdefault("ordered", True) != ordered:
             place.memory["ordered"] = ordered
             out[self.fields["order"]] = gr.update(interactive=ordered)
         try:
-            steps = forms.from_component(FIELDS["grid_steps"][0], given[self.fields["grid_steps"]])
+            steps = forms.from_component(FIELDS["grid_steps"], given[self.fields["grid_steps"]])
         except ConfigError:
             return out  # told at its own field
         most = self.most_steps(given[self.fields["grid"]], steps)
-        if place.memory.setdefault("most", self.most_steps("inference", FIELDS["grid_steps"][0].default)) != most:
+        if place.memory.setdefault("most", self.most_steps("inference", FIELDS["grid_steps"].default)) != most:
             place.memory["most"] = most
             out[self.fields["offset"]] = gr.update(maximum=most)
         return out
@@ -437,7 +426,7 @@ class DriftLab:
 
     def _help(self, name: str) -> str:
         helps = {"weights": _WEIGHTS_HELP, "against": _AGAINST_HELP, "solver": _SOLVER_HELP, "prompt": _PROMPT_HELP}
-        return helps[name] if name in helps else forms.info(FIELDS[name][0], full=False)
+        return helps[name] if name in helps else forms.info(FIELDS[name], full=False)
 
     # -- pictures ------------------------------------------------------------------------------------------------------------
 

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ...core.before.estimate import estimate
-from ...core.config import OPTIONS, RunConfig, differences, load_preset, preset_name, preset_names
+from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
 from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
 from ...core.runs.errors import RunError
 from ...core.runs.folder import check_name
 from ..parts.cards import findings_card, problems, step_title
-from ..parts.forms import SECTION_TITLES, Form, label
+from ..parts.forms import Form, label, page_sections
 from ..parts.panel import QUICK, SLOW, Panel
 from ..parts.watch import Watch
 from .draft import Draft
@@ -83,8 +83,8 @@ class TrainTab:
                 form.place("validation_prompts")
                 self.rollout = RolloutPanel(form, config)
                 with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
-                    for section in SECTION_TITLES:
-                        with gr.Tab(SECTION_TITLES[section], id=f"settings-{section}"):
+                    for section in page_sections():
+                        with gr.Tab(SECTIONS[section].title, id=f"settings-{section}"):
                             self._section(section)
                 form.check_complete()
 
