@@ -26,6 +26,7 @@ from .drift.tab import DriftTab
 from .graph.tab import GraphTab
 from .parts.guard import Guard, local_hosts
 from .parts.style import CSS, theme
+from .parts.translation import TranslatedBlocks
 from .parts.watch import Watch
 from .runs.tab import RunsTab
 from .train.tab import TrainTab
@@ -39,7 +40,7 @@ _BRAND = '<div class="rs-brand"><b>Rollout<i>Studio</i></b><span>DreamBooth with
 
 def build(watch: Watch) -> gr.Blocks:
     """The whole page over one runs folder."""
-    with gr.Blocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+    with TranslatedBlocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.HTML(_BRAND)
         seen, news = gr.State({}), gr.State(0)
         with gr.Tabs() as tabs:

@@ -15,6 +15,7 @@ from ..core.config.rules import in_paper_mode
 from .drift import choices
 from .drift.lab import FIELDS, DriftLab
 from .drift.tab import DriftTab
+from .parts import notices
 from .parts.forms import from_component, label, to_component
 from .parts.panel import QUICK
 from .train.tab import TrainTab
@@ -33,18 +34,18 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
         try:
             config = train.form.read(given)
         except ConfigError as error:
-            gr.Warning(f"The settings cannot be used yet: {error}")
+            notices.warn(f"The settings cannot be used yet: {error}")
             return train.refused(given, error)
         reason = why_not(config)
         if reason is not None:
-            gr.Warning(reason)
+            notices.warn(reason)
             return {tabs: gr.skip()}
         values, cut = fields_of(config, lab)
         if cut is not None:
-            gr.Info(cut)
+            notices.inform(cut)
         weights, missing = weights_of(config, given[lab.weights], lab)
         if missing is not None:
-            gr.Warning(missing)
+            notices.warn(missing)
         return {
             tabs: gr.Tabs(selected="drift"),
             drift.parts: gr.Tabs(selected="look"),
@@ -56,10 +57,10 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
             config = train.form.read(given)
             changed = taken(config, {name: given[lab.fields[name]] for name in PAIRS})
         except ConfigError as error:
-            gr.Warning(f"Nothing was taken to the Train tab: {error}", duration=None)
+            notices.warn(f"Nothing was taken to the Train tab: {error}", duration=None)
             return {tabs: gr.skip()}
         changes = differences(changed, config)
-        gr.Info(said(changes, config))
+        notices.inform(said(changes, config))
         return {**train.filled(given, changed, changes), tabs: gr.Tabs(selected="train")}
 
     inputs = {*train.inputs, *lab.inputs}

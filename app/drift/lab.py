@@ -17,7 +17,7 @@ from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
 from ...core.look.preview.request import VIEW_OPTIONS, PreviewRequest
 from ...core.runs.errors import RunError
-from ..parts import forms
+from ..parts import forms, notices
 from ..parts.panel import QUICK, SLOW
 from ..parts.preview_client import PreviewState
 from ..parts.watch import Watch
@@ -215,7 +215,7 @@ class DriftLab:
         try:
             place.memory["of_run"] = self._pictures_of(value)
         except RunError as error:
-            gr.Warning(str(error))
+            notices.warn(str(error))
         out[self.pictures] = self._gallery(self._offered(place), self._key(place))
         return _merged(out, self._edited_by(viewer, given, EDIT_S))
 
@@ -245,7 +245,7 @@ class DriftLab:
         place = self.desk.place(viewer)
         picture = next((each for each in self._offered(place) if each.key == event._data.get("key")), None)
         if picture is None:
-            gr.Warning("This picture is not offered any more; choose another one.")
+            notices.warn("This picture is not offered any more; choose another one.")
             return {self.pictures: self._gallery(self._offered(place), self._key(place))}
         return self._picked(viewer, given, picture)
 
@@ -254,7 +254,7 @@ class DriftLab:
         place, file = self.desk.place(viewer), given[self.upload]
         path = Path(str(file))
         if self.watch.previews.thumbnail(path) is None:
-            gr.Warning(f"{path.name} cannot be read as a picture. Choose a PNG, JPEG or WebP file.")
+            notices.warn(f"{path.name} cannot be read as a picture. Choose a PNG, JPEG or WebP file.")
             return {self.prompt: gr.skip()}
         picture = choices.Picture(path, "", "held-out", "Yours")
         place.memory["mine"] = choices.without_copies([picture, *place.memory.get("mine", ())])[: choices.MOST_PICTURES]

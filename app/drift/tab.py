@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.runs.rows import RunSummary
+from ..parts import notices
 from ..parts.panel import SLOW
 from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices
@@ -65,7 +66,7 @@ class DriftTab:
         run = self.watch.run(given[self.run])
         value = None if run is None else newest(run, given[self.step], self.lab.shelf)
         if value is None:
-            gr.Warning("This run has kept no weights: no checkpoint and no LoRA.")
+            notices.warn("This run has kept no weights: no checkpoint and no LoRA.")
             return {self.parts: gr.Tabs(selected="measured")}
         return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
 

@@ -25,6 +25,7 @@ from ...nodes.graph.declaration import NODES, described
 from ...nodes.graph.graph import Graph, GraphError, Problem, to_data, to_json
 from ...nodes.graph.values import COLOURS
 from ...nodes.reading import read, read_file
+from ..parts import notices
 from ..parts.forms import label
 from ..parts.panel import QUICK
 from ..parts.watch import Watch
@@ -96,7 +97,7 @@ class GraphTab:
                 config = config_of(graph, node if isinstance(node, str) else None)
             except (GraphError, ConfigError) as error:
                 return {self.editor: _told(f"This training cannot go into the form. {error}")}
-            gr.Info("The form now holds this graph's training.")
+            notices.inform("The form now holds this graph's training.")
             return {**train.filled(given, config), tabs: gr.Tabs(selected="train")}
 
         self.editor.from_form(from_form, train.inputs, [self.editor], **QUICK)

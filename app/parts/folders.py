@@ -10,6 +10,7 @@ import gradio as gr
 
 from ...core.data.pictures import SUFFIXES
 from ...core.platform_calls import WINDOWS
+from . import notices
 from .panel import QUICK
 from .words import is_text
 
@@ -148,7 +149,7 @@ class FolderBrowser:
         def use(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             path = _path_of(event)
             if path is None or not path.is_dir():
-                gr.Warning("That folder is not there any more.")
+                notices.warn("That folder is not there any more.")
                 return {self.box: gr.skip()}
             return {**chosen(given, str(path)), self.box: gr.HTML(listing=None)}
 

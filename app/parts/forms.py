@@ -85,7 +85,7 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
         return gr.Number(**common)
     # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
-    example = f"unset; for example: {option.example}" if option.example else "unset"
+    example = translated(f"unset; for example: {option.example}" if option.example else "unset")
     return gr.Textbox(
         placeholder=example if option.optional else None,
         lines=lines,
@@ -259,5 +259,6 @@ class Form:
     def _marked(self, name: str, message: str | None) -> dict[str, Any]:
         help_ = info(OPTIONS[name], name in self._full)
         return gr.update(
-            info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"]
+            info=help_ if message is None else f"⚠ {translated(message)}",
+            elem_classes=[] if message is None else ["rs-wrong"],
         )

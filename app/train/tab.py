@@ -15,6 +15,7 @@ from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
 from ...core.runs.errors import RunError
 from ...core.runs.folder import check_name
+from ..parts import notices
 from ..parts.cards import findings_card, problems, step_title
 from ..parts.forms import Form, label, page_sections
 from ..parts.panel import QUICK, SLOW, Panel
@@ -279,12 +280,12 @@ class TrainTab:
             if problem is not None:
                 raise RunError(problem)
         except (ConfigError, RunError) as error:
-            gr.Warning("Some settings cannot be used; see below Start.")
+            notices.warn("Some settings cannot be used; see below Start.")
             faults = error.faults if isinstance(error, ConfigError) else [Fault(str(error))]
             return {self.findings: problems(faults), **self.marks(given)}
         found = [*self.pictures.unsaved(given), *self._preflight(config)]
         if has_errors(found):
-            gr.Warning("This cannot start yet; see below Start.")
+            notices.warn("This cannot start yet; see below Start.")
             return {self.findings: findings_card(found), **self._at_captions(given, found)}
         store = self.watch.store
         try:
@@ -292,15 +293,15 @@ class TrainTab:
             run = store.create(config, name if name else None, preset=preset_name(given[self.model.preset]))
             store.enqueue(run.name)
         except (RunError, OSError) as error:
-            gr.Warning(f"The run could not be made: {error}")
+            notices.warn(f"The run could not be made: {error}")
             return {self.findings: problems([Fault(str(error))])}
         runs = self.watch.runs(fresh=True)
         mine = next(summary for summary in runs if summary.name == run.name)
         if mine.state == "queued":
             ahead = [other.name for other in runs if other.alive and other.device == mine.device]
-            gr.Info(f"Queued: it starts by itself after {', '.join(ahead) if ahead else 'the others'}.")
+            notices.inform(f"Queued: it starts by itself after {', '.join(ahead) if ahead else 'the others'}.")
         elif mine.state == "failed":
-            gr.Warning(f"The run could not start: {mine.message}")
+            notices.warn(f"The run could not start: {mine.message}")
         return {
             self.findings: findings_card([f for f in found if f.level == "warning"]) if found else "",
             **self.shown_run(run.name),

@@ -202,7 +202,20 @@ def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
 
 
 def test_the_reference_as_data_has_exactly_the_promised_keys():
-    keys = ["name", "type", "default", "choices", "minimum", "maximum", "unit", "help", "source", "section", "level"]
+    keys = [
+        "name",
+        "label",
+        "type",
+        "default",
+        "choices",
+        "minimum",
+        "maximum",
+        "unit",
+        "help",
+        "source",
+        "section",
+        "level",
+    ]
     assert [entry["name"] for entry in as_data()] == list(OPTIONS)
     assert all(list(entry) == keys for entry in as_data())
 
