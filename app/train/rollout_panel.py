@@ -154,9 +154,8 @@ def level_of(config: RunConfig) -> str:
 
 def picture(config: RunConfig) -> str:
     """A rolled row at a glance, the cost, and what is without effect. With rollout off only a sentence."""
-    marks = _marks(config)
     if not config.rollout.active:
-        return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>{marks}'
+        return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>'
     example, control = example_row(config), config.rollout.control == "source_noise"
     if in_paper_mode(config):
         drawn = step_picture(example.grid, example.grid.at(example.grid.time_of_sigma(EXAMPLE_SIGMA)))
@@ -170,7 +169,7 @@ def picture(config: RunConfig) -> str:
         else ""
     )
     source = f'<p class="rs-quiet">{text(example.grid.said + floor)}</p>'
-    return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>{marks}'
+    return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
 
 
 def walker(config: RunConfig) -> str:
@@ -453,14 +452,3 @@ def _named(remark: str) -> str:
     return re.sub(
         "\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said
     )
-
-
-def _marks(config: RunConfig) -> str:
-    """A style sheet that marks the controls without effect, with the reason below each. (As style, it cannot disturb what a person is
-    typing, where an update of the components could.)"""
-    rules = "".join(
-        f'.gradio-container #opt-{name} > :not(.hide){{opacity:.6;height:auto!important}}.gradio-container #opt-{name}::after{{content:"No effect now: {reason}.";display:block;'
-        f"padding:4px 0 0;font-size:12.5px;font-weight:600;color:var(--rs-rolled)}}"
-        for name, reason in idle_settings(config).items()
-    )
-    return f"<style>{rules}</style>"

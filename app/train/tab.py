@@ -22,6 +22,7 @@ from ..parts.panel import QUICK, SLOW, Panel
 from ..parts.watch import Watch
 from .draft import Draft
 from .estimate_card import takes_card, takes_line
+from .idle_marks import idle_sheet
 from .keep_panel import KeepPanel
 from .model_panel import ModelPanel, start_note
 from .pictures_panel import PicturesPanel
@@ -102,6 +103,7 @@ class TrainTab:
             with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
                 self.side = gr.HTML(self._side(config, first), elem_id="side")
                 self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
+                self.idle = gr.HTML(idle_sheet(config), visible="hidden", elem_id="idle-marks")
 
         self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
         self.checked = [self.findings, self.takes]
@@ -113,7 +115,7 @@ class TrainTab:
             *(each for panel in self.panels for each in panel.inputs),
         }
         # Whatever a handler changes, it also says at the fields what is wrong there now.
-        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
+        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.idle, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
 
     def _section(self, section: str) -> None:
@@ -224,6 +226,7 @@ class TrainTab:
         words = _start_words(config, preset)
         updates = {
             self.side: self._side(config, preset, look),
+            self.idle: idle_sheet(config),
             self.start_hero: words,
             self.start: words,
             self.note: start_note(config, preset),
