@@ -19,6 +19,7 @@ import gradio as gr
 
 from ...core.config import OPTIONS
 from ...core.config.options import ConfigError
+from ...core.sizes import size
 from ...nodes.graph import validate
 from ...nodes.graph.compile import config_of, graph_of
 from ...nodes.graph.declaration import NODES, described
@@ -218,7 +219,7 @@ def read_dropped(file: Any) -> tuple[Graph, list[Problem]]:
         )
     if len(data) > LARGEST_PICTURE * 4 // 3:
         raise GraphError(
-            [Problem("invalid_prompt", f"The file is too large; at most {LARGEST_PICTURE // 2**20} MiB are read.")]
+            [Problem("invalid_prompt", f"The file is too large; at most {size(LARGEST_PICTURE)} are read.")]
         )
     try:
         content = base64.b64decode(data, validate=True)

@@ -22,10 +22,11 @@ from ...core.runs.errors import RunError
 from ...core.runs.folder import ACTIVE_STATES, RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import PHASES, RunLog, Series, number
+from ...core.sizes import size
 from ..drift.measured import filmstrip
 from ..parts.charts import Line, chart, smoothed
 from ..parts.watch import Watch, signature
-from ..parts.words import duration, quantity, size, text
+from ..parts.words import duration, quantity, text
 from .compare import ComparePanel
 from .parts import course, picture
 from .try_panel import TryPanel

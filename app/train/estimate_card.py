@@ -2,8 +2,8 @@
 
 from ...core.before.estimate import Estimate, Span
 from ...core.config import RunConfig
+from ...core.sizes import size
 from ..parts.words import duration, quantity, text
-from ..parts.words import size as exact_size
 
 _WHAT = {
     "process": "the process itself",
@@ -11,12 +11,6 @@ _WHAT = {
     "training": "what is trained, with its optimizer",
     "activations": "one step's own numbers",
 }
-
-
-def size(count: float) -> str:
-    """Bytes as an estimate is told: two figures are all it knows."""
-    digits = 0 if count < 1 else max(0, len(str(round(count))) - 2)
-    return exact_size(round(count, -digits)).replace(".0 ", " ")
 
 
 def takes_line(told: Estimate) -> str:

@@ -1,9 +1,9 @@
 """What the check of a model found, in a person's words."""
 
 from ...core.before.model_check import ModelReport, hub_address, login_command
-from ...core.before.preflight import size
 from ...core.families.registry import FAMILIES
 from ...core.findings import Finding, by_severity, printable
+from ...core.sizes import size
 from ..parts.words import text
 
 _PREDICTS = {

@@ -18,7 +18,8 @@ from ..demo import BUILT_IN, MODELS
 from ..families.registry import FAMILIES
 from ..families.source import ModelError, Source, hub_error, locate
 from ..findings import Finding
-from .preflight import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable, size
+from ..sizes import size
+from .preflight import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable
 
 OPTION = "pretrained_model_name_or_path"
 _TIMEOUT_S = 10.0

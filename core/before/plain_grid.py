@@ -6,7 +6,6 @@ read it is that one (a test holds it to the models' own); where it cannot, the u
 
 import json
 import math
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..demo import resolve
 from ..families.facts import FLOW_SCHEDULER, USUAL_FLOW, USUAL_VARIANCE_PRESERVING, Geometry, Schedule
 from ..families.registry import FAMILIES, family_of
+from ..names import is_hub_id
 from .cost import shifted
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ALPHA_MIN = 0.02
 """`rollout.ALPHA_MIN`, which needs torch to read (a test compares): a source with less signal carries nothing of the picture."""
 _ROUNDING = 1e-3
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _BENT = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas",
          "invert_sigmas", "shift_terminal", "stochastic_sampling", "rescale_betas_zero_snr", "trained_betas")  # fmt: skip
 """Settings that bend a schedule away from the formulas here."""
@@ -229,7 +228,7 @@ def _files(name: str, revision: str | None) -> Path | None:
     folder = Path(resolve(name)).expanduser()
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(name) or ".." in name:
+    if not is_hub_id(name):
         return None
     from huggingface_hub import try_to_load_from_cache  # only for hub ids
 

@@ -25,9 +25,11 @@ from ..families.facts import ATTENTION, FamilyFacts, TextCost, vae_geometry
 from ..families.registry import FAMILIES, family_of
 from ..families.source import ModelError, locate
 from ..findings import Finding, by_severity
+from ..names import is_hub_id
 from ..runs.errors import RunError
 from ..runs.folder import check_name
 from ..runs.root import DEFAULT_ROOT, ROOT_VARIABLE
+from ..sizes import size
 from .cautions import cautions
 
 _RESERVE_BYTES = 64 * 2**20
@@ -35,7 +37,6 @@ _LONGEST_INSIDE = 120
 """Characters of the longest path inside a run: a checkpoint's temporary folder, or an exported file named after the
 run."""
 _WINDOWS_PATH = 259
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of a model that training has no use for."""
 
@@ -221,7 +222,7 @@ def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]
             f"{folder} is a single file; a model is a folder in the diffusers layout.",
             "Convert it once with diffusers' from_single_file(...).save_pretrained(...), and name that folder.",
         )
-    if not _HUB_ID.fullmatch(name) or ".." in name or name.startswith((".", "~")):
+    if not is_hub_id(name):
         known = did_you_mean(name, BUILT_IN)
         return error(
             f"{name!r} is no folder that exists, no built-in model and no hub id (owner/name).{known}",
@@ -726,12 +727,3 @@ def _disk(need: DiskEstimate, cache_dir: Path, runs_dir: Path) -> Iterable[Findi
                 "Free some space, or lower checkpoints_total_limit.",
                 "little-space",
             )
-
-
-def size(count: float) -> str:
-    """Bytes for people: "12 MiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..demo import resolve
 from ..findings import Finding
+from ..sizes import size
 from . import captions, pictures
 from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .transform import crop_for
@@ -212,7 +213,7 @@ def scan_folder(
     small: list[Item] = []
     for path, found in zip(listing.pictures, inspected, strict=True):
         if isinstance(found, pictures.BadPicture):
-            problems.append(Finding("warning", str(path), f"left out: {found.reason}.", found.remedy, "picture-bad"))
+            problems.append(Finding("warning", str(path), f"left out: {found.message}.", found.remedy, "picture-bad"))
             texts.skip(path)
             continue
         if found.remark:
@@ -486,7 +487,7 @@ class _Captions:
                 data = stream.read(captions.MAX_BYTES + 1)
             if len(data) > captions.MAX_BYTES:  # say the true size without reading it all
                 raise captions.BadCaption(
-                    f"it has {file.stat().st_size / 2**10:.0f} KiB; a caption has at most {captions.MAX_BYTES // 2**10} KiB"
+                    f"it has {size(file.stat().st_size)}; a caption has at most {size(captions.MAX_BYTES)}"
                 )
             caption, remark = captions.decode(data)
         except OSError as error:

@@ -1,8 +1,10 @@
 """What is raised when something cannot be done with a run."""
 
+from ..errors import Trouble
 
-class RunError(Exception):
-    """A run cannot be created, started, commanded or deleted; the message says why and what to do."""
+
+class RunError(Trouble):
+    """A run cannot be created, started, commanded or deleted; the text says why and what to do."""
 
 
 class StorageError(RunError):
