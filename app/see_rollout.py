@@ -13,7 +13,8 @@ from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, dif
 from ..core.config.options import ConfigError, shown
 from ..core.config.rules import in_paper_mode
 from .drift import choices
-from .drift.lab import FIELDS, DriftLab
+from .drift.fields import FIELDS, most_steps
+from .drift.lab import DriftLab
 from .drift.tab import DriftTab
 from .parts import notices
 from .parts.forms import from_component, label, to_component
@@ -40,7 +41,7 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
         if reason is not None:
             notices.warn(reason)
             return {tabs: gr.skip()}
-        values, cut = fields_of(config, lab)
+        values, cut = fields_of(config)
         if cut is not None:
             notices.inform(cut)
         weights, missing = weights_of(config, given[lab.weights], lab)
@@ -55,7 +56,7 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
     def on_take(given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
             config = train.form.read(given)
-            changed = taken(config, {name: given[lab.fields[name]] for name in PAIRS})
+            changed = taken(config, {name: given[lab.fields.components[name]] for name in PAIRS})
         except ConfigError as error:
             notices.warn(f"Nothing was taken to the Train tab: {error}", duration=None)
             return {tabs: gr.skip()}
@@ -82,11 +83,11 @@ def why_not(config: RunConfig) -> str | None:
     return None
 
 
-def fields_of(config: RunConfig, lab: DriftLab) -> tuple[dict[str, Any], str | None]:
+def fields_of(config: RunConfig) -> tuple[dict[str, Any], str | None]:
     """What the Drift tab's fields hold for the farthest walk of this config; and what could not be put there, in a sentence, or None."""
     rollout = config.rollout
     values = {name: to_component(FIELDS[name], getattr(rollout, option)) for name, option in PAIRS.items()}
-    most = lab.most_steps(rollout.grid, rollout.grid_steps)
+    most = most_steps(rollout.grid, rollout.grid_steps)
     cut = None
     if values["offset"] > most:
         cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a walk of {most}."
