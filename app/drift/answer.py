@@ -9,7 +9,7 @@ import gradio as gr
 from ...core.config.options import Fault
 from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
-from ..parts.preview_client import PreviewState
+from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .desk import Look, Place, is_live

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..parts.preview_client import PreviewClient, PreviewState
+from ..parts.preview_client import PreviewClient
+from ..parts.preview_jobs import PreviewState
 from .scene import Scene
 
 PLACES_KEPT = 256

@@ -28,7 +28,7 @@ from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ..parts.forms import from_component
 from ..parts.panel import QUICK
-from ..parts.preview_client import PreviewState
+from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch, signature
 from ..parts.words import duration, quantity, text
 

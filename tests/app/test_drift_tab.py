@@ -21,7 +21,8 @@ from rollout_studio.app.drift.desk import Desk
 from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
-from rollout_studio.app.parts.preview_client import PreviewClient, PreviewState
+from rollout_studio.app.parts.preview_client import PreviewClient
+from rollout_studio.app.parts.preview_jobs import PreviewState
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.look.drift.files import report_from_json, report_to_csv
