@@ -77,7 +77,7 @@ def why_not(config: RunConfig) -> str | None:
             "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
         )
     if not rollout.walks:
-        return f"Nobody walks with the control {rollout.control}: set it to none to see the walk."
+        return f"No row is rolled out with the control {rollout.control}: set it to none to see the rollout."
     if in_paper_mode(config):
         return "ReflexFlow's mode paper takes one step of any length, and the Drift tab walks along the grid: take the mode single-pass to see it there."
     return None

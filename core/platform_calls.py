@@ -262,7 +262,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def sleep_while_waiting() -> None:
-    """The same for threads of this process, where nobody has said otherwise: call it before torch is imported.
+    """The same for threads of this process, where the variable is not set: call it before torch is imported.
 
     OpenMP reads its settings once, when its library is loaded; a torch that is there already is not changed.
     """

@@ -12,8 +12,8 @@ from ...core.look.drift.report import ReportError
 from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
-from .desk import Look, Place, is_live
 from .picture import downloads, film, numbers_table, report_charts, words_list
+from .viewers import Look, Place, is_live
 
 _EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it stray?</h4>
 <p>One picture goes two ways. First, noise is put on it and the model says what it sees: that is <b class="rs-t-clean">what it should see</b>. Then the model

@@ -13,7 +13,7 @@ from ...core.runs.rows import RunSummary
 from ...core.texts import translated
 from ..parts import forms
 from . import choices
-from .desk import Place
+from .viewers import Place
 
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
@@ -31,7 +31,7 @@ FIELDS: dict[str, Option] = {
 _AT_FIELD = {option.name: name for name, option in FIELDS.items()} | {
     "checkpoints": "weights", "against": "against", "samplers": "solver", "prompt": "prompt",
 }  # fmt: skip
-"""Name in a fault -> where it is told. `image` has no field of its own: the pictures."""
+"""Name in a fault -> where it is shown. `image` has no field of its own: the pictures."""
 
 HELP = {
     "weights": "The base model, a run's LoRA or checkpoint, or a training run as it is now.",

@@ -5,7 +5,7 @@ from typing import Any
 from ..parts.watch import Watch
 from ..parts.words import text
 from . import choices
-from .desk import Place
+from .viewers import Place
 
 PICK = """
 element.addEventListener('change', event => {

@@ -1,6 +1,6 @@
 """Look now: the laboratory of the Drift tab. Choose a picture and weights, press the button, see the drift; change a slider, see it again.
 
-The preview worker (`preview_client`) measures; `desk` knows which viewer asked for what. Here are the events; `fields` are the controls,
+The preview worker (`preview_client`) measures; `viewers` knows which viewer asked for what. Here are the events; `fields` are the controls,
 `gallery` the pictures, `answer` what is drawn.
 """
 
@@ -18,9 +18,9 @@ from ..parts.panel import QUICK, SLOW
 from ..parts.watch import Watch
 from . import choices
 from .answer import Answer, refusal_card
-from .desk import Desk, Look, Place
 from .fields import Fields
 from .gallery import PICK, Gallery
+from .viewers import Look, Place, Viewers
 
 # an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
 EDIT_S, TYPED_S, LOOK_S, HOLD_S = 0.05, 0.9, 0.05, 0.4
@@ -35,7 +35,7 @@ class DriftLab:
 
     def __init__(self, watch: Watch) -> None:
         self.watch, self.shelf = watch, choices.Shelf()
-        self.desk = Desk(lambda: watch.preview_client)
+        self.viewers = Viewers(lambda: watch.preview_client)
         self.gallery, self.fields = Gallery(watch), Fields()
         with gr.Row(elem_classes="rs-lab"):
             with gr.Column(scale=4, min_width=300, elem_classes="rs-lab-controls"):
@@ -89,19 +89,19 @@ class DriftLab:
     # -- what a viewer does ---------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        """The tab was opened: whoever looks at it will ask soon."""
+        """The tab was opened: a request will follow soon."""
         self.watch.preview_client.warm_up()
 
     def on_show(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
-        place = self.desk.place(viewer)
+        place = self.viewers.place(viewer)
         try:
             record = self.record(given, place)
         except ConfigError as error:
             faults = error.faults
             return self._sent(place, given[self.shown], lambda: self._refused(place, faults, card=True))
         place.memory["follows"] = True  # from now on an edit is an answer's due
-        self.desk.ask(viewer, record)
+        self.viewers.ask(viewer, record)
         out = self._sent(place, given[self.shown], lambda: {**self._accepted(place), **self._drawn(viewer)})
         return {**out, self.timer: gr.Timer(active=True)}
 
@@ -113,25 +113,25 @@ class DriftLab:
         return self._edited_by(_viewer(request), given, TYPED_S)
 
     def _edited_by(self, viewer: str, given: Mapping[Any, Any], delay_s: float) -> dict[Any, Any]:
-        place = self.desk.place(viewer)
+        place = self.viewers.place(viewer)
         follow = self.fields.dependent(place, given)
         try:
             record = self.record(given, place)
         except ConfigError as error:
-            self.desk.plan(viewer, None, 0)
+            self.viewers.plan(viewer, None, 0)
             faults = error.faults
             return _merged(
                 follow, self._sent(place, given[self.shown], lambda: self._refused(place, faults, card=False))
             )
         if place.memory.get("follows"):
-            self.desk.plan(viewer, record, delay_s)
+            self.viewers.plan(viewer, record, delay_s)
             follow[self.timer] = gr.Timer(active=True)
         return _merged(follow, self._sent(place, given[self.shown], lambda: self._accepted(place)))
 
     def on_weights(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """Other weights: their run's pictures are offered too, and a run is compared with its base unless something else is chosen."""
         viewer = _viewer(request)
-        place, value = self.desk.place(viewer), given[self.weights]
+        place, value = self.viewers.place(viewer), given[self.weights]
         given, out = dict(given), {}
         was_run = str(place.memory.get("weights", choices.BASE)).startswith("run/")
         is_run = isinstance(value, str) and value.startswith("run/")
@@ -164,13 +164,13 @@ class DriftLab:
             out = _merged(
                 {self.against: gr.update(value=choices.NOTHING), **self.turn_to(weights, given, request)}, out
             )
-        follow = self.fields.dependent(self.desk.place(_viewer(request)), given)
+        follow = self.fields.dependent(self.viewers.place(_viewer(request)), given)
         return _merged(_merged(out, follow), self.on_show(given, request))
 
     def on_pick(self, given: Mapping[Any, Any], event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         """Another picture: its caption becomes the prompt."""
         viewer = _viewer(request)
-        place = self.desk.place(viewer)
+        place = self.viewers.place(viewer)
         picture = next((each for each in self.gallery.offered(place) if each.key == event._data.get("key")), None)
         if picture is None:
             notices.warn("This picture is not offered any more; choose another one.")
@@ -179,7 +179,7 @@ class DriftLab:
 
     def on_upload(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
-        place, file = self.desk.place(viewer), given[self.upload]
+        place, file = self.viewers.place(viewer), given[self.upload]
         path = Path(str(file))
         if self.watch.previews.thumbnail(path) is None:
             notices.warn(f"{path.name} cannot be read as a picture. Choose a PNG, JPEG or WebP file.")
@@ -189,25 +189,25 @@ class DriftLab:
         return _merged({self.pictures: self.gallery.markup(place, picture.key)}, self._picked(viewer, given, picture))
 
     def _picked(self, viewer: str, given: Mapping[Any, Any], picture: choices.Picture) -> dict[Any, Any]:
-        self.desk.place(viewer).memory["picture"] = picture
+        self.viewers.place(viewer).memory["picture"] = picture
         given = {**given, self.prompt: picture.caption}
         return _merged({self.prompt: gr.update(value=picture.caption)}, self._edited_by(viewer, given, EDIT_S))
 
     def on_measure(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         """The curves of the filmstrip that is shown."""
         viewer = _viewer(request)
-        place = self.desk.place(viewer)
+        place = self.viewers.place(viewer)
         film_shown = place.memory.get("film")
         if film_shown is None:
             return self._sent(place, applied, lambda: {self.answer.measure: gr.Button(visible=False)})
-        self.desk.ask(viewer, {**film_shown, "what": ["strip", "curves", "spectrum"]})
+        self.viewers.ask(viewer, {**film_shown, "what": ["strip", "curves", "spectrum"]})
         return {**self._sent(place, applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
 
     def on_stop(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
-        self.desk.cancel(viewer)
+        self.viewers.cancel(viewer)
         return {
-            **self._sent(self.desk.place(viewer), applied, lambda: self._drawn(viewer)),
+            **self._sent(self.viewers.place(viewer), applied, lambda: self._drawn(viewer)),
             self.timer: gr.Timer(active=True),
         }
 
@@ -215,20 +215,20 @@ class DriftLab:
         """`applied`: the number of the last answer that the browser has applied."""
         viewer = _viewer(request)
         until = time.monotonic() + HOLD_S
-        look = self.desk.look(viewer)
+        look = self.viewers.look(viewer)
         shown = _has_result(look)
         # An answer is worth waiting for: held for a moment, it comes without another turn of browser and server; progress comes at the end.
         while look.busy and _has_result(look) == shown and time.monotonic() < until:
             time.sleep(0.02)
-            look = self.desk.look(viewer)
-        place = self.desk.place(viewer)
+            look = self.viewers.look(viewer)
+        place = self.viewers.place(viewer)
         with place.drawing:
             out = self._sent(place, applied, lambda: self._drawn(viewer))
             # Every output of a handler is made anew and looked at by the browser: the quick timer has only those of an answer. Marks at fields wait.
             late = {component: out.pop(component) for component in set(out) - set(self.quick_outputs)}
             if late:
                 place.memory["late"] = late
-            if not self.desk.look(viewer).busy:
+            if not self.viewers.look(viewer).busy:
                 # What is final is sent whole, and again until the browser says that nothing older came after it.
                 if applied == place.scene.number and place.memory.get("final") == place.scene.number:
                     return {self.timer: gr.Timer(active=False)}
@@ -246,7 +246,7 @@ class DriftLab:
 
     def left(self, request: gr.Request) -> None:
         """A viewer has closed or reloaded the page."""
-        self.desk.leave(_viewer(request))
+        self.viewers.leave(_viewer(request))
 
     # -- the request and its answer ----------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class DriftLab:
 
     def _drawn(self, viewer: str) -> dict[Any, Any]:
         """What the answer changes for this viewer, with the faults that only the worker found at their fields."""
-        place, look = self.desk.place(viewer), self.desk.look(viewer)
+        place, look = self.viewers.place(viewer), self.viewers.look(viewer)
         out = self.answer.drawn(place, look)
         if out and look.state.status == "failed" and look.state.faults:
             out |= self.fields.marks(place, look.state.faults)
@@ -288,9 +288,9 @@ class DriftLab:
             seen["look-lists"] = mark
             out[self.weights], out[self.against] = (gr.update(choices=each) for each in lists)
         if viewer is not None:
-            place = self.desk.place(viewer)
+            place = self.viewers.place(viewer)
             out |= place.memory.pop("late", {})
-            if self.desk.look(viewer).busy or applied != place.scene.number:
+            if self.viewers.look(viewer).busy or applied != place.scene.number:
                 out[self.timer] = gr.Timer(active=True)
         return out
 

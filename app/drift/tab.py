@@ -83,7 +83,7 @@ class DriftTab:
         """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
 
         `weights`, `against`: what they chose in the laboratory; `applied`: the number of its last answer that their browser has applied;
-        `viewer`: whose requests to look after, None = nobody's.
+        `viewer`: whose requests to look after, None = no viewer's.
         """
         return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen, applied)}
 

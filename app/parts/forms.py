@@ -178,7 +178,7 @@ class Form:
         ]  # fmt: skip
 
     def check_complete(self) -> None:
-        """Raises ValueError when an option has no component: a setting that nobody can reach."""
+        """Raises ValueError when an option has no component: a setting that cannot be reached."""
         absent = [name for section in SECTIONS for name in self.missing(section)]
         if absent:
             raise ValueError(f"options without a component: {', '.join(absent)}")

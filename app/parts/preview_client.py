@@ -58,7 +58,7 @@ class PreviewClient:
     def warm_up(self, config: Mapping[str, Any] | None = None) -> str:
         """Start the worker and load a model (None: the default, the demo), so that the first picture comes sooner.
 
-        Returns a ticket, for whoever wants to show it. Costs nothing when it has been done or is being done.
+        Returns a ticket, for a page that shows it. Costs nothing when it has been done or is being done.
         """
         with self._lock:
             if config is None and self._warming is not None and self._worker.is_running:
@@ -74,8 +74,8 @@ class PreviewClient:
         """Ask for what `record` describes (`PreviewRequest.from_json`, `SampleRequest.from_json`); returns a ticket for `state`.
 
         Args:
-            viewer: whoever asks; the newer request of one viewer cancels the older, unless another one waits for it too.
-                "" = nobody's: it cancels nothing.
+            viewer: who requests it; the newer request of one viewer cancels the older, unless another one waits for it too.
+                "" = no viewer: it cancels nothing.
 
         Wrong fields do not raise: the ticket's state is failed, with `faults`.
         """
@@ -130,7 +130,7 @@ class PreviewClient:
             )  # fmt: skip
 
     def cancel(self, ticket: str) -> None:
-        """Wait for this ticket no longer; what nobody waits for is not made."""
+        """Wait for this ticket no longer; what no viewer waits for is not made."""
         with self._lock:
             self._give_up(ticket)
 
@@ -191,7 +191,7 @@ class PreviewClient:
         self._settled(job)
 
     def _settled(self, job: Job) -> None:
-        """A job that has ended: its result is kept for whoever wants the same, or it is forgotten."""
+        """A job that has ended: its result is kept for the next request of the same, or it is forgotten."""
         if job.status == "done":
             self._forget_the_oldest()
         elif job.ended is not None:
@@ -237,7 +237,7 @@ class PreviewClient:
         job.tickets.discard(ticket)
         if job.tickets:
             return
-        if self._by_key.get(job.key) is job:  # whoever asks for the same again gets it made anew
+        if self._by_key.get(job.key) is job:  # the next request of the same makes it anew
             del self._by_key[job.key]
         if job.process is not None:
             self._worker.write(job.process, {"cancel": job.id})

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core import platform_calls
 
-PATIENCE_S = 3.0  # for a worker that was told to end
+PATIENCE_S = 3.0  # for a worker whose input has ended
 LAST_WORDS = 600  # characters of a crashed worker's log that are shown
 
 

@@ -194,13 +194,13 @@ class TrainTab:
         """What is said about the model follows it, though something else in the form may be wrong."""
         try:
             return self.model.told(given[self.model.preset], self.model.named(given))
-        except ConfigError:  # the chosen preset is gone; that is what is told
+        except ConfigError:  # the chosen preset is gone; that is what is shown
             return {}
 
     def filled(
         self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None
     ) -> dict[Any, Any]:
-        """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
+        """See `FormPage`. `preset`: what the differences are counted from; None = the chosen one."""
         only = None if only is None else list(only)
         shown_values = self.form.show(config, only)
         marks = self.form.valued(self.marks({**given, **shown_values}), shown_values)
@@ -234,7 +234,7 @@ class TrainTab:
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
     def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
-        """`look`: also at pictures that nobody has looked at yet, which is not for every keystroke."""
+        """`look`: also at pictures that were not read yet, which is not for every keystroke."""
         return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
 
     def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -253,7 +253,7 @@ class TrainTab:
         try:
             load_preset(preset)
         except ConfigError:
-            preset = FIRST  # one of the person's own is gone: its settings are still here, told against the first one
+            preset = FIRST  # one of the person's own is gone: its settings are still here, compared with the first one
         model = config.model.pretrained_model_name_or_path
         return {
             **self.filled({**given, self.name: name}, config, preset=preset),
@@ -311,7 +311,7 @@ class TrainTab:
         }
 
     def _at_captions(self, given: Mapping[Any, Any], found: Iterable[Finding]) -> dict[Any, Any]:
-        """Pictures without any caption, told also at the field with the caption for all of them; until the form is edited again."""
+        """Pictures without any caption, marked also at the field with the caption for all of them; until the form is edited again."""
         count = sum(finding.code == "caption-missing" for finding in found)
         if not count:
             return {}

@@ -79,7 +79,7 @@ class Option:
     example: str = ""
 
     def slider_end(self, config: Any) -> float | None:
-        """The soft maximum in this config: where a slider ends, because hardly anybody wants more; more, up to `maximum`, is typed.
+        """The soft maximum in this config: where a slider ends, because more is rarely useful; more, up to `maximum`, is typed.
 
         None where the option has no soft maximum. Always above `minimum` and at most `maximum`.
         """
@@ -236,7 +236,7 @@ def option(
     """Declare one option: a dataclass field with metadata.
 
     Args:
-        default: its value when nobody says otherwise; None only where "not set" means something, and then `help` says what.
+        default: its value where none is given; None only where "not set" means something, and then `help` says what.
         help: one or two sentences for a person who has not read a paper.
         unit: of the value and its bounds.
         ge, le: inclusive bounds (of every element, for lists).

@@ -2,7 +2,7 @@
 
     <runs>/.presets/<name>.json     {"_metadata": {"title", "description", "needs"}, "learning_rate": 0.001, ...}
 
-The page and the command line see the same ones, whoever wrote them. A file that is broken is told and passed over; it takes
+The page and the command line see the same ones, wherever they were written. A broken file is reported and skipped; it takes
 nothing else with it.
 """
 

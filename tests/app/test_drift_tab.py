@@ -17,10 +17,10 @@ from rollout_studio.app.drift import choices, measured
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
 from rollout_studio.app.drift.answer import progress_card
-from rollout_studio.app.drift.desk import Desk
 from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
+from rollout_studio.app.drift.viewers import Viewers
 from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.app.parts.preview_jobs import PreviewState
 from rollout_studio.app.parts.watch import Watch
@@ -60,7 +60,7 @@ def lab(whole_lab):
     )
     yield whole_lab
     for name in ("v", "another"):
-        whole_lab.desk.leave(name)
+        whole_lab.viewers.leave(name)
     for run in whole_lab.watch.store.list():
         whole_lab.watch.store.delete(run.name)
     whole_lab.watch.runs(fresh=True)
@@ -89,7 +89,7 @@ def until(lab, ready, first=None):
 
 def shown(lab, **changes):
     """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
-    applied = lab.desk.place("v").scene.number
+    applied = lab.viewers.place("v").scene.number
     return until(
         lab,
         lambda seen: lab.answer.film in seen and lab.answer.export in seen,
@@ -164,7 +164,7 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     solvers = [value for _, value in choices.solver_choices() if value not in (choices.NOTHING, "unipc/2")]
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
-        record = lab.record(given(lab, solver=value), lab.desk.place("v"))
+        record = lab.record(given(lab, solver=value), lab.viewers.place("v"))
         assert [walk.rollout.sampler for walk in PreviewRequest.from_json(record).walks] == [
             "unipc",
             value.partition("/")[0],
@@ -188,7 +188,7 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
 
 
 def test_the_first_visit_needs_no_choice(lab):
-    request = PreviewRequest.from_json(lab.record(given(lab), lab.desk.place("v")))
+    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.place("v")))
     assert (
         request.text()
         and request.picture.is_file()
@@ -203,7 +203,7 @@ OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order"
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_control_reaches_the_request(lab, name):
-    record = lab.record(given(lab, **{name: OTHER[name]}), lab.desk.place("v"))
+    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.place("v"))
     request = PreviewRequest.from_json(record)
     flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
             **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
@@ -222,14 +222,16 @@ def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value,
         "rs-wrong"
     ]
     assert (
-        why in out[lab.answer.progress] and lab.desk.look("v").ticket is None and lab.watch.preview_client.pid is None
+        why in out[lab.answer.progress]
+        and lab.viewers.look("v").ticket is None
+        and lab.watch.preview_client.pid is None
     )
     mended = lab.on_edit(given(lab), viewer())
     assert "⚠" not in mended[lab.fields.components[name]]["info"] and mended[lab.answer.progress] == ""
 
 
 def test_a_solver_without_an_order_is_asked_without_one(lab):
-    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.desk.place("v"))
+    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.place("v"))
     assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields.components["order"]]["interactive"] is False
     assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields.components["order"]]["interactive"] is True
     assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields.components["offset"]]["maximum"] == 12
@@ -250,9 +252,9 @@ def test_a_picture_fills_the_prompt_and_only_offered_ones_can_be_picked(lab, tmp
     picture = choices.built_in()[2]
     out = lab.on_pick(given(lab), SimpleNamespace(_data={"key": picture.key}), viewer())
     assert out[lab.prompt]["value"] == picture.caption
-    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
     lab.on_pick(given(lab), SimpleNamespace(_data={"key": str(tmp_path / "secret.png")}), viewer())
-    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
 
 
 def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab, tmp_path):
@@ -265,8 +267,8 @@ def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab
         and out[lab.prompt]["value"] == ""
         and "Write what the picture shows" in out[lab.prompt]["info"]
     )
-    assert lab.record(given(lab, prompt="a cup"), lab.desk.place("v"))["image"] == str(tmp_path / "mine.png")
-    assert lab.record(given(lab), lab.desk.place("another"))["image"] != str(tmp_path / "mine.png")
+    assert lab.record(given(lab, prompt="a cup"), lab.viewers.place("v"))["image"] == str(tmp_path / "mine.png")
+    assert lab.record(given(lab), lab.viewers.place("another"))["image"] != str(tmp_path / "mine.png")
 
 
 # Who is answered when ------------------------------------------------------------------------------------------------
@@ -292,46 +294,46 @@ class Played:
 
 
 @pytest.fixture
-def desk():
+def viewers():
     played = Played()
-    desk = Desk(lambda: played, clock=lambda: desk.now)
-    desk.now, desk.played = 0.0, played
-    return desk
+    viewers = Viewers(lambda: played, clock=lambda: viewers.now)
+    viewers.now, viewers.played = 0.0, played
+    return viewers
 
 
-def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(desk):
+def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(viewers):
     for seed in range(5):
-        desk.plan("v", {"seed": seed}, 0.25)
-        desk.now += 0.1
-        assert desk.look("v").busy and desk.played.asked == []
-    desk.now += 0.2
-    assert desk.look("v").state.status == "working" and desk.played.asked == [(4, "v")]
+        viewers.plan("v", {"seed": seed}, 0.25)
+        viewers.now += 0.1
+        assert viewers.look("v").busy and viewers.played.asked == []
+    viewers.now += 0.2
+    assert viewers.look("v").state.status == "working" and viewers.played.asked == [(4, "v")]
 
 
-def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(desk):
-    desk.plan("v", {"seed": 1}, 0.25)
-    desk.ask("v", {"seed": 2})
-    desk.plan("w", {"seed": 3}, 0.25)
-    desk.plan("w", None, 0)
-    desk.now = 9
-    desk.look("v"), desk.look("w")
-    assert desk.played.asked == [(2, "v")]
+def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(viewers):
+    viewers.plan("v", {"seed": 1}, 0.25)
+    viewers.ask("v", {"seed": 2})
+    viewers.plan("w", {"seed": 3}, 0.25)
+    viewers.plan("w", None, 0)
+    viewers.now = 9
+    viewers.look("v"), viewers.look("w")
+    assert viewers.played.asked == [(2, "v")]
 
 
-def test_an_edit_waits_until_a_running_run_has_answered(desk):
+def test_an_edit_waits_until_a_running_run_has_answered(viewers):
     live = {"seed": 1, "checkpoints": [{"run": "x", "live": True}]}
-    desk.ask("v", live)
-    desk.plan("v", {**live, "seed": 2}, 0.1)
-    desk.now = 5
-    assert desk.look("v").busy and len(desk.played.asked) == 1
-    desk.played.states["t1"] = PreviewState("done", result={})
-    assert desk.look("v").ticket == "t2"
+    viewers.ask("v", live)
+    viewers.plan("v", {**live, "seed": 2}, 0.1)
+    viewers.now = 5
+    assert viewers.look("v").busy and len(viewers.played.asked) == 1
+    viewers.played.states["t1"] = PreviewState("done", result={})
+    assert viewers.look("v").ticket == "t2"
 
 
-def test_who_leaves_is_waited_for_no_longer(desk):
-    desk.ask("v", {"seed": 1})
-    desk.leave("v")
-    assert desk.played.cancelled == ["t1"] and not desk.look("v").busy
+def test_who_leaves_is_waited_for_no_longer(viewers):
+    viewers.ask("v", {"seed": 1})
+    viewers.leave("v")
+    assert viewers.played.cancelled == ["t1"] and not viewers.look("v").busy
 
 
 def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
@@ -359,7 +361,7 @@ def lab_lists(lab):
 
 
 def test_before_the_first_picture_an_edit_asks_nothing(lab):
-    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.desk.look("v").busy
+    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.look("v").busy
 
 
 def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
@@ -409,7 +411,7 @@ def test_stop_stops(lab):
     assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.answer.progress]
     until(lab, lambda seen: "Walking" in seen.get(lab.answer.progress, ""), first)
     out = lab.on_stop(0, viewer())
-    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.desk.look("v").busy
+    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.look("v").busy
 
 
 class Browser:

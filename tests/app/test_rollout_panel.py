@@ -318,7 +318,7 @@ def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
     assert "In the paper's mode the ordinary error is taken where the row starts" in words(
         panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))
     ).replace("&#x27;", "'")
-    assert "Nobody walks" in panel.learning(config(**{**ON, "control": "source_noise"}))
+    assert "No row is rolled out" in panel.learning(config(**{**ON, "control": "source_noise"}))
     assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
 
 

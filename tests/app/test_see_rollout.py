@@ -78,7 +78,7 @@ def test_what_cannot_be_taken_is_refused_with_every_fault():
 
 @pytest.mark.parametrize(
     ("rollout", "reason"),
-    [({}, "No rollout is set"), ({**WALK, "probability": 0}, "No rollout is set"), ({**WALK, "control": "source_noise"}, "Nobody walks"),
+    [({}, "No rollout is set"), ({**WALK, "probability": 0}, "No rollout is set"), ({**WALK, "control": "source_noise"}, "No row is rolled out"),
      ({"max_step_offset": 1, "probability": 1, "reflexflow_mode": "paper"}, "single-pass")],
 )  # fmt: skip
 def test_what_has_no_walk_on_the_grid_is_told_with_the_way_out(rollout, reason):

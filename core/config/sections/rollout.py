@@ -198,7 +198,7 @@ class RolloutConfig(Checked):
     )
     reflexflow_step_gradient: bool = option(
         False,
-        "Mode paper: let the second pass also teach the prediction that made the step to it. Whether the authors do is told both ways.",
+        "Mode paper: let the second pass also teach the prediction that made the step to it. The paper can be read both ways.",
         label="ReflexFlow: teach the step of mode paper too",
         source=_REFLEXFLOW,
         level="advanced",

@@ -20,7 +20,7 @@ PLACES_KEPT = 256
 
 @dataclass
 class Place:
-    """One viewer's. Guarded by the desk's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
+    """One viewer's. Guarded by the viewers's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
     clicks and ticks are answered by several threads, and what is drawn last must be what was looked at last."""
 
     ticket: str | None = None
@@ -41,7 +41,7 @@ class Look:
     busy: bool
 
 
-class Desk:
+class Viewers:
     """All viewers' requests. `client` gives the one preview client; it is made when something is first asked for."""
 
     def __init__(self, client: Callable[[], PreviewClient], clock: Callable[[], float] = time.monotonic) -> None:
