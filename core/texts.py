@@ -3,7 +3,7 @@
 `ROLLOUT_STUDIO_LANGUAGE` names the catalogue: `de` for `translations/de.json` of this package, or the path of a JSON file. Without it texts
 stay as they are, at no cost. A catalogue is one JSON object, English text -> its translation. Where a text carries values, both have the
 places `{0}`, `{1}` and so on: `"{0} of {1} steps": "{0} von {1} Schritten"`; a place stands for one character or more. A text that the
-catalogue lacks stays English. Files (journals, reports, logs) are written in English: translation is for the moment of showing.
+catalogue lacks, or has an empty translation for, stays English. `tools/page_texts.py` writes an empty catalogue. Files (journals, reports, logs) are written in English: translation is for the moment of showing.
 """
 
 import functools
@@ -30,6 +30,7 @@ def translated(text: str) -> str:
 
 def catalogue(texts: Mapping[str, str]) -> Callable[[str], str]:
     """The translation by a table of texts, whole ones before those with places, and of those the one with most letters of its own."""
+    texts = {english: other for english, other in texts.items() if other}
     templates = []
     for english in sorted((each for each in texts if _PLACE.search(each)), key=lambda each: -len(_PLACE.sub("", each))):
         pieces = _PLACE.split(english)  # text, number of a place, text, ...

@@ -12,7 +12,7 @@ from rollout_studio.app.parts.watch import Watch
 from rollout_studio.core import texts
 
 NOT_TEXT = {"elem_id", "elem_classes", "name", "type", "_selectable", "css", "js_on_load", "html_template", "css_template", "component_class_name",
-            "variant", "size", "value", "choices", "id", "key", "file_types", "buttons", "scale", "link_target", "text_align", "secret", "storage_key", "file_count", "alignment", "overflow_behavior"}  # fmt: skip
+            "variant", "size", "value", "choices", "id", "key", "file_types", "buttons", "scale", "link_target", "text_align", "secret", "storage_key", "file_count", "alignment", "overflow_behavior", "visible"}  # fmt: skip
 """Properties that no person reads; `value` and `choices` are looked at by themselves. A new one must be placed here or in `TEXTS`."""
 
 DATA = {"Rollout", "Studio", "PNG", "JSON", "CSV"}

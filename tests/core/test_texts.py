@@ -31,6 +31,11 @@ def test_a_text_is_replaced_and_one_that_is_missing_stays(language):
     assert translated("Batch size") == "Batch size"
 
 
+def test_an_empty_translation_means_english(language):
+    language({"Seed": ""})
+    assert translated("Seed") == "Seed"
+
+
 def test_values_keep_their_place_or_change_it():
     german = catalogue(
         {"{0} of {1} steps": "{1} Schritte, davon {0}", "{0} = {1}: must be at most {2}.": "{0} = {1}: höchstens {2}."}
