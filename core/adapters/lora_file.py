@@ -119,7 +119,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         raise LoraError(
             f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER
         )
-    return header, size - 8 - length
+    return header, whole - 8 - length
 
 
 def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[str, tuple[int, ...]]]:
