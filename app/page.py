@@ -26,6 +26,7 @@ from .page_updates import PageUpdates
 from .parts.guard import Guard, local_hosts
 from .parts.panel import QUICK
 from .parts.style import CSS, theme
+from .parts.translation import TranslatedBlocks
 from .parts.watch import Watch
 from .runs.run_list import run_choices
 from .runs.tab import RunsTab
@@ -39,7 +40,7 @@ _BRAND = '<div class="rs-brand"><b>Rollout<i>Studio</i></b><span>DreamBooth with
 
 def build(watch: Watch) -> gr.Blocks:
     """The whole page over one runs folder."""
-    with gr.Blocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+    with TranslatedBlocks(title="Rollout Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.HTML(_BRAND)
         with gr.Tabs() as tabs:
             with gr.Tab("Train", id="train"):

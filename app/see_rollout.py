@@ -13,8 +13,10 @@ from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, dif
 from ..core.config.options import ConfigError, shown
 from ..core.config.rules import in_paper_mode
 from .drift import choices
-from .drift.lab import FIELDS, DriftLab
+from .drift.fields import FIELDS, most_steps
+from .drift.lab import DriftLab
 from .drift.tab import DriftTab
+from .parts import notices
 from .parts.forms import from_component, label, to_component
 from .parts.panel import QUICK
 from .train.tab import TrainTab
@@ -33,18 +35,18 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
         try:
             config = train.form.read(given)
         except ConfigError as error:
-            gr.Warning(f"The settings cannot be used yet: {error}")
+            notices.warn(f"The settings cannot be used yet: {error}")
             return train.refused(given, error)
         reason = why_not(config)
         if reason is not None:
-            gr.Warning(reason)
+            notices.warn(reason)
             return {tabs: gr.skip()}
-        values, cut = fields_of(config, lab)
+        values, cut = fields_of(config)
         if cut is not None:
-            gr.Info(cut)
+            notices.inform(cut)
         weights, missing = weights_of(config, given[lab.weights], lab)
         if missing is not None:
-            gr.Warning(missing)
+            notices.warn(missing)
         return {
             tabs: gr.Tabs(selected="drift"),
             drift.parts: gr.Tabs(selected="look"),
@@ -54,12 +56,12 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
     def on_take(given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
             config = train.form.read(given)
-            changed = taken(config, {name: given[lab.fields[name]] for name in PAIRS})
+            changed = taken(config, {name: given[lab.fields.components[name]] for name in PAIRS})
         except ConfigError as error:
-            gr.Warning(f"Nothing was taken to the Train tab: {error}", duration=None)
+            notices.warn(f"Nothing was taken to the Train tab: {error}", duration=None)
             return {tabs: gr.skip()}
         changes = differences(changed, config)
-        gr.Info(said(changes, config))
+        notices.inform(said(changes, config))
         return {**train.filled(given, changed, changes), tabs: gr.Tabs(selected="train")}
 
     inputs = {*train.inputs, *lab.inputs}
@@ -75,17 +77,17 @@ def why_not(config: RunConfig) -> str | None:
             "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
         )
     if not rollout.walks:
-        return f"Nobody walks with the control {rollout.control}: set it to none to see the walk."
+        return f"No row is rolled out with the control {rollout.control}: set it to none to see the rollout."
     if in_paper_mode(config):
         return "ReflexFlow's mode paper takes one step of any length, and the Drift tab walks along the grid: take the mode single-pass to see it there."
     return None
 
 
-def fields_of(config: RunConfig, lab: DriftLab) -> tuple[dict[str, Any], str | None]:
+def fields_of(config: RunConfig) -> tuple[dict[str, Any], str | None]:
     """What the Drift tab's fields hold for the farthest walk of this config; and what could not be put there, in a sentence, or None."""
     rollout = config.rollout
-    values = {name: to_component(FIELDS[name][0], getattr(rollout, option)) for name, option in PAIRS.items()}
-    most = lab.most_steps(rollout.grid, rollout.grid_steps)
+    values = {name: to_component(FIELDS[name], getattr(rollout, option)) for name, option in PAIRS.items()}
+    most = most_steps(rollout.grid, rollout.grid_steps)
     cut = None
     if values["offset"] > most:
         cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a walk of {most}."
@@ -115,7 +117,7 @@ def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
     values, faults = {}, []
     for name, option in PAIRS.items():
         try:
-            values[RolloutConfig.prefix + option] = from_component(FIELDS[name][0], raw[name])
+            values[RolloutConfig.prefix + option] = from_component(FIELDS[name], raw[name])
         except ConfigError as error:
             faults += error.faults
     if faults:

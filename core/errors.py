@@ -1,4 +1,4 @@
-"""One base for what is told to a person who can do something about it: what is the case, and the remedy."""
+"""One base of the errors that a person can do something about: what is the case, and the remedy."""
 
 
 class Trouble(Exception):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from .texts import translated
+
 LEVELS = ("error", "warning", "note")
 """From worst to mildest. An error stops the run before it starts; a warning is for a person to weigh; a note only
 tells."""
@@ -60,10 +62,10 @@ def format_findings(findings: Iterable[Finding], limit: int = 8) -> str:
     for group in groups.values():
         for number, finding in enumerate(group[:limit]):
             where = f"{printable(finding.where)}: " if finding.where else ""
-            lines.append(f"{finding.level:8} {where}{printable(finding.message)}")
+            lines.append(f"{finding.level:8} {where}{printable(translated(finding.message))}")
             following = group[number + 1] if number + 1 < min(limit, len(group)) else None
             if finding.remedy and (following is None or following.remedy != finding.remedy):
-                lines.append(f"{'':8} -> {printable(finding.remedy)}")
+                lines.append(f"{'':8} -> {printable(translated(finding.remedy))}")
         if len(group) > limit:
             lines.append(f"{'':8} ... and {len(group) - limit} more of this kind.")
     counts = {level: sum(finding.level == level for finding in findings) for level in LEVELS}

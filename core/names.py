@@ -3,22 +3,30 @@
 import re
 from typing import Any
 
+from .errors import Trouble
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RULE = "Use 1 to 64 letters, digits, dots, hyphens or underscores, starting with a letter or a digit."
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 
 
-class BadName(ValueError):
+class BadName(Trouble, ValueError):
     """A name cannot be used; the message gives the reason and the rule."""
 
 
 def check(name: Any, thing: str) -> str:
     """`name` itself when it may name a `thing` with a file, on every system. Raises BadName with the rule else."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or name.endswith("."):
-        raise BadName(f"{str(name)[:80]!r} cannot name a {thing}. {RULE}")
+        raise BadName(f"{str(name)[:80]!r} cannot name a {thing}.", RULE)
     if name.split(".")[0].lower() in _RESERVED:
-        raise BadName(f"{name!r} is a device name on Windows and cannot name a {thing}. {RULE}")
+        raise BadName(f"{name!r} is a device name on Windows and cannot name a {thing}.", RULE)
     return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form of a model on the hub, owner/model; not whether there is one."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
 def slug(text: str, otherwise: str = "run") -> str:

@@ -121,21 +121,53 @@ def replace(source: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `path` so that every reader, also after a power cut, sees the old content or the new one, never a part.
+    """`replacing`, for content that is at hand."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
-    Raises: OSError (28 when the disk is full); the old file is then untouched and the partial one removed.
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path`, of the same suffix, to write a file to; when the block ends, that file takes the place of `path`.
+
+    Every reader, also after a power cut, sees the old content or the new one, never a part.
+
+    Raises: OSError (28 when the disk is full). Then, and whenever the block raises, the old file is untouched and the partial one removed.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{time.monotonic_ns()}")
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}-{time.monotonic_ns()}{path.suffix}")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with open(partial, "r+b") as file:
             os.fsync(file.fileno())
         replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, which the block makes: it takes the place of `path` as a whole.
+
+    A kill leaves the old folder or the new one (in the moment between two renames the old one as `.<name>.old`). For one writer at a time.
+    """
+    partial, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield partial
+        if path.exists():
+            replace(path, old)
+        try:
+            replace(partial, path)
+        except OSError:
+            if old.exists():
+                replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def overwrite(path: Path, data: bytes) -> bool:
@@ -230,7 +262,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def sleep_while_waiting() -> None:
-    """The same for threads of this process, where nobody has said otherwise: call it before torch is imported.
+    """The same for threads of this process, where the variable is not set: call it before torch is imported.
 
     OpenMP reads its settings once, when its library is loaded; a torch that is there already is not changed.
     """

@@ -1,4 +1,4 @@
-"""What every test gets: no network, one thread, the same random numbers, no runs folder of the person who runs the tests."""
+"""What every test gets: no network, one thread, the same random numbers, neither runs folder nor language of the person who runs the tests."""
 
 import os
 
@@ -10,6 +10,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+os.environ.pop("ROLLOUT_STUDIO_LANGUAGE", None)  # tests read English
 for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(threads, "1")
 

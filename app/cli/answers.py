@@ -11,6 +11,7 @@ from ...core.before.cost import expected_cost, plain_step_in_forwards
 from ...core.config import RunConfig, differences
 from ...core.config.options import shown
 from ...core.findings import format_findings, has_errors
+from ...core.texts import translated
 from .flags import default_runs_dir
 
 DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
@@ -18,7 +19,7 @@ DONE, USAGE, CRASH, PREEMPTED, BAD_CONFIG = 0, 2, 70, 75, 78
 
 def print_message(text: str) -> None:
     """A line on stderr, which carries all messages; stdout carries results."""
-    print(text, file=sys.stderr, flush=True)
+    print(translated(text), file=sys.stderr, flush=True)
 
 
 def print_differences(config: RunConfig) -> None:

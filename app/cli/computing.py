@@ -1,8 +1,6 @@
 """What commands that compute in the terminal's own process have in common."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ...core.config.options import ConfigError, Fault
@@ -19,15 +17,3 @@ def only_with_run(given: argparse.Namespace) -> None:
     """Raises ConfigError for a checkpoint of no run."""
     if given.checkpoint is not None and given.run_name is None:
         raise ConfigError([Fault(f"--checkpoint {given.checkpoint}: only a run has checkpoints; name it with --run.")])
-
-
-@contextmanager
-def core_refusals() -> Iterator[None]:
-    """What the parts that need torch refuse is a person's to mend too: a message, not a crash."""
-    from ...core.data import DatasetError
-    from ...core.runs.checkpoint import CheckpointError
-
-    try:
-        yield
-    except (CheckpointError, DatasetError) as error:
-        raise ConfigError([Fault(str(error))]) from error

@@ -10,7 +10,7 @@ from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
 from .answers import BAD_CONFIG, DONE, may_start
-from .computing import core_refusals, empty_folder, only_with_run
+from .computing import empty_folder, only_with_run
 from .flags import add_config_source, add_options, add_runs_dir, default_runs_dir, resolve
 from .progress import Progress
 
@@ -55,9 +55,8 @@ def _drift(given: argparse.Namespace) -> int:
     progress = Progress(sys.stderr)
     use_all_cores()
     try:
-        with core_refusals():
-            found = None if run is None else open_checkpoint(run, given.checkpoint)
-            report = measure_drift(config, out, cache.absolute(), found, progress.phase)
+        found = None if run is None else open_checkpoint(run, given.checkpoint)
+        report = measure_drift(config, out, cache.absolute(), found, progress.phase)
     finally:
         progress.close()
     for line in words(report):

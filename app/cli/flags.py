@@ -1,6 +1,6 @@
 """Flags that several commands share, and the config that they result in.
 
-Every option of a run is a flag here because it is declared in `core/config/sections.py`; nothing is declared twice.
+Every option of a run is a flag here because it is declared in `core/config/sections/`; nothing is declared twice.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from ...core.config import OPTIONS, RunConfig, config_from_flat, read_flat
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import find_preset
 from ...core.config.reference import default_of, values_of
+from ...core.texts import translated
 
 
 def add_runs_dir(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, option in OPTIONS.items():
         if option.section not in groups:
             groups[option.section] = parser.add_argument_group(f"{option.section.replace('_', ' ')} options")
-        about = f"{option.help} ({values_of(option)}; default {default_of(option)})".replace("%", "%%")
+        about = f"{translated(option.help)} ({values_of(option)}; default {default_of(option)})".replace("%", "%%")
         how: dict[str, Any] = {
             "metavar": "VALUE",
             "help": about,

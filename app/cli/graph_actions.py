@@ -5,7 +5,6 @@ Exit codes as everywhere (`answers`): 0 done; 70 a node failed; 75 interrupted, 
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -228,9 +227,8 @@ def _write_results(graph: Graph, outcome: Any, out: Path) -> None:
             entry["pictures"] = files
         report[id] = entry
     out.mkdir(parents=True, exist_ok=True)
-    part = out / f".{RESULT_FILE}.part"
-    part.write_text(json.dumps({"nodes": report}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, out / RESULT_FILE)
+    text = json.dumps({"nodes": report}, indent=1, ensure_ascii=False) + "\n"
+    platform_calls.write_atomically(out / RESULT_FILE, text.encode())
 
 
 def _names(stem: str) -> Iterator[str]:

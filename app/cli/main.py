@@ -15,9 +15,9 @@ from ... import __version__
 from ...core import platform_calls
 from ...core.config import OPTIONS
 from ...core.config.options import ConfigError, Fault, did_you_mean
-from ...core.families.source import ModelError
+from ...core.errors import Trouble
 from ...core.memory import is_out_of_memory, memory_message
-from ...core.runs.errors import RunError
+from ...core.texts import translated
 from . import drift, graph, options, presets, runs, sample, train, ui
 from .answers import BAD_CONFIG, CRASH, DONE, print_message
 
@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if (stream.encoding or "").lower() not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows pipe: config files and reports are UTF-8
+    try:
+        translated("Rollout Studio")
+    except Trouble as error:  # the catalogue itself cannot be read, so this is said in English
+        print(error, file=sys.stderr)
+        return BAD_CONFIG
     parser = _parser()
     try:
         given, unknown = parser.parse_known_args(arguments)
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = given.run(given)
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code
-    except (ConfigError, RunError, ModelError) as error:
+    except (ConfigError, Trouble) as error:
         print_message(str(error))
         return BAD_CONFIG
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
 from .answers import DONE, print_message
-from .computing import core_refusals, empty_folder, only_with_run
+from .computing import empty_folder, only_with_run
 from .flags import add_runs_dir
 from .progress import Progress
 
@@ -69,8 +69,7 @@ def _sample(given: argparse.Namespace) -> int:
     if run is not None:
         from ...core.look.revisit import open_checkpoint, put_on
 
-        with core_refusals():
-            found = open_checkpoint(run, given.checkpoint)
+        found = open_checkpoint(run, given.checkpoint)
     use_all_cores()
     model = load_model(config.model, for_training=False)
     if found is not None:

@@ -166,7 +166,7 @@ def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 def weights_choices(runs: Sequence[RunSummary], shelf: Shelf, keep: str | None = None) -> list[tuple[str, str]]:
     """(words, value) of all weights: base models, then of each run those of now, the exported ones and its checkpoints.
 
-    `keep`: a value that stays in the list even when it is gone, so that nobody's choice disappears under their hands.
+    `keep`: a value that stays in the list even when it is gone, so that a choice does not disappear while it is shown.
     """
     found = bases()
     for run in runs:
@@ -256,7 +256,7 @@ def pair(weights: Any, against: Any, runs: Sequence[RunSummary]) -> tuple[list[A
 
 
 def _relevant(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """What a preview takes from a run's config: the model and the shape of its pictures. How to walk, the tab's own fields say."""
+    """What a preview takes from a run's config: the model and the shape of its pictures. Solver and grid are the tab's own fields."""
     return {
         name: value
         for name, value in flat.items()

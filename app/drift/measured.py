@@ -35,8 +35,8 @@ def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[s
         report = report_from_json(written)
     except (OSError, ReportError, UnicodeDecodeError) as error:
         return f"The report cannot be read: {error}"
-    told = json.loads(written).get("words")
-    return report, [str(each) for each in told] if isinstance(told, list) else words(report)
+    sentences = json.loads(written).get("words")
+    return report, [str(each) for each in sentences] if isinstance(sentences, list) else words(report)
 
 
 def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
@@ -50,9 +50,9 @@ def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool 
         f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
         if address else '<div class="rs-gone">The picture is not there (yet).</div>'
     )  # fmt: skip
-    told = [report] if isinstance(report, str) else report[1]
+    sentences = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
-    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(told[:2] if brief else told)}{more}</div>'
+    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
 
 
 def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:

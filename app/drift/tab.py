@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.runs.rows import RunSummary
+from ..parts import notices
 from ..parts.panel import SLOW
 from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices
@@ -65,7 +66,7 @@ class DriftTab:
         run = self.watch.run(given[self.run])
         value = None if run is None else newest(run, given[self.step], self.lab.shelf)
         if value is None:
-            gr.Warning("This run has kept no weights: no checkpoint and no LoRA.")
+            notices.warn("This run has kept no weights: no checkpoint and no LoRA.")
             return {self.parts: gr.Tabs(selected="measured")}
         return {self.parts: gr.Tabs(selected="look"), **self.lab.turn_to(value, given, request)}
 
@@ -82,7 +83,7 @@ class DriftTab:
         """Updates for one viewer who chose a run and a step (None = the newest) and was last shown `seen` (changed in place).
 
         `weights`, `against`: what they chose in the laboratory; `applied`: the number of its last answer that their browser has applied;
-        `viewer`: whose requests to look after, None = nobody's.
+        `viewer`: whose requests to look after, None = no viewer's.
         """
         return {**self._measured(chosen, step, seen), **self.lab.beat(viewer, weights, against, seen, applied)}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import platform_calls
+from ...core.errors import Trouble
 from ...core.runs.folder import check_name
 from ...core.runs.store import RunStore
 from ...nodes.graph import validate
@@ -36,7 +37,7 @@ _CHUNK = 1 << 20
 _ENDED = ("done", "failed", "interrupted", "refused", "crashed")
 
 
-class Busy(RuntimeError):
+class Busy(Trouble):
     """Another graph is running on this runs folder."""
 
 
@@ -93,7 +94,7 @@ class GraphRuns:
                 current = self.newest()
                 busy = current is not None and self._alive(current)
                 if busy and not (self.root / current / "stop").exists():
-                    raise Busy("A graph is running. Stop it, or wait until it is done; one runs at a time.")
+                    raise Busy("A graph is running.", "Stop it, or wait until it is done; one runs at a time.")
                 name = self._fresh_name()
                 folder = self.root / name
                 folder.mkdir()

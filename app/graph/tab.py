@@ -19,12 +19,14 @@ import gradio as gr
 
 from ...core.config import OPTIONS
 from ...core.config.options import ConfigError
+from ...core.sizes import size
 from ...nodes.graph import validate
 from ...nodes.graph.compile import config_of, graph_of
 from ...nodes.graph.declaration import NODES, described
 from ...nodes.graph.graph import Graph, GraphError, Problem, to_data, to_json
 from ...nodes.graph.values import COLOURS
 from ...nodes.reading import read, read_file
+from ..parts import notices
 from ..parts.forms import label
 from ..parts.panel import QUICK
 from ..parts.watch import Watch
@@ -96,7 +98,7 @@ class GraphTab:
                 config = config_of(graph, node if isinstance(node, str) else None)
             except (GraphError, ConfigError) as error:
                 return {self.editor: _message(f"This training cannot go into the form. {error}")}
-            gr.Info("The form now holds this graph's training.")
+            notices.inform("The form now holds this graph's training.")
             return {**train.filled(given, config), tabs: gr.Tabs(selected="train")}
 
         self.editor.from_form(from_form, train.inputs, [self.editor], **QUICK)
@@ -217,7 +219,7 @@ def read_dropped(file: Any) -> tuple[Graph, list[Problem]]:
         )
     if len(data) > LARGEST_PICTURE * 4 // 3:
         raise GraphError(
-            [Problem("invalid_prompt", f"The file is too large; at most {LARGEST_PICTURE // 2**20} MiB are read.")]
+            [Problem("invalid_prompt", f"The file is too large; at most {size(LARGEST_PICTURE)} are read.")]
         )
     try:
         content = base64.b64decode(data, validate=True)

@@ -1,4 +1,4 @@
-"""A small browser of folders on this computer, for a model or for pictures. Only names are told to the page; nothing is opened or served."""
+"""A small browser of folders on this computer, for a model or for pictures. Only names are sent to the page; nothing is opened or served."""
 
 import os
 import string
@@ -10,6 +10,7 @@ import gradio as gr
 
 from ...core.data.pictures import SUFFIXES
 from ...core.platform_calls import WINDOWS
+from . import notices
 from .panel import QUICK
 from .words import is_text
 
@@ -27,7 +28,7 @@ def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = Non
     Returns:
         path, parent (None at the top), folders [{name, path, mark, fits}], fits and mark of the folder itself, note, places.
 
-    Never raises: a folder that cannot be read is told in `note`, with the way up still open.
+    Never raises: a folder that cannot be read is named in `note`, with the way up still open.
     """
     folder = Path(os.path.abspath(folder.expanduser()))
     out: dict[str, Any] = {
@@ -148,7 +149,7 @@ class FolderBrowser:
         def use(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             path = _path_of(event)
             if path is None or not path.is_dir():
-                gr.Warning("That folder is not there any more.")
+                notices.warn("That folder is not there any more.")
                 return {self.box: gr.skip()}
             return {**chosen(given, str(path)), self.box: gr.HTML(listing=None)}
 
@@ -160,7 +161,7 @@ class FolderBrowser:
 
 def _path_of(event: gr.EventData) -> Path | None:
     """The path that an event names: absolute, or None."""
-    told = event._data.get("folder") if isinstance(event._data, dict) else None
-    if not isinstance(told, str) or "\0" in told or not Path(told).is_absolute():
+    sent = event._data.get("folder") if isinstance(event._data, dict) else None
+    if not isinstance(sent, str) or "\0" in sent or not Path(sent).is_absolute():
         return None
-    return Path(told)
+    return Path(sent)

@@ -1,8 +1,8 @@
 """Options <-> components: every component of the settings is made from its option's declaration, and read back by it.
 
 A choice becomes a dropdown, a switch a checkbox, a number with two near bounds a slider, any other number a number field (with a slider
-beside it where the option declares a soft maximum), the rest text. `to_component(option, value)` and `from_component(option, raw)` are inverse, so that a config shown in the form and read again is the
-same config. The declaration decides what is valid, not the component: sliders let NaN through, and requests can be made by hand.
+beside it where the option declares a soft maximum), the rest text. `to_component(option, value)` and `from_component(option, raw)` are
+inverse, so that a config shown in the form and read again is the same config. The declaration decides what is valid, not the component: sliders let NaN through, and requests can be made by hand.
 """
 
 import json
@@ -14,125 +14,32 @@ import gradio as gr
 
 from ...core.config import OPTIONS, SECTIONS, RunConfig, config_from_flat, config_to_flat
 from ...core.config.options import ConfigError, Fault, Option, shown
+from ...core.texts import translated
 
 AUTOMATIC, YES, NO = "automatic", "on", "off"
 _LIST_OF_LINES = "list[str]"
 
-SECTION_TITLES = {
-    "model": "Model",
-    "data": "Pictures",
-    "lora": "LoRA",
-    "training": "Training",
-    "rollout": "Scheduled sampling",
-    "validation": "Samples",
-    "drift": "Drift probe",
-    "saving": "Saving",
-    "input_perturbation": "Perturbation",  # last: where the tabs are wider than the page, the last ones go into a menu
-}
 
-# Only where the field's own name, written out, would not tell a newcomer enough.
-LABELS = {
-    "model_family": "Model family",
-    "pretrained_model_name_or_path": "Model to start from",
-    "base_model_precision": "Number format of the frozen weights",
-    "prediction_type": "What the network predicts",
-    "instance_data_dir": "Folder with your pictures",
-    "instance_prompt": "Caption for pictures without one",
-    "class_data_dir": "Folder with class pictures",
-    "class_prompt": "Caption of the class pictures",
-    "with_prior_preservation": "Prior preservation",
-    "prior_loss_weight": "Weight of class pictures",
-    "num_class_images": "Class pictures",
-    "class_sample_steps": "Steps per generated class picture",
-    "class_sample_guidance": "Guidance for class pictures",
-    "resolution": "Resolution",
-    "aspect_buckets": "Keep portraits and landscapes",
-    "random_flip": "Mirror half of the time",
-    "center_crop": "Crop from the middle",
-    "caption_dropout_probability": "Share of empty captions",
-    "data_cache_dir": "Cache folder",
-    "lora_rank": "LoRA rank",
-    "lora_alpha": "LoRA alpha",
-    "lora_dropout": "LoRA dropout",
-    "lora_targets": "Layers with an adapter",
-    "model_type": "What is trained",
-    "learning_rate": "Learning rate",
-    "lr_scheduler": "Learning rate over time",
-    "lr_warmup_steps": "Warm-up",
-    "max_train_steps": "Training steps",
-    "train_batch_size": "Batch size",
-    "max_grad_norm": "Gradient clipping",
-    "use_ema": "Average the weights (EMA)",
-    "ema_decay": "EMA decay",
-    "snr_gamma": "Min-SNR gamma",
-    "timestep_sampling": "Which noise levels are trained",
-    "logit_mean": "Middle of the noise levels (logit)",
-    "logit_std": "Width of the noise levels (logit)",
-    "mode_scale": "Strength of mode",
-    "loss_weighting": "Weight by noise level",
-    "precondition_outputs": "Count the picture's error, not the velocity's",
-    "flow_schedule_shift": "Schedule shift",
-    "loss_type": "Loss",
-    "report_to": "Tracker",
-    "scheduled_sampling_max_step_offset": "Farthest start",
-    "scheduled_sampling_probability": "Chance of a rollout",
-    "scheduled_sampling_prob_start": "Chance at the start of the ramp",
-    "scheduled_sampling_prob_end": "Chance at the end of the ramp",
-    "scheduled_sampling_ramp_steps": "Length of the ramp",
-    "scheduled_sampling_start_step": "Starts at step",
-    "scheduled_sampling_strategy": "How offsets are drawn",
-    "scheduled_sampling_sampler": "Solver of the rollout",
-    "scheduled_sampling_order": "Order of the solver",
-    "scheduled_sampling_grid": "What one step of offset is",
-    "scheduled_sampling_target": "What a rolled row learns",
-    "scheduled_sampling_min_sigma": "Least noise for a rollout",
-    "scheduled_sampling_snr_gamma": "Bound on the loss of rolled rows (SNR)",
-    "scheduled_sampling_guidance": "Guidance inside the rollout",
-    "scheduled_sampling_control": "Control for comparisons",
-    "scheduled_sampling_reflexflow": "ReflexFlow",
-    "scheduled_sampling_reflexflow_alpha": "ReflexFlow: frequency weight (alpha)",
-    "scheduled_sampling_reflexflow_beta1": "ReflexFlow: anti-drift weight (beta 1)",
-    "scheduled_sampling_reflexflow_beta2": "ReflexFlow: weight of the ordinary loss (beta 2)",
-    "scheduled_sampling_reflexflow_norm": "ReflexFlow: normaliser",
-    "scheduled_sampling_reflexflow_mode": "ReflexFlow: mode",
-    "scheduled_sampling_reflexflow_step_gradient": "ReflexFlow: teach the step of mode paper too",
-    "input_perturbation_gamma": "Noise added to the input (gamma)",
-    "input_perturbation_control": "Input perturbation: control for comparisons",
-    "validation_prompts": "Prompts for samples, one per line",
-    "validation_negative_prompt": "Negative prompt",
-    "validation_step_interval": "Samples every",
-    "validation_num_inference_steps": "Steps per sample",
-    "validation_guidance": "Guidance of samples",
-    "validation_seed": "Seed of samples",
-    "drift_step_interval": "Drift picture every",
-    "drift_data_dir": "Folder with probe pictures",
-    "drift_holdout_images": "Pictures held out for the probe",
-    "drift_offsets": "Offsets measured",
-    "drift_num_images": "Pictures measured",
-    "drift_seed": "Seed of the probe",
-    "drift_fine_factor": "Fineness of the reference rollout",
-    "drift_guidance": "Guidance of the probe",
-    "checkpoint_step_interval": "Checkpoint every",
-    "checkpoints_total_limit": "Checkpoints kept",
-    "save_precision": "Number format of the saved LoRA",
-}
-
-# What an empty field shows of a value that a newcomer has to make up.
-EXAMPLES = {"trigger_word": "qrx", "instance_prompt": "a photo of qrx dog", "class_prompt": "a photo of a dog"}
+def page_sections() -> list[str]:
+    """The sections as the page orders them: those with advanced options alone come last, because where the tabs are wider than the page
+    the last ones go into a menu."""
+    simple = {option.section for option in OPTIONS.values() if option.level == "simple"}
+    return sorted(SECTIONS, key=lambda section: section not in simple)
 
 
 def label(option: Option) -> str:
     """The option's name for people, with its unit: `Warm-up (steps)`."""
-    name = LABELS.get(option.name, option.field.replace("_", " ").capitalize())
-    return f"{name} ({option.unit})" if option.unit and option.unit not in name else name
+    name, unit = translated(option.label), translated(option.unit)
+    return f"{name} ({unit})" if option.unit and option.unit not in option.label else name
 
 
 def info(option: Option, full: bool) -> str:
     """The help below the label: what it does; `full` adds where it comes from and the key it has in a config file."""
+    help_ = translated(option.help)
     if not full:
-        return option.help
+        return help_
     source = f" {option.source.rstrip('.')}." if option.source else ""
-    return f"{option.help}{source} `{option.name}`"
+    return f"{help_}{source} `{option.name}`"
 
 
 def is_slider(option: Option) -> bool:
@@ -178,7 +85,7 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
         return gr.Number(**common)
     # A number that may be unset is text too: the number field makes a 0 of nothing when it comes into view.
     lines = 4 if option.type == _LIST_OF_LINES else 1
-    example = f"unset; for example: {EXAMPLES[option.name]}" if option.name in EXAMPLES else "unset"
+    example = translated(f"unset; for example: {option.example}" if option.example else "unset")
     return gr.Textbox(
         placeholder=example if option.optional else None,
         lines=lines,
@@ -271,7 +178,7 @@ class Form:
         ]  # fmt: skip
 
     def check_complete(self) -> None:
-        """Raises ValueError when an option has no component: a setting that nobody can reach."""
+        """Raises ValueError when an option has no component: a setting that cannot be reached."""
         absent = [name for section in SECTIONS for name in self.missing(section)]
         if absent:
             raise ValueError(f"options without a component: {', '.join(absent)}")
@@ -352,5 +259,6 @@ class Form:
     def _marked(self, name: str, message: str | None) -> dict[str, Any]:
         help_ = info(OPTIONS[name], name in self._full)
         return gr.update(
-            info=help_ if message is None else f"⚠ {message}", elem_classes=[] if message is None else ["rs-wrong"]
+            info=help_ if message is None else f"⚠ {translated(message)}",
+            elem_classes=[] if message is None else ["rs-wrong"],
         )

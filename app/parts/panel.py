@@ -12,7 +12,7 @@ from ...core.config.options import ConfigError
 from .forms import Form
 
 QUICK = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-"""For handlers of a few milliseconds: never in anybody's way."""
+"""For handlers of a few milliseconds: they never wait for others."""
 SLOW = {"concurrency_limit": 2, "api_visibility": "private"}
 """For handlers that read folders or check a model: two at once for the whole page."""
 
@@ -30,7 +30,7 @@ class FormPage(Protocol):
         """Updates that make the form show `config` (or only the options `only` of it), with its panels and marks."""
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
-        """Updates that tell what is wrong, at the fields and beside the form."""
+        """Updates that say what is wrong, at the fields and beside the form."""
 
 
 class Panel(Protocol):

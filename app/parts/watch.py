@@ -43,7 +43,7 @@ class Watch:
         """The one client of the preview worker, for all viewers; the worker itself starts with the first request."""
         if self._preview_client is None:
             with self._lock:
-                if self._preview_client is None:  # nobody made it meanwhile
+                if self._preview_client is None:  # it was not made meanwhile
                     self._preview_client = PreviewClient(self.previews.folder / "drift")
         return self._preview_client
 
@@ -82,7 +82,7 @@ class Watch:
         return next((run for run in self.runs() if run.name == name), None)
 
     def current(self) -> RunSummary | None:
-        """The run to show to somebody who has not chosen one: a live one, else the newest."""
+        """The run to show to a viewer who has not chosen one: a live one, else the newest."""
         runs = self.runs()
         return next((run for run in runs if run.alive), runs[0] if runs else None)
 

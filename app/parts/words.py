@@ -45,17 +45,6 @@ def quantity(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def size(count: float | None) -> str:
-    """Bytes as "12.3 MB"; "-" when unknown."""
-    if count is None:
-        return "–"
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def is_text(name: str) -> bool:
     """Whether a file's name can be sent to a browser at all; on Linux names are bytes, and some are no text."""
     try:

@@ -10,8 +10,9 @@ from urllib.parse import quote
 from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
+from ...core.sizes import size
 from ..parts.watch import Watch, signature
-from ..parts.words import size, text
+from ..parts.words import text
 
 
 class DiskUse:

@@ -9,7 +9,8 @@ from ...core.before.controls import TITLES
 from ...core.runs.folder import ACTIVE_STATES, RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import PHASES, RunLog, Series, number
-from ..parts.words import duration, quantity, size, text
+from ...core.sizes import size
+from ..parts.words import duration, quantity, text
 from .run_list import STATE_WORDS
 
 _SILENT_S = 60

@@ -2,8 +2,8 @@
 
 from ...core.before.estimate import Estimate, Span
 from ...core.config import RunConfig
+from ...core.sizes import size
 from ..parts.words import duration, quantity, text
-from ..parts.words import size as exact_size
 
 _WHAT = {
     "process": "the process itself",
@@ -13,36 +13,30 @@ _WHAT = {
 }
 
 
-def size(count: float) -> str:
-    """Bytes as an estimate is told: two figures are all it knows."""
-    digits = 0 if count < 1 else max(0, len(str(round(count))) - 2)
-    return exact_size(round(count, -digits)).replace(".0 ", " ")
-
-
-def takes_line(told: Estimate) -> str:
+def takes_line(found: Estimate) -> str:
     """Time, memory and disk in one short line of markup."""
-    return f'<p class="rs-takes" data-testid="takes"><b>Takes</b> {text(_time(told))} · {text(_memory(told))} · {text(_disk(told))}</p>'
+    return f'<p class="rs-takes" data-testid="takes"><b>Takes</b> {text(_time(found))} · {text(_memory(found))} · {text(_disk(found))}</p>'
 
 
-def _time(told: Estimate) -> str:
+def _time(found: Estimate) -> str:
     return (
         "a time that only its first steps will tell"
-        if told.time.steps_s is None
-        else f"{_span(told.time.steps_s)} of training"
+        if found.time.steps_s is None
+        else f"{_span(found.time.steps_s)} of training"
     )
 
 
-def _memory(told: Estimate) -> str:
-    return "memory not known" if told.memory.total is None else f"{size(told.memory.total.likely)} of memory"
+def _memory(found: Estimate) -> str:
+    return "memory not known" if found.memory.total is None else f"{size(found.memory.total.likely)} of memory"
 
 
-def _disk(told: Estimate) -> str:
-    return "disk not known yet" if told.disk is None else f"{size(told.disk.cache + told.disk.run)} of disk"
+def _disk(found: Estimate) -> str:
+    return "disk not known yet" if found.disk is None else f"{size(found.disk.cache + found.disk.run)} of disk"
 
 
-def takes_card(told: Estimate, config: RunConfig) -> str:
+def takes_card(found: Estimate, config: RunConfig) -> str:
     """Time, memory and disk with their ranges and where each comes from."""
-    time, memory, disk = told.time, told.memory, told.disk
+    time, memory, disk = found.time, found.memory, found.disk
     steps = config.training.max_train_steps
     about_time = time.said
     if time.steps_s is not None:
@@ -56,9 +50,9 @@ def takes_card(told: Estimate, config: RunConfig) -> str:
     if memory.total is not None:
         parts = ", ".join(f"{_WHAT[name]} {size(count)}" for name, count in memory.parts.items())
         about_memory = f"{_range(memory.total, size)}; {memory.said}: {parts}."
-    about_disk = told.disk_said
+    about_disk = found.disk_said
     if disk is not None:
-        about_disk = f"{size(disk.run)} in the run's folder, {size(disk.cache)} of prepared pictures and captions; {told.disk_said}."
+        about_disk = f"{size(disk.run)} in the run's folder, {size(disk.cache)} of prepared pictures and captions; {found.disk_said}."
     cells = (
         ("Time", "not known yet" if time.steps_s is None else _span(time.steps_s), about_time),
         ("Memory", "not known" if memory.total is None else f"about {size(memory.total.likely)}", about_memory),

@@ -1,9 +1,9 @@
 """What the check of a model found, in a person's words."""
 
-from ...core.before.disk import readable_size
 from ...core.before.model_check import ModelReport, hub_address, login_command
 from ...core.families.registry import FAMILIES
 from ...core.findings import Finding, by_severity, printable
+from ...core.sizes import size
 from ..parts.words import text
 
 _PREDICTS = {
@@ -43,7 +43,7 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
     if report.resolution is not None:
         facts.append(("Made for pictures of", f"{report.resolution} × {report.resolution} px"))
     if report.bytes_ is not None:
-        facts.append(("Size", readable_size(report.bytes_) + ("" if report.downloaded else " to download")))
+        facts.append(("Size", size(report.bytes_) + ("" if report.downloaded else " to download")))
     where = {"built-in": "built in: works offline", "folder": "a folder on this computer: works offline"}.get(
         report.place
     )

@@ -154,9 +154,8 @@ def level_of(config: RunConfig) -> str:
 
 def picture(config: RunConfig) -> str:
     """A rolled row at a glance, the cost, and what is without effect. With rollout off only a sentence."""
-    marks = _marks(config)
     if not config.rollout.active:
-        return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>{marks}'
+        return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>'
     example, control = example_row(config), config.rollout.control == "source_noise"
     if in_paper_mode(config):
         path = example.schedule.path
@@ -171,7 +170,7 @@ def picture(config: RunConfig) -> str:
         else ""
     )
     source = f'<p class="rs-quiet">{text(example.schedule.text + floor)}</p>'
-    return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>{marks}'
+    return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
 
 
 def walker(config: RunConfig) -> str:
@@ -204,7 +203,7 @@ def _story(config: RunConfig) -> str:
     chosen = f"With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. Its picture gets extra noise: up to {far} grid step{'' if far == 1 else 's'} too much."
     if rollout.control == "source_noise":
         return (
-            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> Nobody walks: the row is trained right there as a plain row, to tell what "
+            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to tell what "
             "of a rollout's effect is only its noisier training.</li></ol>"
         )
     if in_paper_mode(config):
@@ -226,7 +225,7 @@ def cost_sentence(config: RunConfig) -> str:
     if not config.rollout.active:
         return "No rollout: nothing is practised on the model's own output, and a step costs what a plain step costs."
     if not config.rollout.walks:
-        return "No extra forwards: this is a control, nobody walks, and a step costs what a plain step costs."
+        return "No extra forwards: this is a control without rollouts, and a step costs what a plain step costs."
     cost, kind = rollout_cost(config), _plain_step(config)
     return (
         f"+{quantity(cost.peak_forwards, 2)} extra forwards per row on average at the highest chance, up to {cost.most_forwards} for one row: about "
@@ -352,7 +351,7 @@ def _blur(config: RunConfig) -> str:
     table = blur_table(config)
     if table is None or not table:
         if not rollout.walks:
-            why = "Nobody walks, so nothing is blurred by walking."
+            why = "No row is rolled out, so nothing is blurred by it."
         elif in_paper_mode(config):
             why = "In the paper's mode the ordinary error is taken where the row starts, so the walk does not blur it."
         elif table is None:
@@ -390,7 +389,7 @@ def _blur_sentence(table: list[Blur]) -> str:
     cut = f" (cut to {actual} here)" if actual < k else ""
     return (
         f"Even a perfect model can show only {quantity(100 * factor, 2)} % of the contrast where a row has walked {k} step{'' if k == 1 else 's'}{cut} to "
-        f"noise level {quantity(row.sigma)}: on its way it learns nothing new about the picture, so it knows only what its noisier start told."
+        f"noise level {quantity(row.sigma)}: on its way it learns nothing new about the picture, so it knows only what its noisier start showed."
     )
 
 
@@ -426,10 +425,10 @@ def _carriers(config: RunConfig) -> str:
 
 def _without_effect(config: RunConfig) -> str:
     """The remarks about the rollout, with the names that the controls have."""
-    said = [remark for remark in rollout_remarks(config) if not remark.startswith(CAUTION)]
-    if not said:
+    remarks = [remark for remark in rollout_remarks(config) if not remark.startswith(CAUTION)]
+    if not remarks:
         return ""
-    return f'<div class="rs-idle-list" role="status">{"".join(f"<p>{_named(remark)}</p>" for remark in said)}</div>'
+    return f'<div class="rs-idle-list" role="status">{"".join(f"<p>{_named(remark)}</p>" for remark in remarks)}</div>'
 
 
 _NAMES = re.compile("|".join(sorted(map(re.escape, ROLLOUT_OPTIONS), key=len, reverse=True)))
@@ -456,14 +455,3 @@ def _named(remark: str) -> str:
     return re.sub(
         "\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said
     )
-
-
-def _marks(config: RunConfig) -> str:
-    """A style sheet that marks the controls without effect, with the reason below each. (As style, it cannot disturb what a person is
-    typing, where an update of the components could.)"""
-    rules = "".join(
-        f'.gradio-container #opt-{name} > :not(.hide){{opacity:.6;height:auto!important}}.gradio-container #opt-{name}::after{{content:"No effect now: {reason}.";display:block;'
-        f"padding:4px 0 0;font-size:12.5px;font-weight:600;color:var(--rs-rolled)}}"
-        for name, reason in idle_settings(config).items()
-    )
-    return f"<style>{rules}</style>"

@@ -10,17 +10,19 @@ from typing import Any
 import gradio as gr
 
 from ...core.before.estimate import estimate
-from ...core.config import OPTIONS, RunConfig, differences, load_preset, preset_name, preset_names
+from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
 from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
 from ...core.runs.errors import RunError
 from ...core.runs.folder import check_name
+from ..parts import notices
 from ..parts.cards import findings_card, problems, step_title
-from ..parts.forms import SECTION_TITLES, Form, label
+from ..parts.forms import Form, label, page_sections
 from ..parts.panel import QUICK, SLOW, Panel
 from ..parts.watch import Watch
 from .draft import Draft
 from .estimate_card import takes_card, takes_line
+from .idle_marks import idle_sheet
 from .keep_panel import KeepPanel
 from .model_panel import ModelPanel, start_note
 from .pictures.panel import PicturesPanel
@@ -83,8 +85,8 @@ class TrainTab:
                 form.place("validation_prompts")
                 self.rollout = RolloutPanel(form, config)
                 with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
-                    for section in SECTION_TITLES:
-                        with gr.Tab(SECTION_TITLES[section], id=f"settings-{section}"):
+                    for section in page_sections():
+                        with gr.Tab(SECTIONS[section].title, id=f"settings-{section}"):
                             self._section(section)
                 form.check_complete()
 
@@ -101,6 +103,7 @@ class TrainTab:
             with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
                 self.side = gr.HTML(self._side(config, first), elem_id="side")
                 self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
+                self.idle = gr.HTML(idle_sheet(config), visible="hidden", elem_id="idle-marks")
 
         self.panels: list[Panel] = [self.model, self.pictures, self.rollout, self.keep]
         self.checked = [self.findings, self.takes]
@@ -112,7 +115,7 @@ class TrainTab:
             *(each for panel in self.panels for each in panel.inputs),
         }
         # Whatever a handler changes, it also says at the fields what is wrong there now.
-        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.start_hero, self.start, self.note, self.findings, self.takes,
+        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.idle, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
 
     def _section(self, section: str) -> None:
@@ -191,13 +194,13 @@ class TrainTab:
         """What is said about the model follows it, though something else in the form may be wrong."""
         try:
             return self.model.told(given[self.model.preset], self.model.named(given))
-        except ConfigError:  # the chosen preset is gone; that is what is told
+        except ConfigError:  # the chosen preset is gone; that is what is shown
             return {}
 
     def filled(
         self, given: Mapping[Any, Any], config: RunConfig, only: Iterable[str] | None = None, preset: str | None = None
     ) -> dict[Any, Any]:
-        """See `FormPage`. `preset`: what the differences are told from; None = the chosen one."""
+        """See `FormPage`. `preset`: what the differences are counted from; None = the chosen one."""
         only = None if only is None else list(only)
         shown_values = self.form.show(config, only)
         marks = self.form.valued(self.marks({**given, **shown_values}), shown_values)
@@ -223,6 +226,7 @@ class TrainTab:
         words = _start_words(config, preset)
         updates = {
             self.side: self._side(config, preset, look),
+            self.idle: idle_sheet(config),
             self.start_hero: words,
             self.start: words,
             self.note: start_note(config, preset),
@@ -230,7 +234,7 @@ class TrainTab:
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
     def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
-        """`look`: also at pictures that nobody has looked at yet, which is not for every keystroke."""
+        """`look`: also at pictures that were not read yet, which is not for every keystroke."""
         return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
 
     def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -249,7 +253,7 @@ class TrainTab:
         try:
             load_preset(preset)
         except ConfigError:
-            preset = FIRST  # one of the person's own is gone: its settings are still here, told against the first one
+            preset = FIRST  # one of the person's own is gone: its settings are still here, compared with the first one
         model = config.model.pretrained_model_name_or_path
         return {
             **self.filled({**given, self.name: name}, config, preset=preset),
@@ -279,12 +283,12 @@ class TrainTab:
             if problem is not None:
                 raise RunError(problem)
         except (ConfigError, RunError) as error:
-            gr.Warning("Some settings cannot be used; see below Start.")
+            notices.warn("Some settings cannot be used; see below Start.")
             faults = error.faults if isinstance(error, ConfigError) else [Fault(str(error))]
             return {self.findings: problems(faults), **self.marks(given)}
         found = [*self.pictures.unsaved(given), *self._preflight(config)]
         if has_errors(found):
-            gr.Warning("This cannot start yet; see below Start.")
+            notices.warn("This cannot start yet; see below Start.")
             return {self.findings: findings_card(found), **self._at_captions(given, found)}
         store = self.watch.store
         try:
@@ -292,22 +296,22 @@ class TrainTab:
             run = store.create(config, name if name else None, preset=preset_name(given[self.model.preset]))
             store.enqueue(run.name)
         except (RunError, OSError) as error:
-            gr.Warning(f"The run could not be made: {error}")
+            notices.warn(f"The run could not be made: {error}")
             return {self.findings: problems([Fault(str(error))])}
         runs = self.watch.runs(fresh=True)
         mine = next(summary for summary in runs if summary.name == run.name)
         if mine.state == "queued":
             ahead = [other.name for other in runs if other.alive and other.device == mine.device]
-            gr.Info(f"Queued: it starts by itself after {', '.join(ahead) if ahead else 'the others'}.")
+            notices.inform(f"Queued: it starts by itself after {', '.join(ahead) if ahead else 'the others'}.")
         elif mine.state == "failed":
-            gr.Warning(f"The run could not start: {mine.message}")
+            notices.warn(f"The run could not start: {mine.message}")
         return {
             self.findings: findings_card([f for f in found if f.level == "warning"]) if found else "",
             **self.shown_run(run.name),
         }
 
     def _at_captions(self, given: Mapping[Any, Any], found: Iterable[Finding]) -> dict[Any, Any]:
-        """Pictures without any caption, told also at the field with the caption for all of them; until the form is edited again."""
+        """Pictures without any caption, marked also at the field with the caption for all of them; until the form is edited again."""
         count = sum(finding.code == "caption-missing" for finding in found)
         if not count:
             return {}

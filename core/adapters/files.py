@@ -6,8 +6,6 @@ it on a fresh stock pipeline.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import platform_calls
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .trainable import ADAPTER, adapter_state
 
@@ -69,18 +68,14 @@ def export_lora(
     state = adapter_state(model) if state is None else state
     layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with platform_calls.replacing(path) as part:
         type(model.pipe).save_lora_weights(
             path.parent,
             **{f"{model.component}_lora_layers": layers},
             weight_name=part.name,
             save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata),
         )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -132,23 +127,9 @@ def export_full(
         assign=True,
     )
     fresh.scheduler = model.pipe.scheduler  # it knows an overridden prediction type
-    part, old = path.with_name(f".{path.name}.{os.getpid()}.part"), path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with platform_calls.replacing_folder(path) as part:
         fresh.save_pretrained(part, safe_serialization=True)
         (part / CONFIG_FILE).write_text(
             json.dumps(published_config(config), indent=2, ensure_ascii=False), encoding="utf-8"
         )
-        replaces = path.exists()
-        if replaces:
-            path.rename(old)
-        try:
-            part.rename(path)
-        except OSError:
-            if replaces:
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return path

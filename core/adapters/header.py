@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Trouble
+
 if TYPE_CHECKING:
     from ..config import RunConfig
 
@@ -22,7 +24,7 @@ LARGEST_HEADER = 16 * 2**20
 """Bytes: a hundred times what a LoRA of the largest models has; more is not read at all."""
 
 
-class ExportError(RuntimeError):
+class ExportError(Trouble, RuntimeError):
     """A file could not be written, or does not give what the trainer's model gives; the message has the remedy."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..families.source import ModelError
+from ..sizes import size
 from .header import LARGEST_HEADER
 
 LARGEST_FILE = 8 * 2**30
@@ -81,11 +82,11 @@ def look(path: Path | str) -> LoraFile:
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """(the entries of the header, bytes behind it)."""
-    size = path.stat().st_size
-    if size == 0:
+    whole = path.stat().st_size
+    if whole == 0:
         raise LoraError(f"'{path}' is empty (0 bytes).", _AGAIN)
-    if size > LARGEST_FILE:
-        raise LoraError(f"'{path}' has {size / 2**30:.1f} GiB; a LoRA has at most {LARGEST_FILE // 2**30}.", _ANOTHER)
+    if whole > LARGEST_FILE:
+        raise LoraError(f"'{path}' has {size(whole)}; a LoRA has at most {size(LARGEST_FILE)}.", _ANOTHER)
     with path.open("rb") as file:
         head = file.read(8)
         if head.startswith(_PICKLES):
@@ -98,11 +99,11 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
                 f"'{path}' is a git-lfs pointer, not the file itself.", "Run `git lfs pull` where it comes from."
             )
         length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > size - 8:
-            raise LoraError(f"'{path}' is cut off or no safetensors file ({size:,} bytes).", _AGAIN)
+        if len(head) < 8 or length > whole - 8:
+            raise LoraError(f"'{path}' is cut off or no safetensors file ({whole:,} bytes).", _AGAIN)
         if length > LARGEST_HEADER:
             raise LoraError(
-                f"'{path}' has a header of {length / 2**20:.0f} MiB; a LoRA's has at most {LARGEST_HEADER // 2**20}.",
+                f"'{path}' has a header of {size(length)}; a LoRA's has at most {size(LARGEST_HEADER)}.",
                 _ANOTHER,
             )
         try:
@@ -118,7 +119,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         raise LoraError(
             f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER
         )
-    return header, size - 8 - length
+    return header, whole - 8 - length
 
 
 def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -75,12 +75,3 @@ def adapter_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: t
         ):
             count += rank * (shape[0] + math.prod(shape[1:]))
     return count
-
-
-def readable_size(count: float) -> str:
-    """A number of bytes as text, for example "12 MiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -1,9 +1,9 @@
-"""What the rollout settings of a config do, and which of them do nothing: for the page, without torch."""
+"""What the rollout settings of a config do, and which settings do nothing: for the page, without torch."""
 
 from dataclasses import dataclass
 
 from ..config import RunConfig
-from ..config.rules import PREFIX, idle_rollout, in_paper_mode, reflexflow_on
+from ..config.rules import PREFIX, idle_rules, in_paper_mode, reflexflow_on
 from ..maths.grid import Level, sources
 from ..maths.solvers import SOLVERS
 from .cost import blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
@@ -51,9 +51,9 @@ def longest_walk(config: RunConfig) -> Walk:
 
 
 def idle_settings(config: RunConfig) -> dict[str, str]:
-    """Rollout options that do nothing in this config, whether they were changed or not, each with the reason in plain words."""
+    """Options of any section that do nothing in this config, whether they were changed or not, each with the reason in plain words."""
     why: dict[str, str] = {}
-    for rule in idle_rollout(config):
+    for rule in idle_rules(config):
         for name in rule.options:
             why.setdefault(name, rule.why)
     if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers

@@ -18,7 +18,7 @@ from ..demo import BUILT_IN, MODELS
 from ..families.registry import FAMILIES
 from ..families.source import ModelError, Source, hub_error, locate
 from ..findings import Finding
-from .disk import readable_size
+from ..sizes import size
 from .model_files import NEVER_LOADED, ModelFacts, facts_of, model_findings, offline_variable
 
 OPTION = "pretrained_model_name_or_path"
@@ -196,7 +196,7 @@ def _hub_findings(
             yield Finding(
                 "error",
                 OPTION,
-                f"no space: the model has {readable_size(report.bytes_)}, and the disk of {place} {readable_size(free)} free.",
+                f"no space: the model has {size(report.bytes_)}, and the disk of {place} {size(free)} free.",
                 "Free some space, or set HF_HOME to a folder on another disk before starting.",
                 "no-space",
             )

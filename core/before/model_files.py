@@ -14,8 +14,8 @@ from ..families.facts import FamilyFacts, TextCost, vae_geometry
 from ..families.registry import FAMILIES, family_of
 from ..families.source import ModelError, locate
 from ..findings import Finding
+from ..names import is_hub_id
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of a model that training has no use for."""
 
@@ -60,7 +60,7 @@ def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]
             f"{folder} is a single file; a model is a folder in the diffusers layout.",
             "Convert it once with diffusers' from_single_file(...).save_pretrained(...), and name that folder.",
         )
-    if not _HUB_ID.fullmatch(name) or ".." in name or name.startswith((".", "~")):
+    if not is_hub_id(name):
         known = did_you_mean(name, BUILT_IN)
         return error(
             f"{name!r} is neither an existing folder nor a built-in model nor a hub id (owner/name).{known}",

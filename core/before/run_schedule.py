@@ -5,7 +5,6 @@ can be read it is that one (a test compares it with the models' own); where it c
 """
 
 import json
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +15,11 @@ from ..families.facts import USUAL_FLOW, USUAL_VARIANCE_PRESERVING, Geometry
 from ..families.registry import FAMILIES, family_of
 from ..families.schedule import FlowSchedule, ReadSchedule, read_schedule
 from ..maths import grid as numeric
+from ..names import is_hub_id
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig, RunConfig
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _USUAL_GEOMETRY = Geometry(channels=16, pixels_per_latent=8, cells_per_token=2, native_size=None)
 
 
@@ -102,7 +101,7 @@ def _files(name: str, revision: str | None) -> Path | None:
     folder = Path(resolve(name)).expanduser()
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(name) or ".." in name:
+    if not is_hub_id(name):
         return None
     from huggingface_hub import try_to_load_from_cache  # only for hub ids
 

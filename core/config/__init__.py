@@ -1,4 +1,4 @@
-"""What a run is told: every option declared once (`options`, `sections`), the flat form, presets, rules, the reference. No torch."""
+"""What a run is configured by: every option declared once (`options`, `sections`), the flat form, presets, rules, the reference. No torch."""
 
 from .flat import (
     OPTIONS,
@@ -11,7 +11,7 @@ from .flat import (
     read_flat,
     with_changes,
 )
-from .options import ConfigError
+from .options import LARGEST_SEED, ConfigError
 from .presets import (
     ROLLOUT_LEVELS,
     Preset,
@@ -25,8 +25,8 @@ from .presets import (
 from .rules import idle_remarks
 from .sections import (
     DEMO_PREDICTION_TYPES,
-    LARGEST_SEED,
     DataConfig,
+    DriftConfig,
     LoraConfig,
     ModelConfig,
     RolloutConfig,
@@ -42,6 +42,7 @@ __all__ = [
     "SECTIONS",
     "ConfigError",
     "DataConfig",
+    "DriftConfig",
     "LoraConfig",
     "ModelConfig",
     "Preset",

@@ -1,8 +1,8 @@
-"""How one option is declared: a dataclass field that carries its help, unit, bounds, source and level.
+"""How one option is declared: a dataclass field that carries its label, help, unit, bounds, source and level.
 
 A section of the config is a frozen dataclass on `Checked`; its fields are made with `option(...)`. From that one declaration come the
 JSON key, the command-line flag, the form's component, the row in `docs/options.md` and the checks. Nothing here knows which options
-exist: `sections.py` declares them.
+exist: the files of `sections/` declare them.
 
 Every check names the value, the rule and the remedy. Faults are collected: a `ConfigError` carries all of them.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 Level = Literal["simple", "advanced"]
+LARGEST_SEED = 2**53 - 1  # what a browser's number can hold exactly
 UNSET_WORDS = {"", "none", "null"}
 """What a text field, a flag or a quoted JSON value may say for "not set" where an option can be unset."""
 
@@ -55,7 +56,8 @@ class Option:
     `name` is the flat key (`scheduled_sampling_grid_steps`), `field` its name in the section (`grid_steps`).
     `type` is one of bool, int, float, str, list[str], list[int]; with `choices`, only those values are allowed.
     `default` None means that the option may be left unset (and only then may it be). Bounds are inclusive; for lists they hold
-    for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`.
+    for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`. `label` names it for a
+    person; `example` is a value that a person would have to make up.
     """
 
     name: str
@@ -73,9 +75,11 @@ class Option:
     split: str = ","
     since: str = "0.1"
     soft: float | Callable[[Any], float] | None = None
+    label: str = ""
+    example: str = ""
 
     def slider_end(self, config: Any) -> float | None:
-        """The soft maximum in this config: where a slider ends, because hardly anybody wants more; more, up to `maximum`, is typed.
+        """The soft maximum in this config: where a slider ends, because more is rarely useful; more, up to `maximum`, is typed.
 
         None where the option has no soft maximum. Always above `minimum` and at most `maximum`.
         """
@@ -226,11 +230,13 @@ def option(
     split: str = ",",
     since: str = "0.1",
     soft: float | Callable[[Any], float] | None = None,
+    label: str = "",
+    example: str = "",
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
     Args:
-        default: its value when nobody says otherwise; None only where "not set" means something, and then `help` says what.
+        default: its value where none is given; None only where "not set" means something, and then `help` says what.
         help: one or two sentences for a person who has not read a paper.
         unit: of the value and its bounds.
         ge, le: inclusive bounds (of every element, for lists).
@@ -240,6 +246,9 @@ def option(
         since: the version that brought it. Files of the host that name values by position keep to the order of versions.
         soft: for a number whose useful part is a small piece of what is allowed, where its slider ends: a number, or a function of the
             whole config, for what depends on the grid or the length of the run.
+        label: the name that a person reads, without the unit; only where the field's own name, written out, would not tell a newcomer
+            enough. Unlike that of any other option, and at most 50 characters.
+        example: what an empty field shows, for a text that a person has to make up.
     """
     metadata = {
         "help": help,
@@ -251,6 +260,8 @@ def option(
         "split": split,
         "since": since,
         "soft": soft,
+        "label": label,
+        "example": example,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -284,18 +295,22 @@ def _declared(section: Any, section_name: str) -> tuple[Option, ...]:
         kind, choices, optional = _type_of(hints[field.name])
         if optional != (field.default is None):
             raise TypeError(f"{section.__name__}.{field.name}: an option can be unset exactly when its default is None")
+        metadata = dict(field.metadata)
+        metadata["label"] = metadata["label"] if metadata["label"] else field.name.replace("_", " ").capitalize()
         found.append(
-            Option(
-                section.prefix + field.name, field.name, section_name, kind, field.default, choices, **field.metadata
-            )
+            Option(section.prefix + field.name, field.name, section_name, kind, field.default, choices, **metadata)
         )
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of the config's sections: every field is checked, and put into its own type, when the object is built."""
+    """Base of the config's sections: every field is checked, and put into its own type, when the object is built.
 
+    `title` names the section for a person; `prefix` stands before its fields in the flat form.
+    """
+
+    title: ClassVar[str] = ""
     prefix: ClassVar[str] = ""
 
     def __post_init__(self):

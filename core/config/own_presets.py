@@ -2,7 +2,7 @@
 
     <runs>/.presets/<name>.json     {"_metadata": {"title", "description", "needs"}, "learning_rate": 0.001, ...}
 
-The page and the command line see the same ones, whoever wrote them. A file that is broken is told and passed over; it takes
+The page and the command line see the same ones, wherever they were written. A broken file is reported and skipped; it takes
 nothing else with it.
 """
 
@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from .. import names, platform_calls
+from ..sizes import size
 from .flat import RunConfig, differences
 from .options import ConfigError, Fault, did_you_mean
 from .presets import Preset, preset_names, read_preset
@@ -34,7 +35,7 @@ def own_presets(runs_dir: Path) -> tuple[list[Preset], dict[Path, str]]:
             continue
         try:
             if path.stat().st_size > LARGEST_FILE:
-                raise ConfigError([Fault(f"{path}: is larger than {LARGEST_FILE // 1024} kB; no preset is.")])
+                raise ConfigError([Fault(f"{path}: is larger than {size(LARGEST_FILE)}; no preset is.")])
             if path.stem.casefold() in _shipped():
                 raise ConfigError([Fault(f"{path}: has the name of a preset that comes along; rename the file.")])
             preset = read_preset(str(path))

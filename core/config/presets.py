@@ -61,15 +61,15 @@ def _preset(name: str, path: Path, file: Path | None) -> Preset:
     """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
     flat = read_flat(path)
     about = flat.get("_metadata", {})
-    told: dict[str, Any] = {
+    texts: dict[str, Any] = {
         key: about.get(key, "") if isinstance(about, dict) else None for key in ("title", "description", "needs")
     }
-    wrong = [key for key, value in told.items() if not isinstance(value, str)]
+    wrong = [key for key, value in texts.items() if not isinstance(value, str)]
     if wrong:
         raise ConfigError([Fault(f"{path}: _metadata must be an object whose {', '.join(wrong)} is text.")])
     changes = {key: value for key, value in flat.items() if not key.startswith("_")}
-    title = told["title"] if told["title"].strip() else name
-    return Preset(name, title, told["description"], told["needs"], changes, file)
+    title = texts["title"] if texts["title"].strip() else name
+    return Preset(name, title, texts["description"], texts["needs"], changes, file)
 
 
 def preset_name(key: str) -> str:

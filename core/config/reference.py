@@ -8,11 +8,13 @@ from .options import Option, shown, with_unit
 
 
 def as_data() -> list[dict[str, Any]]:
-    """One object per option, in order: name, type, default, choices, minimum, maximum, unit, help, source, section, level.
+    """One object per option, in order: name, label, type, default, choices, minimum, maximum, unit, help, source, section, level.
 
     `type` is bool, int, float, str, list[str] or list[int]. A null default means that the option may be left unset.
     """
-    keys = ("name", "type", "default", "choices", "minimum", "maximum", "unit", "help", "source", "section", "level")
+    keys = (
+        "name", "label", "type", "default", "choices", "minimum", "maximum", "unit", "help", "source", "section", "level",
+    )  # fmt: skip
     return [{key: _plain(getattr(option, key)) for key in keys} for option in OPTIONS.values()]
 
 
@@ -74,7 +76,7 @@ def as_markdown() -> str:
     lines = [
         "# Options",
         "",
-        "Made from the declarations in `core/config/sections.py` by `rollout-studio options --markdown`; do not edit.",
+        "Made from the declarations in `core/config/sections/` by `rollout-studio options --markdown`; do not edit.",
         "",
         "Every name is a key of a `config.json` and a flag (`--learning_rate 1e-4`). A default of *unset* means that the option may be",
         "left out, or given as `null` (`none` on the command line). Lists are JSON lists in files; as flags they take several values.",

@@ -19,21 +19,21 @@ NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
 
 @dataclass(frozen=True)
 class Idle:
-    """Options (flat names) that do nothing in a config, whether somebody changed them or not.
+    """Options (flat names) that do nothing in a config, whether they were changed or not.
 
     `why`: in plain words, for the control of each. `because`: in the options' own names, for a sentence about those that were changed;
-    the same where it is empty. `said`: what that sentence begins with where "Not used" is too little.
+    the same where it is empty. `opening`: what that sentence begins with where "Not used" is too little.
     """
 
     options: tuple[str, ...]
     why: str
     because: str = ""
-    said: str = ""
+    opening: str = ""
 
     def sentence(self, changed: list[str]) -> str:
         """About those of the options that were changed."""
-        if self.said:
-            return f"{self.said}; without effect: {', '.join(changed)}."
+        if self.opening:
+            return f"{self.opening}; without effect: {', '.join(changed)}."
         because = self.because if self.because else self.why
         if len(self.options) == 1:
             return f"{self.options[0]} is not used: {because}."
@@ -41,24 +41,24 @@ class Idle:
 
 
 def idle_remarks(config: RunConfig) -> list[str]:
-    """Sentences about settings that differ from their default but do nothing in this config, or ask for a word."""
-    return [*idle_rollout_remarks(config), *_told(config, _idle_elsewhere(config)), *_notes_elsewhere(config)]
+    """Sentences about settings that differ from their default but do nothing in this config, or that need a caution."""
+    return [*idle_rollout_remarks(config), *_sentences(config, _idle_elsewhere(config)), *_notes_elsewhere(config)]
 
 
 def idle_rollout_remarks(config: RunConfig) -> list[str]:
     """`idle_remarks` about the rollout settings alone."""
-    return [*_told(config, idle_rollout(config)), *_notes_on_rollout(config)]
+    return [*_sentences(config, idle_rollout(config)), *_notes_on_rollout(config)]
 
 
-def _told(config: RunConfig, table: Iterable[Idle]) -> list[str]:
-    """A sentence for each rule of which a changed option is; an option is told with the first rule that has it."""
-    waiting, said = list(differences(config)), []
+def _sentences(config: RunConfig, table: Iterable[Idle]) -> list[str]:
+    """A sentence for each rule of which a changed option is; an option belongs to the first rule that has it."""
+    waiting, sentences = list(differences(config)), []
     for rule in table:
         changed = [name for name in waiting if name in rule.options]
         if changed:
-            said.append(rule.sentence(changed))
+            sentences.append(rule.sentence(changed))
             waiting = [name for name in waiting if name not in changed]
-    return said
+    return sentences
 
 
 # What the rules rest on -----------------------------------------------------------------------------------------------------
@@ -88,6 +88,12 @@ def in_paper_mode(config: RunConfig) -> bool:
 # The table ------------------------------------------------------------------------------------------------------------------
 
 
+def idle_rules(config: RunConfig) -> Iterator[Idle]:
+    """The rules of all sections that hold in this config."""
+    yield from idle_rollout(config)
+    yield from _idle_elsewhere(config)
+
+
 def idle_rollout(config: RunConfig) -> Iterator[Idle]:
     """The rules of the rollout section that hold in this config."""
     nothing = _nothing_rolls(config)
@@ -115,8 +121,8 @@ def idle_rollout(config: RunConfig) -> Iterator[Idle]:
         walking = [name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow")]
         yield Idle(
             (*_named("sampler", "order", "guidance", "target"), *walking),
-            "nobody walks: this run is a control",
-            said=_CONTROL,
+            "no row is rolled out: this run is a control",
+            opening=_CONTROL,
         )
     else:
         yield from _idle_walk(config)
@@ -134,12 +140,12 @@ def _nothing_rolls(config: RunConfig) -> Idle | None:
         return Idle(
             all_but("max_step_offset"),
             "nothing is rolled out: the farthest start is 0",
-            said=_nothing(f"{PREFIX}max_step_offset is 0"),
+            opening=_nothing(f"{PREFIX}max_step_offset is 0"),
         )
     if not rollout.active:
         causes: tuple[str, ...] = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
         because = "prob_start and prob_end are 0" if ramped else "probability is 0"
-        return Idle(all_but(*causes), "nothing is rolled out: the chance is 0", said=_nothing(PREFIX + because))
+        return Idle(all_but(*causes), "nothing is rolled out: the chance is 0", opening=_nothing(PREFIX + because))
     if highest_chance(config) == 0:
         late = f"{start} lies beyond the {steps} steps of the run"
         because = (
@@ -151,12 +157,12 @@ def _nothing_rolls(config: RunConfig) -> Idle | None:
         return Idle(
             all_but(*causes),
             "nothing is rolled out: it starts after the run",
-            said=f"Nothing will be rolled out in this run, because {because}",
+            opening=f"Nothing will be rolled out in this run, because {because}",
         )
     if rollout.min_sigma >= 1 and not in_paper_mode(config):
         because = f"no row carries as much noise as {PREFIX}min_sigma = {shown(rollout.min_sigma)} asks for"
         return Idle(
-            all_but("min_sigma"), "nothing is rolled out: no row carries that much noise", said=_nothing(because)
+            all_but("min_sigma"), "nothing is rolled out: no row carries that much noise", opening=_nothing(because)
         )
     return None
 
@@ -236,7 +242,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("mode_scale",), "noise levels are drawn another way", 'timestep_sampling is not "mode"')
 
 
-# What works, and asks for a word --------------------------------------------------------------------------------------------
+# What works, and needs a caution --------------------------------------------------------------------------------------------
 
 
 def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
@@ -250,7 +256,7 @@ def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
         yield f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}."
     if rollout.walks:
         yield "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
-    elif not _told(config, (rule for rule in idle_rollout(config) if rule.said == _CONTROL)):
+    elif not _sentences(config, (rule for rule in idle_rollout(config) if rule.opening == _CONTROL)):
         yield f"{_CONTROL}."
 
 

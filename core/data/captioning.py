@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..findings import Finding
+from ..sizes import size
 from . import captions
 from .listing import Listing
 
@@ -75,7 +76,7 @@ class Captioning:
                 data = stream.read(captions.MAX_BYTES + 1)
             if len(data) > captions.MAX_BYTES:  # give the true size without reading it all
                 raise captions.BadCaption(
-                    f"it has {file.stat().st_size / 2**10:.0f} KiB; a caption has at most {captions.MAX_BYTES // 2**10} KiB"
+                    f"it has {size(file.stat().st_size)}; a caption has at most {size(captions.MAX_BYTES)}"
                 )
             caption, remark = captions.decode(data)
         except OSError as error:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from ..sizes import size
+
 MAX_BYTES = 64 * 2**10
 """Of a caption file. Text encoders read 77 to 512 tokens; a longer file is not a caption."""
 
@@ -32,7 +34,7 @@ def decode(data: bytes) -> tuple[str, str]:
         BadCaption: longer than `MAX_BYTES`, or no text.
     """
     if len(data) > MAX_BYTES:
-        raise BadCaption(f"it has {len(data) / 2**10:.0f} KiB; a caption has at most {MAX_BYTES // 2**10} KiB")
+        raise BadCaption(f"it has {size(len(data))}; a caption has at most {size(MAX_BYTES)}")
     for mark, encoding, name in _MARKS:
         if data.startswith(mark):
             try:

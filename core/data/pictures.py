@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, features
 
+from ..errors import Trouble
+from ..sizes import size
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP") + (("AVIF",) if features.check("avif") else ())
 """What is read. Only these decoders of Pillow ever see a file: every other one would be more code that untrusted bytes
 can reach."""
@@ -47,12 +50,8 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
 _SWAPS_SIDES = {5, 6, 7, 8}
 
 
-class BadPicture(ValueError):
-    """A file cannot be used as a picture: the reason, and what to do about it."""
-
-    def __init__(self, reason: str, remedy: str):
-        super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
+class BadPicture(Trouble, ValueError):
+    """A file cannot be used as a picture: the reason, as a part of a sentence, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def read_bytes(path: Path) -> bytes:
             raise BadPicture("the file is empty (0 bytes)", "Copy it again from where it came, or delete it.")
         if status.st_size > MAX_BYTES:
             raise BadPicture(
-                f"the file has {status.st_size / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read",
+                f"the file has {size(status.st_size)}; at most {size(MAX_BYTES)} are read",
                 "Save a smaller copy.",
             )
         return path.read_bytes()

@@ -323,7 +323,7 @@ def _pixels(job: _Job) -> np.ndarray:
             )
         return transform.apply(pictures.decode(data), job.crop, flip=job.flip)
     except pictures.BadPicture as bad:
-        raise DatasetError(f"{job.item.path}: {bad.reason}.", bad.remedy) from bad
+        raise DatasetError(f"{job.item.path}: {bad.message}.", bad.remedy) from bad
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

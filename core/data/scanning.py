@@ -186,7 +186,7 @@ def scan_folder(
     items: list[Item] = []
     for path, found in zip(listing.pictures, inspected, strict=True):
         if isinstance(found, pictures.BadPicture):
-            problems.append(Finding("warning", str(path), f"left out: {found.reason}.", found.remedy, "picture-bad"))
+            problems.append(Finding("warning", str(path), f"left out: {found.message}.", found.remedy, "picture-bad"))
             texts.skip(path)
             continue
         if found.remark:

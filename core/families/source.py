@@ -4,24 +4,19 @@ Every failure is a `ModelError` that says what was asked for, what is wrong and 
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import Trouble
+from ..names import is_hub_id
 from .facts import PartConfigs
 from .registry import PIPELINES, family_of
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-
-class ModelError(RuntimeError):
+class ModelError(Trouble, RuntimeError):
     """A model cannot be opened or used as asked. `message`: value and rule; `remedy`: what to do."""
-
-    def __init__(self, message: str, remedy: str):
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ def locate(name: str, revision: str | None = None, variant: str | None = None) -
                 "Leave revision out, or name the hub id.",
             )
         location = str(folder)
-    elif not _HUB_ID.fullmatch(location) or folder.is_absolute():
+    elif not is_hub_id(location):
         raise ModelError(
             f"'{name}': there is no such folder.",
             "Check the path, or name a model on the hub as owner/model, or one of the built-in models (demo-flow, "
@@ -168,7 +163,6 @@ def hub_error(name: str, location: str, revision: str | None, path: str, error: 
     from huggingface_hub import errors
 
     at = f"'{location}'" + (f" at revision '{revision}'" if revision is not None else "")
-    hint = "" if "/" in location else f" (Meant as a folder? There is no folder '{name}' here.)"
     if isinstance(error, errors.GatedRepoError):  # first, because to the library it is a RepositoryNotFoundError too
         return ModelError(
             f"{at} is gated: its owner gives access only after you agreed to the licence.",
@@ -180,13 +174,13 @@ def hub_error(name: str, location: str, revision: str | None, path: str, error: 
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return ModelError(
-            f"{path} of {at} is not in this machine's cache, and the hub could not be reached.{hint}",
+            f"{path} of {at} is not in this machine's cache, and the hub could not be reached.",
             f"Go online (and unset HF_HUB_OFFLINE) once, or run `hf download {location}` where there is a network, or "
             "name a folder that holds the model.",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelError(
-            f"The hub has no model {at}, or it is private.{hint}",
+            f"The hub has no model {at}, or it is private.",
             "Check the spelling (owner/model); for a private model log in with `hf auth login`.",
         )
     if isinstance(error, errors.EntryNotFoundError):
@@ -195,6 +189,6 @@ def hub_error(name: str, location: str, revision: str | None, path: str, error: 
             "Look for a repository that has model_index.json (often the same name with '-diffusers').",
         )
     return ModelError(
-        f"{path} of {at} could not be fetched: {error}.{hint}",
+        f"{path} of {at} could not be fetched: {error}.",
         "Check the network and the name, or name a folder that holds the model.",
     )

@@ -14,6 +14,7 @@ from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
 from ..runs.folder import RunDir
+from ..sizes import size
 from . import diffusers_scripts, simpletuner
 
 PROGRAMS = {"diffusers": diffusers_scripts, "SimpleTuner": simpletuner}
@@ -73,12 +74,12 @@ def import_run(run: RunDir) -> Imported:
 
 
 def _json(path: Path, name: str) -> Imported:
-    size = path.stat().st_size
-    if size > LARGEST_JSON:
+    count = path.stat().st_size
+    if count > LARGEST_JSON:
         raise ConfigError(
             [
                 Fault(
-                    f"{name}: has {size // 1024} kB, and a config.json at most {LARGEST_JSON // 1024}; this is another kind of file."
+                    f"{name}: has {size(count)}, and a config.json at most {size(LARGEST_JSON)}; this is another kind of file."
                 )
             ]
         )

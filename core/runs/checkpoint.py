@@ -33,6 +33,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import platform_calls
+from ..errors import Trouble
+from ..sizes import size
 
 FORMAT = 1
 MANIFEST, RECORD = "manifest.json", "resume.json"
@@ -41,7 +43,7 @@ _NAME = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(partial|replaced|pruned)-(\d+)-(\d+)")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Trouble, RuntimeError):
     """A checkpoint that cannot be trusted; the message names the file and what is wrong with it."""
 
 
@@ -147,7 +149,7 @@ def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) ->
     if free < needed:
         raise DiskFull(
             28,
-            f"{free / 2**20:.0f} MiB are free at {folder}; a checkpoint needs {needed / 2**20:.0f} MiB. "
+            f"{size(free)} are free at {folder}; a checkpoint needs {size(needed)}. "
             "Free some space on that disk; the older checkpoints are intact.",
         )
 
@@ -218,14 +220,14 @@ def verify(path: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST} cannot be read ({error})"]
     problems = []
-    for name, (sha256, size) in files.items():
+    for name, (sha256, expected) in files.items():
         file = path / name
         if Path(name).name != name:
             problems.append(f"{name} is not a plain file name")
         elif not file.is_file():
             problems.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            problems.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        elif file.stat().st_size != expected:
+            problems.append(f"{name} has {file.stat().st_size} bytes instead of {expected}")
         elif _sha256(file) != sha256:
             problems.append(f"{name} has been changed: its sha256 differs from the manifest")
     if RECORD not in files:

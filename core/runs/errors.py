@@ -1,7 +1,9 @@
 """What is raised when something cannot be done with a run."""
 
+from ..errors import Trouble
 
-class RunError(Exception):
+
+class RunError(Trouble):
     """A run cannot be created, started, commanded or deleted; the message gives the reason and the remedy."""
 
 

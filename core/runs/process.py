@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import platform_calls
+from ..sizes import size
 from .errors import RunError
 from .folder import RunDir
 from .json_files import dump
@@ -37,7 +38,7 @@ def start_worker(run: RunDir, resume: bool, worker: Sequence[str]) -> int:
     check_startable(run, resume)
     free = platform_calls.free_bytes(run.path.parent)
     if free < _ROOM_TO_START:
-        raise OSError(28, f"only {free // 1024} KiB are free, too little to start run {run.name}")
+        raise OSError(28, f"only {size(free)} are free, too little to start run {run.name}")
     before = run.read_state()
     cwd = Path(before.get("cwd", Path.cwd()))
     if not cwd.is_dir():

@@ -3,12 +3,12 @@
 Pillow and matplotlib are imported when something is drawn.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core import platform_calls
 from ..graph.values import NodeError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def opened(path: Path) -> "Image":
     try:
         return decode(read_bytes(path))
     except BadPicture as bad:
-        raise NodeError(f"{path.name}: {bad.reason}.", bad.remedy) from None
+        raise NodeError(f"{path.name}: {bad.message}.", bad.remedy) from None
 
 
 def saved(image: "Image", path: Path, provenance: Mapping[str, str] | None = None) -> Path:
@@ -50,9 +50,8 @@ def saved(image: "Image", path: Path, provenance: Mapping[str, str] | None = Non
     for key, text in (provenance or {}).items():
         info.add_text(key, text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    image.save(part, format="PNG", pnginfo=info)
-    os.replace(part, path)
+    with platform_calls.replacing(path) as part:
+        image.save(part, format="PNG", pnginfo=info)
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...core.config.options import shown
 from ...core.findings import printable
+from ...core.sizes import size
 
 FORMAT, VERSION = "rollout_studio.graph", 1
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
@@ -160,9 +161,9 @@ def from_data(data: Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
     return Graph(nodes, layout), problems
 
 
-def too_large(size: int) -> Problem:
+def too_large(count: int) -> Problem:
     """The problem of a file of so many bytes, or a text of so many characters."""
-    return broken(f"The workflow has {size / 2**20:.0f} MiB; at most {LARGEST_FILE // 2**20} MiB are read.")
+    return broken(f"The workflow has {size(count)}; at most {size(LARGEST_FILE)} are read.")
 
 
 def broken(message: str) -> Problem:

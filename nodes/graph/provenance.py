@@ -4,11 +4,11 @@
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...core import platform_calls
 from ...core.adapters.header import CONFIG_KEY, ExportError, read_header
 from ...core.findings import printable
 from .values import NodeError
@@ -24,12 +24,10 @@ def copy_with_metadata(source: Path, target: Path, extra: Mapping[str, str]) -> 
     text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, as the format requires
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with source.open("rb") as old, part.open("wb") as new:
+    with platform_calls.replacing(target) as part, source.open("rb") as old, part.open("wb") as new:
         old.seek(8 + int.from_bytes(old.read(8), "little"))
         new.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(old, new)
-    os.replace(part, target)
 
 
 def texts_of(path: Path) -> dict[str, str]:

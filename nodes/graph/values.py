@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import Trouble
+
 MODEL, ADAPTER, FOLDER, DATASET = "ROLLOUT_MODEL", "ROLLOUT_ADAPTER", "ROLLOUT_FOLDER", "ROLLOUT_DATASET"
 ROLLOUT, OPTIMIZER, TRAINING = "ROLLOUT_SAMPLING", "ROLLOUT_OPTIMIZER", "ROLLOUT_TRAINING"
 VALIDATION, DRIFT = "ROLLOUT_VALIDATION", "ROLLOUT_DRIFT_PROBE"
@@ -26,12 +28,8 @@ COLOURS = {
 """Wire type -> colour of its sockets, for an editor."""
 
 
-class NodeError(Exception):
+class NodeError(Trouble):
     """A node cannot do its work; `message` says why, `remedy` what to do."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        self.message, self.remedy = message, remedy
-        super().__init__(f"{message} {remedy}".rstrip())
 
 
 class Interrupted(Exception):

@@ -16,10 +16,13 @@ from PIL import Image
 from rollout_studio.app.drift import choices, measured
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
-from rollout_studio.app.drift.desk import Desk
-from rollout_studio.app.drift.lab import FIELDS, DriftLab, progress_card
+from rollout_studio.app.drift.answer import progress_card
+from rollout_studio.app.drift.fields import FIELDS
+from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
-from rollout_studio.app.parts.preview_client import PreviewClient, PreviewState
+from rollout_studio.app.drift.viewers import Viewers
+from rollout_studio.app.parts.preview_client import PreviewClient
+from rollout_studio.app.parts.preview_jobs import PreviewState
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.look.drift.files import report_from_json, report_to_csv
@@ -57,7 +60,7 @@ def lab(whole_lab):
     )
     yield whole_lab
     for name in ("v", "another"):
-        whole_lab.desk.leave(name)
+        whole_lab.viewers.leave(name)
     for run in whole_lab.watch.store.list():
         whole_lab.watch.store.delete(run.name)
     whole_lab.watch.runs(fresh=True)
@@ -65,8 +68,8 @@ def lab(whole_lab):
 
 def given(lab, applied=0, **changes):
     """What the browser sends: every control as it stands at the first visit, but for the changes; and the last answer that it has applied."""
-    values = {name: component.value for name, component in lab._edited.items()} | changes
-    return {lab.shown: applied, **{lab._edited[name]: value for name, value in values.items()}}
+    values = {name: component.value for name, component in lab.fields.components.items()} | changes
+    return {lab.shown: applied, **{lab.fields.components[name]: value for name, value in values.items()}}
 
 
 def viewer(name="v"):
@@ -79,16 +82,18 @@ def until(lab, ready, first=None):
     while not ready(seen):
         assert time.monotonic() < deadline, seen
         out = lab.on_tick(seen.get(lab.shown, 0), viewer())
-        seen |= out if lab.timer in out or lab.progress in out else {}
+        seen |= out if lab.timer in out or lab.answer.progress in out else {}
         time.sleep(0.02)
     return seen
 
 
 def shown(lab, **changes):
     """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
-    applied = lab.desk.place("v").scene.number
+    applied = lab.viewers.place("v").scene.number
     return until(
-        lab, lambda seen: lab.film in seen and lab.export in seen, lab.on_show(given(lab, applied, **changes), viewer())
+        lab,
+        lambda seen: lab.answer.film in seen and lab.answer.export in seen,
+        lab.on_show(given(lab, applied, **changes), viewer()),
     )
 
 
@@ -159,7 +164,7 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     solvers = [value for _, value in choices.solver_choices() if value not in (choices.NOTHING, "unipc/2")]
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
-        record = lab.record(given(lab, solver=value), lab.desk.place("v"))
+        record = lab.record(given(lab, solver=value), lab.viewers.place("v"))
         assert [each.rollout.sampler for each in PreviewRequest.from_json(record).by_solver] == [
             "unipc",
             value.partition("/")[0],
@@ -183,7 +188,7 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
 
 
 def test_the_first_visit_needs_no_choice(lab):
-    request = PreviewRequest.from_json(lab.record(given(lab), lab.desk.place("v")))
+    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.place("v")))
     assert (
         request.text()
         and request.picture.is_file()
@@ -198,7 +203,7 @@ OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order"
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_control_reaches_the_request(lab, name):
-    record = lab.record(given(lab, **{name: OTHER[name]}), lab.desk.place("v"))
+    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.place("v"))
     request = PreviewRequest.from_json(record)
     flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
             **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
@@ -213,17 +218,23 @@ def test_every_control_reaches_the_request(lab, name):
 )  # fmt: skip
 def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value, why):
     out = lab.on_show(given(lab, **{name: value}), viewer())
-    assert why in out[lab._edited[name]]["info"] and out[lab._edited[name]]["elem_classes"] == ["rs-wrong"]
-    assert why in out[lab.progress] and lab.desk.look("v").ticket is None and lab.watch.preview_client.pid is None
+    assert why in out[lab.fields.components[name]]["info"] and out[lab.fields.components[name]]["elem_classes"] == [
+        "rs-wrong"
+    ]
+    assert (
+        why in out[lab.answer.progress]
+        and lab.viewers.look("v").ticket is None
+        and lab.watch.preview_client.pid is None
+    )
     mended = lab.on_edit(given(lab), viewer())
-    assert "⚠" not in mended[lab._edited[name]]["info"] and mended[lab.progress] == ""
+    assert "⚠" not in mended[lab.fields.components[name]]["info"] and mended[lab.answer.progress] == ""
 
 
 def test_a_solver_without_an_order_is_asked_without_one(lab):
-    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.desk.place("v"))
-    assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields["order"]]["interactive"] is False
-    assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields["order"]]["interactive"] is True
-    assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields["offset"]]["maximum"] == 12
+    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.place("v"))
+    assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields.components["order"]]["interactive"] is False
+    assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields.components["order"]]["interactive"] is True
+    assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields.components["offset"]]["maximum"] == 12
 
 
 def test_choosing_a_run_compares_it_with_its_base_and_offers_its_pictures(lab):
@@ -241,9 +252,9 @@ def test_a_picture_fills_the_prompt_and_only_offered_ones_can_be_picked(lab, tmp
     picture = choices.built_in()[2]
     out = lab.on_pick(given(lab), SimpleNamespace(_data={"key": picture.key}), viewer())
     assert out[lab.prompt]["value"] == picture.caption
-    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
     lab.on_pick(given(lab), SimpleNamespace(_data={"key": str(tmp_path / "secret.png")}), viewer())
-    assert lab.record(given(lab), lab.desk.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
 
 
 def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab, tmp_path):
@@ -256,8 +267,8 @@ def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab
         and out[lab.prompt]["value"] == ""
         and "Write what the picture shows" in out[lab.prompt]["info"]
     )
-    assert lab.record(given(lab, prompt="a cup"), lab.desk.place("v"))["image"] == str(tmp_path / "mine.png")
-    assert lab.record(given(lab), lab.desk.place("another"))["image"] != str(tmp_path / "mine.png")
+    assert lab.record(given(lab, prompt="a cup"), lab.viewers.place("v"))["image"] == str(tmp_path / "mine.png")
+    assert lab.record(given(lab), lab.viewers.place("another"))["image"] != str(tmp_path / "mine.png")
 
 
 # Who is answered when ------------------------------------------------------------------------------------------------
@@ -283,59 +294,63 @@ class Played:
 
 
 @pytest.fixture
-def desk():
+def viewers():
     played = Played()
-    desk = Desk(lambda: played, clock=lambda: desk.now)
-    desk.now, desk.played = 0.0, played
-    return desk
+    viewers = Viewers(lambda: played, clock=lambda: viewers.now)
+    viewers.now, viewers.played = 0.0, played
+    return viewers
 
 
-def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(desk):
+def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(viewers):
     for seed in range(5):
-        desk.plan("v", {"seed": seed}, 0.25)
-        desk.now += 0.1
-        assert desk.look("v").busy and desk.played.asked == []
-    desk.now += 0.2
-    assert desk.look("v").state.status == "working" and desk.played.asked == [(4, "v")]
+        viewers.plan("v", {"seed": seed}, 0.25)
+        viewers.now += 0.1
+        assert viewers.look("v").busy and viewers.played.asked == []
+    viewers.now += 0.2
+    assert viewers.look("v").state.status == "working" and viewers.played.asked == [(4, "v")]
 
 
-def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(desk):
-    desk.plan("v", {"seed": 1}, 0.25)
-    desk.ask("v", {"seed": 2})
-    desk.plan("w", {"seed": 3}, 0.25)
-    desk.plan("w", None, 0)
-    desk.now = 9
-    desk.look("v"), desk.look("w")
-    assert desk.played.asked == [(2, "v")]
+def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(viewers):
+    viewers.plan("v", {"seed": 1}, 0.25)
+    viewers.ask("v", {"seed": 2})
+    viewers.plan("w", {"seed": 3}, 0.25)
+    viewers.plan("w", None, 0)
+    viewers.now = 9
+    viewers.look("v"), viewers.look("w")
+    assert viewers.played.asked == [(2, "v")]
 
 
-def test_an_edit_waits_until_a_running_run_has_answered(desk):
+def test_an_edit_waits_until_a_running_run_has_answered(viewers):
     live = {"seed": 1, "checkpoints": [{"run": "x", "live": True}]}
-    desk.ask("v", live)
-    desk.plan("v", {**live, "seed": 2}, 0.1)
-    desk.now = 5
-    assert desk.look("v").busy and len(desk.played.asked) == 1
-    desk.played.states["t1"] = PreviewState("done", result={})
-    assert desk.look("v").ticket == "t2"
+    viewers.ask("v", live)
+    viewers.plan("v", {**live, "seed": 2}, 0.1)
+    viewers.now = 5
+    assert viewers.look("v").busy and len(viewers.played.asked) == 1
+    viewers.played.states["t1"] = PreviewState("done", result={})
+    assert viewers.look("v").ticket == "t2"
 
 
-def test_who_leaves_is_waited_for_no_longer(desk):
-    desk.ask("v", {"seed": 1})
-    desk.leave("v")
-    assert desk.played.cancelled == ["t1"] and not desk.look("v").busy
+def test_who_leaves_is_waited_for_no_longer(viewers):
+    viewers.ask("v", {"seed": 1})
+    viewers.leave("v")
+    assert viewers.played.cancelled == ["t1"] and not viewers.look("v").busy
 
 
 def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
     out = shown(lab)
-    assert "off the true path" in out[lab.film] and out[lab.film].count("rs-cell") == 9 and "3.8 %" in out[lab.film]
-    assert out[lab.progress] == "" and out[lab.measure].visible is True
+    assert (
+        "off the true path" in out[lab.answer.film]
+        and out[lab.answer.film].count("rs-cell") == 9
+        and "3.8 %" in out[lab.answer.film]
+    )
+    assert out[lab.answer.progress] == "" and out[lab.answer.measure].visible is True
     quiet = lab.on_tick(out[lab.shown], viewer())
     assert set(quiet) == {lab.timer} and quiet[lab.timer].active is False
     assert lab.beat("v", "base/demo", "nothing", {"look-lists": lab_lists(lab)}, out[lab.shown]) == {}
     edited = lab.on_edit(given(lab, seed=7), viewer())
     assert edited[lab.timer].active is True
-    again = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
-    assert again[lab.export] != out[lab.export]
+    again = until(lab, lambda seen: lab.answer.film in seen, {lab.shown: out[lab.shown]})
+    assert again[lab.answer.export] != out[lab.answer.export]
 
 
 def lab_lists(lab):
@@ -346,51 +361,57 @@ def lab_lists(lab):
 
 
 def test_before_the_first_picture_an_edit_asks_nothing(lab):
-    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.desk.look("v").busy
+    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.look("v").busy
 
 
 def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
     first = shown(lab, solver="euler/2")
-    out = until(lab, lambda seen: "<svg" in seen.get(lab.curves, ""), lab.on_measure(first[lab.shown], viewer()))
-    assert out.get(lab.film, first[lab.film]) == first[lab.film] and out[lab.measure].visible is False
+    out = until(lab, lambda seen: "<svg" in seen.get(lab.answer.curves, ""), lab.on_measure(first[lab.shown], viewer()))
+    assert (
+        out.get(lab.answer.film, first[lab.answer.film]) == first[lab.answer.film]
+        and out[lab.answer.measure].visible is False
+    )
     assert {"Curves, PNG", "Spectrum, PNG", "Report, JSON", "Numbers, CSV"} <= set(
-        re.findall(r">([^<]+)</a>", out[lab.export])
+        re.findall(r">([^<]+)</a>", out[lab.answer.export])
     )
     # three charts and two maps, each with how to read it
-    assert out[lab.curves].count("<svg") == out[lab.curves].count("rs-quiet") == 5
+    assert out[lab.answer.curves].count("<svg") == out[lab.answer.curves].count("rs-quiet") == 5
     lab.on_edit(given(lab, out[lab.shown], seed=8), viewer())
-    edited = until(lab, lambda seen: lab.film in seen, {lab.shown: out[lab.shown]})
-    assert edited[lab.curves] == "" and edited[lab.measure].visible is True
+    edited = until(lab, lambda seen: lab.answer.film in seen, {lab.shown: out[lab.shown]})
+    assert edited[lab.answer.curves] == "" and edited[lab.answer.measure].visible is True
 
 
 def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
     first = shown(lab)
     out = until(
         lab,
-        lambda seen: "No picture" in seen.get(lab.progress, ""),
+        lambda seen: "No picture" in seen.get(lab.answer.progress, ""),
         lab.on_show(given(lab, first[lab.shown], seed=13), viewer()),
     )
-    assert "No &lt;luck&gt;." in out[lab.progress] and "Take another seed." in out[lab.progress]
-    assert out.get(lab.film, first[lab.film]) == first[lab.film]
-    assert shown(lab, seed=3)[lab.progress] == ""
+    assert "No &lt;luck&gt;." in out[lab.answer.progress] and "Take another seed." in out[lab.answer.progress]
+    assert out.get(lab.answer.film, first[lab.answer.film]) == first[lab.answer.film]
+    assert shown(lab, seed=3)[lab.answer.progress] == ""
 
 
 def test_what_is_wrong_stays_told_until_it_is_mended(lab):
     applied = shown(lab)[lab.shown]
     refused = lab.on_show(given(lab, applied, grid_steps=1), viewer())
-    assert "at least 2" in refused[lab.progress] and "at least 2" in lab.on_tick(applied, viewer())[lab.progress]
     assert (
-        lab.progress not in lab.beat("v", "base/demo", "nothing", {})
-        and lab.on_edit(given(lab), viewer())[lab.progress] == ""
+        "at least 2" in refused[lab.answer.progress]
+        and "at least 2" in lab.on_tick(applied, viewer())[lab.answer.progress]
+    )
+    assert (
+        lab.answer.progress not in lab.beat("v", "base/demo", "nothing", {})
+        and lab.on_edit(given(lab), viewer())[lab.answer.progress] == ""
     )
 
 
 def test_stop_stops(lab):
     first = lab.on_show(given(lab, seed=14), viewer())
-    assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.progress]
-    until(lab, lambda seen: "Walking" in seen.get(lab.progress, ""), first)
+    assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.answer.progress]
+    until(lab, lambda seen: "Walking" in seen.get(lab.answer.progress, ""), first)
     out = lab.on_stop(0, viewer())
-    assert out[lab.progress] == "" and out[lab.stop].visible is False and not lab.desk.look("v").busy
+    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.look("v").busy
 
 
 class Browser:
@@ -401,7 +422,9 @@ class Browser:
 
     def apply(self, answer):
         self.page |= {
-            part: update for part, update in answer.items() if part in [*self.lab.parts, self.lab.shown, self.lab.timer]
+            part: update
+            for part, update in answer.items()
+            if part in [*self.lab.answer.parts, self.lab.shown, self.lab.timer]
         }
 
     def rest(self):
@@ -420,11 +443,11 @@ def test_a_tick_that_is_overtaken_by_the_curves_does_not_bring_back_their_bar(la
     browser = Browser(lab)
     browser.apply(shown(lab))
     late = lab.on_measure(browser.page[lab.shown], viewer())
-    assert "progressbar" in late[lab.curves]
-    browser.apply(until(lab, lambda seen: "<svg" in seen.get(lab.curves, "")))
+    assert "progressbar" in late[lab.answer.curves]
+    browser.apply(until(lab, lambda seen: "<svg" in seen.get(lab.answer.curves, "")))
     browser.apply(late)
-    assert "progressbar" in browser.page[lab.curves]
-    assert "<svg" in browser.rest().page[lab.curves] and browser.page[lab.stop].visible is False
+    assert "progressbar" in browser.page[lab.answer.curves]
+    assert "<svg" in browser.rest().page[lab.answer.curves] and browser.page[lab.stop].visible is False
 
 
 def test_a_tick_that_is_overtaken_by_stop_leaves_no_bar(lab):
@@ -433,9 +456,9 @@ def test_a_tick_that_is_overtaken_by_stop_leaves_no_bar(lab):
     stopped = lab.on_stop(0, viewer())
     browser.apply(stopped)
     browser.apply(late)
-    assert "progressbar" in browser.page[lab.progress]
+    assert "progressbar" in browser.page[lab.answer.progress]
     browser.rest()
-    assert browser.page[lab.progress] == "" and browser.page[lab.stop].visible is False
+    assert browser.page[lab.answer.progress] == "" and browser.page[lab.stop].visible is False
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -474,18 +497,18 @@ def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_told(lab):
         lab.watch.runs(fresh=True)
         out = lab.on_show(given(lab, weights="run/trains/now", against="base"), viewer())
         assert (
-            "Waiting for trains to finish its step" in out[lab.progress]
-            and "between two training steps" in out[lab.progress]
+            "Waiting for trains to finish its step" in out[lab.answer.progress]
+            and "between two training steps" in out[lab.answer.progress]
         )
         (command,) = run.take_commands()
         result = drift_worker.write_answer(run.drift_path / "previews" / command.id, command.args["request"], step=40)
         assert [strip["label"] for strip in result["strips"]] == ["base", "trains, now"]
         run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
-        assert "Weights of training step 40" in until(lab, lambda seen: lab.film in seen)[lab.film]
+        assert "Weights of training step 40" in until(lab, lambda seen: lab.answer.film in seen)[lab.answer.film]
         again = lab.on_show(given(lab, weights="run/trains/now"), viewer())
     assert (
         "ended before it answered"
-        in until(lab, lambda seen: "No picture" in seen.get(lab.progress, ""), again)[lab.progress]
+        in until(lab, lambda seen: "No picture" in seen.get(lab.answer.progress, ""), again)[lab.answer.progress]
     )
     lab.watch.runs(fresh=True)
     assert "has ended" in lab.on_show(given(lab, weights="run/trains/now"), viewer())[lab.weights]["info"]

@@ -194,7 +194,7 @@ NESTED = '{"a":' * 50_000
     [("config.json", "{,}", "broken JSON"), ("config.json", '{"learning_rate": NaN, "seed": 1}', "finite"), ("config.json", NESTED, "nested"),
      ("config.json", '{"seed": ' + "9" * 5000 + "}", "digits"), ("config.json", '{"seed": {"a": [1]}}', "seed"), ("config.json", "[1]", "object"),
      ("config.json", '{"trigger_word": "\\ud800"}', "half of a character"), ("config.json", '{"hello": 1}', "none of the"), ("config.json", "{}", "none of the"),
-     ("config.json", '{"trigger_word": "' + "x" * 600_000 + '"}', "kB"), ("config.json", '{"learning_rate": 50, "lora_rank": -1}', "lora_rank"),
+     ("config.json", '{"trigger_word": "' + "x" * 600_000 + '"}', "KiB"), ("config.json", '{"learning_rate": 50, "lora_rank": -1}', "lora_rank"),
      ("picture.png", "x", "neither"), ("a.safetensors", "short", "not a safetensors file"), ("config.json", '{"seed": 1, "--seed": 2}', "twice")],
     ids=lambda value: value[:18],
 )  # fmt: skip

@@ -36,7 +36,7 @@ def done(client: PreviewClient, record: dict, viewer: str = "") -> dict:
 def client(tmp_path_factory):
     client = PreviewClient(tmp_path_factory.mktemp("previews"))
     yield client
-    process = client._process
+    process = client._worker.current
     client.close()
     assert process is None or process.poll() is not None
 

@@ -5,8 +5,10 @@ import re
 import pytest
 from oracles import flow_times
 from rollout_studio.app.parts.forms import Form
+from rollout_studio.app.train import idle_marks
 from rollout_studio.app.train import rollout_panel as panel
 from rollout_studio.app.train.grid_picture import described, grid_picture
+from rollout_studio.app.train.idle_marks import idle_sheet
 from rollout_studio.core.before.cost import offset_distribution, rollout_cost
 from rollout_studio.core.before.effects import (
     CAUTION,
@@ -112,8 +114,48 @@ def test_whatever_the_remarks_call_unused_is_marked_at_its_control(base):
     named = {name for remark in rollout_remarks(told) for part in re.findall(r"(?:without effect|[Nn]ot used[^:]*): (.*)\.", remark)
              for name in part.split(", ") if name in OPTIONS}  # fmt: skip
     assert named <= set(idle_settings(told))
-    sheet = panel.picture(told)
+    sheet = idle_sheet(told)
     assert all(f"#opt-{name}::after" in sheet for name in idle_settings(told))
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "why"),
+    [
+        ({}, ("class_prompt", "num_class_images"), "there is no prior preservation"),
+        ({"model_type": "full"}, ("lora_rank", "lora_targets"), "all weights are trained, not an adapter"),
+        ({}, ("ema_decay",), "no running mean is kept"),
+        ({"loss_type": "mse"}, ("huber_delta",), "the distance is not huber"),
+        ({"optimizer": "adafactor"}, ("adam_beta1",), "adafactor has its own"),
+        (
+            {"timestep_sampling": "uniform"},
+            ("logit_mean", "logit_std", "mode_scale"),
+            "noise levels are drawn another way",
+        ),
+    ],
+)
+def test_an_idle_setting_of_any_section_is_greyed_with_its_reason(changes, names, why):
+    sheet = idle_sheet(config_from_flat(changes))
+    for name in names:
+        assert f'#opt-{name}::after{{content:"No effect now: {why}.";' in sheet
+    active = config_from_flat(
+        {
+            "use_ema": True,
+            "loss_type": "huber",
+            "timestep_sampling": "mode",
+            "with_prior_preservation": True,
+            "class_prompt": "a dog",
+        }
+    )
+    assert not [
+        name
+        for name in ("ema_decay", "huber_delta", "mode_scale", "class_prompt", "lora_rank", "adam_beta1")
+        if f"#opt-{name}:" in idle_sheet(active)
+    ]
+
+
+def test_a_reason_cannot_leave_the_style_sheet(monkeypatch):
+    monkeypatch.setattr(idle_marks, "idle_settings", lambda config: {"seed": 'a "b" </style>\\'})
+    assert 'content:"No effect now: a \\"b\\" \\3c /style>\\\\.";' in idle_sheet(RunConfig())
 
 
 def test_the_panel_tells_exactly_the_remarks_about_the_rollout():
@@ -278,7 +320,7 @@ def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
     assert "In the paper's mode the ordinary error is taken where the row starts" in words(
         panel.learning(config(**{**ON, "reflexflow_mode": "paper"}))
     ).replace("&#x27;", "'")
-    assert "Nobody walks" in panel.learning(config(**{**ON, "control": "source_noise"}))
+    assert "No row is rolled out" in panel.learning(config(**{**ON, "control": "source_noise"}))
     assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
 
 

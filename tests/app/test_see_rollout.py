@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from rollout_studio.app import see_rollout
-from rollout_studio.app.drift.lab import FIELDS, DriftLab
+from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.parts.forms import to_component
 from rollout_studio.core.config import config_from_flat, differences, load_preset, preset_names, with_changes
 from rollout_studio.core.config.options import ConfigError
@@ -20,9 +20,7 @@ def config(model="demo-flow", **rollout):
 
 
 def lab(store=None):
-    return SimpleNamespace(
-        most_steps=DriftLab.most_steps, watch=SimpleNamespace(runs=store.list if store is not None else list)
-    )
+    return SimpleNamespace(watch=SimpleNamespace(runs=store.list if store is not None else list))
 
 
 WALKING = [told for told in map(load_preset, preset_names()) if see_rollout.why_not(told) is None]
@@ -33,12 +31,12 @@ WALKING = [told for told in map(load_preset, preset_names()) if see_rollout.why_
 )
 def test_a_rollout_that_is_seen_and_taken_back_is_the_same_config(told):
     assert WALKING
-    values, cut = see_rollout.fields_of(told, lab())
+    values, cut = see_rollout.fields_of(told)
     assert cut is None and see_rollout.taken(told, values) == told
 
 
 def test_every_field_of_the_walk_is_put_as_the_drift_tab_shows_it():
-    values, _ = see_rollout.fields_of(config(**WALK), lab())
+    values, _ = see_rollout.fields_of(config(**WALK))
     assert values == {
         "offset": 5,
         "sampler": "dpm",
@@ -50,12 +48,12 @@ def test_every_field_of_the_walk_is_put_as_the_drift_tab_shows_it():
     }
     assert set(values) <= set(FIELDS)
     for name in see_rollout.PAIRS:  # what is valid on one side is valid on the other
-        assert FIELDS[name][0].read(values[name]) == values[name]
+        assert FIELDS[name].read(values[name]) == values[name]
 
 
 def test_a_walk_that_was_changed_there_changes_the_walk_here_and_nothing_else():
     told = config(**WALK)
-    raw = {**see_rollout.fields_of(told, lab())[0], "sampler": "euler", "order": 3, "offset": 4}
+    raw = {**see_rollout.fields_of(told)[0], "sampler": "euler", "order": 3, "offset": 4}
     changed = see_rollout.taken(told, raw)
     assert differences(changed, told) == {
         PREFIX + "max_step_offset": 4,
@@ -67,7 +65,7 @@ def test_a_walk_that_was_changed_there_changes_the_walk_here_and_nothing_else():
 
 
 def test_what_cannot_be_taken_is_refused_with_every_fault():
-    raw = {**see_rollout.fields_of(config(**WALK), lab())[0], "grid_steps": 1, "guidance": 99}
+    raw = {**see_rollout.fields_of(config(**WALK))[0], "grid_steps": 1, "guidance": 99}
     with pytest.raises(ConfigError) as error:
         see_rollout.taken(config(**WALK), raw)
     assert len(error.value.faults) == 2
@@ -75,12 +73,12 @@ def test_what_cannot_be_taken_is_refused_with_every_fault():
         config(), {PREFIX + "max_step_offset": 1, PREFIX + "probability": 1.0, PREFIX + "reflexflow_mode": "paper"}
     )
     with pytest.raises(ConfigError, match="single-pass"):
-        see_rollout.taken(paper, {**see_rollout.fields_of(paper, lab())[0], "sampler": "rk4"})
+        see_rollout.taken(paper, {**see_rollout.fields_of(paper)[0], "sampler": "rk4"})
 
 
 @pytest.mark.parametrize(
     ("rollout", "reason"),
-    [({}, "No rollout is set"), ({**WALK, "probability": 0}, "No rollout is set"), ({**WALK, "control": "source_noise"}, "Nobody walks"),
+    [({}, "No rollout is set"), ({**WALK, "probability": 0}, "No rollout is set"), ({**WALK, "control": "source_noise"}, "No row is rolled out"),
      ({"max_step_offset": 1, "probability": 1, "reflexflow_mode": "paper"}, "single-pass")],
 )  # fmt: skip
 def test_what_has_no_walk_on_the_grid_is_told_with_the_way_out(rollout, reason):
@@ -89,9 +87,9 @@ def test_what_has_no_walk_on_the_grid_is_told_with_the_way_out(rollout, reason):
 
 
 def test_a_walk_longer_than_the_slider_there_is_cut_and_that_is_told():
-    values, cut = see_rollout.fields_of(config(max_step_offset=400, probability=1, grid="training"), lab())
+    values, cut = see_rollout.fields_of(config(max_step_offset=400, probability=1, grid="training"))
     assert values["offset"] == 100 and "400 steps" in cut and "100" in cut
-    assert to_component(FIELDS["offset"][0], 100) == 100
+    assert to_component(FIELDS["offset"], 100) == 100
 
 
 def test_the_weights_are_those_of_the_model_that_is_trained(store, write):

@@ -172,7 +172,7 @@ def test_a_database_on_a_full_disk_and_a_wrapped_error_are_recognised_others_are
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(platform_calls, "free_bytes", lambda path: 1000)
-    with pytest.raises(DiskFull, match=r"0 MiB are free at .* needs 1 MiB. Free some space"):
+    with pytest.raises(DiskFull, match=r"0 bytes are free at .* needs 1.0 MiB. Free some space"):
         save(tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
 

@@ -200,7 +200,7 @@ def test_what_is_no_sound_picture_is_refused_with_its_reason(kind):
     make, reason = BAD[kind]
     with pytest.raises(pictures.BadPicture) as refused:
         pictures.inspect(make())
-    assert reason in refused.value.reason and refused.value.remedy
+    assert reason in refused.value.message and refused.value.remedy
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -214,7 +214,7 @@ def test_damaged_bytes_give_a_picture_or_a_reason_never_a_crash(format):
         try:
             pictures.decode(bytes(data[: rng.integers(1, len(data) + 1)]))
         except pictures.BadPicture as bad:
-            assert bad.reason and bad.remedy
+            assert bad.message and bad.remedy
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")

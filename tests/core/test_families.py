@@ -590,7 +590,7 @@ def test_pickled_weights_are_refused(tiny_folder, tmp_path):
     ("missing/folder/deep", ["there is no such folder", "owner/model"]),
     ("./not-here", ["there is no such folder"]),
     ("some-owner/no-such-model", ["cache", "hf download some-owner/no-such-model"]),
-    ("not-here", ["Meant as a folder"]),
+    ("not-here", ["there is no such folder"]),
 ])  # fmt: skip
 def test_a_model_that_is_not_there_is_told_with_the_remedy(name, words, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

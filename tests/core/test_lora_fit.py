@@ -184,7 +184,7 @@ def test_a_missing_file_a_folder_and_another_ending_are_told_apart(tmp_path, goo
 
 
 @pytest.mark.parametrize(("limit", "value", "words"), [
-    ("LARGEST_FILE", 1000, "GiB"), ("LARGEST_HEADER", 100, "header"), ("LARGEST_METADATA", 10, "notes"), ("MOST_TENSORS", 3, "tensors"),
+    ("LARGEST_FILE", 1000, "at most 1000 bytes"), ("LARGEST_HEADER", 100, "header"), ("LARGEST_METADATA", 10, "notes"), ("MOST_TENSORS", 3, "tensors"),
 ])  # fmt: skip
 def test_a_file_beyond_the_caps_is_refused_by_its_header(good, monkeypatch, limit, value, words):
     monkeypatch.setattr(lora_file, limit, value)

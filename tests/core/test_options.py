@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from typing import ClassVar, Literal
 
 import pytest
-from rollout_studio.core.config import OPTIONS, config_from_flat
+from rollout_studio.core.config import OPTIONS, SECTIONS, config_from_flat
 from rollout_studio.core.config.options import Checked, ConfigError, Fault, option, options_of, shown
 from rollout_studio.core.config.reference import as_data, as_markdown, as_text
 
@@ -202,7 +202,20 @@ def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
 
 
 def test_the_reference_as_data_has_exactly_the_promised_keys():
-    keys = ["name", "type", "default", "choices", "minimum", "maximum", "unit", "help", "source", "section", "level"]
+    keys = [
+        "name",
+        "label",
+        "type",
+        "default",
+        "choices",
+        "minimum",
+        "maximum",
+        "unit",
+        "help",
+        "source",
+        "section",
+        "level",
+    ]
     assert [entry["name"] for entry in as_data()] == list(OPTIONS)
     assert all(list(entry) == keys for entry in as_data())
 
@@ -214,3 +227,20 @@ def test_the_reference_as_text_names_every_option():
 def test_docs_options_is_current(root):
     """Made by: rollout-studio options --markdown > docs/options.md"""
     assert (root / "docs" / "options.md").read_text(encoding="utf-8") == as_markdown()
+
+
+def test_labels_are_short_and_no_two_options_share_one():
+    """The page names an option by its label alone: at its field, in a list of faults, in a summary of changes."""
+    labels = [each.label for each in OPTIONS.values()]
+    assert all(label and label == label.strip() and len(label) <= 50 for label in labels)
+    assert len({label.lower() for label in labels}) == len(labels)
+
+
+def test_a_label_is_made_from_the_name_unless_one_is_declared():
+    assert SAMPLE["maybe"].label == "Maybe" and OPTIONS["adam_epsilon"].label == "Adam epsilon"
+    assert OPTIONS["lr_warmup_steps"].label == "Warm-up"
+
+
+def test_every_section_has_a_title_of_its_own():
+    titles = [section.title for section in SECTIONS.values()]
+    assert all(titles) and len(set(titles)) == len(titles)

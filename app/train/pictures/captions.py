@@ -19,6 +19,7 @@ from ....core import platform_calls
 from ....core.data import captions
 from ....core.data.pictures import SUFFIXES
 from ....core.demo import ASSETS
+from ....core.sizes import size
 
 Kind = Literal["dropped", "own", "built-in"]
 
@@ -158,7 +159,7 @@ def _write(file: Path, draft: Draft, empty_means: str, changed: dict[str, str], 
     except UnicodeEncodeError:
         raise Refused("it has characters that no text file can hold; type it again") from None
     if len(data) > captions.MAX_BYTES:
-        raise Refused(f"it has {len(data) / 2**10:.0f} KiB; a caption has at most {captions.MAX_BYTES // 2**10} KiB")
+        raise Refused(f"it has {size(len(data))}; a caption has at most {size(captions.MAX_BYTES)}")
     if file.is_symlink():
         raise Refused(f"{file.name} is a link to another place; edit it there")
     now, unreadable = read_caption(file)

@@ -7,7 +7,8 @@ from typing import Any
 
 from ....core.config import OPTIONS
 from ....core.findings import Finding, by_severity, printable
-from ...parts.forms import LABELS, label
+from ....core.texts import translated
+from ...parts.forms import label
 from ...parts.words import text
 
 _NAMES_SHOWN = 4
@@ -90,7 +91,11 @@ def _row(level: str, group: list[Finding]) -> str:
 
 def _labelled(message: str) -> str:
     """A message with the labels that the options have on the page, in place of their keys."""
-    return re.sub(r"[a-z]+(?:_[a-z0-9]+)+", lambda key: f"“{LABELS[key[0]]}”" if key[0] in LABELS else key[0], message)
+    return re.sub(
+        r"[a-z]+(?:_[a-z0-9]+)+",
+        lambda key: f"“{translated(OPTIONS[key[0]].label)}”" if key[0] in OPTIONS else key[0],
+        message,
+    )
 
 
 def marks_of(findings: Iterable[Finding], files: set[str]) -> list[dict[str, Any]]:

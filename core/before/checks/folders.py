@@ -9,7 +9,8 @@ from ... import platform_calls
 from ...findings import Finding, has_errors
 from ...runs.errors import RunError
 from ...runs.folder import check_name
-from ..disk import DiskEstimate, disk_estimate, readable_size
+from ...sizes import size
+from ..disk import DiskEstimate, disk_estimate
 from .situation import Situation
 
 _RESERVE_BYTES = 64 * 2**20
@@ -106,7 +107,7 @@ def _disk(need: DiskEstimate, cache_dir: Path, runs_dir: Path) -> Iterable[Findi
             yield Finding(
                 "error",
                 option,
-                f"no space: the disk of {folder} has {readable_size(free)} free, and the run needs about {readable_size(1.2 * wanted + _RESERVE_BYTES)}.",
+                f"no space: the disk of {folder} has {size(free)} free, and the run needs about {size(1.2 * wanted + _RESERVE_BYTES)}.",
                 "Free some space, choose a folder on another disk, or lower checkpoints_total_limit.",
                 "no-space",
             )
@@ -114,7 +115,7 @@ def _disk(need: DiskEstimate, cache_dir: Path, runs_dir: Path) -> Iterable[Findi
             yield Finding(
                 "warning",
                 option,
-                f"the disk of {folder} has {readable_size(free)} free, and the run needs about {readable_size(wanted)}.",
+                f"the disk of {folder} has {size(free)} free, and the run needs about {size(wanted)}.",
                 "Free some space, or lower checkpoints_total_limit.",
                 "little-space",
             )

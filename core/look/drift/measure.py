@@ -7,8 +7,6 @@ the record of it all in `report.py`. Without gradient; random state and modes ar
 
 import dataclasses
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ... import platform_calls
 from ...maths.grid import Grid
 from ...maths.rollout import Predict, undisturbed
 from ...maths.solvers import make_solver
@@ -279,19 +278,10 @@ def save(report: DriftReport, folder: Path | str, *, frames: bool = False) -> li
     report.json first.
     """
     folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    old = folder.with_name(f".{folder.name}.old")
-    for leftover in (part, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    part.mkdir(parents=True)
-    (part / REPORT_FILE).write_text(report_to_json(report), encoding="utf-8")
-    names = [REPORT_FILE, *draw(report, part, frames=frames)]
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    if old.exists():
-        shutil.rmtree(old)
+    with platform_calls.replacing_folder(folder) as part:
+        part.mkdir(parents=True)
+        (part / REPORT_FILE).write_text(report_to_json(report), encoding="utf-8")
+        names = [REPORT_FILE, *draw(report, part, frames=frames)]
     return [folder / name for name in names]
 
 
@@ -347,7 +337,9 @@ def probe(
             )
     folder.mkdir(parents=True, exist_ok=True)
     if known is not None:
-        _write(folder / BASE_FILE, report_to_json(dataclasses.replace(known, strips=())))
+        platform_calls.write_atomically(
+            folder / BASE_FILE, report_to_json(dataclasses.replace(known, strips=())).encode()
+        )
     files = save(report, folder / f"step-{step:06d}")
     return {"step": step, "path": files[0].relative_to(folder.parent).as_posix(), "summary": summary(report)}
 
@@ -358,9 +350,3 @@ def _known_base(path: Path) -> DriftReport | None:
         return read_report(path)
     except (FileNotFoundError, ReportError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ...errors import Trouble
+
 Role = Literal["held-out", "training"]
 
 
@@ -36,7 +38,7 @@ MEASURES: dict[str, tuple[str, bool]] = {
 docs."""
 
 
-class ReportError(ValueError):
+class ReportError(Trouble, ValueError):
     """A file is not a drift report, or of a version that this one cannot read."""
 
 

@@ -58,6 +58,7 @@ class View(Checked):
     target: float = option(
         0.2,
         "Noise level at which the rollout ends: 0 = the picture, 1 = noise. For a flow model this is sigma.",
+        label="Noise level where the rollout ends",
         ge=0.01,
         le=0.99,
     )
@@ -65,15 +66,22 @@ class View(Checked):
         10,
         "The rollout starts so many grid steps noisier than it ends, from the true picture with its noise. Less where the "
         "schedule begins before.",
+        label="Steps the model takes alone",
         unit="grid steps",
         ge=1,
         le=1000,
     )
     start: Literal["picture", "noise"] = option(
-        "picture", "From the true picture with noise on it, as in training, or from pure noise, as in use."
+        "picture",
+        "From the true picture with noise on it, as in training, or from pure noise, as in use.",
+        label="Where the rollout starts",
     )
-    columns: int = option(9, "Pictures in the filmstrip, at most.", unit="pictures", ge=2, le=31)
-    samples: int = option(4, "Noises that the curves are averaged over.", unit="noises", ge=1, le=64)
+    columns: int = option(
+        9, "Pictures in the filmstrip, at most.", label="Pictures in the filmstrip", unit="pictures", ge=2, le=31
+    )
+    samples: int = option(
+        4, "Noises that the curves are averaged over.", label="Noises averaged over", unit="noises", ge=1, le=64
+    )
 
 
 VIEW_OPTIONS: dict[str, Option] = {each.name: each for each in options_of(View, "view")}

@@ -69,7 +69,7 @@ def encode_request(model: "Model", request: PreviewRequest, memory: Memory | Non
             scaled = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = model.encode_images(scaled)[0].cpu()
     except pictures.BadPicture as bad:
-        raise PreviewError(f"{request.picture}: {bad.reason}.", bad.remedy) from bad
+        raise PreviewError(f"{request.picture}: {bad.message}.", bad.remedy) from bad
     conditioning = None if memory is None else memory.get(text_key)
     if conditioning is None:
         conditioning = model.encode_prompts([caption])[0]

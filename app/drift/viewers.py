@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..parts.preview_client import PreviewClient, PreviewState
+from ..parts.preview_client import PreviewClient
+from ..parts.preview_jobs import PreviewState
 from .scene import Scene
 
 PLACES_KEPT = 256
@@ -19,7 +20,7 @@ PLACES_KEPT = 256
 
 @dataclass
 class Place:
-    """One viewer's. Guarded by the desk's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
+    """One viewer's. Guarded by the viewers's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
     clicks and ticks are answered by several threads, and what is drawn last must be what was looked at last."""
 
     ticket: str | None = None
@@ -40,7 +41,7 @@ class Look:
     busy: bool
 
 
-class Desk:
+class Viewers:
     """All viewers' requests. `client` gives the one preview client; it is made when something is first asked for."""
 
     def __init__(self, client: Callable[[], PreviewClient], clock: Callable[[], float] = time.monotonic) -> None:

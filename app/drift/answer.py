@@ -1,0 +1,163 @@
+"""What becomes of a viewer's request on the laboratory's right side: progress, filmstrip, curves, and everything to take away."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...core.config.options import Fault
+from ...core.look.drift.files import read_report
+from ...core.look.drift.report import ReportError
+from ..parts.preview_jobs import PreviewState
+from ..parts.watch import Watch
+from ..parts.words import duration, text
+from .picture import downloads, film, numbers_table, report_charts, words_list
+from .viewers import Look, Place, is_live
+
+_EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it stray?</h4>
+<p>One picture goes two ways. First, noise is put on it and the model says what it sees: that is <b class="rs-t-clean">what it should see</b>. Then the model
+walks from there on its own steps: <b class="rs-t-rolled">what it sees after walking alone</b>. Where the two differ is <b>drift</b>.</p>
+<p class="rs-quiet">The demo's picture and model are chosen already: press <b>Show the drift</b>.</p></div>"""
+_JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8")
+
+
+class Answer:
+    """Builds its components in the current layout; `stop` is the button that stands elsewhere and is shown while something is made."""
+
+    def __init__(self, watch: Watch, stop: gr.Button) -> None:
+        self.watch, self.stop = watch, stop
+        self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
+        self.film = gr.HTML(_EMPTY, elem_id="look-film", js_on_load=_JS)
+        self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
+        self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
+        self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
+        self.parts = [self.progress, self.film, self.measure, self.curves, self.export, self.stop]
+        """What is drawn of an answer; its newest is kept in the viewer's scene."""
+
+    def drawn(self, place: Place, look: Look) -> dict[Any, Any]:
+        """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `Place.drawing`."""
+        if look.state is None:
+            return {}
+        memory, out, state = place.memory, {}, look.state
+        mark = (
+            look.ticket,
+            state.status,
+            state.what,
+            round(state.share, 2),
+            round(state.seconds) if not state.ended else 0,
+            state.result is not None,
+        )
+        if memory.get("progress") == mark:
+            return {}
+        memory["progress"] = mark
+        out[self.stop] = gr.Button(visible=not state.ended)
+        if state.status == "failed" and state.faults:
+            out[self.progress] = refusal_card(state.faults, state.remedy)
+        else:
+            out |= self._progress(place, state, look.asked)
+        if state.result is not None:
+            out |= self._answered(place, state, look.asked)
+        return out
+
+    def _progress(self, place: Place, state: PreviewState, asked: dict[str, Any]) -> dict[Any, Any]:
+        """The progress where the eye is: above the filmstrip, or, for the curves of a filmstrip that is there, in their place."""
+        card, memory = progress_card(state, asked), place.memory
+        below = not state.ended and "curves" in asked["what"] and memory.get("film") == _without_what(asked)
+        out: dict[Any, Any] = {self.progress: "" if below else card}
+        if below:
+            out[self.curves], out[self.measure] = card, gr.Button(visible=False)
+            memory["below"] = True
+        elif (
+            memory.pop("below", False) and state.status != "done"
+        ):  # the card goes; the curves themselves come with the answer
+            out[self.curves], out[self.measure] = "", gr.Button(visible=True)
+        return out
+
+    def _answered(self, place: Place, state: PreviewState, asked: dict[str, Any]) -> dict[Any, Any]:
+        """The filmstrip as soon as it is there; curves and numbers as they come."""
+        memory, result, out = place.memory, state.result, {}
+        measured = state.status == "done" and "curves" in result
+        film_of = _without_what(asked)
+        try:
+            if memory.get("film") != film_of or is_live(asked):
+                if memory.get("folder") != result["folder"]:
+                    out[self.film] = film(result, self._address, asked)
+                memory["film"] = film_of
+            mark = (result["folder"], measured)
+            if memory.get("export") != mark:
+                out[self.export] = self._export(result, measured)
+                if measured or state.status == "done":
+                    out[self.curves] = self._curves(result) if measured else ""
+                memory["export"] = mark
+            memory["folder"] = result["folder"]
+        # a run's answer comes from its files
+        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError) as error:
+            out[self.progress] = (
+                f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
+            )
+            return out
+        if state.status == "done":
+            out[self.measure] = gr.Button(visible=not measured)
+        return out
+
+    def _curves(self, result: Mapping[str, Any]) -> str:
+        charts = report_charts(read_report(Path(result["report"])))
+        return f'<div class="rs-card"><h4>The curves</h4>{charts}</div>'
+
+    def _export(self, result: Mapping[str, Any], measured: bool) -> str:
+        """What the numbers say in words, all of them in a table, and everything to take away."""
+        stem, strips = f"drift-{Path(str(result['picture'])).stem}", result["strips"]
+        files: list[tuple[str, str, str]] = []  # (what it is, name to take it away under, file)
+        for number, strip in enumerate(strips):
+            of = f" ({strip['label']})" if len(strips) > 1 else ""
+            files.append((f"Filmstrip{of}, PNG", f"{stem}{f'-{number + 1}' if number else ''}.png", strip["filmstrip"]))
+        if measured:
+            files += [
+                (f"{kind.capitalize()}, PNG", f"{stem}-{kind}.png", result[kind])
+                for kind in ("curves", "spectrum")
+                if kind in result
+            ]
+        files += [("Report, JSON", f"{stem}.json", result["report"]), ("Numbers, CSV", f"{stem}.csv", result["csv"])]
+        taken = Path(result["folder"]) / "take"  # goes with the result, when the client forgets it
+        links = [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
+        return (
+            f'<div class="rs-card"><h4>In words and numbers</h4>{words_list(result["words"])}'
+            f"<details><summary>All numbers</summary>{numbers_table(result)}</details>{downloads(links)}</div>"
+        )
+
+    def _address(self, path: str) -> str:
+        return self.watch.previews.own(Path(path))
+
+
+def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:
+    """Everything that is wrong with a request, above the filmstrip, which stays."""
+    items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
+    more = f"<p>{text(remedy)}</p>" if remedy else ""
+    return f'<div class="rs-card rs-bad" role="alert"><h4>This cannot be shown yet</h4><ul>{items}</ul>{more}</div>'
+
+
+def progress_card(state: PreviewState, asked: Mapping[str, Any] | None) -> str:
+    """How far it is, in a share and in words; or what went wrong and what to do."""
+    if state.status in ("done", "cancelled"):
+        return ""
+    if state.status in ("failed", "unknown"):
+        return f'<div class="rs-card rs-bad" role="alert"><h4>No picture this time</h4><p>{text(state.message)}</p><p>{text(state.remedy)}</p></div>'
+    live = is_live(asked)
+    if state.result is not None:
+        what = f"The filmstrip is there. Measuring the curves ({state.what})"
+    elif state.status == "waiting":
+        what = state.what.capitalize() if live else "Getting ready: the first time this takes a few seconds"
+    else:
+        what = state.what.capitalize()
+    more = " The run answers between two training steps, with its weights of that moment." if live else ""
+    return (
+        f'<div class="rs-card rs-look-busy" role="status"><div class="rs-busy-words"><span>{text(what)} …{more}</span><b>{100 * state.share:.0f} % · {duration(max(1.0, state.seconds))}</b></div>'
+        f'<div class="rs-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * state.share:.0f}">'
+        f'<i style="width:{max(2.0, 100 * state.share):.0f}%"></i></div></div>'
+    )  # fmt: skip
+
+
+def _without_what(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request shows, however much of it is measured."""
+    return {name: value for name, value in asked.items() if name != "what"}

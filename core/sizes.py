@@ -1,0 +1,12 @@
+"""Sizes in bytes, as a person reads them."""
+
+
+def size(count: float | None) -> str:
+    """Bytes with the unit that fits, in powers of 1024: "512 bytes", "9.5 KiB", "1.2 GiB"; "–" when unknown."""
+    if count is None:
+        return "–"
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
