@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..config import RunConfig
 from ..config.rules import PREFIX, idle_rollout, in_paper_mode, reflexflow_on
-from .cost import CALLS_PER_STEP, blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
+from .cost import CALLS_PER_STEP, blur_factor, guidance_of, offset_distribution, plain_step_in_forwards
 from .plain_grid import PlainGrid, PlainLevel, grid_of
 
 CAUTION = "Scheduled sampling is experimental"
@@ -21,7 +21,7 @@ def least_noise_is_below_the_path(config: RunConfig) -> bool:
 class Walk:
     """What the longest walk of a rolled row takes, in forwards of the network.
 
-    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's look at the clean
+    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with classifier-free guidance); `clean`: ReflexFlow's look at the clean
     state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
     by the training pass itself, so `evaluations` is 0 there.)
     """
@@ -42,7 +42,7 @@ def longest_walk(config: RunConfig) -> Walk:
     rollout, training = config.rollout, config.training
     if not rollout.walks:
         return Walk(0, 0, 0, 0, 0.0)
-    forwards, reflexflow = forwards_per_evaluation(rollout), reflexflow_on(config) is not False
+    forwards, reflexflow = guidance_of(config).evaluations(rollout.guidance), reflexflow_on(config) is not False
     if in_paper_mode(config):
         return Walk(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
     return Walk(rollout.max_step_offset, CALLS_PER_STEP[rollout.sampler], forwards, 1 if reflexflow else 0, 0.0)

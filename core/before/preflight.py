@@ -17,6 +17,7 @@ from pathlib import Path
 from .. import platform_calls
 from ..config import ModelConfig, RunConfig, idle_remarks
 from ..config.options import did_you_mean
+from ..config.rules import negative_prompt_is_idle
 from ..data import Item, Scan, bucket_counts, scan, scan_probe, split_holdout
 from ..data.holdout import FEWEST
 from ..data.scanning import Progress, located
@@ -76,6 +77,7 @@ def preflight(
     findings += about_model
     if model is not None:
         findings += _resolution(config, model)
+        findings += _negative_prompt(config, model)
     findings += _device(config)
     findings += _packages(config)
     output = list(_output(run_dir, runs_dir))
@@ -276,6 +278,15 @@ def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple
             )
         ]
     return [] if refusal is None else [(f"{folder} {refusal.why}", refusal.remedy)]
+
+
+def _negative_prompt(config: RunConfig, model: ModelFacts) -> Iterable[Finding]:
+    """Where only the checkpoint says its family; a family that the config names is judged by the rules (`idle_remarks`)."""
+    idle = negative_prompt_is_idle(model.family)
+    if idle is not None and config.model.model_family == "auto" and config.validation.negative_prompt:
+        yield Finding(
+            "note", idle.options[0], idle.sentence(list(idle.options)), "Leave it empty.", "negative-prompt-idle"
+        )
 
 
 def offline_variable() -> str | None:

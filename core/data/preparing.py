@@ -41,6 +41,10 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     Call it before adapters or checkpoints change the model's weights (class pictures show the untrained model) and
     before `model.free_text_encoders()`; afterwards neither the text encoders nor the VAE is needed for training.
 
+    In stages, so that what is large need not be in memory together: captions; then the text encoders go, where they must make room
+    (`model.encoders_must_go`), after the prompts of the pictures to come were encoded; then the network, if class pictures are missing;
+    latents. Where nothing is drawn the network is not opened here at all.
+
     Latents are the mode of the VAE's posterior, so that they can be cached; each picture is encoded by itself, so that
     an entry does not depend on what else was in the batch. The caption dropped by caption dropout is
     `model.unconditional()`, what inference uses.
@@ -66,7 +70,23 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     problems += probe_problems
     if config.drift.data_dir is None:
         probe_items = held_out
-    class_items, generated, class_problems = _class_pictures(model, config, scan, cache_dir, progress)
+    class_folder, class_items, class_problems = _class_pictures(model, config, scan, cache_dir)
+    missing = data.num_class_images - len(class_items) if data.with_prior_preservation else 0
+
+    text = _Text(model, cache_dir)
+    captions = [item.caption for item in (*trained, *class_items, *probe_items)]
+    captions += [data.class_prompt] if missing > 0 else []
+    captions += [""] if data.caption_dropout_probability > 0 else []
+    problems += text.make(captions, progress)
+    if model.encoders_must_go:
+        _remember_prompts(model, config)
+        model.free_text_encoders()
+    if missing > 0:
+        _generate(model, config, class_folder, missing, progress)
+        class_items, class_problems = scan_class_folder(class_folder, data)
+        if data.class_data_dir is None:
+            class_items = class_items[: data.num_class_images]
+        problems += text.make([item.caption for item in class_items], progress)
     problems += class_problems
 
     shapes = bucket_counts(trained)
@@ -84,12 +104,6 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     for item in (*probe_items, *training_probe_items):
         latents.want(item, bucket, (False,))
     problems += latents.make(progress)
-
-    captions = dict.fromkeys(item.caption for item in (*trained, *class_items, *probe_items))
-    if data.caption_dropout_probability > 0:
-        captions[""] = None
-    text = _Text(model, cache_dir)
-    problems += text.make(list(captions), progress)
 
     def row(item: Item, shape: Size, prefix: str = "") -> Row:
         mirrored = latents.key(item, shape, True) if data.random_flip else None
@@ -128,11 +142,18 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         caption_dropout=data.caption_dropout_probability,
         problems=problems,
         counts=Counts(
-            latents.reused + text.reused, latents.made + text.made, latents.rebuilt + text.rebuilt, generated
+            latents.reused + text.reused, latents.made + text.made, latents.rebuilt + text.rebuilt, max(0, missing)
         ),
         probe=probe(probe_items, held_out=True),
         training_probe=probe(training_probe_items, held_out=False),
     )
+
+
+def _remember_prompts(model, config) -> None:
+    """Let the model know the prompts of the pictures that it will draw, while it has its text encoders."""
+    asked, drawn = config.validation, config.data.with_prior_preservation
+    model.remember([*asked.prompts, *([config.data.class_prompt] if drawn else [])])
+    model.remember([asked.negative_prompt, ""], negative=True)
 
 
 def _check_shapes(model, shapes: Iterable[Size]) -> None:
@@ -157,25 +178,17 @@ def _pick(items: Iterable[Item], drift) -> list[Item]:
 # Class pictures -------------------------------------------------------------------------------------------------------
 
 
-def _class_pictures(
-    model, config, scan: Scan, cache_dir: Path, progress: Progress
-) -> tuple[tuple[Item, ...], int, list[Finding]]:
-    """(class pictures, how many of them were generated now, findings)."""
+def _class_pictures(model, config, scan: Scan, cache_dir: Path) -> tuple[Path | None, tuple[Item, ...], list[Finding]]:
+    """(their folder, those that are there, findings); None and none without prior preservation."""
     data = config.data
     if not data.with_prior_preservation:
-        return (), 0, []
-    own_folder = data.class_data_dir is not None
-    folder = located(data.class_data_dir) if own_folder else cache_dir / "class" / _class_key(model, config)
-    items, problems = scan.class_items, []
-    if not own_folder and folder.exists():
-        items, problems = scan_class_folder(folder, data)
-    missing = data.num_class_images - len(items)
-    if missing > 0:
-        _generate(model, config, folder, missing, progress)
-        items, problems = scan_class_folder(folder, data)
-    if not own_folder:  # what an earlier run with a larger number left there must not change this one
-        items = items[: data.num_class_images]
-    return items, max(0, missing), problems
+        return None, (), []
+    if data.class_data_dir is not None:
+        return located(data.class_data_dir), scan.class_items, []
+    folder = cache_dir / "class" / _class_key(model, config)
+    items, problems = scan_class_folder(folder, data) if folder.exists() else ((), [])
+    # what an earlier run with a larger number left there must not change this one
+    return folder, items[: data.num_class_images], problems
 
 
 def _class_key(model, config) -> str:
@@ -388,8 +401,11 @@ class _Text:
         self.reused = self.made = self.rebuilt = 0
 
     def make(self, captions: list[str], progress: Progress) -> list[Finding]:
+        """Have every caption in the cache; those that an earlier call had are not looked at again."""
         self.cache.remove_leftovers()
         problems, absent = [], []
+        captions = [caption for caption in dict.fromkeys(captions) if caption not in self.keys]
+        earlier = self.reused + self.made
         for caption in captions:
             key = key_of(kind="text", text=caption, unconditional=caption == "", encoders=self.encoders)
             self.keys[caption] = key
@@ -402,7 +418,7 @@ class _Text:
                 continue
             self.store.keep(key, tensors)
             self.reused += 1
-            progress("captions", self.reused, len(captions))
+            progress("captions", self.reused - earlier, len(captions))
         for caption, tensors in self._encode(absent):
             if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
                 raise DatasetError(
@@ -412,7 +428,7 @@ class _Text:
             self.cache.write(self.keys[caption], tensors)
             self.store.keep(self.keys[caption], tensors)
             self.made += 1
-            progress("captions", self.reused + self.made, len(captions))
+            progress("captions", self.reused + self.made - earlier, len(captions))
         return problems
 
     def _encode(self, captions: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:

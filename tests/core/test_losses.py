@@ -12,6 +12,7 @@ from rollout_studio.core.before.plain_grid import grid_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.families.conditioning import Conditioning
+from rollout_studio.core.families.guidance import CLASSIFIER_FREE
 from rollout_studio.core.maths.noise import Level, consistent_target, prediction_from_output
 from rollout_studio.core.maths.reflexflow import anti_drift, frequency_weight
 from rollout_studio.core.maths.rollout import (
@@ -65,6 +66,8 @@ class Network(nn.Module):
 
 class Model:
     """As much of a model as the loss of a batch asks for."""
+
+    guidance = CLASSIFIER_FREE
 
     def __init__(self, dropout: bool = False, prediction_type: str = "flow_matching"):
         self.prediction_type = prediction_type

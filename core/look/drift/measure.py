@@ -62,18 +62,18 @@ def _groups(probe_set: ProbeSet, settings: Settings) -> list[_Group]:
     return groups
 
 
-def expected_rows(settings: Settings, samples: int, trajectory_steps: int) -> int:
+def expected_rows(settings: Settings, samples: int, trajectory_steps: int, evaluations: int) -> int:
     """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise
-    cost less."""
-    evaluations = make_solver(settings.sampler, settings.order).calls_per_step
+    cost less. `evaluations`: network rows for each row at the guidance of the settings."""
+    calls = make_solver(settings.sampler, settings.order).calls_per_step
     levels, walked = len(settings.levels), sum(settings.offsets)
     rows = samples * (
-        len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * walked + len(settings.offsets))
+        len({*settings.levels, *settings.loss_levels}) + levels * (calls * walked + len(settings.offsets))
     )
     fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
-    rows += min(samples, settings.fine_samples) * levels * evaluations * fine * settings.fine_factor
-    rows += min(samples, settings.trajectory_samples) * (evaluations * (trajectory_steps - 1) + settings.shown + 1)
-    return rows * (2 if settings.guidance > 1 else 1)
+    rows += min(samples, settings.fine_samples) * levels * calls * fine * settings.fine_factor
+    rows += min(samples, settings.trajectory_samples) * (calls * (trajectory_steps - 1) + settings.shown + 1)
+    return rows * evaluations
 
 
 def measure(
@@ -113,6 +113,7 @@ def measure(
     if base is not None:
         kinds.append(("base", base))
 
+    evaluations = model.guidance.evaluations(settings.guidance)
     work, print_of_probe = [], hashlib.sha256()
     # then the training pictures are all there is to show
     alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)
@@ -130,7 +131,8 @@ def measure(
             print_of_probe.update(repr(group.numbers).encode())
             print_of_probe.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.numpy().tobytes())
     total = len(kinds) * sum(
-        expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps) for _, own, groups, _, walks in work
+        expected_rows(own, sum(len(g.numbers) for g in groups), walks[0].steps, evaluations)
+        for _, own, groups, _, walks in work
     )
 
     for kind, context in kinds:
@@ -159,6 +161,7 @@ def measure(
                         grid=grid,
                         trajectory_grid=walk,
                         settings=mine,
+                        evaluations=evaluations,
                         numbers=group.numbers,
                         rings=rings,
                         tick=tick,

@@ -171,8 +171,13 @@ def show(
     strips = [strip_settings(request, variant.walk) for variant in variants]
     curves = [curve_settings(request, variant.walk) for variant in variants] if set(request.what) != {"strip"} else []
     steps = [round(ends["steps"]) + 1 for ends in walked]
-    strip_work = [drift.expected_rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
-    curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
+    evaluations = model.guidance.evaluations
+    strip_work = [
+        drift.expected_rows(each, 1, n, evaluations(each.guidance)) for each, n in zip(strips, steps, strict=True)
+    ]
+    curve_work = [
+        drift.expected_rows(each, each.samples, each.grid_steps, evaluations(each.guidance)) for each in curves
+    ]
     drawing = (CURVES_WORK if "curves" in request.what else 0) + (SPECTRUM_WORK if "spectrum" in request.what else 0)
     progress = _Progress(sum(strip_work) + STRIP_WORK * len(variants) + sum(curve_work) + drawing, tell, should_stop)
     probe = [ProbeSet((seen.latents,), (seen.conditioning,), (seen.caption,), request.role)]
