@@ -222,7 +222,7 @@ class _Probe:
 
     def prediction(self, model: "Model", state: Mapping[str, Tensor] | None = None) -> Tensor:
         """In eval mode, with `state` in place of the model's current weights."""
-        from ..families.base import evaluating
+        from ..families.modes import evaluating
 
         with evaluating(model.denoiser), _weights(model, state) if state is not None else nullcontext():
             return model.denoise(self.x, self.t, self.cond)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ..families.guidance import CLASSIFIER_FREE, Guidance
+from ..families.known import known_family
 from ..maths.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ def offset_distribution(strategy: Strategy, maximum: int) -> list[float]:
     return early if strategy == "biased_early" else early[::-1]
 
 
-def forwards_per_evaluation(rollout: "RolloutConfig") -> int:
-    """Forwards that one evaluation inside the rollout takes: 2 with guidance, else 1. `network_rows` counts them."""
-    return 2 if rollout.guidance > 1 else 1
+def guidance_of(config: "RunConfig") -> Guidance:
+    """How the config's model is guided; where its family is not known, the way that costs most."""
+    family = known_family(config.model)
+    return CLASSIFIER_FREE if family is None else family.guidance
 
 
 def plain_step_in_forwards(model_type: Literal["lora", "full"], gradient_checkpointing: bool) -> float:
@@ -63,7 +66,11 @@ class Cost:
 
 
 def expected_cost(
-    rollout: "RolloutConfig", c: float = 2.0, reflexflow: bool = False, probability: float | None = None
+    rollout: "RolloutConfig",
+    c: float = 2.0,
+    reflexflow: bool = False,
+    probability: float | None = None,
+    guidance: Guidance = CLASSIFIER_FREE,
 ) -> Cost:
     """The cost that the options imply, before any offset is reduced at the noisy end of the grid (so an upper estimate).
 
@@ -85,7 +92,7 @@ def expected_cost(
         most = 1 + c
         mean = probability * most
     else:
-        each = SOLVERS[rollout.sampler].calls_per_step * forwards_per_evaluation(rollout)
+        each = SOLVERS[rollout.sampler].calls_per_step * guidance.evaluations(rollout.guidance)
         most = each * rollout.max_step_offset + (1 if reflexflow else 0)
         mean = probability * (
             each * sum(k * chance for k, chance in enumerate(chances)) + (rolled if reflexflow else 0)
@@ -115,8 +122,9 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     c = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
     count = min(training.max_train_steps, 1000)
     chances = [rollout.probability_at(i * training.max_train_steps // count) for i in range(count)]
-    mean = expected_cost(rollout, c, reflexflow, probability=sum(chances) / count)
-    peak = expected_cost(rollout, c, reflexflow, probability=max(chances))
+    guidance = guidance_of(config)
+    mean = expected_cost(rollout, c, reflexflow, sum(chances) / count, guidance)
+    peak = expected_cost(rollout, c, reflexflow, max(chances), guidance)
     return RunCost(
         mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time
     )

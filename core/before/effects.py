@@ -6,7 +6,7 @@ from ..config import RunConfig
 from ..config.rules import PREFIX, idle_rules, in_paper_mode, reflexflow_on
 from ..maths.grid import Level, sources
 from ..maths.solvers import SOLVERS
-from .cost import blur_factor, forwards_per_evaluation, offset_distribution, plain_step_in_forwards
+from .cost import blur_factor, guidance_of, offset_distribution, plain_step_in_forwards
 from .run_schedule import RunSchedule, schedule_of
 
 CAUTION = "Scheduled sampling is experimental"
@@ -23,7 +23,7 @@ def least_noise_is_below_the_path(config: RunConfig) -> bool:
 class Walk:
     """What the longest rollout of a row takes, in forwards of the network.
 
-    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with guidance); `clean`: ReflexFlow's evaluation of the
+    `evaluations`: of each solver step; `forwards`: of each evaluation (2 with classifier-free guidance); `clean`: ReflexFlow's evaluation of the
     clean state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
     by the training pass itself, so `evaluations` is 0 there.)
     """
@@ -44,7 +44,7 @@ def longest_walk(config: RunConfig) -> Walk:
     rollout, training = config.rollout, config.training
     if not rollout.walks:
         return Walk(0, 0, 0, 0, 0.0)
-    forwards, reflexflow = forwards_per_evaluation(rollout), reflexflow_on(config) is not False
+    forwards, reflexflow = guidance_of(config).evaluations(rollout.guidance), reflexflow_on(config) is not False
     if in_paper_mode(config):
         return Walk(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
     return Walk(rollout.max_step_offset, SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0)

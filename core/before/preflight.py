@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     data.class_pictures,
     model.model,
     model.resolution,
+    model.negative_prompt,
     computing.device,
     computing.precision,
     computing.eight_bit_optimizer,

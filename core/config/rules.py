@@ -7,6 +7,8 @@ rules need nothing but the config itself; what needs the grid of its noise level
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ..families.facts import FamilyFacts
+from ..families.registry import FAMILIES
 from .flat import OPTIONS, RunConfig, differences
 from .options import shown
 from .sections import LoraConfig, RolloutConfig, probability_at
@@ -212,8 +214,19 @@ def _named(*fields: str) -> tuple[str, ...]:
     return tuple(PREFIX + field for field in fields)
 
 
+def negative_prompt_is_idle(family: FamilyFacts | None) -> Idle | None:
+    """The rule that a family without a second row for guidance leaves negative prompts without effect; None where it does not hold."""
+    if family is None or family.guidance.takes_negative:
+        return None
+    return Idle(
+        ("validation_negative_prompt",), f"{family.label} has no classifier-free guidance, and so no negative prompt"
+    )
+
+
 def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
-    training = config.training
+    training, no_negative = config.training, negative_prompt_is_idle(FAMILIES.get(config.model.model_family))
+    if no_negative is not None:
+        yield no_negative
     if not config.data.with_prior_preservation:
         idle: tuple[str, ...] = (
             "class_prompt",

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
 
@@ -13,25 +14,38 @@ from .scanning import Item, Scan, located, scan_class_folder
 _TOGETHER = 4  # pictures per call of the pipeline
 
 
-def class_pictures(
-    model, config, scan: Scan, cache_dir: Path, progress: Progress
-) -> tuple[tuple[Item, ...], int, list[Finding]]:
-    """(class pictures, how many of them were generated now, findings)."""
+@dataclass(frozen=True)
+class ClassPictures:
+    """`items`: the pictures that are there; `missing`: how many more the config wants; `folder`: where those go."""
+
+    folder: Path | None
+    items: tuple[Item, ...]
+    missing: int
+    problems: list[Finding]
+
+
+def existing_class_pictures(model, config, scan: Scan, cache_dir: Path) -> ClassPictures:
+    """Those of the given folder, or those that an earlier run generated into the cache."""
     data = config.data
     if not data.with_prior_preservation:
-        return (), 0, []
-    own_folder = data.class_data_dir is not None
-    folder = located(data.class_data_dir) if own_folder else cache_dir / "class" / _class_key(model, config)
-    items, problems = scan.class_items, []
-    if not own_folder and folder.exists():
-        items, problems = scan_class_folder(folder, data)
-    missing = data.num_class_images - len(items)
-    if missing > 0:
-        _generate(model, config, folder, missing, progress)
-        items, problems = scan_class_folder(folder, data)
-    if not own_folder:  # what an earlier run with a larger number left there must not change this one
-        items = items[: data.num_class_images]
-    return items, max(0, missing), problems
+        return ClassPictures(None, (), 0, [])
+    if data.class_data_dir is not None:
+        folder, items, problems = located(data.class_data_dir), scan.class_items, []
+    else:
+        folder = cache_dir / "class" / _class_key(model, config)
+        items, problems = scan_class_folder(folder, data) if folder.exists() else ((), [])
+        items = items[: data.num_class_images]  # an earlier run may have wanted more: they must not change this one
+    return ClassPictures(folder, items, max(0, data.num_class_images - len(items)), problems)
+
+
+def with_generated(found: ClassPictures, model, config, progress: Progress) -> ClassPictures:
+    """The same with what was missing, drawn by the untrained model."""
+    assert found.folder is not None  # where something is missing there is a place for it
+    _generate(model, config, found.folder, found.missing, progress)
+    items, problems = scan_class_folder(found.folder, config.data)
+    if config.data.class_data_dir is None:
+        items = items[: config.data.num_class_images]
+    return ClassPictures(found.folder, items, 0, problems)
 
 
 def _class_key(model, config) -> str:

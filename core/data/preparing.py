@@ -18,7 +18,7 @@ from . import pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
 from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of
-from .class_pictures import class_pictures
+from .class_pictures import existing_class_pictures, with_generated
 from .holdout import scan_probe, split_holdout
 from .progress import Progress, throttled
 from .scanning import Item, Scan, bucket_counts
@@ -62,25 +62,38 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     data = config.data
     trained, held_out = split_holdout(scan, config.drift)
     probe_items, probe_problems = scan_probe(data, config.drift)
-    class_items, generated, class_problems = class_pictures(model, config, scan, cache_dir, progress)
     shapes = bucket_counts(trained)
     _check_shapes(model, shapes)
-    same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
-    chosen = _Chosen(
-        trained, class_items, shapes, probe=_pick(held_out if config.drift.data_dir is None else probe_items, config.drift),
-        training_probe=_pick(same_shape, config.drift),
-    )  # fmt: skip
+    probe = _pick(held_out if config.drift.data_dir is None else probe_items, config.drift)
+    classes = existing_class_pictures(model, config, scan, cache_dir)
 
+    text = _Text(model, cache_dir)
+    captions = [item.caption for item in (*trained, *classes.items, *probe)]
+    captions += [data.class_prompt] if classes.missing else []
+    captions += [""] if data.caption_dropout_probability > 0 else []
+    text_problems = text.make(captions, progress)
+    if model.encoders_must_go:
+        _remember_prompts(model, config)
+        model.free_text_encoders()
+    generated = classes.missing
+    if generated:
+        classes = with_generated(classes, model, config, progress)
+        text_problems += text.make([item.caption for item in classes.items], progress)
+
+    same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
+    chosen = _Chosen(trained, classes.items, shapes, probe, training_probe=_pick(same_shape, config.drift))
     latents = _Latents(model, data, cache_dir)
     latents.want_all(chosen)
     latent_problems = latents.make(progress)
-    captions = dict.fromkeys(item.caption for item in (*trained, *class_items, *chosen.probe))
-    if data.caption_dropout_probability > 0:
-        captions[""] = None
-    text = _Text(model, cache_dir)
-    text_problems = text.make(list(captions), progress)
-    problems = [*probe_problems, *class_problems, *latent_problems, *text_problems]
+    problems = [*probe_problems, *classes.problems, *latent_problems, *text_problems]
     return _prepared(model, config, chosen, latents, text, problems, generated)
+
+
+def _remember_prompts(model, config) -> None:
+    """Let the model know the prompts of the pictures that it will draw, while it has its text encoders."""
+    validation, drawn = config.validation, config.data.with_prior_preservation
+    model.remember([*validation.prompts, *([config.data.class_prompt] if drawn else [])])
+    model.remember([validation.negative_prompt, ""], negative=True)
 
 
 @dataclass(frozen=True)

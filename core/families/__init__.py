@@ -1,8 +1,8 @@
-"""Model families: everything that differs between model kinds, behind one `Model` (see `base.Model`).
+"""Model families: everything that differs between model kinds, behind one `Model` (see `base`).
 
-`load_model` opens a model; `source.locate` and the facts (`registry.FAMILIES`) answer questions about one without torch. To add a
-family: a folder with its facts (`__init__.py`) and its `Model` (`model.py`), its pipeline in `tests/tiny.py`;
-`tests/core/test_families.py` greets you.
+`load_model` opens a model; `source.locate`, `known.known_family` and the facts (`registry.FAMILIES`) answer questions about one without
+torch. To add a family: a folder with its facts (`__init__.py`) and its `Model` (`model.py`, which says what `base.Family` lists), a
+preset, its pipeline in `tests/tiny.py`; `tests/core/test_families.py` greets you, and `tools/family_table.py` writes docs/families.md.
 """
 
 from typing import TYPE_CHECKING, Protocol, cast
@@ -51,8 +51,8 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
             `variant`, `base_model_precision`, `prediction_type`, `device`.
         flow_shift: the static shift with which training times are drawn; None = the checkpoint's. It never changes the
             inference schedule.
-        for_training: the denoiser is left in train mode (else in eval mode). Every weight is frozen either way:
-            `core.adapters` opens what shall train.
+        for_training: the network is opened when it is first asked for (`Model.denoiser`), and in train mode; else at once, in eval mode.
+            Every weight is frozen either way: `core.adapters` opens what shall train.
 
     Raises: ModelError (with a remedy) for a missing, gated, pickled, unsupported or contradictory model, or a device
         that is not there.

@@ -1,26 +1,23 @@
 """What a model family must say, and everything that follows from it.
 
-The rest of the core sees a `Model` only: latents are what the VAE gave, scaled; times are the noise path's (`t` = sigma
-for flow, the fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise -
-x0`. What a checkpoint's network, pipeline and scheduler want instead is converted in the family's folder and
-nowhere else. What differs lives in small methods, marked "family:" below. The standing test (`tests/core/test_families.py`)
-compares each with its stock diffusers pipeline.
+The rest of the core sees a `Model` only: latents are what its codec gave; times are the noise path's (`t` = sigma for flow, the
+fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise - x0`. What a checkpoint's
+network, pipeline and scheduler want instead is converted in the family's folder and nowhere else: `Family` is what it says there. A
+model is put together from parts: a `LatentCodec` (pixels and latents), a `Layout` (latents and the network's arguments), a `Guidance`,
+a `PromptEncoder` and its `Times`. The standing test (`tests/core/test_families.py`) compares each family with its stock diffusers
+pipeline.
 """
 
-import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from functools import cached_property
+from typing import Any, ClassVar, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..maths.grid import falling
 from ..maths.noise import (
     NoisePath,
     Prediction,
@@ -29,15 +26,20 @@ from ..maths.noise import (
     VariancePreserving,
     prediction_from_output,
 )
-from ..randomness import kept_random_state
+from . import sampling
+from .codec import LatentCodec, ScaledVae
 from .conditioning import Conditioning, Frame, Prompt
 from .facts import FamilyFacts, Geometry, PartConfigs
-from .schedule import flow_shift, flow_training_times, table_training_times
-from .source import ModelError, Source, hub_error
+from .guidance import Guidance, Unguided
+from .layout import AsIs, Layout
+from .loading import Loader
+from .prompts import PromptEncoder
+from .source import ModelError, Source
+from .times import Times
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KNOWN_PROMPTS = 32
-"""So many prompts that `sample` met are remembered, so that validation pictures need no text encoder a second time."""
+ENCODERS_BESIDE_NETWORK = 1 << 30
+"""Bytes of text encoders that may stay in a CPU's memory while the network trains there."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -54,33 +56,108 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every sub-module is in the mode in which it was."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-class Model(ABC):
-    """One loaded model of one family.
+class Family(ABC):
+    """What a family says of its models; the rest follows (`Model`).
 
     Attributes:
         facts: what is known of the family without a checkpoint.
         pipe: the stock diffusers pipeline; its components are the ones used here.
-        noise_path, prediction_type: how to read `denoise`'s output (`noise.prediction_from_output`).
+        source: where it came from.
         device, dtype: where the network runs and in which precision its frozen weights are. The VAE is always float32.
-        latent_scale: pixels per latent cell and side.
-        size_multiple: the sides of pictures must be multiples of it, in pixels.
-        default_steps, default_guidance, default_size: what a bare `pipe(prompt)` uses.
     """
 
     facts: ClassVar[FamilyFacts]
+    codec_class: ClassVar[type[LatentCodec]] = ScaledVae
+    layout: ClassVar[Layout] = AsIs()
+
+    def __init__(self, pipe: Any, source: Source, *, device: torch.device, dtype: torch.dtype):
+        self.pipe, self.source, self.device, self.dtype = pipe, source, device, dtype
+
+    @property
+    def network_config(self) -> Mapping[str, Any]:
+        """The network's config, as its class has it (also before its weights are there)."""
+        return getattr(self.pipe, self.facts.component).config
+
+    @property
+    def part_configs(self) -> PartConfigs:
+        """The configs of the network and the VAE, as `facts` reads them."""
+        return {self.facts.component: dict(self.network_config), "vae": dict(self.pipe.vae.config)}
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        return self.facts.geometry(self.part_configs)
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent cell and side."""
+        return cast(int, self.geometry.pixels_per_latent)  # a model that opened has a VAE whose config says it
+
+    @property
+    def size_multiple(self) -> int:
+        """The sides of pictures must be multiples of it, in pixels: the network takes whole tokens."""
+        return self.latent_scale * self.geometry.cells_per_token
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
+        size = self.network_config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.latent_scale, width * self.latent_scale
+
+    def checkpoint_prediction(self) -> PredictionType:
+        """What the checkpoint's own scheduler says that the network predicts."""
+        return "flow_matching"
+
+    def checkpoint_guidance(self) -> Guidance:
+        """The family's form of guidance, or another one where this checkpoint has it."""
+        return self.facts.guidance
+
+    def check(self, prediction: PredictionType) -> None:
+        """Refuse checkpoints of the right class that cannot be trained; `prediction`: what is to be trained. Raises ModelError."""
+        refusal = self.facts.refuse(self.part_configs)
+        if refusal is not None:
+            raise ModelError(f"'{self.source.name}' {refusal.why}", refusal.remedy)
+
+    @abstractmethod
+    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
+        """The pipeline's own encoding of one prompt, without the batch axis."""
+
+    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """One batch on the device. Where prompts differ in length: pad and add a mask."""
+        return Conditioning({key: torch.stack([one[key] for one in prompts]).to(self.device) for key in prompts[0]})
+
+    def framed(self, cond: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """With what the network is given of each row's picture. `frames`: one for each row."""
+        return cond
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Core's time (B,) float32 -> what the network's time embedding wants."""
+        return t
+
+    @abstractmethod
+    def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """One call of the network at x (B, C, h, w), with `timestep` as `network_time` gave it; the output in core's sign, like x."""
+
+    @abstractmethod
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
+        """The stock pipeline's arguments for prompts that are encoded already. `negative` None: no second row."""
+
+    def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """What the stock pipeline gives as latents -> (B, C, height, width)."""
+        return self.layout.from_network(latents, height, width)
+
+    def lora_options(self) -> dict[str, Any]:
+        """Further arguments of the pipeline's `lora_state_dict`, which reads LoRA files."""
+        return {}
+
+
+class Loaded(Family):
+    """The parts of one model in memory: opened, frozen, freed.
+
+    Attributes, beside those of `Family`:
+        codec, guidance: see their modules; the layout belongs to the class.
+        noise_path, prediction_type: how to read `denoise`'s output (`noise.prediction_from_output`).
+    """
 
     def __init__(
         self,
@@ -91,20 +168,25 @@ class Model(ABC):
         device: torch.device,
         dtype: torch.dtype,
         flow_shift: float | None,
+        open_network: Callable[[], nn.Module] | None = None,
     ):
-        self.pipe, self.source, self.device, self.dtype = pipe, source, device, dtype
+        """`open_network`: gives the network when it is first asked for; None = the pipeline has it."""
+        super().__init__(pipe, source, device=device, dtype=dtype)
+        self._open_network = open_network
         self.prediction_type = self._choose_prediction(prediction_type)
-        self.noise_path: NoisePath = self.make_noise_path()
         if flow_shift is not None and not self.is_flow:
             raise ModelError(
                 f"flow_schedule_shift = {flow_shift}, but {self.name} is no flow model.",
                 "Leave flow_schedule_shift out.",
             )
-        self._flow_shift = flow_shift
-        self._text_encoders_freed = self._vae_parked = False
-        self._vae_users = 0
-        self._known: dict[tuple[str, bool], Prompt] = {}
-        self._check()
+        self.check(self.prediction_type)
+        self.noise_path: NoisePath = (
+            RectifiedFlow() if self.is_flow else VariancePreserving(pipe.scheduler.alphas_cumprod.clone())
+        )
+        self.guidance = self.checkpoint_guidance()
+        self.codec = self.codec_class(pipe.vae, device)
+        self._text = PromptEncoder(pipe, self.facts.text_encoders, self.encode_prompt, self._text_encoders_again)
+        self._times = Times(pipe, self.facts.schedule, self.geometry, is_flow=self.is_flow, flow_shift=flow_shift)
 
     @classmethod
     def open(
@@ -116,46 +198,35 @@ class Model(ABC):
         device: str,
         flow_shift: float | None,
         for_training: bool,
-    ) -> "Model":
-        """Load the pipeline's components, freeze every weight, and move them to the device."""
+    ) -> Self:
+        """Load the pipeline's components, freeze every weight, and move them to the device.
+
+        `for_training`: the network is opened when it is first asked for, so that the text encoders may be gone by then, and in train mode.
+        """
         dtype, place = DTYPES[precision], resolve_device(device)
-        pipe = cls.open_pipeline(source, dtype)
-        for part in pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-        model = cls(
-            pipe.to(place), source, prediction_type=prediction_type, device=place, dtype=dtype, flow_shift=flow_shift
+        loader = Loader(cls.facts, source, dtype)
+        pipe = loader.before_network() if for_training else loader.pipeline()
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and not (for_training and name == cls.facts.component):
+                part.requires_grad_(False).eval().to(place)
+
+        def open_network() -> nn.Module:
+            return loader.network().requires_grad_(False).to(place).train()
+
+        return cls(
+            pipe,
+            source,
+            prediction_type=prediction_type,
+            device=place,
+            dtype=dtype,
+            flow_shift=flow_shift,
+            open_network=open_network if for_training else None,
         )
-        model.denoiser.train(for_training)
-        return model
 
     @classmethod
     def open_pipeline(cls, source: Source, dtype: torch.dtype, without: Sequence[str] = ()) -> Any:
-        """The stock pipeline of `source` on the CPU, lacking the components named in `without`; the VAE in float32.
-
-        Only safetensors are read: a pickled weight file may run any code when opened.
-        """
-        from huggingface_hub import errors
-
-        # Names that the saved pipeline does not know may not be passed; those saved as "none" must be, as None.
-        none = {part: None for part in (*source.absent, *cls.facts.unused, *without) if part in source.index}
-        try:
-            with _without_progress_bars():
-                pipe = _pipeline_class(cls.facts.pipelines[0]).from_pretrained(
-                    source.location,
-                    revision=source.revision,
-                    variant=source.variant,
-                    use_safetensors=True,
-                    dtype={"vae": torch.float32, "default": dtype},
-                    **cls.loading_options(),
-                    **none,
-                )
-        except (OSError, ValueError, errors.HfHubHTTPError) as error:
-            raise _loading_error(source, error) from error
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    # What the rest of the core uses ----------------------------------------------------------------------------------
+        """The stock pipeline of `source` on the CPU, lacking the components named in `without`; the VAE in float32."""
+        return Loader(cls.facts, source, dtype).pipeline(without)
 
     @property
     def name(self) -> str:
@@ -167,46 +238,87 @@ class Model(ABC):
         return self.facts.component
 
     @property
-    def part_configs(self) -> PartConfigs:
-        """The configs of the network and the VAE, as `facts` reads them."""
-        return {self.component: dict(self.denoiser.config), "vae": dict(self.vae.config)}
-
-    @cached_property
-    def geometry(self) -> Geometry:
-        return self.facts.geometry(self.part_configs)
-
-    @property
     def denoiser(self) -> nn.Module:
-        """The network that is trained: the pipeline's unet or transformer."""
+        """The network that is trained: the pipeline's unet or transformer. The first call may open it, which takes its time."""
+        if self._open_network is not None:
+            setattr(self.pipe, self.component, self._open_network())
+            self._open_network = None
         return getattr(self.pipe, self.component)
 
     @property
     def vae(self) -> nn.Module:
-        return self.pipe.vae
+        return self.codec.vae
 
     @property
     def is_flow(self) -> bool:
         return self.prediction_type == "flow_matching"
 
     @property
-    def latent_scale(self) -> int:
-        return cast(int, self.geometry.pixels_per_latent)  # a model that opened has a VAE whose config says it
+    def has_adapter(self) -> bool:
+        return bool(getattr(getattr(self.pipe, self.component), "peft_config", None))
+
+    @contextmanager
+    def adapters_disabled(self) -> Iterator[None]:
+        """The base model inside: LoRA layers are passed by. Afterwards they act, and train, as before."""
+        if not self.has_adapter:
+            raise RuntimeError(
+                "The model has no adapter to switch off; base against tuned needs a LoRA (model_type = lora)."
+            )
+        trained = [(parameter, parameter.requires_grad) for parameter in self.denoiser.parameters()]
+        self.denoiser.disable_adapters()  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()  # type: ignore[operator]
+            for parameter, requires_grad in trained:
+                parameter.requires_grad_(requires_grad)
+
+    @property
+    def encoders_must_go(self) -> bool:
+        """Must the text encoders make room for the network? On an accelerator always, on a CPU where they are large."""
+        return self.device.type != "cpu" or self._text.bytes_() > ENCODERS_BESIDE_NETWORK
+
+    def free_text_encoders(self) -> None:
+        """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
+        self._text.free()
+        self._empty_cache()
+
+    def free_vae(self) -> None:
+        """Keep the VAE on the CPU between calls; encode and decode bring it back for the call."""
+        self.codec.park()
+        self._empty_cache()
+
+    def _choose_prediction(self, wanted: PredictionType | None) -> PredictionType:
+        found = self.checkpoint_prediction()
+        if wanted is None:
+            return found
+        if wanted not in self.facts.predictions:
+            raise ModelError(
+                f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.facts.predictions)}.",
+                f"Leave prediction_type out to take the checkpoint's ({found}).",
+            )
+        return wanted
+
+    def _text_encoders_again(self) -> dict[str, nn.Module]:
+        encoders = Loader(self.facts, self.source, self.dtype).text_encoders()
+        return {part: encoder.requires_grad_(False).eval().to(self.device) for part, encoder in encoders.items()}
+
+    def _empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class Model(Loaded):
+    """One loaded model of one family, as the rest of the core uses it.
+
+    Attributes, beside those of `Loaded`:
+        latent_channels: of the latents that noise is added to.
+        default_steps, default_guidance, default_size: what a bare `pipe(prompt)` uses.
+    """
 
     @property
     def latent_channels(self) -> int:
         return cast(int, self.geometry.channels)
-
-    @property
-    def size_multiple(self) -> int:
-        """family: the network takes whole tokens."""
-        return self.latent_scale * self.geometry.cells_per_token
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
-        size = self.denoiser.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return height * self.latent_scale, width * self.latent_scale
 
     @property
     def default_steps(self) -> int:
@@ -214,9 +326,11 @@ class Model(ABC):
 
     @property
     def default_guidance(self) -> float:
-        return inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
+        if isinstance(self.guidance, Unguided):
+            return 1.0
+        stock = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
+        return self.guidance.from_stock(stock)
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Prompt]:
         """What the pipeline's own text encoders make of each prompt, as inference uses it (padding included).
 
@@ -229,50 +343,29 @@ class Model(ABC):
         Returns: one `Prompt` each: CPU, no batch axis, the text encoders' dtype.
         Cost: after `free_text_encoders` each call loads them again from disk; ask for all prompts at once.
         """
-        with self._text_encoders_present() as encoders, evaluating(*encoders), kept_random_state():
-            return [
-                {key: value.cpu() for key, value in self.encode_prompt(prompt, negative).items()} for prompt in prompts
-            ]
+        return self._text.encode(prompts, negative)
+
+    def remember(self, prompts: Sequence[str], *, negative: bool = False) -> None:
+        """Encode prompts that `sample` will be given, so that it needs no text encoder for them."""
+        self._text.remembered(prompts, negative)
 
     def unconditional(self) -> Prompt:
         """The empty negative prompt, encoded once and kept."""
-        return self._remembered([""], negative=True)[0]
+        return self._text.remembered([""], True)[0]
 
-    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
-        """One batch on the device.
-
-        family: where prompts differ in length, pad and add a mask.
-        """
-        return Conditioning({key: torch.stack([one[key] for one in prompts]).to(self.device) for key in prompts[0]})
-
-    def framed(self, cond: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        """family: with what the network is told of each row's picture. `frames`: one for each row."""
-        return cond
-
-    @torch.no_grad()
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pixels (B, 3, H, W) in -1..1 -> scaled latents (B, C, h, w) float32 on the device.
-
-        `generator`: draws from the posterior (a CPU generator makes it the same on every device); None takes the
-        posterior's mode.
-        """
+        """`LatentCodec.encode`. Raises ValueError for a picture that is no whole number of latent cells."""
         height, width = pixels.shape[-2:]
         if height % self.latent_scale or width % self.latent_scale:
             raise ValueError(
                 f"A picture of {width}x{height} pixels: {self.name} needs sides that are multiples of "
                 f"{self.latent_scale}. Crop or resize it first."
             )
-        with self._vae_present() as vae, evaluating(vae):
-            posterior = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-            latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return self.scale_latents(latents)
+        return self.codec.encode(pixels, generator)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W) in 0..1, float32 on the device."""
-        with self._vae_present() as vae, evaluating(vae):
-            pixels = vae.decode(self.unscale_latents(latents.to(self.device, torch.float32)), return_dict=False)[0]
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        """`LatentCodec.decode`."""
+        return self.codec.decode(latents)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """One call of the network, in core's terms.
@@ -287,20 +380,10 @@ class Model(ABC):
             Gradients flow.
         """
         inputs = Conditioning(cond).to(dtype=self.dtype)
-        return self.network(x.to(self.dtype), self.network_time(t.to(torch.float32)), inputs).float()
-
-    def guided(
-        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float
-    ) -> Tensor:
-        """As `denoise`, with guidance in the family's own form. `negative`: B rows; None where `facts.evaluations` needs none.
-
-        Cost: `facts.evaluations(guidance)` rows for each.
-        """
-        if negative is None:
-            raise ValueError(f"guidance {guidance}: needs the negative conditioning of each row")
-        both = Conditioning(negative).before(cond)
-        unconditional, conditional = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return self.combine(conditional, unconditional, guidance)
+        fed = {name: value for name, value in self.guidance.fed_in_training().items() if name not in inputs}
+        if fed:
+            inputs = inputs.with_rows(**{name: x.new_full((len(x),), value) for name, value in fed.items()})
+        return self.forward(self.denoiser, x.to(self.dtype), self.network_time(t.to(torch.float32)), inputs).float()
 
     def predict(
         self, cond: Conditioning, guidance: float = 1.0, negative: Prompt | None = None
@@ -309,13 +392,19 @@ class Model(ABC):
 
         Args:
             cond: a collated batch.
-            guidance: 1.0 = none; above 1 each call costs `facts.evaluations(guidance)` times the rows.
+            guidance: 1.0 = none; above 1 each call costs `self.guidance.evaluations(guidance)` times the rows.
             negative: one prompt's conditioning (no batch axis); None = the empty prompt.
+        Raises: ValueError for a guidance below 1, ModelError where the model has none.
         """
         if guidance < 1:
             raise ValueError(f"guidance = {guidance}: must be at least 1.0 (1.0 is no guidance).")
+        if guidance > 1 and isinstance(self.guidance, Unguided):
+            raise ModelError(
+                f"guidance = {guidance:g}, but '{self.source.name}' was distilled without guidance as an input.",
+                "Set the guidance to 1.",
+            )
         against = None
-        if self.facts.evaluations(guidance) > 1:
+        if self.guidance.evaluations(guidance) > 1:
             against = self.collate([self.unconditional() if negative is None else negative])
 
         def predict(x: Tensor, level: Any, rows: Tensor) -> Prediction:
@@ -323,81 +412,31 @@ class Model(ABC):
             if guidance == 1:
                 output = self.denoise(x, level.t, chosen)
             else:
-                output = self.guided(
-                    x, level.t, chosen, None if against is None else against.repeat(len(rows)), guidance
-                )
+                away = None if against is None else against.repeat(len(rows))
+                output = self.guidance(self.denoise, x, level.t, chosen, away, guidance)
             return prediction_from_output(output, x, level, self.prediction_type)
 
         return predict
 
     def inference_times(self, steps: int, latent_shape: Sequence[int]) -> Tensor:
-        """The schedule that the stock pipeline walks in `steps` steps: strictly decreasing times, 0 at the end.
+        """The schedule that the stock pipeline samples with in `steps` steps: strictly decreasing times, 0 at the end.
 
         Float32 on the CPU. `latent_shape`: (..., C, h, w); some schedules bend with the picture's size. A node that a
         scheduler visits twice (PNDM) is named once. `flow_schedule_shift` changes nothing: it is the users' schedule.
         """
-        scheduler = copy.deepcopy(self.pipe.scheduler)
-        self.set_schedule(scheduler, steps, latent_shape)
-        times = (scheduler.sigmas if self.is_flow else scheduler.timesteps).to("cpu", torch.float32)
-        return torch.from_numpy(falling(times.numpy()))
+        return self._times.inference(steps, latent_shape)
 
     def training_times(self, latent_shape: Sequence[int] | None = None) -> Tensor:
         """The training table, noisiest first: T shifted sigmas (no 0) for flow, T-1..0 for variance preserving.
 
         Float32 on the CPU. `latent_shape` is needed only where the shift depends on the picture's size.
         """
-        number = self.pipe.scheduler.config.num_train_timesteps
-        if not self.is_flow:
-            return torch.from_numpy(table_training_times(number))
-        return torch.from_numpy(flow_training_times(number, self.training_shift(latent_shape)))
+        return self._times.table(latent_shape)
 
     def training_shift(self, latent_shape: Sequence[int] | None = None) -> float:
         """The shift of training's flow times: `flow_schedule_shift`, else the checkpoint's; 1.0 for other models."""
-        if not self.is_flow:
-            return 1.0
-        if self._flow_shift is not None:
-            return self._flow_shift
-        return flow_shift(self.pipe.scheduler.config, self.facts.schedule, self.geometry, latent_shape)
+        return self._times.shift(latent_shape)
 
-    @property
-    def has_adapter(self) -> bool:
-        return bool(getattr(self.denoiser, "peft_config", None))
-
-    @contextmanager
-    def adapters_disabled(self) -> Iterator[None]:
-        """The base model inside: LoRA layers are passed by. Afterwards they act, and train, as before."""
-        if not self.has_adapter:
-            raise RuntimeError(
-                "The model has no adapter to switch off; base against tuned needs a LoRA (model_type = lora)."
-            )
-        trained = [(parameter, parameter.requires_grad) for parameter in self.denoiser.parameters()]
-        self.denoiser.disable_adapters()
-        try:
-            yield
-        finally:
-            self.denoiser.enable_adapters()
-            for parameter, requires_grad in trained:
-                parameter.requires_grad_(requires_grad)
-
-    def free_text_encoders(self) -> None:
-        """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
-        if self._text_encoders_freed:
-            return
-        self.unconditional()
-        for part in self.facts.text_encoders:
-            setattr(self.pipe, part, None)
-        self._text_encoders_freed = True
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def free_vae(self) -> None:
-        """Keep the VAE on the CPU between calls; encode and decode bring it back for the call."""
-        self._vae_parked = True
-        self.vae.to("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[str],
@@ -418,16 +457,13 @@ class Model(ABC):
             prompts: one picture each; picture i starts from a CPU generator seeded with `seed + i`, whatever the device
                 and batch.
             steps, guidance, height, width (pixels): None = the pipeline's own.
-            negative_prompt: used where guidance is above 1.
+            negative_prompt: used where guidance is above 1 and the family's guidance takes one.
             batch_size: pictures per pipeline call.
             on_picture: called with (done, total) after every batch.
             on_step: called with (done, total) after every sampling step of a batch; what it raises ends the drawing.
 
         Returns: PIL images. Train mode, scheduler and random state are afterwards what they were.
         """
-        from PIL import Image
-
-        steps = self.default_steps if steps is None else steps
         guidance = self.default_guidance if guidance is None else guidance
         height = self.default_size[0] if height is None else height
         width = self.default_size[1] if width is None else width
@@ -436,231 +472,19 @@ class Model(ABC):
                 f"A picture of {width}x{height} pixels: {self.name} makes sides that are multiples of "
                 f"{self.size_multiple}."
             )
-        conditionings = self._remembered(list(prompts))
-        negative = (
-            self._remembered([negative_prompt], negative=True)[0] if self.facts.evaluations(guidance) > 1 else None
-        )
-        scheduler, images = self.pipe.scheduler, []
-        try:
-            # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
-            with evaluating(self.denoiser), kept_random_state(), self._vae_present():
-                for first in range(0, len(conditionings), batch_size):
-                    part = conditionings[first : first + batch_size]
-                    self.pipe.scheduler = copy.deepcopy(scheduler)
-                    latents = self.pipe(
-                        **self.pipeline_inputs(part, negative),
-                        num_inference_steps=steps,
-                        guidance_scale=guidance,
-                        height=height // self.latent_scale * self.pipe.vae_scale_factor,
-                        width=width // self.latent_scale * self.pipe.vae_scale_factor,
-                        generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
-                        output_type="latent",
-                        **({} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}),
-                    ).images
-                    cells = (height // self.latent_scale, width // self.latent_scale)
-                    for pixels in self.decode(self.pipeline_latents(latents, *cells)).permute(0, 2, 3, 1).cpu():
-                        images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
-                    if on_picture is not None:
-                        on_picture(len(images), len(conditionings))
-        finally:
-            self.pipe.scheduler = scheduler
-        return images
-
-    # What a family says ----------------------------------------------------------------------------------------------
-
-    @classmethod
-    def loading_options(cls) -> dict[str, Any]:
-        """family: further arguments of `from_pretrained`."""
-        return {}
-
-    def checkpoint_prediction(self) -> PredictionType:
-        """family: what the checkpoint's own scheduler says that the network predicts."""
-        return "flow_matching"
-
-    def make_noise_path(self) -> NoisePath:
-        """family: the path that the checkpoint was trained on."""
-        return RectifiedFlow() if self.is_flow else VariancePreserving(self.pipe.scheduler.alphas_cumprod.clone())
-
-    @abstractmethod
-    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
-        """family: the pipeline's own encoding of one prompt, without the batch axis."""
-
-    def network_time(self, t: Tensor) -> Tensor:
-        """family: core's time (B,) float32 -> what the network's time embedding wants."""
-        return t
-
-    @abstractmethod
-    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """family: one forward; returns the output in core's sign."""
-
-    def combine(self, conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-        """family: classifier-free guidance."""
-        return unconditional + guidance * (conditional - unconditional)
-
-    def scale_latents(self, latents: Tensor) -> Tensor:
-        """family: the VAE's latents -> the network's."""
-        return (latents - self._vae_shift) * self.vae.config.scaling_factor
-
-    def unscale_latents(self, latents: Tensor) -> Tensor:
-        """family: the network's latents -> the VAE's."""
-        return latents / self.vae.config.scaling_factor + self._vae_shift
-
-    def set_schedule(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
-        """`scheduler.set_timesteps` exactly as the stock pipeline calls it."""
-        if self.is_flow and self.facts.schedule.walk == "steps":
-            # The scheduler ignores mu where its shift does not depend on the size.
-            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.mu(latent_shape))
-        elif scheduler.config.get("use_dynamic_shifting"):
-            scheduler.set_timesteps(steps, mu=self.mu(latent_shape))
-        else:
-            scheduler.set_timesteps(steps)
-
-    def mu(self, latent_shape: Sequence[int]) -> float:
-        """The exponent of a shift that depends on the picture's size. `latent_shape`: (..., C, h, w)."""
-        return self.facts.schedule.mu(self.pipe.scheduler.config, self.geometry, latent_shape)
-
-    @abstractmethod
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        """family: the stock pipeline's arguments for prompts that are encoded already. `negative` None: no guidance."""
-
-    def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """family: what the stock pipeline gives as latents -> (B, C, height, width)."""
-        return latents
-
-    def lora_options(self) -> dict[str, Any]:
-        """family: further arguments of the pipeline's `lora_state_dict`, which reads LoRA files."""
-        return {}
-
-    def _check(self) -> None:
-        """family: refuse checkpoints of the right class that this adapter cannot train. Raises ModelError."""
-        refusal = self.facts.refuse(self.part_configs)
-        if refusal is not None:
-            raise ModelError(f"'{self.source.name}' {refusal.why}", refusal.remedy)
-
-    # Helpers ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def _vae_shift(self) -> float:
-        shift = self.vae.config.get("shift_factor")
-        return 0.0 if shift is None else shift
-
-    def _choose_prediction(self, wanted: PredictionType | None) -> PredictionType:
-        found = self.checkpoint_prediction()
-        if wanted is None:
-            return found
-        if wanted not in self.facts.predictions:
-            raise ModelError(
-                f"prediction_type = {wanted}, but {self.name} models predict {' or '.join(self.facts.predictions)}.",
-                f"Leave prediction_type out to take the checkpoint's ({found}).",
+        conditionings, negative = self._text.remembered(prompts, False), None
+        if self.guidance.evaluations(guidance) > 1:
+            negative = self._text.remembered([negative_prompt], True)[0]
+        with torch.no_grad():
+            return sampling.draw(
+                self,
+                conditionings,
+                negative,
+                steps=self.default_steps if steps is None else steps,
+                stock_guidance=self.guidance.stock_scale(guidance),
+                cells=(height // self.latent_scale, width // self.latent_scale),
+                seed=seed,
+                batch_size=batch_size,
+                on_picture=on_picture,
+                on_step=on_step,
             )
-        return wanted
-
-    def _remembered(self, prompts: list[str], *, negative: bool = False) -> list[Prompt]:
-        """As `encode_prompts`, through a small memory."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, negative) not in self._known]
-        encoded = dict(zip(new, self.encode_prompts(new, negative=negative), strict=True)) if new else {}
-        result = [encoded[prompt] if prompt in encoded else self._known[prompt, negative] for prompt in prompts]
-        for prompt, conditioning in encoded.items():
-            if len(self._known) >= KNOWN_PROMPTS:
-                # The oldest goes, but the empty prompt stays: guidance always needs it.
-                self._known.pop(next(key for key in self._known if key != ("", True)))
-            self._known[prompt, negative] = conditioning
-        return result
-
-    @contextmanager
-    def _text_encoders_present(self) -> Iterator[list[nn.Module]]:
-        if self._text_encoders_freed:
-            again = self.open_pipeline(self.source, self.dtype, without=(self.component, "vae"))
-            for part in self.facts.text_encoders:
-                encoder = getattr(again, part)
-                if encoder is not None:
-                    setattr(self.pipe, part, encoder.requires_grad_(False).eval().to(self.device))
-        try:
-            yield [
-                getattr(self.pipe, part) for part in self.facts.text_encoders if getattr(self.pipe, part) is not None
-            ]
-        finally:
-            if self._text_encoders_freed:
-                for part in self.facts.text_encoders:
-                    setattr(self.pipe, part, None)
-
-    @contextmanager
-    def _vae_present(self) -> Iterator[nn.Module]:
-        self._vae_users += 1
-        if self._vae_parked:
-            self.vae.to(self.device)
-        try:
-            yield self.vae
-        finally:
-            self._vae_users -= 1
-            if self._vae_parked and self._vae_users == 0:
-                self.vae.to("cpu")
-
-
-def _after_step(
-    told: Callable[[int, int], None], steps: int, pipe: Any, index: int, t: Any, values: dict[str, Any]
-) -> dict[str, Any]:
-    """What a pipeline calls after each of its steps; solvers that call the network more often have more than `steps`."""
-    told(min(index + 1, steps), steps)
-    return values
-
-
-def _pipeline_class(name: str) -> Any:
-    """Imported without transformers' remarks on image processors that text-to-image never uses."""
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        import diffusers
-
-        return getattr(diffusers, name)
-    finally:
-        transformers.logging.set_verbosity(level)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Loading draws no bars: a run's log is a file, and the command line has its own."""
-    import diffusers
-    import transformers
-
-    libraries = [diffusers.utils.logging, transformers.logging]
-    shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
-
-
-def _loading_error(source: Source, error: Exception) -> ModelError:
-    """What a failure of diffusers' loader means for the user."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HfHubHTTPError | errors.EntryNotFoundError | errors.OfflineModeIsEnabled):
-        return hub_error(source.name, source.location, source.revision, "its weights", error)
-    text = " ".join(str(error).split())
-    if source.variant is not None and "variant" in text:
-        return ModelError(
-            f"'{source.name}' has no files of variant '{source.variant}' ({text}).",
-            "Leave variant out, or name one whose files are there (model.VARIANT.safetensors).",
-        )
-    pickled = (
-        sorted(str(file.relative_to(source.location)) for file in Path(source.location).glob("*/*.bin"))
-        if source.is_folder
-        else []
-    )
-    if pickled or "no file named" in text or "necessary `safetensors`" in text:
-        named = f" (it has {', '.join(pickled)})" if pickled else ""
-        return ModelError(
-            f"'{source.name}' lacks weights in safetensors{named}: {text}",
-            "Pickled weights (.bin, .ckpt) are not opened, because they can run code. Convert them where you trust "
-            "them: load the pipeline with diffusers and save_pretrained(folder), which writes safetensors, then name "
-            "that folder.",
-        )
-    return ModelError(
-        f"'{source.name}' could not be opened: {text}", "Download or save the model again; see the cause above."
-    )

@@ -17,7 +17,7 @@ Prompt = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Frame:
-    """What was cut out of a picture, for models that are told; all are (vertical, horizontal) pixels.
+    """What was cut out of a picture, for models that take it as an input; all are (vertical, horizontal) pixels.
 
     `original`: the picture's height and width. `corner`: top and left of the cut, in the picture brought to the scale of the result.
     `size`: height and width of the result.

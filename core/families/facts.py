@@ -5,9 +5,11 @@ own config files say is derived from them by the functions here, and not written
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal, TypeGuard
+
+from .guidance import CLASSIFIER_FREE, Guidance
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
 """The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...); absent ones are left out."""
@@ -119,7 +121,8 @@ class FamilyFacts:
         lora_targets: ends of the names of the layers that get an adapter where a config names none.
         untrained: ends of names of tensors in the network's files that are no weights (tables).
         text_encoders: parts that make conditioning of a caption. unused: parts that training and sampling do without.
-        guidance: by a second row with the negative prompt ("classifier_free"), or a number that the network takes ("embedded").
+        guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
+        opening: further arguments of `from_pretrained`.
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
         refuse: why a checkpoint cannot be trained; None where it can.
         claims: of classes that serve several families, whether this checkpoint is of this one.
@@ -136,7 +139,8 @@ class FamilyFacts:
     untrained: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ("text_encoder",)
     unused: tuple[str, ...] = ()
-    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
+    guidance: Guidance = CLASSIFIER_FREE
+    opening: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule
     geometry: Callable[[PartConfigs], Geometry]
     text: Callable[[PartConfigs], TextCost]
@@ -152,10 +156,6 @@ class FamilyFacts:
     def is_flow(self) -> bool:
         """Does every model of the family learn a velocity on a rectified flow?"""
         return self.predictions == ("flow_matching",)
-
-    def evaluations(self, guidance: float) -> int:
-        """Network rows for each row and evaluation at this guidance (1 = none)."""
-        return 2 if guidance > 1 and self.guidance == "classifier_free" else 1
 
     def model_class(self) -> type[Any]:
         """The family's `base.Model`. Imports torch and diffusers."""

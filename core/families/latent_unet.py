@@ -6,19 +6,18 @@ The network takes fractional timesteps: its embedding is sinusoidal.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..maths.noise import PredictionType
 from .base import Model, Prompt
+from .layout import AsIs
 from .source import ModelError
 
 
 class LatentUNet(Model):
     """Everything but the text: it is encoded here by the pipeline of a single CLIP encoder."""
 
-    @classmethod
-    def loading_options(cls) -> dict[str, Any]:
-        return {"requires_safety_checker": False} if "safety_checker" in cls.facts.unused else {}
+    layout = AsIs("sample")
 
     def checkpoint_prediction(self) -> PredictionType:
         if not hasattr(self.pipe.scheduler, "alphas_cumprod"):
@@ -28,15 +27,13 @@ class LatentUNet(Model):
             )
         return self.pipe.scheduler.config.get("prediction_type", "epsilon")
 
-    def _check(self) -> None:
-        super()._check()
+    def check(self, prediction: PredictionType) -> None:
+        super().check(prediction)
         scheduler = self.pipe.scheduler
-        if self.prediction_type != self.checkpoint_prediction():
-            # The pipeline must sample what we train, so its scheduler is told too.
-            self.pipe.scheduler = scheduler = type(scheduler).from_config(
-                scheduler.config, prediction_type=self.prediction_type
-            )
-        if self.prediction_type == "sample" and type(scheduler).__name__ == "PNDMScheduler":
+        if prediction != self.checkpoint_prediction():
+            # The pipeline must sample what we train, so its scheduler gets it too.
+            self.pipe.scheduler = scheduler = type(scheduler).from_config(scheduler.config, prediction_type=prediction)
+        if prediction == "sample" and type(scheduler).__name__ == "PNDMScheduler":
             raise ModelError(
                 f"prediction_type = sample, but the PNDM scheduler of '{self.source.name}' cannot step x0 predictions.",
                 "Save the checkpoint with a DDIM scheduler, or take epsilon or v_prediction.",
@@ -51,11 +48,22 @@ class LatentUNet(Model):
         embeds, _ = self.pipe.encode_prompt([prompt], self.device, 1, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds[0]}
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return self.denoiser(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
+    def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return network(
+            **self.layout.to_network(x),
+            timestep=timestep,
+            encoder_hidden_states=cond["prompt_embeds"],
+            return_dict=False,
+            **self.extra_inputs(x, cond),
+        )[0]
+
+    def extra_inputs(self, x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Further arguments of the network."""
+        return {}
 
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = {"prompt_embeds": self.collate(conditionings)["prompt_embeds"]}
+        inputs = dict(self.collate(conditionings))
         if negative is not None:
-            inputs["negative_prompt_embeds"] = self.collate([negative] * len(conditionings))["prompt_embeds"]
+            against = self.collate([negative] * len(conditionings))
+            inputs |= {f"negative_{key}": value for key, value in against.items()}
         return inputs

@@ -9,6 +9,7 @@ CLIP_TOKENS = 77
 """Every caption is padded to so many."""
 PREDICTIONS: tuple[Literal["epsilon", "v_prediction", "sample"], ...] = ("epsilon", "v_prediction", "sample")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+OPENING = {"requires_safety_checker": False}
 GEOMETRY = vae_geometry("unet", cells_per_token=1)
 
 

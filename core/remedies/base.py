@@ -81,7 +81,7 @@ class Counts:
 
 
 class Network:
-    """The model as a remedy sees it: whatever is asked of it is counted, guidance twice. Gradient and training mode are the caller's."""
+    """The model as a remedy sees it: whatever is asked of it is counted, a second row for guidance too. Gradient and training mode are the caller's."""
 
     def __init__(self, model: "Model", conditioning: "Conditioning") -> None:
         self.model, self.conditioning = model, conditioning
@@ -95,7 +95,10 @@ class Network:
 
     def predict(self, guidance: float = 1.0) -> Predict:
         """The network as a rollout asks it."""
-        ask, evaluations = self.model.predict(self.conditioning, guidance=guidance), 2 if guidance > 1 else 1
+        ask, evaluations = (
+            self.model.predict(self.conditioning, guidance=guidance),
+            self.model.guidance.evaluations(guidance),
+        )
 
         def counted(x: Tensor, level: Level, rows: LongTensor) -> Prediction:
             self._count(x, evaluations)

@@ -36,7 +36,8 @@ def gaussian_pictures(number: int, seed: int = 0, dtype=torch.float32, oracle: G
 
 
 def curve_of(predict, path, x0, noise, settings=SETTINGS, **more) -> Curve:
-    options = {"prediction_type": path.prediction_types[0], "grid": grid_for(path), "settings": settings, **more}
+    options = {"prediction_type": path.prediction_types[0], "grid": grid_for(path), "settings": settings,
+               "evaluations": 1, **more}  # fmt: skip
     table, network_rows, calls = measure_samples(predict, x0, noise, path=path, **options)
     return curve_of_tables(
         [table],
@@ -206,7 +207,7 @@ def test_the_measurement_costs_what_it_announces():
         dataclasses.replace(SETTINGS, start=None),
     )
     curve = curve_of(ORACLE.predict, path, x0, noise, settings)
-    assert curve.network_rows == drift.expected_rows(settings, 4, 30)
+    assert curve.network_rows == drift.expected_rows(settings, 4, 30, 1)
 
 
 def test_chunks_change_nothing():

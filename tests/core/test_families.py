@@ -1,31 +1,33 @@
 """Each family against its stock diffusers pipeline, and what every family promises the rest of the core."""
 
+import gc
 import json
 import shutil
+import weakref
+from dataclasses import replace
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from rollout_studio.core.config import ModelConfig
-from rollout_studio.core.families import FAMILIES, ModelError, load_model, locate
+from rollout_studio.core.before.cost import guidance_of, rollout_cost
+from rollout_studio.core.before.effects import longest_walk
+from rollout_studio.core.before.preflight import preflight
+from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
+from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
 from rollout_studio.core.families.conditioning import Conditioning, Frame
+from rollout_studio.core.families.guidance import ClassifierFree
+from rollout_studio.core.families.known import known_family
+from rollout_studio.core.families.loading import Loader
 from rollout_studio.core.maths.noise import target_output
+from rollout_studio.core.train.trainer import train
+from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
 from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
+from tiny_run import events, losses
 
 VARIANTS = tuple(BUILDERS)
 GUIDED = tuple(name for name in BUILDERS if name != "flux_without_guidance")  # which refuses guidance
-STEPS = 4
-NEGATIVE = "blurry"
-
-
-def open_model(folder, **options):
-    shift = options.pop("flow_shift", None)
-    return load_model(
-        ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu", **options),
-        flow_shift=shift,
-        for_training=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -39,44 +41,6 @@ def model_of(tiny_folder):
         return loaded[name]
 
     return model
-
-
-class Recorded:
-    """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
-
-    def __init__(self, folder, guidance, call=True):
-        absent = dict.fromkeys(locate(str(folder)).absent)
-        self.pipe = DiffusionPipeline.from_pretrained(folder, **absent)
-        self.pipe.set_progress_bar_config(disable=True)
-        step, self.steps = self.pipe.scheduler.step, []
-
-        def recording(output, time, sample, **rest):
-            scaled = (
-                self.pipe.scheduler.scale_model_input(sample, time)
-                if hasattr(self.pipe.scheduler, "scale_model_input")
-                else sample
-            )
-            self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
-            return step(output, time, sample, **rest)
-
-        self.pipe.scheduler.step = recording
-        if not call:
-            return
-        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
-        self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
-            negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, guidance_scale=guidance, height=side, width=side
-        )
-        self.latents = self.spread(self.call(output_type="latent"))
-        self.all_steps = self.steps[:]
-
-    def spread(self, latents):
-        """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
-        factor = self.pipe.vae_scale_factor
-        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
-
-    def call(self, output_type):
-        generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
-        return self.pipe(prompt=list(PROMPTS), generator=generators, output_type=output_type, **self.arguments).images
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +72,19 @@ def times(model, rows):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("name", GUIDED)
 def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_scheduler(name, guidance, model_of, recorded):
-    model, stock = model_of(name), recorded(name, guidance)
-    cond = model.collate(model.encode_prompts(PROMPTS))
-    negative = model.collate(model.encode_prompts([NEGATIVE] * 2, negative=True))
-    number = model.pipe.scheduler.config.num_train_timesteps
-    with torch.no_grad():
-        for output, time, x in stock.all_steps:
-            t = (time / number if model.is_flow else time).float().expand(2)
-            ours = model.denoise(x, t, cond) if guidance == 1 else model.guided(x, t, cond, negative, guidance)
-            assert output.abs().max() > 1e-3
-            torch.testing.assert_close(ours, output, atol=1e-5, rtol=1e-5)
+    for ours, output in differences(model_of(name), recorded(name, guidance), guidance):
+        assert output.abs().max() > 1e-3
+        torch.testing.assert_close(ours, output, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", GUIDED)
+def test_with_one_prompt_a_call_and_its_padding_they_are_the_stock_pipelines_bits(
+    name, guidance, model_of, tiny_folder
+):
+    """What is left above: the stock pipeline encodes two prompts together and we one by one; Lumina's padding is cut off here."""
+    stock = Recorded(tiny_folder(name), guidance, prompts=PROMPTS[:1])
+    assert all(torch.equal(*pair) for pair in differences(model_of(name), stock, guidance, padded=True))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -247,7 +214,7 @@ def test_latents_scale_and_unscale(name, model_of):
     pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = model.encode_images(pixels)
     assert latents.shape == (2, 4, 8, 12) and latents.dtype == torch.float32
-    torch.testing.assert_close(model.scale_latents(model.unscale_latents(latents)), latents)
+    torch.testing.assert_close(model.codec.scale(model.codec.unscale(latents)), latents)
     drawn = [model.encode_images(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
@@ -352,27 +319,58 @@ def test_a_model_without_guidance_as_an_input_gives_what_its_pipeline_does_and_r
     assert model.default_guidance == 1.0 and model_of("flux").default_guidance == 3.5
 
 
-def test_guidance_as_an_input_costs_no_second_row(model_of):
-    model, rows = model_of("flux"), []
-    hook = model.denoiser.register_forward_pre_hook(
-        lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_the_network_gets_as_many_rows_as_guidance_promises_and_the_counter_says(name, guidance, model_of):
+    """What the network got (a hook), what a run's log counts (`Network`), and what the cost was estimated from."""
+    model = model_of(name)
+    config = config_from_flat({"model_family": model.name, "scheduled_sampling_guidance": guidance})
+    promised = guidance_of(config).evaluations(guidance)
+    assert rows_asked(model, guidance) == (3 * promised, 3 * promised)
+    assert promised == (2 if guidance > 1 and name != "flux" else 1)
+
+
+def test_the_cost_of_guidance_is_the_familys_own():
+    """With guidance as an input an evaluation is one forward; where the family is not known, the dearer case is counted."""
+    asked = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_guidance": 3.0, "scheduled_sampling_probability": 1.0,
+             "scheduled_sampling_reflexflow": False, "pretrained_model_name_or_path": "an-owner/a-model"}  # fmt: skip
+    costs = {
+        family: rollout_cost(config_from_flat(asked | {"model_family": family})) for family in ("flux", "sd3", "auto")
+    }
+    assert [cost.most_forwards for cost in costs.values()] == [2, 4, 4]
+    assert longest_walk(config_from_flat(asked | {"model_family": "flux"})).total == 2
+
+
+def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(tiny_folder, tmp_path):
+    def known(place, family="auto"):
+        facts = known_family(ModelConfig(pretrained_model_name_or_path=str(place), model_family=family))
+        return None if facts is None else facts.name
+
+    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == ["sd1x", "sd2x", "sd3", "lumina2", "sdxl", "flux"]
+    assert known("demo-flow") == "lumina2" and known("demo-epsilon") == "sd1x"
+    assert known("an-owner/not-here") is None and known(tmp_path) is None and known("../else where") is None
+    assert known("an-owner/not-here", "flux") == "flux"
+
+
+@pytest.mark.parametrize("scale", [1.5, 4.0])
+def test_guidance_anchored_at_the_conditional_is_the_same_line_counted_one_less(scale):
+    u, c = (
+        torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1)
     )
-    try:
-        with torch.no_grad():
-            predict = model.predict(model.collate(model.encode_prompts(PROMPTS)), 3.5)
-            predict(random_state(model, 2), model.noise_path.at(times(model, 2)), torch.arange(2))
-    finally:
-        hook.remove()
-    assert rows == [2] and model.facts.evaluations(3.5) == 1 and model_of("sd3").facts.evaluations(3.5) == 2
+    plain, anchored = ClassifierFree(), ClassifierFree(anchor="conditional")
+    torch.testing.assert_close(anchored.combine(c, u, scale), plain.combine(c, u, scale))
+    assert torch.equal(anchored.combine(c, u, scale), c + (scale - 1) * (c - u))
+    assert anchored.stock_scale(scale) == scale - 1 and anchored.from_stock(anchored.stock_scale(scale)) == scale
+    assert plain.stock_scale(scale) == scale
 
 
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
-    from rollout_studio.core.families.flux.model import packed, places, unpacked
-
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
-    pipe = model_of("flux").pipe
-    assert torch.equal(packed(x), pipe._pack_latents(x, 2, 4, 6, 10)) and torch.equal(unpacked(packed(x), 6, 10), x)
-    assert torch.equal(places(6, 10, x), pipe._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32))
+    pipe, layout = model_of("flux").pipe, model_of("flux").layout
+    given = layout.to_network(x)
+    assert torch.equal(given["hidden_states"], pipe._pack_latents(x, 2, 4, 6, 10))
+    assert torch.equal(given["img_ids"], pipe._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32))
+    assert torch.equal(layout.from_network(given["hidden_states"], 6, 10), x)
 
 
 # Size and crop ---------------------------------------------------------------------------------------------------------
@@ -407,7 +405,9 @@ def test_guidance_of_a_framed_batch_tells_both_sides_the_same_frames(model_of):
     with torch.no_grad():
         ours = model.predict(cond, 2.5, negative)(x, level, rows)
         against = model.framed(model.collate([negative] * 3), [frames[row] for row in rows])
-        expected = model.combine(model.denoise(x, level.t, cond.select(rows)), model.denoise(x, level.t, against), 2.5)
+        expected = model.guidance.combine(
+            model.denoise(x, level.t, cond.select(rows)), model.denoise(x, level.t, against), 2.5
+        )
     torch.testing.assert_close(ours.noise_hat, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -469,7 +469,7 @@ def test_a_parked_vae_stays_with_the_pipeline_until_the_last_picture(tiny_folder
     monkeypatch.setattr(model.vae, "to", lambda place: places.append(str(place)) or move(place))
     call = type(model.pipe).__call__
     monkeypatch.setattr(type(model.pipe), "__call__", lambda *a, **k: places.append("pipeline") or call(*a, **k))
-    model.device = torch.device("cpu", 0)  # to tell "brought back" from "parked"
+    model.codec.device = torch.device("cpu", 0)  # to tell "brought back" from "parked"
     model.sample(["a", "b"], steps=1, height=32, width=32, batch_size=1, guidance=1.0)
     assert places[0] == "cpu:0" and places[-1] == "cpu" and places.count("cpu") == 1 and places.count("pipeline") == 2
 
@@ -493,6 +493,119 @@ def test_defaults_are_those_of_a_bare_call(model_of):
         pipe, model = model_of(name).pipe, model_of(name)
         size = getattr(pipe, "default_sample_size", 8) * model.latent_scale
         assert model.default_size == (size, size)
+
+
+# What has no effect -----------------------------------------------------------------------------------------------------
+
+
+def test_a_negative_prompt_is_remarked_on_where_the_family_has_none(tiny_folder, pictures, tmp_path):
+    """By the rule table where the config names the family, by the preflight where only the checkpoint does; told once."""
+    asked = {"validation_negative_prompt": "blurry", "instance_data_dir": str(pictures), "resolution": 32}
+    sentence = (
+        "validation_negative_prompt is not used: FLUX.1 has no classifier-free guidance, and so no negative prompt."
+    )
+    named = config_from_flat(
+        asked | {"model_family": "flux", "pretrained_model_name_or_path": str(tiny_folder("flux"))}
+    )
+    read = with_changes(named, {"model_family": "auto"})
+    assert sentence in idle_remarks(named) and sentence not in idle_remarks(read)
+    for config in (named, read):
+        told = [finding for finding in preflight(config, tmp_path / "runs" / "new") if finding.message == sentence]
+        assert [finding.level for finding in told] == ["note"]
+    silent = with_changes(read, {"validation_negative_prompt": ""})
+    other = with_changes(read, {"pretrained_model_name_or_path": str(tiny_folder("sd3"))})
+    for config in (silent, other):
+        assert not any("negative prompt" in finding.message for finding in preflight(config, tmp_path / "runs" / "new"))
+    assert not any("negative prompt" in remark for remark in idle_remarks(with_changes(other, {"model_family": "sd3"})))
+
+
+def test_the_generated_page_has_a_row_for_every_family_in_each_table():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert {facts.label: page.count(f"\n| {facts.label} |") for facts in FAMILIES.values()} == {
+        facts.label: 3 for facts in FAMILIES.values()
+    }
+
+
+# In stages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What was opened, in order: how many text encoders were still in memory (weak references) when the network was, and "text" for
+    encoders that came back."""
+    encoders, order = [], []
+    first, network, text = Loader.before_network, Loader.network, Loader.text_encoders
+
+    def recorded_first(self):
+        pipe = first(self)
+        assert all(weight.is_meta for weight in getattr(pipe, self.facts.component).parameters())
+        encoders[:] = [weakref.ref(getattr(pipe, part)) for part in self.facts.text_encoders if getattr(pipe, part)]
+        return pipe
+
+    def recorded_network(self):
+        gc.collect()
+        order.append((sum(one() is not None for one in encoders), len(encoders)))
+        return network(self)
+
+    monkeypatch.setattr(Loader, "before_network", recorded_first)
+    monkeypatch.setattr(Loader, "network", recorded_network)
+    monkeypatch.setattr(Loader, "text_encoders", lambda self: order.append("text") or text(self))
+    return order
+
+
+PICTURES = {"validation_prompts": ["a", "b"], "validation_step_interval": 2, "validation_negative_prompt": "blurry",
+            "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 2, "class_sample_steps": 1,
+            "caption_dropout_probability": 0.5}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_a_training_opens_its_network_when_the_text_encoders_are_gone(
+    name, tiny_run, opened, without_drift, monkeypatch
+):
+    """Class pictures, samples and dropped captions need no encoder afterwards, and nothing is drawn or learnt otherwise."""
+    beside = tiny_run(name, "beside", **PICTURES)
+    assert train(beside) == 0
+    ((alive, number),) = opened
+    assert alive == number == len(model_parts(name)) and len(events(beside, "sample")) == 3
+    opened.clear()
+    monkeypatch.setattr(base, "ENCODERS_BESIDE_NETWORK", 0)
+    staged = tiny_run(name, "staged", **PICTURES, data_cache_dir=str(beside.path.parent / "another"))
+    assert train(staged) == 0
+    assert opened == [(0, number)]
+    assert losses(staged) == losses(beside)
+    for one, other in zip(*(sorted(run.samples_path.rglob("*.png")) for run in (beside, staged)), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def model_parts(name):
+    """The text encoders of a family's usual model."""
+    return FAMILIES[{"sd1": "sd1x", "sd2_v": "sd2x"}.get(name, name)].text_encoders
+
+
+def test_a_prompt_that_is_new_after_the_encoders_went_brings_them_back_for_its_call(tiny_folder, opened):
+    model = load_model(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("flux")), device="cpu"))
+    model.remember(["a"])
+    model.free_text_encoders()
+    model.sample(["a"], steps=1, height=32, width=32)
+    assert opened == [(0, 2)]
+    model.sample(["new"], steps=1, height=32, width=32)
+    assert opened == [(0, 2), "text"] and model.pipe.text_encoder is model.pipe.text_encoder_2 is None
+
+
+def test_all_files_of_a_hub_model_are_fetched_before_anything_is_prepared(tiny_folder, monkeypatch):
+    """The network is opened late; that it cannot be fetched must be known at once."""
+    source, asked = locate(str(tiny_folder("sd3"))), []
+    remote = replace(source, location="owner/model")
+    kind = diffusers.StableDiffusion3Pipeline
+
+    def download(cls, name, **options):
+        asked.append((name, options["revision"], options["use_safetensors"]))
+        raise OSError("no file named model.safetensors")
+
+    monkeypatch.setattr(kind, "download", classmethod(download))
+    with pytest.raises(ModelError, match="lacks weights in safetensors"):
+        Loader(FAMILIES["sd3"], remote, torch.float32).before_network()
+    assert asked == [("owner/model", None, True)]
 
 
 # Opening --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from PIL import Image
-from rollout_studio.core.families import base
+from rollout_studio.core.families import sampling
 from rollout_studio.core.families.base import Model
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.journal import Journal
@@ -59,8 +59,8 @@ def slow(monkeypatch):
 
     monkeypatch.setattr(Model, "predict", slowly(predict))
     monkeypatch.setattr(Model, "encode_images", slowly(encode))
-    after = base._after_step
-    monkeypatch.setattr(base, "_after_step", lambda *arguments: time.sleep(SLOW_S) or after(*arguments))
+    after = sampling._after_step
+    monkeypatch.setattr(sampling, "_after_step", lambda *arguments: time.sleep(SLOW_S) or after(*arguments))
 
 
 def run_in(tiny_run, many_pictures, where, name="tiny", **changes):

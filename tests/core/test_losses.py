@@ -70,6 +70,8 @@ class Network(nn.Module):
 class Model:
     """As much of a model as the loss of a batch asks for."""
 
+    guidance = CLASSIFIER_FREE
+
     def __init__(self, dropout: bool = False, prediction_type: str = "flow_matching"):
         self.prediction_type = prediction_type
         self.noise_path = FLOW if prediction_type == "flow_matching" else PATHS["vp"]

@@ -8,6 +8,7 @@ import torch
 from oracles import PATHS, grid_for, random_pair
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families.conditioning import Conditioning
+from rollout_studio.core.families.guidance import CLASSIFIER_FREE, Embedded
 from rollout_studio.core.maths.noise import Level
 from rollout_studio.core.maths.row_loss import Terms, row_losses
 from rollout_studio.core.remedies import REMEDIES, Batch, Ground, Network, Plain, remedy_for, rows_of
@@ -133,13 +134,15 @@ def test_a_plan_of_some_rows_holds_exactly_those(flat):
     assert rows_of(Halved(T, model.noise_path.at(T)), rows).name == "kept"
 
 
-def test_a_network_counts_rows_and_calls_and_guidance_twice():
+@pytest.mark.parametrize(("guidance", "evaluations"), [(CLASSIFIER_FREE, 2), (Embedded(), 1)])
+def test_a_network_counts_rows_and_calls_and_the_second_row_where_guidance_takes_one(guidance, evaluations):
     class Guided(Model):
         def predict(self, cond, guidance=1.0):
             return lambda x, level, rows: x
 
+    Guided.guidance = guidance
     network, x = Network(Guided(), {}), torch.zeros(3, 1, 2, 2)
     level = PATHS["flow"].at(torch.full((3,), 0.5))
     network.denoise(x, level)
     network.predict(guidance=2.0)(x[:2], level[:2], torch.arange(2))
-    assert (network.rows, network.calls) == (3 + 2 * 2, 1 + 2)
+    assert (network.rows, network.calls) == (3 + 2 * evaluations, 1 + evaluations)

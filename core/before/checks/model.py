@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ...config.rules import negative_prompt_is_idle
 from ...findings import Finding
 from .situation import Situation
 
@@ -24,4 +25,16 @@ def resolution(situation: Situation) -> Iterable[Finding]:
             + (f", and a step costs about {(wanted / native) ** 2:.0f} times as much." if wanted > native else "."),
             f"Set resolution = {native}.",
             "resolution-far",
+        )
+
+
+def negative_prompt(situation: Situation) -> Iterable[Finding]:
+    """A note where the family is only known from the checkpoint; one that the config names is judged by the rules (`idle_remarks`)."""
+    config = situation.config
+    if situation.model is None or config.model.model_family != "auto" or not config.validation.negative_prompt:
+        return
+    idle = negative_prompt_is_idle(situation.model.family)
+    if idle is not None:
+        yield Finding(
+            "note", idle.options[0], idle.sentence(list(idle.options)), "Leave it empty.", "negative-prompt-idle"
         )

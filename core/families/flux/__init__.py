@@ -13,6 +13,7 @@ from ..facts import (
     vae_geometry,
     width_of,
 )
+from ..guidance import Embedded
 
 TOKENS = 512
 """Captions are padded to so many, and the padding takes part in the attention."""
@@ -53,7 +54,7 @@ FACTS = FamilyFacts(
     lora_targets=JOINT_ATTENTION,
     text_encoders=("text_encoder", "text_encoder_2"),
     unused=("image_encoder", "feature_extractor"),
-    guidance="embedded",
+    guidance=Embedded(),
     schedule=USUAL_FLOW.but(
         usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
         walk="steps",

@@ -1,6 +1,7 @@
 """Lumina-Image 2.0, and the flow model of the demo."""
 
 from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+from ..guidance import ClassifierFree
 
 LONGEST_TEXT = 256
 USUAL_TEXT = 64
@@ -18,6 +19,8 @@ FACTS = FamilyFacts(
     pipelines=("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
     component="transformer",
     predictions=("flow_matching",),
+    # Two calls, as the pipeline does: prompts and negative prompts differ in length, and a common padding would cost more.
+    guidance=ClassifierFree(rescale="rows", joint=False),
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 6.0}, walk="steps", bends_with="channels"),
     geometry=vae_geometry("transformer"),
     text=text,

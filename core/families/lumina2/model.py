@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..base import Conditioning, Model, Prompt
@@ -41,27 +41,14 @@ class Lumina2(Model):
     def network_time(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return -self.denoiser(
-            hidden_states=x,
+    def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return -network(
+            **self.layout.to_network(x),
             timestep=timestep,
             encoder_hidden_states=cond["prompt_embeds"],
             encoder_attention_mask=cond["prompt_mask"],
             return_dict=False,
         )[0]
-
-    def guided(
-        self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None, guidance: float
-    ) -> Tensor:
-        if negative is None:
-            raise ValueError(f"guidance {guidance}: needs the negative conditioning of each row")
-        # Two calls, as the pipeline does: the two differ in length, and a common padding would cost more.
-        return self.combine(self.denoise(x, t, cond), self.denoise(x, t, negative), guidance)
-
-    def combine(self, conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-        """Guidance that keeps the norm of each picture row (the pipeline's `cfg_normalization`, on by default)."""
-        mixed = super().combine(conditional, unconditional, guidance)
-        return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
 
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         # The pipeline wants prompts and negative prompts of one shape, so both are padded together.

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x: 1x1 convolutions around the attention blocks of its UNet."""
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
-from ..unet_facts import GEOMETRY, PREDICTIONS, UNUSED, clip_text, refuse
+from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(
     name="sd1x",
@@ -10,6 +10,7 @@ FACTS = FamilyFacts(
     component="unet",
     predictions=PREDICTIONS,
     unused=UNUSED,
+    opening=OPENING,
     schedule=USUAL_VARIANCE_PRESERVING,
     geometry=GEOMETRY,
     text=clip_text("text_encoder"),

@@ -4,7 +4,7 @@ The text widths (1024, before 768) may differ in small models, so the linear lay
 """
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
-from ..unet_facts import GEOMETRY, PREDICTIONS, UNUSED, clip_text, refuse
+from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(
     name="sd2x",
@@ -13,6 +13,7 @@ FACTS = FamilyFacts(
     component="unet",
     predictions=PREDICTIONS,
     unused=UNUSED,
+    opening=OPENING,
     schedule=USUAL_VARIANCE_PRESERVING,
     geometry=GEOMETRY,
     text=clip_text("text_encoder"),

@@ -8,7 +8,7 @@ belong to the conditioning.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base import Model, Prompt
 from . import FACTS
@@ -28,9 +28,9 @@ class StableDiffusion3(Model):
     def network_time(self, t: Tensor) -> Tensor:
         return t * self.pipe.scheduler.config.num_train_timesteps
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return self.denoiser(
-            hidden_states=x,
+    def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return network(
+            **self.layout.to_network(x),
             timestep=timestep,
             encoder_hidden_states=cond["prompt_embeds"],
             pooled_projections=cond["pooled_prompt_embeds"],

@@ -1,8 +1,8 @@
 """Stable Diffusion XL. Source: diffusers' `StableDiffusionXLPipeline`; Podell et al., arXiv 2307.01952, section 2.2 (size and crop).
 
-The network is told six numbers beside the text: height and width that the picture had, top and left of the crop, height and width that
-it has now. A training row tells its own; where nothing is known of a picture (samples, drift, rollout from noise) they are those of an
-uncropped picture of the latents' size, which is what the pipeline says.
+The network gets six numbers beside the text: height and width that the picture had, top and left of the crop, height and width that it
+has now. A training row has its own; where nothing is known of a picture (samples, drift, rollout from noise) they are those of an
+uncropped picture of the latents' size, which is what the pipeline gives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,29 +32,13 @@ class StableDiffusionXL(LatentUNet):
         ids = [[*frame.original, *frame.corner, *frame.size] for frame in frames]
         return cond.with_rows(time_ids=torch.tensor(ids, dtype=torch.float32, device=self.device))
 
-    def network(self, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def extra_inputs(self, x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Any]:
         ids = cond.get("time_ids")
         if ids is None:
             size = [side * self.latent_scale for side in x.shape[-2:]]
             ids = x.new_tensor([[*size, 0, 0, *size]]).expand(len(x), -1)
-        return self.denoiser(
-            x,
-            timestep,
-            encoder_hidden_states=cond["prompt_embeds"],
-            added_cond_kwargs={"text_embeds": cond["pooled_prompt_embeds"], "time_ids": ids},
-            return_dict=False,
-        )[0]
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = dict(self.collate(conditionings))
-        if negative is not None:
-            against = self.collate([negative] * len(conditionings))
-            inputs |= {
-                "negative_prompt_embeds": against["prompt_embeds"],
-                "negative_pooled_prompt_embeds": against["pooled_prompt_embeds"],
-            }
-        return inputs
+        return {"added_cond_kwargs": {"text_embeds": cond["pooled_prompt_embeds"], "time_ids": ids}}
 
     def lora_options(self) -> dict[str, Any]:
         # Files of other tools name the UNet's blocks by number; the loader needs the layers per block to tell them apart.
-        return {"unet_config": self.denoiser.config}
+        return {"unet_config": self.network_config}

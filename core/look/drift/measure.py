@@ -62,18 +62,16 @@ def _groups(probe_set: ProbeSet, settings: Settings) -> list[_Group]:
     return groups
 
 
-def expected_rows(settings: Settings, samples: int, trajectory_steps: int) -> int:
+def expected_rows(settings: Settings, samples: int, trajectory_steps: int, evaluations: int) -> int:
     """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise
-    cost less."""
-    evaluations = make_solver(settings.sampler, settings.order).calls_per_step
+    cost less. `evaluations`: network rows for each row at the guidance of the settings (`Guidance.evaluations`)."""
+    calls = make_solver(settings.sampler, settings.order).calls_per_step
     levels, steps = len(settings.levels), sum(settings.offsets)
-    rows = samples * (
-        len({*settings.levels, *settings.loss_levels}) + levels * (evaluations * steps + len(settings.offsets))
-    )
+    rows = samples * (len({*settings.levels, *settings.loss_levels}) + levels * (calls * steps + len(settings.offsets)))
     fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
-    rows += min(samples, settings.fine_samples) * levels * evaluations * fine * settings.fine_factor
-    rows += min(samples, settings.trajectory_samples) * (evaluations * (trajectory_steps - 1) + settings.shown + 1)
-    return rows * (2 if settings.guidance > 1 else 1)
+    rows += min(samples, settings.fine_samples) * levels * calls * fine * settings.fine_factor
+    rows += min(samples, settings.trajectory_samples) * (calls * (trajectory_steps - 1) + settings.shown + 1)
+    return rows * evaluations
 
 
 def measure(
@@ -137,18 +135,19 @@ def measure(
 @dataclass(frozen=True)
 class _Work:
     """What is measured of one probe set. For each group of samples `grids` has the grid of its short rollouts, and
-    `inference_grids` the one that its trajectory follows."""
+    `inference_grids` the one that its trajectory follows. `evaluations`: network rows for each row (`Guidance.evaluations`)."""
 
     probe_set: ProbeSet
     settings: Settings
     groups: list[_Group]
     grids: list[Grid]
     inference_grids: list[Grid]
+    evaluations: int
 
     @property
     def expected_rows(self) -> int:
         samples = sum(len(group.numbers) for group in self.groups)
-        return expected_rows(self.settings, samples, self.inference_grids[0].steps)
+        return expected_rows(self.settings, samples, self.inference_grids[0].steps, self.evaluations)
 
 
 def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings) -> list[_Work]:
@@ -161,7 +160,7 @@ def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings)
         shapes = [tuple(group.x0.shape[1:]) for group in groups]
         inference = [Grid(model.inference_times(settings.grid_steps, shape)) for shape in shapes]
         grids = inference if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
-        work.append(_Work(probe_set, own, groups, grids, inference))
+        work.append(_Work(probe_set, own, groups, grids, inference, model.guidance.evaluations(settings.guidance)))
     return work
 
 
@@ -217,6 +216,7 @@ def _measured(model: "Model", work: _Work, kind: Weights, settings: Settings, do
             grid=grid,
             trajectory_grid=inference_grid if own.walk is None else grid,  # a short rollout follows the training's grid
             settings=own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0),
+            evaluations=work.evaluations,
             numbers=group.numbers,
             rings=rings,
             tick=lambda count: done.before_call(count, f"drift, {kind} model"),

@@ -85,6 +85,7 @@ def measure_samples(
     grid: Grid,
     trajectory_grid: Grid | None = None,
     settings: Settings,
+    evaluations: int,
     numbers: Sequence[int] | None = None,
     rings: int | None = None,
     exact_flow: ExactFlow | None = None,
@@ -95,6 +96,7 @@ def measure_samples(
 
     Args:
         predict: the network; its `rows` are places in x0. x0, noise: (S, C, H, W).
+        evaluations: network rows that `predict` takes for each of its rows (`Guidance.evaluations`).
         grid: of the short rollouts. trajectory_grid: of the trajectory; None = the same.
         numbers: the samples' global numbers; those below `fine_samples` get the fine rollout. The first
             `trajectory_samples` rows of x0 get the trajectory.
@@ -113,7 +115,7 @@ def measure_samples(
         )
     x0, noise = x0.to(state_dtype(x0)), noise.to(x0.device, state_dtype(x0))
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
-    network = _Network(predict, 2 if settings.guidance > 1 else 1, tick)
+    network = _Network(predict, evaluations, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
     setup = _Setup(
         network,

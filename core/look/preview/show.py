@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...data import pictures, transform
 from ...data.buckets import MULTIPLE, bucket_sizes, choose
+from ...families.guidance import Guidance
 from ...maths.grid import Grid, Level
 from ...maths.rollout import plan_from_noise, plan_offsets
 from ..drift import measure as drift
@@ -168,7 +169,7 @@ def show(
     """
     began = time.monotonic()
     ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
-    plan = _Plan.of(request, variants, ends)
+    plan = _Plan.of(request, variants, ends, model.guidance)
     progress = _Progress(plan.work, tell, should_stop)
     probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
@@ -205,13 +206,22 @@ class _Plan:
     work: float
 
     @classmethod
-    def of(cls, request: PreviewRequest, variants: Sequence[Variant], ends: Sequence[Mapping[str, float]]) -> "_Plan":
+    def of(
+        cls,
+        request: PreviewRequest,
+        variants: Sequence[Variant],
+        ends: Sequence[Mapping[str, float]],
+        guidance: Guidance,
+    ) -> "_Plan":
+        def rows(settings: Settings, samples: int, steps: int) -> int:
+            return drift.expected_rows(settings, samples, steps, guidance.evaluations(settings.guidance))
+
         strips = [strip_settings(request, variant.config) for variant in variants]
         with_curves = set(request.what) != {"strip"}
         curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
         steps = [round(each["steps"]) + 1 for each in ends]
-        strip_work = [drift.expected_rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
-        curve_work = [drift.expected_rows(each, each.samples, each.grid_steps) for each in curves]
+        strip_work = [rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
+        curve_work = [rows(each, each.samples, each.grid_steps) for each in curves]
         drawing = STRIP_WORK * len(variants)
         drawing += (CURVES_WORK if "curves" in request.what else 0) + (
             SPECTRUM_WORK if "spectrum" in request.what else 0

@@ -1,0 +1,82 @@
+"""Pictures by the stock pipeline, with prompts that are encoded already: the code that users will run."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..randomness import kept_random_state
+from .codec import LatentCodec
+from .conditioning import Prompt
+from .modes import evaluating
+
+
+class Sampled(Protocol):
+    """What drawing needs of a model."""
+
+    pipe: Any
+    codec: LatentCodec
+
+    @property
+    def denoiser(self) -> Any: ...
+
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]: ...
+
+    def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor: ...
+
+
+def draw(
+    model: Sampled,
+    prompts: Sequence[Prompt],
+    negative: Prompt | None,
+    *,
+    steps: int,
+    stock_guidance: float,
+    cells: tuple[int, int],
+    seed: int,
+    batch_size: int,
+    on_picture: Callable[[int, int], None] | None,
+    on_step: Callable[[int, int], None] | None,
+) -> list:
+    """See `Model.sample`. `cells`: height and width in latent cells; `stock_guidance`: as the pipeline counts it."""
+    from PIL import Image
+
+    pipe, scheduler, images = model.pipe, model.pipe.scheduler, []
+    height, width = cells
+    listening: Mapping[str, Any] = (
+        {} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}
+    )
+    try:
+        # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
+        with evaluating(model.denoiser), kept_random_state(), model.codec.present():
+            for first in range(0, len(prompts), batch_size):
+                part = prompts[first : first + batch_size]
+                pipe.scheduler = copy.deepcopy(scheduler)
+                latents = pipe(
+                    **model.pipeline_inputs(part, negative),
+                    num_inference_steps=steps,
+                    guidance_scale=stock_guidance,
+                    height=height * pipe.vae_scale_factor,
+                    width=width * pipe.vae_scale_factor,
+                    generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
+                    output_type="latent",
+                    **listening,
+                ).images
+                for pixels in model.codec.decode(model.pipeline_latents(latents, *cells)).permute(0, 2, 3, 1).cpu():
+                    images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
+                if on_picture is not None:
+                    on_picture(len(images), len(prompts))
+    finally:
+        pipe.scheduler = scheduler
+    return images
+
+
+def _after_step(
+    report: Callable[[int, int], None], steps: int, pipe: Any, index: int, t: Any, values: dict[str, Any]
+) -> dict[str, Any]:
+    """What a pipeline calls after each of its steps; solvers that call the network more often have more than `steps`."""
+    report(min(index + 1, steps), steps)
+    return values

@@ -1,0 +1,107 @@
+"""A family's model beside its stock diffusers pipeline: for the standing test and for the table that is made of it (tools/family_table.py)."""
+
+import torch
+from diffusers import DiffusionPipeline
+from rollout_studio.core.config import ModelConfig
+from rollout_studio.core.families import load_model, locate
+from rollout_studio.core.families.conditioning import Conditioning
+from rollout_studio.core.remedies.base import Network
+from tiny import PROMPTS
+
+STEPS = 4
+NEGATIVE = "blurry"
+
+
+def open_model(folder, **options):
+    shift = options.pop("flow_shift", None)
+    return load_model(
+        ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu", **options),
+        flow_shift=shift,
+        for_training=False,
+    )
+
+
+class Recorded:
+    """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
+
+    def __init__(self, folder, guidance, call=True, prompts=PROMPTS):
+        absent = dict.fromkeys(locate(str(folder)).absent)
+        self.pipe, self.prompts = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts)
+        for part in self.pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
+        self.pipe.set_progress_bar_config(disable=True)
+        step, self.steps = self.pipe.scheduler.step, []
+
+        def recording(output, time, sample, **rest):
+            scaled = (
+                self.pipe.scheduler.scale_model_input(sample, time)
+                if hasattr(self.pipe.scheduler, "scale_model_input")
+                else sample
+            )
+            self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
+            return step(output, time, sample, **rest)
+
+        self.pipe.scheduler.step = recording
+        if not call:
+            return
+        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
+        self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
+            negative_prompt=[NEGATIVE] * len(prompts),
+            num_inference_steps=STEPS,
+            guidance_scale=guidance,
+            height=side,
+            width=side,
+        )
+        self.latents = self.spread(self.call(output_type="latent"))
+        self.all_steps = self.steps[:]
+
+    def spread(self, latents):
+        """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
+        factor = self.pipe.vae_scale_factor
+        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
+
+    def call(self, output_type):
+        generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
+        return self.pipe(prompt=self.prompts, generator=generators, output_type=output_type, **self.arguments).images
+
+
+def guided(model, x, t, cond, negative, guidance):
+    return model.denoise(x, t, cond) if guidance == 1 else model.guidance(model.denoise, x, t, cond, negative, guidance)
+
+
+def differences(model, stock, guidance, *, padded=False):
+    """Of each step of a recorded call: (our output, what the stock pipeline handed to its scheduler).
+
+    `padded`: with the stock pipeline's own padding, where ours cuts it off.
+    """
+    prompts = stock.prompts
+    if padded and "prompt_mask" in model.collate(model.encode_prompts(prompts)):
+        asked = {"negative_prompt": [NEGATIVE] * len(prompts), "device": model.device}
+        embeds, mask, against, its_mask = model.pipe.encode_prompt(prompts, True, **asked)
+        cond = Conditioning({"prompt_embeds": embeds, "prompt_mask": mask})
+        negative = Conditioning({"prompt_embeds": against, "prompt_mask": its_mask})
+    else:
+        cond = model.collate(model.encode_prompts(prompts))
+        negative = model.collate(model.encode_prompts([NEGATIVE] * len(prompts), negative=True))
+    number, pairs = model.pipe.scheduler.config.num_train_timesteps, []
+    with torch.no_grad():
+        for output, time, x in stock.all_steps:
+            t = (time / number if model.is_flow else time).float().expand(len(prompts))
+            pairs.append((guided(model, x, t, cond, negative, guidance), output))
+    return pairs
+
+
+def rows_asked(model, guidance):
+    """(rows that the network got, rows that a run's log counts) for three rows of a rollout."""
+    got = []
+    hook = model.denoiser.register_forward_hook(lambda module, args, output: got.append(len(output[0])))
+    try:
+        with torch.no_grad():
+            network = Network(model, model.collate(model.encode_prompts(PROMPTS)))
+            t = torch.linspace(0.83, 0.13, 3) * (1 if model.is_flow else 999)
+            x = torch.randn(3, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+            network.predict(guidance)(x, model.noise_path.at(t), torch.tensor([1, 0, 1]))
+    finally:
+        hook.remove()
+    return sum(got), network.rows
