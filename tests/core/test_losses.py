@@ -12,6 +12,7 @@ from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.families.conditioning import Conditioning
+from rollout_studio.core.families.guidance import CLASSIFIER_FREE
 from rollout_studio.core.maths import grid as numeric
 from rollout_studio.core.maths.noise import Level, consistent_target, prediction_from_output
 from rollout_studio.core.maths.reflexflow import anti_drift, frequency_weight
