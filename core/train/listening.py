@@ -88,8 +88,8 @@ class Listener:
             case "save":
                 self._save()
             case "pause" if held_since is None and not self.is_paused:
+                held_since = time.monotonic()  # before the report: what listens to it may take its time
                 self.status.set_paused(True)
-                return time.monotonic()
             case "resume" if held_since is not None:
                 self.waited_s += time.monotonic() - held_since
                 self.status.set_paused(False)
