@@ -1,8 +1,10 @@
 """accelerate's part of a training: mixed precision, its loss scale, and the trackers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
+
+import torch
 
 from ..config import RunConfig, config_to_flat
 from ..families.base import resolve_device
@@ -22,27 +24,30 @@ def opened_accelerator(config: RunConfig, run: RunDir) -> Iterator["Accelerator"
     """
     from accelerate.state import AcceleratorState, GradientState
 
+    device = resolve_device(config.model.device)
     is_foreign = bool(AcceleratorState._shared_state)
-    accelerator = _accelerator(config, run)
-    try:
-        if config.training.report_to != "none":
-            flat = {
-                name: value if isinstance(value, int | float | str) else str(value)
-                for name, value in config_to_flat(config).items()
-            }
-            accelerator.init_trackers("rollout-studio", config=flat, init_kwargs={"wandb": {"name": run.name}})
-        yield accelerator
-    finally:
-        accelerator.end_training()
-        if not is_foreign:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+    # where libraries allocate on "the" GPU, it must be this one
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        accelerator = _accelerator(config, run, device)
+        try:
+            if config.training.report_to != "none":
+                flat = {
+                    name: value if isinstance(value, int | float | str) else str(value)
+                    for name, value in config_to_flat(config).items()
+                }
+                accelerator.init_trackers("rollout-studio", config=flat, init_kwargs={"wandb": {"name": run.name}})
+            yield accelerator
+        finally:
+            accelerator.end_training()
+            if not is_foreign:
+                AcceleratorState._reset_state(reset_partial_state=True)
+                GradientState._reset_state()
 
 
-def _accelerator(config: RunConfig, run: RunDir) -> "Accelerator":
+def _accelerator(config: RunConfig, run: RunDir, device: torch.device) -> "Accelerator":
     from accelerate import Accelerator
 
-    training, device = config.training, resolve_device(config.model.device)
+    training = config.training
     try:
         return Accelerator(
             mixed_precision=training.mixed_precision,

@@ -19,20 +19,21 @@ class BetweenSteps:
 
     def handle_all(self) -> None:
         """Signals, a full disk and commands, in this order. Raises: Leave where the run must end."""
-        self._end_if_requested()
+        interrupt = self.listener.interrupt
+        self._end_if_requested(self.status.ranks.any(interrupt.is_requested))
         if self.status.journal.blocked:
             self.room.write("events.jsonl", self.status.journal.flush)
         self.listener.take_commands()
         while self.listener.inbox:
             self._handle(self.listener.inbox.popleft())
-            self._end_if_requested()
+            self._end_if_requested(interrupt.is_requested)
 
-    def _end_if_requested(self) -> None:
+    def _end_if_requested(self, by_signal: bool) -> None:
         """End the run where a signal came, or a stop in the middle of something."""
-        interrupt = self.listener.interrupt
-        if interrupt.is_requested:
+        if by_signal:
             self.keeper.save()
-            raise Leave(PREEMPTED, f"{interrupt.name}: saved at step {self.status.step}; resume goes on from here.")
+            name = self.listener.interrupt.name or "a signal to another rank"
+            raise Leave(PREEMPTED, f"{name}: saved at step {self.status.step}; resume goes on from here.")
         if self.listener.stop is not None:
             self._stop(self.listener.stop)
 
@@ -64,7 +65,7 @@ class BetweenSteps:
         self.listener.is_paused = True
         self.status.set_paused(True)
         while self.listener.is_paused:
-            self._end_if_requested()
+            self._end_if_requested(self.listener.interrupt.is_requested)
             self.listener.take_commands()
             if self.listener.inbox:
                 self._handle(self.listener.inbox.popleft())

@@ -1,4 +1,4 @@
-"""Signals that request the end of a training: obeyed at the next step boundary; the second one ends it at once."""
+"""Signals that request the end of a training: handled at the next step boundary; the second one ends it at once."""
 
 import signal
 import threading

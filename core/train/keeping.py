@@ -23,9 +23,9 @@ class Keeper:
         return every > 0 and step % every == 0 and step < self.status.total
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one."""
+        """Write a checkpoint of this step, unless there is one. Rank 0 writes."""
         status, session = self.status, self.session
-        if status.saved == status.step:
+        if status.saved == status.step or not status.ranks.is_main:
             return
         structure, moments = checkpoint.flatten(session.optimizer.state_dict())
         tensors = {"trainable": adapter_state(session.model), "optimizer": moments}
@@ -62,10 +62,12 @@ class Keeper:
             self.save()
 
     def export(self) -> None:
-        """Write the file for others, and prove that a stock pipeline does with it what this model does.
+        """Write the file for others, and prove that a stock pipeline does with it what this model does. Rank 0 writes.
 
         Raises: ExportError where it does not.
         """
+        if not self.status.ranks.is_main:
+            return
         config, model, status = self.session.config, self.session.model, self.status
         run, state = status.run, self.session.average_on_cpu()
         path = run.lora_path / (f"{run.name}.safetensors" if config.training.model_type == "lora" else run.name)

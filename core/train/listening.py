@@ -44,8 +44,9 @@ class Listener:
             save()
 
     def take_commands(self, only: tuple[str, ...] = COMMANDS) -> None:
-        """Move the commands of these names from the run's folder to the inbox."""
-        self.inbox.extend(self.status.run.take_commands(only))
+        """Move the commands of these names from the run's folder to the inbox; rank 0 does."""
+        if self.status.ranks.is_main:
+            self.inbox.extend(self.status.run.take_commands(only))
 
     def report(self, command: Command) -> None:
         """Write that a command was received."""

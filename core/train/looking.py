@@ -36,7 +36,7 @@ class _Abandoned(Exception):
 class Viewer:
     """Draws and measures with the weights that would be exported now. Weights, modes and random state are left as found.
 
-    Whatever it does is left, and not written, where a signal or a stop comes in the middle of it.
+    Whatever it does is left, and not written, where a signal or a stop comes in the middle of it. Rank 0 draws and measures.
     """
 
     def __init__(self, status: Status, session: Session, room: DiskRoom, listener: Listener, timer: Timer) -> None:
@@ -101,6 +101,8 @@ class Viewer:
         """Samples of the validation prompts by the stock pipeline with the weights of now, into `folder` (this step's).
         Unset arguments are the config's.
         """
+        if not self.status.ranks.is_main:
+            return
         config, model, status = self.session.config.validation, self.session.model, self.status
         prompts = list(config.prompts if prompts is None else prompts)
         if not prompts:
@@ -145,6 +147,8 @@ class Viewer:
         """A drift report of the weights of now, base against tuned, on the held-out pictures and beside them on some
         that are trained on.
         """
+        if not self.status.ranks.is_main:
+            return
         data, status = self.session.data, self.status
         sets = [
             drift.ProbeSet(

@@ -27,11 +27,12 @@ from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
 from .listening import Listener
 from .looking import Viewer
-from .outcome import DONE, PREEMPTED, Broken, Leave, report_end
+from .outcome import DONE, PREEMPTED, Broken, Leave, Refused, agreed_end, report_end
+from .ranks import Ranks
 from .reporting import StepReporter, Timer
 from .resuming import check_unchanged, find_checkpoint, restore
 from .session import open_session
-from .status import Status
+from .status import SilentJournal, Status
 from .step import Stepper
 
 
@@ -59,10 +60,11 @@ def train(
 
     Raises: RunError when another process trains this run.
     """
-    journal = Journal(run, listen)
+    ranks = Ranks.here()
+    journal, lock = (Journal(run, listen), run.lock()) if ranks.is_main else (SilentJournal(run), nullcontext())
     listening = Interrupt() if interrupt is None else nullcontext(interrupt)
-    with run.lock(), listening as signals, kept_random_state(), ExitStack() as opened:
-        status, config = Status(run, journal), None
+    with lock, listening as signals, kept_random_state(), ExitStack() as opened:
+        status, config = Status(run, journal, ranks), None
         try:
             config = read_config(run.config_path)
             _train(config, status, signals, resume, opened)
@@ -74,11 +76,17 @@ def train(
 def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool, opened: ExitStack) -> None:
     """The whole run, in order. `opened`: closes what must be closed after the last event."""
     status.step, status.total = 0, config.training.max_train_steps
+    if status.ranks.world_size > 1:
+        raise Refused(
+            f"WORLD_SIZE = {status.ranks.world_size}: a run is trained by one process so far.",
+            "Start it without torchrun or accelerate launch, with device = cuda:N for the GPU; several runs train at once on several GPUs.",
+        )
     before = find_checkpoint(status, resume)
     if before is not None:
         status.step = status.saved = before.step  # from here on an early end says where a resume goes on
         check_unchanged(before, config, status)
-        status.run.forget_after(before.step)
+        if status.ranks.is_main:
+            status.run.forget_after(before.step)
     is_resumed = before is not None
     _report_start(config, status, is_resumed)
 
@@ -91,20 +99,22 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     keeper = Keeper(status, session, room)
     viewer = Viewer(status, session, room, listener, timer)
     between_steps = BetweenSteps(status, listener, room, keeper, viewer)
-    stepper, reporter = Stepper(session), StepReporter(status, session, timer)
+    stepper, reporter = Stepper(session, status.ranks), StepReporter(status, session, timer)
 
     listener.accept_saves(keeper.save_on_command)
-    if is_resumed:
-        viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
-    else:
-        with timer.timed("samples"):
-            viewer.take_samples()
-        with timer.timed("drift"):
-            viewer.measure_drift()
+    with agreed_end(status.ranks):
+        if is_resumed:
+            viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
+        else:
+            with timer.timed("samples"):
+                viewer.take_samples()
+            with timer.timed("drift"):
+                viewer.measure_drift()
     session.free_what_training_does_not_need()
 
     while status.step < status.total:
-        between_steps.handle_all()
+        with agreed_end(status.ranks):
+            between_steps.handle_all()
         try:
             done = stepper.take(status.step)
         except Broken:
@@ -112,18 +122,19 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
             raise
         status.step += 1
         reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
-        if keeper.is_checkpoint_due():
-            with timer.timed("save"):
-                keeper.save()
-        viewer.view_if_due()
-    _finish(listener, keeper, viewer)
+        with agreed_end(status.ranks):
+            if keeper.is_checkpoint_due():
+                with timer.timed("save"):
+                    keeper.save()
+            viewer.view_if_due()
+    with agreed_end(status.ranks):
+        _finish(listener, keeper, viewer)
 
 
 def _report_start(config: RunConfig, status: Status, is_resumed: bool) -> None:
     device, expected_s = str(resolve_device(config.model.device)), None
-    if (
-        not is_resumed
-    ):  # what the steps of the whole run are estimated to take; the page compares it with what they took
+    # what the steps of the whole run are estimated to take; the page compares it with what they took
+    if not is_resumed:
         span = time_estimate(config, status.run.path.parent).steps_s
         expected_s = None if span is None else [round(each, 2) for each in (span.low, span.likely, span.high)]
     status.journal.emit(

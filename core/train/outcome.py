@@ -1,6 +1,8 @@
 """How a training ends: exit codes, the errors that end it, and the last events that it writes."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..before.estimate import ways_to_need_less
 from ..config import ConfigError, RunConfig
@@ -9,6 +11,7 @@ from ..errors import Trouble
 from ..families import ModelError
 from ..memory import is_out_of_memory, memory_message
 from .interrupt import Interrupt, StopNow
+from .ranks import Ranks
 from .status import Status
 
 DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
@@ -29,6 +32,21 @@ class Leave(Exception):
     def __init__(self, code: int, message: str) -> None:
         self.code, self.message = code, message
         super().__init__(message)
+
+
+@contextmanager
+def agreed_end(ranks: Ranks) -> Iterator[None]:
+    """Where one rank leaves inside, all do at the end of the block: rank 0 alone receives stops and waits for a full disk.
+
+    Raises: Leave, on every rank. In one process the block's own.
+    """
+    leave: Leave | None = None
+    try:
+        yield
+    except Leave as error:
+        leave = error
+    if ranks.any(leave is not None):
+        raise leave if leave is not None else Leave(DONE, "another rank has ended the run.")
 
 
 def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, error: BaseException | None) -> int:

@@ -32,7 +32,8 @@ def find_checkpoint(status: Status, resume: bool) -> Checkpoint | None:
     Raises: Refused where a fresh run would overwrite checkpoints, or there is none to resume from.
     """
     run, folder = status.run, status.run.checkpoints_path
-    checkpoint.remove_leftovers(folder)
+    if status.ranks.is_main:
+        checkpoint.remove_leftovers(folder)
     if not resume:
         there = checkpoint.checkpoints(folder)
         if there:

@@ -5,13 +5,24 @@ from typing import Any
 
 from ..runs.folder import RunDir
 from ..runs.journal import Journal
+from .ranks import Ranks
+
+
+class SilentJournal(Journal):
+    """The journal of a rank that does not write."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write nothing."""
+
+    def state(self, **fields: Any) -> None:
+        """Write nothing."""
 
 
 class Status:
     """The steps that are done, and the run's folder and journal. Only the loop counts steps; only `Keeper` sets `saved`."""
 
-    def __init__(self, run: RunDir, journal: Journal) -> None:
-        self.run, self.journal = run, journal
+    def __init__(self, run: RunDir, journal: Journal, ranks: Ranks) -> None:
+        self.run, self.journal, self.ranks = run, journal, ranks
         self.step = run.last_checkpoint() or 0
         """Optimizer steps that are done."""
         self.total = 0

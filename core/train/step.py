@@ -14,6 +14,7 @@ from ..randomness import stream_seed
 from ..remedies.base import Batch as Rows
 from .losses import batch_loss
 from .outcome import Broken
+from .ranks import Ranks
 from .reporting import StepTally
 from .session import Session
 from .window import Draw, draw_window
@@ -38,8 +39,8 @@ class Stepper:
     and resumed is bit for bit the run that was not.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, ranks: Ranks) -> None:
+        self.session, self.ranks = session, ranks
         self._grids: dict[tuple[int, ...], Grid] = {}
         self._skipped = 0  # steps in a row that the loss scaler left out
 
@@ -48,23 +49,24 @@ class Stepper:
         session, began = self.session, time.perf_counter()
         micro_steps = session.config.training.gradient_accumulation_steps
         rate = session.schedule.set(step)
-        batches = [session.data.batch(step, micro) for micro in range(micro_steps)]
+        batches = [session.data.batch(step, micro, self.ranks.share) for micro in range(micro_steps)]
         draws = draw_window(
             session.model,
             session.config,
             [batch.latents.shape[1:] for batch in batches],
-            [batch.is_class for batch in batches],
+            [batch.numbers for batch in batches],
+            session.data.rows_per_step,
             step,
             self.grid,
         )
-        tally = StepTally(rows=sum(len(batch.latents) for batch in batches))
+        tally = StepTally(rows=session.data.rows_per_step)
         session.optimizer.zero_grad(set_to_none=True)
         for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
             loss = self._micro_step(step, micro, batch, draw, tally)
-            if not math.isfinite(loss):
+            if self.ranks.any(not math.isfinite(loss)):
                 raise _not_finite("loss", loss, step, batches)
         norm = self._clipped_norm()
-        if not self._may_update(norm):
+        if self.ranks.any(not self._may_update(norm)):
             raise _not_finite("gradient", norm, step, batches)
         self._update(norm)
         return StepResult(tally, rate, norm, time.perf_counter() - began)
@@ -72,12 +74,13 @@ class Stepper:
     def _micro_step(self, step: int, micro: int, batch: Batch, draw: Draw, tally: StepTally) -> float:
         """Forward and backward of one accumulation step; returns its loss, and leaves the backward out where that is not finite."""
         session = self.session
-        # LoRA dropout draws from the global generator
-        torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", micro))
+        # LoRA dropout draws from the global generator, another stream on every rank
+        index = micro * self.ranks.world_size + self.ranks.rank
+        torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
             rows = Rows(batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
-        loss = found.parts.total.sum() / tally.rows  # the mean over the window, however it is split
+        loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         value = float(loss.detach())
         if math.isfinite(value):
             session.accelerator.backward(loss)

@@ -30,24 +30,26 @@ def draw_window(
     model: Model,
     config: RunConfig,
     shapes: Sequence[Sequence[int]],
-    is_class: Sequence[Tensor],
+    numbers: Sequence[LongTensor],
+    rows: int,
     step: int,
     grid_of: Callable[[tuple[int, ...]], Grid],
 ) -> list[Draw]:
-    """Noise, times and the remedy's plans of one optimizer step, for every row of every micro-step at once.
+    """Noise, times and the remedy's plans of one optimizer step, for the rows of this process.
 
-    Rows are numbered over the whole window, instance rows first, and a row's draws depend on its number alone: four
-    micro-steps of one row get what one micro-step of four rows gets.
+    Times and plans are drawn for the whole global batch, and a row's draws depend on its number in it alone: four micro-steps
+    of one row get what one micro-step of four rows gets, and two ranks get between them what one process gets.
 
     Args:
-        shapes: (C, h, w) of each micro-step; is_class: (B,) bool of each micro-step, the rows of prior preservation.
+        shapes: (C, h, w) of each micro-step.
+        numbers: (B,) of each micro-step, its rows' places in the global batch (`data.Batch.numbers`).
+        rows: of the global batch (`data.Prepared.rows_per_step`).
+        step: counted from 0; grid_of: the rollout's grid for latents of a shape.
     """
     seed, flow = config.training.seed, model.is_flow
-    places = _row_numbers(is_class)
-    rows = sum(len(part) for part in is_class)
     plans: dict[tuple[int, ...], tuple[Plan, Remedy]] = {}
     draws = []
-    for shape, mine in zip(map(tuple, shapes), places, strict=True):
+    for shape, mine in zip(map(tuple, shapes), numbers, strict=True):
         if shape not in plans:  # shift and grid may depend on the shape, what is drawn does not
             t = sample_times(
                 config.training,
@@ -63,14 +65,3 @@ def draw_window(
         noise = torch.cat([row_noise((1, *shape), seed, step, first_row=int(number)) for number in mine])
         draws.append(Draw(noise, rows_of(plan, mine), remedy))
     return draws
-
-
-def _row_numbers(is_class: Sequence[Tensor]) -> list[LongTensor]:
-    """The number of each row in the window: instance rows of all micro-steps first, then class rows."""
-    instance, of_class = 0, sum(int((~part).sum()) for part in is_class)
-    numbers = []
-    for part in is_class:
-        mine = torch.where(part, of_class + part.cumsum(0) - 1, instance + (~part).cumsum(0) - 1)
-        instance, of_class = instance + int((~part).sum()), of_class + int(part.sum())
-        numbers.append(mine)
-    return numbers

@@ -150,9 +150,12 @@ class FlowModel:
 def window(sizes, class_sizes=None, step=5):
     config = config_from_flat({"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.6})
     class_sizes = [0] * len(sizes) if class_sizes is None else class_sizes
-    is_class = [torch.arange(own + other) >= own for own, other in zip(sizes, class_sizes, strict=True)]
+    instance, of_class = torch.arange(sum(sizes)), sum(sizes) + torch.arange(sum(class_sizes))
+    own, other = instance.split(sizes), of_class.split(class_sizes)
+    numbers = [torch.cat(pair) for pair in zip(own, other, strict=True)]
     grid = Grid(torch.linspace(1, 0, 9))
-    return draw_window(FlowModel(), config, [(2, 3, 4)] * len(sizes), is_class, step, lambda shape: grid)
+    rows = sum(sizes) + sum(class_sizes)
+    return draw_window(FlowModel(), config, [(2, 3, 4)] * len(sizes), numbers, rows, step, lambda shape: grid)
 
 
 @pytest.mark.parametrize(
