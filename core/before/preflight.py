@@ -461,13 +461,29 @@ def _torch_build() -> tuple[bool, bool]:
 def device_of(model: ModelConfig) -> str:
     """cpu, cuda or mps: where this installation would compute. torch itself is not asked."""
     if model.device != "auto":
-        return model.device
+        return model.device.partition(":")[0]
     likely = platform_calls.likely_device()
     return "cpu" if likely == "cuda" and not _torch_build()[1] else likely
 
 
+def missing_gpu(device: str, gpus: int) -> Finding | None:
+    """What is wrong with the option `device` = cuda:N on a machine with so many GPUs; None: nothing, or it names no number."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number or int(number) < gpus:
+        return None
+    last = f"cuda:{gpus - 1}"
+    there = "no GPU" if gpus == 0 else "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to {last}"
+    return Finding(
+        "error",
+        "device",
+        f"{device} is asked for, and CUDA shows {there}.",
+        "Set device = auto." if gpus == 0 else f"Set device = {last}, or cuda for the first; GPUs count from 0.",
+        "device-missing",
+    )
+
+
 def _device(config: RunConfig) -> Iterable[Finding]:
-    asked, likely = config.model.device, platform_calls.likely_device()
+    asked, likely = config.model.device.partition(":")[0], platform_calls.likely_device()
     installed, gpu_build = _torch_build()
     if not installed:
         yield Finding(
@@ -493,7 +509,7 @@ def _device(config: RunConfig) -> Iterable[Finding]:
         yield Finding(
             "error",
             "device",
-            "cuda is asked for, but the installed PyTorch is built for the CPU only.",
+            f"{config.model.device} is asked for, but the installed PyTorch is built for the CPU only.",
             "Install a CUDA build of PyTorch, or set device = auto.",
             "device-missing",
         )
@@ -501,10 +517,12 @@ def _device(config: RunConfig) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "device",
-            "cuda is asked for, but no NVIDIA driver was found.",
+            f"{config.model.device} is asked for, but no NVIDIA driver was found.",
             "Set device = auto.",
             "device-missing",
         )
+    elif asked == "cuda" and (wrong := missing_gpu(config.model.device, platform_calls.gpu_count())) is not None:
+        yield wrong
     elif asked == "mps" and likely != "mps":
         yield Finding(
             "error",

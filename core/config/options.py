@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterator
@@ -55,7 +56,8 @@ class Option:
     `name` is the flat key (`scheduled_sampling_grid_steps`), `field` its name in the section (`grid_steps`).
     `type` is one of bool, int, float, str, list[str], list[int]; with `choices`, only those values are allowed.
     `default` None means that the option may be left unset (and only then may it be). Bounds are inclusive; for lists they hold
-    for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`.
+    for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`. `numbered`: the one of
+    the choices that a number may follow ("cuda": also cuda:0, cuda:1, ...).
     """
 
     name: str
@@ -73,6 +75,7 @@ class Option:
     split: str = ","
     since: str = "0.1"
     soft: float | Callable[[Any], float] | None = None
+    numbered: str | None = None
 
     def slider_end(self, config: Any) -> float | None:
         """The soft maximum in this config: where a slider ends, because hardly anybody wants more; more, up to `maximum`, is typed.
@@ -138,8 +141,9 @@ class Option:
         if kind == "str":
             if not isinstance(value, str):
                 raise _Wrong("must be text." if self.choices is None else f"must be one of {', '.join(self.choices)}.")
-            if self.choices is not None and value not in self.choices:
-                raise _Wrong(f"must be one of {', '.join(self.choices)}.{did_you_mean(value, self.choices)}")
+            if self.choices is not None and value not in self.choices and not self._is_numbered(value):
+                more = "" if self.numbered is None else f", or {self.numbered}:N with a number from 0"
+                raise _Wrong(f"must be one of {', '.join(self.choices)}{more}.{did_you_mean(value, self.choices)}")
             if "\0" in value:
                 raise _Wrong("must not contain a NUL character.")
             if any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -167,6 +171,9 @@ class Option:
         if self.maximum is not None and value > self.maximum:
             raise _Wrong(f"must be at most {with_unit(self.maximum, self.unit)}; the default is {default}.")
         return float(value) if kind == "float" else value
+
+    def _is_numbered(self, value: str) -> bool:
+        return self.numbered is not None and re.fullmatch(rf"{self.numbered}:(0|[1-9][0-9]?)", value) is not None
 
 
 _NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number"}
@@ -226,6 +233,7 @@ def option(
     split: str = ",",
     since: str = "0.1",
     soft: float | Callable[[Any], float] | None = None,
+    numbered: str | None = None,
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
@@ -240,6 +248,7 @@ def option(
         since: the version that brought it. Files of the host that name values by position keep to the order of versions.
         soft: for a number whose useful part is a small piece of what is allowed, where its slider ends: a number, or a function of the
             whole config, for what depends on the grid or the length of the run.
+        numbered: of an option with choices, the one that a number may follow: "cuda" allows cuda:0, cuda:1, ..., too.
     """
     metadata = {
         "help": help,
@@ -251,6 +260,7 @@ def option(
         "split": split,
         "since": since,
         "soft": soft,
+        "numbered": numbered,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
