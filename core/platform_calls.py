@@ -328,6 +328,44 @@ def start_helper(command: Sequence[str], log: Path, *, extra_env: Mapping[str, s
         )
 
 
+def device_name(name: str) -> str:
+    """One name for each device, so that runs which would share one are recognised: "auto" is what it most likely means here, "cuda" is
+    cuda:0; others are what they are.
+    """
+    if name == "auto":
+        name = likely_device()
+    return "cuda:0" if name == "cuda" else name
+
+
+def gpu_count() -> int:
+    """How many NVIDIA GPUs torch would number here, from 0, as far as this can be known without importing it; 0 without a driver."""
+    return visible_gpus(_installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible_gpus(installed: int, visible: str | None) -> int:
+    """How many of the `installed` GPUs CUDA shows when CUDA_VISIBLE_DEVICES is `visible`: the list ends at the first entry that names none."""
+    if visible is None:
+        return installed
+    count = 0
+    for entry in visible.split(","):
+        entry = entry.strip()
+        if not entry or (entry.lstrip("-").isdigit() and not 0 <= int(entry) < installed):
+            break
+        count += 1
+    return count
+
+
+@functools.cache
+def _installed_gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
 def likely_device() -> str:
     """What `device = auto` will most likely mean, without importing torch: cuda, mps or cpu.
 

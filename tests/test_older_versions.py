@@ -10,7 +10,7 @@ from rollout_studio.core.config.own_presets import own_presets
 from rollout_studio.core.families import load_model
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from rollout_studio.nodes.graph.validate import train_configs
 from rollout_studio.nodes.reading import load
 from tiny_run import without_drift  # noqa: F401 - a fixture

@@ -65,9 +65,9 @@ def tiny_run(tiny_folder, pictures, tmp_path) -> Callable[..., RunDir]:
 @pytest.fixture
 def without_drift(monkeypatch) -> None:
     """No drift reports: a test that is not about them need not wait for them."""
-    from rollout_studio.core.train.trainer import Training
+    from rollout_studio.core.train.looking import Viewer
 
-    monkeypatch.setattr(Training, "measure_drift", lambda self: None)
+    monkeypatch.setattr(Viewer, "measure_drift", lambda self: None)
 
 
 def events(run: RunDir, kind: str | None = None) -> list[dict]:

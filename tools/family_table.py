@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 import diffusers
 import torch
 from rollout_studio.core import adapters
-from rollout_studio.core.before.preflight import model_findings, trained_weights
+from rollout_studio.core.before.disk import trained_weights
+from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import FAMILIES, load_model
 from stock import Recorded, differences, open_model, rows_asked

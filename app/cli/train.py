@@ -90,7 +90,7 @@ def _resume(given: argparse.Namespace) -> int:
 
 
 def _follow(run: Any, *, resume: bool) -> int:
-    from ...core.train.trainer import train  # imports torch: seconds
+    from ...core.train.loop import train  # imports torch: seconds
 
     use_all_cores()
     progress = Progress(sys.stderr)

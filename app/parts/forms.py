@@ -71,7 +71,10 @@ def component(option: Option, value: Any, full: bool = True) -> gr.components.Co
     if option.choices is not None:
         unset = [("as the checkpoint says", AUTOMATIC)] if option.optional else []
         return gr.Dropdown(
-            choices=[*unset, *((choice, choice) for choice in option.choices)], filterable=False, **common
+            choices=[*unset, *((choice, choice) for choice in option.choices)],
+            filterable=option.numbered is not None,  # cuda:1 is typed
+            allow_custom_value=option.numbered is not None,
+            **common,
         )
     if option.type == "bool":
         if option.optional:

@@ -1,7 +1,8 @@
 """The controls that a run with rollout must be compared with, as configs of runs of their own. No torch.
 
 What a rollout gains may come from other things: from the extra time it takes, or from training on noisier pictures. Three more runs separate these
-(rollout.md section 7): plain training for the same steps, plain training for the same time, and plain training at the noise levels from
+(docs/mathematics.md, "Controls and first results"): plain training for the same steps, plain training for the same
+time, and plain training at the noise levels from
 which the rollout would have started. Everything else stays as it was: pictures, seeds, order of the rows, the drift probe.
 """
 
@@ -37,7 +38,7 @@ _ENOUGH_STEPS = 8
 """Of each kind in one process, for their medians to be used."""
 _SLOWER_THAN_CALLS, _FASTER_THAN_ROWS = 1.67, 0.6
 """How far the measured ratio may lie outside what the forwards explain: above, if every call of the network cost a whole batch; below,
-if it cost only its rows. A plain step's own cost is known to about that (speed.md section 1)."""
+if it cost only its rows. A plain step's own cost is known to about that (docs/mathematics.md, "Cost of a step")."""
 _LEAST_RATIO = 0.9
 _OFF = {
     f"{RolloutConfig.prefix}max_step_offset": 0

@@ -1,6 +1,7 @@
 """What rollout costs, how its offsets fall, and how much it blurs: closed forms for the page, the command line and the docs.
 
-Importing this costs no torch. Sources: speed.md section 1, rollout.md sections 2 and 4.
+Importing this costs no torch. Sources: docs/mathematics.md, "Cost of a step",
+"Which rows are rolled out" and "Blur limit".
 """
 
 import math
@@ -44,7 +45,8 @@ def guidance_of(config: "RunConfig") -> Guidance:
 
 
 def plain_step_in_forwards(model_type: Literal["lora", "full"], gradient_checkpointing: bool) -> float:
-    """`c`: what a plain training step costs, in forwards of the network (measured 1.94, 2.82 and 2.65; speed.md section 1)."""
+    """`c`: what a plain training step costs, in forwards of the network (measured 1.94, 2.82 and 2.65;
+    docs/mathematics.md, "Cost of a step")."""
     return {"lora": 2.0, "full": 3.0}[model_type] + (1.0 if gradient_checkpointing else 0.0)
 
 
@@ -142,7 +144,7 @@ def blur_factor(
         source, target: one level each, source noisier.
         regression: the `target` option; `original` is given for rectified flow (alpha + sigma = 1) only.
     Raises: ValueError for `original` on another path.
-    Source: rollout.md section 4; with v = alpha^2 + sigma^2, `(alpha_s / alpha_t) sqrt(v_t / v_s)`.
+    Source: docs/mathematics.md, "Blur limit"; with v = alpha^2 + sigma^2, `(alpha_s / alpha_t) sqrt(v_t / v_s)`.
     """
     alpha_s, sigma_s, alpha_t, sigma_t = (
         float(value) for value in (source.alpha, source.sigma, target.alpha, target.sigma)

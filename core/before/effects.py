@@ -122,7 +122,8 @@ def shown_offsets(most: int) -> list[int]:
 
 
 def blur_table(config: RunConfig) -> list[Blur] | None:
-    """The blur factor (rollout.md section 4) at a few target levels; None where it is not known (`original` outside flow models)
+    """The blur factor (docs/mathematics.md, "Blur limit") at a few target levels; None where it is not known
+    (`original` outside flow models)
     or does not apply (nothing is rolled out; `paper` takes its ordinary loss at the source)."""
     rollout, schedule = config.rollout, schedule_of(config)
     if (

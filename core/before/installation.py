@@ -25,6 +25,6 @@ def torch_build() -> tuple[bool, bool]:
 def device_of(model: ModelConfig) -> str:
     """cpu, cuda or mps: where a run with this model section computes."""
     if model.device != "auto":
-        return model.device
+        return model.device.partition(":")[0]
     likely = platform_calls.likely_device()
     return "cpu" if likely == "cuda" and not torch_build()[1] else likely

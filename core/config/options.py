@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterator
@@ -57,7 +58,8 @@ class Option:
     `type` is one of bool, int, float, str, list[str], list[int]; with `choices`, only those values are allowed.
     `default` None means that the option may be left unset (and only then may it be). Bounds are inclusive; for lists they hold
     for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`. `label` names it for a
-    person; `example` is a value that a person would have to make up.
+    person; `example` is a value that a person would have to make up. `numbered`: the one of the choices that a number may follow
+    ("cuda": also cuda:0, cuda:1, ...).
     """
 
     name: str
@@ -77,6 +79,7 @@ class Option:
     soft: float | Callable[[Any], float] | None = None
     label: str = ""
     example: str = ""
+    numbered: str | None = None
 
     def slider_end(self, config: Any) -> float | None:
         """The soft maximum in this config: where a slider ends, because more is rarely useful; more, up to `maximum`, is typed.
@@ -142,8 +145,9 @@ class Option:
         if kind == "str":
             if not isinstance(value, str):
                 raise _Wrong("must be text." if self.choices is None else f"must be one of {', '.join(self.choices)}.")
-            if self.choices is not None and value not in self.choices:
-                raise _Wrong(f"must be one of {', '.join(self.choices)}.{did_you_mean(value, self.choices)}")
+            if self.choices is not None and value not in self.choices and not self._is_numbered(value):
+                more = "" if self.numbered is None else f", or {self.numbered}:N with a number from 0"
+                raise _Wrong(f"must be one of {', '.join(self.choices)}{more}.{did_you_mean(value, self.choices)}")
             if "\0" in value:
                 raise _Wrong("must not contain a NUL character.")
             if any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -171,6 +175,9 @@ class Option:
         if self.maximum is not None and value > self.maximum:
             raise _Wrong(f"must be at most {with_unit(self.maximum, self.unit)}; the default is {default}.")
         return float(value) if kind == "float" else value
+
+    def _is_numbered(self, value: str) -> bool:
+        return self.numbered is not None and re.fullmatch(rf"{self.numbered}:(0|[1-9][0-9]?)", value) is not None
 
 
 _NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number"}
@@ -232,6 +239,7 @@ def option(
     soft: float | Callable[[Any], float] | None = None,
     label: str = "",
     example: str = "",
+    numbered: str | None = None,
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
@@ -249,6 +257,7 @@ def option(
         label: the name that a person reads, without the unit; only where the field's own name, written out, would not tell a newcomer
             enough. Unlike that of any other option, and at most 50 characters.
         example: what an empty field shows, for a text that a person has to make up.
+        numbered: of an option with choices, the one that a number may follow: "cuda" allows cuda:0, cuda:1, ..., too.
     """
     metadata = {
         "help": help,
@@ -262,6 +271,7 @@ def option(
         "soft": soft,
         "label": label,
         "example": example,
+        "numbered": numbered,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -25,7 +25,7 @@ def _plain(value: Any) -> Any:
 def values_of(option: Option) -> str:
     """What the option takes, in words: choices, bounds with their unit, or the kind."""
     if option.choices is not None:
-        return " | ".join(option.choices)
+        return " | ".join((*option.choices, *([] if option.numbered is None else [f"{option.numbered}:N"])))
     kind = {
         "bool": "true | false",
         "int": "whole number",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from ..findings import Finding
 from ..randomness import generator
@@ -85,14 +85,16 @@ class Batch:
     """What one forward and backward trains on.
 
     `latents` (R, C, H, W) float32 on the model's device, scaled; `conditioning` collated, R rows; `is_class` (R,) bool
-    on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `ids`
-    name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
+    on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `numbers`
+    (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first.
+    `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
     `flipped` which are mirrored.
     """
 
     latents: Tensor
     conditioning: "Conditioning"
     is_class: Tensor
+    numbers: LongTensor
     ids: list[str]
     captions: list[str]
     flipped: list[bool]
@@ -168,6 +170,11 @@ class Prepared:
         return self.schedule.batch_size * (1 if self.class_order is None else 2)
 
     @property
+    def rows_per_step(self) -> int:
+        """Rows of the global batch of an optimizer step: of all its accumulation steps, on all ranks."""
+        return self.accumulation * self.rows_per_batch
+
+    @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps in which every instance row comes `repeats` times."""
         return self.schedule.batches_per_epoch / self.accumulation
@@ -177,10 +184,13 @@ class Prepared:
         in the set."""
         return self.text.get(self.text_keys[caption])
 
-    def batch(self, step: int, micro_step: int = 0) -> Batch:
+    def batch(self, step: int, micro_step: int = 0, share: slice = slice(None)) -> Batch:
         """The batch of an optimizer step (counted from 0), or of one of its accumulation steps. Draws nothing from
         global generators.
 
+        Args:
+            share: which of the instance rows, and which of the class rows, are loaded (`train.ranks.Ranks.share`). What is
+                drawn for a row does not depend on it.
         Cost: from memory for sets that fit into it; else one file per row.
         """
         if step < 0 or not 0 <= micro_step < self.accumulation:
@@ -208,6 +218,12 @@ class Prepared:
                 for text, drop in zip(captions, (drawn < self.caption_dropout).tolist(), strict=True)
             ]
 
+        places = torch.arange(len(rows))
+        mine = torch.cat([places[:instances][share], places[instances:][share]])
+        numbers = places + micro_step * instances
+        numbers[instances:] += (self.accumulation - 1) * instances  # behind the instance rows of all accumulation steps
+        rows, flipped, captions = ([values[i] for i in mine.tolist()] for values in (rows, flipped, captions))
+
         latents = [
             self.latents.get(row.flipped if flip else row.latents)["latents"]
             for row, flip in zip(rows, flipped, strict=True)
@@ -217,7 +233,8 @@ class Prepared:
         return Batch(
             latents=torch.stack(latents).to(self.model.device),
             conditioning=self.model.framed(prompts, frames),
-            is_class=torch.arange(len(rows)) >= instances,
+            is_class=mine >= instances,
+            numbers=numbers[mine],
             ids=[row.name for row in rows],
             captions=captions,
             flipped=flipped,

@@ -26,6 +26,7 @@ from ..maths.noise import (
     VariancePreserving,
     prediction_from_output,
 )
+from ..platform_calls import device_name
 from . import sampling
 from .codec import LatentCodec, ScaledVae
 from .conditioning import Conditioning, Frame, Prompt
@@ -43,17 +44,24 @@ ENCODERS_BESIDE_NETWORK = 1 << 30
 
 
 def resolve_device(name: str) -> torch.device:
-    """The name "auto" takes CUDA, then MPS, then the CPU. Raises ModelError for a device that this machine lacks."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available[name]:
+    """The device of the option `device`. Raises ModelError for one that this machine lacks."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return torch.device(choose_device(name, [*gpus, *mps, "cpu"]))
+
+
+def choose_device(name: str, available: Sequence[str]) -> str:
+    """The one of the `available` devices (cuda:0, mps, cpu; best first) that `name` means: "auto" the first, "cuda" cuda:0.
+
+    Raises: ModelError where it is not among them.
+    """
+    chosen = available[0] if name == "auto" else device_name(name)
+    if chosen not in available:
         raise ModelError(
             f"device = {name}, but torch sees no {name} device here.",
-            f"Set device to auto or {' or '.join(kind for kind, there in available.items() if there)}; CUDA needs a "
-            "CUDA build of torch.",
+            f"Set device to auto or {' or '.join(available)}; CUDA needs a CUDA build of torch.",
         )
-    return torch.device(name)
+    return chosen
 
 
 class Family(ABC):

@@ -1,7 +1,8 @@
 """Rollout: the training state is replaced by one that the model itself has reached.
 
 A *plan* states which rows are rolled out and from where; the *rollout* integrates from there. Sources, target and every state between lie on a
-grid of times; the target is the row's own `t`, exactly as the training sampler drew it. See rollout.md sections 2 and 3.
+grid of times; the target is the row's own `t`, exactly as the training sampler drew it.
+Source: docs/mathematics.md, "Which rows are rolled out" and "Solvers".
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,8 @@ class Plan:
 def draw_offsets(
     strategy: Literal["uniform", "biased_early", "biased_late"], maximum: int, rows: int, draws
 ) -> LongTensor:
-    """(rows,) offsets in 0..maximum from the generator `draws`; distributions in rollout.md section 2 and `core/before/cost.py`."""
+    """(rows,) offsets in 0..maximum from the generator `draws`; distributions:
+    docs/mathematics.md, "Which rows are rolled out"."""
     if strategy == "uniform":
         return torch.randint(0, maximum + 1, (rows,), generator=draws)
     short = torch.rand(rows, generator=draws, dtype=torch.float64).square()

@@ -335,6 +335,5 @@ def _backwards(events_path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def device_of(config: Mapping[str, Any]) -> str:
-    """The device of a flat configuration, `auto` resolved."""
-    device = config.get("device", "auto")
-    return platform_calls.likely_device() if device == "auto" else str(device)
+    """The device that a flat configuration names: cuda:0, cuda:1, mps or cpu, `auto` resolved."""
+    return platform_calls.device_name(str(config.get("device", "auto")))

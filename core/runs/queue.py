@@ -1,7 +1,7 @@
 """The durable queue of a folder of runs, `.queue.sqlite3`, and its pump.
 
-There is no daemon. `Queue.pump()` starts the next waiting run on every device on which nothing is alive; it takes
-milliseconds and is safe to call from several processes at once.
+There is no daemon. `Queue.pump()` starts the next waiting run on every device (cuda:0, cuda:1, mps, cpu) on which nothing is
+alive; it takes milliseconds and is safe to call from several processes at once.
 """
 
 import contextlib
@@ -129,7 +129,11 @@ class Queue:
         rows = database.execute(
             "SELECT id, run, device, position, resume FROM jobs WHERE claimed IS NULL ORDER BY position, id"
         )
-        return [Job(id, run, device, position, bool(resume)) for id, run, device, position, resume in rows]
+        return [
+            # written by an older version, a job may say "cuda"
+            Job(id, run, platform_calls.device_name(device), position, bool(resume))
+            for id, run, device, position, resume in rows
+        ]
 
     def move(self, name: str, places: int) -> None:
         """Move a waiting run by `places` in the queue: -1 is one earlier, 1 one later; stops at the ends."""

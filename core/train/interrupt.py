@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: heard at the next step boundary; the second one ends it at once."""
+"""Signals that request the end of a training: handled at the next step boundary; the second one ends it at once."""
 
 import signal
 import threading
@@ -21,14 +21,14 @@ class StopNow(BaseException):
 
 
 class Interrupt:
-    """Context that turns the first signal into `asked = True` and the second into `StopNow`; restores the handlers
-    afterwards. Once `over` is set, as the second signal does too, further ones are ignored: the end is being written down.
+    """Context that turns the first signal into `is_requested = True` and the second into `StopNow`; restores the handlers
+    afterwards. Once `is_over` is set, as the second signal does too, further ones are ignored: the end is being written down.
 
-    Outside the main thread nothing is installed, because only the main thread may: `asked` then stays false.
+    Outside the main thread nothing is installed, because only the main thread may: `is_requested` then stays false.
     """
 
     def __init__(self) -> None:
-        self.asked = self.over = False
+        self.is_requested = self.is_over = False
         self.name: str | None = None
         self._before: dict[int, object] = {}
 
@@ -38,7 +38,7 @@ class Interrupt:
                 number = getattr(signal, name, None)
                 # An ignored signal stays ignored: so a shell's nohup is respected.
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._hear)
+                    self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -48,10 +48,10 @@ class Interrupt:
             signal.signal(number, handler)
         self._before.clear()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.over:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_over:
             return
-        if self.asked:
-            self.over = True
+        if self.is_requested:
+            self.is_over = True
             raise StopNow(f"second signal ({signal.Signals(number).name})")
-        self.asked, self.name = True, signal.Signals(number).name
+        self.is_requested, self.name = True, signal.Signals(number).name

@@ -1,7 +1,7 @@
 """The loss of one batch, from clean latents to one number per row: where it trains, forward, target, weights.
 
 Nothing here touches a weight of the network: who is led where, at which time and with which noise is decided before
-(`trainer.draw_window`), and the trainer reduces and steps afterwards.
+(`window.draw_window`), and `step.Stepper` reduces and updates afterwards.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The detached process that trains one run: `python -m rollout_studio.core.train.worker RUN_DIR [--resume]`.
 
-The page, the queue and `rollout-studio train` start it; what it tells is in the run's events. Exit codes: see
-`trainer`.
+The page, the queue and `rollout-studio train` start it; what it reports is in the run's events. Exit codes: see
+`outcome`.
 """
 
 import sys
@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
     with Interrupt() as interrupt:  # before torch, whose import takes long enough for a signal to come
         import torch
 
-        from .trainer import REFUSED, train
+        from .loop import train
+        from .outcome import REFUSED
 
         threads = use_all_cores()
         print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)

@@ -279,7 +279,7 @@ def _device(inputs: Mapping[str, Any]) -> str:
             device = value.flat["device"]
         elif isinstance(value, Run) or hasattr(value, "run"):
             device = following.config_of(value.path if isinstance(value, Run) else value.run).model.device
-    return platform_calls.likely_device() if device == "auto" else device
+    return platform_calls.device_name(device)
 
 
 def provenance_of(graph: Graph) -> dict[str, str]:

@@ -217,7 +217,7 @@ def trainer(monkeypatch):
         return noted.code
 
     monkeypatch.setattr(cli_train, "use_all_cores", lambda: None)
-    monkeypatch.setitem(sys.modules, "rollout_studio.core.train.trainer", types.SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "rollout_studio.core.train.loop", types.SimpleNamespace(train=train))
     return noted
 
 

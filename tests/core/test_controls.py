@@ -13,8 +13,8 @@ from rollout_studio.core.maths.rollout import make_plan
 from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.core.train import trainer
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train import step as training_step
+from rollout_studio.core.train.loop import train
 from tiny_run import ROLLOUT, events
 
 P = "scheduled_sampling_"
@@ -73,7 +73,7 @@ def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_
     tiny_run, without_drift, monkeypatch
 ):
     seen = {}
-    batch_loss = trainer.batch_loss
+    batch_loss = training_step.batch_loss
 
     def spied(model, config, remedy, batch, plan):
         found = batch_loss(model, config, remedy, batch, plan)
@@ -82,7 +82,7 @@ def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_
         )
         return found
 
-    monkeypatch.setattr(trainer, "batch_loss", spied)
+    monkeypatch.setattr(training_step, "batch_loss", spied)
     mine = tiny_run("lumina2", "mine", train_batch_size=4, **ROLLOUT)
     other = tiny_run("lumina2", "other", train_batch_size=4, **ROLLOUT, scheduled_sampling_control="source_noise")
     assert train(mine) == train(other) == 0

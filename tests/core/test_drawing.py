@@ -10,7 +10,7 @@ from rollout_studio.core.look.drift.settings import Stopped
 from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.preview.request import PreviewError, PreviewRequest
 from rollout_studio.core.look.sample_request import DRAWING_OPTIONS, KIND, SampleRequest, read_request
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from tiny_run import at_step, events
 
 PROMPT = "a large red circle on a black background"

@@ -21,7 +21,7 @@ from rollout_studio.core.families.guidance import ClassifierFree
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
 from rollout_studio.core.maths.noise import target_output
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
 from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
 from tiny_run import events, losses

@@ -18,8 +18,8 @@ from rollout_studio.core.runs.errors import RunError, StorageError
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.journal import Journal
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.core.train import trainer
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train import disk_room
+from rollout_studio.core.train.loop import train
 from tiny_run import BASE, events
 
 
@@ -78,7 +78,7 @@ def test_a_state_is_told_though_the_events_before_it_must_wait(tmp_path, request
 
 def test_a_run_that_waits_for_room_is_shown_so_and_as_it_was_when_there_is_some(tiny_run, without_drift, monkeypatch):
     """Every face of the page and the command line reads the state."""
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.01)
     run, shown = tiny_run("lumina2"), []
     store, emit, write = RunStore(run.path.parent), RunDir.emit, platform_calls.write_atomically
 
@@ -105,7 +105,7 @@ def test_a_run_that_waits_for_room_is_shown_so_and_as_it_was_when_there_is_some(
 
 
 def test_a_run_that_a_person_had_paused_stays_paused_when_there_is_room_again(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.01)
     from rollout_studio.core.runs import checkpoint
 
     run, save, tries = tiny_run("lumina2"), checkpoint.save_file, []
@@ -209,7 +209,7 @@ def test_on_a_full_volume_runs_are_listed_and_deleting_one_makes_room(volume, ca
 def test_on_a_full_volume_a_run_is_shown_as_waiting_and_goes_on_by_itself_when_there_is_room(
     volume, tiny_folder, pictures, monkeypatch, capsys
 ):
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.2)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.2)
     flat = {**BASE, "pretrained_model_name_or_path": str(tiny_folder("lumina2")), "instance_data_dir": str(pictures), "checkpoint_step_interval": 2,
             "checkpoints_total_limit": 1, "max_train_steps": 5}  # fmt: skip
     store = RunStore(volume.path / "runs")

@@ -13,10 +13,11 @@ from rollout_studio.core.families import sampling
 from rollout_studio.core.families.base import Model
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.journal import Journal
+from rollout_studio.core.runs.pace import Pace
 from rollout_studio.core.runs.run_log import PHASES, follow
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.core.train import trainer
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train import listening
+from rollout_studio.core.train.loop import train
 from tiny_run import ROLLOUT, events
 
 HEARD_S = 2.0
@@ -111,7 +112,7 @@ def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pict
 def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_have_done(
     tiny_run, many_pictures, without_drift, slow, monkeypatch, where
 ):
-    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     run = run_in(tiny_run, many_pictures, where)
     during, held = During(run, where, "pause"), []
 
@@ -128,7 +129,7 @@ def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_ha
 
 
 def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, many_pictures, monkeypatch):
-    monkeypatch.setattr(trainer, "POLL_S", 0.02)
+    monkeypatch.setattr(listening, "POLL_S", 0.02)
     reports = []
     for name in ("whole", "held"):
         run = run_in(tiny_run, many_pictures, "drift", name, max_train_steps=1)
@@ -170,7 +171,7 @@ def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_tha
     tiny_run, many_pictures, slow, monkeypatch, where
 ):
     """The average stands in the weights' place while one looks; the checkpoint must hold both as they are, and disturb nothing."""
-    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     changes = {
         **ROLLOUT,
         "use_ema": True,
@@ -214,7 +215,7 @@ def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_ca
 
 
 def test_a_save_where_the_step_is_saved_already_is_answered(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    monkeypatch.setattr(listening, "POLL_S", 0.01)
     run = tiny_run("lumina2", checkpoint_step_interval=1)
     asked = []
 
@@ -242,7 +243,7 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
 def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(
     tiny_run, many_pictures, without_drift, slow, monkeypatch
 ):
-    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    monkeypatch.setattr(listening, "POLL_S", 0.01)
     run = run_in(tiny_run, many_pictures, "samples", validation_num_inference_steps=5)
     during, waiting = During(run, "samples", "sample", "pause"), []
 
@@ -259,7 +260,7 @@ def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until
 
 
 def test_commands_that_came_together_with_a_pause_are_obeyed_during_it(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "POLL_S", 0.01)
+    monkeypatch.setattr(listening, "POLL_S", 0.01)
     run = tiny_run("lumina2")
 
     def listen(event):
@@ -281,11 +282,11 @@ def test_commands_that_came_together_with_a_pause_are_obeyed_during_it(tiny_run,
 def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures(
     tiny_run, many_pictures, without_drift, monkeypatch
 ):
-    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    monkeypatch.setattr(listening, "POLL_S", 0.05)
     run, held = run_in(tiny_run, many_pictures, "samples"), []
     during = During(run, "samples", "pause")
     took = []
-    monkeypatch.setattr(trainer.Pace, "took", lambda self, what, seconds: took.append((what, seconds)))
+    monkeypatch.setattr(Pace, "took", lambda self, what, seconds: took.append((what, seconds)))
 
     def listen(event):
         during(event)

@@ -15,8 +15,8 @@ from rollout_studio.core.maths.noise import VariancePreserving, prediction_from_
 from rollout_studio.core.randomness import row_noise
 from rollout_studio.core.remedies import Batch, Ground, InputPerturbation, Network, Plain, remedy_for, rows_of
 from rollout_studio.core.runs.store import RunError
+from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.losses import batch_loss
-from rollout_studio.core.train.trainer import train
 from rollout_studio.nodes.library.rollout import input_perturbation
 from rollout_studio.nodes.library.training import config_from_parts
 from tiny_run import events, losses

@@ -8,7 +8,7 @@ from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families.source import ModelError
 from rollout_studio.core.look.preview.answer import explain
 from rollout_studio.core.memory import is_out_of_memory, memory_message
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from tiny_run import at_step, events
 
 

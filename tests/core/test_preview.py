@@ -21,7 +21,7 @@ from rollout_studio.core.look.preview.request import (
 )
 from rollout_studio.core.look.remembering import Memory, Remembering
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from tiny_run import at_step, events
 
 PICTURE = {"image": showcase()[0]}

@@ -13,7 +13,8 @@ from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.checkpoint import Checkpoint
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.store import RunStore
-from rollout_studio.core.train.trainer import PREEMPTED, train
+from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.outcome import PREEMPTED
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 
 STEPS = 24
@@ -224,10 +225,10 @@ def test_other_pictures_are_refused_by_name(tiny_run, without_drift, tmp_path):
 
 def test_other_versions_are_told_and_allowed(tiny_run, without_drift, monkeypatch):
     run = stopped_at_two(tiny_run)
-    from rollout_studio.core.train import trainer
+    from rollout_studio.core.train import resuming
 
-    here = trainer._versions
-    monkeypatch.setattr(trainer, "_versions", lambda device: {**here(device), "torch": "9.9"})
+    here = resuming.versions
+    monkeypatch.setattr(resuming, "versions", lambda device: {**here(device), "torch": "9.9"})
     assert train(run, resume=True) == 0
     assert any("torch" in event["message"] and "9.9" in event["message"] for event in events(run, "warning"))
 

@@ -8,7 +8,7 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.look.drift.files import read_report
 from rollout_studio.core.look.revisit import measure_drift, open_checkpoint, put_on
 from rollout_studio.core.runs.checkpoint import CheckpointError
-from rollout_studio.core.train.trainer import train
+from rollout_studio.core.train.loop import train
 from tiny_run import pictures, tiny_run, without_drift  # noqa: F401 - fixtures
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,13 @@ from rollout_studio.core.randomness import generator, row_noise
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.train import losses, trainer
+from rollout_studio.core.train import disk_room, losses
+from rollout_studio.core.train import step as training_step
+from rollout_studio.core.train.looking import Viewer
+from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.optimizers import Average, Schedule, make_optimizer
-from rollout_studio.core.train.trainer import DONE, PREEMPTED, Training, draw_window, train
+from rollout_studio.core.train.outcome import DONE, PREEMPTED
+from rollout_studio.core.train.window import draw_window
 from safetensors.torch import load_file
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
 from tiny_run import losses as told_losses
@@ -145,9 +150,12 @@ class FlowModel:
 def window(sizes, class_sizes=None, step=5):
     config = config_from_flat({"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_probability": 0.6})
     class_sizes = [0] * len(sizes) if class_sizes is None else class_sizes
-    is_class = [torch.arange(own + other) >= own for own, other in zip(sizes, class_sizes, strict=True)]
+    instance, of_class = torch.arange(sum(sizes)), sum(sizes) + torch.arange(sum(class_sizes))
+    own, other = instance.split(sizes), of_class.split(class_sizes)
+    numbers = [torch.cat(pair) for pair in zip(own, other, strict=True)]
     grid = Grid(torch.linspace(1, 0, 9))
-    return draw_window(FlowModel(), config, [(2, 3, 4)] * len(sizes), is_class, step, lambda shape: grid)
+    rows = sum(sizes) + sum(class_sizes)
+    return draw_window(FlowModel(), config, [(2, 3, 4)] * len(sizes), numbers, rows, step, lambda shape: grid)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +268,8 @@ def test_one_speed_and_one_time_left_are_told_and_the_page_reads_the_same(tiny_r
     clock = iter(range(10**6))
     run = tiny_run(FLOW, max_train_steps=6, validation_prompts=["a circle"], validation_num_inference_steps=1, validation_step_interval=2,
                    checkpoint_step_interval=0)  # fmt: skip
-    monkeypatch.setattr(Training, "take_samples", lambda self, **more: [next(clock) for _ in range(100)])
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(Viewer, "take_samples", lambda self, **more: [next(clock) for _ in range(100)])
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     assert train(run) == 0
     monkeypatch.undo()
     told = events(run, "step")
@@ -435,7 +443,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights(tiny_run, wit
             model, config, remedy, replace(batch, x0=batch.x0 * float("nan")) if len(calls) == 3 else batch, plan
         )
 
-    monkeypatch.setattr(trainer, "batch_loss", broken)
+    monkeypatch.setattr(training_step, "batch_loss", broken)
     assert train(run) == 70
     error = events(run, "error")[-1]
     assert "The loss at step 3 is nan; its pictures:" in error["message"] and ".png" in error["message"]
@@ -443,7 +451,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights(tiny_run, wit
     saved = checkpoint.load_latest(run.checkpoints_path)[0]  # loading checks that every number is finite
     assert saved.step == 2
 
-    monkeypatch.setattr(trainer, "batch_loss", good)
+    monkeypatch.setattr(training_step, "batch_loss", good)
     sound = tiny_run(FLOW, "sound", max_train_steps=2)
     assert train(sound) == 0
     assert same(final_weights(sound), saved.tensors["trainable"])
@@ -471,7 +479,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights(tiny_run,
             return replace(found, parts=replace(found.parts, main=Explodes.apply(found.parts.main)))
         return found
 
-    monkeypatch.setattr(trainer, "batch_loss", broken)
+    monkeypatch.setattr(training_step, "batch_loss", broken)
     assert train(run) == 70
     assert "The gradient at step 2 is" in events(run, "error")[-1]["message"]
     assert checkpoint.load_latest(run.checkpoints_path)[0].step == 1
@@ -548,7 +556,7 @@ def test_a_second_signal_stops_at_once(tiny_run, without_drift):
 
 
 def test_a_full_disk_pauses_a_save_and_the_run_goes_on_when_there_is_room(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.01)
     run = tiny_run(FLOW, max_train_steps=4, checkpoint_step_interval=2, checkpoints_total_limit=1)
     write, tries = checkpoint.save_file, []
 
@@ -572,7 +580,7 @@ def test_a_full_disk_pauses_a_save_and_the_run_goes_on_when_there_is_room(tiny_r
 
 
 def test_events_that_a_full_disk_refuses_are_written_later_in_order(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.01)
     from rollout_studio.core.runs.folder import RunDir
 
     write, refused = RunDir.emit, []
@@ -591,7 +599,7 @@ def test_events_that_a_full_disk_refuses_are_written_later_in_order(tiny_run, wi
 
 
 def test_a_run_that_waits_for_room_can_be_stopped(tiny_run, without_drift, monkeypatch):
-    monkeypatch.setattr(trainer, "ROOM_POLL_S", 0.01)
+    monkeypatch.setattr(disk_room, "ROOM_POLL_S", 0.01)
     run = tiny_run(FLOW, checkpoint_step_interval=1)
 
     def full(tensors, path):

@@ -10,7 +10,8 @@ from .situation import Situation
 
 def device(situation: Situation) -> Iterable[Finding]:
     """PyTorch is installed, and its build and the computer have the device that is set."""
-    wanted, likely = situation.config.model.device, platform_calls.likely_device()
+    device = situation.config.model.device
+    wanted, likely = device.partition(":")[0], platform_calls.likely_device()
     installed, gpu_build = installation.torch_build()
     if not installed:
         yield Finding(
@@ -32,7 +33,7 @@ def device(situation: Situation) -> Iterable[Finding]:
         yield Finding(
             "error",
             "device",
-            "device is cuda, but the installed PyTorch is built for the CPU only.",
+            f"device is {device}, but the installed PyTorch is built for the CPU only.",
             "Install a CUDA build of PyTorch, or set device = auto.",
             "device-missing",
         )
@@ -40,10 +41,12 @@ def device(situation: Situation) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "device",
-            "device is cuda, but no NVIDIA driver was found.",
+            f"device is {device}, but no NVIDIA driver was found.",
             "Set device = auto.",
             "device-missing",
         )
+    elif wanted == "cuda" and (wrong := missing_gpu(device, platform_calls.gpu_count())) is not None:
+        yield wrong
     elif wanted == "mps" and likely != "mps":
         yield Finding(
             "error",
@@ -52,6 +55,22 @@ def device(situation: Situation) -> Iterable[Finding]:
             "Set device = auto.",
             "device-missing",
         )
+
+
+def missing_gpu(device: str, gpus: int) -> Finding | None:
+    """What is wrong with the option `device` = cuda:N on a machine with so many GPUs; None: nothing, or it names no number."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number or int(number) < gpus:
+        return None
+    last = f"cuda:{gpus - 1}"
+    there = "no GPU" if gpus == 0 else "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to {last}"
+    return Finding(
+        "error",
+        "device",
+        f"device is {device}, but CUDA shows {there}.",
+        "Set device = auto." if gpus == 0 else f"Set device = {last}, or cuda for the first; GPUs count from 0.",
+        "device-missing",
+    )
 
 
 def precision(situation: Situation) -> Iterable[Finding]:

@@ -43,7 +43,11 @@ class ModelConfig(Checked):
         level="advanced",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "auto", "Where to compute; auto takes cuda, then mps, then cpu.", level="advanced"
+        "auto",
+        "Where to compute; auto takes cuda, then mps, then cpu. With several GPUs cuda:0, cuda:1, ... is one of them, and cuda the first; "
+        "runs on different devices train at the same time.",
+        level="advanced",
+        numbered="cuda",
     )
 
     def rules(self) -> Iterator[Fault]:

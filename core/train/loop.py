@@ -1,0 +1,169 @@
+"""The training loop: a run's folder in, a trained adapter out. `docs/training.md` says the same in words.
+
+    session     model, pictures, adapter, optimizer       step       one optimizer step
+    listener    signals, urgent commands                  window     what a step draws
+    keeper      checkpoints, export                       losses     what a step minimises
+    viewer      samples, drift, previews                  resuming   going on from a checkpoint
+
+Every random draw is a function of (seed, step, stream), so a run that is stopped and resumed is bit for bit the run that was not.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+from ..adapters.header import ExportError
+from ..before.estimate import time_estimate
+from ..config import RunConfig, read_config
+from ..families.base import resolve_device
+from ..randomness import kept_random_state
+from ..runs.folder import RunDir
+from ..runs.journal import Journal
+from .accelerator import opened_accelerator
+from .between_steps import BetweenSteps
+from .disk_room import DiskRoom
+from .interrupt import Interrupt, StopNow
+from .keeping import Keeper
+from .listening import Listener
+from .looking import Viewer
+from .outcome import DONE, PREEMPTED, Broken, Leave, Refused, agreed_end, report_end
+from .ranks import Ranks
+from .reporting import StepReporter, Timer
+from .resuming import check_unchanged, find_checkpoint, restore
+from .session import open_session
+from .status import SilentJournal, Status
+from .step import Stepper
+
+
+def train(
+    run: RunDir,
+    *,
+    resume: bool = False,
+    listen: Callable[[dict[str, Any]], None] | None = None,
+    interrupt: Interrupt | None = None,
+) -> int:
+    """Train a run, from its start or from its newest whole checkpoint.
+
+    Args:
+        run: its folder, with config.json.
+        resume: go on; everything that decides a step must be as it was (`resuming.FREE_ON_RESUME` may differ).
+        listen: called with every event, as it is written.
+        interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
+
+    Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
+        data or the model cannot be trained; 70 anything else. The last event is `end`; before it comes `error` where
+        there was one.
+
+    The process's random state is afterwards what it was. In the main thread SIGTERM, SIGINT and SIGHUP end the run at
+    the next step boundary.
+
+    Raises: RunError when another process trains this run.
+    """
+    ranks = Ranks.here()
+    journal, lock = (Journal(run, listen), run.lock()) if ranks.is_main else (SilentJournal(run), nullcontext())
+    listening = Interrupt() if interrupt is None else nullcontext(interrupt)
+    with lock, listening as signals, kept_random_state(), ExitStack() as opened:
+        status, config = Status(run, journal, ranks), None
+        try:
+            config = read_config(run.config_path)
+            _train(config, status, signals, resume, opened)
+            return report_end(status, config, signals, None)
+        except (Exception, StopNow) as error:  # noqa: BLE001 - reported with its traceback; the exit code says what it was
+            return report_end(status, config, signals, error)
+
+
+def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool, opened: ExitStack) -> None:
+    """The whole run, in order. `opened`: closes what must be closed after the last event."""
+    status.step, status.total = 0, config.training.max_train_steps
+    if status.ranks.world_size > 1:
+        raise Refused(
+            f"WORLD_SIZE = {status.ranks.world_size}: a run is trained by one process so far.",
+            "Start it without torchrun or accelerate launch, with device = cuda:N for the GPU; several runs train at once on several GPUs.",
+        )
+    before = find_checkpoint(status, resume)
+    if before is not None:
+        status.step = status.saved = before.step  # from here on an early end says where a resume goes on
+        check_unchanged(before, config, status)
+        if status.ranks.is_main:
+            status.run.forget_after(before.step)
+    is_resumed = before is not None
+    _report_start(config, status, is_resumed)
+
+    listener = Listener(status, interrupt)
+    session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
+    if before is not None:
+        restore(session, before)
+        del before  # a whole copy of weights and moments
+    timer, room = Timer(listener), DiskRoom(status, interrupt)
+    keeper = Keeper(status, session, room)
+    viewer = Viewer(status, session, room, listener, timer)
+    between_steps = BetweenSteps(status, listener, room, keeper, viewer)
+    stepper, reporter = Stepper(session, status.ranks), StepReporter(status, session, timer)
+
+    listener.accept_saves(keeper.save_on_command)
+    with agreed_end(status.ranks):
+        if is_resumed:
+            viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
+        else:
+            with timer.timed("samples"):
+                viewer.take_samples()
+            with timer.timed("drift"):
+                viewer.measure_drift()
+    session.free_what_training_does_not_need()
+
+    while status.step < status.total:
+        with agreed_end(status.ranks):
+            between_steps.handle_all()
+        try:
+            done = stepper.take(status.step)
+        except Broken:
+            keeper.save()  # the weights of the last good step
+            raise
+        status.step += 1
+        reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
+        with agreed_end(status.ranks):
+            if keeper.is_checkpoint_due():
+                with timer.timed("save"):
+                    keeper.save()
+            viewer.view_if_due()
+    with agreed_end(status.ranks):
+        _finish(listener, keeper, viewer)
+
+
+def _report_start(config: RunConfig, status: Status, is_resumed: bool) -> None:
+    device, expected_s = str(resolve_device(config.model.device)), None
+    # what the steps of the whole run are estimated to take; the page compares it with what they took
+    if not is_resumed:
+        span = time_estimate(config, status.run.path.parent).steps_s
+        expected_s = None if span is None else [round(each, 2) for each in (span.low, span.likely, span.high)]
+    status.journal.emit(
+        "start",
+        pid=os.getpid(),
+        device=device,
+        config_hash=config.hash(),
+        total_steps=status.total,
+        resumed_from=status.step if is_resumed else None,
+        expected_s=expected_s,
+    )
+    status.journal.state(state="running", step=status.step, total_steps=status.total, message=None)
+
+
+def _finish(listener: Listener, keeper: Keeper, viewer: Viewer) -> None:
+    """Checkpoint, export, load check, last pictures. A failed check fails the run, but only after the pictures."""
+    keeper.save()
+    failed: ExportError | None = None
+    try:
+        keeper.export()
+    except ExportError as error:
+        failed = error
+    viewer.take_samples()
+    viewer.measure_drift()
+    if failed is not None:
+        raise failed
+    if listener.interrupt.is_requested:  # everything is saved: only pictures may be missing
+        raise Leave(PREEMPTED, f"{listener.interrupt.name} after the last step; resume takes the last pictures again.")
+    if listener.stop is not None:
+        raise Leave(
+            DONE, "stopped as asked after the last step; everything is saved, and resume takes the last pictures again."
+        )

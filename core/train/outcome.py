@@ -1,0 +1,95 @@
+"""How a training ends: exit codes, the errors that end it, and the last events that it writes."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..before.estimate import ways_to_need_less
+from ..config import ConfigError, RunConfig
+from ..data import DatasetError
+from ..errors import Trouble
+from ..families import ModelError
+from ..memory import is_out_of_memory, memory_message
+from .interrupt import Interrupt, StopNow
+from .ranks import Ranks
+from .status import Status
+
+DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
+"""Exit codes: done or stopped on request; ended by a signal, resume me; the config or data cannot be trained; broke."""
+
+
+class Refused(Trouble):
+    """The run cannot train as requested; `remedy` says what to do. Nothing was lost."""
+
+
+class Broken(Trouble):
+    """Training met something that must not go on, such as a loss that is not finite."""
+
+
+class Leave(Exception):
+    """An orderly end before the last step."""
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(message)
+
+
+@contextmanager
+def agreed_end(ranks: Ranks) -> Iterator[None]:
+    """Where one rank leaves inside, all do at the end of the block: rank 0 alone receives stops and waits for a full disk.
+
+    Raises: Leave, on every rank. In one process the block's own.
+    """
+    leave: Leave | None = None
+    try:
+        yield
+    except Leave as error:
+        leave = error
+    if ranks.any(leave is not None):
+        raise leave if leave is not None else Leave(DONE, "another rank has ended the run.")
+
+
+def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, error: BaseException | None) -> int:
+    """Write the last events of a run: `error` where there was one, then `end`; and its last state.
+
+    Args:
+        config: the run's, None where it could not be read; error: what ended the run, None after its last step.
+    Returns: the exit code.
+    """
+    if isinstance(error, StopNow):
+        return _end(status, PREEMPTED, "stopped", f"{error}: stopped at once; {status.how_to_continue()}.")
+    interrupt.is_over = True
+    match error:
+        case None:
+            return _end(status, DONE, "done", None)
+        case Leave():
+            return _end(status, error.code, "stopped", error.message)
+        case ConfigError() | Refused() | ModelError() | DatasetError():
+            code, last_words = REFUSED, str(error)
+        case _:
+            code, last_words = CRASHED, f"{type(error).__name__}: {error}"
+    message, remedy = _explained(error, status, config)
+    status.journal.emit("error", message=message, remedy=remedy, traceback="".join(traceback.format_exception(error)))
+    return _end(status, code, "failed", last_words)
+
+
+def _end(status: Status, code: int, state: str, message: str | None) -> int:
+    status.journal.emit("end", state=state, step=status.step, message=message)
+    status.journal.state(state=state, step=status.step, message=message)
+    return code
+
+
+def _explained(error: BaseException, status: Status, config: RunConfig | None) -> tuple[str, str]:
+    """(what went wrong, what to do)."""
+    if config is not None and is_out_of_memory(error):
+        return memory_message(error), (
+            f"Close other programs that hold memory: {status.how_to_continue()}. Or train a copy of this run (settings that decide a step cannot change "
+            f"in the run itself) with {ways_to_need_less(config)}."
+        )
+    if isinstance(error, Trouble | ModelError):
+        return error.message, error.remedy
+    if isinstance(error, ConfigError):
+        return f"{type(error).__name__}: {error}", "Mend config.json, or make a new run."
+    return f"{type(error).__name__}: {error}", (
+        "See the traceback and log.txt; after mending the cause, resume from the last checkpoint."
+    )

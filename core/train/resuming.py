@@ -1,0 +1,118 @@
+"""Going on from a checkpoint: which one, whether the run is still the same, and everything put back as it was."""
+
+import platform
+from typing import Any
+
+import torch
+
+from ..adapters.trainable import load_adapter_state
+from ..before.run_schedule import schedule_of
+from ..config import OPTIONS, RunConfig, config_to_flat
+from ..families.base import resolve_device
+from ..runs import checkpoint
+from ..runs.checkpoint import Checkpoint
+from .outcome import Refused
+from .session import Session
+from .status import Status
+
+FREE_ON_RESUME = frozenset(
+    name for name, option in OPTIONS.items()
+    if option.section in ("validation", "saving")
+    or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
+    or name in ("max_train_steps", "report_to", "data_cache_dir", "device")
+)  # fmt: skip
+"""Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
+grow.
+"""
+
+
+def find_checkpoint(status: Status, resume: bool) -> Checkpoint | None:
+    """The newest whole checkpoint of a run that resumes; None for a fresh run.
+
+    Raises: Refused where a fresh run would overwrite checkpoints, or there is none to resume from.
+    """
+    run, folder = status.run, status.run.checkpoints_path
+    if status.ranks.is_main:
+        checkpoint.remove_leftovers(folder)
+    if not resume:
+        there = checkpoint.checkpoints(folder)
+        if there:
+            raise Refused(
+                f"{run.name} has checkpoints already, the newest of step {checkpoint.step_of(there[-1])}.",
+                "Resume it, or make a new run: training would overwrite them.",
+            )
+        return None
+    found, skipped = checkpoint.load_latest(folder)
+    for reason in skipped:
+        status.warn(f"A checkpoint was passed over: {reason}", "An older one is used; delete the damaged folder.")
+    if found is None:
+        raise Refused(f"{run.name} has no whole checkpoint to go on from.", "Clone the run and start the clone.")
+    return found
+
+
+def check_unchanged(found: Checkpoint, config: RunConfig, status: Status) -> None:
+    """Warn of what makes a resumed run differ in its numbers. Raises: Refused where a setting that decides a step has changed."""
+    was, now = _with_later_options(found.record["config"], config), config_to_flat(config)
+    changed = list(checkpoint.differences(was, now, ignore=FREE_ON_RESUME))
+    if now["max_train_steps"] < was["max_train_steps"]:
+        changed.append(f"max_train_steps: {was['max_train_steps']} -> {now['max_train_steps']} (it may only grow)")
+    if changed:
+        raise Refused(
+            f"The config differs from that of checkpoint step {found.step}: {'; '.join(changed)}.",
+            "Put these back to resume, or clone the run to train with the new values from the start.",
+        )
+    if now["max_train_steps"] != was["max_train_steps"] and now["lr_scheduler"] not in (
+        "constant",
+        "constant_with_warmup",
+    ):
+        status.warn(
+            f"max_train_steps grew from {was['max_train_steps']} to {now['max_train_steps']}: the {now['lr_scheduler']} schedule "
+            "now ends later, so the learning rate jumps here.",
+            "That is what a longer schedule means; nothing to do.",
+        )
+    here = versions(resolve_device(config.model.device))
+    other = list(checkpoint.differences(found.record["versions"], here))
+    if other:
+        status.warn(
+            f"Resuming, but not bit for bit: since checkpoint step {found.step} there changed {'; '.join(other)}.",
+            "For exactly the same numbers resume with the same versions, device and number of threads.",
+        )
+
+
+def _with_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """A checkpoint's config, with the options that came after it as it trained without them: at their defaults, except that nothing
+    bounded rolled rows on a path where something does by default now."""
+    then = {name: option.default for name, option in OPTIONS.items()}
+    if config.rollout.walks and config.rollout.target == "consistent" and not schedule_of(config).path.is_flow:
+        then["scheduled_sampling_snr_gamma"] = 0.0
+    return {**{name: value for name, value in then.items() if name not in was}, **was}
+
+
+def restore(session: Session, before: Checkpoint) -> None:
+    """Put weights, moments, average and loss scale back. Raises: Refused where the pictures are not what they were."""
+    changed = list(checkpoint.differences(before.record["data"], session.data_fingerprint()))
+    if changed:
+        raise Refused(
+            f"The pictures differ from those of checkpoint step {before.step}: {'; '.join(changed)}.",
+            "Put them back to resume, or clone the run to train on the new set from the start.",
+        )
+    load_adapter_state(session.model, before.tensors["trainable"])
+    session.optimizer.load_state_dict(checkpoint.unflatten(before.record["optimizer"], before.tensors["optimizer"]))
+    if session.average is not None:
+        average = [before.tensors["ema"][name] for name in session.names]
+        session.average.load(average, before.record["ema_updates"])
+    if session.accelerator.scaler is not None:
+        session.accelerator.scaler.load_state_dict(before.record["scaler"])
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """What must be equal for a resumed run to give the same bits."""
+    import accelerate
+    import diffusers
+    import peft
+    import transformers
+
+    libraries = {
+        library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft, accelerate)
+    }
+    return {**libraries, "python": platform.python_version(), "device": device.type, "threads": torch.get_num_threads()}

@@ -1,0 +1,139 @@
+"""What a training works with, put together: model, pictures, adapter, optimizer, schedule, moving average."""
+
+import hashlib
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..adapters.trainable import attach, trainable_names, trainable_parameters
+from ..before.preflight import cache_folder
+from ..config import RunConfig
+from ..data import Prepared, Scan, prepare, scan
+from ..families import load_model
+from ..families.base import Model
+from ..maths import reflexflow
+from .listening import Listener
+from .optimizers import Average, Schedule, make_optimizer
+from .outcome import Refused
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts; which they are does not change while a run trains, only what is in the weights."""
+
+    config: RunConfig
+    accelerator: "Accelerator"
+    model: Model
+    data: Prepared
+    names: list[str]
+    """Of the trainable parameters, in the order of `parameters`."""
+    parameters: list[Tensor]
+    optimizer: Optimizer
+    schedule: Schedule
+    average: Average | None
+
+    def displayed_weights(self) -> AbstractContextManager[None]:
+        """Inside: the moving average where there is one. It is what is exported, so it is what is sampled and measured."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def trained_weights(self) -> AbstractContextManager[None]:
+        """Inside: the weights that are trained, also in the middle of `displayed_weights`."""
+        return nullcontext() if self.average is None else self.average.set_aside()
+
+    def average_on_cpu(self) -> dict[str, Tensor] | None:
+        """The moving average by the parameters' names; None where there is none."""
+        if self.average is None:
+            return None
+        return {name: value.cpu() for name, value in zip(self.names, self.average.values, strict=True)}
+
+    def data_fingerprint(self) -> dict[str, str]:
+        """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
+        rows = [
+            *((item.name, item.digest, item.caption) for item in self.data.items),
+            *(
+                (f"{row.name} at {shape}", row.latents, row.caption)
+                for shape, rows in self.data.class_rows.items()
+                for row in rows
+            ),
+        ]
+        if len(rows) > 1000:
+            return {f"{len(rows)} rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+        return {
+            name: hashlib.sha256(f"{place} {digest} {caption}".encode()).hexdigest()[:16]
+            for place, (name, digest, caption) in enumerate(rows)
+        }
+
+    def free_what_training_does_not_need(self) -> None:
+        """On an accelerator, text encoders and VAE make room; sampling brings back what it needs. On a CPU they stay:
+        the memory is there.
+        """
+        if self.model.device.type != "cpu":
+            self.model.free_text_encoders()
+            self.model.free_vae()
+
+
+def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listener) -> Session:
+    """Load the model, prepare the pictures, attach the adapter, make the optimizer.
+
+    Raises: Refused, ModelError, DatasetError for what cannot be trained; Leave where a signal or a stop came meanwhile.
+    Cost: seconds to minutes; pictures that are in the cache already cost next to nothing.
+    """
+    training = config.training
+    model = _open_model(config, listener)
+    data = _prepare_data(model, config, listener)
+    attach(model, config)
+    if training.gradient_checkpointing:
+        model.denoiser.enable_gradient_checkpointing()
+    parameters = trainable_parameters(model)
+    optimizer = make_optimizer(training, parameters)
+    return Session(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        data=data,
+        names=trainable_names(model),
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=Schedule(training, optimizer),
+        average=Average(parameters, training.ema_decay) if training.use_ema else None,
+    )
+
+
+def _open_model(config: RunConfig, listener: Listener) -> Model:
+    training = config.training
+    listener.progress("model", 0, 1)
+    model = load_model(config.model, flow_shift=training.flow_schedule_shift)
+    try:
+        reflexflow.is_on(config.rollout, model.noise_path)
+    except ValueError as error:
+        raise Refused(str(error), "Set scheduled_sampling_reflexflow to null or false.") from error
+    if training.weighs_by_noise and not model.is_flow:
+        raise Refused(
+            f"{', '.join(training.weighs_by_noise)}: defined for flow models only, and {model.name} predicts "
+            f"{model.prediction_type}.",
+            "Leave it out; snr_gamma weighs by noise level there.",
+        )
+    listener.progress("model", 1, 1)
+    return model
+
+
+def _prepare_data(model: Model, config: RunConfig, listener: Listener) -> Prepared:
+    found: Scan = scan(config.data, listener.progress)
+    if found.errors:
+        raise Refused(
+            "The pictures cannot be used: " + " ".join(f"{fault.where}: {fault.message}" for fault in found.errors),
+            " ".join(dict.fromkeys(fault.remedy for fault in found.errors)),
+        )
+    status = listener.status
+    data = prepare(model, config, found, cache_folder(config, status.run.path.parent), listener.progress)
+    for problem in data.problems:
+        if problem.level != "note":
+            status.warn(f"{problem.where}: {problem.message}", problem.remedy)
+    return data

@@ -1,0 +1,163 @@
+"""Several processes on one run: each knows its rows, one writes, all agree. One process is world size 1 of the same code."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from rollout_studio.core.config import read_config
+from rollout_studio.core.data import prepare, scan
+from rollout_studio.core.families import load_model
+from rollout_studio.core.maths.grid import build_grid
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.journal import Journal
+from rollout_studio.core.train.interrupt import Interrupt
+from rollout_studio.core.train.keeping import Keeper
+from rollout_studio.core.train.listening import Listener
+from rollout_studio.core.train.looking import Viewer
+from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.outcome import DONE, PREEMPTED, REFUSED, Leave, agreed_end
+from rollout_studio.core.train.ranks import Ranks
+from rollout_studio.core.train.status import SilentJournal, Status
+from rollout_studio.core.train.window import draw_window
+from tiny_run import ROLLOUT, events
+
+EVERYTHING_DRAWN = {
+    **ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "random_flip": True, "caption_dropout_probability": 0.4,
+    "with_prior_preservation": True, "class_prompt": "a circle", "num_class_images": 4, "class_sample_steps": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["lumina2", "sd1"])
+def test_two_ranks_have_between_them_exactly_the_rows_noises_times_and_plans_of_one_process(tiny_run, variant):
+    run = tiny_run(variant, **EVERYTHING_DRAWN)
+    config = read_config(run.config_path)
+    model = load_model(config.model)
+    data = prepare(model, config, scan(config.data), run.path.parent / ".cache")
+    rolled = 0
+
+    def rows_of(ranks, step):
+        """Number in the global batch -> everything that decides what its row trains on."""
+        batches = [data.batch(step, micro, ranks.share) for micro in range(2)]
+        shapes, numbers = [batch.latents.shape[1:] for batch in batches], [batch.numbers for batch in batches]
+
+        def grid(shape):
+            return build_grid(
+                config.rollout, lambda steps: model.inference_times(steps, shape), lambda: model.training_times(shape)
+            )
+
+        draws = draw_window(model, config, shapes, numbers, data.rows_per_step, step, grid)
+        return {
+            int(number): (
+                batch.ids[i], batch.captions[i], batch.flipped[i], bool(batch.is_class[i]), batch.latents[i].tolist(),
+                draw.noise[i].tolist(), float(draw.plan.t[i]), int(draw.plan.k[i]), float(draw.plan.source.sigma[i]),
+            )
+            for batch, draw in zip(batches, draws, strict=True)
+            for i, number in enumerate(batch.numbers)
+        }  # fmt: skip
+
+    for step in range(4):
+        whole, first, second = (rows_of(ranks, step) for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
+        assert (
+            sorted(whole) == list(range(12)) and [whole[number][3] for number in range(12)] == [False] * 6 + [True] * 6
+        )
+        assert not first.keys() & second.keys() and (len(first), len(second)) == (8, 4)
+        assert {**first, **second} == whole
+        rolled += sum(row[7] > 0 for row in whole.values())
+    assert rolled > 0
+
+
+def test_every_row_belongs_to_one_rank_and_no_rank_has_two_more_than_another():
+    for rows in (1, 5, 8):
+        for world_size in (1, 2, 3):
+            shares = [list(range(rows))[Ranks(rank, world_size).share] for rank in range(world_size)]
+            assert sorted(row for share in shares for row in share) == list(range(rows))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    with pytest.raises(ValueError, match="rank = 2, world_size = 2: ranks count from 0 to 1"):
+        Ranks(2, 2)
+
+
+def test_all_ranks_agree_when_one_of_them_wants_something(tmp_path):
+    """Two real processes over torch's own process group."""
+    code = textwrap.dedent("""
+        import sys
+        import torch.distributed as distributed
+        from rollout_studio.core.train.ranks import Ranks
+        from rollout_studio.core.train.outcome import Leave, agreed_end
+        rank = int(sys.argv[1])
+        distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+        ranks = Ranks(rank, 2)
+        print(ranks.any(False), ranks.any(rank == 1), ranks.any(rank == 0), ranks.any(True))
+        try:
+            with agreed_end(ranks):
+                pass
+            print("goes on")
+            with agreed_end(ranks):
+                if rank == 0:
+                    raise Leave(0, "stopped")
+            print("never")
+        except Leave as leave:
+            print("left:", leave.message)
+        distributed.destroy_process_group()
+    """)
+    store = tmp_path / "store"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(store)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in started]
+    assert said[0] == ["False True True True", "goes on", "left: stopped"]
+    assert said[1] == ["False True True True", "goes on", "left: another rank has ended the run."]
+
+
+def test_in_one_process_an_agreement_is_its_own_wish():
+    assert [Ranks().any(flag) for flag in (True, False)] == [True, False]
+    mine = Leave(PREEMPTED, "SIGTERM")
+    with pytest.raises(Leave) as raised, agreed_end(Ranks()):
+        raise mine
+    assert raised.value is mine
+    with agreed_end(Ranks()):
+        pass
+
+
+def test_rank_0_alone_writes_checkpoints_samples_and_journal_and_takes_commands(tmp_path):
+    """Without a session: who does not write needs none."""
+    (tmp_path / "run").mkdir()
+    run = RunDir(tmp_path / "run")
+    run.send("stop")
+    before = sorted(tmp_path.rglob("*"))
+    journal = SilentJournal(run)
+    status = Status(run, journal, Ranks(1, 2))
+    status.emit("step", loss=1.0)
+    status.warn("a message", "a remedy")
+    status.set_paused(True)
+    journal.progress("samples", 0, 2)
+    listener = Listener(status, Interrupt())
+    listener.take_commands()
+    assert not listener.poll() and not listener.inbox
+    keeper = Keeper(status, None, None)
+    keeper.save()
+    keeper.export()
+    viewer = Viewer(status, None, None, listener, None)
+    viewer.take_samples()
+    viewer.measure_drift()
+    assert sorted(tmp_path.rglob("*")) == before
+
+    Status(run, Journal(run), Ranks(0, 2)).emit("step", loss=1.0)
+    assert [event["event"] for event in run.events()[0]] == ["step"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_launch_of_several_processes_is_refused_and_rank_0_alone_says_so(tiny_run, monkeypatch, rank):
+    run = tiny_run("lumina2")
+    before = sorted(run.path.rglob("*"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    assert train(run) == REFUSED != DONE
+    if rank == 0:
+        assert events(run, "error")[-1]["message"].startswith("WORLD_SIZE = 2:")
+        assert "cuda:N" in events(run, "error")[-1]["remedy"]
+    else:
+        assert sorted(run.path.rglob("*")) == before
+    assert torch.distributed.is_initialized() is False
