@@ -26,11 +26,27 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several processes a file's tests stay together (`--dist loadfile`), and so do all browser tests: two browsers at a time would
+    fill both cores of a small machine."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Grouped(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "browser" if Path(file).name.startswith(BROWSER_TESTS) else file
+
+    return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+BROWSER_TESTS = "test_page"
+"""How the names of files with browser tests begin."""
+
+
 def pytest_collection_modifyitems(items):
-    """Files with browser tests come first: they take longest, so none of the processes is left alone with them at the end. A test marked
-    `gpu` is skipped where torch finds neither CUDA nor MPS."""
-    in_browser = {item.path for item in items if "chromium" in item.fixturenames}
-    items.sort(key=lambda item: item.path not in in_browser)
+    """Browser tests come first, because they take longest. A test marked `gpu` is skipped where torch finds neither CUDA nor MPS."""
+    items.sort(key=lambda item: not item.path.name.startswith(BROWSER_TESTS))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
