@@ -86,7 +86,7 @@ def _explained(error: BaseException, status: Status, config: RunConfig | None) -
             f"Close other programs that hold memory: {status.how_to_continue()}. Or train a copy of this run (settings that decide a step cannot change "
             f"in the run itself) with {ways_to_need_less(config)}."
         )
-    if isinstance(error, Trouble | ModelError):
+    if isinstance(error, Trouble) and error.remedy:
         return error.message, error.remedy
     if isinstance(error, ConfigError):
         return f"{type(error).__name__}: {error}", "Mend config.json, or make a new run."
