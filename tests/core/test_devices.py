@@ -50,7 +50,7 @@ def test_a_gpu_that_the_machine_lacks_is_refused_before_the_start_with_value_rul
     assert [missing_gpu(name, 2) for name in ("cuda", "cuda:0", "cuda:1", "auto", "cpu", "mps")] == [None] * 6
     wrong = missing_gpu("cuda:2", 2)
     assert (wrong.level, wrong.where) == ("error", "device")
-    assert wrong.message == "cuda:2 is asked for, and CUDA shows 2 GPUs, cuda:0 to cuda:1."
+    assert wrong.message == "device is cuda:2, but CUDA shows 2 GPUs, cuda:0 to cuda:1."
     assert "Set device = cuda:1, or cuda for the first" in wrong.remedy
     assert "one GPU, cuda:0" in missing_gpu("cuda:1", 1).message and "no GPU" in missing_gpu("cuda:0", 0).message
 
