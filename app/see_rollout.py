@@ -72,11 +72,11 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
 def why_not(config: RunConfig) -> str | None:
     """Why this config has no walk that the Drift tab could show; None when it has one."""
     rollout = config.rollout
-    if not rollout.active:
+    if not rollout.is_active:
         return (
             "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
         )
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return f"No row is rolled out with the control {rollout.control}: set it to none to see the rollout."
     if in_paper_mode(config):
         return "ReflexFlow's mode paper takes one step of any length, and the Drift tab walks along the grid: take the mode single-pass to see it there."

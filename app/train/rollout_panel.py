@@ -71,10 +71,10 @@ class RolloutPanel:
         )  # fmt: skip
         self.picture = gr.HTML(picture(config), elem_id="rollout-picture")
         self.see = gr.Button(
-            "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.active
+            "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.is_active
         )
         with gr.Accordion(
-            "Scheduled sampling: every number", open=config.rollout.active, elem_id="rollout-numbers"
+            "Scheduled sampling: every number", open=config.rollout.is_active, elem_id="rollout-numbers"
         ) as self.numbers:
             for letter, title, about, rows in GROUPS:
                 gr.HTML(
@@ -109,20 +109,20 @@ class RolloutPanel:
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         idle, controls = idle_settings(config), self.form.components
         switched = {
-            control: gr.update(interactive=not config.rollout.active or PREFIX + name not in idle)
+            control: gr.update(interactive=not config.rollout.is_active or PREFIX + name not in idle)
             for name in EITHER_OR for control in (controls[PREFIX + name], self.form.sliders.get(PREFIX + name)) if control is not None
         }  # fmt: skip
         return {
             **switched,
             self.level: level_of(config),
             self.picture: picture(config),
-            self.see: gr.update(visible=config.rollout.active),
+            self.see: gr.update(visible=config.rollout.is_active),
             self.ramp: ramp_panel(config),
             self.learns: learning(config),
         }
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return {self.numbers: gr.update(open=config.rollout.active)}
+        return {self.numbers: gr.update(open=config.rollout.is_active)}
 
     def wire(self, page: FormPage) -> None:
         def on_level(given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -154,7 +154,7 @@ def level_of(config: RunConfig) -> str:
 
 def picture(config: RunConfig) -> str:
     """A rolled row at a glance, the cost, and what is without effect. With rollout off only a sentence."""
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>'
     example, control = example_row(config), config.rollout.control == "source_noise"
     if in_paper_mode(config):
@@ -222,9 +222,9 @@ def _story(config: RunConfig) -> str:
 
 def cost_sentence(config: RunConfig) -> str:
     """What the rollout costs, in one sentence; an honest one when it is off."""
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return "No rollout: nothing is practised on the model's own output, and a step costs what a plain step costs."
-    if not config.rollout.walks:
+    if not config.rollout.rolls_out:
         return "No extra forwards: this is a control without rollouts, and a step costs what a plain step costs."
     cost, kind = rollout_cost(config), _plain_step(config)
     return (
@@ -240,7 +240,7 @@ def _plain_step(config: RunConfig) -> str:
 
 
 def _cost(config: RunConfig) -> str:
-    if not config.rollout.walks:
+    if not config.rollout.rolls_out:
         return f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
     cost, walk = rollout_cost(config), longest_walk(config)
     steps = f"{walk.steps} step{'' if walk.steps == 1 else 's'}"
@@ -273,7 +273,7 @@ def _cost(config: RunConfig) -> str:
 def ramp_panel(config: RunConfig) -> str:
     """The chance of a rollout over the run, drawn, and its cost."""
     cost = f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return cost
     steps, rollout = config.training.max_train_steps, config.rollout
     # A jump is drawn as one: the step before it is a point too.
@@ -299,14 +299,14 @@ def ramp_panel(config: RunConfig) -> str:
 
 def learning(config: RunConfig) -> str:
     """What a rolled row is taught, and how much contrast a walk leaves even to a perfect model."""
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return ""
     return f'<div class="rs-roll">{_loss(config)}{_blur(config)}{_carriers(config)}</div>'
 
 
 def _loss(config: RunConfig) -> str:
     rollout = config.rollout
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return "<p>The chosen rows have the plain loss at the noise level of their start.</p>"
     if in_paper_mode(config):
         plain = (
@@ -350,7 +350,7 @@ def _blur(config: RunConfig) -> str:
     rollout = config.rollout
     table = blur_table(config)
     if table is None or not table:
-        if not rollout.walks:
+        if not rollout.rolls_out:
             why = "No row is rolled out, so nothing is blurred by it."
         elif in_paper_mode(config):
             why = "In the paper's mode the ordinary error is taken where the row starts, so the walk does not blur it."

@@ -16,11 +16,11 @@ def plan_sentence(config: RunConfig) -> str:
     training, data = config.training, config.data
     rows = training.train_batch_size * training.gradient_accumulation_steps
     what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
-    rollout = level_of(config) if config.rollout.walks else "no"
+    rollout = level_of(config) if config.rollout.rolls_out else "no"
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
     )
-    if config.input_perturbation.active:
+    if config.input_perturbation.is_active:
         control = "" if config.input_perturbation.perturbs else "the control of "
         rollout += f" and {control}input perturbation {config.input_perturbation.gamma:g}"
     samples = (

@@ -30,7 +30,7 @@ _SHARES = {
 def cautions(config: RunConfig) -> list[Finding]:
     """Warnings and notes about the rollout of a config; none where nothing is rolled out."""
     rollout = config.rollout
-    if not rollout.walks or highest_chance(config) == 0:
+    if not rollout.rolls_out or highest_chance(config) == 0:
         return []
     return [*_far_walk(config), *_clean_rows(config)]
 

@@ -42,7 +42,7 @@ class Walk:
 def longest_walk(config: RunConfig) -> Walk:
     """The rollout from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
     rollout, training = config.rollout, config.training
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return Walk(0, 0, 0, 0, 0.0)
     forwards, reflexflow = guidance_of(config).evaluations(rollout.guidance), reflexflow_on(config) is not False
     if in_paper_mode(config):
@@ -56,7 +56,7 @@ def idle_settings(config: RunConfig) -> dict[str, str]:
     for rule in idle_rules(config):
         for name in rule.options:
             why.setdefault(name, rule.why)
-    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
+    if config.rollout.rolls_out and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
         why.setdefault(PREFIX + "min_sigma", "even the cleanest rows of this model carry more noise")
     return why
 
@@ -127,7 +127,7 @@ def blur_table(config: RunConfig) -> list[Blur] | None:
     or does not apply (nothing is rolled out; `paper` takes its ordinary loss at the source)."""
     rollout, schedule = config.rollout, schedule_of(config)
     if (
-        not rollout.walks
+        not rollout.rolls_out
         or longest_walk(config).second_pass
         or (rollout.target == "original" and not schedule.path.is_flow)
     ):

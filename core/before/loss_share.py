@@ -62,7 +62,12 @@ def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
         spread: standard deviation of the data; 1 is about that of Stable Diffusion's latents.
     """
     rollout, schedule = config.rollout, schedule_of(config)
-    if schedule.path.is_flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
+    if (
+        schedule.path.is_flow
+        or not rollout.rolls_out
+        or rollout.target != "consistent"
+        or predicted(config) == "sample"
+    ):
         return None
     levels = _levels(rollout, config.training, schedule, predicted(config), spread)
     if not sum(each.loss for each in levels):

@@ -94,7 +94,7 @@ def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_walk(na
             after = config(**{**base, name.removeprefix(PREFIX): value})
         except ValueError:
             continue  # refused beside the others, which is more than idle
-        if not before.rollout.active and after.rollout.active:
+        if not before.rollout.is_active and after.rollout.is_active:
             pytest.fail(f"{name} is said to do nothing, but it starts the rollout of {base}")
         assert (
             rollout_cost(before).mean_ratio == rollout_cost(after).mean_ratio

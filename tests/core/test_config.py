@@ -90,7 +90,7 @@ def test_flat_names_are_prefix_and_field():
 def test_the_defaults_are_a_config():
     assert config_from_flat({}) == RunConfig()
     assert differences(RunConfig()) == {}
-    assert not RunConfig().rollout.active
+    assert not RunConfig().rollout.is_active
 
 
 def test_nothing_is_changed_in_place():
@@ -236,7 +236,7 @@ def test_a_file_with_only_the_keys_of_a_rollout_reads_as_is(tmp_path):
         1e-4,
         "sd3",
     )
-    assert config.rollout.active
+    assert config.rollout.is_active
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample", "flow_matching"])
@@ -365,7 +365,7 @@ def test_a_wanted_zero_stays_zero():
     ],
 )
 def test_scheduled_sampling_is_active_when_a_row_can_be_rolled(fields, active):
-    assert RolloutConfig(**fields).active is active
+    assert RolloutConfig(**fields).is_active is active
 
 
 # ---- levels and remarks
@@ -376,7 +376,7 @@ def test_a_level_replaces_another_wholly(name):
     start = with_changes(RunConfig(), rollout_level("strong", 500) | {"max_train_steps": 500, P + "sampler": "rk4"})
     config = with_changes(start, rollout_level(name, 500))
     assert rollout_level_of(config) == name
-    assert config.rollout.active is (name != "off")
+    assert config.rollout.is_active is (name != "off")
     assert {key: config_to_flat(config)[key] for key in rollout_level(name, 500)} == rollout_level(name, 500)
 
 

@@ -65,8 +65,10 @@ def test_source_noise_trains_exactly_the_planned_sources_and_walks_nowhere(path,
         and torch.equal(moved.drawn_k, rolled.drawn_k)
         and moved.probability == rolled.probability
     )
-    assert torch.equal(moved.moved, rolled.rolled) and not rolled.moved.any()  # who rolls there moves here
-    assert 100 < int(moved.moved.sum()) < 400
+    assert (
+        torch.equal(moved.at_source_noise, rolled.rolled) and not rolled.at_source_noise.any()
+    )  # the rows rolled out there train at source noise here
+    assert 100 < int(moved.at_source_noise.sum()) < 400
 
 
 def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_plain_forwards(
@@ -121,7 +123,7 @@ def test_each_control_changes_only_what_it_is_about():
     for changes in changed.values():
         # The drift probe stays the same, so that the reports can be compared sample by sample.
         other = config_from_flat(config_to_flat(config) | changes)
-        assert Settings.between_steps(other) == Settings.between_steps(config) and not other.rollout.walks
+        assert Settings.between_steps(other) == Settings.between_steps(config) and not other.rollout.rolls_out
 
 
 def test_a_plain_run_and_a_control_have_no_controls(store):

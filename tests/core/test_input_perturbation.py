@@ -121,7 +121,7 @@ def test_the_control_trains_plain_rows_at_the_noise_level_that_the_perturbed_inp
     torch.testing.assert_close(here.sigma / here.alpha, ratio, rtol=1e-6, atol=0)
     torch.testing.assert_close(state.x, path_of(kind).noised(batch.x0, batch.noise, here))
     plan = remedy.plan(times_of(kind), step=STEP, seed=SEED)
-    assert torch.equal(plan.t, times_of(kind)) and remedy.counts(plan).moved == 4
+    assert torch.equal(plan.t, times_of(kind)) and remedy.counts(plan).source_noise_rows == 4
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_control_of_nothing_is_told():
 def test_the_node_puts_it_on_the_wire_of_the_rollout():
     [alone] = input_perturbation(None, None, gamma=0.2, control="none")
     config = config_from_parts({"rollout": alone})
-    assert config.input_perturbation.gamma == 0.2 and not config.rollout.active
+    assert config.input_perturbation.gamma == 0.2 and not config.rollout.is_active
 
 
 def test_simpletuners_option_of_that_name_is_read():

@@ -228,7 +228,7 @@ def test_a_paper_plan_starts_every_chosen_row_at_its_drawn_time_and_ends_anywher
     assert 0 <= ways.min() < 0.01 and 0.99 < ways.max() < 1 and float(ways.mean()) == pytest.approx(0.5, abs=0.02)
     drawn = torch.rand(rows, generator=generator(5, 3, "step_length"), dtype=torch.float64)[plan.rolled]
     torch.testing.assert_close(ways, drawn, atol=1e-6, rtol=0)
-    assert plan.mean_offset == 1 and not plan.moved.any()
+    assert plan.mean_offset == 1 and not plan.at_source_noise.any()
     # it only switches the mode on
     longer = make_plan(replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5)
     assert torch.equal(longer.target.t, plan.target.t) and torch.equal(longer.k, plan.k)
@@ -238,7 +238,7 @@ def test_the_source_noise_control_of_a_paper_run_is_plain_training():
     """The source is the drawn time itself."""
     config = RolloutConfig(max_step_offset=1, probability=1.0, reflexflow_mode="paper", control="source_noise")
     plan = make_plan(config, torch.full((50,), 0.8), FLOW, grid_for(FLOW), step=0, seed=0)
-    assert not plan.rolled.any() and not plan.moved.any()
+    assert not plan.rolled.any() and not plan.at_source_noise.any()
     torch.testing.assert_close(plan.target.t.float(), torch.full((50,), 0.8))
 
 

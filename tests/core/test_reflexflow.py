@@ -145,7 +145,7 @@ def test_l1_is_in_effect_off_on_a_latent_of_real_size_and_the_log_shows_it():
     def spread(norm):
         config = RolloutConfig(**ON, reflexflow_norm=norm)
         part = Reflex.of(config, torch.tensor([0]), u_rolled=output, u_clean=u_clean, xr=xr, x0=x0)
-        return row_losses(output, target, reflex=part).told["frequency_weight_std"]
+        return row_losses(output, target, reflex=part).reported["frequency_weight_std"]
 
     assert spread("l1") < 1e-3
     assert 0.1 < spread("max") < spread("mean")
@@ -192,7 +192,7 @@ def test_a_rolled_row_is_beta2_times_the_weighted_loss_plus_beta1_times_anti_dri
     weighted = (weight * squared_error(output, target)[[1, 3]]).flatten(1).mean(1)
     torch.testing.assert_close(parts.main[[1, 3]], 0.25 * weighted)
     torch.testing.assert_close(parts.extra[[1, 3]], 4.0 * anti_drift(output[[1, 3]], on.xr, on.x0))
-    assert parts.told["frequency_weight_std"] == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
+    assert parts.reported["frequency_weight_std"] == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
 
 
 @pytest.mark.parametrize("change", [

@@ -105,7 +105,7 @@ def test_a_bound_holds_the_weight_by_noise_level_and_no_bound_is_bit_for_bit_non
 
 @pytest.mark.parametrize("remedy", REMEDIES, ids=lambda each: each.__name__)
 def test_a_config_that_asks_for_no_remedy_trains_plainly(remedy):
-    assert not remedy.asked(config_from_flat({}))
+    assert not remedy.is_active(config_from_flat({}))
     model = Model()
     assert type(remedy_for(config_from_flat({}), ground_of(model))) is Plain
 
