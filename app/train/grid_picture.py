@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.before.effects import Example, Offset, Walk
+from ...core.before.effects import Example, Offset, RolloutForwards
 from ...core.before.run_schedule import RunSchedule
 from ...core.maths.grid import Level
 from ..parts.words import quantity, text
@@ -18,7 +18,7 @@ _EACH_UP_TO = 12
 """So many offsets get a bar, an arrow and a number each; of more, only some do."""
 
 
-def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
+def grid_picture(example: Example, walk: RolloutForwards, walked_as: str, control: bool = False) -> str:
     """The drawing as HTML.
 
     Args:
@@ -57,7 +57,7 @@ def step_picture(schedule: RunSchedule, start: Level) -> str:
     return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
 
 
-def described(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
+def described(example: Example, walk: RolloutForwards, walked_as: str, control: bool = False) -> str:
     """The drawing in words, for screen readers."""
     far, name = example.farthest, _coordinate(example)
     chances = "; ".join(f"{offset.k} steps: {_percent(offset.chance)}" for offset in _chosen(example.offsets, 6))

@@ -18,7 +18,7 @@ from ...core.before.effects import (
     example_row,
     idle_settings,
     least_noise_is_below_the_path,
-    longest_walk,
+    longest_rollout,
 )  # fmt: skip
 from ...core.before.loss_share import bands
 from ...core.before.remarks import rollout_remarks
@@ -161,7 +161,7 @@ def picture(config: RunConfig) -> str:
         path = example.schedule.path
         drawn = step_picture(example.schedule, path.at(path.time_of_sigma(EXAMPLE_SIGMA)))
     else:
-        drawn = grid_picture(example, longest_walk(config), walker(config), control)
+        drawn = grid_picture(example, longest_rollout(config), solver_words(config), control)
     floor = (
         ""
         if in_paper_mode(config)
@@ -173,9 +173,9 @@ def picture(config: RunConfig) -> str:
     return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
 
 
-def walker(config: RunConfig) -> str:
+def solver_words(config: RunConfig) -> str:
     """Who walks, for people: "unipc of order 2, looking back at the step before"."""
-    rollout, walk = config.rollout, longest_walk(config)
+    rollout, longest = config.rollout, longest_rollout(config)
     if in_paper_mode(config):
         return "one Euler step of any length (the paper's mode)"
     words = rollout.sampler
@@ -192,7 +192,7 @@ def walker(config: RunConfig) -> str:
         words = "rk4, four evaluations of the network a step"
     if rollout.max_step_offset == 1 and rollout.sampler != "rk4":
         words += " (over one step euler, dpm and unipc are the same)"
-    if walk.forwards == 2:
+    if longest.forwards == 2:
         words += f", with guidance {quantity(rollout.guidance)}, which doubles each evaluation"
     return words
 
@@ -242,14 +242,14 @@ def _plain_step(config: RunConfig) -> str:
 def _cost(config: RunConfig) -> str:
     if not config.rollout.rolls_out:
         return f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
-    cost, walk = rollout_cost(config), longest_walk(config)
+    cost, longest = rollout_cost(config), longest_rollout(config)
     steps = f"{walk.steps} step{'' if walk.steps == 1 else 's'}"
     parts = (
         f"{steps} × {walk.evaluations * walk.forwards} forward{'' if walk.evaluations * walk.forwards == 1 else 's'}"
     )
     if in_paper_mode(config):
         parts = f"a second gradient pass, {quantity(walk.second_pass)} forwards"
-    parts += " + 1 look at the clean state (ReflexFlow)" if walk.clean else ""
+    parts += " + 1 look at the clean state (ReflexFlow)" if longest.clean else ""
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
     unknown = (
         " ReflexFlow is counted; it drops out if the model is not a flow model."

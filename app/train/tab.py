@@ -207,7 +207,7 @@ class TrainTab:
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
         model = only is None or any(OPTIONS[name].section == "model" for name in only)
         preset = given[self.model.preset] if preset is None else preset
-        updates = _together(self._drawn(config, preset, look=pictures), marks, self.form.slid(config, only))
+        updates = _together(self._drawn(config, preset, scan_pictures=pictures), marks, self.form.slid(config, only))
         updates |= self.draft.kept(config, preset, given[self.name])
         if pictures:
             for panel in self.panels:
@@ -218,14 +218,14 @@ class TrainTab:
             updates |= dict.fromkeys(self.checked, "")
         return updates
 
-    def _drawn(self, config: RunConfig, preset: str, look: bool = False) -> dict[Any, Any]:
+    def _drawn(self, config: RunConfig, preset: str, scan_pictures: bool = False) -> dict[Any, Any]:
         try:
             load_preset(preset)
         except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
             return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
         updates = {
-            self.side: self._side(config, preset, look),
+            self.side: self._side(config, preset, scan_pictures),
             self.idle: idle_sheet(config),
             self.start_hero: words,
             self.start: words,
@@ -233,9 +233,9 @@ class TrainTab:
         }
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
-    def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
-        """`look`: also at pictures that were not read yet, which is not for every keystroke."""
-        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
+    def _side(self, config: RunConfig, preset: str, scan_pictures: bool = True) -> str:
+        """`scan_pictures`: read pictures that were not read yet, too slow for every keystroke."""
+        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, scan_pictures)))
 
     def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Every setting as the chosen preset has it."""

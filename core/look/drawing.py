@@ -35,7 +35,7 @@ def draw(
     *,
     step: int | None = None,
     memory: Any = None,
-    tell: Callable[[float, str], None] = lambda share, what: None,
+    report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -65,7 +65,9 @@ def draw(
         with enter(weights) as shown:
             for number, prompt in enumerate(request.prompts):
                 done, seed = len(result["pictures"]), drawing.seed + number
-                progress = _Progress(done, total, f"{weights.label}: picture {done + 1} of {total}", tell, should_stop)
+                progress = _Progress(
+                    done, total, f"{weights.label}: picture {done + 1} of {total}", report_progress, should_stop
+                )
                 pixels = _pixels(shown, prompt, seed, drawing.negative_prompt, used, memory, progress)
                 about = {
                     "prompt": prompt,
@@ -106,14 +108,14 @@ class _Progress:
     done: int
     total: int
     what: str
-    tell: Callable[[float, str], None]
+    report_progress: Callable[[float, str], None]
     should_stop: Callable[[], bool]
 
     def begin(self) -> None:
-        self.tell(self.done / self.total, self.what)
+        self.report_progress(self.done / self.total, self.what)
 
     def after_step(self, step: int, steps: int) -> None:
-        self.tell((self.done + step / steps) / self.total, self.what)
+        self.report_progress((self.done + step / steps) / self.total, self.what)
         if self.should_stop():
             raise Stopped("Cancelled, or a newer request came.")
 

@@ -30,7 +30,7 @@ from rollout_studio.core.config.own_presets import (
     own_presets,
     save_preset,
 )
-from rollout_studio.core.foreign.importing import import_file, told
+from rollout_studio.core.foreign.importing import import_file, summary
 
 MINE = with_changes(load_preset("demo"), {"max_train_steps": 77, "validation_prompts": ["a <b>cup</b>", "two, words"]})
 
@@ -159,7 +159,7 @@ def test_a_downloaded_config_brought_in_again_is_the_same(tmp_path, name):
     found = import_file(write(tmp_path / "config.json", config.to_json()))
     assert found.config == config
     assert (found.left_out, found.fill_in) == ((), ())
-    assert told(found).startswith(f"{len(config_to_flat(config))} settings taken from config.json. ")
+    assert summary(found).startswith(f"{len(config_to_flat(config))} settings taken from config.json. ")
 
 
 def test_unknown_keys_are_told_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
@@ -321,7 +321,7 @@ def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_t
     )
     assert any("logit_mean 0.5 is -0.5 here" in remark for remark in found.remarks)
     assert {"output_dir", "push_to_hub", "report_to", "validation_epochs"} <= {key for key, _, _ in found.left_out}
-    assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in told(found)
+    assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in summary(found)
 
 
 @pytest.mark.parametrize(("scheme", "sampling", "weighting"), [("mode", "mode", "none"), ("sigma_sqrt", "uniform", "sigma_sqrt"),
@@ -422,7 +422,7 @@ def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
         )
         == MINE
     )
-    assert f"{len(config_to_flat(MINE))} settings taken from config.json" in updates[train.keep.told]
+    assert f"{len(config_to_flat(MINE))} settings taken from config.json" in updates[train.keep.report]
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
 def test_a_bad_file_is_refused_and_the_form_stays(train, tmp_path, content):
     updates = train.keep.on_file(train, given(train, MINE, file=str(write(tmp_path / "config.json", content))))
     assert values(train, updates) == {}
-    said = updates[train.keep.told]
+    said = updates[train.keep.report]
     assert "Nothing was taken from config.json" in said and "<script" not in said and "${" not in said
     said.encode()  # it can be sent to the browser
 
@@ -440,9 +440,9 @@ def test_the_settings_of_a_run_come_back_whole(train, store):
     store.create(MINE, "earlier")
     updates = train.keep.on_run(train, given(train, RunConfig(), run="earlier"))
     assert len(values(train, updates)) == len(config_to_flat(MINE))
-    assert "the run earlier" in updates[train.keep.told]
+    assert "the run earlier" in updates[train.keep.report]
     refused = train.keep.on_run(train, given(train, RunConfig(), run="../earlier"))
-    assert values(train, refused) == {} and "cannot name a run" in refused[train.keep.told]
+    assert values(train, refused) == {} and "cannot name a run" in refused[train.keep.report]
 
 
 def test_saving_makes_a_card_and_chooses_it_and_asks_before_replacing(train, store):

@@ -15,7 +15,7 @@ from rollout_studio.core.before.effects import (
     blur_table,
     example_row,
     idle_settings,
-    longest_walk,
+    longest_rollout,
 )
 from rollout_studio.core.before.loss_share import bands
 from rollout_studio.core.before.remarks import remarks, rollout_remarks
@@ -202,7 +202,7 @@ def test_the_levels_of_the_example_are_those_of_the_shifted_grid():
 def test_the_bars_are_the_chances_of_the_offsets(strategy):
     example = example_row(config(**{**ON, "strategy": strategy, "max_step_offset": 5}))
     assert [offset.chance for offset in example.offsets] == offset_distribution(strategy, 5)
-    drawn = grid_picture(example, longest_walk(config(**ON)), "unipc")
+    drawn = grid_picture(example, longest_rollout(config(**ON)), "unipc")
     wide = drawn.split("rs-walk-narrow")[0]
     heights = [float(h) for h in re.findall(r'height="([\d.]+)" class="rs-w-bar0?"', wide)]
     tallest = max(offset.chance for offset in example.offsets)
@@ -219,7 +219,7 @@ def test_ticks_of_the_line_stand_at_the_levels():
 def test_offsets_beyond_the_noise_are_drawn_as_cut():
     told = config(**{**ON, "max_step_offset": 12})
     example = example_row(told)
-    assert example.farthest.actual == 10 and "cut to 10" in described(example, longest_walk(told), "unipc")
+    assert example.farthest.actual == 10 and "cut to 10" in described(example, longest_rollout(told), "unipc")
     assert panel.picture(told).split("rs-walk-narrow")[0].count("rs-w-barcut") == 2
 
 
@@ -276,7 +276,7 @@ def test_the_longest_walk_is_what_the_cost_calls_most():
         {"control": "source_noise"},
     ):
         told = config(**{**ON, **changes})
-        assert longest_walk(told).total == rollout_cost(told).most_forwards
+        assert longest_rollout(told).total == rollout_cost(told).most_forwards
 
 
 SD3 = {"model_family": "lumina2", "prediction_type": "flow_matching"}

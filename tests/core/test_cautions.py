@@ -25,7 +25,7 @@ def config(model=SD3, **rollout):
 
 
 def far(told):
-    return [caution for caution in cautions(told) if caution.code == "walk-far"]
+    return [caution for caution in cautions(told) if caution.code == "rollout-far"]
 
 
 def slope(told, k):

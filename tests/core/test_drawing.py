@@ -70,9 +70,11 @@ def bench():
     return Bench()
 
 
-def drawn(bench, folder, should_stop=lambda: False, tell=lambda share, what: None, parts=None, **more):
+def drawn(bench, folder, should_stop=lambda: False, report_progress=lambda share, what: None, parts=None, **more):
     parts = [] if parts is None else parts
-    return answer(bench, {**QUICK, **more}, folder, tell=tell, part=parts.append, should_stop=should_stop)
+    return answer(
+        bench, {**QUICK, **more}, folder, report_progress=report_progress, part=parts.append, should_stop=should_stop
+    )
 
 
 def pixels(folder, result, number=0):
@@ -82,7 +84,12 @@ def pixels(folder, result, number=0):
 def test_a_picture_is_the_pipelines_own_and_carries_its_settings(bench, tmp_path):
     shares = []
     result = drawn(
-        bench, tmp_path, tell=lambda share, what: shares.append(share), seed=5, guidance=2.5, negative_prompt="blue"
+        bench,
+        tmp_path,
+        report_progress=lambda share, what: shares.append(share),
+        seed=5,
+        guidance=2.5,
+        negative_prompt="blue",
     )
     [picture] = result["pictures"]
     image = Image.open(tmp_path / picture["file"])
@@ -107,7 +114,9 @@ def test_pictures_come_one_by_one_and_what_was_drawn_is_not_drawn_again(bench, t
     parts, calls = [], []
     first = drawn(bench, tmp_path / "a", parts=parts, prompts=["a red circle", "a blue square"], seed=7)
     assert [len(part["pictures"]) for part in parts] == [1] and [each["seed"] for each in first["pictures"]] == [7, 8]
-    again = drawn(bench, tmp_path / "b", tell=lambda share, what: calls.append(what), prompts=["a red circle"], seed=7)
+    again = drawn(
+        bench, tmp_path / "b", report_progress=lambda share, what: calls.append(what), prompts=["a red circle"], seed=7
+    )
     assert pixels(tmp_path / "b", again) == pixels(tmp_path / "a", first)
     assert len(calls) == 1  # "the picture", and no step of any
 
@@ -119,7 +128,7 @@ def test_drawing_stops_between_two_steps(bench, tmp_path):
             bench,
             tmp_path,
             should_stop=lambda: len(steps) >= 2,
-            tell=lambda share, what: steps.append(share),
+            report_progress=lambda share, what: steps.append(share),
             seed=99,
             steps=10,
         )
@@ -150,7 +159,9 @@ def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, wit
         "config": run.read_config(),
         "checkpoints": chosen,
     }
-    result = answer(bench, ask, tmp_path, tell=lambda *_: None, part=lambda _: None, should_stop=lambda: False)
+    result = answer(
+        bench, ask, tmp_path, report_progress=lambda *_: None, part=lambda _: None, should_stop=lambda: False
+    )
     base, checkpoint, exported = (pixels(tmp_path, result, number) for number in range(3))
     assert checkpoint == exported and base != checkpoint
     assert [each["kind"] for each in result["pictures"]] == ["base", "run", "lora"]

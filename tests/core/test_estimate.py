@@ -52,7 +52,7 @@ def test_the_time_of_a_plain_run_is_its_steps_at_the_pace_of_an_earlier_one(stor
     ran(store, PLAIN, "before", 0.5)
     told = time_estimate(PLAIN, store.root)
     assert told.plain_step_s == pytest.approx(0.5) and told.steps_s.likely == pytest.approx(0.5 * 300)
-    assert "before" in told.said and "this computer" in told.said
+    assert "before" in told.explanation and "this computer" in told.explanation
 
 
 def test_rolled_steps_of_an_earlier_run_count_as_the_plain_ones_they_are_worth(store):
@@ -87,7 +87,7 @@ def test_an_old_run_without_the_count_of_rows_is_read_by_its_smallest_step(store
 )  # fmt: skip
 def test_a_run_that_did_other_work_says_nothing_about_this_one(store, changes):
     ran(store, with_changes(PLAIN, changes), "other", 77.0)
-    assert "other" not in time_estimate(PLAIN, store.root).said.split()
+    assert "other" not in time_estimate(PLAIN, store.root).explanation.split()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_too_few_steps_and_damaged_runs_say_nothing(store):
     strange = ran(store, PLAIN, "strange", 0.5)
     strange.config_path.write_text("[1]")
     (store.root / "a file").write_text("x")
-    assert "AMD EPYC" in time_estimate(PLAIN, store.root).said  # the demo's own figure is left
+    assert "AMD EPYC" in time_estimate(PLAIN, store.root).explanation  # the demo's own figure is left
 
 
 def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
@@ -143,7 +143,10 @@ def test_what_a_whole_run_spent_beside_its_steps_is_told_and_only_of_a_whole_one
 
 def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_machine(tmp_path):
     told = time_estimate(PLAIN, tmp_path / "none")
-    assert told.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"]) and "measured on two cores" in told.said
+    assert (
+        told.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"])
+        and "measured on two cores" in told.explanation
+    )
     assert told.steps_s.low < told.steps_s.likely < told.steps_s.high
 
 
@@ -158,7 +161,7 @@ def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_m
 )
 def test_elsewhere_the_time_is_unknown_not_invented(tmp_path, changes):
     told = time_estimate(with_changes(PLAIN, changes), tmp_path)
-    assert told.steps_s is None and told.plain_step_s is None and "not known until the first steps" in told.said
+    assert told.steps_s is None and told.plain_step_s is None and "not known until the first steps" in told.explanation
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------------
@@ -222,8 +225,8 @@ def test_what_is_only_reckoned_for_a_graphics_card_is_called_so():
     assert (
         told.device == "cuda"
         and "process" not in told.parts
-        and "never compared" in told.said
-        and "graphics memory" in told.said
+        and "never compared" in told.explanation
+        and "graphics memory" in told.explanation
     )
 
 
@@ -232,8 +235,8 @@ def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
     assert (
         told.memory.total is None
         and told.disk is None
-        and "not known" in told.memory.said
-        and "download" in told.disk_said
+        and "not known" in told.memory.explanation
+        and "download" in told.disk_explanation
     )
 
 
@@ -274,12 +277,12 @@ def test_pictures_that_were_not_scanned_are_not_opened_for_a_side_panel(tmp_path
     module._scanned.clear()
     real, calls = module.scan, []
     monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
-    told = estimate(config, tmp_path, look=False)
-    assert told.disk is None and "Check" in told.disk_said and calls == []
+    told = estimate(config, tmp_path, scan_pictures=False)
+    assert told.disk is None and "Check" in told.disk_explanation and calls == []
     whole = estimate(config, tmp_path).disk
-    assert len(calls) == 1 and estimate(config, tmp_path, look=False).disk == whole
+    assert len(calls) == 1 and estimate(config, tmp_path, scan_pictures=False).disk == whole
     assert (
-        estimate(with_changes(config, {"resolution": 128}), tmp_path, look=False).disk.cache > whole.cache
+        estimate(with_changes(config, {"resolution": 128}), tmp_path, scan_pictures=False).disk.cache > whole.cache
         and len(calls) == 1
     )
 

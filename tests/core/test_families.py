@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
-from rollout_studio.core.before.effects import longest_walk
+from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
@@ -338,7 +338,7 @@ def test_the_cost_of_guidance_is_the_familys_own():
         family: rollout_cost(config_from_flat(asked | {"model_family": family})) for family in ("flux", "sd3", "auto")
     }
     assert [cost.most_forwards for cost in costs.values()] == [2, 4, 4]
-    assert longest_walk(config_from_flat(asked | {"model_family": "flux"})).total == 2
+    assert longest_rollout(config_from_flat(asked | {"model_family": "flux"})).total == 2
 
 
 def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(tiny_folder, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair
 from rollout_studio.core.before import cost
-from rollout_studio.core.before.loss_share import bands, offsets_to_walk, training_time, whole_step
+from rollout_studio.core.before.loss_share import bands, representative_offsets, training_time, whole_step
 from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
@@ -447,7 +447,7 @@ def test_the_times_of_the_shares_are_those_that_training_draws(flat):
 def test_a_dozen_offsets_stand_for_all_of_them(strategy, most):
     rollout_config = RolloutConfig(max_step_offset=most, probability=1.0, strategy=strategy)
     chances = cost.offset_distribution(strategy, most)
-    found = offsets_to_walk(rollout_config)
+    found = representative_offsets(rollout_config)
     assert len(found) <= 12 and sum(chance for _, chance in found) == pytest.approx(1 - chances[0])
     mean = sum(k * chance for k, chance in enumerate(chances))
     assert sum(k * chance for k, chance in found) == pytest.approx(mean, rel=0.05)

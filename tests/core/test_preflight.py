@@ -97,7 +97,7 @@ def test_every_check_that_is_written_is_in_the_list():
 
 def test_a_walk_too_far_is_a_warning_not_a_note(check):
     findings = check(scheduled_sampling_max_step_offset=12, scheduled_sampling_probability=1.0)
-    found = one(findings, "walk-far")
+    found = one(findings, "rollout-far")
     assert found.level == "warning"
     assert sum(found.message in finding.message for finding in findings) == 1
 
