@@ -20,7 +20,7 @@ def takes_line(found: Estimate) -> str:
 
 def _time(found: Estimate) -> str:
     return (
-        "a time that only its first steps will tell"
+        "a time that its first steps will show"
         if found.time.steps_s is None
         else f"{_span(found.time.steps_s)} of training"
     )

@@ -1,4 +1,4 @@
-"""Keep these settings as a preset of one's own, and bring settings in: from a config.json, a LoRA file, or another run."""
+"""Save these settings as an own preset, and import settings from a config.json, a LoRA file, or another run."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,10 +27,10 @@ class KeepPanel:
     def __init__(self, form: Form, watch: Watch, preset: gr.components.Component) -> None:
         self.form, self.watch, self.preset = form, watch, preset
         runs_dir = watch.store.root
-        with gr.Accordion("Keep these settings, or bring some in", open=False, elem_id="keep") as self.fold:
+        with gr.Accordion("Save or import settings", open=False, elem_id="keep") as self.fold:
             with gr.Row(elem_classes="rs-keep"):
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Keep as a preset of your own</h4>", padding=False)
+                    gr.HTML("<h4>Save as a preset of your own</h4>", padding=False)
                     with gr.Row():
                         self.title = gr.Textbox(label="Title", placeholder="My cat, strong rollout", max_lines=1, elem_id="keep-title", min_width=160,
                                                 info="What its card above will say.")  # fmt: skip
@@ -49,7 +49,7 @@ class KeepPanel:
                         )
                     self.broken = gr.HTML(_broken_card(runs_dir), elem_id="keep-broken", elem_classes="rs-maybe")
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Bring settings in</h4>", padding=False)
+                    gr.HTML("<h4>Import settings</h4>", padding=False)
                     self.file = gr.File(
                         label="A config.json or a LoRA file",
                         type="filepath",
@@ -67,7 +67,7 @@ class KeepPanel:
                             filterable=False,
                             elem_id="import-run",
                         )
-                        self.take = gr.Button("Take them", elem_id="import-take", min_width=110, interactive=False)
+                        self.take = gr.Button("Import", elem_id="import-take", min_width=110, interactive=False)
             self.report = gr.HTML(elem_id="import-report", elem_classes="rs-maybe")
 
     @property
@@ -185,7 +185,7 @@ class KeepPanel:
         }
         if Path(given[self.preset]).stem != name or given[self.preset] in preset_names():
             return gone
-        # The one that was chosen: the form stays as it is, and the differences are told from the first preset.
+        # The one that was chosen: the form stays as it is, and the differences are shown against the first preset.
         first = preset_names()[0]
         gone |= self.chosen(first, model)
         try:
@@ -208,7 +208,7 @@ class KeepPanel:
         try:
             imported = read()
         except (ConfigError, RunError, OSError) as error:
-            return {self.report: problems(_faults(error), f"Nothing was taken from {source}")}
+            return {self.report: problems(_faults(error), f"Nothing was imported from {source}")}
         # The card that is chosen must be about what was brought in: where another one is about its model, that one.
         chosen, model = given[self.preset], imported.config.model.pretrained_model_name_or_path
         known = shipped_with(model)

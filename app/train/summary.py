@@ -50,7 +50,7 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
         if rows
         else '<p class="rs-quiet">Nothing changed from the preset.</p>'
     )
-    said = "".join(f"<li>{text(remark)}</li>" for remark in remarks(config))
+    items = "".join(f"<li>{text(remark)}</li>" for remark in remarks(config))
     flat = config_to_flat(config)
     defaults = differences(config)
     lines = []
@@ -63,7 +63,7 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
     address = "data:application/json;charset=utf-8," + quote(config.to_json() + "\n")
     return (
         f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
-        + (f'<ul class="rs-remarks">{said}</ul>' if said else "")
+        + (f'<ul class="rs-remarks">{items}</ul>' if items else "")
         + f'<h5>Changed from the preset</h5>{table}<h5>The whole configuration <a download="config.json" href="{address}">save as config.json</a></h5>'
         f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n'
         + "\n".join(lines)

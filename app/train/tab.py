@@ -193,7 +193,7 @@ class TrainTab:
     def _told_of_model(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """What is said about the model follows it, though something else in the form may be wrong."""
         try:
-            return self.model.told(given[self.model.preset], self.model.named(given))
+            return self.model.cards(given[self.model.preset], self.model.named(given))
         except ConfigError:  # the chosen preset is gone; that is what is shown
             return {}
 

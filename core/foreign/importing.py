@@ -153,10 +153,10 @@ def unknown_key(key: str) -> str:
 
 
 def summary(imported: Imported) -> str:
-    """What was taken, in one sentence."""
+    """What was imported, in one sentence."""
     changed = sum(config_to_flat(imported.config)[name] != config_to_flat(RunConfig())[name] for name in OPTIONS)
     number = len(imported.taken)
-    words = f"{number} setting{'' if number == 1 else 's'} taken from {imported.source}"
+    words = f"{number} setting{'' if number == 1 else 's'} imported from {imported.source}"
     if imported.assumed:
         words += f", and {len(imported.assumed)} that it leaves to {possessive(imported.program)} defaults"
     left = len(imported.left_out)

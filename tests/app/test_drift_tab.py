@@ -89,7 +89,7 @@ def until(lab, ready, first=None):
 
 def shown(lab, **changes):
     """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
-    applied = lab.viewers.place("v").scene.number
+    applied = lab.viewers.session("v").scene.number
     return until(
         lab,
         lambda seen: lab.answer.film in seen and lab.answer.export in seen,
@@ -164,7 +164,7 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     solvers = [value for _, value in choices.solver_choices() if value not in (choices.NOTHING, "unipc/2")]
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
-        record = lab.record(given(lab, solver=value), lab.viewers.place("v"))
+        record = lab.record(given(lab, solver=value), lab.viewers.session("v"))
         assert [each.rollout.sampler for each in PreviewRequest.from_json(record).by_solver] == [
             "unipc",
             value.partition("/")[0],
@@ -188,7 +188,7 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
 
 
 def test_the_first_visit_needs_no_choice(lab):
-    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.place("v")))
+    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.session("v")))
     assert (
         request.text()
         and request.picture.is_file()
@@ -203,7 +203,7 @@ OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order"
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_control_reaches_the_request(lab, name):
-    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.place("v"))
+    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.session("v"))
     request = PreviewRequest.from_json(record)
     flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
             **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value,
     ]
     assert (
         why in out[lab.answer.progress]
-        and lab.viewers.look("v").ticket is None
+        and lab.viewers.status("v").ticket is None
         and lab.watch.preview_client.pid is None
     )
     mended = lab.on_edit(given(lab), viewer())
@@ -231,7 +231,7 @@ def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value,
 
 
 def test_a_solver_without_an_order_is_asked_without_one(lab):
-    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.place("v"))
+    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.session("v"))
     assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields.components["order"]]["interactive"] is False
     assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields.components["order"]]["interactive"] is True
     assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields.components["offset"]]["maximum"] == 12
@@ -252,9 +252,9 @@ def test_a_picture_fills_the_prompt_and_only_offered_ones_can_be_picked(lab, tmp
     picture = choices.built_in()[2]
     out = lab.on_pick(given(lab), SimpleNamespace(_data={"key": picture.key}), viewer())
     assert out[lab.prompt]["value"] == picture.caption
-    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.session("v"))["image"] == str(picture.path)
     lab.on_pick(given(lab), SimpleNamespace(_data={"key": str(tmp_path / "secret.png")}), viewer())
-    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.session("v"))["image"] == str(picture.path)
 
 
 def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab, tmp_path):
@@ -267,8 +267,8 @@ def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab
         and out[lab.prompt]["value"] == ""
         and "Write what the picture shows" in out[lab.prompt]["info"]
     )
-    assert lab.record(given(lab, prompt="a cup"), lab.viewers.place("v"))["image"] == str(tmp_path / "mine.png")
-    assert lab.record(given(lab), lab.viewers.place("another"))["image"] != str(tmp_path / "mine.png")
+    assert lab.record(given(lab, prompt="a cup"), lab.viewers.session("v"))["image"] == str(tmp_path / "mine.png")
+    assert lab.record(given(lab), lab.viewers.session("another"))["image"] != str(tmp_path / "mine.png")
 
 
 # Who is answered when ------------------------------------------------------------------------------------------------
@@ -305,9 +305,9 @@ def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(viewers):
     for seed in range(5):
         viewers.plan("v", {"seed": seed}, 0.25)
         viewers.now += 0.1
-        assert viewers.look("v").busy and viewers.played.asked == []
+        assert viewers.status("v").busy and viewers.played.asked == []
     viewers.now += 0.2
-    assert viewers.look("v").state.status == "working" and viewers.played.asked == [(4, "v")]
+    assert viewers.status("v").state.status == "working" and viewers.played.asked == [(4, "v")]
 
 
 def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(viewers):
@@ -316,7 +316,7 @@ def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(
     viewers.plan("w", {"seed": 3}, 0.25)
     viewers.plan("w", None, 0)
     viewers.now = 9
-    viewers.look("v"), viewers.look("w")
+    viewers.status("v"), viewers.status("w")
     assert viewers.played.asked == [(2, "v")]
 
 
@@ -325,15 +325,15 @@ def test_an_edit_waits_until_a_running_run_has_answered(viewers):
     viewers.ask("v", live)
     viewers.plan("v", {**live, "seed": 2}, 0.1)
     viewers.now = 5
-    assert viewers.look("v").busy and len(viewers.played.asked) == 1
+    assert viewers.status("v").busy and len(viewers.played.asked) == 1
     viewers.played.states["t1"] = PreviewState("done", result={})
-    assert viewers.look("v").ticket == "t2"
+    assert viewers.status("v").ticket == "t2"
 
 
 def test_who_leaves_is_waited_for_no_longer(viewers):
     viewers.ask("v", {"seed": 1})
     viewers.leave("v")
-    assert viewers.played.cancelled == ["t1"] and not viewers.look("v").busy
+    assert viewers.played.cancelled == ["t1"] and not viewers.status("v").busy
 
 
 def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
@@ -361,7 +361,7 @@ def lab_lists(lab):
 
 
 def test_before_the_first_picture_an_edit_asks_nothing(lab):
-    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.look("v").busy
+    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.status("v").busy
 
 
 def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
@@ -411,7 +411,7 @@ def test_stop_stops(lab):
     assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.answer.progress]
     until(lab, lambda seen: "Walking" in seen.get(lab.answer.progress, ""), first)
     out = lab.on_stop(0, viewer())
-    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.look("v").busy
+    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.status("v").busy
 
 
 class Browser:
@@ -551,7 +551,7 @@ def test_the_head_says_what_was_measured_and_that_fewer_steps_were_walked(tmp_pa
     drawn = drift_picture.film(answer, str, record)
     assert (
         "After <b>4 steps on its own</b>, the model is <b>28.7 % off the true path</b>" in drawn
-        and "9 steps were asked for" in drawn
+        and "9 steps were requested" in drawn
     )
     assert "knows nothing of your picture" in drift_picture.film(answer, str, {**record, "start": "noise"})
     answer["numbers"]["base"]["distance"] = None

@@ -14,7 +14,7 @@ def told(*span):
 @pytest.mark.parametrize(("span", "words"), [
     ((38.0, 76.0, 304.0), "38 s to 5 min 4 s of training"),
     ((60.2, 60.3, 60.4), "about 1 min of training"),
-    ((), "a time that only its first steps will tell"),
+    ((), "a time that its first steps will show"),
 ])  # fmt: skip
 def test_the_line_beside_the_form_tells_the_time_as_a_range(span, words):
     assert words in takes_line(told(*span))

@@ -159,7 +159,7 @@ def test_a_downloaded_config_brought_in_again_is_the_same(tmp_path, name):
     found = import_file(write(tmp_path / "config.json", config.to_json()))
     assert found.config == config
     assert (found.left_out, found.fill_in) == ((), ())
-    assert summary(found).startswith(f"{len(config_to_flat(config))} settings taken from config.json. ")
+    assert summary(found).startswith(f"{len(config_to_flat(config))} settings imported from config.json. ")
 
 
 def test_unknown_keys_are_told_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
@@ -422,7 +422,7 @@ def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
         )
         == MINE
     )
-    assert f"{len(config_to_flat(MINE))} settings taken from config.json" in updates[train.keep.report]
+    assert f"{len(config_to_flat(MINE))} settings imported from config.json" in updates[train.keep.report]
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_bad_file_is_refused_and_the_form_stays(train, tmp_path, content):
     updates = train.keep.on_file(train, given(train, MINE, file=str(write(tmp_path / "config.json", content))))
     assert values(train, updates) == {}
     said = updates[train.keep.report]
-    assert "Nothing was taken from config.json" in said and "<script" not in said and "${" not in said
+    assert "Nothing was imported from config.json" in said and "<script" not in said and "${" not in said
     said.encode()  # it can be sent to the browser
 
 

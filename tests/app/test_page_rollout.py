@@ -14,7 +14,7 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
     page = visit()
     tab(page, "Train")
     picture = page.locator("#rollout-picture")
-    wide = picture.locator(".rs-walk-wide svg")
+    wide = picture.locator(".rs-grid-picture-wide svg")
     expect(wide).to_be_visible()
     expect(picture).to_contain_text("up to 2 grid steps too much")
     expect(wide.locator(".rs-w-arc")).to_have_count(2)
@@ -24,10 +24,10 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
         slider.press("ArrowRight")
     expect(wide.locator(".rs-w-arc")).to_have_count(5)
     expect(wide).to_have_attribute("aria-label", re.compile("starts up to 5 grid steps noisier"))
-    expect(picture).to_contain_text("up to 6")  # five steps and ReflexFlow's look at the clean state
+    expect(picture).to_contain_text("up to 6")  # five steps and ReflexFlow's forward on the clean state
     expect(page.locator("#ramp svg")).to_be_visible()
     expect(page.locator("#ramp")).to_contain_text("up to 6 for one row")
-    expect(page.locator("#rollout-learns")).to_contain_text("has walked 5 steps")
+    expect(page.locator("#rollout-learns")).to_contain_text("after a rollout of 5 steps")
     expect(page.locator("#rollout-learns thead th")).to_have_count(5)
     expect(page.locator("#level").get_by_label("Own numbers")).to_be_checked()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 5')

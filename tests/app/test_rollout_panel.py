@@ -202,15 +202,15 @@ def test_the_levels_of_the_example_are_those_of_the_shifted_grid():
 def test_the_bars_are_the_chances_of_the_offsets(strategy):
     example = example_row(config(**{**ON, "strategy": strategy, "max_step_offset": 5}))
     assert [offset.chance for offset in example.offsets] == offset_distribution(strategy, 5)
-    drawn = grid_picture(example, longest_rollout(config(**ON)), "unipc")
-    wide = drawn.split("rs-walk-narrow")[0]
+    drawn = grid_picture(example, "unipc")
+    wide = drawn.split("rs-grid-picture-narrow")[0]
     heights = [float(h) for h in re.findall(r'height="([\d.]+)" class="rs-w-bar0?"', wide)]
     tallest = max(offset.chance for offset in example.offsets)
     assert heights == pytest.approx([46 * offset.chance / tallest for offset in example.offsets], abs=0.06)
 
 
 def test_ticks_of_the_line_stand_at_the_levels():
-    wide = panel.picture(config(**ON)).split("rs-walk-narrow")[0]
+    wide = panel.picture(config(**ON)).split("rs-grid-picture-narrow")[0]
     places = [float(x) for x in re.findall(r"M([\d.]+) 38v12", wide)]
     begin, end = 58, 760 - 58
     assert places == pytest.approx([begin + (end - begin) * node for node in flow_times(30, 2.0).tolist()], abs=0.06)
@@ -219,8 +219,8 @@ def test_ticks_of_the_line_stand_at_the_levels():
 def test_offsets_beyond_the_noise_are_drawn_as_cut():
     told = config(**{**ON, "max_step_offset": 12})
     example = example_row(told)
-    assert example.farthest.actual == 10 and "cut to 10" in described(example, longest_rollout(told), "unipc")
-    assert panel.picture(told).split("rs-walk-narrow")[0].count("rs-w-barcut") == 2
+    assert example.farthest.actual == 10 and "cut to 10" in described(example, "unipc")
+    assert panel.picture(told).split("rs-grid-picture-narrow")[0].count("rs-w-barcut") == 2
 
 
 @pytest.mark.parametrize("offset", [1, 12, 13, 300, 1000])
@@ -310,7 +310,7 @@ def test_the_blur_sentence_tells_the_farthest_walk():
     told = config(**{**ON, "max_step_offset": 2})
     row = next(row for row in blur_table(told) if row.sigma == 0.75)
     assert (
-        f"only {100 * row.factors[2][1]:.0f} % of the contrast where a row has walked 2 steps to noise level 0.75"
+        f"only {100 * row.factors[2][1]:.0f} % of the contrast after a rollout of 2 steps to noise level 0.75"
         in words(panel.learning(told))
     )
 
@@ -338,7 +338,7 @@ def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_it
     assert "no row has less noise than sigma 0.02" in said and "are left plain" in words(panel.learning(config(**ON)))
     free = config("demo-epsilon", **ON, snr_gamma=0)
     assert "nothing bounds it" in words(panel.learning(free)) and "with the bound" not in panel.learning(free)
-    assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(
+    assert "loss of the rolled rows, by noise level" not in panel.learning(config(**ON)) + panel.learning(
         config("demo-epsilon", **ON, target="original")
     )
 

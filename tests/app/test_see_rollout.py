@@ -60,8 +60,8 @@ def test_a_walk_that_was_changed_there_changes_the_walk_here_and_nothing_else():
         PREFIX + "sampler": "euler",
         PREFIX + "order": 2,
     }, "euler has no order: the default's"
-    assert "Farthest start (grid steps) 5 → 4" in see_rollout.said(differences(changed, told), told)
-    assert see_rollout.said({}, told) == "The Train tab has these settings already."
+    assert "Farthest start (grid steps) 5 → 4" in see_rollout.change_message(differences(changed, told), told)
+    assert see_rollout.change_message({}, told) == "The Train tab has these settings already."
 
 
 def test_what_cannot_be_taken_is_refused_with_every_fault():

@@ -355,7 +355,7 @@ def test_the_cost_counts_evaluations_guidance_strategy_ramp_and_mode():
     assert mean(strategy="biased_early") < 1.5 < mean(strategy="biased_late")
     assert mean(ramp_steps=10, prob_end=0.5) == 0.75
     assert mean(reflexflow=True) == 2.25
-    # every chosen row: a second gradient pass and one look at the clean state; the step costs no forward of its own
+    # every chosen row: a second gradient pass and one forward on the clean state; the step costs no forward of its own
     assert mean(reflexflow=True, reflexflow_mode="paper") == 1 + 2
     assert (
         expected_cost(RolloutConfig()).relative_time == 1 and str(expected_cost(RolloutConfig())) == "no extra forwards"

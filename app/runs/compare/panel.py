@@ -14,7 +14,7 @@ from ....core.runs.rows import RunSummary
 from ...parts.panel import QUICK
 from ...parts.watch import Watch, signature
 from ...parts.words import text
-from ..parts import Changes
+from ..shared import Changes
 from .controls import control_card
 from .drawings import curves, samples, settings_table
 from .findings import comparison

@@ -20,7 +20,7 @@ from rollout_studio.core.train import listening
 from rollout_studio.core.train.loop import train
 from tiny_run import ROLLOUT, events
 
-HEARD_S = 2.0
+RESPONSE_S = 2.0
 SLOW_S = (
     0.1  # a call of the network, or a picture through the autoencoder; what is waited for takes four seconds or more
 )
@@ -71,7 +71,7 @@ def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
 
 
 class During:
-    """A listener that acts once, shortly after a phase began, and notes when; `heard_after` is how long the command then took."""
+    """A listener that acts once, shortly after a phase began, and notes when; `answered_after` is how long the command then took."""
 
     def __init__(self, run, where, *commands):
         self.run, self.where, self.commands, self.sent, self.seen = run, where, list(commands), None, []
@@ -88,7 +88,7 @@ class During:
             for command in self.commands:
                 self.run.send(command)
 
-    def heard_after(self, kind="command", **fields):
+    def answered_after(self, kind="command", **fields):
         at = next(
             at
             for at, event in self.seen
@@ -102,7 +102,7 @@ def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pict
     run = run_in(tiny_run, many_pictures, where)
     during = During(run, where, "stop")
     assert train(run, listen=during) == 0
-    assert during.heard_after(name="stop") < HEARD_S and during.heard_after("end") < HEARD_S
+    assert during.answered_after(name="stop") < RESPONSE_S and during.answered_after("end") < RESPONSE_S
     state = run.read_state()
     assert (state["state"], state["step"]) == ("stopped", 0) and "as asked" in state["message"]
     assert "retry it from the start" in state["message"]  # nothing was saved, and nobody is told to resume
@@ -123,7 +123,7 @@ def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_ha
             run.send("resume")
 
     assert train(run, listen=listen) == 0
-    assert len(held) == 1 and during.heard_after("paused") < HEARD_S
+    assert len(held) == 1 and during.answered_after("paused") < RESPONSE_S
     assert len(events(run, "paused")) == len(events(run, "resumed")) == 1
     assert run.read_state()["state"] == "done" and [event["step"] for event in events(run, "step")] == [1, 2]
 
@@ -186,9 +186,9 @@ def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_tha
     assert train(whole) == 0
     during = During(saved, where, "save")
     assert train(saved, listen=after_a_step(during)) == 0
-    assert during.heard_after("saved", step=1) < HEARD_S
+    assert during.answered_after("saved", step=1) < RESPONSE_S
     answer = {"samples": "sample", "drift": "drift"}[where]
-    assert during.heard_after("saved", step=1) < during.heard_after(answer, step=1)  # in the middle, not after it
+    assert during.answered_after("saved", step=1) < during.answered_after(answer, step=1)  # in the middle, not after it
     amid = checkpoint.load(saved.checkpoints_path / "step-000001").tensors
     assert any(not torch.equal(amid["trainable"][key], amid["ema"][key]) for key in amid["ema"])
     assert_same_end(whole, saved)
@@ -210,7 +210,7 @@ def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_ca
     run = run_in(tiny_run, many_pictures, "latents")
     during = During(run, "latents", "save")
     assert train(run, listen=during) == 0
-    assert during.heard_after(name="save") < HEARD_S
+    assert during.answered_after(name="save") < RESPONSE_S
     assert [event["step"] for event in events(run, "saved")] == [0, 2]
 
 
@@ -234,7 +234,7 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
     run = run_in(tiny_run, many_pictures, "samples", validation_step_interval=1, validation_num_inference_steps=12)
     during = During(run, "samples", "stop-and-save")
     assert train(run, listen=after_a_step(during)) == 0
-    assert during.heard_after(name="stop-and-save") < HEARD_S
+    assert during.answered_after(name="stop-and-save") < RESPONSE_S
     assert [event["step"] for event in events(run, "sample")] == [0]  # the pictures of step 1 were left
     assert run.last_checkpoint() == 1 and events(run, "exported")[-1]["step"] == 1
     assert RunStore(run.path.parent).summary(run).resumable
