@@ -141,7 +141,7 @@ class ModelPanel:
 def preset_choices(runs_dir: Path | None = None, chosen: str | None = None, model: Any = None) -> list[tuple[str, str]]:
     """(title, key) of every preset: those that come along, then the person's own of this runs folder, with a mark.
 
-    `chosen`, `model`: where the form, started from the chosen one, names another model than it, that card tells of this model.
+    `chosen`, `model`: where the form, started from the chosen one, names another model than it, that card describes this model.
     """
     own = [] if runs_dir is None else own_presets(runs_dir)[0]
     shipped = [read_preset(name) for name in preset_names()]

@@ -203,7 +203,7 @@ def _story(config: RunConfig) -> str:
     chosen = f"With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. Its picture gets extra noise: up to {far} grid step{'' if far == 1 else 's'} too much."
     if rollout.control == "source_noise":
         return (
-            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to tell what "
+            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to measure what "
             "of a rollout's effect is only its noisier training.</li></ol>"
         )
     if in_paper_mode(config):
@@ -447,11 +447,13 @@ _BARE = re.compile(
 
 def _named(remark: str) -> str:
     """A remark as markup, its option names replaced by the labels of the controls."""
-    said = text(remark)
-    said = _NAMES.sub(lambda found: f"\0{found[0].removeprefix(PREFIX)}\0", said)
-    said = _BARE.sub(
-        lambda found: found[0] if said[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", said
+    marked = text(remark)
+    marked = _NAMES.sub(lambda found: f"\0{found[0].removeprefix(PREFIX)}\0", marked)
+    marked = _BARE.sub(
+        lambda found: found[0] if marked[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", marked
     )
     return re.sub(
-        "\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said
+        "\0(.*?)\0",
+        lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>',
+        marked,
     )

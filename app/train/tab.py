@@ -137,7 +137,7 @@ class TrainTab:
     def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
         edits = [each.input for each in self.form.components.values()]
-        # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
+        # A text field reports typing, but not of what is pasted or cut: that is taken when the field is left.
         # The folder with pictures is for `PicturesPanel.on_folder` then, because the words in other fields may change with it.
         folder = self.form.components["instance_data_dir"]
         edits += [
@@ -173,7 +173,7 @@ class TrainTab:
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         changed = self.model.changed(given)
-        if changed:  # what the last check said was said of another model
+        if changed:  # the last check was of another model
             changed |= dict.fromkeys(self.checked, "")
         try:
             config = self.form.read(given)
@@ -191,7 +191,7 @@ class TrainTab:
         return {self.side: problems(error.faults), **self._told_of_model(given), **self.marks(given)}
 
     def _told_of_model(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """What is said about the model follows it, though something else in the form may be wrong."""
+        """The texts about the model follow it, though something else in the form may be wrong."""
         try:
             return self.model.cards(given[self.model.preset], self.model.named(given))
         except ConfigError:  # the chosen preset is gone; that is what is shown

@@ -46,7 +46,7 @@ def draw(
         model: for its sizes and defaults.
         step: of the training that draws with its weights of now, for the record.
         memory: a `remembering.Memory`: pictures that were drawn before with the same weights are not drawn again.
-        tell: progress; called with the share that is done and what is being done, after every sampling step.
+        report_progress: called with the share that is done and what is being done, after every sampling step.
         part: called with the result so far after every picture but the last.
         should_stop: called after every sampling step; true stops with `Stopped`.
 

@@ -238,7 +238,7 @@ def rollout(
     trajectory: bool = False,
     start: Literal["source", "noise"] = "source",
 ) -> RolledState:
-    """Walk each row from its source to its target on the network's own predictions.
+    """Integrate each row from its source to its target on the network's own predictions.
 
     Rows that go farther start earlier and all finish together; the network is called on the rows in flight only:
     rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly. No gradient, no random numbers.

@@ -111,7 +111,7 @@ def test_another_model_takes_away_what_was_checked_of_the_one_before_and_other_e
 
 @pytest.mark.parametrize("content", ["{", '{"learning_rate": 50}', '{"sead": 1}', "[]", '{"_metadata": {"title": 5}}', '{"_metadata": 5}', "[" * 100_000,
                                      '{"seed": ' + "9" * 5000 + "}", '{"trigger_word": "\\ud800"}'], ids=lambda content: content[:24])  # fmt: skip
-def test_a_broken_preset_file_is_told_and_takes_nothing_with_it(tmp_path, content):
+def test_a_broken_preset_file_is_reported_and_takes_nothing_with_it(tmp_path, content):
     save_preset(tmp_path, "good", "Good", MINE)
     (folder_of(tmp_path) / "bad.json").write_text(content)
     found, broken = own_presets(tmp_path)
@@ -162,7 +162,7 @@ def test_a_downloaded_config_brought_in_again_is_the_same(tmp_path, name):
     assert summary(found).startswith(f"{len(config_to_flat(config))} settings imported from config.json. ")
 
 
-def test_unknown_keys_are_told_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
+def test_unknown_keys_are_reported_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
     found = import_file(write(tmp_path / "config.json", {"learning_rte": 1, "--seed": 7, "_note": "x"}))
     assert found.config.training.seed == 7 and found.taken == ("seed",)
     [(key, value, why)] = found.left_out
@@ -413,7 +413,7 @@ def values(train, updates):
     return {name: updates[field] for name, field in train.form.components.items() if field in updates}
 
 
-def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
+def test_a_dropped_file_fills_the_whole_form_and_is_reported(train, tmp_path):
     path = write(tmp_path / "config.json", MINE.to_json())
     updates = train.keep.on_file(train, given(train, load_preset("sd15"), file=str(path)))
     assert (
@@ -468,7 +468,7 @@ def test_deleting_the_chosen_preset_leaves_the_form_and_goes_back_to_the_first(t
     assert own_presets(store.root)[0] == []
 
 
-def test_a_preset_that_is_gone_meanwhile_is_told_and_the_page_lives_on(train, store):
+def test_a_preset_that_is_gone_meanwhile_is_reported_and_the_page_lives_on(train, store):
     kept = save_preset(store.root, "mine", "Mine", MINE)
     held = {**given(train, MINE), train.model.preset: kept.key}
     assert "Changed from the preset" in train.on_edit(held)[train.side]

@@ -113,12 +113,12 @@ def test_validation_prompts_are_the_first_different_captions_else_the_caption_fo
     assert own_words.prompts_from(["", ""], "for all") == ["for all"] and own_words.prompts_from([], None) == []
 
 
-def test_what_was_cleared_is_said_with_the_reason_until_the_words_are_written():
+def test_what_was_cleared_is_reported_with_the_reason_until_the_words_are_written():
     config = with_changes(own(), own_words.cleared(own(), DEMO))
-    told = own_words.message(config, DEMO)
-    assert "the demo&#x27;s texts are cleared" in told.markup and "was “zwx”, is now empty" in told.markup
-    assert "stays 64 px, because the small model demo-flow" in told.markup
-    assert (told.clear, told.back, told.prompts) == (False, True, True)
+    message = own_words.message(config, DEMO)
+    assert "the demo&#x27;s texts are cleared" in message.markup and "was “zwx”, is now empty" in message.markup
+    assert "stays 64 px, because the small model demo-flow" in message.markup
+    assert (message.clear, message.back, message.prompts) == (False, True, True)
     partly = own_words.message(with_changes(config, {"trigger_word": HOSTILE}), DEMO)
     assert "&lt;script&gt;alert(1)" in partly.markup and "${" not in partly.markup and "<script" not in partly.markup
     written = with_changes(
@@ -134,13 +134,13 @@ def test_what_was_cleared_is_said_with_the_reason_until_the_words_are_written():
     assert own_words.message(DEMO, DEMO) == own_words.Message()
 
 
-def test_words_of_the_demo_that_are_there_still_are_said_and_can_be_cleared():
+def test_words_of_the_demo_that_are_there_still_are_reported_and_can_be_cleared():
     """As after an old draft, or a change of the model after the pictures."""
-    told = own_words.message(own(), DEMO)
-    assert told.clear and not told.back and "“zwx”, as in the demo" in told.markup
+    message = own_words.message(own(), DEMO)
+    assert message.clear and not message.back and "“zwx”, as in the demo" in message.markup
     config = with_changes(own(), {**own_words.cleared(own(), DEMO), "pretrained_model_name_or_path": "somebody/model"})
-    told = own_words.message(config, DEMO)
-    assert told.clear and "64, as in the demo" in told.markup
+    message = own_words.message(config, DEMO)
+    assert message.clear and "64, as in the demo" in message.markup
 
 
 # -- in the tab -------------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_own_pictures_without_any_caption_do_not_start_and_the_field_says_why(tr
     assert "⚠" not in train.on_edit(given)[fields["instance_prompt"]]["info"], "mended, the mark goes"
 
 
-def test_a_chosen_word_that_needs_a_cleared_one_is_told_at_its_field(train, given, tmp_path):
+def test_a_chosen_word_that_needs_a_cleared_one_is_reported_at_its_field(train, given, tmp_path):
     fields = train.form.components
     given = {
         **given,

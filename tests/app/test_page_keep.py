@@ -99,7 +99,7 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(seed).to_have_value("99")
 
 
-def test_the_card_and_everything_said_of_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
+def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
     page = visit()
     cards, about, note = page.locator("#preset"), page.locator(".rs-about"), page.locator(".rs-note")
     model = page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")

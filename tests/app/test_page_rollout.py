@@ -83,7 +83,7 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
     expect(slider(ramp)).to_have_value("60")
 
 
-def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(
+def test_a_chance_of_zero_is_reported_in_the_panel_and_marked_at_the_controls_and_check_reports_what_the_run_takes(
     visit, tab
 ):
     page = visit()
@@ -98,10 +98,10 @@ def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_ch
                 "Nothing will be rolled out, because Chance of a rollout is 0"
             )
             expect(page.locator("#side")).to_contain_text("Nothing will be rolled out")
-    told = page.evaluate(
+    hint = page.evaluate(
         "getComputedStyle(document.querySelector('#opt-scheduled_sampling_sampler'), '::after').content"
     )
-    assert "No effect now: nothing is rolled out" in told
+    assert "No effect now: nothing is rolled out" in hint
     number.fill("0.5")
     number.blur()
     expect(page.locator("#rollout-picture svg").first).to_be_visible()

@@ -430,7 +430,7 @@ def test_a_tick_is_cheap_with_twenty_runs(store, write, watch, tab):
     tab.view("run-00", seen)
     took = []
     for _ in range(5):
-        watch._looked = -math.inf  # the folder is looked at again, as once a second
+        watch._polled = -math.inf  # the folder is looked at again, as once a second
         began = time.process_time()
         tab.view("run-00", seen)
         took.append(time.process_time() - began)

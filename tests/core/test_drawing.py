@@ -31,8 +31,8 @@ def test_a_record_says_itself_whether_pictures_or_drift_are_wanted():
     assert isinstance(read_request({"image": "a.png"}), PreviewRequest)
 
 
-def test_all_faults_of_a_request_are_told_at_once():
-    with pytest.raises(ConfigError) as told:
+def test_all_faults_of_a_request_are_reported_at_once():
+    with pytest.raises(ConfigError) as reported:
         SampleRequest.from_json({"what": KIND, "prompts": ["", "two\nlines"], "steps": 0, "guidance": float("nan"), "seed": -1, "width": 7, "stepz": 1,
                                  "checkpoints": [], "config": {"resolutoin": 64}})  # fmt: skip
     for wrong in (
@@ -46,10 +46,10 @@ def test_all_faults_of_a_request_are_told_at_once():
         "checkpoints",
         "'resolutoin'",
     ):
-        assert wrong in str(told.value), wrong
+        assert wrong in str(reported.value), wrong
 
 
-def test_not_more_pictures_than_somebody_waits_for():
+def test_not_more_pictures_than_is_acceptable():
     with pytest.raises(ConfigError, match="at most 16 pictures"):
         read(prompts=["a"] * 8, checkpoints=["base", {"lora": "a"}, {"lora": "b"}])
 
@@ -95,8 +95,14 @@ def test_a_picture_is_the_pipelines_own_and_carries_its_settings(bench, tmp_path
     image = Image.open(tmp_path / picture["file"])
     [own] = bench.model.sample([PROMPT], steps=3, guidance=2.5, negative_prompt="blue", seed=5)
     assert image.tobytes() == own.tobytes()
-    told = json.loads(image.info["rollout_studio"])
-    assert (told["prompt"], told["seed"], told["steps"], told["guidance"], told["negative_prompt"]) == (
+    reported = json.loads(image.info["rollout_studio"])
+    assert (
+        reported["prompt"],
+        reported["seed"],
+        reported["steps"],
+        reported["guidance"],
+        reported["negative_prompt"],
+    ) == (
         PROMPT,
         5,
         3,
@@ -136,7 +142,7 @@ def test_drawing_stops_between_two_steps(bench, tmp_path):
     assert drawn(bench, tmp_path / "after", seed=99)["pictures"]  # the model is whole afterwards
 
 
-def test_a_size_that_the_model_cannot_make_is_told_with_a_near_one(bench, tmp_path):
+def test_a_size_that_the_model_cannot_make_is_reported_with_a_near_one(bench, tmp_path):
     with pytest.raises(PreviewError, match="Take 64"):
         drawn(bench, tmp_path, width=66)
     assert drawn(bench, tmp_path, config={"resolution": 70})["size"] == [
@@ -167,7 +173,7 @@ def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, wit
     assert [each["kind"] for each in result["pictures"]] == ["base", "run", "lora"]
 
 
-def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_as_if_nobody_had_asked(tiny_run, without_drift):
+def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_unchanged(tiny_run, without_drift):
     run, alone = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone")
     ask = {
         "what": KIND,
@@ -178,9 +184,9 @@ def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_as_if_nobody_
     }
     assert train(run, listen=at_step(2, lambda: run.send("drift", request=ask))) == 0
     assert train(alone) == 0
-    [told] = events(run, "preview")
-    result = json.loads((run.path / told["path"]).read_text())
-    assert told["step"] == 2 and [each["kind"] for each in result["pictures"]] == ["base", "live"]
-    folder = (run.path / told["path"]).parent
+    [reported] = events(run, "preview")
+    result = json.loads((run.path / reported["path"]).read_text())
+    assert reported["step"] == 2 and [each["kind"] for each in result["pictures"]] == ["base", "live"]
+    folder = (run.path / reported["path"]).parent
     assert json.loads(Image.open(folder / result["pictures"][1]["file"]).info["rollout_studio"])["training_step"] == 2
     assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]

@@ -1,4 +1,4 @@
-"""Pause, stop and save are heard also while pictures are prepared or drawn and while drift is measured: within two seconds.
+"""Pause, stop and save are received also while pictures are prepared or drawn and while drift is measured: within two seconds.
 
 Each long thing is made longer by sleeps in the network, so that its end cannot be what was waited for.
 """
@@ -98,7 +98,7 @@ class During:
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
+def test_a_stop_is_received_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
     run = run_in(tiny_run, many_pictures, where)
     during = During(run, where, "stop")
     assert train(run, listen=during) == 0
@@ -143,8 +143,8 @@ def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, m
         assert train(run, listen=listen) == 0
         report = json.loads((run.path / events(run, "drift")[-1]["path"]).read_text(encoding="utf-8"))
         reports.append(report["curves"])
-        told = [event["event"] for event in events(run) if event["event"] in ("paused", "drift")]
-        assert told == (["paused", "drift", "drift"] if name == "held" else ["drift", "drift"])
+        reported = [event["event"] for event in events(run) if event["event"] in ("paused", "drift")]
+        assert reported == (["paused", "drift", "drift"] if name == "held" else ["drift", "drift"])
     assert reports[0] == reports[1]
 
 
@@ -204,7 +204,7 @@ def assert_same_end(one, other):
         assert all(torch.equal(ends[0][group][key], ends[1][group][key]) for key in ends[0][group]), group
 
 
-def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_can_be(
+def test_a_save_before_anything_is_prepared_is_received_at_once_and_done_when_it_can_be(
     tiny_run, many_pictures, without_drift, slow
 ):
     run = run_in(tiny_run, many_pictures, "latents")
@@ -240,7 +240,7 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
     assert RunStore(run.path.parent).summary(run).resumable
 
 
-def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(
+def test_what_draws_or_measures_itself_waits_for_the_step_and_is_shown_as_pending_until_then(
     tiny_run, many_pictures, without_drift, slow, monkeypatch
 ):
     monkeypatch.setattr(listening, "POLL_S", 0.01)
@@ -303,7 +303,7 @@ def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures
 # -- words -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
+def test_every_phase_that_is_reported_has_words_for_people(tiny_run, many_pictures):
     few = {
         "class_sample_steps": 2,
         "num_class_images": 2,
@@ -312,14 +312,14 @@ def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
     }
     run = run_in(tiny_run, many_pictures, "class pictures", **few)
     assert train(run) == 0
-    told = {event["name"] for event in events(run, "phase")}
-    assert told == PHASES.keys() - {"preview"}
+    reported = {event["name"] for event in events(run, "phase")}
+    assert reported == PHASES.keys() - {"preview"}
     assert all(words.split()[0].endswith("ing") for words in PHASES.values())
     with pytest.raises(ValueError, match="not a phase that viewers can name"):
         Journal(run).progress("latnets", 0, 1)
 
 
-def test_a_phase_that_stands_still_is_told_once(tiny_run):
+def test_a_phase_that_stands_still_is_reported_once(tiny_run):
     run = tiny_run("lumina2")
     journal = Journal(run)
     for _ in range(5):

@@ -158,9 +158,9 @@ def test_what_is_no_lora_file_is_refused_in_a_sentence_with_a_remedy(kind, good,
     make, words = BROKEN[kind]
     file = tmp_path / "given.safetensors"
     file.write_bytes(make(good("lumina2").read_bytes()))
-    with pytest.raises(LoraError, match=re.escape(words)) as told:
+    with pytest.raises(LoraError, match=re.escape(words)) as caught:
         read_lora_header(file)
-    assert "given.safetensors" in told.value.message and told.value.remedy and len(str(told.value)) < 500
+    assert "given.safetensors" in caught.value.message and caught.value.remedy and len(str(caught.value)) < 500
     with pytest.raises(LoraError):
         load_lora(fresh(), file, "mine")
 
@@ -172,7 +172,7 @@ def test_a_saved_pickle_with_a_false_name_is_not_opened(fresh, tmp_path):
         load_lora(fresh(), file, "mine")
 
 
-def test_a_missing_file_a_folder_and_another_ending_are_told_apart(tmp_path, good):
+def test_a_missing_file_a_folder_and_another_ending_are_distinguished(tmp_path, good):
     with pytest.raises(LoraError, match="does not exist"):
         read_lora_header(tmp_path / "nothing.safetensors")
     with pytest.raises(LoraError, match="is a folder"):
@@ -226,12 +226,12 @@ def test_a_lora_that_does_not_fit_says_how_much_fits_and_leaves_the_model_as_it_
     save_file({name: tensor.contiguous() for name, tensor in make(tensors).items()}, file)
     model = fresh()
     base = predictions(model)
-    with pytest.raises(LoraError) as told:
+    with pytest.raises(LoraError) as caught:
         load_lora(model, file, "mine")
-    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in told.value.message, (
-        told.value.message
+    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in caught.value.message, (
+        caught.value.message
     )
-    assert "given.safetensors" in told.value.message and told.value.remedy
+    assert "given.safetensors" in caught.value.message and caught.value.remedy
     assert "mine" not in (getattr(model.denoiser, "peft_config", None) or {}) and torch.equal(predictions(model), base)
 
 

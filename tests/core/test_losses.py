@@ -369,7 +369,7 @@ def test_where_the_target_does_not_grow_nothing_is_bounded(kind, options):
     assert torch.equal(main_of(kind, **options)[0], main_of(kind, snr_gamma=0, **options)[0])
 
 
-# --- who carries the loss ---
+# --- the loss by noise level ---
 
 SD1 = {"pretrained_model_name_or_path": "someone/sd1", "model_family": "sd1x"}
 
@@ -398,8 +398,8 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
     clean = (t < 35)[plan.rolled]
     shares = [float(loss[clean].sum() / loss.sum()) for loss in (free, bounded)]
     assert shares[0] > 0.4 and shares[1] < 0.1
-    [told, *_] = bands(config, spread)
-    assert [told.unbounded, told.bounded] == pytest.approx(shares, abs=0.03)
+    [band_found, *_] = bands(config, spread)
+    assert [band_found.unbounded, band_found.bounded] == pytest.approx(shares, abs=0.03)
 
 
 def test_with_the_bound_the_cleanest_rows_of_a_whole_step_carry_less_than_in_plain_training():
@@ -412,8 +412,8 @@ def test_the_table_of_the_tool_has_the_shares_of_the_page(root, capsys, monkeypa
     monkeypatch.setattr("sys.argv", ["loss_share.py", "--spread", "1"])
     runpy.run_path(str(root / "tools" / "loss_share.py"), run_name="__main__")
     [clean] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sigma 0.17")]
-    told = bands(strong())[0]
-    assert f"{100 * told.unbounded:.1f} % | {100 * told.bounded:.1f} %" in clean
+    band_found = bands(strong())[0]
+    assert f"{100 * band_found.unbounded:.1f} % | {100 * band_found.bounded:.1f} %" in clean
 
 
 def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
@@ -455,6 +455,6 @@ def test_a_dozen_offsets_stand_for_all_of_them(strategy, most):
 
 @pytest.mark.parametrize("flat", [{"pretrained_model_name_or_path": "demo-flow"}, {P + "target": "original"}, {P + "max_step_offset": 0},
                                   {P + "min_sigma": 1.0}, {"prediction_type": "sample"}], ids=str)  # fmt: skip
-def test_where_nothing_has_to_be_bounded_no_shares_are_told(flat):
-    told = strong(**({"model_family": "auto"} if "pretrained_model_name_or_path" in flat else {}), **flat)
-    assert bands(told) is None
+def test_where_nothing_has_to_be_bounded_no_shares_are_reported(flat):
+    band_found = strong(**({"model_family": "auto"} if "pretrained_model_name_or_path" in flat else {}), **flat)
+    assert bands(band_found) is None

@@ -301,7 +301,7 @@ def source_of(sigma, k, steps=30, shift=3.0):
     ("k", "consistent", "original"),
     [(1, 0.89, 0.89), (2, 0.78, 0.79), (3, 0.69, 0.70), (5, 0.52, 0.55), (10, 0.21, 0.29)],
 )
-def test_the_blur_factor_has_the_numbers_of_the_design(k, consistent, original):
+def test_the_blur_factor_has_known_values(k, consistent, original):
     """30 steps, shift 3, target sigma .75 (docs/mathematics.md, "Blur limit")."""
     plan = source_of(0.75, k)
     assert blur_factor(plan.source, plan.target) == pytest.approx(consistent, abs=0.006)
@@ -338,7 +338,7 @@ def test_the_blur_of_the_original_target_is_refused_off_the_flow():
 @pytest.mark.parametrize(("m", "p", "c", "n", "relative"), [
     (10, 1.0, 2, 5.91, 3.95), (10, 1.0, 3, 5.91, 2.97), (3, 1.0, 2, 2.25, 2.12), (2, 1.0, 3, 1.67, 1.56), (1, 0.5, 2, 0.50, 1.25),
 ])  # fmt: skip
-def test_the_cost_has_the_numbers_of_the_design(m, p, c, n, relative):
+def test_the_cost_has_known_values(m, p, c, n, relative):
     """ReflexFlow single-pass with euler (docs/mathematics.md, "Cost of a step")."""
     cost = expected_cost(RolloutConfig(max_step_offset=m, probability=p, sampler="euler"), c, reflexflow=True)
     assert cost.forwards_mean == pytest.approx(n, abs=0.01) and cost.relative_time == pytest.approx(relative, abs=0.01)

@@ -76,8 +76,8 @@ def test_a_remedy_of_ones_own_needs_nothing_but_the_four_steps():
     extra = torch.tanh(x).flatten(1).mean(1).abs() * torch.tensor([0.0, 1, 1, 1])
     torch.testing.assert_close(found.parts.total, main + extra)
     assert (found.network_calls, found.network_rows) == (2, 4 + 3)
-    (_, told, _), (_, _, words) = model.seen
-    torch.testing.assert_close(told, T / 2)
+    (_, reported, _), (_, _, words) = model.seen
+    torch.testing.assert_close(reported, T / 2)
     assert words["words"].tolist() == [1, 2, 3]
 
 

@@ -162,7 +162,7 @@ def show(
     Args:
         model: for its schedule and noise path; what is measured is what each variant's `enter` gives.
         step: of the training, for the record.
-        tell: progress; called with the share that is done and what is being done.
+        report_progress: called with the share that is done and what is being done.
         part: called with the result so far when the filmstrips are there and the curves are not.
         should_stop: called before every network call; true stops with `Stopped`.
 
