@@ -20,7 +20,7 @@ ROWS = {
     "rolled": ("What it sees after its own rollout", "in the noisy picture that it has made itself, step by step"),
     "heat": ("Where they differ", "dark is the same, bright is drift"),
 }
-_TILES = {"clean": "should see", "rolled": "sees after its rollout", "heat": "the difference"}
+_TILES = {"clean": "should see", "rolled": "own rollout", "heat": "the difference"}
 
 NUMBERS = {
     "distance": ("Its noisy picture is away from the true one by", "% of its length", 100.0),
@@ -207,12 +207,12 @@ def _pairs(strips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(words, "variant.row|variant.row") of what the before/after slider can show."""
     several = len(strips) > 1
     found = [
-        (f"sees alone: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled")
+        (f"own rollout: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled")
         for at, strip in enumerate(strips[1:], 1)
     ]
     for at, strip in enumerate(strips):
         found.append(
-            ("should see | sees alone" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled")
+            ("should see | own rollout" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled")
         )
     return found
 

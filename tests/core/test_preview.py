@@ -197,7 +197,7 @@ def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
 
 
 def quietly(bench, record, folder):
-    nothing = {"tell": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
+    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
     return answer(bench, record, folder, **nothing)
 
 
