@@ -84,7 +84,7 @@ class PageUpdates:
         """A viewer has closed or reloaded the page."""
         self._held.pop(request.session_hash, None)
         self._given.pop(request.session_hash, None)
-        self.drift.lab.left(request)
+        self.drift.lab.closed(request)
 
     def arrive(self, request: gr.Request) -> dict[Any, Any]:
         """A fresh or reloaded page: everything is drawn, and a live run or graph is opened."""

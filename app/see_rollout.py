@@ -1,7 +1,7 @@
-"""From the Train tab's rollout to the Drift tab and back: see what a walk with these settings does, change it there, take it along.
+"""From the Train tab's rollout to the Drift tab and back: see what a rollout with these settings does, change it there, take it along.
 
 The two tabs have fields for the same options; here is which belong together. A rolled row starts at most `max_step_offset` steps away:
-that farthest walk is shown. The noise level where it ends, the picture and the prompt stay as the Drift tab has them; training draws them.
+that longest rollout is shown. The noise level where it ends, the picture and the prompt stay as the Drift tab has them; training draws them.
 """
 
 from collections.abc import Mapping
@@ -58,10 +58,10 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
             config = train.form.read(given)
             changed = taken(config, {name: given[lab.fields.components[name]] for name in PAIRS})
         except ConfigError as error:
-            notices.warn(f"Nothing was taken to the Train tab: {error}", duration=None)
+            notices.warn(f"Nothing was applied to the Train tab: {error}", duration=None)
             return {tabs: gr.skip()}
         changes = differences(changed, config)
-        notices.inform(said(changes, config))
+        notices.inform(change_message(changes, config))
         return {**train.filled(given, changed, changes), tabs: gr.Tabs(selected="train")}
 
     inputs = {*train.inputs, *lab.inputs}
@@ -70,27 +70,27 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
 
 
 def why_not(config: RunConfig) -> str | None:
-    """Why this config has no walk that the Drift tab could show; None when it has one."""
+    """Why this config has no rollout that the Drift tab could show; None when it has one."""
     rollout = config.rollout
-    if not rollout.active:
+    if not rollout.is_active:
         return (
-            "No rollout is set, so there is no walk to see: choose a level, or a farthest start and a chance above 0."
+            "No rollout is set, so there is nothing to see: choose a level, or a farthest start and a chance above 0."
         )
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return f"No row is rolled out with the control {rollout.control}: set it to none to see the rollout."
     if in_paper_mode(config):
-        return "ReflexFlow's mode paper takes one step of any length, and the Drift tab walks along the grid: take the mode single-pass to see it there."
+        return "ReflexFlow's mode paper takes one step of any length, and the Drift tab steps along the grid: take the mode single-pass to see it there."
     return None
 
 
 def fields_of(config: RunConfig) -> tuple[dict[str, Any], str | None]:
-    """What the Drift tab's fields hold for the farthest walk of this config; and what could not be put there, in a sentence, or None."""
+    """What the Drift tab's fields hold for the longest rollout of this config; and what could not be put there, in a sentence, or None."""
     rollout = config.rollout
     values = {name: to_component(FIELDS[name], getattr(rollout, option)) for name, option in PAIRS.items()}
     most = most_steps(rollout.grid, rollout.grid_steps)
     cut = None
     if values["offset"] > most:
-        cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a walk of {most}."
+        cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a rollout of {most}."
         values["offset"] = most
     return {**values, "start": "picture"}, cut
 
@@ -108,12 +108,12 @@ def weights_of(config: RunConfig, current: Any, lab: DriftLab) -> tuple[str | No
     name = config.model.pretrained_model_name_or_path
     return (
         None,
-        f"The Drift tab knows {name} only from a run that was made with it, so it walks with the weights that are chosen there.",
+        f"The Drift tab knows {name} only from a run that was made with it, so it uses the weights that are chosen there.",
     )
 
 
 def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
-    """`config` with the walk that the Drift tab's fields hold. Raises ConfigError with every fault."""
+    """`config` with the rollout that the Drift tab's fields hold. Raises ConfigError with every fault."""
     values, faults = {}, []
     for name, option in PAIRS.items():
         try:
@@ -128,13 +128,13 @@ def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
     return with_changes(config, values)
 
 
-def said(changes: Mapping[str, Any], before: RunConfig) -> str:
-    """What was taken, for people."""
+def change_message(changes: Mapping[str, Any], before: RunConfig) -> str:
+    """The message about the options that changed."""
     if not changes:
         return "The Train tab has these settings already."
     old = config_to_flat(before)
     return (
-        "Taken to the Train tab: "
+        "Applied to the Train tab: "
         + "; ".join(f"{label(OPTIONS[name])} {shown(old[name])} → {shown(value)}" for name, value in changes.items())
         + "."
     )

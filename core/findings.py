@@ -9,7 +9,7 @@ from .texts import translated
 
 LEVELS = ("error", "warning", "note")
 """From worst to mildest. An error stops the run before it starts; a warning is for a person to weigh; a note only
-tells."""
+informs."""
 
 
 @dataclass(frozen=True)

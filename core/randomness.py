@@ -46,7 +46,7 @@ def row_noise(shape: tuple[int, ...], seed: int, step: int, first_row: int = 0, 
 def kept_random_state() -> Iterator[None]:
     """torch's global random state (CPU, CUDA, MPS) is the same after the block as before it, whatever is drawn inside."""
     cpu = torch.get_rng_state()
-    # Asking for the state of a device that nobody used yet would initialise it.
+    # Asking for the state of a device that was not used yet would initialise it.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:

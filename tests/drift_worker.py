@@ -14,7 +14,7 @@ STEPS = (0, 2, 4)
 
 
 def labels(record):
-    """One for each walk, as `core.look.preview.answer` calls them."""
+    """One for each rollout, as `core.look.preview.answer` calls them."""
     weights = [
         "base"
         if each == "base"
@@ -70,8 +70,8 @@ def write_answer(folder, record, step=None):
 
 def _curve(label):
     def point(sigma, offset, **measures):
-        told = {name: {"value": value, "error": None, "values": [value]} for name, value in measures.items()}
-        return {"t": sigma, "alpha": 1 - sigma, "sigma": sigma, "offset": offset, "steps": offset, "measures": told}
+        measured = {name: {"value": value, "error": None, "values": [value]} for name, value in measures.items()}
+        return {"t": sigma, "alpha": 1 - sigma, "sigma": sigma, "offset": offset, "steps": offset, "measures": measured}
 
     short = [point(sigma, 4, distance=sigma / 3, solver=sigma / 30, floor_model=sigma / 4) for sigma in (0.2, 0.5, 0.8)]
     spectrum = {"sigma": [0.8, 0.5], "log_snr": [-1, 0], "frequencies": [0.5, 1.0], "db": [[1.0, -2.0], [None, 4.0]]}
@@ -93,7 +93,7 @@ def main():
         elif message["ask"]["seed"] == 13:
             say(id=message["id"], status="failed", message="No <luck>.", remedy="Take another seed.")
         else:
-            say(id=message["id"], status="working", share=0.5, what="walking: base")
+            say(id=message["id"], status="working", share=0.5, what="rollout: base")
             if message["ask"]["seed"] != 14:
                 say(id=message["id"], status="done", result=write_answer(message["folder"], message["ask"]))
 

@@ -68,7 +68,7 @@ def test_an_nvidia_card_gets_the_newest_cuda_build_that_driver_and_card_take(lau
         (smi("12.8"), [(12, 0)]),  # CUDA 12.6 has no code for this card, and the driver takes no more
     ],
 )
-def test_a_card_that_no_build_fits_gets_the_cpu_build_and_is_told(launch, printed, cards):
+def test_a_card_that_no_build_fits_gets_the_cpu_build_and_is_reported(launch, printed, cards):
     arguments, why = launch.torch_source(printed, cards, "Linux", "x86_64", set(), None)
     assert arguments == CPU
     assert "driver" in why
@@ -81,7 +81,7 @@ def test_without_a_card_linux_takes_the_cpu_index_and_others_the_usual_build(lau
     assert launch.torch_source(None, [], "Darwin", "arm64", set(), None)[0] == []
 
 
-def test_wheels_that_pip_is_told_to_find_win(launch):
+def test_wheels_that_pip_is_reported_to_find_win(launch):
     for printed in (None, smi("13.0")):
         assert launch.torch_source(printed, [], "Linux", "x86_64", {"find-links"}, None)[0] == []
     assert launch.torch_source(None, [], "Linux", "x86_64", {"index-url"}, None)[0] == []
@@ -192,7 +192,7 @@ def test_a_change_of_what_is_wanted_installs_again(launch, installed, monkeypatc
     assert len(installed) == 2
 
 
-def test_a_failed_install_is_told_and_tried_again(launch, installed, monkeypatch):
+def test_a_failed_install_is_reported_and_tried_again(launch, installed, monkeypatch):
     monkeypatch.setattr(launch.subprocess, "call", lambda command, **how: 1)
     with pytest.raises(launch.Trouble, match="pip could not install"):
         launch.install()
@@ -214,12 +214,12 @@ def test_a_damaged_stamp_means_install_again(launch, installed):
 def test_the_file_parses_on_an_old_python_and_says_so(launch):
     source = (ROOT / "launch.py").read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 6))
-    told = launch.too_old((3, 8, 10), "/usr/bin/python3")
-    assert "needs Python 3.11 or newer; this is 3.8" in told
-    assert "python3.11 launch.py" in told
+    output = launch.too_old((3, 8, 10), "/usr/bin/python3")
+    assert "needs Python 3.11 or newer; this is 3.8" in output
+    assert "python3.11 launch.py" in output
 
 
-def test_main_says_it_instead_of_failing_later(launch, monkeypatch, capsys):
+def test_main_reports_it_instead_of_failing_later(launch, monkeypatch, capsys):
     monkeypatch.setattr(
         launch, "sys", type("Old", (), {"version_info": (3, 9, 1), "executable": "py", "stderr": sys.stderr})
     )
@@ -248,7 +248,7 @@ def test_anything_else_goes_to_the_command_line(launch, monkeypatch, arguments, 
     assert launch.main(arguments) == ["python", "-m", "rollout_studio.app", *command]
 
 
-def test_a_venv_that_cannot_be_made_is_told_with_the_cure(launch, monkeypatch):
+def test_a_venv_that_cannot_be_made_is_reported_with_the_cure(launch, monkeypatch):
     refused = subprocess.CompletedProcess([], 1, stdout=b"ensurepip is not available")
     monkeypatch.setattr(launch.subprocess, "run", lambda *command, **how: refused)
     with pytest.raises(launch.Trouble, match=r"ensurepip is not available[\s\S]*apt install python3"):
@@ -300,9 +300,9 @@ def test_all_that_is_not_clean_is_named_with_its_cure_and_no_test_is_run(tools, 
     tools.codes = {"ruff format": 1, "mypy": 2}
     assert tools.main(["test"]) == 1
     assert tools.called == ["ruff check", "ruff format", "mypy"]
-    told = capsys.readouterr().err
-    assert "Not clean, so no test was run:\n  ruff format: run `ruff format .`\n  mypy: " in told
-    assert "  ruff check:" not in told
+    output = capsys.readouterr().err
+    assert "Not clean, so no test was run:\n  ruff format: run `ruff format .`\n  mypy: " in output
+    assert "  ruff check:" not in output
 
 
 def test_the_checks_call_what_is_installed_for_the_tests(launch):

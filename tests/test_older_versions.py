@@ -30,9 +30,9 @@ def test_an_interrupted_run_is_listed_and_trains_on_as_its_own_version_would_hav
     assert (row.name, row.state, row.step, row.total_steps) == ("interrupted", "stopped", 8, 12)
     run = RunDir(row.path)
     assert train(run, resume=True) == 0
-    told = {event["step"]: event["loss"] for event in run.events()[0] if event["event"] == "step"}
+    ours = {event["step"]: event["loss"] for event in run.events()[0] if event["event"] == "step"}
     theirs = [0.22773457, 0.28524110, 0.25904560, 0.26499754]  # steps 9 to 12 of the same run, resumed by version 0.1
-    assert [told[step] for step in range(9, 13)] == pytest.approx(theirs, rel=1e-4)
+    assert [ours[step] for step in range(9, 13)] == pytest.approx(theirs, rel=1e-4)
 
 
 def test_an_own_preset_is_a_card_and_a_config(store):

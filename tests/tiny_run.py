@@ -71,12 +71,12 @@ def without_drift(monkeypatch) -> None:
 
 
 def events(run: RunDir, kind: str | None = None) -> list[dict]:
-    """What the run told, all of it or one kind."""
+    """The run's events, all of them or one kind."""
     return [event for event in run.events()[0] if kind is None or event["event"] == kind]
 
 
 def losses(run: RunDir) -> list[float]:
-    """The loss of every step event, in the order told."""
+    """The loss of every step event, in the order reported."""
     return [event["loss"] for event in events(run, "step")]
 
 

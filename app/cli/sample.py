@@ -51,9 +51,9 @@ def _sample(given: argparse.Namespace) -> int:
         config = config_from_flat({"pretrained_model_name_or_path": given.model})
     only_with_run(given)
     if given.lora is not None:
-        from ...core.adapters.lora_file import look
+        from ...core.adapters.lora_file import read_lora_header
 
-        look(given.lora)  # what its header shows is refused before seconds are spent on a model
+        read_lora_header(given.lora)  # what its header shows is refused before seconds are spent on a model
     steps = config.validation.num_inference_steps if given.steps is None else given.steps
     guidance = config.validation.guidance if given.guidance is None else given.guidance
     with_changes(
@@ -67,13 +67,13 @@ def _sample(given: argparse.Namespace) -> int:
     height, width = given.height, given.width
     found = None
     if run is not None:
-        from ...core.look.revisit import open_checkpoint, put_on
+        from ...core.look.revisit import load_weights, open_checkpoint
 
         found = open_checkpoint(run, given.checkpoint)
     use_all_cores()
     model = load_model(config.model, for_training=False)
     if found is not None:
-        put_on(model, config, found)
+        load_weights(model, config, found)
         side = config.data.resolution // model.size_multiple * model.size_multiple
         height, width = side if height is None else height, side if width is None else width
     if given.lora is not None:

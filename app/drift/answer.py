@@ -13,11 +13,11 @@ from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .picture import downloads, film, numbers_table, report_charts, words_list
-from .viewers import Look, Place, is_live
+from .viewers import RequestStatus, ViewerSession, is_live
 
-_EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it stray?</h4>
-<p>One picture goes two ways. First, noise is put on it and the model says what it sees: that is <b class="rs-t-clean">what it should see</b>. Then the model
-walks from there on its own steps: <b class="rs-t-rolled">what it sees after walking alone</b>. Where the two differ is <b>drift</b>.</p>
+_EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it drift?</h4>
+<p>Two predictions from one picture are compared. First, noise is added to the picture and the model predicts it: that is <b class="rs-t-clean">what it should see</b>.
+Then the model samples from there, step by step: <b class="rs-t-rolled">what it sees after its own rollout</b>. Where the two differ is <b>drift</b>.</p>
 <p class="rs-quiet">The demo's picture and model are chosen already: press <b>Show the drift</b>.</p></div>"""
 _JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8")
 
@@ -35,13 +35,13 @@ class Answer:
         self.parts = [self.progress, self.film, self.measure, self.curves, self.export, self.stop]
         """What is drawn of an answer; its newest is kept in the viewer's scene."""
 
-    def drawn(self, place: Place, look: Look) -> dict[Any, Any]:
-        """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `Place.drawing`."""
-        if look.state is None:
+    def drawn(self, session: ViewerSession, status: RequestStatus) -> dict[Any, Any]:
+        """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `ViewerSession.drawing`."""
+        if status.state is None:
             return {}
-        memory, out, state = place.memory, {}, look.state
+        memory, out, state = session.memory, {}, status.state
         mark = (
-            look.ticket,
+            status.ticket,
             state.status,
             state.what,
             round(state.share, 2),
@@ -55,15 +55,15 @@ class Answer:
         if state.status == "failed" and state.faults:
             out[self.progress] = refusal_card(state.faults, state.remedy)
         else:
-            out |= self._progress(place, state, look.asked)
+            out |= self._progress(session, state, status.request)
         if state.result is not None:
-            out |= self._answered(place, state, look.asked)
+            out |= self._answered(session, state, status.request)
         return out
 
-    def _progress(self, place: Place, state: PreviewState, asked: dict[str, Any]) -> dict[Any, Any]:
+    def _progress(self, session: ViewerSession, state: PreviewState, request: dict[str, Any]) -> dict[Any, Any]:
         """The progress where the eye is: above the filmstrip, or, for the curves of a filmstrip that is there, in their place."""
-        card, memory = progress_card(state, asked), place.memory
-        below = not state.ended and "curves" in asked["what"] and memory.get("film") == _without_what(asked)
+        card, memory = progress_card(state, request), session.memory
+        below = not state.ended and "curves" in request["what"] and memory.get("film") == _without_what(request)
         out: dict[Any, Any] = {self.progress: "" if below else card}
         if below:
             out[self.curves], out[self.measure] = card, gr.Button(visible=False)
@@ -74,15 +74,15 @@ class Answer:
             out[self.curves], out[self.measure] = "", gr.Button(visible=True)
         return out
 
-    def _answered(self, place: Place, state: PreviewState, asked: dict[str, Any]) -> dict[Any, Any]:
+    def _answered(self, session: ViewerSession, state: PreviewState, request: dict[str, Any]) -> dict[Any, Any]:
         """The filmstrip as soon as it is there; curves and numbers as they come."""
-        memory, result, out = place.memory, state.result, {}
+        memory, result, out = session.memory, state.result, {}
         measured = state.status == "done" and "curves" in result
-        film_of = _without_what(asked)
+        film_of = _without_what(request)
         try:
-            if memory.get("film") != film_of or is_live(asked):
+            if memory.get("film") != film_of or is_live(request):
                 if memory.get("folder") != result["folder"]:
-                    out[self.film] = film(result, self._address, asked)
+                    out[self.film] = film(result, self._address, request)
                 memory["film"] = film_of
             mark = (result["folder"], measured)
             if memory.get("export") != mark:
@@ -137,13 +137,13 @@ def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:
     return f'<div class="rs-card rs-bad" role="alert"><h4>This cannot be shown yet</h4><ul>{items}</ul>{more}</div>'
 
 
-def progress_card(state: PreviewState, asked: Mapping[str, Any] | None) -> str:
+def progress_card(state: PreviewState, request: Mapping[str, Any] | None) -> str:
     """How far it is, in a share and in words; or what went wrong and what to do."""
     if state.status in ("done", "cancelled"):
         return ""
     if state.status in ("failed", "unknown"):
         return f'<div class="rs-card rs-bad" role="alert"><h4>No picture this time</h4><p>{text(state.message)}</p><p>{text(state.remedy)}</p></div>'
-    live = is_live(asked)
+    live = is_live(request)
     if state.result is not None:
         what = f"The filmstrip is there. Measuring the curves ({state.what})"
     elif state.status == "waiting":
@@ -158,6 +158,6 @@ def progress_card(state: PreviewState, asked: Mapping[str, Any] | None) -> str:
     )  # fmt: skip
 
 
-def _without_what(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _without_what(request: Mapping[str, Any]) -> dict[str, Any]:
     """What a request shows, however much of it is measured."""
-    return {name: value for name, value in asked.items() if name != "what"}
+    return {name: value for name, value in request.items() if name != "what"}

@@ -13,7 +13,7 @@ from ...core.runs.rows import RunSummary
 from ...core.texts import translated
 from ..parts import forms
 from . import choices
-from .viewers import Place
+from .viewers import ViewerSession
 
 FIRST = {"target": 0.05, "offset": 18}
 """Where the first visit starts instead of the options' defaults: far enough that the demo's base model visibly loses the picture."""
@@ -116,41 +116,41 @@ class Fields:
             raise ConfigError(faults)
         return record
 
-    def dependent(self, place: Place, given: Mapping[Any, Any]) -> dict[Any, Any]:
+    def dependent(self, session: ViewerSession, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Fields that follow others: how far the offset can go, and whether the solver has an order. Sent only when it changed."""
         out: dict[Any, Any] = {}
         sampler = given[self.components["sampler"]]
         ordered = not isinstance(sampler, str) or sampler not in FIELDS["sampler"].choices or choices.has_order(sampler)
-        if place.memory.setdefault("ordered", True) != ordered:
-            place.memory["ordered"] = ordered
+        if session.memory.setdefault("ordered", True) != ordered:
+            session.memory["ordered"] = ordered
             out[self.components["order"]] = gr.update(interactive=ordered)
         try:
             steps = forms.from_component(FIELDS["grid_steps"], given[self.components["grid_steps"]])
         except ConfigError:
             return out  # marked at its own field
         most = most_steps(given[self.components["grid"]], steps)
-        if place.memory.setdefault("most", most_steps("inference", FIELDS["grid_steps"].default)) != most:
-            place.memory["most"] = most
+        if session.memory.setdefault("most", most_steps("inference", FIELDS["grid_steps"].default)) != most:
+            session.memory["most"] = most
             out[self.components["offset"]] = gr.update(maximum=most)
         return out
 
-    def marks(self, place: Place, faults: Iterable[Fault]) -> dict[Any, Any]:
+    def marks(self, session: ViewerSession, faults: Iterable[Fault]) -> dict[Any, Any]:
         """Updates that put every fault at its field, and take the marks from fields that are right again. See `marked`."""
         wrong: dict[str, str] = {}
         for fault in faults:
             name = next((_AT_FIELD[name] for name in fault.options if name in _AT_FIELD), None)
             if name is not None:
                 wrong.setdefault(name, fault.message)
-        right = [name for name in self.marked(place) if name not in wrong]
-        place.memory["wrong"] = list(wrong)
+        right = [name for name in self.marked(session) if name not in wrong]
+        session.memory["wrong"] = list(wrong)
         return {self.components[name]: _marked(self._help(name), False) for name in right} | {
             self.components[name]: _marked(f"⚠ {translated(message)}", True) for name, message in wrong.items()
         }
 
     @staticmethod
-    def marked(place: Place) -> list[str]:
+    def marked(session: ViewerSession) -> list[str]:
         """The fields that are marked for this viewer."""
-        return place.memory.get("wrong", [])
+        return session.memory.get("wrong", [])
 
     @staticmethod
     def _help(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from ..parts.watch import Watch
 from ..parts.words import text
 from . import choices
-from .viewers import Place
+from .viewers import ViewerSession
 
 PICK = """
 element.addEventListener('change', event => {
@@ -18,7 +18,7 @@ watch('value', () => element.querySelectorAll('input').forEach(input => { input.
 
 
 class Gallery:
-    """What is offered to one viewer, and which of it is chosen; what is theirs lies in their `Place`."""
+    """The pictures offered to a viewer, and the chosen one; the viewer's own are in the `ViewerSession`."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -29,22 +29,26 @@ class Gallery:
         """The picture of a viewer who has chosen none."""
         return self._built_in[0] if self._built_in else None
 
-    def picture(self, place: Place) -> choices.Picture | None:
+    def picture(self, session: ViewerSession) -> choices.Picture | None:
         """The picture that is chosen."""
-        return place.memory.get("picture", self.first)
+        return session.memory.get("picture", self.first)
 
-    def offered(self, place: Place) -> list[choices.Picture]:
-        return choices.without_copies([*place.memory.get("mine", ()), *place.memory.get("of_run", ()), *self._built_in])
+    def offered(self, session: ViewerSession) -> list[choices.Picture]:
+        return choices.without_copies(
+            [*session.memory.get("mine", ()), *session.memory.get("of_run", ()), *self._built_in]
+        )
 
-    def add(self, place: Place, picture: choices.Picture) -> None:
+    def add(self, session: ViewerSession, picture: choices.Picture) -> None:
         """Offer a picture of the viewer's own, before all others."""
-        place.memory["mine"] = choices.without_copies([picture, *place.memory.get("mine", ())])[: choices.MOST_PICTURES]
+        session.memory["mine"] = choices.without_copies([picture, *session.memory.get("mine", ())])[
+            : choices.MOST_PICTURES
+        ]
 
-    def offer_those_of(self, place: Place, weights: Any) -> None:
+    def offer_those_of(self, session: ViewerSession, weights: Any) -> None:
         """Offer the pictures of the run whose weights are chosen. Raises RunError where its config cannot be read."""
         name = weights.split("/")[1] if isinstance(weights, str) and weights.startswith("run/") else None
         run = self.watch.run(name)
-        place.memory["of_run"] = (
+        session.memory["of_run"] = (
             [] if run is None else choices.pictures_of_run(run.name, self.watch.store.get(run.name).read_config())
         )
 
@@ -52,24 +56,24 @@ class Gallery:
         """For the first visit."""
         return self._markup(self._built_in, "" if self.first is None else self.first.key)
 
-    def markup(self, place: Place, picked: str | None = None) -> str:
+    def markup(self, session: ViewerSession, picked: str | None = None) -> str:
         """What is offered to the viewer. `picked`: the key of the picture to show as chosen; None = the one that is."""
-        chosen = self.picture(place)
+        chosen = self.picture(session)
         return self._markup(
-            self.offered(place), (chosen.key if chosen is not None else "") if picked is None else picked
+            self.offered(session), (chosen.key if chosen is not None else "") if picked is None else picked
         )
 
     def _markup(self, pictures: list[choices.Picture], picked: str) -> str:
-        """The pictures as radio buttons: arrow keys move, and a reader hears the captions."""
+        """The pictures as radio buttons: arrow keys move, and a screen reader reads the captions."""
         groups: dict[str, list[str]] = {}
         for picture in pictures:
             address = self.watch.previews.thumbnail(picture.path)
             if address is None:
                 continue  # it went away, or is no picture
-            says = picture.caption if picture.caption else picture.path.name
+            alt = picture.caption if picture.caption else picture.path.name
             groups.setdefault(picture.group, []).append(
-                f'<label title="{text(says)}"><input type="radio" name="rs-picture" value="{text(picture.key)}"{" checked" if picture.key == picked else ""}>'
-                f'<img src="{text(address)}" alt="{text(says)}"></label>'
+                f'<label title="{text(alt)}"><input type="radio" name="rs-picture" value="{text(picture.key)}"{" checked" if picture.key == picked else ""}>'
+                f'<img src="{text(address)}" alt="{text(alt)}"></label>'
             )
         drawn = "".join(
             f'<div class="rs-thumbs-name">{text(group)}</div><div class="rs-thumbs">{"".join(items)}</div>'

@@ -1,6 +1,6 @@
-"""Look now: the laboratory of the Drift tab. Choose a picture and weights, press the button, see the drift; change a slider, see it again.
+"""The laboratory of the Drift tab. Choose a picture and weights, press the button, see the drift; change a slider, see it again.
 
-The preview worker (`preview_client`) measures; `viewers` knows which viewer asked for what. Here are the events; `fields` are the controls,
+The preview worker (`preview_client`) measures; `viewers` holds each viewer's request. Here are the events; `fields` are the controls,
 `gallery` the pictures, `answer` what is drawn.
 """
 
@@ -20,10 +20,10 @@ from . import choices
 from .answer import Answer, refusal_card
 from .fields import Fields
 from .gallery import PICK, Gallery
-from .viewers import Look, Place, Viewers
+from .viewers import RequestStatus, Viewers, ViewerSession
 
-# an edit is asked for after this; a typed prompt after that; and how often an answer is looked for
-EDIT_S, TYPED_S, LOOK_S, HOLD_S = 0.05, 0.9, 0.05, 0.4
+# delay of a request after an edit, and after a typed prompt; polling interval; longest wait of one poll
+EDIT_S, TYPED_S, POLL_S, HOLD_S = 0.05, 0.9, 0.05, 0.4
 
 _SCROLL = (
     "() => { if (window.innerWidth < 1000) document.querySelector('#look-progress').scrollIntoView({block: 'start'}); }"
@@ -42,7 +42,7 @@ class DriftLab:
                 self._build_controls()
             with gr.Column(scale=11, min_width=320, elem_classes="rs-lab-result"):
                 self.answer = Answer(watch, self.stop)
-        self.timer = gr.Timer(LOOK_S, active=False)
+        self.timer = gr.Timer(POLL_S, active=False)
         # the number of the newest answer that the browser has applied
         self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")
         edited = self.fields.components.values()
@@ -56,7 +56,7 @@ class DriftLab:
         self.upload = gr.UploadButton("Use a picture of mine", file_types=["image"], size="sm", elem_id="look-upload")
         base = f"{choices.BASE}/{choices.FIRST_MODEL}"
         listed = choices.weights_choices(runs, self.shelf)
-        self.weights = fields.dropdown("weights", listed, base, "Whose drift: weights")
+        self.weights = fields.dropdown("weights", listed, base, "Weights to measure")
         listed = choices.against_choices(runs, self.shelf)
         self.against = fields.dropdown("against", listed, choices.NOTHING, "Compare with")
         with gr.Row(elem_classes="rs-lab-go"):
@@ -68,7 +68,7 @@ class DriftLab:
             fields.place("sampler", "order")
             fields.dropdown("solver", choices.solver_choices(), choices.NOTHING, "Compare with another solver")
             fields.place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
-        self.take = gr.Button("Take this rollout to the Train tab", size="sm", elem_id="look-take")
+        self.take = gr.Button("Use this rollout in the Train tab", size="sm", elem_id="look-take")
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect everything. `tab`: opening it gets the worker ready."""
@@ -94,15 +94,15 @@ class DriftLab:
 
     def on_show(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
-        place = self.viewers.place(viewer)
+        session = self.viewers.session(viewer)
         try:
-            record = self.record(given, place)
+            record = self.record(given, session)
         except ConfigError as error:
             faults = error.faults
-            return self._sent(place, given[self.shown], lambda: self._refused(place, faults, card=True))
-        place.memory["follows"] = True  # from now on an edit is an answer's due
+            return self._sent(session, given[self.shown], lambda: self._refused(session, faults, card=True))
+        session.memory["follows"] = True  # from now on an edit is an answer's due
         self.viewers.ask(viewer, record)
-        out = self._sent(place, given[self.shown], lambda: {**self._accepted(place), **self._drawn(viewer)})
+        out = self._sent(session, given[self.shown], lambda: {**self._accepted(session), **self._drawn(viewer)})
         return {**out, self.timer: gr.Timer(active=True)}
 
     def on_edit(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
@@ -113,38 +113,38 @@ class DriftLab:
         return self._edited_by(_viewer(request), given, TYPED_S)
 
     def _edited_by(self, viewer: str, given: Mapping[Any, Any], delay_s: float) -> dict[Any, Any]:
-        place = self.viewers.place(viewer)
-        follow = self.fields.dependent(place, given)
+        session = self.viewers.session(viewer)
+        follow = self.fields.dependent(session, given)
         try:
-            record = self.record(given, place)
+            record = self.record(given, session)
         except ConfigError as error:
             self.viewers.plan(viewer, None, 0)
             faults = error.faults
             return _merged(
-                follow, self._sent(place, given[self.shown], lambda: self._refused(place, faults, card=False))
+                follow, self._sent(session, given[self.shown], lambda: self._refused(session, faults, card=False))
             )
-        if place.memory.get("follows"):
+        if session.memory.get("follows"):
             self.viewers.plan(viewer, record, delay_s)
             follow[self.timer] = gr.Timer(active=True)
-        return _merged(follow, self._sent(place, given[self.shown], lambda: self._accepted(place)))
+        return _merged(follow, self._sent(session, given[self.shown], lambda: self._accepted(session)))
 
     def on_weights(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """Other weights: their run's pictures are offered too, and a run is compared with its base unless something else is chosen."""
         viewer = _viewer(request)
-        place, value = self.viewers.place(viewer), given[self.weights]
+        session, value = self.viewers.session(viewer), given[self.weights]
         given, out = dict(given), {}
-        was_run = str(place.memory.get("weights", choices.BASE)).startswith("run/")
+        was_run = str(session.memory.get("weights", choices.BASE)).startswith("run/")
         is_run = isinstance(value, str) and value.startswith("run/")
         if is_run and not was_run and given[self.against] == choices.NOTHING:
             given[self.against] = out[self.against] = choices.BASE
         elif not is_run and given[self.against] == choices.BASE:
             given[self.against] = out[self.against] = choices.NOTHING
-        place.memory["weights"] = value
+        session.memory["weights"] = value
         try:
-            self.gallery.offer_those_of(place, value)
+            self.gallery.offer_those_of(session, value)
         except RunError as error:
             notices.warn(str(error))
-        out[self.pictures] = self.gallery.markup(place)
+        out[self.pictures] = self.gallery.markup(session)
         return _merged(out, self._edited_by(viewer, given, EDIT_S))
 
     def turn_to(self, weights: str, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
@@ -164,50 +164,50 @@ class DriftLab:
             out = _merged(
                 {self.against: gr.update(value=choices.NOTHING), **self.turn_to(weights, given, request)}, out
             )
-        follow = self.fields.dependent(self.viewers.place(_viewer(request)), given)
+        follow = self.fields.dependent(self.viewers.session(_viewer(request)), given)
         return _merged(_merged(out, follow), self.on_show(given, request))
 
     def on_pick(self, given: Mapping[Any, Any], event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         """Another picture: its caption becomes the prompt."""
         viewer = _viewer(request)
-        place = self.viewers.place(viewer)
-        picture = next((each for each in self.gallery.offered(place) if each.key == event._data.get("key")), None)
+        session = self.viewers.session(viewer)
+        picture = next((each for each in self.gallery.offered(session) if each.key == event._data.get("key")), None)
         if picture is None:
             notices.warn("This picture is not offered any more; choose another one.")
-            return {self.pictures: self.gallery.markup(place)}
+            return {self.pictures: self.gallery.markup(session)}
         return self._picked(viewer, given, picture)
 
     def on_upload(self, given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
-        place, file = self.viewers.place(viewer), given[self.upload]
+        session, file = self.viewers.session(viewer), given[self.upload]
         path = Path(str(file))
         if self.watch.previews.thumbnail(path) is None:
             notices.warn(f"{path.name} cannot be read as a picture. Choose a PNG, JPEG or WebP file.")
             return {self.prompt: gr.skip()}
         picture = choices.Picture(path, "", "held-out", "Yours")
-        self.gallery.add(place, picture)
-        return _merged({self.pictures: self.gallery.markup(place, picture.key)}, self._picked(viewer, given, picture))
+        self.gallery.add(session, picture)
+        return _merged({self.pictures: self.gallery.markup(session, picture.key)}, self._picked(viewer, given, picture))
 
     def _picked(self, viewer: str, given: Mapping[Any, Any], picture: choices.Picture) -> dict[Any, Any]:
-        self.viewers.place(viewer).memory["picture"] = picture
+        self.viewers.session(viewer).memory["picture"] = picture
         given = {**given, self.prompt: picture.caption}
         return _merged({self.prompt: gr.update(value=picture.caption)}, self._edited_by(viewer, given, EDIT_S))
 
     def on_measure(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         """The curves of the filmstrip that is shown."""
         viewer = _viewer(request)
-        place = self.viewers.place(viewer)
-        film_shown = place.memory.get("film")
+        session = self.viewers.session(viewer)
+        film_shown = session.memory.get("film")
         if film_shown is None:
-            return self._sent(place, applied, lambda: {self.answer.measure: gr.Button(visible=False)})
+            return self._sent(session, applied, lambda: {self.answer.measure: gr.Button(visible=False)})
         self.viewers.ask(viewer, {**film_shown, "what": ["strip", "curves", "spectrum"]})
-        return {**self._sent(place, applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
+        return {**self._sent(session, applied, lambda: self._drawn(viewer)), self.timer: gr.Timer(active=True)}
 
     def on_stop(self, applied: Any, request: gr.Request) -> dict[Any, Any]:
         viewer = _viewer(request)
         self.viewers.cancel(viewer)
         return {
-            **self._sent(self.viewers.place(viewer), applied, lambda: self._drawn(viewer)),
+            **self._sent(self.viewers.session(viewer), applied, lambda: self._drawn(viewer)),
             self.timer: gr.Timer(active=True),
         }
 
@@ -215,71 +215,71 @@ class DriftLab:
         """`applied`: the number of the last answer that the browser has applied."""
         viewer = _viewer(request)
         until = time.monotonic() + HOLD_S
-        look = self.viewers.look(viewer)
-        shown = _has_result(look)
+        status = self.viewers.status(viewer)
+        shown = _has_result(status)
         # An answer is worth waiting for: held for a moment, it comes without another turn of browser and server; progress comes at the end.
-        while look.busy and _has_result(look) == shown and time.monotonic() < until:
+        while status.busy and _has_result(status) == shown and time.monotonic() < until:
             time.sleep(0.02)
-            look = self.viewers.look(viewer)
-        place = self.viewers.place(viewer)
-        with place.drawing:
-            out = self._sent(place, applied, lambda: self._drawn(viewer))
-            # Every output of a handler is made anew and looked at by the browser: the quick timer has only those of an answer. Marks at fields wait.
+            status = self.viewers.status(viewer)
+        session = self.viewers.session(viewer)
+        with session.drawing:
+            out = self._sent(session, applied, lambda: self._drawn(viewer))
+            # Every output of a handler is made anew and checked by the browser: the quick timer has only those of an answer. Marks at fields wait.
             late = {component: out.pop(component) for component in set(out) - set(self.quick_outputs)}
             if late:
-                place.memory["late"] = late
-            if not self.viewers.look(viewer).busy:
+                session.memory["late"] = late
+            if not self.viewers.status(viewer).busy:
                 # What is final is sent whole, and again until the browser says that nothing older came after it.
-                if applied == place.scene.number and place.memory.get("final") == place.scene.number:
+                if applied == session.scene.number and session.memory.get("final") == session.scene.number:
                     return {self.timer: gr.Timer(active=False)}
-                place.memory["final"], parts = place.scene.whole()
-                out |= {**parts, self.shown: place.memory["final"]}
+                session.memory["final"], parts = session.scene.whole()
+                out |= {**parts, self.shown: session.memory["final"]}
         return out if out else gr.skip()
 
-    def _sent(self, place: Place, applied: Any, made: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+    def _sent(self, session: ViewerSession, applied: Any, made: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
         """The updates that `made` gives, with everything that is newer than what the browser has applied, and the number of all this."""
-        with place.drawing:
+        with session.drawing:
             out = made()
-            place.scene.put({part: out.pop(part) for part in self.answer.parts if part in out})
-            number, parts = place.scene.news(applied)
+            session.scene.put({part: out.pop(part) for part in self.answer.parts if part in out})
+            number, parts = session.scene.news(applied)
         return {**out, **parts, self.shown: number} if number != applied else out
 
-    def left(self, request: gr.Request) -> None:
+    def closed(self, request: gr.Request) -> None:
         """A viewer has closed or reloaded the page."""
         self.viewers.leave(_viewer(request))
 
     # -- the request and its answer ----------------------------------------------------------------------------------------
 
-    def record(self, given: Mapping[Any, Any], place: Place) -> dict[str, Any]:
+    def record(self, given: Mapping[Any, Any], session: ViewerSession) -> dict[str, Any]:
         """The preview request of a viewer. Raises ConfigError with every fault; see `Fields.record`."""
-        return self.fields.record(given, self.gallery.picture(place), self.watch.runs())
+        return self.fields.record(given, self.gallery.picture(session), self.watch.runs())
 
-    def _refused(self, place: Place, faults: Sequence[Fault], card: bool) -> dict[Any, Any]:
+    def _refused(self, session: ViewerSession, faults: Sequence[Fault], card: bool) -> dict[Any, Any]:
         """Every fault at its field; what has no field, and after a click (`card`) all of it, in a card above the filmstrip, which stays."""
-        out = self.fields.marks(place, faults)
-        if card or not self.fields.marked(place):
+        out = self.fields.marks(session, faults)
+        if card or not self.fields.marked(session):
             out[self.answer.progress] = refusal_card(faults)
         return out
 
-    def _accepted(self, place: Place) -> dict[Any, Any]:
+    def _accepted(self, session: ViewerSession) -> dict[Any, Any]:
         """Updates that take the marks from fields that are right again, and the card about them."""
-        was_marked = bool(self.fields.marked(place))
-        out = self.fields.marks(place, ())
+        was_marked = bool(self.fields.marked(session))
+        out = self.fields.marks(session, ())
         return {**out, self.answer.progress: ""} if was_marked else out
 
     def _drawn(self, viewer: str) -> dict[Any, Any]:
         """What the answer changes for this viewer, with the faults that only the worker found at their fields."""
-        place, look = self.viewers.place(viewer), self.viewers.look(viewer)
-        out = self.answer.drawn(place, look)
-        if out and look.state.status == "failed" and look.state.faults:
-            out |= self.fields.marks(place, look.state.faults)
+        session, status = self.viewers.session(viewer), self.viewers.status(viewer)
+        out = self.answer.drawn(session, status)
+        if out and status.state.status == "failed" and status.state.faults:
+            out |= self.fields.marks(session, status.state.faults)
         return out
 
     def beat(
         self, viewer: str | None, weights: str | None, against: str | None, seen: dict[str, str], applied: Any = 0
     ) -> dict[Any, Any]:
         """What the page's own timer sends: new runs and checkpoints in the lists. Of answers it draws nothing, so that they come one after
-        the other: it wakes the quick timer, where that has something to tell."""
+        the other: it starts the quick timer, where that has something to report."""
         runs = self.watch.runs()
         out: dict[Any, Any] = {}
         lists = choices.weights_choices(runs, self.shelf, weights), choices.against_choices(runs, self.shelf, against)
@@ -288,24 +288,24 @@ class DriftLab:
             seen["look-lists"] = mark
             out[self.weights], out[self.against] = (gr.update(choices=each) for each in lists)
         if viewer is not None:
-            place = self.viewers.place(viewer)
-            out |= place.memory.pop("late", {})
-            if self.viewers.look(viewer).busy or applied != place.scene.number:
+            session = self.viewers.session(viewer)
+            out |= session.memory.pop("late", {})
+            if self.viewers.status(viewer).busy or applied != session.scene.number:
                 out[self.timer] = gr.Timer(active=True)
         return out
 
     def waits(self, viewer: str, applied: Any) -> bool:
         """Whether `beat` has something for this viewer of what they requested. `applied`: the number of the last answer in their browser."""
-        place = self.viewers.place(viewer)
-        return bool(place.memory.get("late")) or self.viewers.look(viewer).busy or applied != place.scene.number
+        session = self.viewers.session(viewer)
+        return bool(session.memory.get("late")) or self.viewers.status(viewer).busy or applied != session.scene.number
 
 
-def _has_result(look: Look) -> bool:
-    return look.state is not None and look.state.result is not None
+def _has_result(status: RequestStatus) -> bool:
+    return status.state is not None and status.state.result is not None
 
 
 def _viewer(request: gr.Request | None) -> str:
-    """Who asks: the browser page's session."""
+    """The viewer: the browser page's session."""
     session = None if request is None else request.session_hash
     return "" if session is None else session
 

@@ -14,7 +14,7 @@ from ..parts.words import text
 from .picture import downloads, report_charts, words_list
 
 HOW_TO_READ = (
-    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after walking there by itself. The heat "
+    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after its own rollout to that level. The heat "
     "map shows where the two differ: dark is the same, bright is drift."
 )
 

@@ -17,10 +17,10 @@ Address = Callable[[str], str]
 
 ROWS = {
     "clean": ("What it should see", "in the true picture with the noise of each level"),
-    "rolled": ("What it sees after walking alone", "in the noisy picture that it has made itself, step by step"),
+    "rolled": ("What it sees after its own rollout", "in the noisy picture that it has made itself, step by step"),
     "heat": ("Where they differ", "dark is the same, bright is drift"),
 }
-_TILES = {"clean": "should see", "rolled": "sees alone", "heat": "the difference"}
+_TILES = {"clean": "should see", "rolled": "own rollout", "heat": "the difference"}
 
 NUMBERS = {
     "distance": ("Its noisy picture is away from the true one by", "% of its length", 100.0),
@@ -52,32 +52,32 @@ def _steps(count: Any) -> str:
 # The filmstrip -------------------------------------------------------------------------------------------------------
 
 
-def film(result: Mapping[str, Any], address: Address, asked: Mapping[str, Any]) -> str:
+def film(result: Mapping[str, Any], address: Address, request: Mapping[str, Any]) -> str:
     """The answer in one picture: a sentence with the measured fact, the filmstrip, one step of it large.
 
     Args:
         result: as `core.look.preview.show.show` gives it, its files by their paths.
         address: of such a file, for the browser.
-        asked: the request, for what was asked and not said again in the result.
+        request: what the result answers; for the fields that the result does not repeat.
     """
     strips = result["strips"]
-    shared = len(asked.get("checkpoints", ())) == 1  # one model, several solvers: one row of what it should see
+    shared = len(request.get("checkpoints", ())) == 1  # one model, several solvers: one row of what it should see
     columns = len(strips[0]["frames"])
     groups = "".join(
         _group(number, strip, result, address, shared, len(strips) > 1) for number, strip in enumerate(strips)
     )
     return (
-        f'<div class="rs-look" style="--n:{columns}">{_fact(result, asked, address)}'
+        f'<div class="rs-look" style="--n:{columns}">{_fact(result, request, address)}'
         f'<div class="rs-scroll rs-film" tabindex="0" role="region" aria-label="Filmstrip: noise goes away from left to right">'
         f'<div class="rs-reel">{_axis(strips[0]["frames"])}{groups}</div></div>'
         f"{_close_up(strips, address)}</div>"
     )
 
 
-def _fact(result: Mapping[str, Any], asked: Mapping[str, Any], address: Address) -> str:
+def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Address) -> str:
     """The head: the picture itself and what was measured, in one sentence."""
     strips, walked, numbers, chips = result["strips"], result["walked"][0], result["numbers"], ""
-    steps, wanted = walked["steps"], asked.get("offset")
+    steps, wanted = walked["steps"], request.get("offset")
     alone = f"After <b>{text(_steps(steps))} on its own</b>"
     if len(strips) == 1:
         found = numbers[strips[0]["label"]]
@@ -95,17 +95,17 @@ def _fact(result: Mapping[str, Any], asked: Mapping[str, Any], address: Address)
             f"<span>{text(strip['label'])} <b>{percent(numbers[strip['label']]['distance'])}</b></span>"
             for strip in strips
         )
-    if asked.get("start") == "noise":
-        floor = "This walk began in pure noise and knows nothing of your picture: nearly all of the difference is that, and no fault of the model."
+    if request.get("start") == "noise":
+        floor = "This rollout began in pure noise and knows nothing of your picture: nearly all of the difference is that, and no fault of the model."
     else:
-        floor = "Part of it no model can avoid: what the first column does not show, no walk can know."
+        floor = "Part of it no model can avoid: a rollout cannot recover what the first column does not show."
     fewer = (
-        f" {text(_steps(wanted))} were asked for; the schedule has {text(steps)} before this level."
-        if asked.get("start") != "noise" and isinstance(wanted, int) and wanted > steps else ""
+        f" {text(_steps(wanted))} were requested; the schedule has {text(steps)} before this level."
+        if request.get("start") != "noise" and isinstance(wanted, int) and wanted > steps else ""
     )  # fmt: skip
     step = result.get("step")
     when = f" Weights of training step {text(step)}." if isinstance(step, int) else ""
-    known = " · a picture that it trained on" if asked.get("role") == "training" else ""
+    known = " · a picture that it trained on" if request.get("role") == "training" else ""
     diverged = any(numbers[strip["label"]]["distance"] is None for strip in strips)
     broken = (
         '<p class="rs-warn">The model answers with what is not a number: its training has diverged.</p>'
@@ -133,7 +133,7 @@ def _axis(frames: Sequence[Mapping[str, Any]]) -> str:
         for at, frame in enumerate(frames)
     )  # fmt: skip
     return (
-        '<div class="rs-row-head rs-axis-head"><b>Noise level</b> <span>the model walks from left to right; move the knob to look closer</span></div>'
+        '<div class="rs-row-head rs-axis-head"><b>Noise level</b> <span>the rollout goes from left to right; move the slider to enlarge a step</span></div>'
         f'<div class="rs-row rs-axis">{marks}</div>'
         f'<div class="rs-scrub-box"><input type="range" class="rs-scrub" min="0" max="{last}" step="1" value="{last}" aria-label="Step that is shown large" '
         f'aria-valuetext="step {text(frames[last]["step"])}"></div>'
@@ -207,12 +207,12 @@ def _pairs(strips: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(words, "variant.row|variant.row") of what the before/after slider can show."""
     several = len(strips) > 1
     found = [
-        (f"sees alone: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled")
+        (f"own rollout: {strips[0]['label']} | {strip['label']}", f"0.rolled|{at}.rolled")
         for at, strip in enumerate(strips[1:], 1)
     ]
     for at, strip in enumerate(strips):
         found.append(
-            ("should see | sees alone" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled")
+            ("should see | own rollout" + (f", {strip['label']}" if several else ""), f"{at}.clean|{at}.rolled")
         )
     return found
 
@@ -299,7 +299,7 @@ def report_charts(report: DriftReport) -> str:
     for spectrum, name in maps:
         cells.append((
             spectrum_map(spectrum, f"Which details drift{f' ({name})' if len(drawn) > 1 else ''}", full),
-            "Red: that kind of detail came out too strong, blue: too weak, blank: as it should be. Fine detail is at the top; the walk goes to the right.",
+            "Red: that kind of detail came out too strong, blue: too weak, blank: as it should be. Fine detail is at the top; the rollout goes to the right.",
         ))  # fmt: skip
     spread = any(curve.samples > 1 for curve, _, _ in drawn)
     how = (
@@ -379,7 +379,7 @@ def _full_colour(spectra: Sequence[Spectrum]) -> float:
 
 
 def spectrum_map(spectrum: Spectrum, title: str, full: float, height: int = 190) -> str:
-    """Power by frequency along the walk, own over true: red too much, blue too little. `full`: decibels of the full colour."""
+    """Power by frequency along the rollout, own over true: red too much, blue too little. `full`: decibels of the full colour."""
     columns, rows = len(spectrum.sigma), len(spectrum.frequencies)
     most = max(
         (abs(value) for powers in spectrum.db for value in powers if value is not None and math.isfinite(value)),
@@ -399,8 +399,8 @@ def spectrum_map(spectrum: Spectrum, title: str, full: float, height: int = 190)
     return (
         f'<div class="rs-chart rs-spectrum"><div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{legend}</span></div>'
         f'<div class="rs-plot" style="height:{height}px"><div class="rs-y"><span style="top:6%">fine</span><span style="top:94%">coarse</span></div>'
-        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(title)}: power by frequency along the walk, at most {quantity(most, 2)} dB off">{cells}</svg></div>'
-        f'<div class="rs-x">{ticks}</div><div class="rs-x-name">noise level along the walk · details by size</div></div>'
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(title)}: power by frequency along the rollout, at most {quantity(most, 2)} dB off">{cells}</svg></div>'
+        f'<div class="rs-x">{ticks}</div><div class="rs-x-name">noise level along the rollout · details by size</div></div>'
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The Drift tab: how far a model leaves the path when it walks on its own output. Look now (`lab`), or see what runs measured."""
+"""The Drift tab: how far a model leaves the path on its own output. Measure now (`lab`), or see what runs measured."""
 
 from collections.abc import Mapping
 from typing import Any

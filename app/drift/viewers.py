@@ -1,7 +1,7 @@
-"""Who asked for which drift preview: one place for each viewer of the page, and what becomes of their requests.
+"""The drift previews that the page's viewers request: one session for each viewer.
 
-An edit is asked for a moment later, when no other follows (`plan`); a click at once (`ask`). The page's timer looks (`look`), which
-also asks what has come due, so that a viewer needs no thread of their own. No components here.
+An edit is requested a moment later, when no other follows (`plan`); a click at once (`ask`). The page's timer reads the `status`, which
+also sends what has come due, so that a viewer needs no thread of their own. No components here.
 """
 
 import threading
@@ -15,16 +15,16 @@ from ..parts.preview_client import PreviewClient
 from ..parts.preview_jobs import PreviewState
 from .scene import Scene
 
-PLACES_KEPT = 256
+SESSIONS_KEPT = 256
 
 
 @dataclass
-class Place:
-    """One viewer's. Guarded by the viewers's lock, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`: their
-    clicks and ticks are answered by several threads, and what is drawn last must be what was looked at last."""
+class ViewerSession:
+    """One viewer's state. Guarded by the lock of `Viewers`, but for `memory` and `scene`, which the tab keeps for this viewer under `drawing`:
+    their clicks and ticks are answered by several threads, and the last update drawn must be of the last status read."""
 
     ticket: str | None = None
-    asked: dict[str, Any] | None = None
+    request: dict[str, Any] | None = None
     planned: tuple[dict[str, Any], float] | None = None  # (request, when it is due)
     memory: dict[str, Any] = field(default_factory=dict)
     scene: Scene = field(default_factory=Scene)
@@ -32,84 +32,84 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a viewer's request stands. `asked`: the request that `state` is about; `busy`: somebody should look again soon."""
+class RequestStatus:
+    """How far a viewer's request is. `request`: what `state` is about; `busy`: the status will change, so poll it again soon."""
 
     ticket: str | None
     state: PreviewState | None
-    asked: dict[str, Any] | None
+    request: dict[str, Any] | None
     busy: bool
 
 
 class Viewers:
-    """All viewers' requests. `client` gives the one preview client; it is made when something is first asked for."""
+    """All viewers' requests. `client` gives the one preview client; it is made at the first request."""
 
     def __init__(self, client: Callable[[], PreviewClient], clock: Callable[[], float] = time.monotonic) -> None:
         self._client, self._clock = client, clock
         self._lock = threading.Lock()
-        self._places: OrderedDict[str, Place] = OrderedDict()
+        self._sessions: OrderedDict[str, ViewerSession] = OrderedDict()
 
-    def place(self, viewer: str) -> Place:
-        """The viewer's place; the longest unused one is given up beyond `PLACES_KEPT`."""
+    def session(self, viewer: str) -> ViewerSession:
+        """The viewer's session; the longest unused one is dropped beyond `SESSIONS_KEPT`."""
         with self._lock:
             return self._at(viewer)
 
-    def _at(self, viewer: str) -> Place:
-        place = self._places.setdefault(viewer, Place())
-        self._places.move_to_end(viewer)
-        while len(self._places) > PLACES_KEPT:
-            self._drop(self._places.popitem(last=False)[1])
-        return place
+    def _at(self, viewer: str) -> ViewerSession:
+        session = self._sessions.setdefault(viewer, ViewerSession())
+        self._sessions.move_to_end(viewer)
+        while len(self._sessions) > SESSIONS_KEPT:
+            self._drop(self._sessions.popitem(last=False)[1])
+        return session
 
     def ask(self, viewer: str, record: Mapping[str, Any]) -> None:
-        """Ask now; what the viewer asked before and is not answered yet is cancelled."""
+        """Send a request now; the viewer's earlier one, if not answered yet, is cancelled."""
         with self._lock:
             self._ask(viewer, self._at(viewer), dict(record))
 
-    def _ask(self, viewer: str, place: Place, record: dict[str, Any]) -> None:
-        place.planned = None
-        place.asked, place.ticket = record, self._client().request(record, viewer)
+    def _ask(self, viewer: str, session: ViewerSession, record: dict[str, Any]) -> None:
+        session.planned = None
+        session.request, session.ticket = record, self._client().request(record, viewer)
 
     def plan(self, viewer: str, record: Mapping[str, Any] | None, delay_s: float) -> None:
-        """Ask in `delay_s`, unless a later plan takes its place; None: nothing to ask, as long as a field is wrong."""
+        """Send a request in `delay_s`, unless a later plan replaces it; None: no request, as long as a field is wrong."""
         with self._lock:
-            place = self._at(viewer)
-            place.planned = None if record is None else (dict(record), self._clock() + delay_s)
+            session = self._at(viewer)
+            session.planned = None if record is None else (dict(record), self._clock() + delay_s)
 
-    def look(self, viewer: str) -> Look:
-        """How it stands; asks first what has come due. Microseconds where nothing is open."""
+    def status(self, viewer: str) -> RequestStatus:
+        """The status, after sending what has come due. Microseconds where nothing is open."""
         with self._lock:
-            place = self._places.get(viewer)
-            if place is None:
-                return Look(None, None, None, busy=False)
-            state = None if place.ticket is None else self._client().state(place.ticket)
-            if place.planned is not None and self._clock() >= place.planned[1] and not _must_wait(place, state):
-                self._ask(viewer, place, place.planned[0])
-                state = self._client().state(place.ticket)
-            busy = place.planned is not None or (state is not None and not state.ended)
-            return Look(place.ticket, state, place.asked, busy)
+            session = self._sessions.get(viewer)
+            if session is None:
+                return RequestStatus(None, None, None, busy=False)
+            state = None if session.ticket is None else self._client().state(session.ticket)
+            if session.planned is not None and self._clock() >= session.planned[1] and not _must_wait(session, state):
+                self._ask(viewer, session, session.planned[0])
+                state = self._client().state(session.ticket)
+            busy = session.planned is not None or (state is not None and not state.ended)
+            return RequestStatus(session.ticket, state, session.request, busy)
 
     def cancel(self, viewer: str) -> None:
-        """Wait for nothing any more."""
+        """Cancel the viewer's requests."""
         with self._lock:
             self._drop(self._at(viewer))
 
     def leave(self, viewer: str) -> None:
         """The viewer has closed the page."""
         with self._lock:
-            place = self._places.pop(viewer, None)
-            if place is not None:
-                self._drop(place)
+            session = self._sessions.pop(viewer, None)
+            if session is not None:
+                self._drop(session)
 
-    def _drop(self, place: Place) -> None:
-        place.planned = None
-        if place.ticket is not None:
-            self._client().cancel(place.ticket)
+    def _drop(self, session: ViewerSession) -> None:
+        session.planned = None
+        if session.ticket is not None:
+            self._client().cancel(session.ticket)
 
 
-def _must_wait(place: Place, state: PreviewState | None) -> bool:
-    """A running run cannot be told to forget a question, so an edit waits until it has answered the last one."""
-    return state is not None and not state.ended and is_live(place.asked)
+def _must_wait(session: ViewerSession, state: PreviewState | None) -> bool:
+    """A running run cannot cancel a request, so an edit waits until it has answered the last one."""
+    return state is not None and not state.ended and is_live(session.request)
 
 
 def is_live(record: Mapping[str, Any] | None) -> bool:

@@ -1,8 +1,8 @@
-// Where nodes stand when nobody has put them anywhere: from left to right along the links.
+// Where nodes stand without a position: from left to right along the links.
 import { Graph, layout } from "./vendor/parts.js";
 import { links, place, placeOf } from "./document.js";
 
-export const WIDTH = 320; // of a node, unless somebody made it wider
+export const WIDTH = 320; // of a node, unless it was made wider
 
 /** A guess at a node's size before it is drawn. */
 export function guess(declared) {

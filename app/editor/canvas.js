@@ -114,9 +114,9 @@ function Canvas({ editor, home }) {
     if (globalThis.document.elementFromPoint(at.clientX, at.clientY)?.classList.contains("react-flow__pane")) openSearch(at.clientX, at.clientY, end);
   };
   const onClickConnectEnd = () => {
-    const reason = editor.state.refusing; // from `isValidConnection`: React Flow does not tell here where it ended
+    const reason = editor.state.refusing; // from `isValidConnection`: React Flow does not report here where it ended
     editor.set({ linking: null, refusing: null });
-    if (reason !== null) editor.tell(reason);
+    if (reason !== null) editor.notify(reason);
   };
   const onReconnect = useCallback((edge, connection) => {
     picked.current = true;
@@ -267,7 +267,7 @@ function flowNodes(document, before, data) {
 function flowEdges(document, kinds, colours, statuses, chosen) {
   return graph.links(document).flatMap((link) => {
     const output = kinds.get(document.nodes.get(link.from)?.kind)?.outputs[link.slot];
-    if (!output || !kinds.get(document.nodes.get(link.to).kind)?.byName.has(link.input)) return []; // told at the node
+    if (!output || !kinds.get(document.nodes.get(link.to).kind)?.byName.has(link.input)) return []; // reported at the node
     const id = `${cardId(link.to)} ${link.input}`;
     const busy = statuses.get(link.to)?.state === "running";
     return [{
@@ -335,7 +335,7 @@ function commit(editor, changes, nodes) {
 
 // ---- links in the hand
 
-/** The end of a link that somebody drags: its type, and what may take it up. */
+/** The end of a link that is being dragged: its type, and what may take it up. */
 function endOf(editor, flowId, handle, handleType) {
   const node = idOf(flowId), declared = editor.state.kinds.get(editor.document.nodes.get(node).kind);
   if (handleType === "source") {
@@ -353,10 +353,10 @@ function startReconnect(editor, edge) {
 function tellRefused(editor, state) {
   const ends = [state.fromHandle, state.toHandle];
   const source = ends.find((end) => end.type === "source"), target = ends.find((end) => end.type === "target");
-  if (!source || !target) return editor.tell("A link goes from an output, on a node's right side, to an input, on another one's left side.");
+  if (!source || !target) return editor.notify("A link goes from an output, on a node's right side, to an input, on another one's left side.");
   const link = { from: idOf(source.nodeId), slot: Number(source.id.slice(4)), to: idOf(target.nodeId), input: target.id.slice(3) };
   const reason = refusal(editor.document, editor.state.kinds, link);
-  if (reason !== null) editor.tell(reason);
+  if (reason !== null) editor.notify(reason);
 }
 
 // ---- small things

@@ -53,8 +53,8 @@ export function write(document) {
   const prompt = record(
     [...document.nodes].map(([id, node]) => {
       const meta = { ...(node.title === null ? {} : { title: node.title }), ...(node.muted ? { muted: true } : {}) };
-      const told = { class_type: node.kind, inputs: record(node.inputs) };
-      return [id, Object.keys(meta).length ? { ...told, _meta: meta } : told];
+      const written = { class_type: node.kind, inputs: record(node.inputs) };
+      return [id, Object.keys(meta).length ? { ...written, _meta: meta } : written];
     }),
   );
   const layout = { ...document.rest };
@@ -114,8 +114,8 @@ export function signatures(document) {
     if (node === undefined) return "?";
     made.set(id, "?"); // met again while it is made: a circle
     const inputs = [...node.inputs].sort(([a], [b]) => (a < b ? -1 : 1));
-    const told = inputs.map(([name, value]) => [name, isLink(value) ? [of(value[0]), value[1]] : { value }]);
-    made.set(id, fingerprint(JSON.stringify([node.kind, told])));
+    const written = inputs.map(([name, value]) => [name, isLink(value) ? [of(value[0]), value[1]] : { value }]);
+    made.set(id, fingerprint(JSON.stringify([node.kind, written])));
     return made.get(id);
   };
   for (const id of document.nodes.keys()) of(id);
@@ -123,7 +123,7 @@ export function signatures(document) {
 }
 
 function fingerprint(text) {
-  let a = 0x811c9dc5, b = 0x1b873593; // two FNV-1a sums: enough to tell "changed" from "the same"
+  let a = 0x811c9dc5, b = 0x1b873593; // two FNV-1a sums: enough to distinguish "changed" from "the same"
   for (let index = 0; index < text.length; index++) {
     a = Math.imul(a ^ text.charCodeAt(index), 0x01000193);
     b = Math.imul(b ^ text.charCodeAt(index), 0x01000197);
@@ -224,7 +224,7 @@ export function clipped(text) {
   try {
     return read({ ...JSON.parse(text), format: FORMAT });
   } catch {
-    return null; // somebody else's text that begins like ours
+    return null; // another text that begins like ours
   }
 }
 

@@ -31,7 +31,7 @@ export class Editor {
     this.restore();
   }
 
-  // ---- telling whoever looks
+  // ---- listeners and notices
 
   subscribe = (listener) => {
     this.listeners.add(listener);
@@ -43,7 +43,7 @@ export class Editor {
     for (const listener of this.listeners) listener();
   }
 
-  tell(text, kind = "bad") {
+  notify(text, kind = "bad") {
     clearTimeout(this.noticeTimer);
     this.set({ notice: { text, kind } });
     this.noticeTimer = setTimeout(() => this.set({ notice: null }), NOTICE_MS);
@@ -122,7 +122,7 @@ export class Editor {
     try {
       this.services.storage.setItem(this.services.key, text);
     } catch (error) {
-      this.tell(`This browser does not keep the graph (${error.name}); save it to a file before you leave.`);
+      this.notify(`This browser does not keep the graph (${error.name}); save it to a file before you leave.`);
     }
   };
 
@@ -135,7 +135,7 @@ export class Editor {
       this.view = kept.view ?? null;
       this.state = { ...this.state, document, name: String(kept.name), ranAs: kept.ranAs ?? null, fit: this.view ? 0 : 1 };
     } catch (error) {
-      this.tell(`The graph of the last visit could not be read (${error.message}).`);
+      this.notify(`The graph of the last visit could not be read (${error.message}).`);
       return;
     }
     this.readStatuses();
@@ -143,7 +143,7 @@ export class Editor {
     if (this.state.ranAs !== null) this.recallRun(this.state.ranAs);
   }
 
-  /** What ran, to tell what was changed since. */
+  /** What ran, to see what was changed since. */
   async recallRun(name) {
     const answer = await this.ask("graph_of_run", name, { quiet: true });
     if (answer?.graph && this.state.ranAs === name) {
@@ -154,15 +154,15 @@ export class Editor {
 
   // ---- asking the server
 
-  /** The server's answer; null where there is none, which is told, as is a `fault` in it. */
+  /** The server's answer; null where there is none, which is reported, as is a `fault` in it. */
   async ask(what, data, { quiet = false } = {}) {
     try {
       const answer = await this.services.ask(what, data);
-      if (answer?.fault && !quiet) this.tell(answer.fault);
+      if (answer?.fault && !quiet) this.notify(answer.fault);
       return answer;
     } catch (error) {
       console.warn(error);
-      if (!quiet) this.tell("The page's server does not answer. Is it still running?");
+      if (!quiet) this.notify("The page's server does not answer. Is it still running?");
       return null;
     }
   }
@@ -206,7 +206,7 @@ export class Editor {
     if (answer?.run) this.takeRun(answer.run);
   };
 
-  /** What the page tells about the newest run. */
+  /** The page's report of the newest run. */
   takeRun(run) {
     if (JSON.stringify(run) === JSON.stringify(this.state.run)) return;
     const before = this.state.run;
@@ -261,7 +261,7 @@ export class Editor {
   openEmpty = () => this.open(graph.write(graph.EMPTY), "");
 
   openText = async (text, name) => {
-    if (text.length > LARGEST_TEXT) return this.tell(`${name} is too large for a workflow; at most ${LARGEST_TEXT / 2 ** 20} MiB are read.`);
+    if (text.length > LARGEST_TEXT) return this.notify(`${name} is too large for a workflow; at most ${LARGEST_TEXT / 2 ** 20} MiB are read.`);
     this.takeFile(await this.ask("graph_read", { name, text }), name);
   };
 
@@ -270,21 +270,21 @@ export class Editor {
     const ending = file.name.toLowerCase().split(".").pop();
     if (ending === "json") return this.openText(await file.text(), file.name);
     if (ending !== "png" && ending !== "safetensors") {
-      return this.tell(`${file.name}: drop a workflow (JSON), or a PNG or LoRA (.safetensors) that was made here.`);
+      return this.notify(`${file.name}: drop a workflow (JSON), or a PNG or LoRA (.safetensors) that was made here.`);
     }
     let part = file;
     if (ending === "safetensors") {
       const length = new DataView(await file.slice(0, 8).arrayBuffer());
       part = file.slice(0, file.size < 8 ? 0 : 8 + Number(length.getBigUint64(0, true))); // its head; the weights stay here
     }
-    if (part.size > LARGEST_PICTURE) return this.tell(`${file.name} is too large; at most ${LARGEST_PICTURE / 2 ** 20} MiB are read.`);
+    if (part.size > LARGEST_PICTURE) return this.notify(`${file.name} is too large; at most ${LARGEST_PICTURE / 2 ** 20} MiB are read.`);
     this.takeFile(await this.ask("graph_read", { name: file.name, bytes: await base64(part) }), file.name);
   };
 
   takeFile(answer, name) {
     if (!answer?.graph) return;
     this.open(answer.graph, name.replace(/\.[^.]+$/, ""));
-    if (answer.problems.length) this.tell(`Opened, but not everything in it could be used: ${answer.problems[0].message}`);
+    if (answer.problems.length) this.notify(`Opened, but not everything in it could be used: ${answer.problems[0].message}`);
   }
 
   /** The graph as the server takes it: as text, because Gradio takes an object with a `path` in it for an uploaded file. */
@@ -338,18 +338,18 @@ export class Editor {
     this.set({ menu: { id, x: event.type === "contextmenu" ? event.clientX : box.left, y: event.type === "contextmenu" ? event.clientY : box.bottom } });
   }
 
-  /** Link, or say why not. */
+  /** Link, or report why not. */
   link(link) {
     const reason = refusal(this.document, this.state.kinds, link);
-    if (reason !== null) return this.tell(reason);
+    if (reason !== null) return this.notify(reason);
     this.change(graph.connect(this.document, link));
   }
 
-  /** Take a link from where it is to another input, or say why not. */
+  /** Take a link from where it is to another input, or report why not. */
   relink(old, link) {
     const without = graph.setInput(this.document, old.to, old.input, undefined);
     const reason = refusal(without, this.state.kinds, link);
-    if (reason !== null) return this.tell(reason);
+    if (reason !== null) return this.notify(reason);
     this.change(graph.connect(without, link));
   }
 
@@ -371,7 +371,7 @@ export class Editor {
   /** Put copied nodes beside the old ones, and choose them. */
   paste(clip, moved = { x: 40, y: 40 }) {
     const unknown = [...clip.nodes.values()].find((node) => !this.state.kinds.has(node.kind));
-    if (unknown) return this.tell(`There is no node ${unknown.kind} here.`);
+    if (unknown) return this.notify(`There is no node ${unknown.kind} here.`);
     const [document, ids] = graph.paste(this.document, clip, moved);
     this.change(document);
     this.set({ chosen: ids });

@@ -1,4 +1,4 @@
-// A node's fields: which control shows an input, and how its value is shown and read. Bounds are told at once; the server decides.
+// A node's fields: which control shows an input, and how its value is shown and read. Bounds are reported at once; the server decides.
 import { isObject } from "./document.js";
 
 /** Which control shows an input: switch, choice, slider, number, lines, area or line. */
@@ -30,7 +30,7 @@ export function shown(input, value) {
   return String(plain);
 }
 
-/** What a control holds as a value of the file; undefined where it is the default. What cannot be read stays text, and is told. */
+/** What a control holds as a value of the file; undefined where it is the default. What cannot be read stays text, and is reported. */
 export function read(input, raw) {
   const value = parsed(input, raw);
   return JSON.stringify(value) === JSON.stringify(input.default) ? undefined : value;

@@ -1,4 +1,4 @@
-// Puts the editor into its place on the page, and connects it with Gradio: `server` answers, `props` bring what the page tells.
+// Puts the editor into its place on the page, and connects it with Gradio: `server` answers, `props` hold what the page sends.
 import { createElement, createRoot } from "./vendor/parts.js";
 import { Editor } from "./editor.js";
 import { App } from "./canvas.js";
@@ -20,7 +20,7 @@ export async function mount(home, { props, watch, server, fromForm, toForm }) {
   if (props.run) editor.takeRun(props.run);
   watch("run", () => editor.takeRun(props.run ?? null));
   watch("opened", () => props.opened && editor.open(JSON.parse(props.opened.graph), props.opened.name));
-  watch("message", () => props.message && editor.tell(props.message.text));
+  watch("message", () => props.message && editor.notify(props.message.text));
   return editor;
 }
 

@@ -58,13 +58,13 @@ function Head({ editor, id, node, declared, help, setHelp, state, status, stale 
         : html`<strong onDoubleClick=${() => editor.set({ naming: id })} title=${declared ? `${declared.title}: ${declared.help}` : node.kind}>${title}</strong>`}
       ${!naming && node.title !== null && declared && html`<small>${declared.title}</small>`}
       <span class="rsg-fill"></span>
-      ${state && html`<span class="rsg-state" data-testid="state">${MARKS[state]} ${stale ? "changed since" : told(state, status)}</span>`}
+      ${state && html`<span class="rsg-state" data-testid="state">${MARKS[state]} ${stale ? "changed since" : stateText(state, status)}</span>`}
       <button type="button" class="nodrag rsg-small" aria-label=${`Help on ${title}`} aria-pressed=${help} onClick=${() => setHelp(!help)}>?</button>
       <button type="button" class="nodrag rsg-small" aria-label=${`Menu of ${title}`} aria-haspopup="menu" onClick=${(event) => editor.openMenu(id, event)}>${icon("more")}</button>
     </header>`;
 }
 
-function told(state, status) {
+function stateText(state, status) {
   const seconds = status?.seconds;
   return state === "done" && seconds >= 0.1 ? `done, ${duration(seconds)}` : STATES[state] ?? state;
 }
@@ -147,7 +147,7 @@ function Fields({ editor, id, node, declared, place, faults, help }) {
   if (!fields.length && !unknown.length) return null;
   return html`
     <div class="rsg-fields">
-      ${fields.filter(seen).map((input) => html`<${Field} key=${input.name} editor=${editor} id=${id} input=${input} value=${node.inputs.get(input.name)} told=${faults.find((each) => each.input === input.name)?.message} help=${help} />`)}
+      ${fields.filter(seen).map((input) => html`<${Field} key=${input.name} editor=${editor} id=${id} input=${input} value=${node.inputs.get(input.name)} problem=${faults.find((each) => each.input === input.name)?.message} help=${help} />`)}
       ${unknown.map((name) => html`
         <div class="rsg-field" key=${`unknown ${name}`}>
           <b class="rsg-fault">There is no input ${name}.</b>
@@ -160,10 +160,10 @@ function Fields({ editor, id, node, declared, place, faults, help }) {
     </div>`;
 }
 
-function Field({ editor, id, input, value, told, help }) {
+function Field({ editor, id, input, value, problem, help }) {
   const linkable = useEditor(editor, (state) => state.linkable.has(input.type));
   const linked = isLink(value);
-  const wrong = linked ? told : fault(input, value) ?? told;
+  const wrong = linked ? problem : fault(input, value) ?? problem;
   const kind = control(input);
   const changed = value !== undefined && !linked;
   const normal = shown(input, undefined);
@@ -211,7 +211,7 @@ function choiceWords(input, choice) {
   return input.value_type === "bool" ? { true: "on", false: "off" }[choice] : choice;
 }
 
-// ---- what a run has told
+// ---- what a run has reported
 
 function Standing({ editor, status, stale, title }) {
   const share = status.total > 0 ? Math.min(1, status.done / status.total) : null;

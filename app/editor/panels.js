@@ -53,10 +53,10 @@ function RunLine({ editor, run }) {
     return () => clearInterval(timer);
   }, [running]);
   if (run === null) return null;
-  const told = run.nodes.filter((node) => node.state !== "muted");
-  const over = told.filter((node) => !["waiting", "running"].includes(node.state)).length;
+  const counted = run.nodes.filter((node) => node.state !== "muted");
+  const over = counted.filter((node) => !["waiting", "running"].includes(node.state)).length;
   const seconds = Math.max(0, (running ? Date.now() / 1000 : (run.ended ?? run.started)) - run.started);
-  const words = running && run.state === "running" ? `Running: ${over} of ${told.length} nodes, ${duration(Math.round(seconds))}` : RUN_WORDS[run.state];
+  const words = running && run.state === "running" ? `Running: ${over} of ${counted.length} nodes, ${duration(Math.round(seconds))}` : RUN_WORDS[run.state];
   const mine = run.run === ranAs;
   if (!mine && !running) return null;
   return html`

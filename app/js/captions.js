@@ -6,7 +6,7 @@
 
 const box = element.querySelector('.rs-set');
 const STORE = 'rollout-studio-captions';
-const kept = window.rolloutStudioCaptions || (window.rolloutStudioCaptions = {drafts: stored(), told: ''});
+const kept = window.rolloutStudioCaptions || (window.rolloutStudioCaptions = {drafts: stored(), sent: ''});
 let areas = new Map();
 let signature = '';
 let later = null;
@@ -37,7 +37,7 @@ function unsavedAnywhere() {
 }
 
 // What Python knows of the drafts; also into the browser's own storage, for a reload.
-function tell() {
+function report() {
   if (later) { clearTimeout(later); later = null; }
   const shown = props.shown;
   const now = JSON.stringify({folder: shown.folder, page: wanted ? wanted.page : shown.page, drafts: live()});
@@ -47,7 +47,7 @@ function tell() {
   } catch (error) { /* full or switched off: they stay in memory */ }
 }
 
-function send(event, data) { tell(); trigger(event, data || {}); }
+function send(event, data) { report(); trigger(event, data || {}); }
 
 function make(tag, className, text) {
   const made = document.createElement(tag);
@@ -70,7 +70,7 @@ function typed(item, text) {
   else mine[item.name] = {text, was: mine[item.name] ? mine[item.name].was : item.caption};
   bar();
   if (later) clearTimeout(later);
-  later = setTimeout(() => { tell(); trigger('input', {}); }, 500); // the checks follow
+  later = setTimeout(() => { report(); trigger('input', {}); }, 500); // the checks follow
 }
 
 function marks(item) {
@@ -102,7 +102,7 @@ function card(item) {
     area.rows = 2; area.spellcheck = true;
     area.setAttribute('aria-label', `Caption of ${item.name}`);
     area.addEventListener('input', () => { typed(item, area.value); area.classList.toggle('rs-draft', item.name in drafts()); });
-    area.addEventListener('change', () => { tell(); });
+    area.addEventListener('change', () => { report(); });
     figure.append(area);
   } else figure.append(make('figcaption', '', item.caption || item.fallback));
   let row = marks(item);
@@ -148,9 +148,9 @@ function bar() {
   place.classList.toggle('rs-unsaved', names.length > 0);
   place.querySelector('.rs-save').disabled = place.querySelector('.rs-discard').disabled = names.length === 0;
   const away = names.length - here;
-  const said = place.querySelector('.rs-said');
-  if (names.length === 0) said.textContent = shown.hint;
-  else said.replaceChildren(make('b', '', `${names.length} caption${names.length === 1 ? '' : 's'} changed and not saved yet`
+  const hint = place.querySelector('.rs-hint');
+  if (names.length === 0) hint.textContent = shown.hint;
+  else hint.replaceChildren(make('b', '', `${names.length} caption${names.length === 1 ? '' : 's'} changed and not saved yet`
     + `${away ? ` (${away} on other pages)` : ''}.`), ` ${shown.where}`);
 }
 
@@ -165,14 +165,14 @@ function tools(shown) {
     bar(); send('input');
   });
   buttons.append(insert, save, discard);
-  row.append(make('span', 'rs-said'), buttons);
+  row.append(make('span', 'rs-hint'), buttons);
   return row;
 }
 
 function take(shown) {
   // Once for each answer: what was saved is no draft any more, what was proposed becomes one.
-  if (shown.stamp === kept.told) return;
-  kept.told = shown.stamp;
+  if (shown.stamp === kept.sent) return;
+  kept.sent = shown.stamp;
   if (shown.moved_from && kept.drafts[shown.moved_from]) { // the set was copied: its drafts go along
     kept.drafts[shown.folder] = {...kept.drafts[shown.moved_from], ...kept.drafts[shown.folder]};
     delete kept.drafts[shown.moved_from];
@@ -215,7 +215,7 @@ function draw() {
   undo(shown);
   lost(shown);
   bar();
-  tell();
+  report();
 }
 
 function undo(shown) {
@@ -233,10 +233,10 @@ function lost(shown) {
   if (old) old.remove();
   const names = Object.keys(drafts());
   if (shown.total > 0 || names.length === 0) return;
-  const told = make('div', 'rs-lost');
-  told.append(make('p', '', 'Captions that you typed for this folder and did not save; they come back with its pictures:'));
-  told.append(make('pre', '', names.map((name) => `${name}: ${drafts()[name].text}`).join('\n')));
-  box.append(told);
+  const note = make('div', 'rs-lost');
+  note.append(make('p', '', 'Captions that you typed for this folder and did not save; they come back with its pictures:'));
+  note.append(make('pre', '', names.map((name) => `${name}: ${drafts()[name].text}`).join('\n')));
+  box.append(note);
 }
 
 if (!kept.guarded) {

@@ -126,10 +126,12 @@ def chart(
     )
     y_labels = "".join(f'<span style="top:{down(y) / 10:.2f}%">{text(quantity(y))}</span>' for y in y_ticks)
     x_labels = "".join(f'<span style="left:{across(x) / 10:.2f}%">{text(quantity(x, 6))}</span>' for x in x_ticks)
-    said = f"{title}. {y_label} over {x_label}: " + "; ".join(_said(line) for line in lines if not line.faint)
+    description = f"{title}. {y_label} over {x_label}: " + "; ".join(
+        _described(line) for line in lines if not line.faint
+    )
     return (
         f'<div class="rs-chart">{head}<div class="rs-plot" style="height:{height}px"><div class="rs-y">{y_labels}</div>'
-        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(said)}">{grid}{drawn}</svg></div>'
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(description)}">{grid}{drawn}</svg></div>'
         f'<div class="rs-x">{x_labels}</div><div class="rs-x-name">{text(x_label)}{" · " + text(y_label) if y_label else ""}</div></div>'
     )
 
@@ -176,6 +178,6 @@ def _dots(line: Line, across, down) -> str:
     return "".join(f"M{across(x):.1f} {down(y):.1f}h0" for x, y in points if math.isfinite(x) and math.isfinite(y))
 
 
-def _said(line: Line) -> str:
+def _described(line: Line) -> str:
     last = next((y for y in reversed(line.ys) if math.isfinite(y)), None)
     return f"{line.name} is {quantity(last)} at the end" if last is not None else f"{line.name} has no values"

@@ -43,8 +43,8 @@ def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = Non
         return {**out, "note": f"This folder cannot be read ({error.strerror}). Go up, or choose another place."}
     tellable = sorted((name for name in names if is_text(name)), key=lambda name: (name.casefold(), name))
     for name in tellable[:_MOST_SHOWN]:
-        said, fits = mark(folder / name, want) if len(out["folders"]) < _MOST_MARKED else ("", False)
-        out["folders"].append({"name": name, "path": str(folder / name), "mark": said, "fits": fits})
+        marked, fits = mark(folder / name, want) if len(out["folders"]) < _MOST_MARKED else ("", False)
+        out["folders"].append({"name": name, "path": str(folder / name), "mark": marked, "fits": fits})
     notes = []
     if len(tellable) > _MOST_SHOWN:
         notes.append(f"{len(tellable) - _MOST_SHOWN} more folders are not listed: type the path into the field above.")

@@ -1,6 +1,6 @@
 """The page's side of the preview worker: one process for all viewers, started when first wanted, restarted after a crash.
 
-No torch here. `request` gives a ticket at once; `state` tells how far it is, at any time. What was asked
+No torch here. `request` gives a ticket at once; `state` reports how far it is, at any time. What was asked
 before is answered from the shown files; what two viewers ask at once is measured once; what no viewer waits for any more is
 cancelled. A request for the weights of a running run goes to that run.
 """
@@ -22,7 +22,7 @@ from ...core.look.preview.request import PreviewError, located_in
 from ...core.look.sample_request import read_request
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
-from .preview_jobs import Job, PreviewState, ask_run, look_at_run
+from .preview_jobs import Job, PreviewState, ask_run, poll_run
 from .preview_process import PreviewProcess, end
 
 WORKER = (sys.executable, "-m", "rollout_studio.core.look.preview.worker")
@@ -119,7 +119,7 @@ class PreviewClient:
             if job is None:
                 return PreviewState("unknown", message="This preview is no longer kept.", remedy="Ask for it again.")
             if job.run is not None and job.ended is None:
-                look_at_run(job)
+                poll_run(job)
                 self._settled(job)
             if ticket not in job.tickets and job.ended is None:  # this one was given up, the job goes on for others
                 return PreviewState("cancelled")

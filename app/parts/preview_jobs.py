@@ -15,7 +15,7 @@ from ...core.look.preview.request import PreviewError, located_in
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 
-LIVE_LOOK_S = 0.3  # between two looks into a run's events
+LIVE_POLL_S = 0.3  # between two polls of a run's events
 
 Status = Literal["waiting", "working", "done", "failed", "cancelled", "unknown"]
 
@@ -26,7 +26,7 @@ class PreviewState:
 
     `result` is there when it is done, and before that as soon as the filmstrips are (`status` is then still working);
     `preview.show` says what it holds, its paths are absolute and lie inside the client's folder. `share` 0..1 and `what`
-    tell the progress. `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
+    report the progress. `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
     `cached`: it was known already. `seconds`: since the request, or what it took.
     """
 
@@ -66,7 +66,7 @@ class Job:
     # where a running run answers
     run: RunDir | None = None
     offset: int = 0
-    looked: float = 0.0
+    polled: float = 0.0
 
     def end(self, status: Status, message: str = "", remedy: str = "") -> None:
         self.status, self.problem, self.ended = status, (message, remedy), time.monotonic()
@@ -82,11 +82,11 @@ def ask_run(job: Job, run: RunDir, record: Mapping[str, Any]) -> None:
     job.message["command"] = run.send("drift", request=dict(record))
 
 
-def look_at_run(job: Job) -> None:
+def poll_run(job: Job) -> None:
     """Whether the run has answered; looked up at most a few times a second, however many ask."""
-    if time.monotonic() - job.looked < LIVE_LOOK_S:
+    if time.monotonic() - job.polled < LIVE_POLL_S:
         return
-    job.looked, mine = time.monotonic(), job.message["command"]
+    job.polled, mine = time.monotonic(), job.message["command"]
     alive = job.run.owner() is not None  # before the events: its last words count
     events, job.offset = job.run.events(job.offset)
     for event in events:

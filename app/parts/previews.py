@@ -96,7 +96,7 @@ class Previews:
         return self._url(copy)
 
     def named(self, source: Path, name: str, folder: Path | None = None) -> str:
-        """The address of a file to download under another name: the server tells a browser the name that the file has on disk.
+        """The address of a file to download under another name: the server sends a browser the name that the file has on disk.
 
         Args:
             source: the file; linked where that is possible, else copied.

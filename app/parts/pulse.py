@@ -41,5 +41,5 @@ class Pulse:
         )  # fmt: skip
 
     def known(self, viewer: str | None) -> dict[Any, Any]:
-        """The update that tells the browser its own session."""
+        """The update that sends the browser its own session."""
         return {self.component: gr.HTML(viewer=viewer)}

@@ -1,4 +1,4 @@
-"""What all viewers of one page share: the runs folder, looked at once however many browsers ask; and the queue's pump."""
+"""What all viewers of one page share: the runs folder, polled once however many browsers ask; and the queue's pump."""
 
 import hashlib
 import threading
@@ -14,7 +14,7 @@ from ...core.runs.store import RunStore
 from .preview_client import PreviewClient
 from .previews import Previews
 
-_LOOK_EVERY_S = 1.0
+_POLL_EVERY_S = 1.0
 _PUMP_EVERY_S = 2.0
 
 
@@ -30,7 +30,7 @@ class Watch:
         self.store = RunStore(runs_dir)
         self.previews = Previews()
         self._lock = threading.Lock()
-        self._looked = self._pumped = float("-inf")
+        self._polled = self._pumped = float("-inf")
         self._runs: list[RunSummary] = []
         self._preview_client: PreviewClient | None = None
         self.waiting: list[str] = []
@@ -63,18 +63,18 @@ class Watch:
                 try:
                     self.store.reconcile()
                     if self.store.pump():
-                        self._looked = float("-inf")
+                        self._polled = float("-inf")
                 except StorageError as error:
                     self.problem = f"{error} Until then no waiting run starts."
                 self._pumped = time.monotonic()
-            if fresh or now - self._looked > _LOOK_EVERY_S:
+            if fresh or now - self._polled > _POLL_EVERY_S:
                 try:
                     self._runs = self.store.list()
                     queued = any(run.state == "queued" for run in self._runs)
                     self.waiting = [job.run for job in self.store.queue()] if queued else []
                 except StorageError as error:
                     self.problem = str(error)
-                self._looked = time.monotonic()
+                self._polled = time.monotonic()
             return self._runs
 
     def run(self, name: str | None) -> RunSummary | None:

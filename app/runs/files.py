@@ -22,7 +22,7 @@ class DiskUse:
         self._known: dict[str, tuple[Any, int]] = {}
 
     def of(self, run: RunSummary, log: RunLog) -> int:
-        """Bytes on the disk; walks through the run's folder when something new was saved."""
+        """Bytes on the disk; goes through the run's folder when something new was saved."""
         mark = (run.created, run.state, len(log.samples), len(log.drifts), log.saved, log.exported, log.answered)
         known = self._known.get(run.name)
         if known is None or known[0] != mark:

@@ -38,7 +38,7 @@ def requests_card(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> s
                 else " It is on Samples and drift."
             )
             lines.append(f"<b>{words}</b>: done at step {text(event.get('step'))}, after {duration(took)}.{where}")
-    return f'<div class="rs-asked" role="status">{"<br>".join(lines)}</div>' if lines else ""
+    return f'<div class="rs-requests" role="status">{"<br>".join(lines)}</div>' if lines else ""
 
 
 def messages(run: RunSummary, log: RunLog) -> str:

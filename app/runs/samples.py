@@ -6,7 +6,7 @@ from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
 from ..parts.watch import Watch
 from ..parts.words import text
-from .parts import picture
+from .shared import picture
 
 _MOST_COLUMNS = 12
 

@@ -22,9 +22,9 @@ from .curves import curves
 from .files import DiskUse, files_card
 from .head import head, silent_for
 from .messages import messages, requests_card
-from .parts import Changes, course
 from .run_list import run_choices, storage_card
 from .samples import glance, samples_grid
+from .shared import Changes, drift_over_training
 from .try_it.panel import TryPanel
 
 _CURVE_POINTS = 400  # a long run's curves move by less than a pixel with each step: they are drawn again so many times
@@ -62,7 +62,7 @@ class RunsTab:
                         self.glance = gr.HTML(elem_id="run-glance", elem_classes="rs-maybe")
                     with gr.Tab("Samples and drift", id="run-look") as look:
                         self.samples = gr.HTML(elem_id="run-samples", elem_classes="rs-maybe")
-                        self.course = gr.HTML(elem_id="run-course", elem_classes="rs-maybe")
+                        self.over_training = gr.HTML(elem_id="run-drift-over-training", elem_classes="rs-maybe")
                         self.drift = gr.HTML(elem_id="run-drift", elem_classes="rs-maybe")
                     with gr.Tab("Try it", id="run-try") as try_it:
                         self.try_it = TryPanel(watch)
@@ -86,7 +86,7 @@ class RunsTab:
     def _of_one_run(self) -> dict[str, gr.HTML]:
         """The parts below the head, by name."""
         return {"requests": self.requests, "messages": self.messages, "charts": self.charts, "glance": self.glance, "files": self.files,
-                "samples": self.samples, "course": self.course, "drift": self.drift, "log": self.log}  # fmt: skip
+                "samples": self.samples, "over_training": self.over_training, "drift": self.drift, "log": self.log}  # fmt: skip
 
     def view(self, chosen: str | None, seen: dict[str, str], viewer: str | None = None) -> dict[Any, Any]:
         """Updates for one viewer who looks at the run `chosen` and was last shown `seen` (changed in place).
@@ -137,7 +137,7 @@ class RunsTab:
         draw("glance", lambda: glance(run, log, self.watch), log.samples)
         draw("files", lambda: files_card(run, log, self.watch), log.exported, log.saved, run.last_checkpoint)
         draw("samples", lambda: samples_grid(run, log, self.watch), log.samples)
-        draw("course", lambda: course(run, log), log.drifts, run.total_steps)
+        draw("over_training", lambda: drift_over_training(run, log), log.drifts, run.total_steps)
         draw("drift", lambda: self._newest_drift(run, log), log.drifts)
         log_size = directory.log_path.stat().st_size if directory.log_path.exists() else 0
         draw("log", lambda: _log_tail(directory, log_size), log_size)

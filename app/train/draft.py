@@ -20,7 +20,7 @@ class Draft:
         self.state = gr.BrowserState(None, storage_key="rollout-studio-form", secret="the form of this page")
 
     def kept(self, config: RunConfig, preset: str, name: str | None) -> dict[Any, Any]:
-        """The update that keeps a config, the preset it is told against, and the run's name."""
+        """The update that keeps a config, the preset it is compared with, and the run's name."""
         return {self.state: {"changes": differences(config), "preset": preset, "name": name}}
 
     @staticmethod

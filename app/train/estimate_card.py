@@ -20,7 +20,7 @@ def takes_line(found: Estimate) -> str:
 
 def _time(found: Estimate) -> str:
     return (
-        "a time that only its first steps will tell"
+        "a time that its first steps will show"
         if found.time.steps_s is None
         else f"{_span(found.time.steps_s)} of training"
     )
@@ -38,21 +38,21 @@ def takes_card(found: Estimate, config: RunConfig) -> str:
     """Time, memory and disk with their ranges and where each comes from."""
     time, memory, disk = found.time, found.memory, found.disk
     steps = config.training.max_train_steps
-    about_time = time.said
+    about_time = time.explanation
     if time.steps_s is not None:
-        about_time = f"most likely {duration(time.steps_s.likely)}; {steps} steps, a plain one {duration_of_step(time.plain_step_s)}; {time.said}."
+        about_time = f"most likely {duration(time.steps_s.likely)}; {steps} steps, a plain one {duration_of_step(time.plain_step_s)}; {time.explanation}."
         about_time += (
             f" Beside its steps the last such run took {duration(time.beside_s)}."
             if time.beside_s is not None
             else " Samples, drift pictures and opening the model come on top."
         )
-    about_memory = memory.said
+    about_memory = memory.explanation
     if memory.total is not None:
         parts = ", ".join(f"{_WHAT[name]} {size(count)}" for name, count in memory.parts.items())
-        about_memory = f"{_range(memory.total, size)}; {memory.said}: {parts}."
-    about_disk = found.disk_said
+        about_memory = f"{_range(memory.total, size)}; {memory.explanation}: {parts}."
+    about_disk = found.disk_explanation
     if disk is not None:
-        about_disk = f"{size(disk.run)} in the run's folder, {size(disk.cache)} of prepared pictures and captions; {found.disk_said}."
+        about_disk = f"{size(disk.run)} in the run's folder, {size(disk.cache)} of prepared pictures and captions; {found.disk_explanation}."
     cells = (
         ("Time", "not known yet" if time.steps_s is None else _span(time.steps_s), about_time),
         ("Memory", "not known" if memory.total is None else f"about {size(memory.total.likely)}", about_memory),
@@ -76,8 +76,8 @@ def _span(span: Span) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _range(span: Span, said) -> str:
-    return f"between {said(span.low)} and {said(span.high)}"
+def _range(span: Span, written) -> str:
+    return f"between {written(span.low)} and {written(span.high)}"
 
 
 def _capital(words: str) -> str:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.before.effects import Example, Offset, Walk
+from ...core.before.effects import Example, Offset
 from ...core.before.run_schedule import RunSchedule
 from ...core.maths.grid import Level
 from ..parts.words import quantity, text
@@ -18,18 +18,16 @@ _EACH_UP_TO = 12
 """So many offsets get a bar, an arrow and a number each; of more, only some do."""
 
 
-def grid_picture(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
+def grid_picture(example: Example, solver: str, control: bool = False) -> str:
     """The drawing as HTML.
 
     Args:
-        walked_as: the solver, for people ("unipc of order 2").
+        solver: the solver, for people ("unipc of order 2").
         control: chosen rows stay at their start (`source_noise`): no arrows.
     """
-    description = described(example, walk, walked_as, control)
+    description = described(example, solver, control)
     wide, narrow = (_drawn(example, control, width, description) for width in (_WIDE, _NARROW))
-    return (
-        f'<div class="rs-walk"><div class="rs-walk-wide">{wide}</div><div class="rs-walk-narrow">{narrow}</div></div>'
-    )
+    return f'<div class="rs-grid-picture"><div class="rs-grid-picture-wide">{wide}</div><div class="rs-grid-picture-narrow">{narrow}</div></div>'
 
 
 def step_picture(schedule: RunSchedule, start: Level) -> str:
@@ -54,10 +52,10 @@ def step_picture(schedule: RunSchedule, start: Level) -> str:
         drawn.append(
             f'<svg viewBox="0 0 {width} 122" width="{width}" height="122" role="img" aria-label="{text(description)}">{line}{words}</svg>'
         )
-    return f'<div class="rs-walk"><div class="rs-walk-wide">{drawn[0]}</div><div class="rs-walk-narrow">{drawn[1]}</div></div>'
+    return f'<div class="rs-grid-picture"><div class="rs-grid-picture-wide">{drawn[0]}</div><div class="rs-grid-picture-narrow">{drawn[1]}</div></div>'
 
 
-def described(example: Example, walk: Walk, walked_as: str, control: bool = False) -> str:
+def described(example: Example, solver: str, control: bool = False) -> str:
     """The drawing in words, for screen readers."""
     far, name = example.farthest, _coordinate(example)
     chances = "; ".join(f"{offset.k} steps: {_percent(offset.chance)}" for offset in _chosen(example.offsets, 6))
@@ -68,7 +66,7 @@ def described(example: Example, walk: Walk, walked_as: str, control: bool = Fals
     cut = f", here cut to {far.actual} because beyond it only noise is left" if far.actual < far.k else ""
     goes = (
         "and is trained right there, as a plain row" if control
-        else f"and walks back step by step, {walked_as}"
+        else f"and is denoised step by step, {solver}"
     )  # fmt: skip
     return f"{first}{cut}, at {name} {quantity(far.start.sigma)}, {goes}. The chance of each offset: {chances}." + (
         ""
@@ -268,7 +266,7 @@ def _levels(lens: _Lens) -> list[str]:
     parts = [f'<path d="M{x(0) - 26:.1f} {line}H{x(lens.last) + 26:.1f}" class="rs-w-axis"/>']
     for offset in shown:
         kind = "rs-w-target" if offset.k == 0 else "rs-w-cut" if offset.actual < offset.k else "rs-w-node"
-        name = "no walk" if offset.k == 0 and lens.gap >= 48 else f"+{offset.k}" if offset.k else "0"
+        name = "plain" if offset.k == 0 and lens.gap >= 48 else f"+{offset.k}" if offset.k else "0"
         parts.append(f'<circle cx="{x(offset.k):.1f}" cy="{line}" r="5.5" class="{kind}"/>')
         parts.append(_label(x(offset.k), lens.base + 16, name, kind="rs-w-quiet"))
         if offset.actual == offset.k and (lens.gap >= 40 or offset.k in (0, far.actual) or not lens.few):

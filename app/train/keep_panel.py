@@ -1,4 +1,4 @@
-"""Keep these settings as a preset of one's own, and bring settings in: from a config.json, a LoRA file, or another run."""
+"""Save these settings as an own preset, and import settings from a config.json, a LoRA file, or another run."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import gradio as gr
 from ...core.config import OPTIONS, config_to_flat, preset_names, read_preset
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
-from ...core.foreign.importing import Imported, import_file, import_run, shown_value, told, whose
+from ...core.foreign.importing import Imported, import_file, import_run, possessive, shown_value, summary
 from ...core.runs.errors import RunError
 from ..parts.cards import problems
 from ..parts.forms import Form, label
@@ -27,10 +27,10 @@ class KeepPanel:
     def __init__(self, form: Form, watch: Watch, preset: gr.components.Component) -> None:
         self.form, self.watch, self.preset = form, watch, preset
         runs_dir = watch.store.root
-        with gr.Accordion("Keep these settings, or bring some in", open=False, elem_id="keep") as self.fold:
+        with gr.Accordion("Save or import settings", open=False, elem_id="keep") as self.fold:
             with gr.Row(elem_classes="rs-keep"):
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Keep as a preset of your own</h4>", padding=False)
+                    gr.HTML("<h4>Save as a preset of your own</h4>", padding=False)
                     with gr.Row():
                         self.title = gr.Textbox(label="Title", placeholder="My cat, strong rollout", max_lines=1, elem_id="keep-title", min_width=160,
                                                 info="What its card above will say.")  # fmt: skip
@@ -49,12 +49,12 @@ class KeepPanel:
                         )
                     self.broken = gr.HTML(_broken_card(runs_dir), elem_id="keep-broken", elem_classes="rs-maybe")
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Bring settings in</h4>", padding=False)
+                    gr.HTML("<h4>Import settings</h4>", padding=False)
                     self.file = gr.File(
                         label="A config.json or a LoRA file",
                         type="filepath",
                         height=160,
-                        elem_id="bring-file",
+                        elem_id="import-file",
                         file_types=[".json", ".safetensors"],
                     )
                     gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, the arguments of a diffusers DreamBooth script as JSON, or a LoRA file that was trained here. '
@@ -65,10 +65,10 @@ class KeepPanel:
                             value=None,
                             label="Or the settings of a run",
                             filterable=False,
-                            elem_id="bring-run",
+                            elem_id="import-run",
                         )
-                        self.take = gr.Button("Take them", elem_id="bring-take", min_width=110, interactive=False)
-            self.told = gr.HTML(elem_id="bring-told", elem_classes="rs-maybe")
+                        self.take = gr.Button("Import", elem_id="import-take", min_width=110, interactive=False)
+            self.report = gr.HTML(elem_id="import-report", elem_classes="rs-maybe")
 
     @property
     def inputs(self) -> list[Any]:
@@ -77,7 +77,7 @@ class KeepPanel:
     @property
     def outputs(self) -> list[Any]:
         return [self.title, self.name, self.save, self.replace, self.saved, self.own, self.mine, self.delete, self.sure, self.broken, self.file, self.run, self.take,
-                self.told]  # fmt: skip
+                self.report]  # fmt: skip
 
     def drawn(self, config: Any, preset: str) -> dict[Any, Any]:
         return {}
@@ -108,7 +108,7 @@ class KeepPanel:
         )
         self.sure.click(lambda given: self.on_delete(page, given), named, page.outputs, **QUICK)
         self.run.change(lambda run: gr.update(interactive=run is not None), self.run, self.take, **QUICK)
-        slow = {"show_progress_on": [self.told], **SLOW}
+        slow = {"show_progress_on": [self.report], **SLOW}
         self.file.upload(lambda given: self.on_file(page, given), {*page.inputs, self.file}, page.outputs, **slow)
         self.take.click(lambda given: self.on_run(page, given), {*page.inputs, self.run}, page.outputs, **slow)
         # On every arrival (`TrainTab.restored`) and whenever the fold is opened: other viewers and the command line keep presets and make runs too.
@@ -185,7 +185,7 @@ class KeepPanel:
         }
         if Path(given[self.preset]).stem != name or given[self.preset] in preset_names():
             return gone
-        # The one that was chosen: the form stays as it is, and the differences are told from the first preset.
+        # The one that was chosen: the form stays as it is, and the differences are shown against the first preset.
         first = preset_names()[0]
         gone |= self.chosen(first, model)
         try:
@@ -208,7 +208,7 @@ class KeepPanel:
         try:
             imported = read()
         except (ConfigError, RunError, OSError) as error:
-            return {self.told: problems(_faults(error), f"Nothing was taken from {source}")}
+            return {self.report: problems(_faults(error), f"Nothing was imported from {source}")}
         # The card that is chosen must be about what was brought in: where another one is about its model, that one.
         chosen, model = given[self.preset], imported.config.model.pretrained_model_name_or_path
         known = shipped_with(model)
@@ -220,11 +220,11 @@ class KeepPanel:
         return {
             **page.filled(given, imported.config, preset=chosen),
             **self.chosen(chosen, model),
-            self.told: told_card(imported),
+            self.report: import_card(imported),
         }
 
 
-def told_card(imported: Imported) -> str:
+def import_card(imported: Imported) -> str:
     """What was taken, what means something else there, what must be filled in again, and what was left out with its reason."""
     fill_in = "".join(f"<li>{text(label(OPTIONS[name]))} <code>{text(name)}</code></li>" for name in imported.fill_in)
     remarks = "".join(f"<li>{text(remark)}</li>" for remark in imported.remarks)
@@ -233,7 +233,7 @@ def told_card(imported: Imported) -> str:
         for key, value, why in imported.left_out[:_LEFT_OUT_SHOWN]
     )
     more = len(imported.left_out) - _LEFT_OUT_SHOWN
-    parts = [f"<p>{text(told(imported))}</p>"]
+    parts = [f"<p>{text(summary(imported))}</p>"]
     if fill_in:
         parts.append(f"<h5>Fill in again</h5><ul>{fill_in}</ul>")
     if remarks:
@@ -242,7 +242,7 @@ def told_card(imported: Imported) -> str:
         flat = config_to_flat(imported.config)
         names = ", ".join(f"{text(name)} {text(shown_value(flat[name]))}" for name in imported.assumed)
         parts.append(
-            f"<details><summary>{text(whose(imported.program))} defaults that were put in</summary><p>{names}</p></details>"
+            f"<details><summary>{text(possessive(imported.program))} defaults that were put in</summary><p>{names}</p></details>"
         )
     if left:
         parts.append(f"<h5>Left out</h5><ul>{left}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>")

@@ -63,7 +63,7 @@ class ModelPanel:
         return [self.preset, self.held, self.about, self.checked]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
-        return self.told(preset, config.model.pretrained_model_name_or_path)
+        return self.cards(preset, config.model.pretrained_model_name_or_path)
 
     @staticmethod
     def _as_shown(config: RunConfig) -> list[Any]:
@@ -79,7 +79,7 @@ class ModelPanel:
         now = [given[self.form.components[name]] for name in _MODEL]
         return {} if now == given[self.held] else {self.held: now, self.checked: ""}
 
-    def told(self, preset: str, model: Any) -> dict[Any, Any]:
+    def cards(self, preset: str, model: Any) -> dict[Any, Any]:
         """Updates of the cards and the words below them for the model that the form names; `model` as the field holds it, right or wrong."""
         return {
             self.about: about(preset, model),
@@ -111,17 +111,17 @@ class ModelPanel:
                     **page.refused(given, error),
                     field: path,
                     **self.changed(given),
-                    self.checked: self.look(given),
+                    self.checked: self.model_report(given),
                 }
-            return {**page.filled(given, config, [_NAME]), self.checked: self.look(given)}
+            return {**page.filled(given, config, [_NAME]), self.checked: self.model_report(given)}
 
         field = page.form.components[_NAME]
         self.preset.input(on_preset, page.inputs, page.outputs, **QUICK)
-        self.check.click(self.look, page.inputs, self.checked, show_progress_on=[self.checked], **SLOW)
+        self.check.click(self.model_report, page.inputs, self.checked, show_progress_on=[self.checked], **SLOW)
         field.input(lambda: "", None, self.checked, **QUICK)
         self.browser.wire(field, page.inputs, page.outputs, use)
 
-    def look(self, given: Mapping[Any, Any]) -> str:
+    def model_report(self, given: Mapping[Any, Any]) -> str:
         """The model that the form names, checked; a hub id is asked for at the hub where there is a network."""
         from ...core.before.model_check import check_model
 
@@ -141,7 +141,7 @@ class ModelPanel:
 def preset_choices(runs_dir: Path | None = None, chosen: str | None = None, model: Any = None) -> list[tuple[str, str]]:
     """(title, key) of every preset: those that come along, then the person's own of this runs folder, with a mark.
 
-    `chosen`, `model`: where the form, started from the chosen one, names another model than it, that card tells of this model.
+    `chosen`, `model`: where the form, started from the chosen one, names another model than it, that card describes this model.
     """
     own = [] if runs_dir is None else own_presets(runs_dir)[0]
     shipped = [read_preset(name) for name in preset_names()]
@@ -174,7 +174,7 @@ def is_folder(model: str) -> bool:
     """Whether an option names a folder of this computer that is there."""
     try:
         return Path(model).expanduser().is_dir()
-    except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home that nobody has: no folder
+    except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home folder that does not exist
         return False
 
 
@@ -194,7 +194,7 @@ def shipped_with(model: str) -> Preset | None:
 
 
 def needs_of(model: str) -> str:
-    """What a person must have for a model, as far as its name tells; quick, and without a network."""
+    """What a person must have for a model, as far as its name shows; quick, and without a network."""
     model = model.strip()
     if model in MODELS:
         return "Nothing for the model: it comes along. No download, no graphics card."
@@ -202,8 +202,8 @@ def needs_of(model: str) -> str:
     if known is not None:
         return known.needs
     if is_folder(model):
-        return "No download: the model lies on this computer. A graphics card, unless the model is small; “Check this model” tells its size."
-    return "A download, unless the model is on this computer already; and a graphics card, unless it is small. “Check this model” tells."
+        return "No download: the model lies on this computer. A graphics card, unless the model is small; “Check this model” shows its size."
+    return "A download, unless the model is on this computer already; and a graphics card, unless it is small. “Check this model” shows it."
 
 
 def about(name: str, model: Any = None) -> str:

@@ -37,7 +37,7 @@ def is_built_in(folder: str | None) -> bool:
     """Whether an option names pictures that come along."""
     try:
         return folder is not None and located(folder).resolve().is_relative_to(ASSETS.resolve())
-    except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home that nobody has
+    except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home folder that does not exist
         return False
 
 
@@ -116,7 +116,7 @@ def prompts_from(captions: Iterable[str], instance_prompt: str | None) -> list[s
 
 
 @dataclass(frozen=True)
-class Told:
+class Message:
     """What stands by the pictures: markup ("" = nothing), and which of the three buttons are of use."""
 
     markup: str = ""
@@ -125,32 +125,33 @@ class Told:
     prompts: bool = False
 
 
-def told(config: RunConfig, preset: RunConfig) -> Told:
+def message(config: RunConfig, preset: RunConfig) -> Message:
     """What to say about the words of a form with own pictures, while some are empty or still the demo's."""
     now, its = config_to_flat(config), config_to_flat(preset)
     if not (is_own(now["instance_data_dir"]) and is_built_in(its["instance_data_dir"])):
-        return Told()
+        return Message()
     left = cleared(config, preset)
     empty = [name for name in WORDS if now[name] == _DEFAULTS[name] != its[name]]
     if not left and not empty:
-        return Told()
+        return Message()
     title = (
         "Your own pictures, but some settings are still the demo's"
         if left
-        else "Your own pictures: the demo's words are cleared"
+        else "Your own pictures: the demo's texts are cleared"
     )
-    why = "They tell what the demo's pictures show, so your pictures would be trained as something that they are not."
-    lines = [_line(name, f"{_said(its[name])}, as in the demo") for name in left]
+    why = "They describe the demo's pictures, so your pictures would be trained as something that they are not."
+    lines = [_line(name, f"{_written(its[name])}, as in the demo") for name in left]
     for name, hint in WORDS.items():
         if name not in left and now[name] != its[name]:
             lines.append(
                 _line(
-                    name, f"was {_said(its[name])}, is now {_said(now[name])}" + (f": {hint}" if name in empty else "")
+                    name,
+                    f"was {_written(its[name])}, is now {_written(now[name])}" + (f": {hint}" if name in empty else ""),
                 )
             )
     lines += _about_numbers(config, left, its)
     markup = f'<div class="rs-card rs-mild" role="status"><h4>{text(title)}</h4><p>{text(why)}</p><ul>{"".join(lines)}</ul></div>'
-    return Told(markup, bool(left), any(name not in left for name in empty), "validation_prompts" in empty)
+    return Message(markup, bool(left), any(name not in left for name in empty), "validation_prompts" in empty)
 
 
 def _about_numbers(config: RunConfig, left: dict[str, Any], its: dict[str, Any]) -> list[str]:
@@ -179,7 +180,7 @@ def _line(name: str, words: str) -> str:
     return f"<li><b>{text(label(OPTIONS[name]))}</b>: {text(words)}</li>"
 
 
-def _said(value: Any) -> str:
+def _written(value: Any) -> str:
     """A value for people."""
     if value is None or value == []:
         return "empty"

@@ -18,7 +18,7 @@ from ...core.before.effects import (
     example_row,
     idle_settings,
     least_noise_is_below_the_path,
-    longest_walk,
+    longest_rollout,
 )  # fmt: skip
 from ...core.before.loss_share import bands
 from ...core.before.remarks import rollout_remarks
@@ -43,11 +43,11 @@ OWN = "own numbers"
 _LEVEL_CHOICES = [("Off", "off"), ("Gentle", "gentle"), ("Strong", "strong"), ("Own numbers", OWN)]
 
 GROUPS = (
-    ("a", "How far and how often", "who is rolled out, and from where",
+    ("a", "How far and how often", "which rows are rolled out, and from where",
      (("max_step_offset",), ("probability",), ("prob_start", "prob_end"), ("ramp_steps", "start_step"), ("ramp_shape", "strategy"))),
-    ("b", "How it walks", "what one step is, and who takes it",
+    ("b", "Grid and solver", "what one step is, and which solver takes it",
      (("grid", "grid_steps"), ("sampler", "order"), ("guidance", "control"))),
-    ("c", "What it learns", "from the place where it arrives",
+    ("c", "What it learns", "from the state at the end of the rollout",
      (("target",), ("min_sigma", "snr_gamma"), ("reflexflow",), ("reflexflow_mode", "reflexflow_step_gradient"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
 )  # fmt: skip
 """Letter, title, what it is about, rows of options. An option of the section that is named nowhere here comes last."""
@@ -66,15 +66,15 @@ class RolloutPanel:
         self.form = form
         self.level = gr.Radio(
             choices=_LEVEL_CHOICES, value=level_of(config), label="Rollout: practise on its own output", elem_id="level",
-            info="Some rows of a batch start farther out in the noise; the model walks them back by itself and learns from where "
-            "it arrives. Gentle and strong are starting points; every number behind them is below.",
+            info="Some rows of a batch start farther out in the noise; the model denoises them itself, step by step, and learns "
+            "from the state that it reaches. Gentle and strong are starting points; every number behind them is below.",
         )  # fmt: skip
         self.picture = gr.HTML(picture(config), elem_id="rollout-picture")
         self.see = gr.Button(
-            "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.active
+            "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.is_active
         )
         with gr.Accordion(
-            "Scheduled sampling: every number", open=config.rollout.active, elem_id="rollout-numbers"
+            "Scheduled sampling: every number", open=config.rollout.is_active, elem_id="rollout-numbers"
         ) as self.numbers:
             for letter, title, about, rows in GROUPS:
                 gr.HTML(
@@ -109,20 +109,20 @@ class RolloutPanel:
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         idle, controls = idle_settings(config), self.form.components
         switched = {
-            control: gr.update(interactive=not config.rollout.active or PREFIX + name not in idle)
+            control: gr.update(interactive=not config.rollout.is_active or PREFIX + name not in idle)
             for name in EITHER_OR for control in (controls[PREFIX + name], self.form.sliders.get(PREFIX + name)) if control is not None
         }  # fmt: skip
         return {
             **switched,
             self.level: level_of(config),
             self.picture: picture(config),
-            self.see: gr.update(visible=config.rollout.active),
+            self.see: gr.update(visible=config.rollout.is_active),
             self.ramp: ramp_panel(config),
             self.learns: learning(config),
         }
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return {self.numbers: gr.update(open=config.rollout.active)}
+        return {self.numbers: gr.update(open=config.rollout.is_active)}
 
     def wire(self, page: FormPage) -> None:
         def on_level(given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -154,14 +154,14 @@ def level_of(config: RunConfig) -> str:
 
 def picture(config: RunConfig) -> str:
     """A rolled row at a glance, the cost, and what is without effect. With rollout off only a sentence."""
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return f'<div class="rs-roll"><p>{text(cost_sentence(config))}</p>{_without_effect(config)}</div>'
     example, control = example_row(config), config.rollout.control == "source_noise"
     if in_paper_mode(config):
         path = example.schedule.path
         drawn = step_picture(example.schedule, path.at(path.time_of_sigma(EXAMPLE_SIGMA)))
     else:
-        drawn = grid_picture(example, longest_walk(config), walker(config), control)
+        drawn = grid_picture(example, solver_words(config), control)
     floor = (
         ""
         if in_paper_mode(config)
@@ -173,26 +173,26 @@ def picture(config: RunConfig) -> str:
     return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
 
 
-def walker(config: RunConfig) -> str:
-    """Who walks, for people: "unipc of order 2, looking back at the step before"."""
-    rollout, walk = config.rollout, longest_walk(config)
+def solver_words(config: RunConfig) -> str:
+    """The solver in words: "unipc of order 2, which uses one previous step"."""
+    rollout, longest = config.rollout, longest_rollout(config)
     if in_paper_mode(config):
         return "one Euler step of any length (the paper's mode)"
     words = rollout.sampler
     if rollout.sampler in ("unipc", "dpm"):
-        looks = (
-            "without looking back"
+        history = (
+            "which uses no previous step"
             if rollout.order == 1
-            else "looking back at the step before"
+            else "which uses one previous step"
             if rollout.order == 2
-            else "looking back at two steps before"
+            else "which uses two previous steps"
         )
-        words = f"{rollout.sampler} of order {rollout.order}, {looks}"
+        words = f"{rollout.sampler} of order {rollout.order}, {history}"
     elif rollout.sampler == "rk4":
         words = "rk4, four evaluations of the network a step"
     if rollout.max_step_offset == 1 and rollout.sampler != "rk4":
         words += " (over one step euler, dpm and unipc are the same)"
-    if walk.forwards == 2:
+    if longest.forwards == 2:
         words += f", with guidance {quantity(rollout.guidance)}, which doubles each evaluation"
     return words
 
@@ -203,18 +203,18 @@ def _story(config: RunConfig) -> str:
     chosen = f"With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. Its picture gets extra noise: up to {far} grid step{'' if far == 1 else 's'} too much."
     if rollout.control == "source_noise":
         return (
-            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to tell what "
+            f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to measure what "
             "of a rollout's effect is only its noisier training.</li></ol>"
         )
     if in_paper_mode(config):
         return (
             f"<ol><li><b>Start.</b> With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. At the noise level that it drew it "
-            'learns as a plain row does.</li><li><b>Walk.</b> The answer that it learns on also takes one step towards the picture, of any length. '
+            'learns as a plain row does.</li><li><b>Rollout.</b> The answer that it learns on also takes one step towards the picture, of any length. '
             'Its mistake stays in.</li><li class="rs-at"><b>Learn again.</b> Where it arrives, a second pass is taught the direction away from the true '
             "picture. All other rows are plain.</li></ol>"
         )  # fmt: skip
     return (
-        f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Walk.</b> The model takes the noise away by itself: {text(walker(config))}. Its mistakes stay in.</li>"
+        f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Rollout.</b> The model takes the noise away by itself: {text(solver_words(config))}. Its mistakes stay in.</li>"
         '<li class="rs-at"><b>Learn.</b> Where it arrives, with those mistakes, it is taught '
         f"{'the way from there to the true picture' if rollout.target == 'consistent' else 'as if it had not drifted'}. All other rows are plain.</li></ol>"
     )
@@ -222,9 +222,9 @@ def _story(config: RunConfig) -> str:
 
 def cost_sentence(config: RunConfig) -> str:
     """What the rollout costs, in one sentence; an honest one when it is off."""
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return "No rollout: nothing is practised on the model's own output, and a step costs what a plain step costs."
-    if not config.rollout.walks:
+    if not config.rollout.rolls_out:
         return "No extra forwards: this is a control without rollouts, and a step costs what a plain step costs."
     cost, kind = rollout_cost(config), _plain_step(config)
     return (
@@ -240,16 +240,14 @@ def _plain_step(config: RunConfig) -> str:
 
 
 def _cost(config: RunConfig) -> str:
-    if not config.rollout.walks:
+    if not config.rollout.rolls_out:
         return f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
-    cost, walk = rollout_cost(config), longest_walk(config)
-    steps = f"{walk.steps} step{'' if walk.steps == 1 else 's'}"
-    parts = (
-        f"{steps} × {walk.evaluations * walk.forwards} forward{'' if walk.evaluations * walk.forwards == 1 else 's'}"
-    )
+    cost, longest = rollout_cost(config), longest_rollout(config)
+    steps = f"{longest.steps} step{'' if longest.steps == 1 else 's'}"
+    parts = f"{steps} × {longest.evaluations * longest.forwards} forward{'' if longest.evaluations * longest.forwards == 1 else 's'}"
     if in_paper_mode(config):
-        parts = f"a second gradient pass, {quantity(walk.second_pass)} forwards"
-    parts += " + 1 look at the clean state (ReflexFlow)" if walk.clean else ""
+        parts = f"a second gradient pass, {quantity(longest.second_pass)} forwards"
+    parts += " + 1 forward on the clean state (ReflexFlow)" if longest.clean else ""
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
     unknown = (
         " ReflexFlow is counted; it drops out if the model is not a flow model."
@@ -258,7 +256,7 @@ def _cost(config: RunConfig) -> str:
     )
     facts = (
         (f"+{quantity(cost.peak_forwards, 2)} forwards", "per row on average, at the highest chance"),
-        (f"up to {quantity(cost.most_forwards)}", f"for the longest walk: {parts}"),
+        (f"up to {quantity(cost.most_forwards)}", f"for the longest rollout: {parts}"),
         (f"{quantity(cost.peak_ratio, 3)}x", f"{_plain_step(config)}, at the highest chance"),
         (f"yours: {quantity(cost.mean_ratio, 3)}x", "on average over the whole run"),
     )
@@ -273,7 +271,7 @@ def _cost(config: RunConfig) -> str:
 def ramp_panel(config: RunConfig) -> str:
     """The chance of a rollout over the run, drawn, and its cost."""
     cost = f'<p class="rs-quiet">{text(cost_sentence(config))}</p>'
-    if not config.rollout.active:
+    if not config.rollout.is_active:
         return cost
     steps, rollout = config.training.max_train_steps, config.rollout
     # A jump is drawn as one: the step before it is a point too.
@@ -298,15 +296,15 @@ def ramp_panel(config: RunConfig) -> str:
 
 
 def learning(config: RunConfig) -> str:
-    """What a rolled row is taught, and how much contrast a walk leaves even to a perfect model."""
-    if not config.rollout.active:
+    """What a rolled row is taught, and how much contrast a rollout leaves even to a perfect model."""
+    if not config.rollout.is_active:
         return ""
     return f'<div class="rs-roll">{_loss(config)}{_blur(config)}{_carriers(config)}</div>'
 
 
 def _loss(config: RunConfig) -> str:
     rollout = config.rollout
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return "<p>The chosen rows have the plain loss at the noise level of their start.</p>"
     if in_paper_mode(config):
         plain = (
@@ -350,10 +348,12 @@ def _blur(config: RunConfig) -> str:
     rollout = config.rollout
     table = blur_table(config)
     if table is None or not table:
-        if not rollout.walks:
+        if not rollout.rolls_out:
             why = "No row is rolled out, so nothing is blurred by it."
         elif in_paper_mode(config):
-            why = "In the paper's mode the ordinary error is taken where the row starts, so the walk does not blur it."
+            why = (
+                "In the paper's mode the ordinary error is taken where the row starts, so the rollout does not blur it."
+            )
         elif table is None:
             why = 'How much the target "original" blurs is known for flow models only; for this one it is not.'
         else:
@@ -369,7 +369,7 @@ def _blur(config: RunConfig) -> str:
         " The grid is assumed (see above), and so are these numbers." if example_row(config).schedule.assumed else ""
     )
     return (
-        f'<div class="rs-scroll"><table class="rs-blur"><caption>Contrast that is left after a walk to a noise level</caption>'
+        f'<div class="rs-scroll"><table class="rs-blur"><caption>Contrast that is left after a rollout to a noise level</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div><p>{text(_blur_sentence(table))}</p>"
         f'<p class="rs-quiet">{text("Computed for random data (unit Gaussian), where it is known exactly; real pictures differ in size, not in kind. Short offsets, a chance below 1 and plain rows keep it small." + assumed)}</p>'
     )
@@ -383,18 +383,18 @@ def _cell(row: Blur, k: int) -> str:
 
 
 def _blur_sentence(table: list[Blur]) -> str:
-    """The farthest walk to the level at which most rows train."""
+    """The farthest rollout to the level at which most rows train."""
     row = next((each for each in table if each.sigma == 0.75), table[-1])
     k, (actual, factor) = list(row.factors.items())[-1]
     cut = f" (cut to {actual} here)" if actual < k else ""
     return (
-        f"Even a perfect model can show only {quantity(100 * factor, 2)} % of the contrast where a row has walked {k} step{'' if k == 1 else 's'}{cut} to "
+        f"Even a perfect model can show only {quantity(100 * factor, 2)} % of the contrast after a rollout of {k} step{'' if k == 1 else 's'}{cut} to "
         f"noise level {quantity(row.sigma)}: on its way it learns nothing new about the picture, so it knows only what its noisier start showed."
     )
 
 
 def _carriers(config: RunConfig) -> str:
-    """Who carries the loss of the rolled rows, by noise level, without and with its bound; nothing where there is nothing to bound."""
+    """The loss of the rolled rows by noise level, without and with its bound; empty where there is nothing to bound."""
     found = bands(config)
     if found is None:
         return ""
@@ -409,14 +409,14 @@ def _carriers(config: RunConfig) -> str:
         body += f'<tr><th scope="row">up to sigma {text(quantity(band.sigma, 2))}</th>{cells}</tr>'
     clean = found[0]
     rows, free, kept = (f"{quantity(100 * share, 2)} %" for share in (clean.rows, clean.unbounded, clean.bounded))
-    said = (
+    summary = (
         f"The cleanest {rows} of the rows would carry {free} of the loss of all rolled rows; bounded at a signal-to-noise ratio of "
         f"{quantity(config.rollout.snr_gamma)} they carry {kept}. Plain rows keep their weight."
         if held else f"The cleanest {rows} of the rows carry {free} of the loss of all rolled rows: nothing bounds it."
     )  # fmt: skip
     return (
-        f'<div class="rs-scroll"><table class="rs-blur rs-carriers"><caption>Who carries the loss of the rolled rows</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div><p>{text(said)}</p>"
+        f'<div class="rs-scroll"><table class="rs-blur rs-carriers"><caption>The loss of the rolled rows, by noise level</caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div><p>{text(summary)}</p>"
     )
 
 
@@ -447,11 +447,13 @@ _BARE = re.compile(
 
 def _named(remark: str) -> str:
     """A remark as markup, its option names replaced by the labels of the controls."""
-    said = text(remark)
-    said = _NAMES.sub(lambda found: f"\0{found[0].removeprefix(PREFIX)}\0", said)
-    said = _BARE.sub(
-        lambda found: found[0] if said[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", said
+    marked = text(remark)
+    marked = _NAMES.sub(lambda found: f"\0{found[0].removeprefix(PREFIX)}\0", marked)
+    marked = _BARE.sub(
+        lambda found: found[0] if marked[found.start() - 1 : found.start()] == "\0" else f"\0{found[0]}\0", marked
     )
     return re.sub(
-        "\0(.*?)\0", lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>', said
+        "\0(.*?)\0",
+        lambda found: f'<b title="{PREFIX}{found[1]}">{text(label(OPTIONS[PREFIX + found[1]]))}</b>',
+        marked,
     )

@@ -16,11 +16,11 @@ def plan_sentence(config: RunConfig) -> str:
     training, data = config.training, config.data
     rows = training.train_batch_size * training.gradient_accumulation_steps
     what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
-    rollout = level_of(config) if config.rollout.walks else "no"
+    rollout = level_of(config) if config.rollout.rolls_out else "no"
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
     )
-    if config.input_perturbation.active:
+    if config.input_perturbation.is_active:
         control = "" if config.input_perturbation.perturbs else "the control of "
         rollout += f" and {control}input perturbation {config.input_perturbation.gamma:g}"
     samples = (
@@ -50,7 +50,7 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
         if rows
         else '<p class="rs-quiet">Nothing changed from the preset.</p>'
     )
-    said = "".join(f"<li>{text(remark)}</li>" for remark in remarks(config))
+    items = "".join(f"<li>{text(remark)}</li>" for remark in remarks(config))
     flat = config_to_flat(config)
     defaults = differences(config)
     lines = []
@@ -63,7 +63,7 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
     address = "data:application/json;charset=utf-8," + quote(config.to_json() + "\n")
     return (
         f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
-        + (f'<ul class="rs-remarks">{said}</ul>' if said else "")
+        + (f'<ul class="rs-remarks">{items}</ul>' if items else "")
         + f'<h5>Changed from the preset</h5>{table}<h5>The whole configuration <a download="config.json" href="{address}">save as config.json</a></h5>'
         f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n'
         + "\n".join(lines)

@@ -137,7 +137,7 @@ class TrainTab:
     def wire(self, tabs: gr.Tabs, picker: gr.components.Component) -> None:
         """Connect everything. `tabs` and `picker` are where a started run is shown."""
         edits = [each.input for each in self.form.components.values()]
-        # A text field tells of typing, but not of what is pasted or cut: that is taken when the field is left.
+        # A text field reports typing, but not of what is pasted or cut: that is taken when the field is left.
         # The folder with pictures is for `PicturesPanel.on_folder` then, because the words in other fields may change with it.
         folder = self.form.components["instance_data_dir"]
         edits += [
@@ -173,7 +173,7 @@ class TrainTab:
 
     def on_edit(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         changed = self.model.changed(given)
-        if changed:  # what the last check said was said of another model
+        if changed:  # the last check was of another model
             changed |= dict.fromkeys(self.checked, "")
         try:
             config = self.form.read(given)
@@ -191,9 +191,9 @@ class TrainTab:
         return {self.side: problems(error.faults), **self._told_of_model(given), **self.marks(given)}
 
     def _told_of_model(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """What is said about the model follows it, though something else in the form may be wrong."""
+        """The texts about the model follow it, though something else in the form may be wrong."""
         try:
-            return self.model.told(given[self.model.preset], self.model.named(given))
+            return self.model.cards(given[self.model.preset], self.model.named(given))
         except ConfigError:  # the chosen preset is gone; that is what is shown
             return {}
 
@@ -207,7 +207,7 @@ class TrainTab:
         pictures = only is None or any(OPTIONS[name].section == "data" for name in only)
         model = only is None or any(OPTIONS[name].section == "model" for name in only)
         preset = given[self.model.preset] if preset is None else preset
-        updates = _together(self._drawn(config, preset, look=pictures), marks, self.form.slid(config, only))
+        updates = _together(self._drawn(config, preset, scan_pictures=pictures), marks, self.form.slid(config, only))
         updates |= self.draft.kept(config, preset, given[self.name])
         if pictures:
             for panel in self.panels:
@@ -218,14 +218,14 @@ class TrainTab:
             updates |= dict.fromkeys(self.checked, "")
         return updates
 
-    def _drawn(self, config: RunConfig, preset: str, look: bool = False) -> dict[Any, Any]:
+    def _drawn(self, config: RunConfig, preset: str, scan_pictures: bool = False) -> dict[Any, Any]:
         try:
             load_preset(preset)
         except ConfigError as error:  # one of the person's own that was deleted or broken meanwhile
             return {self.side: problems(error.faults, "Please choose a preset again")}
         words = _start_words(config, preset)
         updates = {
-            self.side: self._side(config, preset, look),
+            self.side: self._side(config, preset, scan_pictures),
             self.idle: idle_sheet(config),
             self.start_hero: words,
             self.start: words,
@@ -233,9 +233,9 @@ class TrainTab:
         }
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 
-    def _side(self, config: RunConfig, preset: str, look: bool = True) -> str:
-        """`look`: also at pictures that were not read yet, which is not for every keystroke."""
-        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, look)))
+    def _side(self, config: RunConfig, preset: str, scan_pictures: bool = True) -> str:
+        """`scan_pictures`: read pictures that were not read yet, too slow for every keystroke."""
+        return side_panel(config, preset, takes_line(estimate(config, self.watch.store.root, scan_pictures)))
 
     def on_reset(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Every setting as the chosen preset has it."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..randomness import kept_random_state
-from .lora_file import LoraError, LoraFile, look
+from .lora_file import LoraError, LoraFile, read_lora_header
 
 if TYPE_CHECKING:
     from ..families.base import Model
@@ -61,7 +61,7 @@ def load_lora(
     Raises: LoraError with what fits and what does not; the model is then as it was.
     Cost: reads the file twice. The global random state stays as it is.
     """
-    file = look(source) if not isinstance(source, Mapping) else None
+    file = read_lora_header(source) if not isinstance(source, Mapping) else None
     what = "The checkpoint" if file is None else f"'{file.path}'"
     _check_values(what, file, source)
     pipe = model.pipe

@@ -42,7 +42,7 @@ class LoraFile:
         return tuple(name for name in self.tensors if not name.endswith(".alpha"))
 
 
-def look(path: Path | str) -> LoraFile:
+def read_lora_header(path: Path | str) -> LoraFile:
     """The names and shapes in a LoRA file, from its header alone; reads no weights and runs nothing that is in it.
 
     Raises: LoraError for a file that is not a LoRA in safetensors: absent, empty, pickled, cut off, damaged, too large, of another kind.

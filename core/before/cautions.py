@@ -30,9 +30,9 @@ _SHARES = {
 def cautions(config: RunConfig) -> list[Finding]:
     """Warnings and notes about the rollout of a config; none where nothing is rolled out."""
     rollout = config.rollout
-    if not rollout.walks or highest_chance(config) == 0:
+    if not rollout.rolls_out or highest_chance(config) == 0:
         return []
-    return [*_far_walk(config), *_clean_rows(config)]
+    return [*_far_start(config), *_clean_rows(config)]
 
 
 def contrast_left(config: RunConfig, schedule: RunSchedule, k: int, sigma: float = EXAMPLE_SIGMA) -> float | None:
@@ -44,7 +44,7 @@ def contrast_left(config: RunConfig, schedule: RunSchedule, k: int, sigma: float
     return blur_factor(source, schedule.path.at(t), config.rollout.target) if actual else 1.0
 
 
-def _far_walk(config: RunConfig) -> list[Finding]:
+def _far_start(config: RunConfig) -> list[Finding]:
     """The farthest start lies so far out that even a perfect model could only learn a washed-out picture from there."""
     rollout, schedule = config.rollout, schedule_of(config)
     if in_paper_mode(config):
@@ -60,7 +60,7 @@ def _far_walk(config: RunConfig) -> list[Finding]:
     )
     if left is not None:
         message += (
-            f" Where such a walk arrives, at noise level {EXAMPLE_SIGMA:g}, even a perfect model predicts the picture with a slope of "
+            f" At the end of such a rollout, at noise level {EXAMPLE_SIGMA:g}, even a perfect model predicts the picture with a slope of "
             f"{_two_digits(left)} of the true one: it learns a washed-out picture."
         )
     if highest_chance(config) == 1:
@@ -80,7 +80,7 @@ def _far_walk(config: RunConfig) -> list[Finding]:
             f'set {PREFIX}grid to "training", where {far} steps are {_percent(far / other.grid.steps)} of the way{slope}'
         )
     remedy = f"{' or '.join(ways)}."
-    return [Finding("warning", PREFIX + "max_step_offset", message, remedy[0].upper() + remedy[1:], "walk-far")]
+    return [Finding("warning", PREFIX + "max_step_offset", message, remedy[0].upper() + remedy[1:], "rollout-far")]
 
 
 def _clean_rows(config: RunConfig) -> list[Finding]:

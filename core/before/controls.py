@@ -182,7 +182,7 @@ def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> st
     if config.input_perturbation.perturbs:
         free = "Input perturbation takes no time of its own: the control at equal steps is the one at equal time too."
         return free if kind == "plain-time" else None
-    if not config.rollout.walks:
+    if not config.rollout.rolls_out:
         return "Nothing is rolled out in this run: it is a plain run itself and needs no control."
     if kind == "plain-time" and plain is None:
         return (

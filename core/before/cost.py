@@ -84,7 +84,7 @@ def expected_cost(
     `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
     forwards for every chosen row.
     """
-    if not rollout.walks:
+    if not rollout.rolls_out:
         return Cost(0.0, 0.0, 1.0)
     if probability is None:
         probability = max(rollout.prob_start, rollout.prob_end) if rollout.ramp_steps > 0 else rollout.probability

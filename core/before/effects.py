@@ -20,8 +20,8 @@ def least_noise_is_below_the_path(config: RunConfig) -> bool:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What the longest rollout of a row takes, in forwards of the network.
+class RolloutForwards:
+    """The cost of a row's longest rollout, in forwards of the network.
 
     `evaluations`: of each solver step; `forwards`: of each evaluation (2 with classifier-free guidance); `clean`: ReflexFlow's evaluation of the
     clean state; `second_pass`: of `paper` mode, a forward and backward counted in forwards; 0 where there is none. (Its single step is made
@@ -39,15 +39,17 @@ class Walk:
         return self.steps * self.evaluations * self.forwards + self.clean + self.second_pass
 
 
-def longest_walk(config: RunConfig) -> Walk:
+def longest_rollout(config: RunConfig) -> RolloutForwards:
     """The rollout from the farthest start. ReflexFlow is counted where only the checkpoint could rule it out."""
     rollout, training = config.rollout, config.training
-    if not rollout.walks:
-        return Walk(0, 0, 0, 0, 0.0)
+    if not rollout.rolls_out:
+        return RolloutForwards(0, 0, 0, 0, 0.0)
     forwards, reflexflow = guidance_of(config).evaluations(rollout.guidance), reflexflow_on(config) is not False
     if in_paper_mode(config):
-        return Walk(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
-    return Walk(rollout.max_step_offset, SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0)
+        return RolloutForwards(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
+    return RolloutForwards(
+        rollout.max_step_offset, SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0
+    )
 
 
 def idle_settings(config: RunConfig) -> dict[str, str]:
@@ -56,7 +58,7 @@ def idle_settings(config: RunConfig) -> dict[str, str]:
     for rule in idle_rules(config):
         for name in rule.options:
             why.setdefault(name, rule.why)
-    if config.rollout.walks and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
+    if config.rollout.rolls_out and least_noise_is_below_the_path(config):  # `cautions` warns with the numbers
         why.setdefault(PREFIX + "min_sigma", "even the cleanest rows of this model carry more noise")
     return why
 
@@ -127,8 +129,8 @@ def blur_table(config: RunConfig) -> list[Blur] | None:
     or does not apply (nothing is rolled out; `paper` takes its ordinary loss at the source)."""
     rollout, schedule = config.rollout, schedule_of(config)
     if (
-        not rollout.walks
-        or longest_walk(config).second_pass
+        not rollout.rolls_out
+        or longest_rollout(config).second_pass
         or (rollout.target == "original" and not schedule.path.is_flow)
     ):
         return None

@@ -66,12 +66,12 @@ class Span:
 @dataclass(frozen=True)
 class TimeEstimate:
     """`steps_s`: the training steps of the whole run; `plain_step_s`: one plain step; None where nothing was measured. `beside_s`:
-    what a like run spent beside its steps (opening the model, pictures, samples, drift), where one recorded it. `said`: the source, as text."""
+    what a like run spent beside its steps (opening the model, pictures, samples, drift), where one recorded it. `explanation`: the source, as text."""
 
     steps_s: Span | None
     plain_step_s: float | None
     beside_s: float | None
-    said: str
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MemoryEstimate:
     total: Span | None
     parts: Mapping[str, float]
     device: str
-    said: str
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -91,27 +91,27 @@ class Estimate:
     time: TimeEstimate
     memory: MemoryEstimate
     disk: DiskEstimate | None
-    disk_said: str
+    disk_explanation: str
 
 
-def estimate(config: RunConfig, runs_dir: Path, look: bool = True) -> Estimate:
+def estimate(config: RunConfig, runs_dir: Path, scan_pictures: bool = True) -> Estimate:
     """Time, memory and disk of a run. A few milliseconds when called again for the same model and pictures.
 
     Args:
         runs_dir: the folder of all runs, whose step times are used.
-        look: also scan pictures that were not scanned yet, each of which is opened once. Without it their disk is not known.
+        scan_pictures: also scan pictures that were not scanned yet, each of which is opened once. Without it their disk is not known.
     """
     facts = known_facts(config.model)
-    found = _pictures(config, look)
+    found = _pictures(config, scan_pictures)
     disk = None if facts is None or found is None else disk_estimate(config, found, facts)
-    disk_said = "from the pictures, the limits and the shapes of the weights; an upper estimate"
+    disk_explanation = "from the pictures, the limits and the shapes of the weights; an upper estimate"
     if facts is None:
-        disk_said = (
+        disk_explanation = (
             "the model is not on this computer, so the size of its checkpoints is not known; the download adds to it"
         )
     elif found is None:
-        disk_said = "not known before the pictures are scanned; Check scans them"
-    return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_said)
+        disk_explanation = "not known before the pictures are scanned; Check scans them"
+    return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_explanation)
 
 
 # Time -----------------------------------------------------------------------------------------------------------------------
@@ -126,16 +126,16 @@ def time_estimate(config: RunConfig, runs_dir: Path) -> TimeEstimate:
         plain = Span(min(p.low for p in paces), paces[0].median, max(p.high for p in paces))
         beside = next((pace.beside_s for pace in paces if pace.beside_s is not None), None)
         names = ", ".join(pace.run for pace in paces)
-        said = f"from the step times of {names}, which did the same work per plain step on this computer"
-        return TimeEstimate(plain.times(ratio * steps), paces[0].median, beside, said)
+        explanation = f"from the step times of {names}, which did the same work per plain step on this computer"
+        return TimeEstimate(plain.times(ratio * steps), paces[0].median, beside, explanation)
     measured = _demo_step(config)
     if measured is not None:
-        said = f"measured on {MEASURED_ON}; another computer may take half of it or several times as long"
+        explanation = f"measured on {MEASURED_ON}; another computer may take half of it or several times as long"
         return TimeEstimate(
             Span(*(measured * f for f in (MEASURED_RANGE[0], 1.0, MEASURED_RANGE[1]))).times(ratio * steps),
             measured,
             None,
-            said,
+            explanation,
         )
     return TimeEstimate(
         None,
@@ -326,9 +326,9 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
-    whose = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
+    kind = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
     return MemoryEstimate(
-        span, parts, device, f"{whose}; a rough estimate from the shapes of the model, for a training step{measured}"
+        span, parts, device, f"{kind}; a rough estimate from the shapes of the model, for a training step{measured}"
     )
 
 
@@ -425,12 +425,12 @@ _scanned: OrderedDict[tuple, Scan] = OrderedDict()
 _KEPT_SCANS = 16
 
 
-def _pictures(config: RunConfig, look: bool) -> Scan | None:
-    """The pictures of a config; without `look` only if these folders were scanned as they are now."""
+def _pictures(config: RunConfig, scan_pictures: bool) -> Scan | None:
+    """The pictures of a config; without `scan_pictures` only if these folders were scanned as they are now."""
     data = config.data
     names = (data.instance_data_dir, data.class_data_dir)
     key = (*names, data.with_prior_preservation, *(None if name is None else _stamp(located(name)) for name in names))
-    if look:
+    if scan_pictures:
         _scanned[key] = scan(data)
         while len(_scanned) > _KEPT_SCANS:
             _scanned.popitem(last=False)

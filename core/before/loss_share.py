@@ -1,4 +1,4 @@
-"""Who carries the loss of rolled rows, by noise level: closed form, for the page, the remarks and `tools/loss_share.py`. No torch.
+"""How the loss of rolled rows is distributed over noise levels: closed form, for the page, the remarks and `tools/loss_share.py`. No torch.
 
 On a variance-preserving path the target `consistent` grows as 1 / sigma, so the few cleanest rolled rows would carry most of the loss;
 `scheduled_sampling_snr_gamma` bounds that. Computed for Gaussian data and a model that is perfect on plain rows (`cost.rolled_loss`).
@@ -62,7 +62,12 @@ def bands(config: "RunConfig", spread: float = 1.0) -> tuple[Band, ...] | None:
         spread: standard deviation of the data; 1 is about that of Stable Diffusion's latents.
     """
     rollout, schedule = config.rollout, schedule_of(config)
-    if schedule.path.is_flow or not rollout.walks or rollout.target != "consistent" or predicted(config) == "sample":
+    if (
+        schedule.path.is_flow
+        or not rollout.rolls_out
+        or rollout.target != "consistent"
+        or predicted(config) == "sample"
+    ):
         return None
     levels = _levels(rollout, config.training, schedule, predicted(config), spread)
     if not sum(each.loss for each in levels):
@@ -119,16 +124,16 @@ def training_time(training: "TrainingConfig", share: float, table: int) -> float
     return float(min(math.floor(share * table), table - 1))
 
 
-def offsets_to_walk(rollout: "RolloutConfig") -> list[tuple[int, float]]:
+def representative_offsets(rollout: "RolloutConfig") -> list[tuple[int, float]]:
     """(offset above 0, its chance among chosen rows): each of them, or where there are many, about a dozen that stand for them."""
     chances = offset_distribution(rollout.strategy, rollout.max_step_offset)
     if rollout.max_step_offset <= _OFFSETS:
         return [(k, chance) for k, chance in enumerate(chances) if k > 0]
-    walking, found, passed, wanted = 1 - chances[0], [], 0.0, 0.5
+    rolled, found, passed, wanted = 1 - chances[0], [], 0.0, 0.5
     for k, chance in enumerate(chances[1:], start=1):
         passed += chance
-        while passed >= wanted * walking / _OFFSETS and len(found) < _OFFSETS:
-            found.append((k, walking / _OFFSETS))
+        while passed >= wanted * rolled / _OFFSETS and len(found) < _OFFSETS:
+            found.append((k, rolled / _OFFSETS))
             wanted += 1
     return found
 
@@ -141,7 +146,7 @@ def _levels(
     path, grid, table = schedule.path, schedule.grid, round(schedule.path.t_max) + 1
     times = [training_time(training, (i + 0.5) / _LEVELS, table) for i in range(_LEVELS)]
     target = path.at(np.minimum(times, grid.nodes[0])[:, None])
-    offsets, chances = np.array(offsets_to_walk(rollout)).T
+    offsets, chances = np.array(representative_offsets(rollout)).T
     actual, source = sources(target.t, offsets.astype(int), path, grid)
     chances = np.where((actual > 0) & (target.sigma >= rollout.min_sigma), chances, 0.0)
     bounded = rollout.bounds_loss(kind)

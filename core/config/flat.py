@@ -64,7 +64,7 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             f"{_model_shown(config.model)} is not one; leave it unset or set it to false.",
             ("scheduled_sampling_reflexflow", "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
-    if config.input_perturbation.active and config.rollout.active:
+    if config.input_perturbation.is_active and config.rollout.is_active:
         yield Fault(
             f"input_perturbation_gamma = {shown(config.input_perturbation.gamma)}: scheduled sampling is on too, and a run has one remedy, so "
             "that a comparison says which one helped; set scheduled_sampling_max_step_offset or input_perturbation_gamma to 0.",

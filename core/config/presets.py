@@ -14,7 +14,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "presets"
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset as its file tells: `changes` are flat keys; `needs` says in words what a person must have or add.
+    """A preset as its file states it: `changes` are flat keys; `needs` says in words what a person must have or add.
 
     `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`.
     """

@@ -69,7 +69,7 @@ def _sentences(config: RunConfig, table: Iterable[Idle]) -> list[str]:
 def highest_chance(config: RunConfig) -> float:
     """The highest chance of a row to be rolled out at any step of the run; 0 when rollout is off."""
     rollout, last = config.rollout, config.training.max_train_steps - 1
-    if not rollout.active:
+    if not rollout.is_active:
         return 0.0
     # The ramp is monotonic and flat around: its extremes are at the run's first and last step.
     return max(rollout.probability_at(0), rollout.probability_at(last))
@@ -77,13 +77,13 @@ def highest_chance(config: RunConfig) -> float:
 
 def reflexflow_on(config: RunConfig) -> bool | None:
     """Whether ReflexFlow takes part; None when only the checkpoint can say (it needs a flow model)."""
-    if not config.rollout.walks or config.rollout.reflexflow is False:
+    if not config.rollout.rolls_out or config.rollout.reflexflow is False:
         return False
     return config.model.is_flow()
 
 
 def in_paper_mode(config: RunConfig) -> bool:
-    """Does the run walk in ReflexFlow's `paper` mode? Also where only the checkpoint could rule it out."""
+    """Does the run roll out in ReflexFlow's `paper` mode? Also where only the checkpoint could rule it out."""
     return config.rollout.reflexflow_mode == "paper" and reflexflow_on(config) is not False
 
 
@@ -120,14 +120,14 @@ def idle_rollout(config: RunConfig) -> Iterator[Idle]:
     if rollout.grid == "training":
         yield Idle(_named("grid_steps"), "the training grid has its own steps", f'{PREFIX}grid is "training"')
     if rollout.control == "source_noise":
-        walking = [name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow")]
+        reflexflow = [name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow")]
         yield Idle(
-            (*_named("sampler", "order", "guidance", "target"), *walking),
+            (*_named("sampler", "order", "guidance", "target"), *reflexflow),
             "no row is rolled out: this run is a control",
             opening=_CONTROL,
         )
     else:
-        yield from _idle_walk(config)
+        yield from _idle_solver(config)
 
 
 def _nothing_rolls(config: RunConfig) -> Idle | None:
@@ -144,7 +144,7 @@ def _nothing_rolls(config: RunConfig) -> Idle | None:
             "nothing is rolled out: the farthest start is 0",
             opening=_nothing(f"{PREFIX}max_step_offset is 0"),
         )
-    if not rollout.active:
+    if not rollout.is_active:
         causes: tuple[str, ...] = ("prob_start", "prob_end") if ramped else ("probability", "ramp_steps")
         because = "prob_start and prob_end are 0" if ramped else "probability is 0"
         return Idle(all_but(*causes), "nothing is rolled out: the chance is 0", opening=_nothing(PREFIX + because))
@@ -169,8 +169,8 @@ def _nothing_rolls(config: RunConfig) -> Idle | None:
     return None
 
 
-def _idle_walk(config: RunConfig) -> Iterator[Idle]:
-    """The rules about how a row walks and what it learns there."""
+def _idle_solver(config: RunConfig) -> Iterator[Idle]:
+    """The rules about the rollout's solver and the target of a rolled row."""
     rollout = config.rollout
     if reflexflow_on(config) is False:
         off = "ReflexFlow is switched off" if rollout.reflexflow is False else "ReflexFlow needs a flow model"
@@ -237,7 +237,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
             "class_sample_guidance",
         )
         yield Idle(idle, "there is no prior preservation", "with_prior_preservation is false")
-    if not config.input_perturbation.active:
+    if not config.input_perturbation.is_active:
         yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
@@ -267,7 +267,7 @@ def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
     elif rollout.ramp_steps and rollout.start_step + rollout.ramp_steps > steps:
         end = shown(round(probability_at(rollout, steps), 4))
         yield f"The ramp ends after the run: the chance reaches {end}, not {shown(rollout.prob_end)}."
-    if rollout.walks:
+    if rollout.rolls_out:
         yield "Scheduled sampling is experimental: compare with a plain run at equal steps and at equal time."
     elif not _sentences(config, (rule for rule in idle_rollout(config) if rule.opening == _CONTROL)):
         yield f"{_CONTROL}."

@@ -2,7 +2,7 @@
 
 `load_model` opens a model; `source.locate`, `known.known_family` and the facts (`registry.FAMILIES`) answer questions about one without
 torch. To add a family: a folder with its facts (`__init__.py`) and its `Model` (`model.py`, which says what `base.Family` lists), a
-preset, its pipeline in `tests/tiny.py`; `tests/core/test_families.py` greets you, and `tools/family_table.py` writes docs/families.md.
+preset, its pipeline in `tests/tiny.py`; `tests/core/test_families.py` tests it, and `tools/family_table.py` writes docs/families.md.
 """
 
 from typing import TYPE_CHECKING, Protocol, cast

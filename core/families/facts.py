@@ -22,7 +22,7 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 @dataclass(frozen=True)
 class Geometry:
-    """How latents lie; None where the configs do not tell.
+    """How latents lie; None where the configs do not state it.
 
     `channels`: of the latents that noise is added to. `pixels_per_latent`: pixels of a latent cell's side. `cells_per_token`: cells of
     the side of what the network takes as one position (2: a 2x2 square). `native_size`: side in pixels of what the model was made for.
@@ -58,13 +58,13 @@ class Refusal:
 class Schedule:
     """How the stock pipeline sets its scheduler.
 
-    `usual`: the scheduler's config where the checkpoint's own cannot be read. For flow models: `walk`: from 1 down to the smallest sigma
+    `usual`: the scheduler's config where the checkpoint's own cannot be read. For flow models: `sigmas`: from 1 down to the smallest sigma
     of the training table ("table"), or to 1 / steps ("steps"), both before the shift; `bends_with`: what a shift that depends on the
     size counts; `max_shift`: the pipeline's default for the key of that name.
     """
 
     usual: Mapping[str, Any]
-    walk: Literal["table", "steps"] = "table"
+    sigmas: Literal["table", "steps"] = "table"
     bends_with: Literal["tokens", "channels"] = "tokens"
     max_shift: float = 1.15
 

@@ -1,4 +1,4 @@
-"""Which family a choice of model means, as far as this machine can tell without a network. Needs no torch."""
+"""Which family a choice of model means, as far as this machine can determine without a network. Needs no torch."""
 
 import json
 from functools import lru_cache
@@ -21,7 +21,7 @@ class Choice(Protocol):
 
 
 def known_family(model: Choice) -> FamilyFacts | None:
-    """The family that is named, or that the checkpoint's small files tell; None where neither does.
+    """The family that is named, or that the checkpoint's small files show; None where neither does.
 
     Cost: a few small files of the model, read again only when they changed. Never asks a network.
     """

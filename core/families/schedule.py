@@ -155,7 +155,7 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
             return None
         smallest, text = 1 / table, f"shift {shift:.3g} at {resolution} px"
     text = f"The model's own schedule: a flow model with {text}."
-    return FlowSchedule(float(shift), None if how.walk == "steps" else smallest, table, text)
+    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, table, text)
 
 
 def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:

@@ -55,7 +55,7 @@ class Times:
 
     def _set(self, scheduler: Any, steps: int, latent_shape: Sequence[int]) -> None:
         """`scheduler.set_timesteps` exactly as the stock pipeline calls it."""
-        if self._is_flow and self._schedule.walk == "steps":
+        if self._is_flow and self._schedule.sigmas == "steps":
             # The scheduler ignores mu where its shift does not depend on the size.
             scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self._mu(latent_shape))
         elif scheduler.config.get("use_dynamic_shifting"):

@@ -34,7 +34,7 @@ class Imported:
         left_out: (key, value, why) of what was not carried over.
         remarks: what means something else there.
         fill_in: flat names that a person must give again.
-        program: whose file it was, where it was not ours: "SimpleTuner".
+        program: the other program that the file is of, if any: "SimpleTuner".
     """
 
     config: RunConfig
@@ -63,7 +63,7 @@ def import_file(path: Path, name: str | None = None) -> Imported:
     )
 
 
-def whose(program: str) -> str:
+def possessive(program: str) -> str:
     """The genitive of a program's name: SimpleTuner's, diffusers'."""
     return f"{program}'" if program.endswith("s") else f"{program}'s"
 
@@ -99,7 +99,7 @@ def _json(path: Path, name: str) -> Imported:
             config = config_from_flat(read.flat)
             return Imported(
                 config,
-                f"{whose(program)} {name}",
+                f"{possessive(program)} {name}",
                 read.taken,
                 read.assumed,
                 read.left_out,
@@ -152,13 +152,13 @@ def unknown_key(key: str) -> str:
     return f"there is no such option.{did_you_mean(key, OPTIONS)}"
 
 
-def told(imported: Imported) -> str:
-    """What was taken, in one sentence."""
+def summary(imported: Imported) -> str:
+    """What was imported, in one sentence."""
     changed = sum(config_to_flat(imported.config)[name] != config_to_flat(RunConfig())[name] for name in OPTIONS)
     number = len(imported.taken)
-    words = f"{number} setting{'' if number == 1 else 's'} taken from {imported.source}"
+    words = f"{number} setting{'' if number == 1 else 's'} imported from {imported.source}"
     if imported.assumed:
-        words += f", and {len(imported.assumed)} that it leaves to {whose(imported.program)} defaults"
+        words += f", and {len(imported.assumed)} that it leaves to {possessive(imported.program)} defaults"
     left = len(imported.left_out)
     words += f"; {left} left out" if left else ""
     return f"{words}. {changed} now differ from the defaults."

@@ -64,17 +64,17 @@ class Bench:
     def with_weights(self, weights: Weights) -> Remembering:
         """The open model with these weights in place. Raises PreviewError where they are missing or do not fit it."""
         if weights.is_base:
-            self._put_on("base")
+            self._activate("base")
         elif weights.kind == "lora":
-            self._put_on(self._lora_file(weights))
+            self._activate(self._lora_file(weights))
         else:
             self._checkpoint(weights)
         return Remembering(self.model, self._state, self.memory)
 
-    def _put_on(self, state: str) -> None:
+    def _activate(self, state: str) -> None:
         """The base, or an adapter that is loaded."""
         denoiser = self.model.denoiser
-        self._take_off_full()
+        self._unload_full()
         if self.model.has_adapter:
             if state == "base":
                 denoiser.disable_adapters()
@@ -86,10 +86,10 @@ class Bench:
         self._state = state
 
     def _lora_file(self, weights: Weights) -> str:
-        from ..adapters.lora_file import LoraError, look
+        from ..adapters.lora_file import LoraError, read_lora_header
 
         try:
-            path = look(weights.path).path
+            path = read_lora_header(weights.path).path
         except LoraError as error:
             raise PreviewError(error.message, error.remedy) from error
         state = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
@@ -108,7 +108,7 @@ class Bench:
             )
         state = hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=16).hexdigest()
         if state in self._adapters:
-            self._put_on(state)
+            self._activate(state)
             return
         if self._state == state:  # a full fine-tune that is in place
             return
@@ -129,16 +129,16 @@ class Bench:
                 for name, tensor in tensors.items()
             }  # fmt: skip
             self._load_adapter(state, file)
-            self._put_on(state)
+            self._activate(state)
         else:
-            self._put_on_full(state, tensors)
+            self._load_full(state, tensors)
 
     def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
         """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
         from ..adapters.loading import load_lora
         from ..adapters.lora_file import LoraError
 
-        self._take_off_full()
+        self._unload_full()
         while len(self._adapters) >= ADAPTERS_KEPT:
             self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
         self._numbers += 1
@@ -149,13 +149,13 @@ class Bench:
             raise PreviewError(error.message, error.remedy) from error
         self._adapters[state] = name
 
-    def _put_on_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
+    def _load_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""
         if self._numbers:  # adapters have renamed the denoiser's layers
             config = self._config
             self.free()
             self.open(config)
-        self._take_off_full()
+        self._unload_full()
         own = self.model.denoiser.state_dict()
         wrong = sorted(name for name in own.keys() | tensors.keys() if name not in tensors or name not in own or own[name].shape != tensors[name].shape)  # fmt: skip
         if wrong:
@@ -169,7 +169,7 @@ class Bench:
                 tensor.copy_(tensors[name])
         self._state = state
 
-    def _take_off_full(self) -> None:
+    def _unload_full(self) -> None:
         if self._base is not None:
             with torch.no_grad():
                 for name, tensor in self.model.denoiser.state_dict().items():

@@ -35,7 +35,7 @@ def draw(
     *,
     step: int | None = None,
     memory: Any = None,
-    tell: Callable[[float, str], None] = lambda share, what: None,
+    report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def draw(
         model: for its sizes and defaults.
         step: of the training that draws with its weights of now, for the record.
         memory: a `remembering.Memory`: pictures that were drawn before with the same weights are not drawn again.
-        tell: progress; called with the share that is done and what is being done, after every sampling step.
+        report_progress: called with the share that is done and what is being done, after every sampling step.
         part: called with the result so far after every picture but the last.
         should_stop: called after every sampling step; true stops with `Stopped`.
 
@@ -65,7 +65,9 @@ def draw(
         with enter(weights) as shown:
             for number, prompt in enumerate(request.prompts):
                 done, seed = len(result["pictures"]), drawing.seed + number
-                progress = _Progress(done, total, f"{weights.label}: picture {done + 1} of {total}", tell, should_stop)
+                progress = _Progress(
+                    done, total, f"{weights.label}: picture {done + 1} of {total}", report_progress, should_stop
+                )
                 pixels = _pixels(shown, prompt, seed, drawing.negative_prompt, used, memory, progress)
                 about = {
                     "prompt": prompt,
@@ -106,14 +108,14 @@ class _Progress:
     done: int
     total: int
     what: str
-    tell: Callable[[float, str], None]
+    report_progress: Callable[[float, str], None]
     should_stop: Callable[[], bool]
 
     def begin(self) -> None:
-        self.tell(self.done / self.total, self.what)
+        self.report_progress(self.done / self.total, self.what)
 
     def after_step(self, step: int, steps: int) -> None:
-        self.tell((self.done + step / steps) / self.total, self.what)
+        self.report_progress((self.done + step / steps) / self.total, self.what)
         if self.should_stop():
             raise Stopped("Cancelled, or a newer request came.")
 

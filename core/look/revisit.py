@@ -37,8 +37,8 @@ def open_checkpoint(run: RunDir, step: int | None = None) -> Checkpoint:
     return checkpoint.load(there[step])
 
 
-def put_on(model: Model, config: RunConfig, found: Checkpoint) -> None:
-    """Give a freshly loaded model the weights of a checkpoint: the moving average where there is one, as the export does."""
+def load_weights(model: Model, config: RunConfig, found: Checkpoint) -> None:
+    """Load a checkpoint's weights into a freshly loaded model: the moving average where there is one, as the export does."""
     attach(model, config)
     load_adapter_state(model, found.tensors.get("ema", found.tensors["trainable"]))
 
@@ -87,7 +87,7 @@ def measure_drift(
     report = drift.measure(model, sets, settings, weights="base", step=0, progress=report_progress)
     if found is not None:
         base = report
-        put_on(model, config, found)
+        load_weights(model, config, found)
         report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=report_progress)
         report = dataclasses.replace(
             report.with_curves(*base.curves), strips=report.strips + base.strips, seconds=report.seconds + base.seconds

@@ -25,7 +25,7 @@ def is_on(rollout: "RolloutConfig", path: NoisePath) -> bool:
 
     Raises: ValueError when it is asked for (true) on a model that is not a flow model.
     """
-    return _wanted(rollout, path) and rollout.walks
+    return _wanted(rollout, path) and rollout.rolls_out
 
 
 def _wanted(rollout: "RolloutConfig", path: NoisePath) -> bool:
@@ -45,8 +45,8 @@ def is_two_pass(rollout: "RolloutConfig", path: NoisePath) -> bool:
 
 
 def starts_at_the_drawn_time(rollout: "RolloutConfig", path: NoisePath) -> bool:
-    """Is the time that a row draws the start of its walk (the paper's mode) rather than its end? Also of a control of such a run."""
-    return rollout.active and _wanted(rollout, path) and rollout.reflexflow_mode == "paper"
+    """Is the time that a row draws the start of its rollout (the paper's mode) rather than its end? Also of a control of such a run."""
+    return rollout.is_active and _wanted(rollout, path) and rollout.reflexflow_mode == "paper"
 
 
 def unit(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -141,7 +141,7 @@ class Reflex:
             weight=weight.new_ones(batch, *weight.shape[1:]).index_put((rows,), weight),
             main=weight.new_ones(batch).index_fill(0, rows, self.beta2),
             extra=extra,
-            told={
+            reported={
                 "frequency_weight_std": float(weight.flatten(1).std(1, correction=0).mean()),
                 "frequency_weight_clamped": float((weight == 0).double().mean()),
             },

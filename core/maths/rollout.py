@@ -61,7 +61,7 @@ class Plan:
         return self.rolled.nonzero().reshape(-1)
 
     @property
-    def moved(self) -> Tensor:
+    def at_source_noise(self) -> Tensor:
         """(B,) bool: the plain rows that train at another level than the one drawn for them (`at_source`)."""
         return (self.drawn_k > 0) & ~self.rolled & (self.target.t != self.t)
 
@@ -149,7 +149,7 @@ def make_plan(
         random state, so such a step is bit for bit the plain trainer's.
     """
     batch = len(t)
-    probability = rollout.probability_at(step) if rollout.active else 0.0
+    probability = rollout.probability_at(step) if rollout.is_active else 0.0
     chosen = torch.rand(batch, generator=generator(seed, step, "mask", index), dtype=torch.float64) < probability
     if starts_at_the_drawn_time(rollout, path):
         ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
@@ -238,7 +238,7 @@ def rollout(
     trajectory: bool = False,
     start: Literal["source", "noise"] = "source",
 ) -> RolledState:
-    """Walk each row from its source to its target on the network's own predictions.
+    """Integrate each row from its source to its target on the network's own predictions.
 
     Rows that go farther start earlier and all finish together; the network is called on the rows in flight only:
     rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly. No gradient, no random numbers.

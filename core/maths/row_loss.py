@@ -21,7 +21,7 @@ class Terms:
     main: Tensor | None = None  # (B,) factor of the mean
     at_most: Tensor | None = None  # (B,) bound on the weight by noise level; inf where there is none
     extra: Tensor | None = None  # (B,) more loss, with gradient
-    told: Mapping[str, float] = field(default_factory=dict)
+    reported: Mapping[str, float] = field(default_factory=dict)
     """For the log, by name: means over the rows that the remedy acted on."""
 
 
@@ -31,7 +31,7 @@ class LossParts:
 
     main: Tensor  # weighted by noise level, the remedy's factor and the prior weight
     extra: Tensor  # the remedy's own term, times prior weight; 0 for plain rows
-    told: Mapping[str, float]
+    reported: Mapping[str, float]
 
     @property
     def total(self) -> Tensor:
@@ -41,7 +41,7 @@ class LossParts:
     def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
         """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows.
 
-        `adr` is the name by which runs have always told of the extra term (anti-drift rectification, so far the only one).
+        `adr` is the name of the extra term in the events of all versions (anti-drift rectification, so far the only one).
         """
         share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
         batch = len(self.main)
@@ -92,7 +92,7 @@ def row_losses(
     extra = torch.zeros_like(main) if terms.extra is None else terms.extra.to(main)
     if prior_weight is not None:
         main, extra = main * prior_weight.to(main), extra * prior_weight.to(extra)
-    return LossParts(main, extra, terms.told)
+    return LossParts(main, extra, terms.reported)
 
 
 def bounded(weight: Tensor | None, at_most: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 REMEDIES: tuple[type[Plain], ...] = (ScheduledSampling, InputPerturbation)
-"""Each is asked in turn; a config asks for one at most."""
+"""In the order in which `is_active` is tested; at most one is active in a config."""
 
 __all__ = [
     "REMEDIES",
@@ -31,6 +31,6 @@ __all__ = [
 
 
 def remedy_for(config: "RunConfig", ground: Ground) -> Remedy:
-    """The remedy that a config asks for, on latents of one shape; plain training where it asks for none."""
-    chosen = next((remedy for remedy in REMEDIES if remedy.asked(config)), Plain)
+    """The config's active remedy, on latents of one shape; plain training where none is active."""
+    chosen = next((remedy for remedy in REMEDIES if remedy.is_active(config)), Plain)
     return chosen(config, ground)

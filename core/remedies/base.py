@@ -62,7 +62,7 @@ def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
 
 @dataclass(frozen=True)
 class State:
-    """Where each row trains: what the network gets, and the level that it is told."""
+    """Where each row trains: the network's input, and the noise level passed with it."""
 
     x: Tensor  # (B, C, h, w) float32 or wider
     level: Level  # (B,) on the CPU
@@ -71,24 +71,24 @@ class State:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step's event says about a batch's plan. `offsets`: the sum over the rolled rows, in grid steps; `moved`: rows that a control
-    trains at another noise level than the one they drew; `probability`: the chance of a rollout that was in force."""
+    """What a step's event says about a batch's plan. `offsets`: the sum over the rolled rows, in grid steps; `source_noise_rows`: rows that a
+    control trains at another noise level than the one they drew; `probability`: the chance of a rollout that was in force."""
 
     rolled: int = 0
     offsets: int = 0
-    moved: int = 0
+    source_noise_rows: int = 0
     probability: float = 0.0
 
 
 class Network:
-    """The model as a remedy sees it: whatever is asked of it is counted, a second row for guidance too. Gradient and training mode are the caller's."""
+    """The model as a remedy sees it: every evaluated row is counted, guidance's second row too. Gradient and training mode are the caller's."""
 
     def __init__(self, model: "Model", conditioning: "Conditioning") -> None:
         self.model, self.conditioning = model, conditioning
         self.rows = self.calls = 0
 
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
-        """The raw output at `x` (R, ...), told `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
+        """The raw output at `x` (R, ...) and `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
         self._count(x, 1)
         given = self.conditioning if rows is None else self.conditioning.select(rows)
         return self.model.denoise(x, level.to(x).t, given)
@@ -151,8 +151,8 @@ class Plain:
         self.config, self.ground = config, ground
 
     @classmethod
-    def asked(cls, config: "RunConfig") -> bool:
-        """Does this config ask for the remedy?"""
+    def is_active(cls, config: "RunConfig") -> bool:
+        """Whether this config switches the remedy on."""
         return True
 
     def plan(self, t: Tensor, *, step: int, seed: int) -> Any:

@@ -1,6 +1,6 @@
 """Input perturbation: every row's input carries a little more noise than its target knows of, as the model's own states do in sampling.
 
-    x_t = alpha x0 + sigma (noise + gamma xi),   xi ~ N(0, I),   target: that of the *unperturbed* noise,   the level told: t
+    x_t = alpha x0 + sigma (noise + gamma xi),   xi ~ N(0, I),   target: that of the *unperturbed* noise,   the network's level: t
 
 On the variance-preserving path this is the paper's algorithm 2 (`sqrt(abar)`, `sqrt(1 - abar)`, epsilon; v and sample in the same
 reading). For flow models the paper has no formula; the path-consistent reading is taken: `alpha = 1 - sigma`, target `noise - x0`.
@@ -42,9 +42,9 @@ class InputPerturbation(Plain):
     """All rows, class rows too. Cost: none beyond the draw of `xi`, B rows of N(0, I) on the CPU."""
 
     @classmethod
-    def asked(cls, config: "RunConfig") -> bool:
+    def is_active(cls, config: "RunConfig") -> bool:
         """Also by the control, which perturbs nothing."""
-        return config.input_perturbation.active
+        return config.input_perturbation.is_active
 
     def plan(self, t: Tensor, *, step: int, seed: int) -> PerturbedPlan:
         options, path, level = self.config.input_perturbation, self.ground.path, self.ground.path.at(t)
@@ -64,5 +64,5 @@ class InputPerturbation(Plain):
         return super().state(replace(batch, noise=noise), plan, network)
 
     def counts(self, plan: PerturbedPlan) -> Counts:
-        moved = 0 if self.config.input_perturbation.perturbs else len(plan.t)
-        return Counts(moved=moved)
+        rows = 0 if self.config.input_perturbation.perturbs else len(plan.t)
+        return Counts(source_noise_rows=rows)

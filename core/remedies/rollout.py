@@ -1,4 +1,4 @@
-"""Scheduled sampling: a row trains at the state to which the model itself walked; on flow models ReflexFlow corrects the direction.
+"""Scheduled sampling: a row trains at a state that the model itself sampled; on flow models ReflexFlow corrects the direction.
 
 The mathematics is in `maths/rollout.py` and `maths/reflexflow.py`; this puts it into the steps of a remedy. Its control is
 `scheduled_sampling_control = source_noise` (`at_source`), its cost `before.cost.rollout_cost`, its blur `before.cost.blur_factor`.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ScheduledSampling(Plain):
-    """Rolled rows train where their walk arrived; in ReflexFlow's `paper` mode at their source, where the answer also makes one step
+    """Rolled rows train at the end of their rollout; in ReflexFlow's `paper` mode at their source, where the answer also makes one step
     to the target, and a second pass with gradient there gives the anti-drift term. A batch in which no row rolls is a plain batch.
 
     Cost: the rollout's rows; under ReflexFlow one more forward of the rolled rows without gradient, and in `paper` mode one with it in
@@ -38,9 +38,9 @@ class ScheduledSampling(Plain):
         self.two_pass = reflexflow.is_two_pass(self.options, ground.path)
 
     @classmethod
-    def asked(cls, config: "RunConfig") -> bool:
-        """Also by a control of such a run, in which nobody walks."""
-        return config.rollout.active
+    def is_active(cls, config: "RunConfig") -> bool:
+        """True also in a control of such a run, which rolls out no row."""
+        return config.rollout.is_active
 
     def plan(self, t: Tensor, *, step: int, seed: int) -> Plan:
         return make_plan(self.options, t, self.ground.path, self.ground.grid, step=step, seed=seed)
@@ -78,7 +78,7 @@ class ScheduledSampling(Plain):
             )
             u_rolled = network.denoise(xr, here, rows)
         u_clean = u_rolled
-        if options.reflexflow_alpha != 0:  # without a frequency weight nobody needs the clean prediction
+        if options.reflexflow_alpha != 0:  # without a frequency weight the clean prediction is not needed
             with network.undisturbed():
                 u_clean = network.denoise(self.ground.path.noised(x0, noise, here), here, rows)
         return Reflex.of(options, rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0)
@@ -92,7 +92,7 @@ class ScheduledSampling(Plain):
         return torch.where(rolled, bound, torch.inf)
 
     def counts(self, plan: Plan) -> Counts:
-        return Counts(int(plan.rolled.sum()), int(plan.k.sum()), int(plan.moved.sum()), plan.probability)
+        return Counts(int(plan.rolled.sum()), int(plan.k.sum()), int(plan.at_source_noise.sum()), plan.probability)
 
 
 def one_euler_step(x: Tensor, u: Tensor, here: Level, there: Level, *, with_gradient: bool) -> Tensor:

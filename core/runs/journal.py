@@ -26,7 +26,7 @@ class Journal:
         self.run, self._listen = run, listen
         self._waiting: list[tuple[str, dict[str, Any]]] = []
         self._state_waiting: dict[str, Any] = {}
-        self.told_state: str | None = None
+        self.reported_state: str | None = None
         """The state that was set last, written or not."""
         self._state_written = self._progress_at = 0.0
         self._last_phase: tuple[str, int, int] | None = None
@@ -62,7 +62,7 @@ class Journal:
     def state(self, **fields: Any) -> None:
         """Merge into the run's state.json at once."""
         self._state_waiting |= fields
-        self.told_state = fields.get("state", self.told_state)
+        self.reported_state = fields.get("state", self.reported_state)
         self._flush_if_there_is_room()
 
     def step(self, step: int) -> None:

@@ -81,7 +81,7 @@ class Queue:
         return sqlite3.connect(self._database, timeout=30, isolation_level=None)
 
     def _refusal(self, error: Exception) -> StorageError:
-        """What the disk or the database said, with the remedy."""
+        """The error of the disk or the database, with the remedy."""
         if platform_calls.no_room(error) or (
             isinstance(error, sqlite3.Error) and platform_calls.free_bytes(self._root.path) < _TOO_LITTLE
         ):
@@ -174,7 +174,7 @@ class Queue:
         """Start the next waiting run on every device on which no run is alive; returns the names started.
 
         One call starts at most one run per device. A run that cannot start is marked failed and the next one is tried; one that
-        cannot even be marked keeps its place, and `summary` says why. A damaged run folder holds up nobody else.
+        cannot even be marked keeps its place, and `summary` says why. A damaged run folder holds up no other run.
         """
         reap()
         started: list[str] = []
@@ -205,7 +205,7 @@ class Queue:
     def _busy_devices(self) -> set[str]:
         busy = set()
         for run in self._root.runs():
-            # Damaged, and no live process known: `list` tells what is wrong with it.
+            # Damaged, and no live process known: `list` reports what is wrong with it.
             with contextlib.suppress(RunError):
                 if run.owner() is not None:
                     busy.add(run.device())
@@ -220,6 +220,6 @@ class Queue:
                 f"It cannot be started: {error}. Nor can that be written into {self._root.path / name} ({why.strerror})."
             )
             return False
-        except RunError:  # deleted by hand: nothing left to mark; or damaged: `list` tells what is wrong with it
+        except RunError:  # deleted by hand: nothing left to mark; or damaged: `list` reports what is wrong with it
             return True
         return True

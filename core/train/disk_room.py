@@ -26,7 +26,7 @@ class DiskRoom:
 
         Raises: Leave where a signal or a stop ends the run meanwhile, and what `action` raises, except for a full disk.
         """
-        status, is_waiting, before = self.status, False, self.status.journal.told_state
+        status, is_waiting, before = self.status, False, self.status.journal.reported_state
         while True:
             try:
                 result = action()

@@ -48,7 +48,7 @@ class Keeper:
         status.journal.state(step=status.step)
 
     def save_on_command(self) -> None:
-        """A checkpoint of this step, reported again where there was one: whoever sent the command waits for the event.
+        """A checkpoint of this step, reported again where there was one: the sender of the command waits for the event.
 
         May come in the middle of sampling or measuring, while the weights hold the moving average.
         """

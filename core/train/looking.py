@@ -194,7 +194,7 @@ class Viewer:
                     folder,
                     step=status.step,
                     should_stop=self.listener.poll,
-                    tell=lambda share, what: status.journal.progress("preview", round(100 * share), 100),
+                    report_progress=lambda share, what: status.journal.progress("preview", round(100 * share), 100),
                 )
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         except drift.Stopped:

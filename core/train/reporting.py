@@ -16,28 +16,28 @@ from .losses import BatchLoss
 from .session import Session
 from .status import Status
 
-FADED_AFTER, FADED_BELOW = 10, 1e-3  # after so many rolled steps, a mean spread of W under this is reported
+SPREAD_STEPS, SPREAD_TOO_SMALL = 10, 1e-3  # after so many rolled steps, a mean spread of W under this is reported
 
 
 class StepTally:
     """The numbers of a step's event, summed over its micro-steps."""
 
     def __init__(self, rows: int) -> None:
-        self.rows, self.rolled, self.offsets, self.moved = rows, 0, 0, 0
+        self.rows, self.rolled, self.offsets, self.source_noise_rows = rows, 0, 0, 0
         self.network_rows = self.network_calls = 0
         self.parts = {"main": 0.0, "adr": 0.0, "prior": 0.0}
         self._spread = self._clamped = self.probability = 0.0  # the first two: sums over rolled rows
 
     def add(self, found: BatchLoss, is_class: Tensor) -> None:
         """Count a micro-step."""
-        rows, counts, figures = len(found.parts.main), found.counts, found.parts.told
+        rows, counts, figures = len(found.parts.main), found.counts, found.parts.reported
         for name, value in found.parts.logged(is_class).items():
             self.parts[name] += value * rows / self.rows
         self._spread += figures.get("frequency_weight_std", 0.0) * counts.rolled
         self._clamped += figures.get("frequency_weight_clamped", 0.0) * counts.rolled
         self.rolled += counts.rolled
         self.offsets += counts.offsets
-        self.moved += counts.moved
+        self.source_noise_rows += counts.source_noise_rows
         self.network_rows += found.network_rows
         self.network_calls += found.network_calls
         self.probability = counts.probability
@@ -55,7 +55,7 @@ class StepTally:
             "loss_parts": dict(self.parts),
             "rows": self.rows,
             "rolled_rows": self.rolled,
-            "source_noise_rows": self.moved,
+            "source_noise_rows": self.source_noise_rows,
             "mean_offset": self.offsets / rolled,
             "network_rows": self.network_rows,
             "network_calls": self.network_calls,
@@ -123,10 +123,10 @@ class StepReporter:
         if self._spreads is None or tally.rolled == 0:
             return
         self._spreads.append(tally.spread)
-        if len(self._spreads) < FADED_AFTER:
+        if len(self._spreads) < SPREAD_STEPS:
             return
-        mean, self._spreads = sum(self._spreads) / FADED_AFTER, None
-        if mean < FADED_BELOW:
+        mean, self._spreads = sum(self._spreads) / SPREAD_STEPS, None
+        if mean < SPREAD_TOO_SMALL:
             norm = self.session.config.rollout.reflexflow_norm
             self.status.warn(
                 f"The frequency weight of ReflexFlow spreads by {mean:.1e} around 1: with reflexflow_norm {norm} it does nothing.",

@@ -83,7 +83,7 @@ def _with_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, Any
     """A checkpoint's config, with the options that came after it as it trained without them: at their defaults, except that nothing
     bounded rolled rows on a path where something does by default now."""
     then = {name: option.default for name, option in OPTIONS.items()}
-    if config.rollout.walks and config.rollout.target == "consistent" and not schedule_of(config).path.is_flow:
+    if config.rollout.rolls_out and config.rollout.target == "consistent" and not schedule_of(config).path.is_flow:
         then["scheduled_sampling_snr_gamma"] = 0.0
     return {**{name: value for name, value in then.items() if name not in was}, **was}
 

@@ -209,7 +209,7 @@ def _label_faults(inputs, linked):
 def sample_images(context, model, checkpoint, prompts, negative_prompt, num_inference_steps, guidance, seed, side):
     """Pictures by the stock pipeline, with trained weights or without, always from the same noise for the same seed."""
     from ...core.families import load_model
-    from ...core.look.revisit import open_checkpoint, put_on
+    from ...core.look.revisit import load_weights, open_checkpoint
 
     try:
         config = config_from_flat(model.flat) if checkpoint is None else following.config_of(checkpoint.run)
@@ -217,7 +217,7 @@ def sample_images(context, model, checkpoint, prompts, negative_prompt, num_infe
             config = with_changes(config, model.flat)
         opened = load_model(config.model, for_training=False)
         if checkpoint is not None:
-            put_on(opened, config, open_checkpoint(RunDir(checkpoint.run), checkpoint.step))
+            load_weights(opened, config, open_checkpoint(RunDir(checkpoint.run), checkpoint.step))
             side = config.data.resolution if side is None else side
         side = None if side is None else side // opened.size_multiple * opened.size_multiple
         images = opened.sample(

@@ -63,8 +63,8 @@ def probability_ramp_plot(context, rollout, settings):
     config = config_from_flat(flat)
     steps = config.training.max_train_steps
     xs = sorted({round(i * steps / 400) for i in range(401)})
-    ys = [probability_at(config.rollout, x) if config.rollout.active else 0.0 for x in xs]
-    title = "Chance that a row is rolled out" + ("" if config.rollout.active else " (off: nothing is rolled out)")
+    ys = [probability_at(config.rollout, x) if config.rollout.is_active else 0.0 for x in xs]
+    title = "Chance that a row is rolled out" + ("" if config.rollout.is_active else " (off: nothing is rolled out)")
     path = pictures.line_plot(
         xs, ys, context.work / "ramp.png", title=title, x_label="optimizer step", y_label="chance"
     )

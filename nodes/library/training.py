@@ -177,13 +177,13 @@ def _exported(context, run: RunDir, config, step: int) -> Path:
     from ...core.adapters import check_export, export
     from ...core.adapters.header import ExportError
     from ...core.families import ModelError, load_model
-    from ...core.look.revisit import open_checkpoint, put_on
+    from ...core.look.revisit import load_weights, open_checkpoint
     from ...core.runs.checkpoint import CheckpointError
 
     try:
         found = open_checkpoint(run, step)
         model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
-        put_on(model, config, found)
+        load_weights(model, config, found)
         path = export(model, context.work / "lora.safetensors", config, step=step)
         check_export(path, config, model)
     except (CheckpointError, ExportError, ModelError) as error:

@@ -1,4 +1,4 @@
-"""`graph run` for tests: the real one, but a ramp plot waits, telling progress, while a file named `hold` lies in the runs folder."""
+"""`graph run` for tests: the real one, but a ramp plot waits, reporting progress, while a file named `hold` lies in the runs folder."""
 
 import sys
 import time

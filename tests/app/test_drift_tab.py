@@ -33,7 +33,7 @@ HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{x}}`"
 
 
 @pytest.fixture
-def told(store, write):
+def finished(store, write):
     """A run that has ended, with a checkpoint of step 120 and a LoRA."""
     return write.run(store)
 
@@ -53,7 +53,7 @@ def whole_lab(tmp_path_factory):
 
 @pytest.fixture
 def lab(whole_lab):
-    """The same, as viewers and runs of this test find it: nobody has asked for anything."""
+    """The same, as viewers and runs of this test find it: nothing has been requested."""
     whole_lab.watch.preview_client.close()
     whole_lab.watch._preview_client = PreviewClient(
         whole_lab.watch.previews.folder / "drift", worker=[sys.executable, drift_worker.__file__]
@@ -89,7 +89,7 @@ def until(lab, ready, first=None):
 
 def shown(lab, **changes):
     """Ask and wait for the filmstrip; all updates. The browser had applied everything before."""
-    applied = lab.viewers.place("v").scene.number
+    applied = lab.viewers.session("v").scene.number
     return until(
         lab,
         lambda seen: lab.answer.film in seen and lab.answer.export in seen,
@@ -100,10 +100,10 @@ def shown(lab, **changes):
 # What can be chosen --------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_the_base_models_and_what_every_run_has_left(store, told):
+def test_weights_are_the_base_models_and_what_every_run_has_left(store, finished):
     values = [value for _, value in choices.weights_choices(store.list(), choices.Shelf())]
     assert "base/demo" in values and values[-2:] == ["run/told/lora", "run/told/120"]
-    with told.lock():
+    with finished.lock():
         assert "run/told/now" in [value for _, value in choices.weights_choices(store.list(), choices.Shelf())]
     assert choices.weights_choices(store.list(), choices.Shelf(), keep="run/told/now")[-1] == (
         "told · now (it has ended)",
@@ -111,15 +111,15 @@ def test_weights_are_the_base_models_and_what_every_run_has_left(store, told):
     )
 
 
-def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(told, monkeypatch):
+def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(finished, monkeypatch):
     shelf = choices.Shelf()
-    assert shelf.checkpoints(told.path) == [120]
+    assert shelf.checkpoints(finished.path) == [120]
     monkeypatch.setattr(choices, "_steps", lambda folder: pytest.fail("read again"))
-    assert shelf.checkpoints(told.path) == [120]
+    assert shelf.checkpoints(finished.path) == [120]
     monkeypatch.undo()
-    (told.checkpoints_path / "step-000200").mkdir()
-    (told.checkpoints_path / "step-000200" / "manifest.json").write_text("{}")
-    assert choices.Shelf().checkpoints(told.path) == [200, 120] and shelf.reports(told.path) == [0, 120]
+    (finished.checkpoints_path / "step-000200").mkdir()
+    (finished.checkpoints_path / "step-000200" / "manifest.json").write_text("{}")
+    assert choices.Shelf().checkpoints(finished.path) == [200, 120] and shelf.reports(finished.path) == [0, 120]
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_a_new_checkpoint_is_offered_without_reading_every_folder_again(told, mo
         "run/told/-1",
     ],
 )
-def test_weights_written_by_hand_are_refused(store, told, value):
+def test_weights_written_by_hand_are_refused(store, finished, value):
     with pytest.raises(ConfigError) as error:
         choices.chosen(value, store.list())
     assert error.value.faults[0].options == ("checkpoints",)
 
 
-def test_base_stands_before_a_run_and_weights_of_two_models_are_refused(store, told):
+def test_base_stands_before_a_run_and_weights_of_two_models_are_refused(store, finished):
     runs = store.list()
     checkpoints, config = choices.pair("run/told/120", "base", runs)
-    assert checkpoints == ["base", {"run": str(told.path), "step": 120}]
-    assert config["pretrained_model_name_or_path"] == told.read_config()["pretrained_model_name_or_path"]
+    assert checkpoints == ["base", {"run": str(finished.path), "step": 120}]
+    assert config["pretrained_model_name_or_path"] == finished.read_config()["pretrained_model_name_or_path"]
     for weights, against, why in (
         ("base/demo", "base", "base model's weights already"),
         ("run/told/120", "run/told/120", "same weights"),
@@ -164,14 +164,14 @@ def test_every_solver_to_compare_with_is_one_that_the_config_takes(lab):
     solvers = [value for _, value in choices.solver_choices() if value not in (choices.NOTHING, "unipc/2")]
     assert {"unipc/1", "unipc/3", "dpm/1", "euler/2", "rk4/2"} <= set(solvers) and "dpm/3" not in solvers
     for value in solvers:
-        record = lab.record(given(lab, solver=value), lab.viewers.place("v"))
+        record = lab.record(given(lab, solver=value), lab.viewers.session("v"))
         assert [each.rollout.sampler for each in PreviewRequest.from_json(record).by_solver] == [
             "unipc",
             value.partition("/")[0],
         ]
 
 
-def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
+def test_a_runs_pictures_are_distinguished_by_whether_it_trained_on_them():
     from rollout_studio.core.config import config_to_flat, load_preset
 
     found = choices.pictures_of_run("mine", config_to_flat(load_preset("demo")))
@@ -188,7 +188,7 @@ def test_a_runs_pictures_are_told_apart_by_whether_it_trained_on_them():
 
 
 def test_the_first_visit_needs_no_choice(lab):
-    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.place("v")))
+    request = PreviewRequest.from_json(lab.record(given(lab), lab.viewers.session("v")))
     assert (
         request.text()
         and request.picture.is_file()
@@ -203,7 +203,7 @@ OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order"
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_control_reaches_the_request(lab, name):
-    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.place("v"))
+    record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.session("v"))
     request = PreviewRequest.from_json(record)
     flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
             **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
@@ -216,22 +216,22 @@ def test_every_control_reaches_the_request(lab, name):
      ("sampler", "magic", "must be one of"), ("order", 9, "at most 3"), ("prompt", "  ", "Write what the picture shows"),
      ("against", "run/gone/3", "There is no run"), ("solver", "dpm/9", "from the list"), ("solver", "unipc/2", "twice")],
 )  # fmt: skip
-def test_a_bad_value_is_told_at_its_field_and_nothing_is_asked(lab, name, value, why):
+def test_a_bad_value_is_reported_at_its_field_and_nothing_is_requested(lab, name, value, why):
     out = lab.on_show(given(lab, **{name: value}), viewer())
     assert why in out[lab.fields.components[name]]["info"] and out[lab.fields.components[name]]["elem_classes"] == [
         "rs-wrong"
     ]
     assert (
         why in out[lab.answer.progress]
-        and lab.viewers.look("v").ticket is None
+        and lab.viewers.status("v").ticket is None
         and lab.watch.preview_client.pid is None
     )
     mended = lab.on_edit(given(lab), viewer())
     assert "⚠" not in mended[lab.fields.components[name]]["info"] and mended[lab.answer.progress] == ""
 
 
-def test_a_solver_without_an_order_is_asked_without_one(lab):
-    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.place("v"))
+def test_a_solver_without_an_order_is_requested_without_one(lab):
+    assert "order" not in lab.record(given(lab, sampler="euler", order=3), lab.viewers.session("v"))
     assert lab.on_edit(given(lab, sampler="euler"), viewer())[lab.fields.components["order"]]["interactive"] is False
     assert lab.on_edit(given(lab, sampler="unipc"), viewer())[lab.fields.components["order"]]["interactive"] is True
     assert lab.on_edit(given(lab, grid_steps=12), viewer())[lab.fields.components["offset"]]["maximum"] == 12
@@ -252,9 +252,9 @@ def test_a_picture_fills_the_prompt_and_only_offered_ones_can_be_picked(lab, tmp
     picture = choices.built_in()[2]
     out = lab.on_pick(given(lab), SimpleNamespace(_data={"key": picture.key}), viewer())
     assert out[lab.prompt]["value"] == picture.caption
-    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.session("v"))["image"] == str(picture.path)
     lab.on_pick(given(lab), SimpleNamespace(_data={"key": str(tmp_path / "secret.png")}), viewer())
-    assert lab.record(given(lab), lab.viewers.place("v"))["image"] == str(picture.path)
+    assert lab.record(given(lab), lab.viewers.session("v"))["image"] == str(picture.path)
 
 
 def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab, tmp_path):
@@ -267,8 +267,8 @@ def test_a_picture_of_ones_own_asks_for_a_prompt_and_a_broken_one_is_refused(lab
         and out[lab.prompt]["value"] == ""
         and "Write what the picture shows" in out[lab.prompt]["info"]
     )
-    assert lab.record(given(lab, prompt="a cup"), lab.viewers.place("v"))["image"] == str(tmp_path / "mine.png")
-    assert lab.record(given(lab), lab.viewers.place("another"))["image"] != str(tmp_path / "mine.png")
+    assert lab.record(given(lab, prompt="a cup"), lab.viewers.session("v"))["image"] == str(tmp_path / "mine.png")
+    assert lab.record(given(lab), lab.viewers.session("another"))["image"] != str(tmp_path / "mine.png")
 
 
 # Who is answered when ------------------------------------------------------------------------------------------------
@@ -301,13 +301,13 @@ def viewers():
     return viewers
 
 
-def test_of_quick_edits_only_the_last_is_asked_when_its_time_has_come(viewers):
+def test_of_quick_edits_only_the_last_is_requested_when_its_time_has_come(viewers):
     for seed in range(5):
         viewers.plan("v", {"seed": seed}, 0.25)
         viewers.now += 0.1
-        assert viewers.look("v").busy and viewers.played.asked == []
+        assert viewers.status("v").busy and viewers.played.asked == []
     viewers.now += 0.2
-    assert viewers.look("v").state.status == "working" and viewers.played.asked == [(4, "v")]
+    assert viewers.status("v").state.status == "working" and viewers.played.asked == [(4, "v")]
 
 
 def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(viewers):
@@ -316,7 +316,7 @@ def test_a_click_takes_the_place_of_a_planned_edit_and_a_wrong_field_forgets_it(
     viewers.plan("w", {"seed": 3}, 0.25)
     viewers.plan("w", None, 0)
     viewers.now = 9
-    viewers.look("v"), viewers.look("w")
+    viewers.status("v"), viewers.status("w")
     assert viewers.played.asked == [(2, "v")]
 
 
@@ -325,15 +325,15 @@ def test_an_edit_waits_until_a_running_run_has_answered(viewers):
     viewers.ask("v", live)
     viewers.plan("v", {**live, "seed": 2}, 0.1)
     viewers.now = 5
-    assert viewers.look("v").busy and len(viewers.played.asked) == 1
+    assert viewers.status("v").busy and len(viewers.played.asked) == 1
     viewers.played.states["t1"] = PreviewState("done", result={})
-    assert viewers.look("v").ticket == "t2"
+    assert viewers.status("v").ticket == "t2"
 
 
-def test_who_leaves_is_waited_for_no_longer(viewers):
+def test_a_closed_session_is_waited_for_no_longer(viewers):
     viewers.ask("v", {"seed": 1})
     viewers.leave("v")
-    assert viewers.played.cancelled == ["t1"] and not viewers.look("v").busy
+    assert viewers.played.cancelled == ["t1"] and not viewers.status("v").busy
 
 
 def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sends_nothing(lab):
@@ -361,7 +361,7 @@ def lab_lists(lab):
 
 
 def test_before_the_first_picture_an_edit_asks_nothing(lab):
-    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.look("v").busy
+    assert lab.timer not in lab.on_edit(given(lab, seed=7), viewer()) and not lab.viewers.status("v").busy
 
 
 def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
@@ -381,7 +381,7 @@ def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
     assert edited[lab.answer.curves] == "" and edited[lab.answer.measure].visible is True
 
 
-def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
+def test_a_failure_is_reported_with_its_remedy_and_the_picture_stays(lab):
     first = shown(lab)
     out = until(
         lab,
@@ -393,7 +393,7 @@ def test_a_failure_is_told_with_its_remedy_and_the_picture_stays(lab):
     assert shown(lab, seed=3)[lab.answer.progress] == ""
 
 
-def test_what_is_wrong_stays_told_until_it_is_mended(lab):
+def test_what_is_wrong_stays_reported_until_it_is_mended(lab):
     applied = shown(lab)[lab.shown]
     refused = lab.on_show(given(lab, applied, grid_steps=1), viewer())
     assert (
@@ -411,7 +411,7 @@ def test_stop_stops(lab):
     assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.answer.progress]
     until(lab, lambda seen: "Walking" in seen.get(lab.answer.progress, ""), first)
     out = lab.on_stop(0, viewer())
-    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.look("v").busy
+    assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.status("v").busy
 
 
 class Browser:
@@ -489,7 +489,7 @@ def test_whatever_the_order_in_which_answers_come_the_newest_stands_at_the_end(s
     assert page == scene.whole()[1]
 
 
-def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_told(lab):
+def test_the_weights_of_now_are_answered_by_the_run_and_its_end_is_reported(lab):
     from rollout_studio.core.config import config_to_flat, load_preset
 
     run = lab.watch.store.create(config_to_flat(load_preset("demo")), "trains")
@@ -546,12 +546,12 @@ def test_text_of_people_and_runs_is_inert(tmp_path):
     )
 
 
-def test_the_head_says_what_was_measured_and_that_fewer_steps_were_walked(tmp_path):
+def test_the_head_says_what_was_measured_and_that_fewer_steps_were_possible(tmp_path):
     answer, record = result(tmp_path, checkpoints=["base"])
     drawn = drift_picture.film(answer, str, record)
     assert (
         "After <b>4 steps on its own</b>, the model is <b>28.7 % off the true path</b>" in drawn
-        and "9 steps were asked for" in drawn
+        and "9 steps were requested" in drawn
     )
     assert "knows nothing of your picture" in drift_picture.film(answer, str, {**record, "start": "noise"})
     answer["numbers"]["base"]["distance"] = None
@@ -576,23 +576,23 @@ def test_every_number_has_its_unit_and_what_is_no_number_a_dash(tmp_path):
     assert drawn.count('scope="row"') == 4 and all(unit for _, unit, _ in drift_picture.NUMBERS.values())
 
 
-def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, told):
-    watch, log = Watch(store.root), RunLog(told).update()
-    drawn = measured.curves(store.summary(told), log, log.drifts[120], watch)
+def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, finished):
+    watch, log = Watch(store.root), RunLog(finished).update()
+    drawn = measured.curves(store.summary(finished), log, log.drifts[120], watch)
     links = dict(re.findall(r'download="([^"]+)" href="gradio_api/file=([^"]+)"', drawn))
     assert {Path(name).suffix for name in links} == {".png", ".json", ".csv"}
-    report = (told.drift_path / "step-000120" / "report.json").read_text()
+    report = (finished.drift_path / "step-000120" / "report.json").read_text()
     assert Path(links["told-drift-step-120.json"]).read_text() == report
     assert Path(links["told-drift-step-120.csv"]).read_text() == report_to_csv(report_from_json(report))
     assert all(Path(link).is_relative_to(watch.previews.folder) for link in links.values())
 
 
-def test_a_report_outside_the_run_is_not_shown(store, told):
-    watch, log = Watch(store.root), RunLog(told).update()
+def test_a_report_outside_the_run_is_not_shown(store, finished):
+    watch, log = Watch(store.root), RunLog(finished).update()
     event = {"step": 1, "path": "../../secret/report.json"}
     assert (
-        "outside the run" in measured.filmstrip(store.summary(told), event, watch)
-        and measured.curves(store.summary(told), log, event, watch) == ""
+        "outside the run" in measured.filmstrip(store.summary(finished), event, watch)
+        and measured.curves(store.summary(finished), log, event, watch) == ""
     )
 
 
@@ -603,8 +603,8 @@ def test_only_files_of_the_private_folder_have_an_address(store, tmp_path):
         previews.own(tmp_path / "a.png")
 
 
-def test_from_a_runs_report_it_is_one_click_to_its_weights(store, told):
-    shelf, summary = choices.Shelf(), store.summary(told)
+def test_from_a_runs_report_it_is_one_click_to_its_weights(store, finished):
+    shelf, summary = choices.Shelf(), store.summary(finished)
     assert drift_tab.newest(summary, 120, shelf) == "run/told/120"
     assert drift_tab.newest(summary, 0, shelf) == "run/told/lora"
     (bare,) = [store.summary(store.create({}, "bare"))]

@@ -30,7 +30,7 @@ from rollout_studio.core.config.own_presets import (
     own_presets,
     save_preset,
 )
-from rollout_studio.core.foreign.importing import import_file, told
+from rollout_studio.core.foreign.importing import import_file, summary
 
 MINE = with_changes(load_preset("demo"), {"max_train_steps": 77, "validation_prompts": ["a <b>cup</b>", "two, words"]})
 
@@ -111,7 +111,7 @@ def test_another_model_takes_away_what_was_checked_of_the_one_before_and_other_e
 
 @pytest.mark.parametrize("content", ["{", '{"learning_rate": 50}', '{"sead": 1}', "[]", '{"_metadata": {"title": 5}}', '{"_metadata": 5}', "[" * 100_000,
                                      '{"seed": ' + "9" * 5000 + "}", '{"trigger_word": "\\ud800"}'], ids=lambda content: content[:24])  # fmt: skip
-def test_a_broken_preset_file_is_told_and_takes_nothing_with_it(tmp_path, content):
+def test_a_broken_preset_file_is_reported_and_takes_nothing_with_it(tmp_path, content):
     save_preset(tmp_path, "good", "Good", MINE)
     (folder_of(tmp_path) / "bad.json").write_text(content)
     found, broken = own_presets(tmp_path)
@@ -159,10 +159,10 @@ def test_a_downloaded_config_brought_in_again_is_the_same(tmp_path, name):
     found = import_file(write(tmp_path / "config.json", config.to_json()))
     assert found.config == config
     assert (found.left_out, found.fill_in) == ((), ())
-    assert told(found).startswith(f"{len(config_to_flat(config))} settings taken from config.json. ")
+    assert summary(found).startswith(f"{len(config_to_flat(config))} settings imported from config.json. ")
 
 
-def test_unknown_keys_are_told_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
+def test_unknown_keys_are_reported_with_the_nearest_name_and_the_rest_is_taken(tmp_path):
     found = import_file(write(tmp_path / "config.json", {"learning_rte": 1, "--seed": 7, "_note": "x"}))
     assert found.config.training.seed == 7 and found.taken == ("seed",)
     [(key, value, why)] = found.left_out
@@ -321,7 +321,7 @@ def test_the_arguments_of_diffusers_script_are_read_with_their_own_meaning_and_t
     )
     assert any("logit_mean 0.5 is -0.5 here" in remark for remark in found.remarks)
     assert {"output_dir", "push_to_hub", "report_to", "validation_epochs"} <= {key for key, _, _ in found.left_out}
-    assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in told(found)
+    assert (found.assumed, found.fill_in) == ((), ()) and "diffusers' args.json" in summary(found)
 
 
 @pytest.mark.parametrize(("scheme", "sampling", "weighting"), [("mode", "mode", "none"), ("sigma_sqrt", "uniform", "sigma_sqrt"),
@@ -413,7 +413,7 @@ def values(train, updates):
     return {name: updates[field] for name, field in train.form.components.items() if field in updates}
 
 
-def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
+def test_a_dropped_file_fills_the_whole_form_and_is_reported(train, tmp_path):
     path = write(tmp_path / "config.json", MINE.to_json())
     updates = train.keep.on_file(train, given(train, load_preset("sd15"), file=str(path)))
     assert (
@@ -422,7 +422,7 @@ def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
         )
         == MINE
     )
-    assert f"{len(config_to_flat(MINE))} settings taken from config.json" in updates[train.keep.told]
+    assert f"{len(config_to_flat(MINE))} settings imported from config.json" in updates[train.keep.report]
 
 
 @pytest.mark.parametrize(
@@ -431,8 +431,8 @@ def test_a_dropped_file_fills_the_whole_form_and_is_told(train, tmp_path):
 def test_a_bad_file_is_refused_and_the_form_stays(train, tmp_path, content):
     updates = train.keep.on_file(train, given(train, MINE, file=str(write(tmp_path / "config.json", content))))
     assert values(train, updates) == {}
-    said = updates[train.keep.told]
-    assert "Nothing was taken from config.json" in said and "<script" not in said and "${" not in said
+    said = updates[train.keep.report]
+    assert "Nothing was imported from config.json" in said and "<script" not in said and "${" not in said
     said.encode()  # it can be sent to the browser
 
 
@@ -440,9 +440,9 @@ def test_the_settings_of_a_run_come_back_whole(train, store):
     store.create(MINE, "earlier")
     updates = train.keep.on_run(train, given(train, RunConfig(), run="earlier"))
     assert len(values(train, updates)) == len(config_to_flat(MINE))
-    assert "the run earlier" in updates[train.keep.told]
+    assert "the run earlier" in updates[train.keep.report]
     refused = train.keep.on_run(train, given(train, RunConfig(), run="../earlier"))
-    assert values(train, refused) == {} and "cannot name a run" in refused[train.keep.told]
+    assert values(train, refused) == {} and "cannot name a run" in refused[train.keep.report]
 
 
 def test_saving_makes_a_card_and_chooses_it_and_asks_before_replacing(train, store):
@@ -468,7 +468,7 @@ def test_deleting_the_chosen_preset_leaves_the_form_and_goes_back_to_the_first(t
     assert own_presets(store.root)[0] == []
 
 
-def test_a_preset_that_is_gone_meanwhile_is_told_and_the_page_lives_on(train, store):
+def test_a_preset_that_is_gone_meanwhile_is_reported_and_the_page_lives_on(train, store):
     kept = save_preset(store.root, "mine", "Mine", MINE)
     held = {**given(train, MINE), train.model.preset: kept.key}
     assert "Changed from the preset" in train.on_edit(held)[train.side]

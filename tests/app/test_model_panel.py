@@ -87,7 +87,7 @@ def codes(report):
 @pytest.mark.parametrize(
     ("name", "family", "predicts"), [("demo-flow", "lumina2", "flow_matching"), ("demo-epsilon", "sd1x", "epsilon")]
 )
-def test_a_built_in_model_is_told_whole(name, family, predicts):
+def test_a_built_in_model_is_reported_completely(name, family, predicts):
     report = checked(name)
     assert (report.place, report.family, report.prediction_type, report.resolution, report.usable) == (
         "built-in",
@@ -111,7 +111,7 @@ def folder(tmp_path):
     return place
 
 
-def test_a_folder_is_told_like_a_built_in_model(folder):
+def test_a_folder_is_reported_like_a_built_in_model(folder):
     report = checked(str(folder))
     assert (report.place, report.family, report.prediction_type, report.resolution) == (
         "folder",
@@ -157,7 +157,7 @@ def test_offline_it_says_so_and_what_works_without_a_network(monkeypatch, tmp_pa
 # -- the hub ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hub_id_is_told_from_its_small_files_and_its_size_from_what_would_be_loaded(hub):
+def test_a_hub_id_is_reported_from_its_small_files_and_its_size_from_what_would_be_loaded(hub):
     report = checked()
     assert (report.place, report.family, report.prediction_type, report.resolution) == (
         "hub",
@@ -207,7 +207,7 @@ def test_a_gated_model_with_access_is_usable_and_says_so(hub):
         (errors.HfHubHTTPError("503 Server Error", response=response(503)), "could not be fetched"),
     ],
 )
-def test_what_the_hub_answers_is_told_in_words(hub, error, says):
+def test_what_the_hub_answers_is_reported_in_words(hub, error, says):
     hub.asks = error
     report = checked()
     assert codes(report) == ["model-missing"] and says in model_card(report) and report.findings[0].remedy
@@ -216,7 +216,7 @@ def test_what_the_hub_answers_is_told_in_words(hub, error, says):
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError("no route"), httpx.ReadTimeout("slow"), errors.OfflineModeIsEnabled("offline")]
 )
-def test_no_network_is_told_with_what_works_without(hub, error):
+def test_no_network_is_reported_with_what_works_without(hub, error):
     hub.asks = error
     report = checked()
     assert codes(report) == ["model-offline"] and "demo-flow" in model_card(report)
@@ -235,12 +235,12 @@ def test_a_repository_that_cannot_be_trained_on_says_why(hub):
     assert "is a sd1x model" in model_card(checked(model_family="sd3"))
 
 
-def test_a_model_that_does_not_fit_on_the_disk_is_told_before_the_download(hub, monkeypatch):
+def test_a_model_that_does_not_fit_on_the_disk_is_reported_before_the_download(hub, monkeypatch):
     monkeypatch.setattr(model_check.platform_calls, "free_bytes", lambda path: 10**9)
     assert "no-space" in codes(checked())
 
 
-def test_a_downloaded_model_is_told_without_asking_the_hub(hub, folder, monkeypatch):
+def test_a_downloaded_model_is_reported_without_asking_the_hub(hub, folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(folder / "model_index.json"))
     report = checked()
     assert report.place == "hub" and report.downloaded and report.usable and not hub.asked

@@ -67,14 +67,16 @@ def test_words_go_when_own_pictures_come_and_not_with_other_own_pictures(before)
 
 def test_a_preset_without_the_demos_pictures_has_no_words_to_lose():
     mine = own(instance_prompt="a cup")
-    assert own_words.changes(mine, mine, "demo-dreambooth") == {} and own_words.told(mine, mine) == own_words.Told()
+    assert (
+        own_words.changes(mine, mine, "demo-dreambooth") == {} and own_words.message(mine, mine) == own_words.Message()
+    )
     plain = load_preset("sd15")
     assert own_words.changes(with_changes(plain, {"instance_data_dir": "/home/me/cups"}), plain, None) == {}
 
 
 @pytest.mark.parametrize("folder", ["~nobody-of-this-name/cups", "/home/me/" + "x" * 5000, "demo-dreambooth-2"])
 def test_a_folder_that_no_disk_can_hold_is_no_built_in_one(folder):
-    assert own_words.is_own(folder) and own_words.told(own(instance_data_dir=folder), DEMO).clear
+    assert own_words.is_own(folder) and own_words.message(own(instance_data_dir=folder), DEMO).clear
 
 
 def test_what_was_cleared_is_put_back_whole_and_what_was_typed_since_stays():
@@ -111,13 +113,13 @@ def test_validation_prompts_are_the_first_different_captions_else_the_caption_fo
     assert own_words.prompts_from(["", ""], "for all") == ["for all"] and own_words.prompts_from([], None) == []
 
 
-def test_what_was_cleared_is_said_with_the_reason_until_the_words_are_written():
+def test_what_was_cleared_is_reported_with_the_reason_until_the_words_are_written():
     config = with_changes(own(), own_words.cleared(own(), DEMO))
-    told = own_words.told(config, DEMO)
-    assert "the demo&#x27;s words are cleared" in told.markup and "was “zwx”, is now empty" in told.markup
-    assert "stays 64 px, because the small model demo-flow" in told.markup
-    assert (told.clear, told.back, told.prompts) == (False, True, True)
-    partly = own_words.told(with_changes(config, {"trigger_word": HOSTILE}), DEMO)
+    message = own_words.message(config, DEMO)
+    assert "the demo&#x27;s texts are cleared" in message.markup and "was “zwx”, is now empty" in message.markup
+    assert "stays 64 px, because the small model demo-flow" in message.markup
+    assert (message.clear, message.back, message.prompts) == (False, True, True)
+    partly = own_words.message(with_changes(config, {"trigger_word": HOSTILE}), DEMO)
     assert "&lt;script&gt;alert(1)" in partly.markup and "${" not in partly.markup and "<script" not in partly.markup
     written = with_changes(
         config,
@@ -128,17 +130,17 @@ def test_what_was_cleared_is_said_with_the_reason_until_the_words_are_written():
             "validation_prompts": ["a qrx cup"],
         },
     )
-    assert own_words.told(written, DEMO) == own_words.Told()
-    assert own_words.told(DEMO, DEMO) == own_words.Told()
+    assert own_words.message(written, DEMO) == own_words.Message()
+    assert own_words.message(DEMO, DEMO) == own_words.Message()
 
 
-def test_words_of_the_demo_that_are_there_still_are_said_and_can_be_cleared():
+def test_words_of_the_demo_that_are_there_still_are_reported_and_can_be_cleared():
     """As after an old draft, or a change of the model after the pictures."""
-    told = own_words.told(own(), DEMO)
-    assert told.clear and not told.back and "“zwx”, as in the demo" in told.markup
+    message = own_words.message(own(), DEMO)
+    assert message.clear and not message.back and "“zwx”, as in the demo" in message.markup
     config = with_changes(own(), {**own_words.cleared(own(), DEMO), "pretrained_model_name_or_path": "somebody/model"})
-    told = own_words.told(config, DEMO)
-    assert told.clear and "64, as in the demo" in told.markup
+    message = own_words.message(config, DEMO)
+    assert message.clear and "64, as in the demo" in message.markup
 
 
 # -- in the tab -------------------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ def test_own_pictures_without_any_caption_do_not_start_and_the_field_says_why(tr
     assert "⚠" not in train.on_edit(given)[fields["instance_prompt"]]["info"], "mended, the mark goes"
 
 
-def test_a_chosen_word_that_needs_a_cleared_one_is_told_at_its_field(train, given, tmp_path):
+def test_a_chosen_word_that_needs_a_cleared_one_is_reported_at_its_field(train, given, tmp_path):
     fields = train.form.components
     given = {
         **given,

@@ -60,7 +60,7 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     first, store = visit(), served[1]
     first.locator("#opt-seed input").fill("4321")
     page = first
-    page.get_by_text("Keep these settings, or bring some in").click()
+    page.get_by_text("Save or import settings").click()
     page.locator("#keep-title input, #keep-title textarea").fill("Mine ${alert(1)} <i>")
     page.locator("#keep-save").click()
     card = page.locator("#preset").get_by_label(re.compile(r"Mine \$\{alert\(1\)\} <i>"))
@@ -78,16 +78,16 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     card.check()
     expect(seed).to_have_value("4321")
 
-    page.get_by_text("Keep these settings, or bring some in").click()
-    drop = page.locator("#bring-file input[type=file]")
+    page.get_by_text("Save or import settings").click()
+    drop = page.locator("#import-file input[type=file]")
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     drop.set_input_files(tmp_path / "config.json")
-    expect(page.locator("#bring-told")).to_contain_text("Nothing was taken from config.json")
+    expect(page.locator("#import-report")).to_contain_text("Nothing was imported from config.json")
     expect(seed).to_have_value("4321")
     (tmp_path / "other.json").write_text(json.dumps({"seed": 99, "sead": 1}), encoding="utf-8")
     drop.set_input_files(tmp_path / "other.json")
-    expect(page.locator("#bring-told")).to_contain_text("1 setting taken from other.json; 1 left out")
-    expect(page.locator("#bring-told")).to_contain_text("Did you mean 'seed'?")
+    expect(page.locator("#import-report")).to_contain_text("1 setting imported from other.json; 1 left out")
+    expect(page.locator("#import-report")).to_contain_text("Did you mean 'seed'?")
     expect(seed).to_have_value("99")
 
     page.locator("#keep-mine input").click()
@@ -99,7 +99,7 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(seed).to_have_value("99")
 
 
-def test_the_card_and_everything_said_of_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
+def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
     page = visit()
     cards, about, note = page.locator("#preset"), page.locator(".rs-about"), page.locator(".rs-note")
     model = page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")
@@ -107,9 +107,9 @@ def test_the_card_and_everything_said_of_the_model_follow_an_import_a_hub_id_and
     expect(demo).to_contain_text("Needs nothing")
     expect(note).to_contain_text("No download and no graphics card needed")
 
-    page.get_by_text("Keep these settings, or bring some in").click()
+    page.get_by_text("Save or import settings").click()
     (tmp_path / "config.json").write_text(load_preset("sd35-medium").to_json(), encoding="utf-8")
-    page.locator("#bring-file input[type=file]").set_input_files(tmp_path / "config.json")
+    page.locator("#import-file input[type=file]").set_input_files(tmp_path / "config.json")
     expect(cards.get_by_label("Stable Diffusion 3.5 Medium")).to_be_checked()
     expect(about).to_contain_text("an NVIDIA card with 24 GB")
     expect(note).not_to_contain_text("No download")

@@ -88,7 +88,7 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     page.get_by_text("Class pictures: so that the model does not forget the kind").click()
     write(page, "class_prompt", "a cup")  # typed: it stays
     page.locator("#drop input[type=file]").set_input_files(dropped)
-    expect(words).to_contain_text("Your own pictures: the demo's words are cleared")
+    expect(words).to_contain_text("Your own pictures: the demo's texts are cleared")
     expect(words).to_contain_text("was “a zwx shape”, is now empty: needed for every picture without a caption")
     expect(words).to_contain_text("stays 64 px, because the small model demo-flow")
     for name in ("trigger_word", "instance_prompt", "validation_prompts"):
@@ -103,7 +103,7 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     assert not served[1].list()
 
     page.reload()  # the form as it is
-    expect(words).to_contain_text("the demo's words are cleared")
+    expect(words).to_contain_text("the demo's texts are cleared")
     expect(field(page, "instance_prompt")).to_have_value("")
     write(page, "instance_prompt", "a photo of a cup")
     expect(page.locator("#pictures")).to_contain_text("2 pictures, dropped here")

@@ -14,7 +14,7 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
     page = visit()
     tab(page, "Train")
     picture = page.locator("#rollout-picture")
-    wide = picture.locator(".rs-walk-wide svg")
+    wide = picture.locator(".rs-grid-picture-wide svg")
     expect(wide).to_be_visible()
     expect(picture).to_contain_text("up to 2 grid steps too much")
     expect(wide.locator(".rs-w-arc")).to_have_count(2)
@@ -24,10 +24,10 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
         slider.press("ArrowRight")
     expect(wide.locator(".rs-w-arc")).to_have_count(5)
     expect(wide).to_have_attribute("aria-label", re.compile("starts up to 5 grid steps noisier"))
-    expect(picture).to_contain_text("up to 6")  # five steps and ReflexFlow's look at the clean state
+    expect(picture).to_contain_text("up to 6")  # five steps and ReflexFlow's forward on the clean state
     expect(page.locator("#ramp svg")).to_be_visible()
     expect(page.locator("#ramp")).to_contain_text("up to 6 for one row")
-    expect(page.locator("#rollout-learns")).to_contain_text("has walked 5 steps")
+    expect(page.locator("#rollout-learns")).to_contain_text("after a rollout of 5 steps")
     expect(page.locator("#rollout-learns thead th")).to_have_count(5)
     expect(page.locator("#level").get_by_label("Own numbers")).to_be_checked()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 5')
@@ -83,7 +83,7 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
     expect(slider(ramp)).to_have_value("60")
 
 
-def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_check_tells_what_the_run_takes(
+def test_a_chance_of_zero_is_reported_in_the_panel_and_marked_at_the_controls_and_check_reports_what_the_run_takes(
     visit, tab
 ):
     page = visit()
@@ -98,10 +98,10 @@ def test_a_chance_of_zero_is_said_in_the_panel_and_marked_at_the_controls_and_ch
                 "Nothing will be rolled out, because Chance of a rollout is 0"
             )
             expect(page.locator("#side")).to_contain_text("Nothing will be rolled out")
-    told = page.evaluate(
+    hint = page.evaluate(
         "getComputedStyle(document.querySelector('#opt-scheduled_sampling_sampler'), '::after').content"
     )
-    assert "No effect now: nothing is rolled out" in told
+    assert "No effect now: nothing is rolled out" in hint
     number.fill("0.5")
     number.blur()
     expect(page.locator("#rollout-picture svg").first).to_be_visible()

@@ -37,7 +37,7 @@ def test_two_runs_stand_side_by_side_by_steps_and_by_seconds(visit, runs, tab):
     page = visit()
     open_run(page, tab, "mine")
     tab(page, "Samples and drift")
-    expect(page.locator("#run-course")).to_contain_text("That is blur, not success")
+    expect(page.locator("#run-drift-over-training")).to_contain_text("That is blur, not success")
     tab(page, "Compare")
     expect(page.locator("#compare-runs")).to_contain_text("mine-plain-steps")  # its control, chosen by itself
     said = page.locator("#compare-findings")
@@ -80,7 +80,7 @@ def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):
     open_run(page, tab, "mine")
     for part, shown in (
         ("Overview", "#run-charts svg"),
-        ("Samples and drift", "#run-course svg"),
+        ("Samples and drift", "#run-drift-over-training svg"),
         ("Compare", "#compare-findings table"),
         ("Log", "#run-log pre"),
     ):

@@ -197,7 +197,7 @@ def test_a_broken_picture_has_no_thumbnail(tmp_path):
     assert Previews().thumbnail(tmp_path / "a.png") is None
 
 
-def test_the_ramp_and_the_cost_are_told_for_a_rollout_and_its_absence_is_told_too():
+def test_the_ramp_and_the_cost_are_reported_for_a_rollout_and_its_absence_is_reported_too():
     on = load_preset("demo")
     off = with_changes(on, {"scheduled_sampling_max_step_offset": 0})
     assert "svg" in ramp_panel(on) and "extra forwards" in cost_sentence(on)
@@ -227,7 +227,7 @@ def test_samples_stand_by_prompt_and_step_and_drift_in_words(store, write):
     assert measured.curves(summary, log, log.drifts[120], watch).count("<svg") == 3
 
 
-def test_a_damaged_drift_report_is_told_not_raised(store, write):
+def test_a_damaged_drift_report_is_reported_not_raised(store, write):
     from rollout_studio.app.drift import measured
 
     run = write.run(store)

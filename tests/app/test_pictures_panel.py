@@ -311,7 +311,7 @@ def test_the_look_can_be_sent_to_a_browser_whatever_the_files_are_called(panel, 
     assert all(not item["editable"] for item in odd)
 
 
-def test_what_may_be_done_follows_from_whose_pictures_they_are(panel, folder):
+def test_what_may_be_done_follows_from_the_owner_of_the_pictures(panel, folder):
     built_in, own = panel.reader.read(data("demo-dreambooth")).shown, panel.reader.read(data(folder)).shown
     assert "built in: they cannot be edited. Drop your own" in built_in["head"]
     assert not built_in["editable"] and not any(item["editable"] for item in built_in["items"])

@@ -73,7 +73,7 @@ def test_the_page_needs_no_torch_for_it():
 
 
 @pytest.mark.timeout(PATIENCE_S)
-def test_a_cold_request_gives_pictures_and_numbers_and_tells_its_progress(client):
+def test_a_cold_request_gives_pictures_and_numbers_and_reports_its_progress(client):
     warm = client.warm_up()
     assert client.warm_up() == warm
     ticket, seen = client.request(STRIP), set()
@@ -103,7 +103,7 @@ def test_the_same_again_is_there_at_once_and_another_solver_soon(client):
 
 
 @pytest.mark.timeout(PATIENCE_S)
-def test_base_and_lora_differ_in_what_they_walk_to_and_start_alike(client, lora):
+def test_base_and_lora_differ_in_what_their_rollouts_reach_and_start_alike(client, lora):
     asked = {**STRIP, "checkpoints": ["base", {"lora": str(lora)}], "what": ["strip", "curves", "spectrum"], "samples": 1,
              "fine_factor": 2}  # fmt: skip
     ticket = client.request(asked)
@@ -126,7 +126,7 @@ def test_base_and_lora_differ_in_what_they_walk_to_and_start_alike(client, lora)
 
 
 @pytest.mark.timeout(PATIENCE_S)
-def test_what_is_missing_or_broken_is_told_with_a_remedy_and_the_worker_lives(client, tmp_path, lora):
+def test_what_is_missing_or_broken_is_reported_with_a_remedy_and_the_worker_lives(client, tmp_path, lora):
     done(client, STRIP)
     pid = client.pid
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")

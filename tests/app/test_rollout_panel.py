@@ -15,7 +15,7 @@ from rollout_studio.core.before.effects import (
     blur_table,
     example_row,
     idle_settings,
-    longest_walk,
+    longest_rollout,
 )
 from rollout_studio.core.before.loss_share import bands
 from rollout_studio.core.before.remarks import remarks, rollout_remarks
@@ -72,7 +72,7 @@ def test_the_table_of_changes_names_every_rollout_option():
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_option_that_does_something_changes_what_is_drawn_or_told(name):
+def test_every_option_that_does_something_changes_what_is_drawn_or_reported(name):
     base, value = CHANGES[name]
     model = "demo-epsilon" if name == "snr_gamma" else "demo-flow"
     before, after = config(model, **base), config(model, **{**base, name: value})
@@ -81,7 +81,7 @@ def test_every_option_that_does_something_changes_what_is_drawn_or_told(name):
 
 
 @pytest.mark.parametrize("name", ROLLOUT_OPTIONS)
-def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_walk(name):
+def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_rollout(name):
     """Over configs in which something waits for something else."""
     bases = [{}, {"max_step_offset": 2}, ON, {**ON, "ramp_steps": 50, "prob_end": 0.3}, {**ON, "control": "source_noise"}, {**ON, "reflexflow_mode": "paper"},
              {**ON, "reflexflow": False}, {**ON, "grid": "training"}, {**ON, "min_sigma": 1.0}, {**ON, "start_step": 500}, {**ON, "max_step_offset": 1}]  # fmt: skip
@@ -94,7 +94,7 @@ def test_an_option_that_is_marked_idle_changes_neither_cost_nor_ramp_nor_walk(na
             after = config(**{**base, name.removeprefix(PREFIX): value})
         except ValueError:
             continue  # refused beside the others, which is more than idle
-        if not before.rollout.active and after.rollout.active:
+        if not before.rollout.is_active and after.rollout.is_active:
             pytest.fail(f"{name} is said to do nothing, but it starts the rollout of {base}")
         assert (
             rollout_cost(before).mean_ratio == rollout_cost(after).mean_ratio
@@ -110,12 +110,12 @@ def highest(config):
 @pytest.mark.parametrize("base", [{"max_step_offset": 2}, {**ON, "ramp_steps": 9, "prob_end": 0.2}, {**ON, "prob_end": 0.9}, {**ON, "grid": "training", "grid_steps": 9},
                                   {**ON, "reflexflow": False, "reflexflow_alpha": 2.0}])  # fmt: skip
 def test_whatever_the_remarks_call_unused_is_marked_at_its_control(base):
-    told = config(**base)
-    named = {name for remark in rollout_remarks(told) for part in re.findall(r"(?:without effect|[Nn]ot used[^:]*): (.*)\.", remark)
+    chosen = config(**base)
+    named = {name for remark in rollout_remarks(chosen) for part in re.findall(r"(?:without effect|[Nn]ot used[^:]*): (.*)\.", remark)
              for name in part.split(", ") if name in OPTIONS}  # fmt: skip
-    assert named <= set(idle_settings(told))
-    sheet = idle_sheet(told)
-    assert all(f"#opt-{name}::after" in sheet for name in idle_settings(told))
+    assert named <= set(idle_settings(chosen))
+    sheet = idle_sheet(chosen)
+    assert all(f"#opt-{name}::after" in sheet for name in idle_settings(chosen))
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_a_reason_cannot_leave_the_style_sheet(monkeypatch):
     assert 'content:"No effect now: a \\"b\\" \\3c /style>\\\\.";' in idle_sheet(RunConfig())
 
 
-def test_the_panel_tells_exactly_the_remarks_about_the_rollout():
-    told = config_from_flat(
+def test_the_panel_reports_exactly_the_remarks_about_the_rollout():
+    chosen = config_from_flat(
         {"pretrained_model_name_or_path": "demo-flow", PREFIX + "max_step_offset": 2, "ema_decay": 0.9}
     )
-    assert any("ema_decay" in remark for remark in remarks(told))
-    assert rollout_remarks(told) == [remark for remark in remarks(told) if PREFIX in remark]
-    said = words(panel.picture(told))
+    assert any("ema_decay" in remark for remark in remarks(chosen))
+    assert rollout_remarks(chosen) == [remark for remark in remarks(chosen) if PREFIX in remark]
+    said = words(panel.picture(chosen))
     assert (
         re.search("Nothing will be rolled out, because Chance of a rollout +is 0", said) and "ema" not in said.lower()
     )
@@ -172,9 +172,9 @@ def test_the_panel_tells_exactly_the_remarks_about_the_rollout():
 
 
 def test_a_rollout_without_fault_has_no_list_of_idle_settings():
-    told = load_preset("demo")
-    assert "rs-idle-list" not in panel.picture(told)
-    assert [remark for remark in rollout_remarks(told) if not remark.startswith(CAUTION)] == []
+    chosen = load_preset("demo")
+    assert "rs-idle-list" not in panel.picture(chosen)
+    assert [remark for remark in rollout_remarks(chosen) if not remark.startswith(CAUTION)] == []
 
 
 def test_a_start_after_the_end_of_the_run_is_called_nothing():
@@ -202,25 +202,25 @@ def test_the_levels_of_the_example_are_those_of_the_shifted_grid():
 def test_the_bars_are_the_chances_of_the_offsets(strategy):
     example = example_row(config(**{**ON, "strategy": strategy, "max_step_offset": 5}))
     assert [offset.chance for offset in example.offsets] == offset_distribution(strategy, 5)
-    drawn = grid_picture(example, longest_walk(config(**ON)), "unipc")
-    wide = drawn.split("rs-walk-narrow")[0]
+    drawn = grid_picture(example, "unipc")
+    wide = drawn.split("rs-grid-picture-narrow")[0]
     heights = [float(h) for h in re.findall(r'height="([\d.]+)" class="rs-w-bar0?"', wide)]
     tallest = max(offset.chance for offset in example.offsets)
     assert heights == pytest.approx([46 * offset.chance / tallest for offset in example.offsets], abs=0.06)
 
 
 def test_ticks_of_the_line_stand_at_the_levels():
-    wide = panel.picture(config(**ON)).split("rs-walk-narrow")[0]
+    wide = panel.picture(config(**ON)).split("rs-grid-picture-narrow")[0]
     places = [float(x) for x in re.findall(r"M([\d.]+) 38v12", wide)]
     begin, end = 58, 760 - 58
     assert places == pytest.approx([begin + (end - begin) * node for node in flow_times(30, 2.0).tolist()], abs=0.06)
 
 
 def test_offsets_beyond_the_noise_are_drawn_as_cut():
-    told = config(**{**ON, "max_step_offset": 12})
-    example = example_row(told)
-    assert example.farthest.actual == 10 and "cut to 10" in described(example, longest_walk(told), "unipc")
-    assert panel.picture(told).split("rs-walk-narrow")[0].count("rs-w-barcut") == 2
+    chosen = config(**{**ON, "max_step_offset": 12})
+    example = example_row(chosen)
+    assert example.farthest.actual == 10 and "cut to 10" in described(example, "unipc")
+    assert panel.picture(chosen).split("rs-grid-picture-narrow")[0].count("rs-w-barcut") == 2
 
 
 @pytest.mark.parametrize("offset", [1, 12, 13, 300, 1000])
@@ -254,19 +254,19 @@ def test_the_drawing_is_spoken_and_exists_for_wide_and_narrow_windows():
 def test_the_cost_in_numbers_is_the_closed_form_of_it():
     """docs/mathematics.md, "Cost of a step": ten steps of euler for every row, uniform: 5 forwards on average, 3.5
     times a plain LoRA step; no ReflexFlow."""
-    told = config(**{**ON, "max_step_offset": 10, "probability": 1.0, "sampler": "euler", "reflexflow": False})
-    said = panel.cost_sentence(told)
+    chosen = config(**{**ON, "max_step_offset": 10, "probability": 1.0, "sampler": "euler", "reflexflow": False})
+    said = panel.cost_sentence(chosen)
     assert (
         said.startswith("+5 extra forwards per row on average")
         and "up to 10 for one row" in said
         and "about 3.5x a plain LoRA step" in said
     )
-    half = with_changes(told, {PREFIX + "start_step": 100})
+    half = with_changes(chosen, {PREFIX + "start_step": 100})
     assert "3.5x" in panel.cost_sentence(half) and "over the whole run: 2.25x" in panel.cost_sentence(half)
     assert "yours: 2.25x" in panel.picture(half)
 
 
-def test_the_longest_walk_is_what_the_cost_calls_most():
+def test_the_longest_rollout_is_what_the_cost_calls_most():
     for changes in (
         {},
         {"sampler": "rk4"},
@@ -275,8 +275,8 @@ def test_the_longest_walk_is_what_the_cost_calls_most():
         {"reflexflow_mode": "paper"},
         {"control": "source_noise"},
     ):
-        told = config(**{**ON, **changes})
-        assert longest_walk(told).total == rollout_cost(told).most_forwards
+        chosen = config(**{**ON, **changes})
+        assert longest_rollout(chosen).total == rollout_cost(chosen).most_forwards
 
 
 SD3 = {"model_family": "lumina2", "prediction_type": "flow_matching"}
@@ -306,12 +306,12 @@ def test_the_blur_table_is_the_one_of_the_derivation(tmp_path):
     assert round(original[3], 2) == 0.70 and round(original[10], 2) == 0.29
 
 
-def test_the_blur_sentence_tells_the_farthest_walk():
-    told = config(**{**ON, "max_step_offset": 2})
-    row = next(row for row in blur_table(told) if row.sigma == 0.75)
+def test_the_blur_sentence_reports_the_longest_rollout():
+    chosen = config(**{**ON, "max_step_offset": 2})
+    row = next(row for row in blur_table(chosen) if row.sigma == 0.75)
     assert (
-        f"only {100 * row.factors[2][1]:.0f} % of the contrast where a row has walked 2 steps to noise level 0.75"
-        in words(panel.learning(told))
+        f"only {100 * row.factors[2][1]:.0f} % of the contrast after a rollout of 2 steps to noise level 0.75"
+        in words(panel.learning(chosen))
     )
 
 
@@ -324,9 +324,9 @@ def test_where_the_blur_is_not_known_or_does_not_apply_the_panel_says_so():
     assert "rs-blur" in panel.learning(config("demo-epsilon", **ON))
 
 
-def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_its_bound():
-    told = config("demo-epsilon", **ON)
-    found, said = bands(told), words(panel.learning(told))
+def test_the_panel_shows_the_loss_of_rolled_rows_without_and_with_its_bound():
+    chosen = config("demo-epsilon", **ON)
+    found, said = bands(chosen), words(panel.learning(chosen))
     [shown_shares] = re.findall(
         r"would carry ([\d.]+) % of the loss of all rolled rows; bounded at a signal-to-noise ratio of 5 they carry ([\d.]+) %",
         said,
@@ -334,16 +334,16 @@ def test_the_panel_shows_who_carries_the_loss_of_rolled_rows_without_and_with_it
     assert [float(share) for share in shown_shares] == pytest.approx(
         [100 * found[0].unbounded, 100 * found[0].bounded], rel=0.05
     )
-    assert panel.learning(told).split("rs-carriers")[1].count("<tr>") == 1 + len(found)
+    assert panel.learning(chosen).split("rs-carriers")[1].count("<tr>") == 1 + len(found)
     assert "no row has less noise than sigma 0.02" in said and "are left plain" in words(panel.learning(config(**ON)))
     free = config("demo-epsilon", **ON, snr_gamma=0)
     assert "nothing bounds it" in words(panel.learning(free)) and "with the bound" not in panel.learning(free)
-    assert "Who carries" not in panel.learning(config(**ON)) + panel.learning(
+    assert "loss of the rolled rows, by noise level" not in panel.learning(config(**ON)) + panel.learning(
         config("demo-epsilon", **ON, target="original")
     )
 
 
-def test_what_is_assumed_of_a_model_that_is_not_here_is_said():
+def test_what_is_assumed_of_a_model_that_is_not_here_is_reported():
     said = words(shown(config("someone/unknown-model", **ON)))
     assert "cannot be read here" in said and "not known" in said and "if the model is not a flow model" in said
 
@@ -355,10 +355,10 @@ def test_what_is_assumed_of_a_model_that_is_not_here_is_said():
 def built():
     import gradio as gr
 
-    told = load_preset("demo")
+    chosen = load_preset("demo")
     with gr.Blocks():
-        form = Form(told)
-        return form, panel.RolloutPanel(form, told)
+        form = Form(chosen)
+        return form, panel.RolloutPanel(form, chosen)
 
 
 def test_every_rollout_option_stands_in_the_panel_with_its_help_source_and_key(built):

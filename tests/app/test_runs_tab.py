@@ -17,8 +17,8 @@ from rollout_studio.app.runs.compare.findings import comparison, set_against
 from rollout_studio.app.runs.compare.panel import ComparePanel
 from rollout_studio.app.runs.compare.sides import default_choice, moments, shared_moment, sides
 from rollout_studio.app.runs.messages import requests_card
-from rollout_studio.app.runs.parts import course
 from rollout_studio.app.runs.run_list import run_choices
+from rollout_studio.app.runs.shared import drift_over_training
 from rollout_studio.app.runs.tab import RunsTab
 from rollout_studio.core.look.drift.over_training import over_training, training_words
 from rollout_studio.core.runs.run_log import follow
@@ -77,14 +77,14 @@ def test_a_run_that_waits_for_room_says_so_and_a_paused_one_says_how_it_goes_on(
 # -- drift over the training ---------------------------------------------------------------------------------------------
 
 
-def course_of(store, name="told"):
+def drift_of(store, name="told"):
     run = store.get(name)
-    return plain(course(store.summary(run), follow(run)))
+    return plain(drift_over_training(store.summary(run), follow(run)))
 
 
 def test_falling_drift_with_a_rising_clean_loss_is_called_blur_and_since_when(store, write):
     write.run(store, steps=120, drifts={40: (0.9, 0.9), 80: (0.8, 1.1), 120: (0.7, 1.2)})
-    shown = course_of(store)
+    shown = drift_of(store)
     assert (
         "At step 120, against the model before training: drift" in shown
         and "fell by 30.0 %" in shown
@@ -97,13 +97,13 @@ def test_falling_drift_with_a_rising_clean_loss_is_called_blur_and_since_when(st
 
 def test_blur_on_the_way_is_reported_although_the_end_is_none(store, write):
     write.run(store, steps=120, drifts={40: (0.9, 1.1), 120: (0.9, 0.8)})
-    shown = course_of(store)
+    shown = drift_of(store)
     assert "On the way it was blur at step 40" in shown and "Both fell" in shown and "since step" not in shown
 
 
 def test_before_training_nothing_is_compared_yet(store, write):
     write.run(store, steps=40, drifts={})
-    shown = course_of(store)
+    shown = drift_of(store)
     assert "Before training, the model's own state differs" in shown and "fell" not in shown
 
 
@@ -111,7 +111,7 @@ def test_a_drift_event_without_numbers_or_with_nonsense_draws_nothing(store):
     run = store.create({}, "odd")
     for summary in ({}, None, {"drift": "${alert(1)}", "drift_change": True}, [1]):
         run.emit("drift", step=5, path="x", summary=summary)
-    assert course(store.summary(run), follow(run)) == ""
+    assert drift_over_training(store.summary(run), follow(run)) == ""
     assert over_training({5: {"drift": math.inf}})[0].drift is None and training_words([]) == []
 
 
@@ -430,7 +430,7 @@ def test_a_tick_is_cheap_with_twenty_runs(store, write, watch, tab):
     tab.view("run-00", seen)
     took = []
     for _ in range(5):
-        watch._looked = -math.inf  # the folder is looked at again, as once a second
+        watch._polled = -math.inf  # the folder is looked at again, as once a second
         began = time.process_time()
         tab.view("run-00", seen)
         took.append(time.process_time() - began)

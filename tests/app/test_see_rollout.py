@@ -10,7 +10,7 @@ from rollout_studio.core.config import config_from_flat, differences, load_prese
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.config.rules import PREFIX
 
-WALK = {"max_step_offset": 5, "sampler": "dpm", "order": 1, "grid_steps": 20, "guidance": 2.5, "probability": 0.5}
+ROLLOUT = {"max_step_offset": 5, "sampler": "dpm", "order": 1, "grid_steps": 20, "guidance": 2.5, "probability": 0.5}
 
 
 def config(model="demo-flow", **rollout):
@@ -23,20 +23,21 @@ def lab(store=None):
     return SimpleNamespace(watch=SimpleNamespace(runs=store.list if store is not None else list))
 
 
-WALKING = [told for told in map(load_preset, preset_names()) if see_rollout.why_not(told) is None]
+WITH_ROLLOUT = [chosen for chosen in map(load_preset, preset_names()) if see_rollout.why_not(chosen) is None]
 
 
 @pytest.mark.parametrize(
-    "told", [*WALKING, config(**WALK), config(max_step_offset=7, probability=1, grid="training", sampler="rk4")]
+    "chosen",
+    [*WITH_ROLLOUT, config(**ROLLOUT), config(max_step_offset=7, probability=1, grid="training", sampler="rk4")],
 )
-def test_a_rollout_that_is_seen_and_taken_back_is_the_same_config(told):
-    assert WALKING
-    values, cut = see_rollout.fields_of(told)
-    assert cut is None and see_rollout.taken(told, values) == told
+def test_a_rollout_that_is_seen_and_taken_back_is_the_same_config(chosen):
+    assert WITH_ROLLOUT
+    values, cut = see_rollout.fields_of(chosen)
+    assert cut is None and see_rollout.taken(chosen, values) == chosen
 
 
-def test_every_field_of_the_walk_is_put_as_the_drift_tab_shows_it():
-    values, _ = see_rollout.fields_of(config(**WALK))
+def test_every_field_of_the_rollout_is_put_as_the_drift_tab_shows_it():
+    values, _ = see_rollout.fields_of(config(**ROLLOUT))
     assert values == {
         "offset": 5,
         "sampler": "dpm",
@@ -51,23 +52,23 @@ def test_every_field_of_the_walk_is_put_as_the_drift_tab_shows_it():
         assert FIELDS[name].read(values[name]) == values[name]
 
 
-def test_a_walk_that_was_changed_there_changes_the_walk_here_and_nothing_else():
-    told = config(**WALK)
-    raw = {**see_rollout.fields_of(told)[0], "sampler": "euler", "order": 3, "offset": 4}
-    changed = see_rollout.taken(told, raw)
-    assert differences(changed, told) == {
+def test_a_rollout_that_was_changed_there_changes_the_rollout_here_and_nothing_else():
+    chosen = config(**ROLLOUT)
+    raw = {**see_rollout.fields_of(chosen)[0], "sampler": "euler", "order": 3, "offset": 4}
+    changed = see_rollout.taken(chosen, raw)
+    assert differences(changed, chosen) == {
         PREFIX + "max_step_offset": 4,
         PREFIX + "sampler": "euler",
         PREFIX + "order": 2,
     }, "euler has no order: the default's"
-    assert "Farthest start (grid steps) 5 → 4" in see_rollout.said(differences(changed, told), told)
-    assert see_rollout.said({}, told) == "The Train tab has these settings already."
+    assert "Farthest start (grid steps) 5 → 4" in see_rollout.change_message(differences(changed, chosen), chosen)
+    assert see_rollout.change_message({}, chosen) == "The Train tab has these settings already."
 
 
 def test_what_cannot_be_taken_is_refused_with_every_fault():
-    raw = {**see_rollout.fields_of(config(**WALK))[0], "grid_steps": 1, "guidance": 99}
+    raw = {**see_rollout.fields_of(config(**ROLLOUT))[0], "grid_steps": 1, "guidance": 99}
     with pytest.raises(ConfigError) as error:
-        see_rollout.taken(config(**WALK), raw)
+        see_rollout.taken(config(**ROLLOUT), raw)
     assert len(error.value.faults) == 2
     paper = with_changes(
         config(), {PREFIX + "max_step_offset": 1, PREFIX + "probability": 1.0, PREFIX + "reflexflow_mode": "paper"}
@@ -78,15 +79,15 @@ def test_what_cannot_be_taken_is_refused_with_every_fault():
 
 @pytest.mark.parametrize(
     ("rollout", "reason"),
-    [({}, "No rollout is set"), ({**WALK, "probability": 0}, "No rollout is set"), ({**WALK, "control": "source_noise"}, "No row is rolled out"),
+    [({}, "No rollout is set"), ({**ROLLOUT, "probability": 0}, "No rollout is set"), ({**ROLLOUT, "control": "source_noise"}, "No row is rolled out"),
      ({"max_step_offset": 1, "probability": 1, "reflexflow_mode": "paper"}, "single-pass")],
 )  # fmt: skip
-def test_what_has_no_walk_on_the_grid_is_told_with_the_way_out(rollout, reason):
+def test_what_has_no_rollout_on_the_grid_is_reported_with_the_way_out(rollout, reason):
     assert reason in see_rollout.why_not(config(**rollout))
-    assert see_rollout.why_not(config(**WALK)) is None
+    assert see_rollout.why_not(config(**ROLLOUT)) is None
 
 
-def test_a_walk_longer_than_the_slider_there_is_cut_and_that_is_told():
+def test_a_rollout_longer_than_the_slider_there_is_cut_and_that_is_reported():
     values, cut = see_rollout.fields_of(config(max_step_offset=400, probability=1, grid="training"))
     assert values["offset"] == 100 and "400 steps" in cut and "100" in cut
     assert to_component(FIELDS["offset"], 100) == 100
@@ -94,13 +95,13 @@ def test_a_walk_longer_than_the_slider_there_is_cut_and_that_is_told():
 
 def test_the_weights_are_those_of_the_model_that_is_trained(store, write):
     write.run(store)  # demo-flow
-    assert see_rollout.weights_of(config(**WALK), "run/told/120", lab(store)) == (None, None), (
+    assert see_rollout.weights_of(config(**ROLLOUT), "run/told/120", lab(store)) == (None, None), (
         "a run's weights of the same model stay"
     )
-    assert see_rollout.weights_of(config("demo-epsilon", **WALK), "run/told/120", lab(store)) == (
+    assert see_rollout.weights_of(config("demo-epsilon", **ROLLOUT), "run/told/120", lab(store)) == (
         "base/demo-epsilon",
         None,
     )
-    assert see_rollout.weights_of(config(**WALK), "run/gone/1", lab(store)) == ("base/demo", None)
-    weights, missing = see_rollout.weights_of(config("/models/mine", **WALK), "base/demo", lab(store))
+    assert see_rollout.weights_of(config(**ROLLOUT), "run/gone/1", lab(store)) == ("base/demo", None)
+    weights, missing = see_rollout.weights_of(config("/models/mine", **ROLLOUT), "base/demo", lab(store))
     assert weights is None and "/models/mine" in missing

@@ -347,7 +347,7 @@ def test_paths_and_models_that_cannot_be_exported_are_refused(trained, tmp_path)
 # Header ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_header_restores_the_config_and_tells_other_tools_what_this_is(trained, tmp_path):
+def test_the_header_restores_the_config_and_reports_other_tools_what_this_is(trained, tmp_path):
     model, config = trained("sd2_v", lora_alpha=2.0)
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, step=250)
     folder = {"pretrained_model_name_or_path": Path(config.model.pretrained_model_name_or_path).name}
@@ -406,7 +406,7 @@ def test_a_config_is_read_without_torch(trained, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04 not tensors", (1 << 60).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"[]"]
 )
-def test_a_file_that_is_no_safetensors_is_told(content, tmp_path):
+def test_a_file_that_is_no_safetensors_is_reported(content, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ExportError, match="not a safetensors file"):
         adapters.read_lora_config(tmp_path / "x.safetensors")

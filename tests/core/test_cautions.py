@@ -1,4 +1,4 @@
-"""What works as asked and yet costs more than it looks is said beforehand, with numbers of this config's own grid."""
+"""What works as asked and yet costs more than expected is reported beforehand, with numbers of this config's own grid."""
 
 import pytest
 from rollout_studio.core.before.cautions import cautions
@@ -24,19 +24,19 @@ def config(model=SD3, **rollout):
     return config_from_flat({**model, **BASIC_SET_UP, **{P + name: value for name, value in rollout.items()}})
 
 
-def far(told):
-    return [caution for caution in cautions(told) if caution.code == "walk-far"]
+def far(chosen):
+    return [caution for caution in cautions(chosen) if caution.code == "rollout-far"]
 
 
-def slope(told, k):
-    schedule = schedule_of(told)
+def slope(chosen, k):
+    schedule = schedule_of(chosen)
     _, source = schedule.source(schedule.time_of_sigma(0.75), k)
     return blur_factor(source, schedule.path.at(schedule.time_of_sigma(0.75)))
 
 
 def test_offset_10_at_probability_1_on_the_default_grid_is_warned_about_with_its_numbers_and_both_ways_out():
-    told = config()
-    [warning] = far(told)
+    chosen = config()
+    [warning] = far(chosen)
     assert warning.level == "warning" and warning.where == P + "max_step_offset"
     for words in (
         "10 of the 30 steps",
@@ -45,29 +45,29 @@ def test_offset_10_at_probability_1_on_the_default_grid_is_warned_about_with_its
         "every row is chosen",
     ):
         assert words in warning.message
-    assert "at most 5 here (slope 0.51)" in warning.remedy and slope(told, 5) >= 0.5 > slope(told, 6)
+    assert "at most 5 here (slope 0.51)" in warning.remedy and slope(chosen, 5) >= 0.5 > slope(chosen, 6)
     assert f'{P}grid to "training", where 10 steps are 1 % of the way (slope 0.96)' in warning.remedy
 
 
 @pytest.mark.parametrize("changes", [{"grid_steps": 40}, {"grid_steps": 20}, {"max_step_offset": 8}])
 def test_the_warnings_numbers_follow_the_config(changes):
-    told = config(**changes)
-    [warning] = far(told)
-    assert f"slope of {slope(told, told.rollout.max_step_offset):.2f} of" in warning.message
-    assert f"{told.rollout.max_step_offset} of the {told.rollout.grid_steps} steps" in warning.message
+    chosen = config(**changes)
+    [warning] = far(chosen)
+    assert f"slope of {slope(chosen, chosen.rollout.max_step_offset):.2f} of" in warning.message
+    assert f"{chosen.rollout.max_step_offset} of the {chosen.rollout.grid_steps} steps" in warning.message
 
 
 @pytest.mark.parametrize("model", [SD3, SD1, {}])
 @pytest.mark.parametrize(
     "changes", [{"grid": "training"}, {"max_step_offset": 3}, {"control": "source_noise"}, {"start_step": 1000}]
 )
-def test_a_short_walk_the_training_grid_and_runs_in_which_nobody_walks_are_not_warned_about(model, changes):
+def test_a_short_rollout_the_training_grid_and_runs_without_rollouts_are_not_warned_about(model, changes):
     assert far(config(model, **changes)) == []
 
 
 @pytest.mark.parametrize("level", ROLLOUT_LEVELS)
 @pytest.mark.parametrize("model", [SD3, SD1, {}])
-def test_the_named_levels_do_not_walk_too_far(model, level):
+def test_the_named_levels_do_not_start_too_far(model, level):
     assert far(config_from_flat({**model, **rollout_level(level, 1000)})) == []
 
 
@@ -78,17 +78,17 @@ def test_where_the_contrast_is_not_known_the_share_of_the_way_is_judged():
 
 
 def test_cautions_are_among_the_remarks_and_of_the_rollout():
-    told = config()
-    [warning] = far(told)
-    assert warning.sentence in remarks(told) and warning.sentence in rollout_remarks(told)
+    chosen = config()
+    [warning] = far(chosen)
+    assert warning.sentence in remarks(chosen) and warning.sentence in rollout_remarks(chosen)
     assert cautions(RunConfig()) == []
 
 
 # -- the cleanest rows of a variance-preserving path --------------------------------------------------------------------------
 
 
-def about(told, code):
-    return [caution for caution in cautions(told) if caution.code == code]
+def about(chosen, code):
+    return [caution for caution in cautions(chosen) if caution.code == code]
 
 
 def strong(model=SD1, **rollout):
@@ -108,14 +108,14 @@ def test_a_min_sigma_below_the_smallest_sigma_of_the_path_says_that_it_does_noth
 
 
 @pytest.mark.parametrize(
-    "told", [strong(min_sigma=0.03), strong(SD3), strong({}), strong(target="original", min_sigma=0)]
+    "chosen", [strong(min_sigma=0.03), strong(SD3), strong({}), strong(target="original", min_sigma=0)]
 )
-def test_a_min_sigma_that_acts_or_is_switched_off_is_not_remarked_upon(told):
-    assert about(told, "min-sigma-idle") == []
-    assert P + "min_sigma" not in idle_settings(told)
+def test_a_min_sigma_that_acts_or_is_switched_off_is_not_remarked_upon(chosen):
+    assert about(chosen, "min-sigma-idle") == []
+    assert P + "min_sigma" not in idle_settings(chosen)
 
 
-def test_the_remarks_tell_what_the_bound_on_rolled_rows_does():
+def test_the_remarks_report_what_the_bound_on_rolled_rows_does():
     [note] = about(strong(), "loss-bounded")
     clean = bands(strong())[0]
     assert note.level == "note" and "cleanest 3.5 % of the rows" in note.message
@@ -132,9 +132,9 @@ def test_without_the_bound_the_remarks_warn_with_the_share_of_the_loss_and_the_r
     assert "snr_gamma to 5" in warning.remedy and f"then {100 * held.bounded:.2g} %" in warning.remedy
 
 
-@pytest.mark.parametrize("told", [strong(SD3), strong({}), strong(target="original"), strong(max_step_offset=0)])
-def test_where_the_loss_needs_no_bound_nothing_is_said_of_one(told):
-    assert about(told, "loss-bounded") == about(told, "loss-unbounded") == []
+@pytest.mark.parametrize("chosen", [strong(SD3), strong({}), strong(target="original"), strong(max_step_offset=0)])
+def test_where_the_loss_needs_no_bound_nothing_is_reported_of_one(chosen):
+    assert about(chosen, "loss-bounded") == about(chosen, "loss-unbounded") == []
 
 
 def test_a_min_sigma_that_keeps_the_cleanest_rows_plain_needs_no_warning_either():

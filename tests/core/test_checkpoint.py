@@ -46,7 +46,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path):
             assert loaded.tensors[stem][name].dtype == tensor.dtype and torch.equal(loaded.tensors[stem][name], tensor)
 
 
-def test_saving_tells_the_bytes_it_took(tmp_path):
+def test_saving_reports_the_bytes_it_took(tmp_path):
     saved = checkpoint.save(tmp_path, 1, tensors(1), RECORD)
     assert saved.bytes == sum(file.stat().st_size for file in saved.path.iterdir() if file.name != checkpoint.MANIFEST)
 
@@ -170,7 +170,7 @@ def test_a_database_on_a_full_disk_and_a_wrapped_error_are_recognised_others_are
     assert not checkpoint.is_disk_full(RuntimeError("expected scalar type Float"))
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_room_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(platform_calls, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFull, match=r"0 bytes are free at .* needs 1.0 MiB. Free some space"):
         save(tmp_path, 1)

@@ -90,7 +90,7 @@ def test_flat_names_are_prefix_and_field():
 def test_the_defaults_are_a_config():
     assert config_from_flat({}) == RunConfig()
     assert differences(RunConfig()) == {}
-    assert not RunConfig().rollout.active
+    assert not RunConfig().rollout.is_active
 
 
 def test_nothing_is_changed_in_place():
@@ -103,8 +103,8 @@ def test_nothing_is_changed_in_place():
         config.training.max_train_steps = 30
 
 
-def test_all_faults_are_told_at_once():
-    told = faults_of({
+def test_all_faults_are_reported_at_once():
+    message = faults_of({
         P + "gird": "inference",
         "learning_rate": math.nan,
         "seed": True,
@@ -125,14 +125,14 @@ def test_all_faults_are_told_at_once():
         "with_prior_preservation = true: needs class_prompt",
         "Unknown option 'wholly_unknown'. All names: rollout-studio options.",
     ):
-        assert words in told
-    assert len(told.splitlines()) == 8
+        assert words in message
+    assert len(message.splitlines()) == 8
 
 
 def test_a_rule_is_not_judged_by_the_default_of_a_wrong_value():
     """class_prompt is given, but wrong in itself: to call it missing too would be false."""
-    told = faults_of({"with_prior_preservation": True, "class_prompt": 3})
-    assert told.splitlines() == ["class_prompt = 3: must be text."]
+    message = faults_of({"with_prior_preservation": True, "class_prompt": 3})
+    assert message.splitlines() == ["class_prompt = 3: must be text."]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_file_with_only_the_keys_of_a_rollout_reads_as_is(tmp_path):
         1e-4,
         "sd3",
     )
-    assert config.rollout.active
+    assert config.rollout.is_active
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample", "flow_matching"])
@@ -268,7 +268,7 @@ def test_wrapped_files_and_remarks_are_understood(tmp_path):
     ],
     ids=lambda value: value[:20],
 )
-def test_a_broken_file_is_told_with_its_place(tmp_path, text, words):
+def test_a_broken_file_is_reported_with_its_place(tmp_path, text, words):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         read_config(path)
@@ -276,7 +276,7 @@ def test_a_broken_file_is_told_with_its_place(tmp_path, text, words):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_or_foreign_file_is_told(tmp_path):
+def test_a_missing_or_foreign_file_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file"):
         read_config(tmp_path / "none.json")
     path = tmp_path / "latin.json"
@@ -365,7 +365,7 @@ def test_a_wanted_zero_stays_zero():
     ],
 )
 def test_scheduled_sampling_is_active_when_a_row_can_be_rolled(fields, active):
-    assert RolloutConfig(**fields).active is active
+    assert RolloutConfig(**fields).is_active is active
 
 
 # ---- levels and remarks
@@ -376,11 +376,11 @@ def test_a_level_replaces_another_wholly(name):
     start = with_changes(RunConfig(), rollout_level("strong", 500) | {"max_train_steps": 500, P + "sampler": "rk4"})
     config = with_changes(start, rollout_level(name, 500))
     assert rollout_level_of(config) == name
-    assert config.rollout.active is (name != "off")
+    assert config.rollout.is_active is (name != "off")
     assert {key: config_to_flat(config)[key] for key in rollout_level(name, 500)} == rollout_level(name, 500)
 
 
-def test_the_numbers_of_the_levels_are_those_of_the_design():
+def test_the_numbers_of_the_levels_are_fixed():
     gentle, strong = rollout_level("gentle", 1000), rollout_level("strong", 1000)
     assert [gentle[P + key] for key in ("max_step_offset", "prob_start", "prob_end", "ramp_steps")] == [
         2,
@@ -447,7 +447,7 @@ def test_an_unknown_level_is_refused():
         ({"optimizer": "prodigy"}, "1 is usual"),
     ],
 )
-def test_what_will_do_nothing_is_said(flat, words):
+def test_what_will_do_nothing_is_reported(flat, words):
     assert any(words in remark for remark in remarks(config_from_flat(flat)))
 
 

@@ -32,7 +32,7 @@ def store(tmp_path):
     return RunStore(tmp_path)
 
 
-def told(store, name="mine", plain_s=0.2, rolled_s=0.5, steps=40, plain_every=2, state="done", **config):
+def written_run(store, name="mine", plain_s=0.2, rolled_s=0.5, steps=40, plain_every=2, state="done", **config):
     """A run whose steps took these seconds, after three slow ones; every so many steps nothing was rolled out (0 = never)."""
     run = store.create({**ROLLED, **config}, name)
     run.emit("start", resumed_from=None)
@@ -50,7 +50,7 @@ def told(store, name="mine", plain_s=0.2, rolled_s=0.5, steps=40, plain_every=2,
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
-def test_source_noise_trains_exactly_the_planned_sources_and_walks_nowhere(path, strategy):
+def test_source_noise_trains_exactly_the_planned_sources_and_rolls_out_nothing(path, strategy):
     t = torch.linspace(0.01, 0.97, 500) * path.t_max
     given = {"max_step_offset": 4, "probability": 0.6, "strategy": strategy}
     rolled, moved = (
@@ -65,8 +65,10 @@ def test_source_noise_trains_exactly_the_planned_sources_and_walks_nowhere(path,
         and torch.equal(moved.drawn_k, rolled.drawn_k)
         and moved.probability == rolled.probability
     )
-    assert torch.equal(moved.moved, rolled.rolled) and not rolled.moved.any()  # who rolls there moves here
-    assert 100 < int(moved.moved.sum()) < 400
+    assert (
+        torch.equal(moved.at_source_noise, rolled.rolled) and not rolled.at_source_noise.any()
+    )  # the rows rolled out there train at source noise here
+    assert 100 < int(moved.at_source_noise.sum()) < 400
 
 
 def test_a_source_noise_run_has_the_pictures_noise_and_rows_of_the_run_and_only_plain_forwards(
@@ -121,12 +123,12 @@ def test_each_control_changes_only_what_it_is_about():
     for changes in changed.values():
         # The drift probe stays the same, so that the reports can be compared sample by sample.
         other = config_from_flat(config_to_flat(config) | changes)
-        assert Settings.between_steps(other) == Settings.between_steps(config) and not other.rollout.walks
+        assert Settings.between_steps(other) == Settings.between_steps(config) and not other.rollout.rolls_out
 
 
 def test_a_plain_run_and_a_control_have_no_controls(store):
     for number, changes in enumerate(({f"{P}max_step_offset": 0}, {f"{P}control": "source_noise"})):
-        run = told(store, f"run-{number}", **changes)
+        run = written_run(store, f"run-{number}", **changes)
         for kind in KINDS:
             with pytest.raises(RunError, match="Nothing is rolled out"):
                 queue_control(store, run.name, kind)
@@ -136,7 +138,7 @@ def test_a_plain_run_and_a_control_have_no_controls(store):
 
 
 def test_equal_time_counts_plain_and_rolled_steps_at_the_medians_of_one_process(store):
-    run = told(store, plain_every=2)
+    run = written_run(store, plain_every=2)
     found = plain_step(config_from_flat(run.read_config()), follow(run))
     # the first three, slow ones do not count
     assert found.measured and (found.seconds, found.rolled_seconds) == (
@@ -148,8 +150,8 @@ def test_equal_time_counts_plain_and_rolled_steps_at_the_medians_of_one_process(
 
 
 def test_steps_that_something_else_slowed_do_not_change_the_equal_time(store):
-    quiet = told(store, "quiet", steps=60)
-    run = told(store, steps=20)
+    quiet = written_run(store, "quiet", steps=60)
+    run = written_run(store, steps=20)
     for step in range(21, 61):
         slowed = 30.0 if step in (31, 32, 33, 34) else 1.0  # a minute in which the machine did something else
         plain = step % 2 == 0
@@ -162,7 +164,7 @@ def test_steps_that_something_else_slowed_do_not_change_the_equal_time(store):
 
 def test_both_kinds_come_from_one_process_because_the_machine_is_not_the_same_in_another(store):
     """Rolled steps of a slow day beside plain ones of a fast day would give too many steps."""
-    run = told(store, steps=40)
+    run = written_run(store, steps=40)
     run.emit("start", resumed_from=40)
     for step in range(41, 61):
         run.emit("step", step=step, loss=1.0, rolled_rows=2, rows=4, seconds=5.0)
@@ -170,8 +172,8 @@ def test_both_kinds_come_from_one_process_because_the_machine_is_not_the_same_in
     assert (found.seconds, found.rolled_seconds, found.steps, found.rolled_steps) == (0.2, 0.5, 60, 40)
 
 
-def test_without_both_kinds_in_one_process_the_ratio_is_estimated_by_the_cost_and_said_so(store):
-    run = told(store, plain_every=0)
+def test_without_both_kinds_in_one_process_the_ratio_is_estimated_by_the_cost_and_marked(store):
+    run = written_run(store, plain_every=0)
     config = config_from_flat(run.read_config())
     found = plain_step(config, follow(run))
     assert (
@@ -186,7 +188,7 @@ def test_without_both_kinds_in_one_process_the_ratio_is_estimated_by_the_cost_an
 
 @pytest.mark.parametrize("rolled_s", [0.19, 0.2])
 def test_equal_time_is_never_fewer_steps_than_the_run_had(store, rolled_s):
-    run = told(store, rolled_s=rolled_s)
+    run = written_run(store, rolled_s=rolled_s)
     found = plain_step(config_from_flat(run.read_config()), follow(run))
     assert found.problem is None and found.equal_time_steps == 40
 
@@ -201,7 +203,7 @@ def test_a_ratio_that_the_rollout_cannot_explain_is_refused_with_the_reason(stor
     run.emit("start", resumed_from=None)
     for step in range(1, 41):
         plain = step % 2 == 0
-        told = (
+        written_run = (
             {}
             if forwards is None
             else {"network_rows": 4 if plain else 4 * forwards, "network_calls": 1 if plain else calls}
@@ -213,7 +215,7 @@ def test_a_ratio_that_the_rollout_cannot_explain_is_refused_with_the_reason(stor
             rolled_rows=0 if plain else 2,
             rows=4,
             seconds=0.2 if plain else rolled_s,
-            **told,
+            **written_run,
         )
     run.emit("end", state="done", step=40)
     run.write_state(state="done", step=40)
@@ -237,14 +239,14 @@ def test_a_ratio_that_the_forwards_explain_is_taken(store):
 
 
 def test_a_run_that_has_not_ended_gets_no_equal_time(store):
-    told(store, state="running")
+    written_run(store, state="running")
     with pytest.raises(RunError, match="must have ended"):
         queue_control(store, "mine", "plain-time")
     queue_control(store, "mine", "plain-steps")  # needs no seconds
 
 
 def test_the_clock_of_a_resumed_run_counts_each_step_once(store):
-    run = told(store, steps=10, plain_every=0)
+    run = written_run(store, steps=10, plain_every=0)
     run.emit("start", resumed_from=6)
     for step in range(7, 11):
         run.emit("step", step=step, rolled_rows=1, seconds=1.0)
@@ -261,7 +263,7 @@ def test_the_clock_of_a_resumed_run_counts_each_step_once(store):
 
 
 def test_a_control_waits_in_the_queue_with_a_clear_name_and_knows_its_run(store):
-    run = told(store)
+    run = written_run(store)
     for kind in KINDS:
         made, planned = queue_control(store, "mine", kind)
         summary = store.summary(made.name)
@@ -281,7 +283,7 @@ def test_a_control_waits_in_the_queue_with_a_clear_name_and_knows_its_run(store)
 
 
 def test_a_control_that_failed_may_be_queued_again_and_a_retried_one_stays_a_control(store):
-    told(store)
+    written_run(store)
     made, _ = queue_control(store, "mine", "plain-steps")
     store.dequeue(made.name)
     made.emit("start")
@@ -294,16 +296,16 @@ def test_a_control_that_failed_may_be_queued_again_and_a_retried_one_stays_a_con
 
 
 def test_a_long_name_leaves_room_for_the_kind(store):
-    told(store, "m" * 64)
+    written_run(store, "m" * 64)
     made, _ = queue_control(store, "m" * 64, "source-noise")
     assert len(made.name) <= 64 and made.name.endswith("-source-noise")
 
 
 def test_the_controls_of_a_deleted_run_are_not_those_of_another_of_its_name(store):
-    told(store)
+    written_run(store)
     queue_control(store, "mine", "plain-steps")
     store.delete("mine")
-    told(store)
+    written_run(store)
     assert controls_of(store.summary("mine"), store.list()) == {}
 
 

@@ -240,7 +240,7 @@ def test_a_pipe_named_like_a_picture_does_not_hang_the_scan(tmp_path):
         ("Café “à côté”".encode("cp1252"), True),
     ],
 )
-def test_captions_are_read_in_the_usual_encodings_and_a_guess_is_said(data, remark):
+def test_captions_are_read_in_the_usual_encodings_and_a_guess_is_reported(data, remark):
     text, said = captions.decode(data)
     assert text == "Café “à côté”" and ("Latin-1" in said) == remark
 
@@ -341,7 +341,7 @@ def test_the_pixels_are_pillows_lanczos_of_the_cut_and_a_flip_mirrors_them():
 # The scan ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_full_of_trouble_is_told_whole_and_its_sound_pictures_remain(tmp_path):
+def test_a_folder_full_of_trouble_is_reported_completely_and_its_sound_pictures_remain(tmp_path):
     put(tmp_path, "good.jpg", encoded(noise(200, 150), "JPEG"))
     put(tmp_path, "good.txt", "a sks dog")
     put(tmp_path, "also good.PNG", noise(120, 200, seed=1))
@@ -389,7 +389,7 @@ def test_a_picture_without_any_caption_stops_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"a\0b"])
-def test_an_empty_or_broken_caption_counts_as_none_and_is_told(tmp_path, content):
+def test_an_empty_or_broken_caption_counts_as_none_and_is_reported(tmp_path, content):
     put(tmp_path, "a.png", noise(64, 64))
     put(tmp_path, "a.txt", content)
     found = scan(data_of(tmp_path))
@@ -406,7 +406,7 @@ def test_each_caption_strategy_takes_its_own_source(tmp_path):
     assert got == {"textfile": "from the file", "instanceprompt": "a dog", "filename": "red dog"}
 
 
-def test_missing_empty_and_misplaced_folders_are_told_apart(tmp_path):
+def test_missing_empty_and_misplaced_folders_are_distinguished(tmp_path):
     assert "no folder with pictures is given" in scan(data_of(None)).errors[0].message
     assert "does not exist" in scan(data_of(tmp_path / "no")).errors[0].message
     assert "is a file" in scan(data_of(put(tmp_path, "file"))).errors[0].message
@@ -458,14 +458,14 @@ def test_progress_is_reported_so_many_times_a_second_however_much_there_is_and_a
     progress.throttled(None)("latents", 1, 1)
 
 
-def test_many_files_are_scanned_with_progress_and_told_briefly(tmp_path):
+def test_many_files_are_scanned_with_progress_and_reported_briefly(tmp_path):
     data = encoded(noise(64, 64))
     for i in range(500):
         put(tmp_path, f"{i}.png", data if i % 2 else b"")
-    told = []
-    found = scan(data_of(tmp_path), lambda *progress: told.append(progress))
-    assert len(found.items) == 250 and told[-1] == ("pictures", 500, 500)
-    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+    reported = []
+    found = scan(data_of(tmp_path), lambda *progress: reported.append(progress))
+    assert len(found.items) == 250 and reported[-1] == ("pictures", 500, 500)
+    assert [done for _, done, _ in reported] == sorted({done for _, done, _ in reported})
     text = format_findings(found.problems)
     assert "... and 242 more of this kind." in text and text.count("\n") < 30
 
@@ -537,7 +537,7 @@ SHAPES = [(64, 64)] * 5 + [(48, 80)] * 3 + [(80, 48)]
 
 
 @pytest.mark.parametrize(("batch_size", "repeats"), [(1, 1), (2, 1), (2, 3), (4, 1), (16, 2)])
-def test_an_epoch_shows_every_row_as_often_as_said_in_whole_batches_of_one_shape(batch_size, repeats):
+def test_an_epoch_shows_every_row_as_often_as_configured_in_whole_batches_of_one_shape(batch_size, repeats):
     schedule = Schedule(SHAPES, repeats=repeats, batch_size=batch_size, seed=1)
     for epoch in range(3):
         first = epoch * schedule.batches_per_epoch
@@ -666,7 +666,7 @@ def test_a_batch_is_of_one_shape_and_each_row_has_its_own_caption(ready):
         assert all(torch.equal(batch.conditioning[key], expected[key]) for key in expected)
 
 
-def test_a_row_tells_what_was_cut_out_of_its_picture_and_a_mirrored_one_the_mirrored_cut(ready):
+def test_a_row_reports_what_was_cut_out_of_its_picture_and_a_mirrored_one_the_mirrored_cut(ready):
     """A 90 x 90 picture cut at a place of its own, brought to 32 x 32: the corners of the two are as far from opposite edges."""
     prepared = ready(random_flip=True)
     for item, row in zip(prepared.items, prepared.rows, strict=True):
@@ -816,7 +816,7 @@ def other_entry(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [cut, flip_byte, flip_header, other_entry, lambda data: b"", lambda data: bytes(len(data))]
 )
-def test_a_damaged_cache_is_noticed_said_and_made_again_to_the_same_bits(ready, tmp_path, damage):
+def test_a_damaged_cache_is_noticed_reported_and_made_again_to_the_same_bits(ready, tmp_path, damage):
     first = ready()
     for kind in ("latents", "text"):
         path = min((tmp_path / "cache" / kind).glob("*/*.safetensors"))
@@ -884,7 +884,7 @@ def test_leftovers_of_killed_runs_are_swept_but_not_those_of_live_ones(ready, tm
     assert not old.exists() and young.exists()
 
 
-def test_a_full_disk_is_said_and_leaves_no_torso(ready, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_torso(ready, tmp_path, monkeypatch):
     def full(self, data):
         with open(self, "wb") as file:
             file.write(data[:10])
@@ -975,10 +975,12 @@ def test_a_prior_batch_holds_as_many_class_rows_behind_the_instance_rows(ready):
 def test_missing_class_pictures_are_drawn_and_saved_and_none_twice(ready, tmp_path, model, config_with):
     class_folder = tmp_path / "class"
     put(class_folder, "mine.png", noise(64, 64, seed=70))
-    told = []
+    reported = []
     config = config_with(**PRIOR, class_data_dir=str(class_folder))
-    prepared = prepare(model, config, scan(config.data), tmp_path / "cache", lambda *progress: told.append(progress))
-    assert prepared.counts.generated == 4 and ("class pictures", 4, 4) in told
+    prepared = prepare(
+        model, config, scan(config.data), tmp_path / "cache", lambda *progress: reported.append(progress)
+    )
+    assert prepared.counts.generated == 4 and ("class pictures", 4, 4) in reported
     names = sorted(path.name for path in class_folder.iterdir())
     assert names == ["class-000000.png", "class-000001.png", "class-000002.png", "class-000003.png", "mine.png"]
     assert Image.open(class_folder / names[0]).size == (32, 32)

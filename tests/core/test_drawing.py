@@ -31,8 +31,8 @@ def test_a_record_says_itself_whether_pictures_or_drift_are_wanted():
     assert isinstance(read_request({"image": "a.png"}), PreviewRequest)
 
 
-def test_all_faults_of_a_request_are_told_at_once():
-    with pytest.raises(ConfigError) as told:
+def test_all_faults_of_a_request_are_reported_at_once():
+    with pytest.raises(ConfigError) as reported:
         SampleRequest.from_json({"what": KIND, "prompts": ["", "two\nlines"], "steps": 0, "guidance": float("nan"), "seed": -1, "width": 7, "stepz": 1,
                                  "checkpoints": [], "config": {"resolutoin": 64}})  # fmt: skip
     for wrong in (
@@ -46,10 +46,10 @@ def test_all_faults_of_a_request_are_told_at_once():
         "checkpoints",
         "'resolutoin'",
     ):
-        assert wrong in str(told.value), wrong
+        assert wrong in str(reported.value), wrong
 
 
-def test_not_more_pictures_than_somebody_waits_for():
+def test_not_more_pictures_than_is_acceptable():
     with pytest.raises(ConfigError, match="at most 16 pictures"):
         read(prompts=["a"] * 8, checkpoints=["base", {"lora": "a"}, {"lora": "b"}])
 
@@ -70,9 +70,11 @@ def bench():
     return Bench()
 
 
-def drawn(bench, folder, should_stop=lambda: False, tell=lambda share, what: None, parts=None, **more):
+def drawn(bench, folder, should_stop=lambda: False, report_progress=lambda share, what: None, parts=None, **more):
     parts = [] if parts is None else parts
-    return answer(bench, {**QUICK, **more}, folder, tell=tell, part=parts.append, should_stop=should_stop)
+    return answer(
+        bench, {**QUICK, **more}, folder, report_progress=report_progress, part=parts.append, should_stop=should_stop
+    )
 
 
 def pixels(folder, result, number=0):
@@ -82,14 +84,25 @@ def pixels(folder, result, number=0):
 def test_a_picture_is_the_pipelines_own_and_carries_its_settings(bench, tmp_path):
     shares = []
     result = drawn(
-        bench, tmp_path, tell=lambda share, what: shares.append(share), seed=5, guidance=2.5, negative_prompt="blue"
+        bench,
+        tmp_path,
+        report_progress=lambda share, what: shares.append(share),
+        seed=5,
+        guidance=2.5,
+        negative_prompt="blue",
     )
     [picture] = result["pictures"]
     image = Image.open(tmp_path / picture["file"])
     [own] = bench.model.sample([PROMPT], steps=3, guidance=2.5, negative_prompt="blue", seed=5)
     assert image.tobytes() == own.tobytes()
-    told = json.loads(image.info["rollout_studio"])
-    assert (told["prompt"], told["seed"], told["steps"], told["guidance"], told["negative_prompt"]) == (
+    reported = json.loads(image.info["rollout_studio"])
+    assert (
+        reported["prompt"],
+        reported["seed"],
+        reported["steps"],
+        reported["guidance"],
+        reported["negative_prompt"],
+    ) == (
         PROMPT,
         5,
         3,
@@ -107,7 +120,9 @@ def test_pictures_come_one_by_one_and_what_was_drawn_is_not_drawn_again(bench, t
     parts, calls = [], []
     first = drawn(bench, tmp_path / "a", parts=parts, prompts=["a red circle", "a blue square"], seed=7)
     assert [len(part["pictures"]) for part in parts] == [1] and [each["seed"] for each in first["pictures"]] == [7, 8]
-    again = drawn(bench, tmp_path / "b", tell=lambda share, what: calls.append(what), prompts=["a red circle"], seed=7)
+    again = drawn(
+        bench, tmp_path / "b", report_progress=lambda share, what: calls.append(what), prompts=["a red circle"], seed=7
+    )
     assert pixels(tmp_path / "b", again) == pixels(tmp_path / "a", first)
     assert len(calls) == 1  # "the picture", and no step of any
 
@@ -119,7 +134,7 @@ def test_drawing_stops_between_two_steps(bench, tmp_path):
             bench,
             tmp_path,
             should_stop=lambda: len(steps) >= 2,
-            tell=lambda share, what: steps.append(share),
+            report_progress=lambda share, what: steps.append(share),
             seed=99,
             steps=10,
         )
@@ -127,7 +142,7 @@ def test_drawing_stops_between_two_steps(bench, tmp_path):
     assert drawn(bench, tmp_path / "after", seed=99)["pictures"]  # the model is whole afterwards
 
 
-def test_a_size_that_the_model_cannot_make_is_told_with_a_near_one(bench, tmp_path):
+def test_a_size_that_the_model_cannot_make_is_reported_with_a_near_one(bench, tmp_path):
     with pytest.raises(PreviewError, match="Take 64"):
         drawn(bench, tmp_path, width=66)
     assert drawn(bench, tmp_path, config={"resolution": 70})["size"] == [
@@ -150,13 +165,15 @@ def test_a_checkpoint_its_file_and_the_base_start_alike_and_differ(tiny_run, wit
         "config": run.read_config(),
         "checkpoints": chosen,
     }
-    result = answer(bench, ask, tmp_path, tell=lambda *_: None, part=lambda _: None, should_stop=lambda: False)
+    result = answer(
+        bench, ask, tmp_path, report_progress=lambda *_: None, part=lambda _: None, should_stop=lambda: False
+    )
     base, checkpoint, exported = (pixels(tmp_path, result, number) for number in range(3))
     assert checkpoint == exported and base != checkpoint
     assert [each["kind"] for each in result["pictures"]] == ["base", "run", "lora"]
 
 
-def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_as_if_nobody_had_asked(tiny_run, without_drift):
+def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_unchanged(tiny_run, without_drift):
     run, alone = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone")
     ask = {
         "what": KIND,
@@ -167,9 +184,9 @@ def test_a_running_run_draws_with_its_weights_of_now_and_trains_on_as_if_nobody_
     }
     assert train(run, listen=at_step(2, lambda: run.send("drift", request=ask))) == 0
     assert train(alone) == 0
-    [told] = events(run, "preview")
-    result = json.loads((run.path / told["path"]).read_text())
-    assert told["step"] == 2 and [each["kind"] for each in result["pictures"]] == ["base", "live"]
-    folder = (run.path / told["path"]).parent
+    [reported] = events(run, "preview")
+    result = json.loads((run.path / reported["path"]).read_text())
+    assert reported["step"] == 2 and [each["kind"] for each in result["pictures"]] == ["base", "live"]
+    folder = (run.path / reported["path"]).parent
     assert json.loads(Image.open(folder / result["pictures"][1]["file"]).info["rollout_studio"])["training_step"] == 2
     assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]

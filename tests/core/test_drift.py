@@ -277,14 +277,14 @@ def test_drift_and_clean_loss_are_judged_together(drift_factor, loss_factor, kin
     assert "%" in said and "±" in said and "held-out pictures" in said
 
 
-def test_falling_drift_with_rising_clean_loss_is_told_with_its_numbers():
+def test_falling_drift_with_rising_clean_loss_is_reported_with_its_numbers():
     old = np.linspace(1, 2, 8)
     report = report_of(simple_curve("tuned", 0.88 * old, 1.03 * old), simple_curve("base", old, old))
     said = words(report)[0]
     assert "fell by 12.0 %" in said and "clean loss rose by 3.0 %" in said and "blur, not success" in said
 
 
-def test_a_single_sample_is_told_to_have_no_known_uncertainty():
+def test_a_single_sample_is_reported_to_have_no_known_uncertainty():
     report = report_of(simple_curve("tuned", [0.9], [1.0]), simple_curve("base", [1.0], [1.0]))
     assert "no uncertainty known" in words(report)[0]
     assert summary(report)["verdict"] == "no difference"
@@ -341,7 +341,7 @@ def test_a_report_of_many_samples_stays_small():
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, reported",
     [
         ("{", "Not JSON"),
         ('{"a": 1}', "not a drift report"),
@@ -349,8 +349,8 @@ def test_a_report_of_many_samples_stays_small():
         ('{"format": "rollout_studio.drift", "version": 1}', "damaged"),
     ],
 )
-def test_what_is_no_report_is_refused_in_words(text, told):
-    with pytest.raises(ReportError, match=told):
+def test_what_is_no_report_is_refused_in_words(text, reported):
+    with pytest.raises(ReportError, match=reported):
         report_from_json(text)
 
 
@@ -557,14 +557,14 @@ def test_a_stopped_measurement_writes_nothing(model, tmp_path):
 
 
 def test_progress_goes_up_to_its_total(model):
-    told = []
-    drift.measure(model, [probe_set(model)], Settings(**QUICK), progress=lambda *what: told.append(what))
-    done = [row[0] for row in told]
+    reported = []
+    drift.measure(model, [probe_set(model)], Settings(**QUICK), progress=lambda *what: reported.append(what))
+    done = [row[0] for row in reported]
     assert (
         done == sorted(done)
         and done[0] == 0
-        and told[-1][0] == told[-1][1]
-        and len({total for _, total, _ in told}) == 1
+        and reported[-1][0] == reported[-1][1]
+        and len({total for _, total, _ in reported}) == 1
     )
 
 

@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def ran(store, config, name, seconds, *, network_rows=8, steps=12, end="done", rows=8):
-    """A run that told `steps` steps of `seconds`; a list of seconds or rows is used in turn."""
+    """A run that reported `steps` steps of `seconds`; a list of seconds or rows is used in turn."""
     run = store.create(config, name)
     run.emit("start", pid=1, device="cpu", total_steps=steps, resumed_from=None)
     for step in range(1, steps + 1):
@@ -50,9 +50,11 @@ def ran(store, config, name, seconds, *, network_rows=8, steps=12, end="done", r
 
 def test_the_time_of_a_plain_run_is_its_steps_at_the_pace_of_an_earlier_one(store):
     ran(store, PLAIN, "before", 0.5)
-    told = time_estimate(PLAIN, store.root)
-    assert told.plain_step_s == pytest.approx(0.5) and told.steps_s.likely == pytest.approx(0.5 * 300)
-    assert "before" in told.said and "this computer" in told.said
+    found_estimate = time_estimate(PLAIN, store.root)
+    assert found_estimate.plain_step_s == pytest.approx(0.5) and found_estimate.steps_s.likely == pytest.approx(
+        0.5 * 300
+    )
+    assert "before" in found_estimate.explanation and "this computer" in found_estimate.explanation
 
 
 def test_rolled_steps_of_an_earlier_run_count_as_the_plain_ones_they_are_worth(store):
@@ -87,7 +89,7 @@ def test_an_old_run_without_the_count_of_rows_is_read_by_its_smallest_step(store
 )  # fmt: skip
 def test_a_run_that_did_other_work_says_nothing_about_this_one(store, changes):
     ran(store, with_changes(PLAIN, changes), "other", 77.0)
-    assert "other" not in time_estimate(PLAIN, store.root).said.split()
+    assert "other" not in time_estimate(PLAIN, store.root).explanation.split()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_too_few_steps_and_damaged_runs_say_nothing(store):
     strange = ran(store, PLAIN, "strange", 0.5)
     strange.config_path.write_text("[1]")
     (store.root / "a file").write_text("x")
-    assert "AMD EPYC" in time_estimate(PLAIN, store.root).said  # the demo's own figure is left
+    assert "AMD EPYC" in time_estimate(PLAIN, store.root).explanation  # the demo's own figure is left
 
 
 def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
@@ -119,32 +121,35 @@ def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
     for age, (name, seconds) in enumerate((("new", [0.4, 0.6]), ("mid", 0.9), ("older", 0.3), ("oldest", 50.0))):
         run = ran(store, PLAIN, name, seconds)
         os.utime(run.config_path, (1e9 - age, 1e9 - age))
-    told = time_estimate(PLAIN, store.root)
+    found_estimate = time_estimate(PLAIN, store.root)
     assert (
-        told.plain_step_s == pytest.approx(0.5)
-        and told.steps_s.low == pytest.approx(0.3 * 300)
-        and told.steps_s.high == pytest.approx(0.9 * 300)
+        found_estimate.plain_step_s == pytest.approx(0.5)
+        and found_estimate.steps_s.low == pytest.approx(0.3 * 300)
+        and found_estimate.steps_s.high == pytest.approx(0.9 * 300)
     )
 
 
-def test_what_a_whole_run_spent_beside_its_steps_is_told_and_only_of_a_whole_one(store, monkeypatch):
+def test_what_a_whole_run_spent_beside_its_steps_is_reported_and_only_of_a_whole_one(store, monkeypatch):
     from rollout_studio.core.runs import store as runs
 
     clock = iter(range(1000, 2000))
     monkeypatch.setattr(runs.time, "time", lambda: next(clock))
     ran(store, PLAIN, "whole", 0.5)
-    told = time_estimate(PLAIN, store.root)
+    found_estimate = time_estimate(PLAIN, store.root)
     times = [event["time"] for event in store.get("whole").events()[0]]
-    assert told.beside_s == pytest.approx(times[-1] - times[0] - 12 * 0.5)
+    assert found_estimate.beside_s == pytest.approx(times[-1] - times[0] - 12 * 0.5)
     store.delete("whole")
     ran(store, PLAIN, "cut", 0.5, end=None)
     assert time_estimate(PLAIN, store.root).beside_s is None
 
 
 def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_machine(tmp_path):
-    told = time_estimate(PLAIN, tmp_path / "none")
-    assert told.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"]) and "measured on two cores" in told.said
-    assert told.steps_s.low < told.steps_s.likely < told.steps_s.high
+    found_estimate = time_estimate(PLAIN, tmp_path / "none")
+    assert (
+        found_estimate.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"])
+        and "measured on two cores" in found_estimate.explanation
+    )
+    assert found_estimate.steps_s.low < found_estimate.steps_s.likely < found_estimate.steps_s.high
 
 
 @pytest.mark.parametrize(
@@ -157,8 +162,12 @@ def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_m
     ],
 )
 def test_elsewhere_the_time_is_unknown_not_invented(tmp_path, changes):
-    told = time_estimate(with_changes(PLAIN, changes), tmp_path)
-    assert told.steps_s is None and told.plain_step_s is None and "not known until the first steps" in told.said
+    found_estimate = time_estimate(with_changes(PLAIN, changes), tmp_path)
+    assert (
+        found_estimate.steps_s is None
+        and found_estimate.plain_step_s is None
+        and "not known until the first steps" in found_estimate.explanation
+    )
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------------
@@ -168,7 +177,7 @@ def facts(name):
     return model_findings(config_from_flat({"pretrained_model_name_or_path": name}).model)[0]
 
 
-def told_memory(model="demo-flow", **changes):
+def estimated_memory(model="demo-flow", **changes):
     base = {
         "pretrained_model_name_or_path": model,
         "resolution": 64,
@@ -180,30 +189,30 @@ def told_memory(model="demo-flow", **changes):
 
 
 def test_memory_grows_as_its_formula_says():
-    base = told_memory().parts
-    assert told_memory(train_batch_size=8).parts["activations"] == pytest.approx(2 * base["activations"])
-    assert told_memory(lora_rank=32).parts["training"] == pytest.approx(2 * base["training"])
+    base = estimated_memory().parts
+    assert estimated_memory(train_batch_size=8).parts["activations"] == pytest.approx(2 * base["activations"])
+    assert estimated_memory(lora_rank=32).parts["training"] == pytest.approx(2 * base["training"])
     # weight, gradient, two moments, average
-    assert told_memory(use_ema=True).parts["training"] == pytest.approx(base["training"] * 5 / 4)
-    assert told_memory(optimizer="adamw_8bit").parts["training"] == pytest.approx(base["training"] * 2.5 / 4)
-    assert told_memory(with_prior_preservation=True, class_prompt="x").parts["activations"] == pytest.approx(
+    assert estimated_memory(use_ema=True).parts["training"] == pytest.approx(base["training"] * 5 / 4)
+    assert estimated_memory(optimizer="adamw_8bit").parts["training"] == pytest.approx(base["training"] * 2.5 / 4)
+    assert estimated_memory(with_prior_preservation=True, class_prompt="x").parts["activations"] == pytest.approx(
         2 * base["activations"]
     )
-    assert told_memory(gradient_checkpointing=True).parts["activations"] < base["activations"]
-    assert told_memory(base_model_precision="bfloat16").parts["weights"] == pytest.approx(base["weights"] / 2)
-    assert told_memory(gradient_accumulation_steps=4).parts == base  # one after the other
+    assert estimated_memory(gradient_checkpointing=True).parts["activations"] < base["activations"]
+    assert estimated_memory(base_model_precision="bfloat16").parts["weights"] == pytest.approx(base["weights"] / 2)
+    assert estimated_memory(gradient_accumulation_steps=4).parts == base  # one after the other
     network = 3_502_864
-    assert told_memory(model_type="full").parts["training"] == pytest.approx(network * 4 * 3)
+    assert estimated_memory(model_type="full").parts["training"] == pytest.approx(network * 4 * 3)
 
 
 def test_a_transformer_needs_by_its_tokens_and_a_unet_by_its_pixels():
-    small, large = (told_memory(resolution=side).parts["activations"] for side in (64, 128))
+    small, large = (estimated_memory(resolution=side).parts["activations"] for side in (64, 128))
     assert large / small == pytest.approx((256 + 64) / (64 + 64))  # patches of 2 on latents of 1/4, and the caption
-    small, large = (told_memory("demo-epsilon", resolution=side).parts["activations"] for side in (64, 128))
+    small, large = (estimated_memory("demo-epsilon", resolution=side).parts["activations"] for side in (64, 128))
     assert large / small == pytest.approx(4)
 
 
-RUNS = [  # what 3 steps told in `memory_mib` on two CPU cores, docs/training.md
+RUNS = [  # what 3 steps reported in `memory_mib` on two CPU cores, docs/training.md
     ("demo-flow", {"train_batch_size": 2}, 542), ("demo-flow", {"train_batch_size": 32}, 1133), ("demo-flow", {"train_batch_size": 128}, 3000),
     ("demo-flow", {"train_batch_size": 128, "gradient_checkpointing": True}, 1922), ("demo-epsilon", {"train_batch_size": 2}, 500),
     ("demo-epsilon", {"train_batch_size": 128}, 1336), ("demo-epsilon", {"train_batch_size": 128, "gradient_checkpointing": True}, 936),
@@ -211,29 +220,32 @@ RUNS = [  # what 3 steps told in `memory_mib` on two CPU cores, docs/training.md
 
 
 @pytest.mark.parametrize(("model", "changes", "mib"), RUNS)
-def test_real_runs_lie_in_the_range_that_is_told(model, changes, mib):
+def test_real_runs_lie_in_the_range_that_is_reported(model, changes, mib):
     adapters = {"lora_targets": list(DEMO.lora.targets)} if model == "demo-flow" else {}
-    told = told_memory(model, **adapters, **changes).total
-    assert told.low <= mib * 2**20 <= told.high and told.low < told.likely < told.high
+    found_estimate = estimated_memory(model, **adapters, **changes).total
+    assert (
+        found_estimate.low <= mib * 2**20 <= found_estimate.high
+        and found_estimate.low < found_estimate.likely < found_estimate.high
+    )
 
 
 def test_what_is_only_reckoned_for_a_graphics_card_is_called_so():
-    told = told_memory(device="cuda")
+    found_estimate = estimated_memory(device="cuda")
     assert (
-        told.device == "cuda"
-        and "process" not in told.parts
-        and "never compared" in told.said
-        and "graphics memory" in told.said
+        found_estimate.device == "cuda"
+        and "process" not in found_estimate.parts
+        and "never compared" in found_estimate.explanation
+        and "graphics memory" in found_estimate.explanation
     )
 
 
 def test_without_the_model_memory_and_disk_are_unknown(tmp_path):
-    told = estimate(with_changes(PLAIN, {"pretrained_model_name_or_path": "someone/not-here"}), tmp_path)
+    found_estimate = estimate(with_changes(PLAIN, {"pretrained_model_name_or_path": "someone/not-here"}), tmp_path)
     assert (
-        told.memory.total is None
-        and told.disk is None
-        and "not known" in told.memory.said
-        and "download" in told.disk_said
+        found_estimate.memory.total is None
+        and found_estimate.disk is None
+        and "not known" in found_estimate.memory.explanation
+        and "download" in found_estimate.disk_explanation
     )
 
 
@@ -253,8 +265,8 @@ def test_auto_takes_the_card_only_with_a_build_that_can_use_it(monkeypatch):
 
 def test_disk_is_what_preflight_reckons_and_follows_new_pictures(tmp_path, pictures):
     config = with_changes(PLAIN, {"instance_data_dir": str(pictures), "with_prior_preservation": False})
-    told = estimate(config, tmp_path)
-    assert told.disk == disk_estimate(config, scan(config.data), facts("demo-flow"))
+    found_estimate = estimate(config, tmp_path)
+    assert found_estimate.disk == disk_estimate(config, scan(config.data), facts("demo-flow"))
     more = tmp_path / "more"
     more.mkdir()
     moved = with_changes(config, {"instance_data_dir": str(more)})
@@ -274,12 +286,12 @@ def test_pictures_that_were_not_scanned_are_not_opened_for_a_side_panel(tmp_path
     module._scanned.clear()
     real, calls = module.scan, []
     monkeypatch.setattr(module, "scan", lambda data: calls.append(data) or real(data))
-    told = estimate(config, tmp_path, look=False)
-    assert told.disk is None and "Check" in told.disk_said and calls == []
+    found_estimate = estimate(config, tmp_path, scan_pictures=False)
+    assert found_estimate.disk is None and "Check" in found_estimate.disk_explanation and calls == []
     whole = estimate(config, tmp_path).disk
-    assert len(calls) == 1 and estimate(config, tmp_path, look=False).disk == whole
+    assert len(calls) == 1 and estimate(config, tmp_path, scan_pictures=False).disk == whole
     assert (
-        estimate(with_changes(config, {"resolution": 128}), tmp_path, look=False).disk.cache > whole.cache
+        estimate(with_changes(config, {"resolution": 128}), tmp_path, scan_pictures=False).disk.cache > whole.cache
         and len(calls) == 1
     )
 
@@ -304,7 +316,7 @@ def test_the_seconds_of_a_long_run_are_read_from_its_end(store, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
-def test_as_many_weights_are_told_as_train(name, kind, tiny_folder):
+def test_as_many_weights_are_reported_as_train(name, kind, tiny_folder):
     """Counted from the files' headers, with the family's own targets, against the parameters of the opened model."""
     from rollout_studio.core import adapters
     from rollout_studio.core.families import load_model

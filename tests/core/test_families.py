@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
-from rollout_studio.core.before.effects import longest_walk
+from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
@@ -338,7 +338,7 @@ def test_the_cost_of_guidance_is_the_familys_own():
         family: rollout_cost(config_from_flat(asked | {"model_family": family})) for family in ("flux", "sd3", "auto")
     }
     assert [cost.most_forwards for cost in costs.values()] == [2, 4, 4]
-    assert longest_walk(config_from_flat(asked | {"model_family": "flux"})).total == 2
+    assert longest_rollout(config_from_flat(asked | {"model_family": "flux"})).total == 2
 
 
 def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(tiny_folder, tmp_path):
@@ -376,27 +376,27 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
-def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_tells_them(tiny_folder, model_of):
+def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(tiny_folder, model_of):
     """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
     model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
-    told = []
+    reported = []
     for prompt, frame in zip(PROMPTS, frames, strict=True):
         stock = Recorded(tiny_folder("sdxl"), 1.0, call=False)
         stock.pipe(prompt, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, original_size=frame.original,
                    crops_coords_top_left=frame.corner, target_size=frame.size, generator=torch.Generator().manual_seed(5))  # fmt: skip
-        told.append(stock.steps[0])
+        reported.append(stock.steps[0])
     cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
     with torch.no_grad():
-        ours = model.denoise(torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), cond)
+        ours = model.denoise(torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), cond)
         swapped = model.denoise(
-            torch.cat([x for _, _, x in told]), told[0][1].float().expand(2), model.framed(cond, frames[::-1])
+            torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), model.framed(cond, frames[::-1])
         )
-    expected = torch.cat([output for output, _, _ in told])
+    expected = torch.cat([output for output, _, _ in reported])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (swapped - expected).abs().max() > 1e-3
 
 
-def test_guidance_of_a_framed_batch_tells_both_sides_the_same_frames(model_of):
+def test_guidance_of_a_framed_batch_reports_both_sides_the_same_frames(model_of):
     model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
     cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
     negative = model.encode_prompts([NEGATIVE], negative=True)[0]
@@ -510,8 +510,8 @@ def test_a_negative_prompt_is_remarked_on_where_the_family_has_none(tiny_folder,
     read = with_changes(named, {"model_family": "auto"})
     assert sentence in idle_remarks(named) and sentence not in idle_remarks(read)
     for config in (named, read):
-        told = [finding for finding in preflight(config, tmp_path / "runs" / "new") if finding.message == sentence]
-        assert [finding.level for finding in told] == ["note"]
+        reported = [finding for finding in preflight(config, tmp_path / "runs" / "new") if finding.message == sentence]
+        assert [finding.level for finding in reported] == ["note"]
     silent = with_changes(read, {"validation_negative_prompt": ""})
     other = with_changes(read, {"pretrained_model_name_or_path": str(tiny_folder("sd3"))})
     for config in (silent, other):
@@ -705,14 +705,14 @@ def test_pickled_weights_are_refused(tiny_folder, tmp_path):
     ("some-owner/no-such-model", ["cache", "hf download some-owner/no-such-model"]),
     ("not-here", ["there is no such folder"]),
 ])  # fmt: skip
-def test_a_model_that_is_not_there_is_told_with_the_remedy(name, words, monkeypatch):
+def test_a_model_that_is_not_there_is_reported_with_the_remedy(name, words, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as error:
         locate(name)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_a_gated_model_and_a_wrong_revision_are_told_apart(monkeypatch):
+def test_a_gated_model_and_a_wrong_revision_are_distinguished(monkeypatch):
     import httpx
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
@@ -739,7 +739,7 @@ def test_a_folder_that_is_no_known_pipeline_is_refused(content, words, tmp_path)
         assert locate(str(tmp_path)).family
 
 
-def test_a_damaged_model_is_told(tiny_folder, tmp_path):
+def test_a_damaged_model_is_reported(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder("sd1"), tmp_path / "model")
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="again"):

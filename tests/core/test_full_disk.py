@@ -64,7 +64,7 @@ def test_a_state_that_is_longer_than_its_place_is_refused_and_the_old_one_stays(
     assert run.read_state()["state"] == "created"
 
 
-def test_a_state_is_told_though_the_events_before_it_must_wait(tmp_path, request):
+def test_a_state_is_reported_though_the_events_before_it_must_wait(tmp_path, request):
     run = run_in(tmp_path)
     free = request.getfixturevalue("no_new_blocks")
     journal = Journal(run)
@@ -141,7 +141,7 @@ def test_no_worker_is_started_on_a_full_disk_and_the_run_keeps_its_place(tmp_pat
     assert [job.run for job in store.queue()] == ["mine"] and run.read_state()["state"] == "queued"
 
 
-def test_a_command_that_cannot_be_left_is_told_with_the_remedy(tmp_path, request):
+def test_a_command_that_cannot_be_left_is_reported_with_the_remedy(tmp_path, request):
     run = run_in(tmp_path)
     request.getfixturevalue("no_new_blocks")
     with pytest.raises(RunError, match="stop cannot be sent: .*Free some space on that disk, and send it again"):
@@ -195,10 +195,10 @@ def test_on_a_full_volume_runs_are_listed_and_deleting_one_makes_room(volume, ca
     volume.fill()
     time.sleep(2.1)  # a state is not called crashed within two seconds of its last word
     assert cli.main(["runs", "--runs-dir", str(store.root)]) == 0
-    told = capsys.readouterr()
-    states = {line.split()[0]: line.split()[1] for line in told.out.splitlines()}
+    output = capsys.readouterr()
+    states = {line.split()[0]: line.split()[1] for line in output.out.splitlines()}
     assert states == {"done": "done", "dead": "crashed", "waiting": "queued", "big": "created"}
-    assert "is full" in told.err and "no waiting run starts" in told.err and "Traceback" not in told.err
+    assert "is full" in output.err and "no waiting run starts" in output.err and "Traceback" not in output.err
     assert cli.main(["runs", "show", "done", "--runs-dir", str(store.root)]) == 0
     assert cli.main(["runs", "delete", "big", "--yes", "--runs-dir", str(store.root)]) == 0
     assert "Traceback" not in capsys.readouterr().err

@@ -61,7 +61,7 @@ def xi(shape=SHAPE, step=STEP):
 
 @pytest.mark.parametrize("gamma", [0.1, 0.35])
 def test_on_the_variance_preserving_path_it_is_the_papers_formula(gamma):
-    """Algorithm 2: y = sqrt(abar) x0 + sqrt(1 - abar) (eps + gamma xi); the network is told t and has to answer eps."""
+    """Algorithm 2: y = sqrt(abar) x0 + sqrt(1 - abar) (eps + gamma xi); the network is given t and has to answer eps."""
     remedy, batch, state = led("epsilon", input_perturbation_gamma=gamma)
     abar = stable_diffusion_abar()[times_of("epsilon").long()].float().reshape(4, 1, 1, 1)
     theirs = abar.sqrt() * batch.x0 + (1 - abar).sqrt() * (batch.noise + gamma * xi())
@@ -121,7 +121,7 @@ def test_the_control_trains_plain_rows_at_the_noise_level_that_the_perturbed_inp
     torch.testing.assert_close(here.sigma / here.alpha, ratio, rtol=1e-6, atol=0)
     torch.testing.assert_close(state.x, path_of(kind).noised(batch.x0, batch.noise, here))
     plan = remedy.plan(times_of(kind), step=STEP, seed=SEED)
-    assert torch.equal(plan.t, times_of(kind)) and remedy.counts(plan).moved == 4
+    assert torch.equal(plan.t, times_of(kind)) and remedy.counts(plan).source_noise_rows == 4
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_the_best_answer_on_gaussian_data_has_the_slope_of_the_closed_form(kind,
     of_picture = (guess * plain.flatten(1)).sum(1) / plain.flatten(1).square().sum(1)
     true = level.alpha * spread**2 / (level.alpha**2 * spread**2 + level.sigma**2)
     for row in range(rows):
-        told = perturbed_slope(level[row : row + 1], gamma, kind, spread)
-        assert told * float(true[row]) == pytest.approx(float(of_picture[row]), rel=0.05, abs=0.06)
+        reported = perturbed_slope(level[row : row + 1], gamma, kind, spread)
+        assert reported * float(true[row]) == pytest.approx(float(of_picture[row]), rel=0.05, abs=0.06)
         assert perturbed_slope(level[row : row + 1], 0.0, kind, spread) == pytest.approx(1)
 
 
@@ -210,7 +210,7 @@ def test_together_with_scheduled_sampling_it_is_refused(flat, more):
     config_from_flat(flat | ROLLED | {"scheduled_sampling_probability": 0})  # nothing rolls
 
 
-def test_a_control_of_nothing_is_told():
+def test_a_control_of_nothing_is_reported():
     assert idle_remarks(config_from_flat(CONTROL)) == [
         "input_perturbation_control is not used: input_perturbation_gamma is 0."
     ]
@@ -220,7 +220,7 @@ def test_a_control_of_nothing_is_told():
 def test_the_node_puts_it_on_the_wire_of_the_rollout():
     [alone] = input_perturbation(None, None, gamma=0.2, control="none")
     config = config_from_parts({"rollout": alone})
-    assert config.input_perturbation.gamma == 0.2 and not config.rollout.active
+    assert config.input_perturbation.gamma == 0.2 and not config.rollout.is_active
 
 
 def test_simpletuners_option_of_that_name_is_read():
@@ -234,7 +234,7 @@ def test_simpletuners_option_of_that_name_is_read():
 
 def test_a_run_trains_with_it_and_its_control_and_draws_what_the_plain_run_draws(tiny_run, without_drift):
     """At a tiny gamma the losses come near the plain ones: same pictures, times and noise."""
-    told = {}
+    reported = {}
     for name, flat in {
         "plain": {},
         "little": {"input_perturbation_gamma": 1e-6},
@@ -243,12 +243,12 @@ def test_a_run_trains_with_it_and_its_control_and_draws_what_the_plain_run_draws
     }.items():
         run = tiny_run("lumina2", name, max_train_steps=2, **flat)
         assert train(run) == 0
-        told[name] = losses(run)
+        reported[name] = losses(run)
         moved = [event["source_noise_rows"] for event in events(run, "step")]
         assert all(moved) if name == "control" else not any(moved)
-    assert told["little"] == pytest.approx(told["plain"], rel=1e-4)
+    assert reported["little"] == pytest.approx(reported["plain"], rel=1e-4)
     for name in ("much", "control"):
-        assert told[name] != pytest.approx(told["plain"], rel=1e-5), name
+        assert reported[name] != pytest.approx(reported["plain"], rel=1e-5), name
 
 
 def test_it_is_a_remedy_of_the_contract():

@@ -12,7 +12,7 @@ import torch
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters import LoraError, lora_file
 from rollout_studio.core.adapters.loading import load_lora
-from rollout_studio.core.adapters.lora_file import look
+from rollout_studio.core.adapters.lora_file import read_lora_header
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import load_model
 from safetensors.torch import load_file, save_file
@@ -158,9 +158,9 @@ def test_what_is_no_lora_file_is_refused_in_a_sentence_with_a_remedy(kind, good,
     make, words = BROKEN[kind]
     file = tmp_path / "given.safetensors"
     file.write_bytes(make(good("lumina2").read_bytes()))
-    with pytest.raises(LoraError, match=re.escape(words)) as told:
-        look(file)
-    assert "given.safetensors" in told.value.message and told.value.remedy and len(str(told.value)) < 500
+    with pytest.raises(LoraError, match=re.escape(words)) as caught:
+        read_lora_header(file)
+    assert "given.safetensors" in caught.value.message and caught.value.remedy and len(str(caught.value)) < 500
     with pytest.raises(LoraError):
         load_lora(fresh(), file, "mine")
 
@@ -172,15 +172,15 @@ def test_a_saved_pickle_with_a_false_name_is_not_opened(fresh, tmp_path):
         load_lora(fresh(), file, "mine")
 
 
-def test_a_missing_file_a_folder_and_another_ending_are_told_apart(tmp_path, good):
+def test_a_missing_file_a_folder_and_another_ending_are_distinguished(tmp_path, good):
     with pytest.raises(LoraError, match="does not exist"):
-        look(tmp_path / "nothing.safetensors")
+        read_lora_header(tmp_path / "nothing.safetensors")
     with pytest.raises(LoraError, match="is a folder"):
-        look(tmp_path)
+        read_lora_header(tmp_path)
     renamed = tmp_path / "good.lora"
     renamed.write_bytes(good("lumina2").read_bytes())
     with pytest.raises(LoraError, match=r"must end in \.safetensors"):
-        look(renamed)
+        read_lora_header(renamed)
 
 
 @pytest.mark.parametrize(("limit", "value", "words"), [
@@ -189,11 +189,11 @@ def test_a_missing_file_a_folder_and_another_ending_are_told_apart(tmp_path, goo
 def test_a_file_beyond_the_caps_is_refused_by_its_header(good, monkeypatch, limit, value, words):
     monkeypatch.setattr(lora_file, limit, value)
     with pytest.raises(LoraError, match=words):
-        look(good("lumina2"))
+        read_lora_header(good("lumina2"))
 
 
 def test_looking_at_a_file_imports_no_torch():
-    code = "import sys; from rollout_studio.core.adapters.lora_file import look; sys.exit('torch' in sys.modules)"
+    code = "import sys; from rollout_studio.core.adapters.lora_file import read_lora_header; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -226,12 +226,12 @@ def test_a_lora_that_does_not_fit_says_how_much_fits_and_leaves_the_model_as_it_
     save_file({name: tensor.contiguous() for name, tensor in make(tensors).items()}, file)
     model = fresh()
     base = predictions(model)
-    with pytest.raises(LoraError) as told:
+    with pytest.raises(LoraError) as caught:
         load_lora(model, file, "mine")
-    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in told.value.message, (
-        told.value.message
+    assert words.replace("{all}", str(number)).replace("{less 2}", str(number - 2)) in caught.value.message, (
+        caught.value.message
     )
-    assert "given.safetensors" in told.value.message and told.value.remedy
+    assert "given.safetensors" in caught.value.message and caught.value.remedy
     assert "mine" not in (getattr(model.denoiser, "peft_config", None) or {}) and torch.equal(predictions(model), base)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import PATHS, Gaussian, grid_for, random_pair
 from rollout_studio.core.before import cost
-from rollout_studio.core.before.loss_share import bands, offsets_to_walk, training_time, whole_step
+from rollout_studio.core.before.loss_share import bands, representative_offsets, training_time, whole_step
 from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import OPTIONS, RolloutConfig, config_from_flat, rollout_level
 from rollout_studio.core.config.options import ConfigError
@@ -228,7 +228,7 @@ def test_a_paper_plan_starts_every_chosen_row_at_its_drawn_time_and_ends_anywher
     assert 0 <= ways.min() < 0.01 and 0.99 < ways.max() < 1 and float(ways.mean()) == pytest.approx(0.5, abs=0.02)
     drawn = torch.rand(rows, generator=generator(5, 3, "step_length"), dtype=torch.float64)[plan.rolled]
     torch.testing.assert_close(ways, drawn, atol=1e-6, rtol=0)
-    assert plan.mean_offset == 1 and not plan.moved.any()
+    assert plan.mean_offset == 1 and not plan.at_source_noise.any()
     # it only switches the mode on
     longer = make_plan(replace(config, max_step_offset=9), t, FLOW, grid, step=3, seed=5)
     assert torch.equal(longer.target.t, plan.target.t) and torch.equal(longer.k, plan.k)
@@ -238,7 +238,7 @@ def test_the_source_noise_control_of_a_paper_run_is_plain_training():
     """The source is the drawn time itself."""
     config = RolloutConfig(max_step_offset=1, probability=1.0, reflexflow_mode="paper", control="source_noise")
     plan = make_plan(config, torch.full((50,), 0.8), FLOW, grid_for(FLOW), step=0, seed=0)
-    assert not plan.rolled.any() and not plan.moved.any()
+    assert not plan.rolled.any() and not plan.at_source_noise.any()
     torch.testing.assert_close(plan.target.t.float(), torch.full((50,), 0.8))
 
 
@@ -369,7 +369,7 @@ def test_where_the_target_does_not_grow_nothing_is_bounded(kind, options):
     assert torch.equal(main_of(kind, **options)[0], main_of(kind, snr_gamma=0, **options)[0])
 
 
-# --- who carries the loss ---
+# --- the loss by noise level ---
 
 SD1 = {"pretrained_model_name_or_path": "someone/sd1", "model_family": "sd1x"}
 
@@ -398,8 +398,8 @@ def test_on_stable_diffusions_schedule_the_cleanest_rows_of_level_strong_carry_h
     clean = (t < 35)[plan.rolled]
     shares = [float(loss[clean].sum() / loss.sum()) for loss in (free, bounded)]
     assert shares[0] > 0.4 and shares[1] < 0.1
-    [told, *_] = bands(config, spread)
-    assert [told.unbounded, told.bounded] == pytest.approx(shares, abs=0.03)
+    [band_found, *_] = bands(config, spread)
+    assert [band_found.unbounded, band_found.bounded] == pytest.approx(shares, abs=0.03)
 
 
 def test_with_the_bound_the_cleanest_rows_of_a_whole_step_carry_less_than_in_plain_training():
@@ -412,8 +412,8 @@ def test_the_table_of_the_tool_has_the_shares_of_the_page(root, capsys, monkeypa
     monkeypatch.setattr("sys.argv", ["loss_share.py", "--spread", "1"])
     runpy.run_path(str(root / "tools" / "loss_share.py"), run_name="__main__")
     [clean] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sigma 0.17")]
-    told = bands(strong())[0]
-    assert f"{100 * told.unbounded:.1f} % | {100 * told.bounded:.1f} %" in clean
+    band_found = bands(strong())[0]
+    assert f"{100 * band_found.unbounded:.1f} % | {100 * band_found.bounded:.1f} %" in clean
 
 
 def test_the_loss_in_closed_form_is_the_one_that_a_rollout_finds():
@@ -447,7 +447,7 @@ def test_the_times_of_the_shares_are_those_that_training_draws(flat):
 def test_a_dozen_offsets_stand_for_all_of_them(strategy, most):
     rollout_config = RolloutConfig(max_step_offset=most, probability=1.0, strategy=strategy)
     chances = cost.offset_distribution(strategy, most)
-    found = offsets_to_walk(rollout_config)
+    found = representative_offsets(rollout_config)
     assert len(found) <= 12 and sum(chance for _, chance in found) == pytest.approx(1 - chances[0])
     mean = sum(k * chance for k, chance in enumerate(chances))
     assert sum(k * chance for k, chance in found) == pytest.approx(mean, rel=0.05)
@@ -455,6 +455,6 @@ def test_a_dozen_offsets_stand_for_all_of_them(strategy, most):
 
 @pytest.mark.parametrize("flat", [{"pretrained_model_name_or_path": "demo-flow"}, {P + "target": "original"}, {P + "max_step_offset": 0},
                                   {P + "min_sigma": 1.0}, {"prediction_type": "sample"}], ids=str)  # fmt: skip
-def test_where_nothing_has_to_be_bounded_no_shares_are_told(flat):
-    told = strong(**({"model_family": "auto"} if "pretrained_model_name_or_path" in flat else {}), **flat)
-    assert bands(told) is None
+def test_where_nothing_has_to_be_bounded_no_shares_are_reported(flat):
+    band_found = strong(**({"model_family": "auto"} if "pretrained_model_name_or_path" in flat else {}), **flat)
+    assert bands(band_found) is None

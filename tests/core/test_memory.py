@@ -1,4 +1,4 @@
-"""Running out of memory is told with the same concrete remedies, whatever runs out and in whoever's words."""
+"""Running out of memory is reported with the same concrete remedies, whatever runs out and however it is worded."""
 
 import numpy
 import pytest
@@ -41,7 +41,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("who", ERRORS)
-def test_it_is_recognised_whoever_says_it(who):
+def test_it_is_recognised_from_any_source(who):
     assert is_out_of_memory(ERRORS[who]())
 
 
@@ -87,7 +87,7 @@ def test_a_training_says_what_to_lower_and_from_where_it_can_go_on(tiny_run, wit
     assert "resume goes on from step 2" in error["remedy"] and "copy of this run" in error["remedy"]
 
 
-def test_without_a_checkpoint_nobody_is_told_to_resume(tiny_run, without_drift):
+def test_without_a_checkpoint_no_resume_is_advised(tiny_run, without_drift):
     run = tiny_run("lumina2")
 
     def full():
@@ -100,7 +100,9 @@ def test_without_a_checkpoint_nobody_is_told_to_resume(tiny_run, without_drift):
     )
 
 
-def test_samples_that_do_not_fit_are_told_with_the_remedy_and_training_goes_on(tiny_run, without_drift, monkeypatch):
+def test_samples_that_do_not_fit_are_reported_with_the_remedy_and_training_goes_on(
+    tiny_run, without_drift, monkeypatch
+):
     from rollout_studio.core.families.base import Model
 
     sample, calls = Model.sample, []

@@ -114,9 +114,9 @@ def test_text_is_understood_where_it_is_allowed(name, text, read):
     ],
 )
 def test_a_wrong_value_is_refused_with_value_and_rule(name, value, words):
-    told = fault_of(name, value)
-    assert told.startswith(f"sample_{name} = ")
-    assert words in told
+    reported = fault_of(name, value)
+    assert reported.startswith(f"sample_{name} = ")
+    assert words in reported
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_text_that_means_nothing_is_refused(name, text):
     assert fault_of(name, text, text=True)
 
 
-def test_a_section_tells_all_its_faults_and_never_changes():
+def test_a_section_reports_all_its_faults_and_never_changes():
     with pytest.raises(ConfigError) as caught:
         Sample(count=0, rate=2.0, kind="no")
     assert [fault.options for fault in caught.value.faults] == [("sample_count",), ("sample_rate",), ("sample_kind",)]
@@ -134,7 +134,7 @@ def test_a_section_tells_all_its_faults_and_never_changes():
         Sample().count = 4
 
 
-def test_rules_of_a_section_are_asked_once_its_values_are_right():
+def test_rules_of_a_section_are_checked_once_its_values_are_right():
     @dataclass(frozen=True, kw_only=True)
     class Ruled(Sample):
         def rules(self):
@@ -189,7 +189,7 @@ def test_a_soft_maximum_lies_above_the_minimum_and_within_what_is_allowed(steps)
         assert each.minimum < each.slider_end(config) <= each.maximum, each.name
 
 
-def test_the_defaults_of_scheduled_sampling_are_those_of_the_design():
+def test_the_defaults_of_scheduled_sampling_are_fixed():
     """docs/mathematics.md, "Options and defaults": a default that moves must move here too."""
     wanted = {
         "max_step_offset": 0, "probability": 0.0, "prob_start": 0.0, "prob_end": 0.5, "ramp_steps": 0, "start_step": 0,

@@ -1,4 +1,4 @@
-"""Before anything starts: each thing that would go wrong is told, with what to do about it, all at once, and nothing is touched."""
+"""Before anything starts: each thing that would go wrong is reported, with what to do about it, all at once, and nothing is touched."""
 
 import ast
 import json
@@ -95,14 +95,14 @@ def test_every_check_that_is_written_is_in_the_list():
     assert written and written <= listed
 
 
-def test_a_walk_too_far_is_a_warning_not_a_note(check):
+def test_a_start_too_far_is_a_warning_not_a_note(check):
     findings = check(scheduled_sampling_max_step_offset=12, scheduled_sampling_probability=1.0)
-    found = one(findings, "walk-far")
+    found = one(findings, "rollout-far")
     assert found.level == "warning"
     assert sum(found.message in finding.message for finding in findings) == 1
 
 
-def test_everything_wrong_is_told_at_once_worst_first(check, picture_folder, tmp_path):
+def test_everything_wrong_is_reported_at_once_worst_first(check, picture_folder, tmp_path):
     (picture_folder / "0.png").write_bytes(b"")
     (picture_folder / "orphan.txt").write_text("x")
     findings = check(
@@ -136,14 +136,14 @@ def test_an_empty_folder_is_an_error(check, tmp_path):
     assert one(check(instance_data_dir=str(tmp_path / "empty")), "folder-empty").level == "error"
 
 
-def test_a_batch_larger_than_the_set_and_a_lonely_shape_are_told(check, picture_folder):
+def test_a_batch_larger_than_the_set_and_a_lonely_shape_are_reported(check, picture_folder):
     assert "only 4 pictures" in one(check(train_batch_size=8), "batch-large").message
     assert not [finding for finding in check(train_batch_size=8, repeats=2) if finding.code == "batch-large"]
     Image.new("RGB", (160, 64)).save(picture_folder / "wide.png")
     assert "shown 4 times as often" in one(check(train_batch_size=4), "bucket-small").message
 
 
-def test_held_out_and_overlapping_drift_pictures_are_told(check, picture_folder, tmp_path):
+def test_held_out_and_overlapping_drift_pictures_are_reported(check, picture_folder, tmp_path):
     assert "kept out of the training" in one(check(drift_holdout_images=1), "drift-held-out").message
     (tmp_path / "probe").mkdir()
     shutil.copy(picture_folder / "1.png", tmp_path / "probe")
@@ -184,8 +184,8 @@ def test_a_hub_id_that_is_not_cached_needs_a_network(check, monkeypatch, tmp_pat
         in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
     )
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    told = one(check(pretrained_model_name_or_path="someone/something"), "model-download")
-    assert told.level == "note" and "hf auth login" in told.remedy
+    finding = one(check(pretrained_model_name_or_path="someone/something"), "model-download")
+    assert finding.level == "note" and "hf auth login" in finding.remedy
 
 
 def test_a_cached_hub_model_is_checked_like_a_folder(check, model_folder, monkeypatch):
@@ -260,10 +260,10 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
         pytest.param(other_pipeline, "no family here covers", id="another kind of pipeline"),
     ],
 )
-def test_a_broken_model_folder_is_told_before_it_is_loaded(check, model_folder, damage, says):
+def test_a_broken_model_folder_is_reported_before_it_is_loaded(check, model_folder, damage, says):
     damage(model_folder)
-    told = one(check(), "model-broken")
-    assert says in told.message and told.level == "error"
+    finding = one(check(), "model-broken")
+    assert says in finding.message and finding.level == "error"
 
 
 def test_a_variant_is_looked_for_and_a_wrong_one_named(check, model_folder):
@@ -272,11 +272,11 @@ def test_a_variant_is_looked_for_and_a_wrong_one_named(check, model_folder):
     assert "no weights of the variant int8, only fp16" in one(check(variant="int8"), "model-broken").message
 
 
-def test_a_family_that_contradicts_the_checkpoint_is_told(check):
+def test_a_family_that_contradicts_the_checkpoint_is_reported(check):
     assert "holds a sd1x model" in one(check(model_family="sd3"), "model-broken").message
 
 
-def test_a_resolution_far_from_the_models_own_is_told(check):
+def test_a_resolution_far_from_the_models_own_is_reported(check):
     assert "made for about 64 px" in one(check(resolution=512), "resolution-far").message
     assert one(check(resolution=72), "resolution").level == "error"
 
@@ -309,7 +309,7 @@ def test_shapes_are_read_from_the_header(model_folder):
         ({"base_model_precision": "float16"}, (True, False), "cpu", "precision", "warning"),
     ],
 )
-def test_devices_and_precisions_that_do_not_go_together_are_told(
+def test_devices_and_precisions_that_do_not_go_together_are_reported(
     check, monkeypatch, changes, build, likely, code, level
 ):
     monkeypatch.setattr(installation, "torch_build", lambda: build)
@@ -333,8 +333,8 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(check, monkey
     monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
     monkeypatch.setattr(platform_calls, "likely_device", lambda: "cuda")
     monkeypatch.setattr(installation, "installed", lambda name: False)
-    told = one(check(**changes), "package-missing")
-    assert told.level == "error" and f"pip install {package}" in told.remedy
+    finding = one(check(**changes), "package-missing")
+    assert finding.level == "error" and f"pip install {package}" in finding.remedy
     monkeypatch.setattr(installation, "installed", lambda name: True)
     assert not has_errors(check(**changes))
 
@@ -352,8 +352,8 @@ def test_an_existing_run_is_not_overwritten(check, tmp_path):
     run.mkdir(parents=True)
     assert not has_errors(check()), "an empty folder is no run"
     (run / "config.json").write_text("{}")
-    told = one(check(), "output-exists")
-    assert told.level == "error" and "--resume new" in told.remedy
+    finding = one(check(), "output-exists")
+    assert finding.level == "error" and "--resume new" in finding.remedy
     assert not has_errors(check(run_dir=None))
     assert (run / "config.json").read_text() == "{}"
 
@@ -363,7 +363,7 @@ def test_a_name_that_cannot_be_a_folder_everywhere_is_refused(check, tmp_path, n
     assert one(check(run_dir=tmp_path / "runs" / name), "run-name").level == "error"
 
 
-def test_a_runs_folder_that_takes_no_files_is_told(check, tmp_path, monkeypatch):
+def test_a_runs_folder_that_takes_no_files_is_reported(check, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("x")
     assert "is a file" in one(check(run_dir=file / "run"), "not-writable").message
@@ -384,8 +384,8 @@ def test_a_read_only_folder_is_found_by_trying(check, tmp_path):
 
 def test_no_space_on_the_disk_is_an_error_before_anything_is_written(check, monkeypatch, tmp_path):
     monkeypatch.setattr(platform_calls, "free_bytes", lambda path: 8 * 2**20)
-    told = one(check(), "no-space")
-    assert told.level == "error" and "8.0 MiB free" in told.message
+    finding = one(check(), "no-space")
+    assert finding.level == "error" and "8.0 MiB free" in finding.message
     assert not (tmp_path / "runs").exists()
 
 
@@ -419,7 +419,7 @@ def test_the_disk_estimate_counts_latents_checkpoints_and_pictures(model_folder,
 @pytest.mark.parametrize(
     ("length", "windows", "expected"), [(100, True, False), (200, True, True), (200, False, False)]
 )
-def test_a_path_too_long_for_windows_is_told_there(length, windows, expected):
+def test_a_path_too_long_for_windows_is_reported_there(length, windows, expected):
     assert too_long(Path("/" + "x" * (length - 1)), windows) == expected
 
 

@@ -41,12 +41,12 @@ def test_a_request_says_everything_by_default():
     assert request.picture.is_file() and request.text().startswith("a ")
 
 
-def test_all_faults_of_a_request_are_told_at_once():
-    with pytest.raises(ConfigError) as told:
+def test_all_faults_of_a_request_are_reported_at_once():
+    with pytest.raises(ConfigError) as reported:
         PreviewRequest.from_json(
             {"target": 1.5, "offset": 0, "sampler": "uni", "what": ["film"], "checkpoints": ["first"], "colour": 1}
         )
-    text = str(told.value)
+    text = str(reported.value)
     for wrong in (
         "target = 1.5",
         "offset = 0",
@@ -107,11 +107,11 @@ def test_the_weights_of_a_running_run_stand_alone_or_against_the_base(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere.png", "demo-dreambooth-heldout/nothing", ".."])
-def test_a_missing_picture_is_told_with_a_remedy(name, tmp_path, monkeypatch):
+def test_a_missing_picture_is_reported_with_a_remedy(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # ".." is then a folder without pictures
-    with pytest.raises(PreviewError) as told:
+    with pytest.raises(PreviewError) as reported:
         find_picture(name)
-    assert told.value.remedy
+    assert reported.value.remedy
 
 
 def test_a_picture_without_a_caption_needs_a_prompt(tmp_path):
@@ -197,7 +197,7 @@ def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
 
 
 def quietly(bench, record, folder):
-    nothing = {"tell": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
+    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
     return answer(bench, record, folder, **nothing)
 
 
@@ -229,9 +229,9 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
     assert checkpoint == pytest.approx(file, rel=1e-4, abs=1e-5)
     assert len({numbers["cos_clean"] for numbers in (checkpoint, first, base)}) == 3
     assert quietly(Bench(), asked_of(run, pictures), tmp_path / "b")["numbers"]["base"] == base
-    with pytest.raises(PreviewError, match="no checkpoint of step 9") as told:
+    with pytest.raises(PreviewError, match="no checkpoint of step 9") as reported:
         quietly(bench, asked_of(run, pictures, checkpoints=[{"run": str(run.path), "step": 9}]), tmp_path / "c")
-    assert "1, 2" in told.value.remedy
+    assert "1, 2" in reported.value.remedy
     with pytest.raises(PreviewError, match="another model"):
         other = {**asked_of(run, pictures, checkpoints=weights[:1]), "config": {}}
         quietly(bench, other, tmp_path / "d")
@@ -243,7 +243,7 @@ def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_
     (lambda name, tensor: (name.replace("layers.0", "layers.9"), tensor), "no such layer"),
     (lambda name, tensor: (name, tensor[:, :1] if "lora_A" in name else tensor), "inputs"),
 ], ids=["NaN", "1e30", "names", "shapes"])  # fmt: skip
-def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(
+def test_a_lora_that_does_not_fit_is_reported_and_the_base_stays_the_base(
     tiny_run, without_drift, pictures, tmp_path, spoil, words
 ):
     from safetensors.torch import load_file, save_file
@@ -265,9 +265,9 @@ def test_a_lora_that_does_not_fit_is_told_and_the_base_stays_the_base(
             "checkpoints": [{"lora": str(file)}],
         },
     ):
-        with pytest.raises(PreviewError, match=words) as told:
+        with pytest.raises(PreviewError, match=words) as reported:
             quietly(bench, record, tmp_path / "b")
-        assert "spoilt.safetensors" in told.value.message and told.value.remedy
+        assert "spoilt.safetensors" in reported.value.message and reported.value.remedy
     bench.memory.clear()
     assert quietly(bench, asked_of(run, pictures), tmp_path / "c")["numbers"] == base
 
@@ -302,7 +302,7 @@ def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictur
     assert len(bench.model.denoiser.peft_config) == 1
 
 
-def test_every_way_to_walk_is_shown(tiny_run, pictures, tmp_path):
+def test_every_kind_of_rollout_is_shown(tiny_run, pictures, tmp_path):
     run = tiny_run("lumina2")
     bench = Bench()
     ways = {
@@ -328,7 +328,7 @@ def test_every_way_to_walk_is_shown(tiny_run, pictures, tmp_path):
 # A running run -------------------------------------------------------------------------------------------------------
 
 
-def test_a_running_run_shows_its_weights_of_now_and_trains_on_as_if_nobody_had_asked(tiny_run, without_drift, pictures):
+def test_a_running_run_shows_its_weights_of_now_and_trains_on_unchanged(tiny_run, without_drift, pictures):
     ask = {
         "image": str(pictures / "0.png"), "checkpoints": ["base", {"run": "mine", "live": True}], "target": 0.3, "offset": 2,
         "columns": 3, "config": {"resolution": 32, "aspect_buckets": False}, "grid_steps": 6,
@@ -338,19 +338,19 @@ def test_a_running_run_shows_its_weights_of_now_and_trains_on_as_if_nobody_had_a
     assert train(alone) == 0
     assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]
     command = next(event for event in events(run, "command") if event["name"] == "drift")
-    (told,) = events(run, "preview")
-    assert told["id"] == command["id"] and told["step"] == 2, told
-    file = run.path / told["path"]
+    (reported,) = events(run, "preview")
+    assert reported["id"] == command["id"] and reported["step"] == 2, reported
+    file = run.path / reported["path"]
     result = located_in(json.loads(file.read_text(encoding="utf-8")), file.parent)
     assert [strip["label"] for strip in result["strips"]] == ["base", "mine, now"]
     assert result["numbers"]["base"]["distance"] != result["numbers"]["mine, now"]["distance"]
 
 
-def test_a_running_run_tells_what_is_wrong_with_a_request(tiny_run, without_drift):
+def test_a_running_run_reports_what_is_wrong_with_a_request(tiny_run, without_drift):
     run = tiny_run("lumina2")
     assert (
         train(run, listen=at_step(1, lambda: run.send("drift", request={"image": "nowhere.png", "prompt": "a"}))) == 0
     )
-    (told,) = events(run, "preview")
-    assert "nowhere.png" in told["message"] and told["remedy"]
+    (reported,) = events(run, "preview")
+    assert "nowhere.png" in reported["message"] and reported["remedy"]
     assert len(events(run, "step")) == 3

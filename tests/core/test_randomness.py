@@ -29,7 +29,7 @@ def test_the_seed_of_a_stream_is_the_same_on_every_machine_and_python():
     assert 0 <= stream_seed(2**53 - 1, 10**7, "caption_dropout", 10**9) < 2**63
 
 
-def test_a_stream_that_nobody_declared_is_refused():
+def test_a_stream_that_is_not_declared_is_refused():
     with pytest.raises(ValueError, match="'masks'.*must be one of"):
         generator(0, 0, "masks")
 

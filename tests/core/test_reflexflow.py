@@ -145,7 +145,7 @@ def test_l1_is_in_effect_off_on_a_latent_of_real_size_and_the_log_shows_it():
     def spread(norm):
         config = RolloutConfig(**ON, reflexflow_norm=norm)
         part = Reflex.of(config, torch.tensor([0]), u_rolled=output, u_clean=u_clean, xr=xr, x0=x0)
-        return row_losses(output, target, reflex=part).told["frequency_weight_std"]
+        return row_losses(output, target, reflex=part).reported["frequency_weight_std"]
 
     assert spread("l1") < 1e-3
     assert 0.1 < spread("max") < spread("mean")
@@ -192,7 +192,7 @@ def test_a_rolled_row_is_beta2_times_the_weighted_loss_plus_beta1_times_anti_dri
     weighted = (weight * squared_error(output, target)[[1, 3]]).flatten(1).mean(1)
     torch.testing.assert_close(parts.main[[1, 3]], 0.25 * weighted)
     torch.testing.assert_close(parts.extra[[1, 3]], 4.0 * anti_drift(output[[1, 3]], on.xr, on.x0))
-    assert parts.told["frequency_weight_std"] == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
+    assert parts.reported["frequency_weight_std"] == pytest.approx(float(weight.flatten(1).std(1, correction=0).mean()))
 
 
 @pytest.mark.parametrize("change", [
@@ -301,7 +301,7 @@ def source_of(sigma, k, steps=30, shift=3.0):
     ("k", "consistent", "original"),
     [(1, 0.89, 0.89), (2, 0.78, 0.79), (3, 0.69, 0.70), (5, 0.52, 0.55), (10, 0.21, 0.29)],
 )
-def test_the_blur_factor_has_the_numbers_of_the_design(k, consistent, original):
+def test_the_blur_factor_has_known_values(k, consistent, original):
     """30 steps, shift 3, target sigma .75 (docs/mathematics.md, "Blur limit")."""
     plan = source_of(0.75, k)
     assert blur_factor(plan.source, plan.target) == pytest.approx(consistent, abs=0.006)
@@ -338,7 +338,7 @@ def test_the_blur_of_the_original_target_is_refused_off_the_flow():
 @pytest.mark.parametrize(("m", "p", "c", "n", "relative"), [
     (10, 1.0, 2, 5.91, 3.95), (10, 1.0, 3, 5.91, 2.97), (3, 1.0, 2, 2.25, 2.12), (2, 1.0, 3, 1.67, 1.56), (1, 0.5, 2, 0.50, 1.25),
 ])  # fmt: skip
-def test_the_cost_has_the_numbers_of_the_design(m, p, c, n, relative):
+def test_the_cost_has_known_values(m, p, c, n, relative):
     """ReflexFlow single-pass with euler (docs/mathematics.md, "Cost of a step")."""
     cost = expected_cost(RolloutConfig(max_step_offset=m, probability=p, sampler="euler"), c, reflexflow=True)
     assert cost.forwards_mean == pytest.approx(n, abs=0.01) and cost.relative_time == pytest.approx(relative, abs=0.01)
@@ -355,7 +355,7 @@ def test_the_cost_counts_evaluations_guidance_strategy_ramp_and_mode():
     assert mean(strategy="biased_early") < 1.5 < mean(strategy="biased_late")
     assert mean(ramp_steps=10, prob_end=0.5) == 0.75
     assert mean(reflexflow=True) == 2.25
-    # every chosen row: a second gradient pass and one look at the clean state; the step costs no forward of its own
+    # every chosen row: a second gradient pass and one forward on the clean state; the step costs no forward of its own
     assert mean(reflexflow=True, reflexflow_mode="paper") == 1 + 2
     assert (
         expected_cost(RolloutConfig()).relative_time == 1 and str(expected_cost(RolloutConfig())) == "no extra forwards"

@@ -76,8 +76,8 @@ def test_a_remedy_of_ones_own_needs_nothing_but_the_four_steps():
     extra = torch.tanh(x).flatten(1).mean(1).abs() * torch.tensor([0.0, 1, 1, 1])
     torch.testing.assert_close(found.parts.total, main + extra)
     assert (found.network_calls, found.network_rows) == (2, 4 + 3)
-    (_, told, _), (_, _, words) = model.seen
-    torch.testing.assert_close(told, T / 2)
+    (_, reported, _), (_, _, words) = model.seen
+    torch.testing.assert_close(reported, T / 2)
     assert words["words"].tolist() == [1, 2, 3]
 
 
@@ -105,7 +105,7 @@ def test_a_bound_holds_the_weight_by_noise_level_and_no_bound_is_bit_for_bit_non
 
 @pytest.mark.parametrize("remedy", REMEDIES, ids=lambda each: each.__name__)
 def test_a_config_that_asks_for_no_remedy_trains_plainly(remedy):
-    assert not remedy.asked(config_from_flat({}))
+    assert not remedy.is_active(config_from_flat({}))
     model = Model()
     assert type(remedy_for(config_from_flat({}), ground_of(model))) is Plain
 

@@ -51,11 +51,11 @@ def assert_same(one: RunDir, other: RunDir) -> None:
             assert torch.equal(tensor, b.tensors[group][name]), f"{group} {name}"
     assert a.record["optimizer"] == b.record["optimizer"]
 
-    def told(run: RunDir) -> list[dict]:
+    def reported(run: RunDir) -> list[dict]:
         timing = {"time", "seconds", "step_s", "beside_s", "eta_s", "memory_mib"}
         return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
 
-    assert told(one) == told(other)
+    assert reported(one) == reported(other)
 
 
 @pytest.mark.parametrize("variant", ["lumina2", "sd1"])
@@ -145,8 +145,8 @@ def test_a_run_killed_between_two_checkpoints_repeats_the_lost_steps_exactly(tin
         train(killed, listen=at_step(5, kill))
     assert train(killed, resume=True) == 0
     assert [event["step"] for event in events(killed, "step")] == [1, 2, 3, 4, 5, 6]
-    told = {event["step"]: event["loss"] for event in events(killed, "step")}
-    assert list(told.values()) == [event["loss"] for event in events(whole, "step")]
+    reported = {event["step"]: event["loss"] for event in events(killed, "step")}
+    assert list(reported.values()) == [event["loss"] for event in events(whole, "step")]
     assert all(
         torch.equal(tensor, last(killed).tensors["trainable"][name])
         for name, tensor in last(whole).tensors["trainable"].items()
@@ -223,7 +223,7 @@ def test_other_pictures_are_refused_by_name(tiny_run, without_drift, tmp_path):
     assert "1.png" in events(run, "error")[-1]["message"]
 
 
-def test_other_versions_are_told_and_allowed(tiny_run, without_drift, monkeypatch):
+def test_other_versions_are_reported_and_allowed(tiny_run, without_drift, monkeypatch):
     run = stopped_at_two(tiny_run)
     from rollout_studio.core.train import resuming
 
@@ -233,7 +233,7 @@ def test_other_versions_are_told_and_allowed(tiny_run, without_drift, monkeypatc
     assert any("torch" in event["message"] and "9.9" in event["message"] for event in events(run, "warning"))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_told(tiny_run, without_drift):
+def test_a_damaged_newest_checkpoint_is_passed_over_and_reported(tiny_run, without_drift):
     run = tiny_run("lumina2", max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=9)
     assert train(run, listen=at_step(3, lambda: run.send("stop"))) == 0
     newest = checkpoint.checkpoints(run.checkpoints_path)[-1]
@@ -357,7 +357,7 @@ def test_a_second_signal_while_the_first_ones_end_is_written_does_not_disturb_it
     assert run.read_state()["state"] == "stopped" and "saved at step 2" in run.read_state()["message"]
 
 
-def test_a_killed_and_resumed_run_tells_every_step_sample_and_checkpoint_once(tiny_run, without_drift):
+def test_a_killed_and_resumed_run_reports_every_step_sample_and_checkpoint_once(tiny_run, without_drift):
     """With a real kill -9; a viewer that followed all the time has every step once as well."""
     from rollout_studio.core.runs.run_log import RunLog
 
@@ -379,7 +379,7 @@ def test_a_killed_and_resumed_run_tells_every_step_sample_and_checkpoint_once(ti
     assert train(run, resume=True, listen=at_step(reached + 3, lambda: run.send("stop"))) == 0
     assert events(run, "start")[-1]["resumed_from"] == saved
     for kind in ("step", "saved", "sample"):
-        told = [event["step"] for event in events(run, kind)]
-        assert told == sorted(set(told)), kind
+        reported = [event["step"] for event in events(run, kind)]
+        assert reported == sorted(set(reported)), kind
     assert [event["step"] for event in events(run, "step")] == list(range(1, reached + 4))
     assert viewer.update().series.steps == list(range(1, reached + 4))

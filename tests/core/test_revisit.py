@@ -6,7 +6,7 @@ from rollout_studio.core.adapters import adapter_state
 from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.families import load_model
 from rollout_studio.core.look.drift.files import read_report
-from rollout_studio.core.look.revisit import measure_drift, open_checkpoint, put_on
+from rollout_studio.core.look.revisit import load_weights, measure_drift, open_checkpoint
 from rollout_studio.core.runs.checkpoint import CheckpointError
 from rollout_studio.core.train.loop import train
 from tiny_run import pictures, tiny_run, without_drift  # noqa: F401 - fixtures
@@ -41,7 +41,7 @@ def test_the_weights_are_those_that_the_run_exported(trained):
     run, config = trained
     model = load_model(config.model, for_training=False)
     found = open_checkpoint(run)
-    put_on(model, config, found)
+    load_weights(model, config, found)
     state = adapter_state(model)
     assert state
     assert all(torch.equal(state[name], found.tensors["ema"][name]) for name in state)

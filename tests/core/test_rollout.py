@@ -151,7 +151,7 @@ def test_who_is_rolled_out_and_how_far_come_from_a_stream_each(strategy):
 
 
 @pytest.mark.parametrize("strategy", ["biased_early", "biased_late"])
-def test_chosen_rows_walk_as_far_as_the_strategy_says_however_few_are_chosen(strategy):
+def test_chosen_rows_are_rolled_out_as_far_as_the_strategy_says_however_few_are_chosen(strategy):
     """From one stream, the rows that draw a low number for being chosen would draw a low one for their offset too."""
     rows, maximum = 40_000, 5
     drawn = plan_with(rows=rows, max_step_offset=maximum, probability=0.3, strategy=strategy).drawn_k
@@ -316,7 +316,7 @@ def test_the_trajectory_holds_every_state_from_source_to_target():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_start_at_noise_uses_the_noise_alone_and_walks_the_whole_grid(path):
+def test_a_start_at_noise_uses_the_noise_alone_and_uses_the_whole_grid(path):
     path = PATHS[path]
     x0, noise = random_pair(dtype=torch.float64)
     grid = grid_for(path, steps=120, shift=1.0)
@@ -347,7 +347,7 @@ def test_sampler_and_order_choose_the_solver_of_the_training_rollout():
     assert all((a - b).abs().max() > 1e-7 for i, a in enumerate(values) for b in values[:i])
 
 
-def test_nobody_rolled_means_no_call():
+def test_no_rolled_row_means_no_call():
     x0, noise = random_pair((4, 3, 4, 5))
     plan, grid = some_plan(FLOW, (0, 0, 0, 0))
     rolled = roll_out(RolloutConfig(**ON), None, x0, noise, plan, grid, FLOW)

@@ -146,7 +146,7 @@ def test_commands_arrive_once_in_order_with_their_arguments(run):
     assert run.take_commands() == []
 
 
-def test_a_file_that_is_no_command_is_set_aside_and_told(run):
+def test_a_file_that_is_no_command_is_set_aside_and_reported(run):
     (run.commands_path / "0-x.json").write_text('{"command": "rm -rf", "args": {}, "id": "1"}')
     run.send("save")
     assert [command.name for command in run.take_commands()] == ["save"]
@@ -283,14 +283,14 @@ def test_in_a_read_only_folder_runs_are_read_and_what_must_write_is_refused_with
             path.chmod(0o755)
 
 
-def test_a_runs_folder_that_is_gone_is_told(store):
+def test_a_runs_folder_that_is_gone_is_reported(store):
     store.root.rmdir()
     with pytest.raises(StorageError, match="cannot be read"):
         store.list()
     store.root.mkdir()
 
 
-def test_a_damaged_queue_is_told_with_its_file_and_the_runs_are_still_listed(store, run):
+def test_a_damaged_queue_is_reported_with_its_file_and_the_runs_are_still_listed(store, run):
     (store.root / ".queue.sqlite3").write_bytes(b"no database" * 1000)
     assert [summary.name for summary in store.list()] == ["first"]
     for act in (store.queue, store.pump, lambda: store.enqueue("first")):
@@ -420,7 +420,7 @@ def test_a_killed_run_is_called_crashed_with_its_step_and_checkpoint_and_can_be_
     wait_for(lambda: run.read_state()["state"] == "running")
 
 
-def test_a_worker_that_dies_before_it_begins_is_told_with_the_end_of_its_log(tmp_path):
+def test_a_worker_that_dies_before_it_begins_is_reported_with_the_end_of_its_log(tmp_path):
     store = RunStore(tmp_path, worker=(sys.executable, "-c", "raise SystemExit('no such model')"))
     store.create({}, "broken")
     store.start("broken")
@@ -498,7 +498,7 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_a_broken_run_folder_holds_up_nobody_in_the_queue(store, breakage):
+def test_a_broken_run_folder_holds_up_no_other_run_in_the_queue(store, breakage):
     for name in ("broken", "next"):
         store.create({}, name)
         store.enqueue(name)
@@ -543,8 +543,8 @@ def test_a_waiting_run_that_can_neither_start_nor_be_marked_keeps_its_place_and_
     monkeypatch.setattr(RunDir, "write_state", barred)
     assert store.pump() == ["next"]
     assert [job.run for job in store.queue()] == ["barred"]
-    told = store.summary("barred")
-    assert told.state == "queued" and "Permission denied" in told.message
+    reported = store.summary("barred")
+    assert reported.state == "queued" and "Permission denied" in reported.message
 
 
 def test_a_run_deleted_while_the_list_is_read_is_left_out(store, run, monkeypatch):
@@ -622,7 +622,7 @@ NO_OBJECT = ["[]", '"text"', "5", "null", "true", "[" * 100_000]
 
 @pytest.mark.parametrize("content", NO_OBJECT, ids=lambda content: content[:6])
 @pytest.mark.parametrize("file", ["run.lock", "process.json", "state.json", "config.json"])
-def test_a_file_of_another_json_type_is_told_with_its_name_and_what_to_do(store, run, file, content):
+def test_a_file_of_another_json_type_is_reported_with_its_name_and_what_to_do(store, run, file, content):
     """Written by another program or by a hand; every reader of runs meets it."""
     (run.path / file).write_text(content)
     [summary] = store.list()
@@ -638,7 +638,7 @@ def test_a_file_of_another_json_type_is_told_with_its_name_and_what_to_do(store,
     ("step", True, "a whole number"), ("created", "yesterday", "a number of seconds"), ("updated", None, "a number of seconds"),
     ("message", {"a": 1}, "text or null"), ("cwd", 5, "text"),
 ])  # fmt: skip
-def test_a_state_with_a_field_of_another_type_is_told_with_the_rule(store, run, field, value, rule):
+def test_a_state_with_a_field_of_another_type_is_reported_with_the_rule(store, run, field, value, rule):
     store.create({}, "healthy")
     run.state_path.write_text(json.dumps({**run.read_state(), field: value}))
     damaged = store.summary("first")
@@ -646,7 +646,7 @@ def test_a_state_with_a_field_of_another_type_is_told_with_the_rule(store, run, 
     assert {summary.name for summary in store.list()} == {"first", "healthy"}
 
 
-def test_a_folder_where_a_file_belongs_is_told(store, run):
+def test_a_folder_where_a_file_belongs_is_reported(store, run):
     run.state_path.unlink()
     run.state_path.mkdir()
     [summary] = store.list()
@@ -722,7 +722,7 @@ def test_the_last_event_of_a_kind_is_found_without_reading_the_whole_file(run, m
     assert run.last_event("end")["state"] == "failed"
 
 
-def test_steps_that_are_trained_again_are_told_once_and_no_reader_loses_its_place(run, monkeypatch):
+def test_steps_that_are_trained_again_are_reported_once_and_no_reader_loses_its_place(run, monkeypatch):
     monkeypatch.setattr(folder, "_BACKWARDS_BYTES", 100)  # over many blocks' borders
     for step in range(1, 14):
         run.emit("step", step=step, note="x" * (step * 7))

@@ -172,7 +172,7 @@ def schedulers():
     [pytest.param(*case, id="-".join([*map(str, case[:4]), type(case[4]).__name__])) for case in schedulers()],
 )
 def test_steps_agree_with_the_scheduler_of_diffusers(name, order, path_name, kind, scheduler):
-    """Every state of a 10-step walk to 1e-5, states of size 1; the step to sigma 0 is left out (never made)."""
+    """Every state of a 10-step trajectory to 1e-5, states of size 1; the step to sigma 0 is left out (never made)."""
     path, oracle, steps = PATHS[path_name], Gaussian(), 10  # divides 1000: DDIM finds the step before by subtraction
     scheduler.set_timesteps(steps)
     levels = [

@@ -26,7 +26,7 @@ from rollout_studio.core.train.outcome import DONE, PREEMPTED
 from rollout_studio.core.train.window import draw_window
 from safetensors.torch import load_file
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
-from tiny_run import losses as told_losses
+from tiny_run import losses as reported_losses
 from torch import nn
 
 FLOW, EPSILON = "lumina2", "sd1"
@@ -77,7 +77,7 @@ def test_without_rollout_a_step_is_the_plain_trainers(tiny_run, without_drift, v
         loss.backward()
         optimizer.step()
         expected.append(float(loss.detach()))
-    assert told_losses(run) == pytest.approx(expected, rel=1e-6)
+    assert reported_losses(run) == pytest.approx(expected, rel=1e-6)
     for name, value in final_weights(run).items():
         mine = dict(model.denoiser.named_parameters())[name]
         torch.testing.assert_close(value, mine, rtol=1e-4, atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_rolled_step_is_another_step(tiny_run, without_drift):
     plain, rolled = tiny_run(FLOW, "plain"), tiny_run(FLOW, "rolled", **ROLLOUT)
     assert train(plain) == train(rolled) == 0
     assert sum(event["rolled_rows"] for event in events(rolled, "step")) > 0
-    assert told_losses(plain) != told_losses(rolled)
+    assert reported_losses(plain) != reported_losses(rolled)
 
 
 # ----------------------------------------------------------------------------------------------------------- the window
@@ -187,7 +187,7 @@ def test_another_step_draws_anew():
 @pytest.mark.parametrize("changes", [{}, {"scheduled_sampling_guidance": 2.0}, {"scheduled_sampling_sampler": "rk4"},
                                      {"scheduled_sampling_reflexflow": False}, {"scheduled_sampling_reflexflow_mode": "paper"}],
                          ids=lambda changes: "-".join(changes) or "default")  # fmt: skip
-def test_a_step_tells_the_rows_and_calls_that_the_network_really_saw(tiny_run, without_drift, monkeypatch, changes):
+def test_a_step_reports_the_rows_and_calls_that_the_network_really_saw(tiny_run, without_drift, monkeypatch, changes):
     run = tiny_run(FLOW, max_train_steps=2, train_batch_size=4, **ROLLOUT, **changes)
     seen = []
     from diffusers import Lumina2Transformer2DModel
@@ -212,7 +212,7 @@ def test_a_step_tells_the_rows_and_calls_that_the_network_really_saw(tiny_run, w
     assert len(counts) == 2
 
 
-def test_the_row_count_is_the_formula_of_the_design(tiny_run, without_drift):
+def test_the_row_count_follows_its_formula(tiny_run, without_drift):
     """B + e * sum(k) + (ReflexFlow) rows with k > 0."""
     run = tiny_run(FLOW, train_batch_size=4, **ROLLOUT)
     assert train(run) == 0
@@ -263,7 +263,7 @@ def test_a_step_event_has_the_fields_that_the_page_reads(tiny_run, without_drift
     assert event["step"] == 1 and event["effective_probability"] == 0.7 and event["lr"] == 1e-2
 
 
-def test_one_speed_and_one_time_left_are_told_and_the_page_reads_the_same(tiny_run, without_drift, monkeypatch):
+def test_one_speed_and_one_time_left_are_reported_and_the_page_reads_the_same(tiny_run, without_drift, monkeypatch):
     """Samples at 0, 2, 4, 6: after step 3 two more are due. They are no part of a step's time."""
     clock = iter(range(10**6))
     run = tiny_run(FLOW, max_train_steps=6, validation_prompts=["a circle"], validation_num_inference_steps=1, validation_step_interval=2,
@@ -272,15 +272,15 @@ def test_one_speed_and_one_time_left_are_told_and_the_page_reads_the_same(tiny_r
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     assert train(run) == 0
     monkeypatch.undo()
-    told = events(run, "step")
-    third = told[2]
+    reported = events(run, "step")
+    third = reported[2]
     assert third["beside_s"] == pytest.approx(2 * 101, rel=0.03)  # threads of others may have looked at the clock
     assert third["step_s"] < 20 and third["eta_s"] == pytest.approx(third["step_s"] * 3 + third["beside_s"])
-    assert told[-1]["eta_s"] == told[-1]["beside_s"] == pytest.approx(101, rel=0.03)
-    assert follow(run).step_s == pytest.approx(told[-1]["step_s"], abs=1e-4)
+    assert reported[-1]["eta_s"] == reported[-1]["beside_s"] == pytest.approx(101, rel=0.03)
+    assert follow(run).step_s == pytest.approx(reported[-1]["step_s"], abs=1e-4)
 
 
-def test_a_fresh_start_tells_what_its_steps_are_expected_to_take_and_a_resume_does_not_tell_it_anew(
+def test_a_fresh_start_reports_what_its_steps_are_expected_to_take_and_a_resume_does_not_report_it_anew(
     tiny_run, without_drift
 ):
     first = tiny_run(FLOW, "first", max_train_steps=9)
@@ -294,7 +294,7 @@ def test_a_fresh_start_tells_what_its_steps_are_expected_to_take_and_a_resume_do
     assert follow(run).expected == ((low, likely, high), 4)
 
 
-def test_a_frequency_weight_that_does_nothing_is_said(tiny_run, without_drift):
+def test_a_frequency_weight_that_does_nothing_is_reported(tiny_run, without_drift):
     run = tiny_run(
         FLOW,
         max_train_steps=12,
@@ -488,7 +488,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights(tiny_run,
 # ---------------------------------------------------------------------------------------------------- between two steps
 
 
-def test_commands_are_heard_between_steps_and_answered_by_their_id(tiny_run, without_drift):
+def test_commands_are_received_between_steps_and_answered_by_their_id(tiny_run, without_drift):
     run = tiny_run(FLOW, max_train_steps=4)
     sent = []
 
@@ -536,7 +536,7 @@ def test_stop_saves_nothing_and_stop_and_save_saves_and_exports(tiny_run, withou
         assert (run.lora_path / f"{command}.safetensors").is_file() == kept
 
 
-def test_a_command_that_cannot_be_done_is_told_and_costs_nothing(tiny_run, without_drift):
+def test_a_command_that_cannot_be_done_is_reported_and_costs_nothing(tiny_run, without_drift):
     run = tiny_run(FLOW)
     assert train(run, listen=at_step(1, lambda: run.send("sample", prompts=["a circle"], colour="red"))) == 0
     assert any("colour: the command sample takes" in event["message"] for event in events(run, "warning"))
@@ -570,8 +570,10 @@ def test_a_full_disk_pauses_a_save_and_the_run_goes_on_when_there_is_room(tiny_r
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     assert train(run) == 0
-    told = [(event["event"], event.get("reason")) for event in events(run) if event["event"] in ("paused", "resumed")]
-    assert told == [("paused", "disk full"), ("resumed", None)]
+    reported = [
+        (event["event"], event.get("reason")) for event in events(run) if event["event"] in ("paused", "resumed")
+    ]
+    assert reported == [("paused", "disk full"), ("resumed", None)]
     assert any(
         "The disk is full" in event["message"] and "Free some space" in event["remedy"]
         for event in events(run, "warning")
@@ -630,8 +632,10 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
     assert train(run) == 0
     assert torch.equal(torch.get_rng_state(), state)
 
-    told = [(event["event"], event.get("step")) for event in events(run) if event["event"] not in ("phase", "warning")]
-    assert told == [
+    reported = [
+        (event["event"], event.get("step")) for event in events(run) if event["event"] not in ("phase", "warning")
+    ]
+    assert reported == [
         ("start", None), ("sample", 0), ("drift", 0), ("step", 1), ("step", 2), ("saved", 2), ("sample", 2), ("drift", 2),
         ("step", 3), ("saved", 3), ("exported", 3), ("sample", 3), ("drift", 3), ("end", 3)]  # fmt: skip
     assert events(run, "start")[0] | {"time": 0, "pid": 0, "device": 0} == {
@@ -697,7 +701,7 @@ def test_a_run_belongs_to_one_process(tiny_run):
         train(run)
 
 
-def test_sampling_that_fails_midway_is_told_and_training_goes_on(tiny_run, without_drift, monkeypatch):
+def test_sampling_that_fails_midway_is_reported_and_training_goes_on(tiny_run, without_drift, monkeypatch):
     run = tiny_run(FLOW, validation_prompts=["a circle"], validation_step_interval=1)
     from rollout_studio.core.families.base import Model
 

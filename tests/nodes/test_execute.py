@@ -202,7 +202,7 @@ def test_joining_a_run_reports_where_it_is_not_all_it_did(run, slow, store, even
     assert steps[0] >= 5 and steps[-1] == 12
 
 
-def test_a_training_that_somebody_started_is_joined(run, ab, store):
+def test_a_training_that_is_already_running_is_joined(run, ab, store):
     config = config_of(ab, "train_a")
     there = store.create(config, f"mine-{following.identity(config, 0)[:10]}")
     store.enqueue(there.name)

@@ -10,7 +10,7 @@ from ...parts.charts import Line, chart, smoothed
 from ...parts.forms import label
 from ...parts.watch import Watch
 from ...parts.words import duration, text
-from ..parts import change_line, picture
+from ..shared import change_line, picture
 from .sides import Axis, Side, moments
 
 _MOST_PROMPTS = 6

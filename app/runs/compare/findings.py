@@ -13,7 +13,7 @@ from ....core.look.drift.words import AGAINST
 from ....core.runs.rows import RunSummary
 from ....core.runs.run_log import RunLog
 from ...parts.words import duration, quantity, text
-from ..parts import percent
+from ..shared import percent
 from .drawings import key
 from .sides import NEAR, Axis, Side, shared_moment, state_words
 

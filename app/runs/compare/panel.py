@@ -14,7 +14,7 @@ from ....core.runs.rows import RunSummary
 from ...parts.panel import QUICK
 from ...parts.watch import Watch, signature
 from ...parts.words import text
-from ..parts import Changes
+from ..shared import Changes
 from .controls import control_card
 from .drawings import curves, samples, settings_table
 from .findings import comparison
@@ -168,5 +168,5 @@ class ComparePanel:
 def _about_controls(subject: RunSummary) -> str:
     return (
         '<div class="rs-quiet">What a rollout gains may come from its extra time, or from noisier training. Three controls of '
-        f"<b>{text(subject.name)}</b> tell these apart; they wait in the queue, and differ from it in nothing else.</div>"
+        f"<b>{text(subject.name)}</b> separate these; they wait in the queue, and differ from it in nothing else.</div>"
     )

@@ -25,7 +25,7 @@ from ...parts.panel import QUICK
 from ...parts.preview_client import PreviewState
 from ...parts.watch import Watch, signature
 from ...parts.words import quantity, text
-from ..parts import Changes
+from ..shared import Changes
 from .cards import now_card, tries_card
 from .recent import Recent
 from .request import request_record

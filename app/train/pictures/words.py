@@ -29,11 +29,11 @@ class WordsPanel:
         self.fields, self.preset, self.held = fields, preset, held
         self.words = gr.HTML(elem_id="own-words", elem_classes="rs-maybe")
         with gr.Row(elem_classes="rs-buttons"):
-            self.clear = gr.Button("Clear the demo's words", size="sm", visible=False, elem_id="own-words-clear")
+            self.clear = gr.Button("Clear the demo's texts", size="sm", visible=False, elem_id="own-words-clear")
             self.fill = gr.Button(
                 "Sample prompts from your captions", size="sm", visible=False, elem_id="own-words-prompts"
             )
-            self.back = gr.Button("Put the demo's words back", size="sm", visible=False, elem_id="own-words-back")
+            self.back = gr.Button("Restore the demo's texts", size="sm", visible=False, elem_id="own-words-back")
 
     @property
     def outputs(self) -> list[Any]:
@@ -41,7 +41,7 @@ class WordsPanel:
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """Updates of the message and its buttons. Reads no folder: it runs at every edit."""
-        message = own_words.told(config, load_preset(preset))
+        message = own_words.message(config, load_preset(preset))
         return {
             self.words: message.markup, self.clear: gr.update(visible=message.clear), self.fill: gr.update(visible=message.prompts),
             self.back: gr.update(visible=message.back),

@@ -69,7 +69,7 @@ def too_long(run_dir: Path, windows: bool = platform_calls.WINDOWS) -> bool:
 
 def writable(folder: Path, option: str) -> Iterable[Finding]:
     """An error when files cannot be made in `folder`, or in its nearest parent that exists. `option` names the folder in
-    the message. A file is made for it and removed, because permissions alone do not tell on every system."""
+    the message. A file is made for it and removed, because permissions alone do not show it on every system."""
     existing = _existing(folder)
     if not existing.is_dir():
         yield Finding(

@@ -58,7 +58,7 @@ class DriftConfig(Checked):
         level="advanced",
     )
     fine_factor: int = option(
-        4, "The reference rollout takes this many times finer steps, which tells solver error from model error.", label="Fineness of the reference rollout", unit="times",
+        4, "The reference rollout takes this many times finer steps, which separates solver error from model error.", label="Fineness of the reference rollout", unit="times",
         ge=2, le=32, level="advanced",
     )  # fmt: skip
     guidance: float = option(

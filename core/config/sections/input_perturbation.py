@@ -29,11 +29,11 @@ class InputPerturbationConfig(Checked):
     )  # fmt: skip
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         """Does any row train elsewhere than in plain training, perturbed or (in a control) at another level?"""
         return self.gamma > 0
 
     @property
     def perturbs(self) -> bool:
         """Is the input of any row perturbed? Not in a control."""
-        return self.active and self.control == "none"
+        return self.is_active and self.control == "none"

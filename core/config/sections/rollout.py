@@ -109,7 +109,7 @@ class RolloutConfig(Checked):
     )
     target: Literal["consistent", "original"] = option(
         "consistent",
-        "What a rolled row learns: the output that leads from where it really is to the true picture (consistent), "
+        "What a rolled row learns: the output that leads from the rolled state to the true picture (consistent), "
         "or the one of the pair it started from (original).",
         label="What a rolled row learns",
         source="consistent: arXiv 2210.05147, DREAM (arXiv 2312.00210); original: SimpleTuner",
@@ -144,7 +144,7 @@ class RolloutConfig(Checked):
     )  # fmt: skip
     control: Literal["none", "source_noise"] = option(
         "none",
-        "For a fair comparison: source_noise walks nowhere, but trains the rows that would have been rolled out as plain rows at the "
+        "For a fair comparison: source_noise rolls out no row, but trains the rows that would have been rolled out as plain rows at the "
         "noise level they would have started from. What it gains too did not come from the rollout.",
         label="Control for comparisons",
         level="advanced",
@@ -190,7 +190,7 @@ class RolloutConfig(Checked):
     )
     reflexflow_mode: Literal["single-pass", "paper"] = option(
         "single-pass",
-        "single-pass: one gradient pass, where the walk arrived. paper: the row learns at the noise level that it drew, takes one step of "
+        "single-pass: one gradient pass, at the end of the rollout. paper: the row learns at the noise level that it drew, takes one step of "
         "any length from there, and a second gradient pass corrects its direction; max_step_offset then only switches rollout on.",
         label="ReflexFlow: mode",
         source=_REFLEXFLOW,
@@ -206,13 +206,13 @@ class RolloutConfig(Checked):
     )
 
     @property
-    def walks(self) -> bool:
+    def rolls_out(self) -> bool:
         """Can any row of the run be rolled out? Not in a control: it plans the same rows, but trains them where they would start."""
-        return self.active and self.control == "none"
+        return self.is_active and self.control == "none"
 
     @property
-    def active(self) -> bool:
-        """Is any row of the run chosen for a rollout, walked or (in a control) only trained at its start?"""
+    def is_active(self) -> bool:
+        """Is any row of the run chosen for a rollout, rolled out or (in a control) only trained at its start?"""
         if self.max_step_offset == 0:
             return False
         return self.probability > 0 if self.ramp_steps == 0 else max(self.prob_start, self.prob_end) > 0
@@ -258,7 +258,7 @@ def probability_at(rollout: RolloutConfig, step: int) -> float:
     """The chance that a row is rolled out at an optimizer step.
 
     Without a ramp: `probability` from `start_step` on, 0 before. With one: `prob_start` until `start_step`, then linear or cosine to
-    `prob_end` over `ramp_steps`. The ramp alone: a `max_step_offset` of 0 turns rollout off whatever this says (`rollout.active`).
+    `prob_end` over `ramp_steps`. The ramp alone: a `max_step_offset` of 0 turns rollout off whatever this says (`rollout.is_active`).
 
     Args:
         step: optimizer step, counted from 0.

@@ -57,7 +57,7 @@ FACTS = FamilyFacts(
     guidance=Embedded(),
     schedule=USUAL_FLOW.but(
         usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
-        walk="steps",
+        sigmas="steps",
     ),
     geometry=geometry,
     text=text,

@@ -21,7 +21,7 @@ FACTS = FamilyFacts(
     predictions=("flow_matching",),
     # Two calls, as the pipeline does: prompts and negative prompts differ in length, and a common padding would cost more.
     guidance=ClassifierFree(rescale="rows", joint=False),
-    schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 6.0}, walk="steps", bends_with="channels"),
+    schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 6.0}, sigmas="steps", bends_with="channels"),
     geometry=vae_geometry("transformer"),
     text=text,
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},

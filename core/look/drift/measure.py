@@ -214,7 +214,9 @@ def _measured(model: "Model", work: _Work, kind: Weights, settings: Settings, do
             path=model.noise_path,
             prediction_type=model.prediction_type,
             grid=grid,
-            trajectory_grid=inference_grid if own.walk is None else grid,  # a short rollout follows the training's grid
+            trajectory_grid=inference_grid
+            if own.steps_back is None
+            else grid,  # a short rollout follows the training's grid
             settings=own if number == 0 else dataclasses.replace(own, trajectory_samples=0, strips=0),
             evaluations=work.evaluations,
             numbers=group.numbers,

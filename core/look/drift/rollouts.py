@@ -257,8 +257,8 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
     for places in setup.chunks(chosen):
         x0, noise = setup.x0[places], setup.noise[places]
         end = setup.level(t_end, len(places))
-        if settings.walk is not None:
-            plan = plan_offsets(end.t, torch.full((len(places),), settings.walk), path, grid)
+        if settings.steps_back is not None:
+            plan = plan_offsets(end.t, torch.full((len(places),), settings.steps_back), path, grid)
         elif settings.start is None:
             plan = plan_from_noise(end.t, path, grid)
         else:
@@ -273,7 +273,7 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
             path,
             solver,
             trajectory=True,
-            start="noise" if settings.start is None and settings.walk is None else "source",
+            start="noise" if settings.start is None and settings.steps_back is None else "source",
         )
         last = len(rolled_out.trajectory) - 1
         shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}

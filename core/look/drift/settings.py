@@ -26,7 +26,7 @@ class Settings:
 
     Attributes:
         sampler, order, grid, grid_steps, guidance: the rollout under test. The trajectory follows the inference grid,
-            except where `walk` is set.
+            except where `steps_back` is set.
         levels, offsets: targets and distances of the short rollouts. loss_levels: where else the clean loss is taken.
         fine_factor: the reference rollout takes this many times finer steps.
         samples: pictures x noise draws; with fewer pictures each gets several noises. seed: of the noise.
@@ -34,7 +34,8 @@ class Settings:
             offsets get the fine rollout; None = all.
         start: level at which the trajectory starts; None = pure noise.
         end: level at which it ends; None = the schedule's last step.
-        walk: it starts so many steps of `grid` before its end, in place of at `start` (previews of one short rollout).
+        steps_back: the trajectory starts so many steps of `grid` before its end, in place of at `start` (previews of one
+            short rollout). Its key in JSON is `walk`, as in the reports of version 0.1.
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
     """
@@ -55,7 +56,7 @@ class Settings:
     trajectory_samples: int = 8
     start: float | None = 0.8
     end: float | None = None
-    walk: int | None = None
+    steps_back: int | None = None
     shown: int = 9
     strips: int = 1
     rows_at_once: int | None = None
@@ -81,8 +82,8 @@ class Settings:
         unknown = sorted(set(self.fine_offsets or ()) - set(self.offsets))
         if unknown:
             faults.append(f"fine_offsets {unknown}: must be among the offsets {list(self.offsets)}.")
-        if self.walk is not None and self.walk < 1:
-            faults.append(f"walk = {self.walk}: must be at least 1 grid step.")
+        if self.steps_back is not None and self.steps_back < 1:
+            faults.append(f"steps_back = {self.steps_back}: must be at least 1 grid step.")
         if self.guidance < 1:
             faults.append(f"guidance = {self.guidance}: must be at least 1.0 (none).")
         if faults:
@@ -159,5 +160,6 @@ class ProbeSet:
 def settings_record(settings: Settings) -> dict[str, Any]:
     """The settings as JSON will give them back."""
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(settings).items()
+        "walk" if name == "steps_back" else name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(settings).items()
     }

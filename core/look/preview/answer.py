@@ -30,7 +30,7 @@ def show_live(
     *,
     step: int,
     should_stop: Callable[[], bool] = lambda: False,
-    tell: Callable[[float, str], None] = lambda share, what: None,
+    report_progress: Callable[[float, str], None] = lambda share, what: None,
 ) -> dict[str, Any]:
     """Answer a request with the weights that a training has now, between two steps, and the base beside them.
 
@@ -55,10 +55,19 @@ def show_live(
             yield model
 
     if isinstance(request, SampleRequest):
-        return draw(request, entered, model, folder, step=step, tell=tell, should_stop=should_stop)
+        return draw(
+            request, entered, model, folder, step=step, report_progress=report_progress, should_stop=should_stop
+        )
     variants = _variants(request, entered)
     return show(
-        request, variants, model, encode_request(model, request), folder, step=step, tell=tell, should_stop=should_stop
+        request,
+        variants,
+        model,
+        encode_request(model, request),
+        folder,
+        step=step,
+        report_progress=report_progress,
+        should_stop=should_stop,
     )
 
 
@@ -67,7 +76,7 @@ def answer(
     record: Mapping[str, Any],
     folder: Path,
     *,
-    tell: Callable[[float, str], None],
+    report_progress: Callable[[float, str], None],
     part: Callable[[dict[str, Any]], None],
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -79,24 +88,31 @@ def answer(
         request.text()  # what is missing is reported before a model is loaded
     first = 0.0 if bench.is_open(request.config) else LOAD_SHARE
     if first:
-        tell(0.0, "loading the model")
+        report_progress(0.0, "loading the model")
     model = bench.open(request.config)
-    tell(first, "the picture")
+    report_progress(first, "the picture")
 
     @contextmanager
     def entered(weights: Weights) -> Iterator[Remembering]:
         yield bench.with_weights(weights)
 
     def after_loading(share: float, what: str) -> None:
-        tell(first + (1 - first) * share, what)
+        report_progress(first + (1 - first) * share, what)
 
     if isinstance(request, SampleRequest):
         return draw(
-            request, entered, model, folder, memory=bench.memory, tell=after_loading, part=part, should_stop=should_stop
+            request,
+            entered,
+            model,
+            folder,
+            memory=bench.memory,
+            report_progress=after_loading,
+            part=part,
+            should_stop=should_stop,
         )
     return show(
         request, _variants(request, entered), model, encode_request(model, request, bench.memory), folder,
-        tell=after_loading, part=part, should_stop=should_stop,
+        report_progress=after_loading, part=part, should_stop=should_stop,
     )  # fmt: skip
 
 

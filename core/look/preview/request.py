@@ -25,21 +25,21 @@ KINDS = ("strip", "curves", "spectrum")
 """What can be requested: the filmstrip, the curves (with report.json and CSV), the map of frequencies."""
 
 SHOWCASE = "demo-dreambooth-heldout"
-"""The built-in pictures that the page offers before anybody has chosen one."""
+"""The built-in pictures that the page offers before one is chosen."""
 
 _PLACES = ("resolution", "aspect_buckets", "bucket_step")
-_WALK = tuple("scheduled_sampling_" + name for name in ("sampler", "order", "grid", "grid_steps"))
+_ROLLOUT = tuple("scheduled_sampling_" + name for name in ("sampler", "order", "grid", "grid_steps"))
 _MEASURE = ("drift_guidance", "drift_seed", "drift_fine_factor")
 RELEVANT = (
     *(name for name, each in OPTIONS.items() if each.section == "model"),
     "flow_schedule_shift",
     *_PLACES,
-    *_WALK,
+    *_ROLLOUT,
     *_MEASURE,
 )
 """The options that a preview depends on. All others of a config may be there, even wrong ones, and change nothing."""
 
-_SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name for name in (*_WALK, *_MEASURE)}
+_SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name for name in (*_ROLLOUT, *_MEASURE)}
 """`sampler`, `guidance`, `seed` and so on of a request -> the option that they stand for; they win over the config's."""
 
 MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_VARIANTS = 4, 4, 6

@@ -107,16 +107,20 @@ class Variant:
 class _Progress:
     """Work done of the work planned, reported as a share and a word; each report may also stop the work."""
 
-    def __init__(self, planned: float, tell: Callable[[float, str], None], should_stop: Callable[[], bool]) -> None:
-        self.planned, self.done, self.tell, self.should_stop = planned, 0.0, tell, should_stop
+    def __init__(
+        self, planned: float, report_progress: Callable[[float, str], None], should_stop: Callable[[], bool]
+    ) -> None:
+        self.planned, self.done, self.report_progress, self.should_stop = planned, 0.0, report_progress, should_stop
 
     def of(self, work: float, what: str) -> Callable[[int, int, str], None]:
         """For `drift.measure`: the progress of one measurement that is `work` of the whole."""
-        return lambda done, total, _: self.tell((self.done + work * done / max(1, total)) / self.planned, what)
+        return lambda done, total, _: self.report_progress(
+            (self.done + work * done / max(1, total)) / self.planned, what
+        )
 
     def finish(self, work: float, what: str) -> None:
         self.done += work
-        self.tell(min(1.0, self.done / self.planned), what)
+        self.report_progress(min(1.0, self.done / self.planned), what)
         if self.should_stop():
             raise Stopped("A newer request came.")
 
@@ -126,7 +130,7 @@ def strip_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
     view = request.view
     return Settings.from_config(
         config, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
-        start=None if view.start == "noise" else 0.8, end=view.target, walk=None if view.start == "noise" else view.offset,
+        start=None if view.start == "noise" else 0.8, end=view.target, steps_back=None if view.start == "noise" else view.offset,
         shown=view.columns, strips=1,
     )  # fmt: skip
 
@@ -149,7 +153,7 @@ def show(
     folder: Path,
     *,
     step: int | None = None,
-    tell: Callable[[float, str], None] = lambda share, what: None,
+    report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def show(
     Args:
         model: for its schedule and noise path; what is measured is what each variant's `enter` gives.
         step: of the training, for the record.
-        tell: progress; called with the share that is done and what is being done.
+        report_progress: called with the share that is done and what is being done.
         part: called with the result so far when the filmstrips are there and the curves are not.
         should_stop: called before every network call; true stops with `Stopped`.
 
@@ -170,7 +174,7 @@ def show(
     began = time.monotonic()
     ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
     plan = _Plan.of(request, variants, ends, model.guidance)
-    progress = _Progress(plan.work, tell, should_stop)
+    progress = _Progress(plan.work, report_progress, should_stop)
     probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
     def measured(settings: Sequence[Settings], work: Sequence[float], what: str) -> list[DriftReport]:

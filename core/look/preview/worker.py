@@ -109,7 +109,7 @@ class Worker:
                 self.bench,
                 message["ask"],
                 Path(message["folder"]),
-                tell=lambda share, what: self.progress(id, share, what),
+                report_progress=lambda share, what: self.progress(id, share, what),
                 part=lambda result: self.send(id=id, status="part", result=result),
                 should_stop=lambda: self.stopped(id),
             )

@@ -1,4 +1,4 @@
-"""Pause, stop and save are heard also while pictures are prepared or drawn and while drift is measured: within two seconds.
+"""Pause, stop and save are received also while pictures are prepared or drawn and while drift is measured: within two seconds.
 
 Each long thing is made longer by sleeps in the network, so that its end cannot be what was waited for.
 """
@@ -20,7 +20,7 @@ from rollout_studio.core.train import listening
 from rollout_studio.core.train.loop import train
 from tiny_run import ROLLOUT, events
 
-HEARD_S = 2.0
+RESPONSE_S = 2.0
 SLOW_S = (
     0.1  # a call of the network, or a picture through the autoencoder; what is waited for takes four seconds or more
 )
@@ -71,7 +71,7 @@ def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
 
 
 class During:
-    """A listener that acts once, shortly after a phase began, and notes when; `heard_after` is how long the command then took."""
+    """A listener that acts once, shortly after a phase began, and notes when; `answered_after` is how long the command then took."""
 
     def __init__(self, run, where, *commands):
         self.run, self.where, self.commands, self.sent, self.seen = run, where, list(commands), None, []
@@ -88,7 +88,7 @@ class During:
             for command in self.commands:
                 self.run.send(command)
 
-    def heard_after(self, kind="command", **fields):
+    def answered_after(self, kind="command", **fields):
         at = next(
             at
             for at, event in self.seen
@@ -98,11 +98,11 @@ class During:
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_a_stop_is_heard_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
+def test_a_stop_is_received_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
     run = run_in(tiny_run, many_pictures, where)
     during = During(run, where, "stop")
     assert train(run, listen=during) == 0
-    assert during.heard_after(name="stop") < HEARD_S and during.heard_after("end") < HEARD_S
+    assert during.answered_after(name="stop") < RESPONSE_S and during.answered_after("end") < RESPONSE_S
     state = run.read_state()
     assert (state["state"], state["step"]) == ("stopped", 0) and "as asked" in state["message"]
     assert "retry it from the start" in state["message"]  # nothing was saved, and nobody is told to resume
@@ -123,7 +123,7 @@ def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_ha
             run.send("resume")
 
     assert train(run, listen=listen) == 0
-    assert len(held) == 1 and during.heard_after("paused") < HEARD_S
+    assert len(held) == 1 and during.answered_after("paused") < RESPONSE_S
     assert len(events(run, "paused")) == len(events(run, "resumed")) == 1
     assert run.read_state()["state"] == "done" and [event["step"] for event in events(run, "step")] == [1, 2]
 
@@ -143,8 +143,8 @@ def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, m
         assert train(run, listen=listen) == 0
         report = json.loads((run.path / events(run, "drift")[-1]["path"]).read_text(encoding="utf-8"))
         reports.append(report["curves"])
-        told = [event["event"] for event in events(run) if event["event"] in ("paused", "drift")]
-        assert told == (["paused", "drift", "drift"] if name == "held" else ["drift", "drift"])
+        reported = [event["event"] for event in events(run) if event["event"] in ("paused", "drift")]
+        assert reported == (["paused", "drift", "drift"] if name == "held" else ["drift", "drift"])
     assert reports[0] == reports[1]
 
 
@@ -186,9 +186,9 @@ def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_tha
     assert train(whole) == 0
     during = During(saved, where, "save")
     assert train(saved, listen=after_a_step(during)) == 0
-    assert during.heard_after("saved", step=1) < HEARD_S
+    assert during.answered_after("saved", step=1) < RESPONSE_S
     answer = {"samples": "sample", "drift": "drift"}[where]
-    assert during.heard_after("saved", step=1) < during.heard_after(answer, step=1)  # in the middle, not after it
+    assert during.answered_after("saved", step=1) < during.answered_after(answer, step=1)  # in the middle, not after it
     amid = checkpoint.load(saved.checkpoints_path / "step-000001").tensors
     assert any(not torch.equal(amid["trainable"][key], amid["ema"][key]) for key in amid["ema"])
     assert_same_end(whole, saved)
@@ -204,13 +204,13 @@ def assert_same_end(one, other):
         assert all(torch.equal(ends[0][group][key], ends[1][group][key]) for key in ends[0][group]), group
 
 
-def test_a_save_before_anything_is_prepared_is_heard_at_once_and_done_when_it_can_be(
+def test_a_save_before_anything_is_prepared_is_received_at_once_and_done_when_it_can_be(
     tiny_run, many_pictures, without_drift, slow
 ):
     run = run_in(tiny_run, many_pictures, "latents")
     during = During(run, "latents", "save")
     assert train(run, listen=during) == 0
-    assert during.heard_after(name="save") < HEARD_S
+    assert during.answered_after(name="save") < RESPONSE_S
     assert [event["step"] for event in events(run, "saved")] == [0, 2]
 
 
@@ -234,13 +234,13 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
     run = run_in(tiny_run, many_pictures, "samples", validation_step_interval=1, validation_num_inference_steps=12)
     during = During(run, "samples", "stop-and-save")
     assert train(run, listen=after_a_step(during)) == 0
-    assert during.heard_after(name="stop-and-save") < HEARD_S
+    assert during.answered_after(name="stop-and-save") < RESPONSE_S
     assert [event["step"] for event in events(run, "sample")] == [0]  # the pictures of step 1 were left
     assert run.last_checkpoint() == 1 and events(run, "exported")[-1]["step"] == 1
     assert RunStore(run.path.parent).summary(run).resumable
 
 
-def test_what_takes_a_look_itself_waits_for_the_step_and_is_shown_as_asked_until_then(
+def test_what_draws_or_measures_itself_waits_for_the_step_and_is_shown_as_pending_until_then(
     tiny_run, many_pictures, without_drift, slow, monkeypatch
 ):
     monkeypatch.setattr(listening, "POLL_S", 0.01)
@@ -303,7 +303,7 @@ def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures
 # -- words -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
+def test_every_phase_that_is_reported_has_words_for_people(tiny_run, many_pictures):
     few = {
         "class_sample_steps": 2,
         "num_class_images": 2,
@@ -312,14 +312,14 @@ def test_every_phase_that_is_told_has_words_for_people(tiny_run, many_pictures):
     }
     run = run_in(tiny_run, many_pictures, "class pictures", **few)
     assert train(run) == 0
-    told = {event["name"] for event in events(run, "phase")}
-    assert told == PHASES.keys() - {"preview"}
+    reported = {event["name"] for event in events(run, "phase")}
+    assert reported == PHASES.keys() - {"preview"}
     assert all(words.split()[0].endswith("ing") for words in PHASES.values())
     with pytest.raises(ValueError, match="not a phase that viewers can name"):
         Journal(run).progress("latnets", 0, 1)
 
 
-def test_a_phase_that_stands_still_is_told_once(tiny_run):
+def test_a_phase_that_stands_still_is_reported_once(tiny_run):
     run = tiny_run("lumina2")
     journal = Journal(run)
     for _ in range(5):

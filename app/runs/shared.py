@@ -53,7 +53,7 @@ def percent(change: Change | None) -> str:
     return f"{change.percent:+.1f} % ± {(change.high - change.low) / 2:.1f}"
 
 
-def course(run: RunSummary, log: RunLog) -> str:
+def drift_over_training(run: RunSummary, log: RunLog) -> str:
     """Drift over the training beside the clean loss, both against the model before training, and what both mean together."""
     readings = over_training({step: event.get("summary") for step, event in log.drifts.items()})
     if not any(reading.drift is not None for reading in readings):
