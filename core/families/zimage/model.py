@@ -46,6 +46,9 @@ class ZImage(Model):
         output = network(**self.layout.to_network(x), t=timestep, cap_feats=texts, return_dict=False)[0]
         return -self.layout.from_network(output, *x.shape[-2:])
 
+    def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return latents  # the pipeline makes lists for the network alone
+
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         inputs = {"prompt_embeds": [one["prompt_embeds"].to(self.device) for one in conditionings]}
         if negative is not None:
