@@ -3,7 +3,7 @@
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
-from rollout_studio.core.families import load_model, locate
+from rollout_studio.core.families import FAMILIES, load_model, locate
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.remedies.base import Network
 from tiny import PROMPTS
@@ -24,9 +24,10 @@ def open_model(folder, **options):
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
-    def __init__(self, folder, guidance, call=True, prompts=PROMPTS):
-        absent = dict.fromkeys(locate(str(folder)).absent)
-        self.pipe, self.prompts = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts)
+    def __init__(self, folder, guidance, call=True, prompts=PROMPTS, cells=(8, 8)):
+        source = locate(str(folder))
+        absent, facts = dict.fromkeys(source.absent), FAMILIES[source.family]
+        self.pipe, self.prompts, self.cells = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts), cells
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
@@ -45,25 +46,34 @@ class Recorded:
         self.pipe.scheduler.step = recording
         if not call:
             return
-        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
+        height, width = self.pixels
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
-            negative_prompt=[NEGATIVE] * len(prompts),
             num_inference_steps=STEPS,
-            guidance_scale=guidance,
-            height=side,
-            width=side,
+            guidance_scale=facts.guidance.stock_scale(guidance),
+            height=height,
+            width=width,
         )
         self.latents = self.spread(self.call(output_type="latent"))
         self.all_steps = self.steps[:]
 
+    @property
+    def pixels(self):
+        """Height and width as the pipeline counts them."""
+        return [side * self.pipe.vae_scale_factor for side in self.cells]
+
     def spread(self, latents):
         """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
-        factor = self.pipe.vae_scale_factor
-        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
+        return (
+            latents
+            if latents.ndim == 4
+            else self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
+        )
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
-        return self.pipe(prompt=self.prompts, generator=generators, output_type=output_type, **self.arguments).images
+        # Lists of their own, because some pipelines write into them.
+        prompts = {"prompt": list(self.prompts), "negative_prompt": [NEGATIVE] * len(self.prompts)}
+        return self.pipe(**prompts, generator=generators, output_type=output_type, **self.arguments).images
 
 
 def guided(model, x, t, cond, negative, guidance):

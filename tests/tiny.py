@@ -57,6 +57,20 @@ def t5_tokenizer():
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
 
 
+def qwen_tokenizer():
+    """With a chat template, as Qwen's: a message's role and text between its marks."""
+    from transformers import Qwen2Tokenizer
+
+    pieces = ["Ġ", "Ċ", *LETTERS, "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
 def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -320,13 +334,52 @@ def flux_without_guidance():
     return flux(guidance=False, shift=1.0)
 
 
+def zimage():
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(6)
+    tokenizer = qwen_tokenizer()
+    text = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=512,
+        )
+    )
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[600, 128, 128],
+    )
+    return ZImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=autoencoder(0.1),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+    )
+
+
 BUILDERS: dict[str, Callable] = {
     "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
     "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
     "sdxl": sdxl, "sdxl_v": sdxl_v, "flux": flux, "flux_without_guidance": flux_without_guidance,
+    "zimage": zimage,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux")
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux", "zimage")
 
 
 def build(name: str, folder: Path) -> Path:

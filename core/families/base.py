@@ -88,8 +88,13 @@ class Family(ABC):
 
     @property
     def part_configs(self) -> PartConfigs:
-        """The configs of the network and the VAE, as `facts` reads them."""
-        return {self.facts.component: dict(self.network_config), "vae": dict(self.pipe.vae.config)}
+        """The configs of the network, the VAE and the scheduler, as `facts` reads them."""
+        parts = {
+            self.facts.component: self.network_config,
+            "vae": self.pipe.vae.config,
+            "scheduler": self.pipe.scheduler.config,
+        }
+        return {name: dict(config) for name, config in parts.items()}
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -108,7 +113,9 @@ class Family(ABC):
     @property
     def default_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
-        size = self.network_config["sample_size"]
+        size = self.network_config.get("sample_size")
+        if size is None:  # the pipeline has a number of its own
+            return (cast(int, self.geometry.native_size),) * 2
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.latent_scale, width * self.latent_scale
 

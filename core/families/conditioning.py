@@ -4,12 +4,13 @@ A single prompt, as text encoders make it and caches keep it, is a plain dict of
 several into a `Conditioning`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Prompt = dict[str, Tensor]
 """One prompt's tensors on the CPU, without a batch axis."""
@@ -74,8 +75,24 @@ class Conditioning(Mapping[str, Tensor]):
         return Conditioning({**self, **rows})
 
     def before(self, other: Mapping[str, Tensor]) -> "Conditioning":
-        """These rows, then the other's. What only one side has belongs to the pictures, which both share: it is taken twice."""
+        """These rows, then the other's. What only one side has belongs to the pictures, which both share: it is taken twice.
+
+        Where prompts differ in length the shorter ones get zeros at their end, as in `collate` of a family whose prompts do: a mask or a
+        length beside them says how long each is.
+        """
         names: dict[str, Any] = dict.fromkeys((*self, *other))
         return Conditioning(
-            {name: torch.cat([self.get(name, other.get(name)), other.get(name, self.get(name))]) for name in names}
+            {name: _joined(self.get(name, other.get(name)), other.get(name, self.get(name))) for name in names}
         )
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    """(A, ...) and (B, ...) -> (A + B, ...), each as large as the larger one."""
+    shape = [max(sides) for sides in zip(first.shape[1:], second.shape[1:], strict=True)]
+    return torch.cat([_filled(each, shape) for each in (first, second)])
+
+
+def _filled(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rows with zeros at the ends of their axes, up to `shape`."""
+    missing = [end - side for side, end in zip(rows.shape[1:], shape, strict=True)]
+    return pad(rows, [places for more in reversed(missing) for places in (0, more)]) if any(missing) else rows

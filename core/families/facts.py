@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeGuard
 from .guidance import CLASSIFIER_FREE, Guidance
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
-"""The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...); absent ones are left out."""
+"""The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...); absent ones are left out."""
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Ends of the names of an attention block's four projections."""

@@ -78,7 +78,8 @@ class _Configs(Mapping):
         self._source = source
 
     def __getitem__(self, part: str) -> dict[str, Any]:
-        return self._source.read_json(f"{part}/config.json")
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return self._source.read_json(f"{part}/{name}")
 
     def __iter__(self) -> Iterator[str]:
         return (part for part in self._source.index if not part.startswith("_"))

@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_rollout
+from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
@@ -20,13 +21,17 @@ from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
+from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import target_output
+from rollout_studio.core.maths.rollout import plan_from_noise, plan_offsets, rollout
+from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
 from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
-from tiny_run import events, losses
+from tiny_run import ROLLOUT, events, losses
 
 VARIANTS = tuple(BUILDERS)
+FLOWS = tuple(name for name in ONE_PER_FAMILY if name in FAMILIES and FAMILIES[name].is_flow)
 GUIDED = tuple(name for name in BUILDERS if name != "flux_without_guidance")  # which refuses guidance
 
 
@@ -118,6 +123,56 @@ def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
+def rolled(model, x0, noise, k, cells, guidance, start):
+    """Rows with prompts and offsets of their own, by Euler steps on the stock schedule; `k` None: from noise to the end."""
+    grid = Grid(model.inference_times(STEPS, (model.latent_channels, *cells)).numpy())
+    plan = (
+        plan_from_noise(torch.zeros(len(x0)), model.noise_path, grid)
+        if k is None
+        else plan_offsets(torch.linspace(0.11, 0.37, len(x0)), torch.tensor(k), model.noise_path, grid)
+    )
+    cond = model.collate(model.encode_prompts([PROMPTS[row % 2] for row in range(len(x0))]))
+    predict = model.predict(cond, guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
+    return plan, rollout(predict, x0, noise, plan, grid, model.noise_path, make_solver("euler"), start=start)
+
+
+@pytest.mark.parametrize("cells", [(8, 8), (12, 6)])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_full_euler_rollout_from_noise_ends_at_the_stock_pipelines_latents(
+    name, guidance, cells, model_of, tiny_folder
+):
+    stock = Recorded(tiny_folder(name), guidance, cells=cells)
+    noise = stock.all_steps[0][2]
+    _, ours = rolled(model_of(name), torch.zeros_like(noise), noise, None, cells, guidance, "noise")
+    assert ours.x.shape == (2, 4, *cells) and (ours.x - noise).abs().max() > 0.5
+    torch.testing.assert_close(ours.x, stock.latents, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_rows_of_different_offsets_in_one_rollout_equal_single_rows(name, model_of):
+    model = model_of(name)
+    x0, noise = random_state(model, 3), random_state(model, 3, seed=1)
+    plan, together = rolled(model, x0, noise, [2, 0, 1], (8, 8), 3.0, "source")
+    assert plan.k.tolist() == [2, 0, 1]
+    for row in range(3):
+        others = [k if other == row else 0 for other, k in enumerate([2, 0, 1])]
+        _, alone = rolled(model, x0, noise, others, (8, 8), 3.0, "source")
+        torch.testing.assert_close(together.x[row], alone.x[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_lora_of_two_steps_with_rollout_and_reflexflow_does_the_same_in_a_fresh_stock_pipeline(
+    name, tiny_run, without_drift
+):
+    run = tiny_run(name, max_train_steps=2, **{**ROLLOUT, "scheduled_sampling_probability": 1.0}, scheduled_sampling_reflexflow=True)  # fmt: skip
+    assert train(run) == 0
+    assert sum(step["network_rows"] - step["rows"] for step in events(run, "step")) > 0
+    (check,) = (event["check"] for event in events(run, "exported"))
+    assert check["passed"] and check["used"] == check["total"] > 0, check
+    assert check["max_difference"] < 1e-5 < check["effect"]
+
+
 # Conventions ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +261,20 @@ def test_gradients_flow_through_denoise(name, model_of):
     x = random_state(model, 1).requires_grad_()
     model.denoise(x, times(model, 1), model.collate(model.encode_prompts(PROMPTS[:1]))).square().sum().backward()
     assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_gradient_checkpointing_changes_no_output(name, tiny_folder):
+    model = open_model(tiny_folder(name))
+    model.denoiser.train()
+    x = random_state(model, 2).requires_grad_()
+    cond = model.collate(model.encode_prompts(PROMPTS))
+    plain = model.denoise(x, times(model, 2), cond)
+    model.denoiser.enable_gradient_checkpointing()
+    checkpointed = model.denoise(x, times(model, 2), cond)
+    torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-6)
+    one, other = (torch.autograd.grad(output.square().sum(), x)[0] for output in (plain, checkpointed))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
@@ -346,7 +415,15 @@ def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(
         facts = known_family(ModelConfig(pretrained_model_name_or_path=str(place), model_family=family))
         return None if facts is None else facts.name
 
-    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == ["sd1x", "sd2x", "sd3", "lumina2", "sdxl", "flux"]
+    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == [
+        "sd1x",
+        "sd2x",
+        "sd3",
+        "lumina2",
+        "sdxl",
+        "flux",
+        "zimage",
+    ]
     assert known("demo-flow") == "lumina2" and known("demo-epsilon") == "sd1x"
     assert known("an-owner/not-here") is None and known(tmp_path) is None and known("../else where") is None
     assert known("an-owner/not-here", "flux") == "flux"
@@ -435,6 +512,9 @@ def test_conditioning_picks_repeats_and_refuses():
     )
     one = cond.select(torch.tensor([1]))
     assert one.repeat(2)["words"].tolist() == [[2, 3], [2, 3]]
+    longer = Conditioning({"words": torch.ones(1, 3), "mask": torch.tensor([True])}).before(cond)
+    assert longer["words"].tolist() == [[1, 1, 1], [0, 1, 0], [2, 3, 0], [4, 5, 0]]
+    assert longer["mask"].tolist() == [True, True, False, True]
     with pytest.raises(ValueError, match="only a single one"):
         cond.repeat(2)
     with pytest.raises(ValueError, match="same number"):
@@ -489,10 +569,23 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
 def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
-    for name in ONE_PER_FAMILY:
-        pipe, model = model_of(name).pipe, model_of(name)
-        size = getattr(pipe, "default_sample_size", 8) * model.latent_scale
-        assert model.default_size == (size, size)
+
+
+class Sized(Exception):
+    """Thrown where a pipeline draws its first latents, with the height and width that it asks for."""
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
+    def prepare(count, channels, height, width, *rest, **more):
+        raise Sized(height, width)
+
+    pipe = recorded(name).pipe
+    monkeypatch.setattr(pipe, "prepare_latents", prepare)
+    with pytest.raises(Sized) as asked:
+        pipe("a")
+    factor = model_of(name).latent_scale / pipe.vae_scale_factor
+    assert model_of(name).default_size == tuple(side * factor for side in asked.value.args)
 
 
 # What has no effect -----------------------------------------------------------------------------------------------------
@@ -626,6 +719,7 @@ def test_every_family_is_detected_from_its_folder(tiny_folder):
         "sdxl_v": "sdxl",
         "flux": "flux",
         "flux_without_guidance": "flux",
+        "zimage": "zimage",
     }
     assert set(families.values()) == set(FAMILIES)
 
@@ -744,6 +838,18 @@ def test_a_damaged_model_is_reported(tiny_folder, tmp_path):
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="again"):
         open_model(tmp_path / "model")
+
+
+def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and_at_the_opening(tiny_folder, tmp_path):
+    """Z-Image-Turbo differs from the base model in nothing but its scheduler's shift."""
+    shutil.copytree(tiny_folder("zimage"), tmp_path / "model")
+    file = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shift": 3.0}))
+    _, (finding,) = model_findings(ModelConfig(pretrained_model_name_or_path=str(tmp_path / "model")))
+    assert finding.level == "error" and "Z-Image-Turbo" in finding.message and "Tongyi-MAI/Z-Image" in finding.remedy
+    with pytest.raises(ModelError, match="distilled to eight steps"):
+        open_model(tmp_path / "model")
+    assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("zimage"))))[1] == []
 
 
 def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):

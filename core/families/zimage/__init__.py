@@ -1,0 +1,55 @@
+"""Z-Image: a transformer on a rectified flow that takes picture and text as one sequence; Qwen 3 text as chat messages.
+
+The base model and Z-Image-Turbo have the same configs of network and VAE; only the shift of their schedulers tells them apart.
+"""
+
+from dataclasses import replace
+
+from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
+from ..guidance import ClassifierFree
+
+LONGEST_TEXT = 512
+USUAL_TEXT = 64
+"""A caption in its chat message, brought to a multiple of 32 tokens inside the network."""
+BASE_SHIFT, TURBO_SHIFT = 6.0, 3.0
+"""Of the scheduler configs in the hub's Tongyi-MAI/Z-Image and Tongyi-MAI/Z-Image-Turbo."""
+
+
+def geometry(configs: PartConfigs) -> Geometry:
+    # The pipeline takes squares of 2x2 cells, and draws 1024 pixels where it is told no size.
+    return replace(vae_geometry("transformer", cells_per_token=2)(configs), native_size=1024)
+
+
+def text(configs: PartConfigs) -> TextCost:
+    return TextCost(USUAL_TEXT, 4 * LONGEST_TEXT * width_of(configs, "transformer", "cap_feat_dim", usual=2560))
+
+
+def refuse(configs: PartConfigs) -> Refusal | None:
+    """Turbo is distilled to eight steps without guidance, and training on pictures undoes that within a few hundred steps."""
+    scheduler = configs.get("scheduler", {})
+    if scheduler.get("use_dynamic_shifting") or scheduler.get("shift") != TURBO_SHIFT:
+        return None
+    return Refusal(
+        f"has the schedule of Z-Image-Turbo (shift {TURBO_SHIFT:g}; the base model has {BASE_SHIFT:g}): it is distilled to eight "
+        "steps, which plain training undoes, and training through an adapter that guards it is not supported.",
+        "Train on Tongyi-MAI/Z-Image; its LoRAs can be tried on Turbo afterwards. If this is a base model after all, set the shift in "
+        f"its scheduler/scheduler_config.json to {BASE_SHIFT}.",
+    )
+
+
+FACTS = FamilyFacts(
+    name="zimage",
+    label="Z-Image",
+    pipelines=("ZImagePipeline",),
+    component="transformer",
+    predictions=("flow_matching",),
+    guidance=ClassifierFree(anchor="conditional"),
+    schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": BASE_SHIFT}, sigmas="steps"),
+    geometry=geometry,
+    text=text,
+    refuse=refuse,
+    header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
+    licence="Apache 2.0",
+    examples=("Tongyi-MAI/Z-Image",),
+    model="ZImage",
+)
