@@ -162,7 +162,7 @@ def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], to
                 "Choose a LoRA of the denoiser alone (what Rollout Studio exports).",
             )
         elsewhere = []
-    wrong = {name: f"this model's weights are named {model.component}.…" for name in elsewhere}
+    wrong = dict.fromkeys(elsewhere, f"this model's weights are named {model.component}.…")
     modules = dict(model.denoiser.named_modules())
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _in_peft_names(own, model.component).items():

@@ -98,7 +98,7 @@ def test_latents_have_the_shape_that_noise_is_added_to_and_scaling_is_undone(nam
     torch.testing.assert_close(codec.scale(codec.unscale(latents)), latents)
     assert not torch.allclose(codec.unscale(latents).flatten()[:64], latents.flatten()[:64], atol=1e-3)
     pixels = codec.decode(latents)
-    assert pixels.shape == PIXELS.shape and 0 <= pixels.min() and pixels.max() <= 1
+    assert pixels.shape == PIXELS.shape and pixels.min() >= 0 and pixels.max() <= 1
     alone = torch.cat([codec.encode(each[None]) for each in PIXELS])
     torch.testing.assert_close(alone, latents, atol=1e-5, rtol=1e-5)
 

@@ -67,4 +67,4 @@ def test_drift_of_a_model_alone_has_only_the_base_and_makes_no_class_pictures(tr
     config = with_changes(config, {"with_prior_preservation": True, "class_prompt": "a circle"})
     report = measure_drift(config, tmp_path / "report", tmp_path / "cache")
     assert {curve.weights for curve in report.curves} == {"base"}
-    assert not [path for path in (tmp_path / "cache").rglob("*.png")]
+    assert not list((tmp_path / "cache").rglob("*.png"))

@@ -237,7 +237,7 @@ def test_rows_see_their_own_time_and_place():
     seen = []
 
     def predict(x, level, rows):
-        seen.append(dict(zip(rows.tolist(), level.t.tolist())))
+        seen.append(dict(zip(rows.tolist(), level.t.tolist(), strict=True)))
         return Gaussian().predict(x, level)
 
     rollout(predict, *random_pair((4, 3, 4, 5)), plan, grid, FLOW, make_solver("euler"))

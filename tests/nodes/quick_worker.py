@@ -75,7 +75,7 @@ def main() -> None:
         checkpoint(run, total)
         samples = run.samples_path / f"step-{total:06d}"
         samples.mkdir(parents=True)
-        for number, prompt in enumerate(config["validation_prompts"]):
+        for number in range(len(config["validation_prompts"])):
             Image.new("RGB", (64, 64), (10 + 40 * number, 90, 200)).save(samples / f"{number:02d}.png")
         drift(run, total, 0.9 if config["scheduled_sampling_max_step_offset"] == 0 else 0.8)
         run.lora_path.mkdir()
