@@ -39,9 +39,11 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
 
     try:
         found = None if checkpoint is None else open_checkpoint(RunDir(checkpoint.run), checkpoint.step)
+        # the measurement itself names the model that it measures, which is no phase
         return measure_drift(
-            config, folder, context.cache, found, lambda what, done, total: context.progress(done, total, PHASES[what])
-        )
+            config, folder, context.cache, found,
+            lambda what, done, total: context.progress(done, total, PHASES.get(what, what)),
+        )  # fmt: skip
     except _refusals() as error:
         raise NodeError(str(error)) from None
 

@@ -263,3 +263,12 @@ def test_pictures_that_need_no_training(run, workflow):
     outcome = run(graph, wanted=["preview", "ramp"])
     assert outcome.ok, outcome.failures
     assert all(Image.open(file).width > 300 for id in ("preview", "ramp") for file, _ in outcome.pictures(id))
+
+
+def test_a_rollout_preview_measures_the_untrained_model_and_reports_its_progress(run, workflow, events):
+    outcome = run(workflow("rollout-preview"), wanted=["strip"])
+    assert outcome.ok, outcome.failures
+    [(file, _)] = outcome.pictures("strip")
+    assert Image.open(file).width > 300
+    reported = {event["what"] for event in events if event["event"] == "progress" and event["node"] == "strip"}
+    assert "drift, base model" in reported
