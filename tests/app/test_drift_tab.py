@@ -409,7 +409,7 @@ def test_what_is_wrong_stays_reported_until_it_is_mended(lab):
 def test_stop_stops(lab):
     first = lab.on_show(given(lab, seed=14), viewer())
     assert first[lab.stop].visible is True and 'role="progressbar"' in first[lab.answer.progress]
-    until(lab, lambda seen: "Walking" in seen.get(lab.answer.progress, ""), first)
+    until(lab, lambda seen: "Rollout" in seen.get(lab.answer.progress, ""), first)
     out = lab.on_stop(0, viewer())
     assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.status("v").busy
 
