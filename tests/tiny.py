@@ -57,6 +57,14 @@ def t5_tokenizer():
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
 
 
+def t5_text(words):
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    ).eval()
+
+
 def qwen_tokenizer():
     """With a chat template, as Qwen's: a message's role and text between its marks."""
     from transformers import Qwen2Tokenizer
@@ -208,7 +216,6 @@ def sd2_v():
 
 def sd3(*, t5: bool = True, **scheduler):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(2)
     tokenizer = clip_tokenizer()
@@ -228,11 +235,7 @@ def sd3(*, t5: bool = True, **scheduler):
         qk_norm="rms_norm",
     )
     words = t5_tokenizer() if t5 else None
-    encoder = (
-        T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
-        if t5
-        else None
-    )
+    encoder = t5_text(words) if t5 else None
     return StableDiffusion3Pipeline(
         transformer=without_zeros(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
@@ -299,7 +302,6 @@ def lumina2():
 
 def flux(*, guidance: bool = True, **scheduler):
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(5)
     tokenizer, words = clip_tokenizer(), t5_tokenizer()
@@ -322,9 +324,7 @@ def flux(*, guidance: bool = True, **scheduler):
         vae=autoencoder(0.1),
         text_encoder=clip_text(tokenizer),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(
-            T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        ).eval(),
+        text_encoder_2=t5_text(words),
         tokenizer_2=words,
     )
 
@@ -372,14 +372,41 @@ def zimage():
     )
 
 
+def chroma():
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    torch.manual_seed(7)
+    words = t5_tokenizer()
+    transformer = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(0.1),
+        text_encoder=t5_text(words),
+        tokenizer=words,
+    )
+
+
 BUILDERS: dict[str, Callable] = {
     "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
     "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
     "sdxl": sdxl, "sdxl_v": sdxl_v, "flux": flux, "flux_without_guidance": flux_without_guidance,
-    "zimage": zimage,
+    "zimage": zimage, "chroma": chroma,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux", "zimage")
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux", "zimage", "chroma")
 
 
 def build(name: str, folder: Path) -> Path:

@@ -115,7 +115,8 @@ class Family(ABC):
         """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
         size = self.network_config.get("sample_size")
         if size is None:  # the pipeline has a number of its own
-            return (cast(int, self.geometry.native_size),) * 2
+            side = cast(int, self.geometry.native_size)
+            return side, side
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.latent_scale, width * self.latent_scale
 

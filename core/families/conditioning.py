@@ -6,7 +6,6 @@ several into a `Conditioning`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,10 +79,8 @@ class Conditioning(Mapping[str, Tensor]):
         Where prompts differ in length the shorter ones get zeros at their end, as in `collate` of a family whose prompts do: a mask or a
         length beside them says how long each is.
         """
-        names: dict[str, Any] = dict.fromkeys((*self, *other))
-        return Conditioning(
-            {name: _joined(self.get(name, other.get(name)), other.get(name, self.get(name))) for name in names}
-        )
+        first, second = {**other, **self}, {**self, **other}
+        return Conditioning({name: _joined(first[name], second[name]) for name in first})
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:

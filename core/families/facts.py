@@ -165,12 +165,21 @@ class FamilyFacts:
 # What configs say, for families whose parts are named as usual ----------------------------------------------------------
 
 
-def vae_geometry(component: str, *, cells_per_token: int | None = None) -> Callable[[PartConfigs], Geometry]:
-    """From the VAE's blocks and channels and the network's `sample_size`; `cells_per_token` None = the network's `patch_size`."""
+def vae_geometry(
+    component: str, *, cells_per_token: int | None = None, native_cells: int | None = None
+) -> Callable[[PartConfigs], Geometry]:
+    """From the VAE's blocks and channels and the network's `sample_size`; `cells_per_token` None = the network's `patch_size`.
+
+    `native_cells`: of the side that a bare `pipe(prompt)` draws, where the network's config names no size.
+    """
 
     def geometry(configs: PartConfigs) -> Geometry:
         vae, network = configs.get("vae", {}), configs.get(component, {})
-        blocks, channels, size = vae.get("block_out_channels"), vae.get("latent_channels"), network.get("sample_size")
+        blocks, channels, size = (
+            vae.get("block_out_channels"),
+            vae.get("latent_channels"),
+            network.get("sample_size", native_cells),
+        )
         scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
         native = size * scale if whole(size) and scale is not None else None
         cells = network.get("patch_size") if cells_per_token is None else cells_per_token

@@ -423,6 +423,7 @@ def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(
         "sdxl",
         "flux",
         "zimage",
+        "chroma",
     ]
     assert known("demo-flow") == "lumina2" and known("demo-epsilon") == "sd1x"
     assert known("an-owner/not-here") is None and known(tmp_path) is None and known("../else where") is None
@@ -720,6 +721,7 @@ def test_every_family_is_detected_from_its_folder(tiny_folder):
         "flux": "flux",
         "flux_without_guidance": "flux",
         "zimage": "zimage",
+        "chroma": "chroma",
     }
     assert set(families.values()) == set(FAMILIES)
 

@@ -1,0 +1,32 @@
+"""Chroma: FLUX.1's transformer without the pooled vector and the guidance input, pruned and trained on; T5 text with a mask."""
+
+from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+from ..guidance import ClassifierFree
+
+TOKENS = 512
+"""Captions are padded to so many."""
+
+
+def text(configs: PartConfigs) -> TextCost:
+    width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
+    return TextCost(TOKENS, 4 * TOKENS * (width + 1))
+
+
+FACTS = FamilyFacts(
+    name="chroma",
+    label="Chroma",
+    pipelines=("ChromaPipeline",),
+    component="transformer",
+    predictions=("flow_matching",),
+    lora_targets=JOINT_ATTENTION,
+    unused=("image_encoder", "feature_extractor"),
+    guidance=ClassifierFree(joint=False),  # two calls, as the pipeline does
+    schedule=USUAL_FLOW.but(walk="steps"),
+    # A token is a square of 2x2 cells; the network's config names no size, and a bare `pipe(prompt)` draws 128 x 128 cells.
+    geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
+    text=text,
+    header={"ss_base_model_version": "chroma", "architecture": "chroma"},
+    licence="Apache 2.0",
+    examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),
+    model="Chroma",
+)
