@@ -88,8 +88,12 @@ class Family(ABC):
 
     @property
     def part_configs(self) -> PartConfigs:
-        """The configs of the network and the VAE, as `facts` reads them."""
-        return {self.facts.component: dict(self.network_config), "vae": dict(self.pipe.vae.config)}
+        """The configs of the network, the VAE and the pipeline, as `facts` reads them."""
+        return {
+            self.facts.component: dict(self.network_config),
+            "vae": dict(self.pipe.vae.config),
+            "pipeline": dict(self.pipe.config),
+        }
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -108,7 +112,10 @@ class Family(ABC):
     @property
     def default_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
-        size = self.network_config["sample_size"]
+        size = self.network_config.get("sample_size")
+        if size is None:  # the network takes any number of tokens: the pipeline has a size of its own
+            native = cast(int, self.geometry.native_size)
+            return native, native
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.latent_scale, width * self.latent_scale
 
