@@ -1,9 +1,11 @@
 """A family's model beside its stock diffusers pipeline: for the standing test and for the table that is made of it (tools/family_table.py)."""
 
+from inspect import signature
+
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
-from rollout_studio.core.families import load_model, locate
+from rollout_studio.core.families import FAMILIES, load_model, locate
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.remedies.base import Network
 from tiny import PROMPTS
@@ -24,9 +26,10 @@ def open_model(folder, **options):
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
-    def __init__(self, folder, guidance, call=True, prompts=PROMPTS):
-        absent = dict.fromkeys(locate(str(folder)).absent)
-        self.pipe, self.prompts = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts)
+    def __init__(self, folder, guidance, call=True, prompts=PROMPTS, cells=(8, 8)):
+        source = locate(str(folder))
+        absent, self.patch = dict.fromkeys(source.absent), FAMILIES[source.family].model_class().codec_class.patch
+        self.pipe, self.prompts, self.cells = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts), cells
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
@@ -40,30 +43,51 @@ class Recorded:
                 else sample
             )
             self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
-            return step(output, time, sample, **rest)
+            result = step(output, time, sample, **rest)
+            self.end = result[0]
+            return result
 
         self.pipe.scheduler.step = recording
         if not call:
             return
-        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
+        height, width = self.pixels
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
-            negative_prompt=[NEGATIVE] * len(prompts),
             num_inference_steps=STEPS,
             guidance_scale=guidance,
-            height=side,
-            width=side,
+            height=height,
+            width=width,
         )
-        self.latents = self.spread(self.call(output_type="latent"))
-        self.all_steps = self.steps[:]
+        self.call(output_type="latent")
+        self.latents, self.all_steps = self.spread(self.end), self.steps[:]
+
+    @property
+    def pixels(self):
+        """Height and width as the pipeline counts them."""
+        return [side * self.patch * self.pipe.vae_scale_factor for side in self.cells]
 
     def spread(self, latents):
         """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
-        factor = self.pipe.vae_scale_factor
-        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
+        if latents.ndim == 4:
+            return latents
+        if hasattr(self.pipe, "_unpack_latents_with_ids"):
+            ids = self.pipe._prepare_latent_ids(latents.new_zeros(len(latents), 1, *self.cells))
+            return self.pipe._unpack_latents_with_ids(latents, ids)
+        return self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
-        return self.pipe(prompt=self.prompts, generator=generators, output_type=output_type, **self.arguments).images
+        prompts = {"prompt": list(self.prompts), **self.negative}
+        return self.pipe(**prompts, generator=generators, output_type=output_type, **self.arguments).images
+
+    @property
+    def negative(self):
+        """The negative prompts in the form that the pipeline takes them in: as text, encoded, or not at all."""
+        texts, taken = [NEGATIVE] * len(self.prompts), signature(self.pipe.__call__).parameters
+        if "negative_prompt" in taken:
+            return {"negative_prompt": texts}
+        if "negative_prompt_embeds" in taken:
+            return {"negative_prompt_embeds": self.pipe.encode_prompt(texts)[0]}
+        return {}
 
 
 def guided(model, x, t, cond, negative, guidance):
