@@ -1,5 +1,7 @@
 """A family's model beside its stock diffusers pipeline: for the standing test and for the table that is made of it (tools/family_table.py)."""
 
+from inspect import signature
+
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
@@ -27,6 +29,7 @@ class Recorded:
     def __init__(self, folder, guidance, call=True, prompts=PROMPTS, cells=(8, 8)):
         source = locate(str(folder))
         absent, facts = dict.fromkeys(source.absent), FAMILIES[source.family]
+        self.patch = facts.model_class().codec_class.patch
         self.pipe, self.prompts, self.cells = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts), cells
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -41,7 +44,9 @@ class Recorded:
                 else sample
             )
             self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
-            return step(output, time, sample, **rest)
+            result = step(output, time, sample, **rest)
+            self.end = result[0]
+            return result
 
         self.pipe.scheduler.step = recording
         if not call:
@@ -53,27 +58,38 @@ class Recorded:
             height=height,
             width=width,
         )
-        self.latents = self.spread(self.call(output_type="latent"))
-        self.all_steps = self.steps[:]
+        self.call(output_type="latent")
+        self.latents, self.all_steps = self.spread(self.end), self.steps[:]
 
     @property
     def pixels(self):
         """Height and width as the pipeline counts them."""
-        return [side * self.pipe.vae_scale_factor for side in self.cells]
+        return [side * self.patch * self.pipe.vae_scale_factor for side in self.cells]
 
     def spread(self, latents):
         """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
-        return (
-            latents
-            if latents.ndim == 4
-            else self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
-        )
+        if latents.ndim == 4:
+            return latents
+        if hasattr(self.pipe, "_unpack_latents_with_ids"):
+            ids = self.pipe._prepare_latent_ids(latents.new_zeros(len(latents), 1, *self.cells))
+            return self.pipe._unpack_latents_with_ids(latents, ids)
+        return self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
-        # Lists of their own, because some pipelines write into them.
-        prompts = {"prompt": list(self.prompts), "negative_prompt": [NEGATIVE] * len(self.prompts)}
+        prompts = {"prompt": list(self.prompts), **self.negative}
         return self.pipe(**prompts, generator=generators, output_type=output_type, **self.arguments).images
+
+    @property
+    def negative(self):
+        """The negative prompts in the form that the pipeline takes them in: as text, encoded, or not at all."""
+        # Lists of their own, because some pipelines write into them.
+        texts, taken = [NEGATIVE] * len(self.prompts), signature(self.pipe.__call__).parameters
+        if "negative_prompt" in taken:
+            return {"negative_prompt": texts}
+        if "negative_prompt_embeds" in taken:
+            return {"negative_prompt_embeds": self.pipe.encode_prompt(texts)[0]}
+        return {}
 
 
 def guided(model, x, t, cond, negative, guidance):

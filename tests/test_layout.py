@@ -144,9 +144,11 @@ NEIGHBOURS = {("maths", "config")}
 """(a, b): a may import b on its own floor. The mathematics takes the options that it is about as the records that declare them."""
 
 
-FACTS = {f"core.families.{name}" for name in ("facts", "registry", "unet_facts", "guidance")} | {
-    f"core.families.{file.parent.name}" for file in (ROOT / "core" / "families").glob("*/__init__.py")
-}
+FACTS = (
+    {f"core.families.{name}" for name in ("registry", "guidance")}
+    | {f"core.families.{file.stem}" for file in (ROOT / "core" / "families").glob("*facts.py")}
+    | {f"core.families.{file.parent.name}" for file in (ROOT / "core" / "families").glob("*/__init__.py")}
+)
 
 
 def wing(module: str) -> str:

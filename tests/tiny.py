@@ -57,28 +57,6 @@ def t5_tokenizer():
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
 
 
-def t5_text(words):
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    ).eval()
-
-
-def qwen_tokenizer():
-    """With a chat template, as Qwen's: a message's role and text between its marks."""
-    from transformers import Qwen2Tokenizer
-
-    pieces = ["Ġ", "Ċ", *LETTERS, "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = (
-        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    return tokenizer
-
-
 def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -216,6 +194,7 @@ def sd2_v():
 
 def sd3(*, t5: bool = True, **scheduler):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(2)
     tokenizer = clip_tokenizer()
@@ -235,7 +214,11 @@ def sd3(*, t5: bool = True, **scheduler):
         qk_norm="rms_norm",
     )
     words = t5_tokenizer() if t5 else None
-    encoder = t5_text(words) if t5 else None
+    encoder = (
+        T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
+        if t5
+        else None
+    )
     return StableDiffusion3Pipeline(
         transformer=without_zeros(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
@@ -300,8 +283,9 @@ def lumina2():
     )
 
 
-def flux(*, guidance: bool = True, **scheduler):
+def flux():
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(5)
     tokenizer, words = clip_tokenizer(), t5_tokenizer()
@@ -314,24 +298,43 @@ def flux(*, guidance: bool = True, **scheduler):
         num_attention_heads=2,
         joint_attention_dim=32,
         pooled_projection_dim=16,
-        guidance_embeds=guidance,
+        guidance_embeds=True,
         axes_dims_rope=(4, 6, 6),
     )
     shifting = {"shift": 3.0, "use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64}
     return FluxPipeline(
         transformer=without_zeros(transformer),
-        scheduler=FlowMatchEulerDiscreteScheduler(**(scheduler if scheduler else shifting)),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifting),
         vae=autoencoder(0.1),
         text_encoder=clip_text(tokenizer),
         tokenizer=tokenizer,
-        text_encoder_2=t5_text(words),
+        text_encoder_2=T5EncoderModel(
+            T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ).eval(),
         tokenizer_2=words,
     )
 
 
-def flux_without_guidance():
-    """Distilled without guidance as an input, with a fixed shift."""
-    return flux(guidance=False, shift=1.0)
+def qwen_tokenizer():
+    """With a chat template: each message's role and text (whole, or in parts), and the beginning of an answer."""
+    from transformers import Qwen2Tokenizer
+
+    pieces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "Ġ", "Ċ", *LETTERS]
+    tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{{ message.content if message.content is string else message.content | map(attribute='text') | join }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
+def t5_text(words):
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    ).eval()
 
 
 def zimage():
@@ -399,14 +402,123 @@ def chroma():
     )
 
 
-BUILDERS: dict[str, Callable] = {
-    "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
-    "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
-    "sdxl": sdxl, "sdxl_v": sdxl_v, "flux": flux, "flux_without_guidance": flux_without_guidance,
-    "zimage": zimage, "chroma": chroma,
-}  # fmt: skip
-"""Every variant is one way in which a checkpoint may differ."""
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux", "zimage", "chroma")
+def flux2_vae():
+    """Two of its pixels a cell, four in the 2x2 squares; the statistics of a trained one."""
+    from diffusers import AutoencoderKLFlux2
+
+    vae = without_zeros(
+        AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            latent_channels=2,
+            norm_num_groups=4,
+            sample_size=32,
+        )
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    return vae
+
+
+def flux2_transformer(text_width: int, *, guidance: bool):
+    from diffusers import Flux2Transformer2DModel
+
+    return without_zeros(
+        Flux2Transformer2DModel(
+            in_channels=8,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=text_width,
+            timestep_guidance_channels=32,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=guidance,
+        )
+    )
+
+
+def flux2_scheduler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
+def flux2_klein():
+    from diffusers import Flux2KleinPipeline
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(6)
+    tokenizer = qwen_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=28,  # the pipeline takes the hidden states after 9, 18 and 27
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # so that captions differ
+    )
+    return Flux2KleinPipeline(
+        transformer=flux2_transformer(3 * 8, guidance=False),
+        scheduler=flux2_scheduler(),
+        vae=flux2_vae(),
+        text_encoder=Qwen3ForCausalLM(config).eval(),
+        tokenizer=tokenizer,
+    )
+
+
+def flux2_dev():
+    """With a plain tokenizer in the place of its processor for text and pictures."""
+    from diffusers import Flux2Pipeline
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, PixtralVisionConfig
+
+    torch.manual_seed(7)
+    tokenizer = qwen_tokenizer()
+    text = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=31,  # the pipeline takes the hidden states after 10, 20 and 30
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # so that captions differ
+    )
+    pictures = PixtralVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    config = Mistral3Config(text_config=text, vision_config=pictures, image_token_index=1)
+    return Flux2Pipeline(
+        transformer=flux2_transformer(3 * 8, guidance=True),
+        scheduler=flux2_scheduler(),
+        vae=flux2_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+        tokenizer=tokenizer,
+    )
+
+
+BY_FAMILY: dict[str, tuple[Callable, ...]] = {
+    "sd1x": (sd1, sd1_euler, sd1_sample),
+    "sd2x": (sd2_v,),
+    "sd3": (sd3, sd3_without_t5, sd3_dynamic),
+    "lumina2": (lumina2,),
+    "sdxl": (sdxl, sdxl_v),
+    "flux": (flux,),
+    "flux2_klein": (flux2_klein,),
+    "flux2_dev": (flux2_dev,),
+    "zimage": (zimage,),
+    "chroma": (chroma,),
+}
+"""Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
+BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
+FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
+ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 
 
 def build(name: str, folder: Path) -> Path:

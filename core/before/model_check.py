@@ -136,6 +136,7 @@ def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
     sizes = [files[path] for path in weights]
     whole = None if not sizes or None in sizes else sum(sizes)
     known = {part: values for part, values in {**configs, "scheduler": scheduler}.items() if values}
+    known |= {"pipeline": source.index}
     report = replace(
         report, family=family, prediction_type=prediction_of(family, scheduler), bytes_=whole,
         resolution=facts_of(Path(name), known, {}, FAMILIES[family]).native_resolution,

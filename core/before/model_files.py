@@ -144,7 +144,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
 
     faults: list[tuple[str, str]] = []
     shapes: dict[str, tuple[int, ...]] = {}
-    configs: dict[str, dict] = {}
+    configs: dict[str, dict] = {"pipeline": index}
     for component, kind in index.items():
         if component.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
             continue

@@ -88,11 +88,12 @@ class Family(ABC):
 
     @property
     def part_configs(self) -> PartConfigs:
-        """The configs of the network, the VAE and the scheduler, as `facts` reads them."""
+        """The configs of the network, the VAE, the scheduler and the pipeline, as `facts` reads them."""
         parts = {
             self.facts.component: self.network_config,
             "vae": self.pipe.vae.config,
             "scheduler": self.pipe.scheduler.config,
+            "pipeline": self.pipe.config,
         }
         return {name: dict(config) for name, config in parts.items()}
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,10 @@ class LatentCodec(ABC):
     Attributes:
         vae: the pipeline's own; float32.
         device: where it computes. A parked one lies on the CPU between two calls.
+        patch: side of the square of the autoencoder's own cells that makes one cell here.
     """
+
+    patch: ClassVar[int] = 1
 
     def __init__(self, vae: nn.Module, device: torch.device):
         self.vae, self.device = vae, device
@@ -130,6 +133,8 @@ class DeepVae(LatentCodec):
 
 class PatchifiedVae(LatentCodec):
     """Squares of 2x2 cells as channels, (B, 4C, h/2, w/2), each by the running statistics of a batch norm (AutoencoderKLFlux2)."""
+
+    patch = 2
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         norm: Any = self.vae.bn

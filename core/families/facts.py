@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeGuard
 from .guidance import CLASSIFIER_FREE, Guidance
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
-"""The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...); absent ones are left out."""
+"""The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...), and the pipeline's own settings
+(`model_index.json`) as "pipeline"; absent ones are left out."""
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Ends of the names of an attention block's four projections."""
@@ -60,18 +61,30 @@ class Schedule:
 
     `usual`: the scheduler's config where the checkpoint's own cannot be read. For flow models: `sigmas`: from 1 down to the smallest sigma
     of the training table ("table"), or to 1 / steps ("steps"), both before the shift; `bends_with`: what a shift that depends on the
-    size counts; `max_shift`: the pipeline's default for the key of that name.
+    size counts; `max_shift`: the pipeline's default for the key of that name; `mu_with_steps`: (what is counted, steps) -> the exponent of
+    the shift, where the pipeline makes it depend on the number of steps too; `usual_steps`: the pipeline's default number of them,
+    with which training times are drawn there.
     """
 
     usual: Mapping[str, Any]
     sigmas: Literal["table", "steps"] = "table"
     bends_with: Literal["tokens", "channels"] = "tokens"
     max_shift: float = 1.15
+    mu_with_steps: Callable[[int, int], float] | None = None
+    usual_steps: int = 50
 
-    def mu(self, config: Mapping[str, Any], geometry: Geometry, shape: Sequence[int]) -> float:
-        """The exponent of the shift for latents of shape (..., C, h, w). `config`: the scheduler's."""
+    def length(self, geometry: Geometry, shape: Sequence[int]) -> int:
+        """What a shift that depends on the size counts, for latents of shape (..., C, h, w)."""
         channels, height, width = shape[-3:]
-        length = geometry.tokens(height, width) if self.bends_with == "tokens" else channels
+        return geometry.tokens(height, width) if self.bends_with == "tokens" else channels
+
+    def mu(
+        self, config: Mapping[str, Any], geometry: Geometry, shape: Sequence[int], steps: int | None = None
+    ) -> float:
+        """The exponent of the shift for latents of shape (..., C, h, w). `config`: the scheduler's; `steps` None: the usual ones."""
+        length = self.length(geometry, shape)
+        if self.mu_with_steps is not None:
+            return self.mu_with_steps(length, self.usual_steps if steps is None else steps)
         return resolution_mu(config, length, max_shift=self.max_shift)
 
     def but(self, **changes: Any) -> "Schedule":

@@ -46,6 +46,7 @@ def draw(
 
     pipe, scheduler, images = model.pipe, model.pipe.scheduler, []
     height, width = cells
+    pixels_per_cell = pipe.vae_scale_factor * model.codec.patch  # as the pipeline counts, whatever its autoencoder does
     listening: Mapping[str, Any] = (
         {} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}
     )
@@ -59,8 +60,8 @@ def draw(
                     **model.pipeline_inputs(part, negative),
                     num_inference_steps=steps,
                     guidance_scale=stock_guidance,
-                    height=height * pipe.vae_scale_factor,
-                    width=width * pipe.vae_scale_factor,
+                    height=height * pixels_per_cell,
+                    width=width * pixels_per_cell,
                     generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
                     output_type="latent",
                     **listening,

@@ -8,7 +8,7 @@ test for each scheduler holds the two together (`tests/core/test_grid.py`). Shif
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -28,17 +28,22 @@ _LINSPACE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
 def flow_shift(
-    scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, latent_shape: Sequence[int] | None
+    scheduler: Mapping[str, Any],
+    how: Schedule,
+    geometry: Geometry,
+    latent_shape: Sequence[int] | None,
+    steps: int | None = None,
 ) -> float:
     """The shift of a flow model's schedule, for latents of shape (..., C, h, w).
 
+    `steps`: of a sampler, where the shift depends on their number; None = the pipeline's usual ones.
     Raises: ValueError for None as the shape where the shift depends on it.
     """
     if not scheduler.get("use_dynamic_shifting"):
         return float(scheduler.get("shift", 1.0))
     if latent_shape is None:
         raise ValueError("The shift of this schedule depends on the picture's size: give latent_shape.")
-    mu = how.mu(scheduler, geometry, latent_shape)
+    mu = how.mu(scheduler, geometry, latent_shape, steps)
     return math.exp(mu) if scheduler.get("time_shift_type", "exponential") == "exponential" else mu
 
 
@@ -72,19 +77,25 @@ class ReadSchedule(ABC):
 
 @dataclass(frozen=True)
 class FlowSchedule(ReadSchedule):
-    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps."""
+    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps. `with_steps`: where the shift depends on
+    the number of steps, `Schedule.mu_with_steps` and what it counts; `shift` is then that of the usual number."""
 
     shift: float
     smallest: float | None
     table: int
     text: str
+    with_steps: tuple[Callable[[int, int], float], int] | None = None
 
     def path(self) -> Path:
         return FlowPath()
 
     def inference_times(self, steps: int) -> Times:
         last = 1 / steps if self.smallest is None else self.smallest
-        return falling(shifted(np.linspace(1, last, steps), self.shift))
+        shift = self.shift
+        if self.with_steps is not None:
+            mu, length = self.with_steps
+            shift = math.exp(mu(length, steps))
+        return falling(shifted(np.linspace(1, last, steps), shift))
 
     def training_times(self, shift: float | None) -> Times:
         return flow_training_times(self.table, self.shift if shift is None else shift)
@@ -145,17 +156,23 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
     if not _whole(table, 2, 100_000) or not _number(shift) or not shift > 0:
         return None
     # A pipeline that samples down to the smallest sigma of the table finds it bent once already by a fixed shift.
-    smallest, text = shifted(1 / table, shift), f"shift {shift:g}"
+    smallest, text, with_steps = shifted(1 / table, shift), f"shift {shift:g}", None
     if scheduler.get("use_dynamic_shifting"):
         if geometry.pixels_per_latent is None or geometry.channels is None:
             return None
         side = math.ceil(resolution / geometry.pixels_per_latent)
-        shift = flow_shift(scheduler, how, geometry, (geometry.channels, side, side))
+        shape = (geometry.channels, side, side)
+        shift = flow_shift(scheduler, how, geometry, shape)
         if not shift > 0:
             return None
         smallest, text = 1 / table, f"shift {shift:.3g} at {resolution} px"
+        if how.mu_with_steps is not None:
+            if scheduler.get("time_shift_type", "exponential") != "exponential":
+                return None
+            with_steps = how.mu_with_steps, how.length(geometry, shape)
+            text += f" and {how.usual_steps} steps"
     text = f"The model's own schedule: a flow model with {text}."
-    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, table, text)
+    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, table, text, with_steps)
 
 
 def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:

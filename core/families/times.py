@@ -57,12 +57,12 @@ class Times:
         """`scheduler.set_timesteps` exactly as the stock pipeline calls it."""
         if self._is_flow and self._schedule.sigmas == "steps":
             # The scheduler ignores mu where its shift does not depend on the size.
-            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self._mu(latent_shape))
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self._mu(latent_shape, steps))
         elif scheduler.config.get("use_dynamic_shifting"):
-            scheduler.set_timesteps(steps, mu=self._mu(latent_shape))
+            scheduler.set_timesteps(steps, mu=self._mu(latent_shape, steps))
         else:
             scheduler.set_timesteps(steps)
 
-    def _mu(self, latent_shape: Sequence[int]) -> float:
+    def _mu(self, latent_shape: Sequence[int], steps: int) -> float:
         """The exponent of a shift that depends on the picture's size."""
-        return self._schedule.mu(self._config, self._geometry, latent_shape)
+        return self._schedule.mu(self._config, self._geometry, latent_shape, steps)

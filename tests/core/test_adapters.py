@@ -57,7 +57,7 @@ def fresh_lora(model_folder, seed=1, **options):
 
 
 def predictions(model):
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
     with torch.no_grad():
         return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))
@@ -79,7 +79,7 @@ def test_only_the_adapter_trains_and_it_starts_without_effect(name, tiny_folder)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_matrix_of_the_adapter_gets_a_gradient(name, trained):
     model, _ = trained(name)
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
     model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS))).square().mean().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in adapters.trainable_parameters(model))

@@ -27,12 +27,11 @@ from rollout_studio.core.maths.rollout import plan_from_noise, plan_offsets, rol
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
-from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
+from tiny import BUILDERS, FAMILY_OF, ONE_PER_FAMILY, PROMPTS
 from tiny_run import ROLLOUT, events, losses
 
 VARIANTS = tuple(BUILDERS)
-FLOWS = tuple(name for name in ONE_PER_FAMILY if name in FAMILIES and FAMILIES[name].is_flow)
-GUIDED = tuple(name for name in BUILDERS if name != "flux_without_guidance")  # which refuses guidance
+FLOWS = tuple(name for name in ONE_PER_FAMILY if FAMILIES[FAMILY_OF[name]].is_flow)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def times(model, rows):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_scheduler(name, guidance, model_of, recorded):
     for ours, output in differences(model_of(name), recorded(name, guidance), guidance):
         assert output.abs().max() > 1e-3
@@ -83,7 +82,7 @@ def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_schedule
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_with_one_prompt_a_call_and_its_padding_they_are_the_stock_pipelines_bits(
     name, guidance, model_of, tiny_folder
 ):
@@ -145,7 +144,7 @@ def test_a_full_euler_rollout_from_noise_ends_at_the_stock_pipelines_latents(
     stock = Recorded(tiny_folder(name), guidance, cells=cells)
     noise = stock.all_steps[0][2]
     _, ours = rolled(model_of(name), torch.zeros_like(noise), noise, None, cells, guidance, "noise")
-    assert ours.x.shape == (2, 4, *cells) and (ours.x - noise).abs().max() > 0.5
+    assert ours.x.shape == (2, model_of(name).latent_channels, *cells) and (ours.x - noise).abs().max() > 0.5
     torch.testing.assert_close(ours.x, stock.latents, atol=2e-5, rtol=2e-5)
 
 
@@ -189,7 +188,7 @@ def test_rows_with_their_own_time_and_prompt_equal_single_calls(name, model_of):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_predict_picks_conditioning_by_row(name, guidance, model_of):
     model = model_of(name)
     conditionings = model.encode_prompts(["a", *PROMPTS])
@@ -282,7 +281,7 @@ def test_latents_scale_and_unscale(name, model_of):
     model = model_of(name)
     pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = model.encode_images(pixels)
-    assert latents.shape == (2, 4, 8, 12) and latents.dtype == torch.float32
+    assert latents.shape == (2, model.latent_channels, 8, 12) and latents.dtype == torch.float32
     torch.testing.assert_close(model.codec.scale(model.codec.unscale(latents)), latents)
     drawn = [model.encode_images(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
@@ -375,19 +374,6 @@ def test_freed_text_encoders_and_vae_change_nothing(name, tiny_folder, model_of)
     assert one.tobytes() == model_of(name).sample(["a"], steps=2, seed=1, height=32, width=32)[0].tobytes()
 
 
-def test_a_model_without_guidance_as_an_input_gives_what_its_pipeline_does_and_refuses_guidance(model_of, recorded):
-    model, stock = model_of("flux_without_guidance"), recorded("flux_without_guidance", 1.0)
-    cond = model.collate(model.encode_prompts(PROMPTS))
-    with torch.no_grad():
-        for output, time, x in stock.all_steps:
-            torch.testing.assert_close(
-                model.denoise(x, (time / 1000).float().expand(2), cond), output, atol=1e-5, rtol=1e-5
-            )
-        with pytest.raises(ModelError, match="Set the guidance to 1"):
-            model.predict(cond, 2.5)(x, model.noise_path.at(times(model, 2)), torch.arange(2))
-    assert model.default_guidance == 1.0 and model_of("flux").default_guidance == 3.5
-
-
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_the_network_gets_as_many_rows_as_guidance_promises_and_the_counter_says(name, guidance, model_of):
@@ -396,7 +382,7 @@ def test_the_network_gets_as_many_rows_as_guidance_promises_and_the_counter_says
     config = config_from_flat({"model_family": model.name, "scheduled_sampling_guidance": guidance})
     promised = guidance_of(config).evaluations(guidance)
     assert rows_asked(model, guidance) == (3 * promised, 3 * promised)
-    assert promised == (2 if guidance > 1 and name != "flux" else 1)
+    assert promised == (2 if guidance > 1 and model.guidance.takes_negative else 1)
 
 
 def test_the_cost_of_guidance_is_the_familys_own():
@@ -415,16 +401,7 @@ def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(
         facts = known_family(ModelConfig(pretrained_model_name_or_path=str(place), model_family=family))
         return None if facts is None else facts.name
 
-    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == [
-        "sd1x",
-        "sd2x",
-        "sd3",
-        "lumina2",
-        "sdxl",
-        "flux",
-        "zimage",
-        "chroma",
-    ]
+    assert {name: known(tiny_folder(name)) for name in VARIANTS} == FAMILY_OF
     assert known("demo-flow") == "lumina2" and known("demo-epsilon") == "sd1x"
     assert known("an-owner/not-here") is None and known(tmp_path) is None and known("../else where") is None
     assert known("an-owner/not-here", "flux") == "flux"
@@ -569,6 +546,7 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
 
 def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
+    assert model_of("flux").default_guidance == 3.5
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
 
 
@@ -673,7 +651,7 @@ def test_a_training_opens_its_network_when_the_text_encoders_are_gone(
 
 def model_parts(name):
     """The text encoders of a family's usual model."""
-    return FAMILIES[{"sd1": "sd1x", "sd2_v": "sd2x"}.get(name, name)].text_encoders
+    return FAMILIES[FAMILY_OF[name]].text_encoders
 
 
 def test_a_prompt_that_is_new_after_the_encoders_went_brings_them_back_for_its_call(tiny_folder, opened):
@@ -707,22 +685,7 @@ def test_all_files_of_a_hub_model_are_fetched_before_anything_is_prepared(tiny_f
 
 def test_every_family_is_detected_from_its_folder(tiny_folder):
     families = {name: locate(str(tiny_folder(name))).family for name in VARIANTS}
-    assert families == {
-        "sd1": "sd1x",
-        "sd1_euler": "sd1x",
-        "sd1_sample": "sd1x",
-        "sd2_v": "sd2x",
-        "sd3": "sd3",
-        "sd3_without_t5": "sd3",
-        "sd3_dynamic": "sd3",
-        "lumina2": "lumina2",
-        "sdxl": "sdxl",
-        "sdxl_v": "sdxl",
-        "flux": "flux",
-        "flux_without_guidance": "flux",
-        "zimage": "zimage",
-        "chroma": "chroma",
-    }
+    assert families == FAMILY_OF
     assert set(families.values()) == set(FAMILIES)
 
 
@@ -852,6 +815,26 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     with pytest.raises(ModelError, match="distilled to eight steps"):
         open_model(tmp_path / "model")
     assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("zimage"))))[1] == []
+
+
+@pytest.mark.parametrize(("name", "file", "setting", "why", "remedy"), [
+    ("flux", "transformer/config.json", {"guidance_embeds": False}, "as FLUX.1 schnell", "FLUX.1-dev"),
+    ("flux2_klein", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "klein-base-4B"),
+    ("flux2_dev", "transformer/config.json", {"guidance_embeds": False}, "no guidance as an input", "FLUX.2-dev"),
+])  # fmt: skip
+def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_opening(
+    name, file, setting, why, remedy, tiny_folder, tmp_path
+):
+    shutil.copytree(tiny_folder(name), tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    chosen = ModelConfig(pretrained_model_name_or_path=str(tmp_path / "model"), device="cpu")
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and why in finding.message and remedy in finding.remedy
+    with pytest.raises(ModelError, match=why) as error:
+        load_model(chosen)
+    assert error.value.remedy == finding.remedy
+    assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder(name))))[1] == []
 
 
 def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):

@@ -22,22 +22,9 @@ from rollout_studio.core.maths.grid import (
 )
 from rollout_studio.core.maths.noise import RectifiedFlow, VariancePreserving
 from rollout_studio.core.maths.rollout import plan_offsets
+from tiny import BUILDERS
 
-MODELS = [
-    "demo-flow",
-    "demo-epsilon",
-    "sd1",
-    "sd1_euler",
-    "sd1_sample",
-    "sd2_v",
-    "sd3",
-    "sd3_dynamic",
-    "lumina2",
-    "sdxl",
-    "sdxl_v",
-    "flux",
-    "flux_without_guidance",
-]
+MODELS = ["demo-flow", "demo-epsilon", *BUILDERS]
 PATHS = {"flow": FlowPath(), "vp": VariancePreservingPath(stable_diffusion_abar())}
 
 

@@ -51,7 +51,7 @@ def fresh(tiny_folder):
 
 
 def predictions(model):
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
     with torch.no_grad():
         return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))

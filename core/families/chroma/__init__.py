@@ -21,7 +21,7 @@ FACTS = FamilyFacts(
     lora_targets=JOINT_ATTENTION,
     unused=("image_encoder", "feature_extractor"),
     guidance=ClassifierFree(joint=False),  # two calls, as the pipeline does
-    schedule=USUAL_FLOW.but(walk="steps"),
+    schedule=USUAL_FLOW.but(sigmas="steps"),
     # A token is a square of 2x2 cells; the network's config names no size, and a bare `pipe(prompt)` draws 128 x 128 cells.
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,

@@ -25,7 +25,12 @@ def text(configs: PartConfigs) -> TextCost:
 
 
 def refuse(configs: PartConfigs) -> Refusal | None:
-    """Models for filling, depth or edges take a second picture beside the latents."""
+    """Models that were distilled to a few steps take no guidance; those for filling, depth or edges a second picture beside the latents."""
+    if not configs.get("transformer", {}).get("guidance_embeds", True):
+        return Refusal(
+            "takes no guidance as an input: a model that was distilled to a few steps, as FLUX.1 schnell, and training on noisy pictures undoes that.",
+            "Choose FLUX.1-dev, or a checkpoint made from it.",
+        )
     taken = width_of(configs, "transformer", "in_channels", usual=64)
     given = CELLS**2 * width_of(configs, "vae", "latent_channels", usual=16)
     if taken == given:
@@ -55,7 +60,7 @@ FACTS = FamilyFacts(
     text=text,
     refuse=refuse,
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
-    licence="FLUX.1 [dev] Non-Commercial License; schnell: Apache 2.0",
+    licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),
     model="Flux",
 )

@@ -11,19 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..base import Model, Prompt
-from ..guidance import Guidance, Unguided
 from ..layout import Packed2x2
 from . import FACTS
 
 
 class Flux(Model):
-    """FLUX.1 dev, and models of the same class without guidance as an input (schnell, which is distilled to a few steps)."""
+    """FLUX.1 dev, and what was trained from it."""
 
     facts = FACTS
     layout = Packed2x2()
-
-    def checkpoint_guidance(self) -> Guidance:
-        return self.facts.guidance if self.network_config["guidance_embeds"] else Unguided()
 
     def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         embeds, pooled, _ = self.pipe.encode_prompt([prompt], None, device=self.device)
