@@ -1,6 +1,7 @@
 """Each family against its stock diffusers pipeline, and what every family promises the rest of the core."""
 
 import gc
+import inspect
 import json
 import shutil
 import weakref
@@ -556,14 +557,17 @@ class Sized(Exception):
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
-    def prepare(count, channels, height, width, *rest, **more):
-        raise Sized(height, width)
+    takes = inspect.signature(recorded(name).pipe.prepare_latents)
+
+    def prepare(*positional, **named):
+        given = takes.bind(*positional, **named).arguments
+        raise Sized(given["height"], given["width"])
 
     pipe = recorded(name).pipe
     monkeypatch.setattr(pipe, "prepare_latents", prepare)
     with pytest.raises(Sized) as asked:
-        pipe("a")
-    factor = model_of(name).latent_scale / pipe.vae_scale_factor
+        pipe(prompt="a")
+    factor = model_of(name).latent_scale / model_of(name).codec.patch / pipe.vae_scale_factor
     assert model_of(name).default_size == tuple(side * factor for side in asked.value.args)
 
 
