@@ -1,5 +1,7 @@
 """A family's model beside its stock diffusers pipeline: for the standing test and for the table that is made of it (tools/family_table.py)."""
 
+from inspect import signature
+
 import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.config import ModelConfig
@@ -24,13 +26,17 @@ def open_model(folder, **options):
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
-    def __init__(self, folder, guidance, call=True, prompts=PROMPTS):
+    def __init__(self, folder, guidance, call=True, prompts=PROMPTS, *, prepare=None, steps=STEPS, cells=(8, 8)):
+        """`prepare`: changes the pipeline before its call. `cells`: height and width of the latents."""
         absent = dict.fromkeys(locate(str(folder)).absent)
         self.pipe, self.prompts = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
         self.pipe.set_progress_bar_config(disable=True)
+        if prepare is not None:
+            prepare(self.pipe)
+        self.cells = cells
         step, self.steps = self.pipe.scheduler.step, []
 
         def recording(output, time, sample, **rest):
@@ -45,21 +51,30 @@ class Recorded:
         self.pipe.scheduler.step = recording
         if not call:
             return
-        side = 32 // (2 ** (len(self.pipe.vae.config.block_out_channels) - 1)) * self.pipe.vae_scale_factor
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
             negative_prompt=[NEGATIVE] * len(prompts),
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=guidance,
-            height=side,
-            width=side,
+            height=cells[0] * self.pipe.vae_scale_factor,
+            width=cells[1] * self.pipe.vae_scale_factor,
         )
+        if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
+            self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
         self.latents = self.spread(self.call(output_type="latent"))
         self.all_steps = self.steps[:]
 
     def spread(self, latents):
         """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
         factor = self.pipe.vae_scale_factor
-        return latents if latents.ndim == 4 else self.pipe._unpack_latents(latents, 8 * factor, 8 * factor, factor)
+        return (
+            latents
+            if latents.ndim == 4
+            else self.pipe._unpack_latents(latents, *(side * factor for side in self.cells), factor)
+        )
+
+    def nodes(self, is_flow):
+        """The times that the scheduler visited, in core's coordinate."""
+        return self.pipe.scheduler.sigmas[:-1].tolist() if is_flow else self.pipe.scheduler.timesteps.tolist()
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]

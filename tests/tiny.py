@@ -320,13 +320,46 @@ def flux_without_guidance():
     return flux(guidance=False, shift=1.0)
 
 
+def t5_text(words, config=None, model=None, width: int = 32):
+    from transformers import T5Config, T5EncoderModel
+
+    config, model = config or T5Config, model or T5EncoderModel
+    return model(config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=width, num_layers=1, num_heads=2)).eval()
+
+
+def pixart(scheduler=None):
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(6)
+    words = t5_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        sample_size=SIDE,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        cross_attention_dim=16,
+        caption_channels=32,
+        use_additional_conditions=False,
+    )
+    return PixArtSigmaPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=scheduler or DPMSolverMultistepScheduler(),
+        vae=autoencoder(),
+        text_encoder=t5_text(words),
+        tokenizer=words,
+    )
+
+
 BUILDERS: dict[str, Callable] = {
     "sd1": sd1, "sd1_euler": sd1_euler, "sd1_sample": sd1_sample, "sd2_v": sd2_v,
     "sd3": sd3, "sd3_without_t5": sd3_without_t5, "sd3_dynamic": sd3_dynamic, "lumina2": lumina2,
     "sdxl": sdxl, "sdxl_v": sdxl_v, "flux": flux, "flux_without_guidance": flux_without_guidance,
+    "pixart": pixart,
 }  # fmt: skip
 """Every variant is one way in which a checkpoint may differ."""
-ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux")
+ONE_PER_FAMILY = ("sd1", "sd2_v", "sd3", "lumina2", "sdxl", "flux", "pixart")
 
 
 def build(name: str, folder: Path) -> Path:

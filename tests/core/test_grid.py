@@ -37,6 +37,7 @@ MODELS = [
     "sdxl_v",
     "flux",
     "flux_without_guidance",
+    "pixart",
 ]
 PATHS = {"flow": FlowPath(), "vp": VariancePreservingPath(stable_diffusion_abar())}
 
