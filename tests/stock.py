@@ -73,8 +73,9 @@ class Recorded:
         )
 
     def nodes(self, is_flow):
-        """The times that the scheduler visited, in core's coordinate."""
-        return self.pipe.scheduler.sigmas[:-1].tolist() if is_flow else self.pipe.scheduler.timesteps.tolist()
+        """The times that the scheduler visited, in core's coordinate; one that it visited twice (PNDM) once."""
+        scheduler = self.pipe.scheduler
+        return list(dict.fromkeys((scheduler.sigmas[:-1] if is_flow else scheduler.timesteps).tolist()))
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
