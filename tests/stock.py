@@ -26,7 +26,8 @@ def open_model(folder, **options):
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
-    def __init__(self, folder, guidance, call=True, prompts=PROMPTS, cells=(8, 8)):
+    def __init__(self, folder, guidance, call=True, prompts=PROMPTS, *, prepare=None, steps=STEPS, cells=(8, 8)):
+        """`prepare`: changes the pipeline before its call. `cells`: height and width of the latents."""
         source = locate(str(folder))
         absent, facts = dict.fromkeys(source.absent), FAMILIES[source.family]
         self.patch = facts.model_class().codec_class.patch
@@ -35,6 +36,8 @@ class Recorded:
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
         self.pipe.set_progress_bar_config(disable=True)
+        if prepare is not None:
+            prepare(self.pipe)
         step, self.steps = self.pipe.scheduler.step, []
 
         def recording(output, time, sample, **rest):
@@ -53,11 +56,13 @@ class Recorded:
             return
         height, width = self.pixels
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=facts.guidance.stock_scale(guidance),
             height=height,
             width=width,
         )
+        if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
+            self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
         self.call(output_type="latent")
         self.latents, self.all_steps = self.spread(self.end), self.steps[:]
 
@@ -74,6 +79,11 @@ class Recorded:
             ids = self.pipe._prepare_latent_ids(latents.new_zeros(len(latents), 1, *self.cells))
             return self.pipe._unpack_latents_with_ids(latents, ids)
         return self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
+
+    def nodes(self, is_flow):
+        """The times that the scheduler visited, in core's coordinate; one that it visited twice (PNDM) once."""
+        scheduler = self.pipe.scheduler
+        return list(dict.fromkeys((scheduler.sigmas[:-1] if is_flow else scheduler.timesteps).tolist()))
 
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]

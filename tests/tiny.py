@@ -402,6 +402,31 @@ def chroma():
     )
 
 
+def pixart(scheduler=None):
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(6)
+    words = t5_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        sample_size=SIDE,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        cross_attention_dim=16,
+        caption_channels=32,
+        use_additional_conditions=False,
+    )
+    return PixArtSigmaPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=scheduler or DPMSolverMultistepScheduler(),
+        vae=autoencoder(),
+        text_encoder=t5_text(words),
+        tokenizer=words,
+    )
+
+
 def flux2_vae():
     """Two of its pixels a cell, four in the 2x2 squares; the statistics of a trained one."""
     from diffusers import AutoencoderKLFlux2
@@ -512,6 +537,7 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "flux": (flux,),
     "flux2_klein": (flux2_klein,),
     "flux2_dev": (flux2_dev,),
+    "pixart": (pixart,),
     "zimage": (zimage,),
     "chroma": (chroma,),
 }

@@ -155,9 +155,14 @@ class Family(ABC):
     def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """One call of the network at x (B, C, h, w), with `timestep` as `network_time` gave it; the output in core's sign, like x."""
 
-    @abstractmethod
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        """The stock pipeline's arguments for prompts that are encoded already. `negative` None: no second row."""
+        """The stock pipeline's arguments for prompts that are encoded already: their own names, and those with `negative_` before them
+        for the second row. `negative` None: no second row."""
+        inputs = dict(self.collate(conditionings))
+        if negative is not None:
+            against = self.collate([negative] * len(conditionings))
+            inputs |= {f"negative_{key}": value for key, value in against.items()}
+        return inputs
 
     def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
         """What the stock pipeline gives as latents -> (B, C, height, width)."""

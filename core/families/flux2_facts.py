@@ -54,5 +54,8 @@ def mu_with_steps(positions: int, steps: int) -> float:
 
 
 SCHEDULE = USUAL_FLOW.but(
-    usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True}, sigmas="steps", mu_with_steps=mu_with_steps, usual_steps=50
+    usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True},
+    sigmas="steps",
+    mu_with_steps=mu_with_steps,
+    usual_steps=50,
 )

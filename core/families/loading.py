@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .facts import FamilyFacts
+from .lora_methods import with_lora_methods
 from .source import ModelError, Source, hub_error
 
 
@@ -42,7 +43,7 @@ class Loader:
                 **instead,
             )
         pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return with_lora_methods(pipe, self.facts.component)
 
     def before_network(self) -> Any:
         """The pipeline with a skeleton in the network's place, which has its config and no weights. A hub's files are all fetched now."""

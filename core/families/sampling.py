@@ -1,6 +1,7 @@
 """Pictures by the stock pipeline, with prompts that are encoded already: the code that users will run."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -47,9 +48,7 @@ def draw(
     pipe, scheduler, images = model.pipe, model.pipe.scheduler, []
     height, width = cells
     pixels_per_cell = pipe.vae_scale_factor * model.codec.patch  # as the pipeline counts, whatever its autoencoder does
-    listening: Mapping[str, Any] = (
-        {} if on_step is None else {"callback_on_step_end": partial(_after_step, on_step, steps)}
-    )
+    listening = {} if on_step is None else _listening(pipe, on_step, steps)
     try:
         # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
         with evaluating(model.denoiser), kept_random_state(), model.codec.present():
@@ -73,6 +72,13 @@ def draw(
     finally:
         pipe.scheduler = scheduler
     return images
+
+
+def _listening(pipe: Any, report: Callable[[int, int], None], steps: int) -> Mapping[str, Any]:
+    """The pipeline's arguments with which it reports each step; older pipelines know another form."""
+    if "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+        return {"callback_on_step_end": partial(_after_step, report, steps)}
+    return {"callback": lambda index, t, latents: report(min(index + 1, steps), steps)}
 
 
 def _after_step(

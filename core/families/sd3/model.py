@@ -5,8 +5,7 @@ velocity. Without T5 the pipeline stands zeros in the place of its 256 tokens; t
 belong to the conditioning.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -36,10 +35,3 @@ class StableDiffusion3(Model):
             pooled_projections=cond["pooled_prompt_embeds"],
             return_dict=False,
         )[0]
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = dict(self.collate(conditionings))
-        if negative is not None:
-            against = self.collate([negative] * len(conditionings))
-            inputs |= {f"negative_{key}": value for key, value in against.items()}
-        return inputs
