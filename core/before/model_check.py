@@ -135,7 +135,7 @@ def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
     weights = [path for path in chosen_weights(files, model.variant) if path.split("/")[0] in source.index]
     sizes = [files[path] for path in weights]
     whole = None if not sizes or None in sizes else sum(sizes)
-    known = {part: values for part, values in configs.items() if values}
+    known = {part: values for part, values in configs.items() if values} | {"pipeline": source.index}
     report = replace(
         report, family=family, prediction_type=prediction_of(family, scheduler), bytes_=whole,
         resolution=facts_of(Path(name), known, {}, FAMILIES[family]).native_resolution,

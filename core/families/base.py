@@ -4,8 +4,7 @@ The rest of the core sees a `Model` only: latents are what its codec gave; times
 fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise - x0`. What a checkpoint's
 network, pipeline and scheduler want instead is converted in the family's folder and nowhere else: `Family` is what it says there. A
 model is put together from parts: a `LatentCodec` (pixels and latents), a `Layout` (latents and the network's arguments), a `Guidance`,
-a `PromptEncoder` and its `Times`. The standing test (`tests/core/test_families.py`) compares each family with its stock diffusers
-pipeline.
+a `PromptEncoder` and its `Times`. `tests/core/test_families.py` compares each family with its stock diffusers pipeline.
 """
 
 import inspect
@@ -88,8 +87,8 @@ class Family(ABC):
 
     @property
     def part_configs(self) -> PartConfigs:
-        """The configs of the network and the VAE, as `facts` reads them."""
-        return {self.facts.component: dict(self.network_config), "vae": dict(self.pipe.vae.config)}
+        """The configs of the network, the VAE and the pipeline, as `facts` reads them."""
+        return {self.facts.component: self.network_config, "vae": self.pipe.vae.config, "pipeline": self.pipe.config}
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -108,7 +107,9 @@ class Family(ABC):
     @property
     def default_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the picture that a bare `pipe(prompt)` gives."""
-        size = self.network_config["sample_size"]
+        size = self.network_config.get("sample_size")
+        if size is None:  # the pipeline has a size of its own
+            return (cast(int, self.geometry.native_size),) * 2
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.latent_scale, width * self.latent_scale
 
@@ -336,7 +337,7 @@ class Model(Loaded):
     def default_guidance(self) -> float:
         if isinstance(self.guidance, Unguided):
             return 1.0
-        stock = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
+        stock = inspect.signature(type(self.pipe).__call__).parameters[self.guidance.argument].default
         return self.guidance.from_stock(stock)
 
     def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Prompt]:
@@ -473,6 +474,7 @@ class Model(Loaded):
         Returns: PIL images. Train mode, scheduler and random state are afterwards what they were.
         """
         guidance = self.default_guidance if guidance is None else guidance
+        steps = self._times.checked(self.default_steps if steps is None else steps)
         height = self.default_size[0] if height is None else height
         width = self.default_size[1] if width is None else width
         if height % self.size_multiple or width % self.size_multiple:
@@ -488,7 +490,7 @@ class Model(Loaded):
                 self,
                 conditionings,
                 negative,
-                steps=self.default_steps if steps is None else steps,
+                steps=steps,
                 stock_guidance=self.guidance.stock_scale(guidance),
                 cells=(height // self.latent_scale, width // self.latent_scale),
                 seed=seed,

@@ -4,12 +4,13 @@ A single prompt, as text encoders make it and caches keep it, is a plain dict of
 several into a `Conditioning`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Prompt = dict[str, Tensor]
 """One prompt's tensors on the CPU, without a batch axis."""
@@ -79,3 +80,9 @@ class Conditioning(Mapping[str, Tensor]):
         return Conditioning(
             {name: torch.cat([self.get(name, other.get(name)), other.get(name, self.get(name))]) for name in names}
         )
+
+
+def padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Texts of different lengths, each (L_i, ...), in one tensor (B, L, ...) with zeros behind, and which positions are theirs: (B, L) bool."""
+    own = [torch.ones(len(one), dtype=torch.bool) for one in texts]
+    return pad_sequence(list(texts), batch_first=True), pad_sequence(own, batch_first=True)

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeGuard
 from .guidance import CLASSIFIER_FREE, Guidance
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
-"""The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...); absent ones are left out."""
+"""The parts' own config files by the part's name ("unet", "transformer", "vae", "text_encoder" ...), and the pipeline's own settings
+(`model_index.json`) as "pipeline"; absent ones are left out."""
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """Ends of the names of an attention block's four projections."""
@@ -165,12 +166,23 @@ class FamilyFacts:
 # What configs say, for families whose parts are named as usual ----------------------------------------------------------
 
 
-def vae_geometry(component: str, *, cells_per_token: int | None = None) -> Callable[[PartConfigs], Geometry]:
-    """From the VAE's blocks and channels and the network's `sample_size`; `cells_per_token` None = the network's `patch_size`."""
+def vae_geometry(
+    component: str, *, cells_per_token: int | None = None, native_cells: int | None = None
+) -> Callable[[PartConfigs], Geometry]:
+    """From the VAE's blocks and channels, of pictures or of films, and the network's `sample_size`.
+
+    Args:
+        cells_per_token: None = the network's `patch_size`.
+        native_cells: side of the picture that a bare `pipe(prompt)` draws where the network's config names no `sample_size`.
+    """
 
     def geometry(configs: PartConfigs) -> Geometry:
         vae, network = configs.get("vae", {}), configs.get(component, {})
-        blocks, channels, size = vae.get("block_out_channels"), vae.get("latent_channels"), network.get("sample_size")
+        blocks, channels = (
+            vae.get(picture, vae.get(film))
+            for picture, film in (("block_out_channels", "dim_mult"), ("latent_channels", "z_dim"))
+        )
+        size = network.get("sample_size", native_cells)
         scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
         native = size * scale if whole(size) and scale is not None else None
         cells = network.get("patch_size") if cells_per_token is None else cells_per_token

@@ -53,10 +53,7 @@ class Loader:
 
     def network(self) -> nn.Module:
         """The network alone, on the CPU."""
-        index = self.source.index
-        others = [
-            part for part in index if not part.startswith("_") and part not in (self.facts.component, "scheduler")
-        ]
+        others = [part for part in self.source.parts if part not in (self.facts.component, "scheduler")]
         return getattr(self.pipeline(others), self.facts.component)
 
     def text_encoders(self) -> dict[str, nn.Module]:

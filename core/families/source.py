@@ -62,6 +62,11 @@ class Source:
         return facts.name
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the pipeline's components, also of those that were saved as "none"; the index has settings beside them."""
+        return tuple(key for key, value in self.index.items() if isinstance(value, list))
+
+    @property
     def configs(self) -> PartConfigs:
         """The configs of the parts, each read when it is asked for; ModelError where it cannot be."""
         return _Configs(self)
@@ -78,10 +83,10 @@ class _Configs(Mapping):
         self._source = source
 
     def __getitem__(self, part: str) -> dict[str, Any]:
-        return self._source.read_json(f"{part}/config.json")
+        return self._source.index if part == "pipeline" else self._source.read_json(f"{part}/config.json")
 
     def __iter__(self) -> Iterator[str]:
-        return (part for part in self._source.index if not part.startswith("_"))
+        return iter(("pipeline", *self._source.parts))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

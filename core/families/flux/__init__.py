@@ -1,12 +1,9 @@
 """FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
 
-from dataclasses import replace
-
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
     FamilyFacts,
-    Geometry,
     PartConfigs,
     Refusal,
     TextCost,
@@ -19,12 +16,6 @@ TOKENS = 512
 """Captions are padded to so many, and the padding takes part in the attention."""
 CELLS = 2
 """A position is a square of 2x2 latent cells."""
-
-
-def geometry(configs: PartConfigs) -> Geometry:
-    found = vae_geometry("transformer", cells_per_token=CELLS)(configs)
-    # The network's config names no size; a bare `pipe(prompt)` draws 128 x 128 cells.
-    return replace(found, native_size=None if found.pixels_per_latent is None else 128 * found.pixels_per_latent)
 
 
 def text(configs: PartConfigs) -> TextCost:
@@ -59,7 +50,7 @@ FACTS = FamilyFacts(
         usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
         walk="steps",
     ),
-    geometry=geometry,
+    geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},

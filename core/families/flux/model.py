@@ -6,7 +6,7 @@ noise-ward velocity. Training feeds a guidance of 1.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,11 +21,6 @@ class Flux(Model):
 
     facts = FACTS
     layout = Packed2x2()
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        size = cast(int, self.geometry.native_size)
-        return size, size
 
     def checkpoint_guidance(self) -> Guidance:
         return self.facts.guidance if self.network_config["guidance_embeds"] else Unguided()
