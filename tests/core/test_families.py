@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_walk
+from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
@@ -20,13 +21,17 @@ from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
+from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import target_output
+from rollout_studio.core.maths.rollout import plan_from_noise, plan_offsets, rollout
+from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
 from tiny import BUILDERS, ONE_PER_FAMILY, PROMPTS
-from tiny_run import events, losses
+from tiny_run import ROLLOUT, events, losses
 
 VARIANTS = tuple(BUILDERS)
+FLOWS = tuple(name for name in ONE_PER_FAMILY if name in FAMILIES and FAMILIES[name].is_flow)
 GUIDED = tuple(name for name in BUILDERS if name != "flux_without_guidance")  # which refuses guidance
 
 
@@ -118,6 +123,56 @@ def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
+def rolled(model, x0, noise, k, cells, guidance, start):
+    """Rows with prompts and offsets of their own, by Euler steps on the stock schedule; `k` None: from noise to the end."""
+    grid = Grid(model.inference_times(STEPS, (model.latent_channels, *cells)).numpy())
+    plan = (
+        plan_from_noise(torch.zeros(len(x0)), model.noise_path, grid)
+        if k is None
+        else plan_offsets(torch.linspace(0.11, 0.37, len(x0)), torch.tensor(k), model.noise_path, grid)
+    )
+    cond = model.collate(model.encode_prompts([PROMPTS[row % 2] for row in range(len(x0))]))
+    predict = model.predict(cond, guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
+    return plan, rollout(predict, x0, noise, plan, grid, model.noise_path, make_solver("euler"), start=start)
+
+
+@pytest.mark.parametrize("cells", [(8, 8), (12, 6)])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_full_euler_rollout_from_noise_ends_at_the_stock_pipelines_latents(
+    name, guidance, cells, model_of, tiny_folder
+):
+    stock = Recorded(tiny_folder(name), guidance, cells=cells)
+    noise = stock.all_steps[0][2]
+    _, ours = rolled(model_of(name), torch.zeros_like(noise), noise, None, cells, guidance, "noise")
+    assert ours.x.shape == (2, model_of(name).latent_channels, *cells) and (ours.x - noise).abs().max() > 0.5
+    torch.testing.assert_close(ours.x, stock.latents, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_rows_of_different_offsets_in_one_rollout_equal_single_rows(name, model_of):
+    model = model_of(name)
+    x0, noise = random_state(model, 3), random_state(model, 3, seed=1)
+    plan, together = rolled(model, x0, noise, [2, 0, 1], (8, 8), 3.0, "source")
+    assert plan.k.tolist() == [2, 0, 1]
+    for row in range(3):
+        others = [k if other == row else 0 for other, k in enumerate([2, 0, 1])]
+        _, alone = rolled(model, x0, noise, others, (8, 8), 3.0, "source")
+        torch.testing.assert_close(together.x[row], alone.x[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_lora_of_two_steps_with_rollout_and_reflexflow_does_the_same_in_a_fresh_stock_pipeline(
+    name, tiny_run, without_drift
+):
+    run = tiny_run(name, max_train_steps=2, **{**ROLLOUT, "scheduled_sampling_probability": 1.0}, scheduled_sampling_reflexflow=True)  # fmt: skip
+    assert train(run) == 0
+    assert sum(step["network_rows"] - step["rows"] for step in events(run, "step")) > 0
+    (check,) = (event["check"] for event in events(run, "exported"))
+    assert check["passed"] and check["used"] == check["total"] > 0, check
+    assert check["max_difference"] < 1e-5 < check["effect"]
+
+
 # Conventions ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +261,20 @@ def test_gradients_flow_through_denoise(name, model_of):
     x = random_state(model, 1).requires_grad_()
     model.denoise(x, times(model, 1), model.collate(model.encode_prompts(PROMPTS[:1]))).square().sum().backward()
     assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_gradient_checkpointing_changes_no_output(name, tiny_folder):
+    model = open_model(tiny_folder(name))
+    model.denoiser.train()
+    x = random_state(model, 2).requires_grad_()
+    cond = model.collate(model.encode_prompts(PROMPTS))
+    plain = model.denoise(x, times(model, 2), cond)
+    model.denoiser.enable_gradient_checkpointing()
+    checkpointed = model.denoise(x, times(model, 2), cond)
+    torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-6)
+    one, other = (torch.autograd.grad(output.square().sum(), x)[0] for output in (plain, checkpointed))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
@@ -346,7 +415,16 @@ def test_the_family_is_known_from_the_small_files_of_a_folder_and_never_guessed(
         facts = known_family(ModelConfig(pretrained_model_name_or_path=str(place), model_family=family))
         return None if facts is None else facts.name
 
-    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == ["sd1x", "sd2x", "sd3", "lumina2", "sdxl", "flux"]
+    assert [known(tiny_folder(name)) for name in ONE_PER_FAMILY] == [
+        "sd1x",
+        "sd2x",
+        "sd3",
+        "lumina2",
+        "sdxl",
+        "flux",
+        "qwen",
+        "krea2",
+    ]
     assert known("demo-flow") == "lumina2" and known("demo-epsilon") == "sd1x"
     assert known("an-owner/not-here") is None and known(tmp_path) is None and known("../else where") is None
     assert known("an-owner/not-here", "flux") == "flux"
@@ -364,6 +442,46 @@ def test_guidance_anchored_at_the_conditional_is_the_same_line_counted_one_less(
     assert plain.stock_scale(scale) == scale
 
 
+def test_rescaled_guidance_has_the_conditional_outputs_norm_in_each_token():
+    u, c = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for side in (1, 2):
+        guidance = ClassifierFree(rescale="tokens", cells_per_token=side)
+        rescaled, mixed = guidance.combine(c, u, 4.0), ClassifierFree().combine(c, u, 4.0)
+        for row in range(0, 4, side):
+            for column in range(0, 6, side):
+                token = (slice(None), slice(None), slice(row, row + side), slice(column, column + side))
+                norms = [x[token].flatten(1).norm(dim=1) for x in (rescaled, c)]
+                torch.testing.assert_close(norms[0], norms[1])
+                torch.testing.assert_close(
+                    torch.nn.functional.cosine_similarity(rescaled[token].flatten(1), mixed[token].flatten(1)),
+                    torch.ones(2),
+                )
+        assert not torch.allclose(rescaled, mixed, atol=0.1)
+
+
+def test_one_step_is_refused_where_the_schedule_is_stretched_to_its_end(model_of):
+    """The stock scheduler divides 0 by 0 there, and the pictures are of no numbers."""
+    with pytest.raises(ModelError, match="at least 2 steps"):
+        model_of("qwen").sample(["a"], steps=1, height=32, width=32)
+
+
+@pytest.mark.parametrize("name", ["qwen", "krea2"])
+def test_padding_behind_a_prompt_changes_nothing(name, model_of):
+    """Prompts of different lengths in one batch, and more padding than any of them needs."""
+    model = model_of(name)
+    short, long = model.encode_prompts(["a", PROMPTS[1]])
+    x, t = random_state(model, 1), times(model, 1)
+    padded_cond = model.collate([short, long]).select(torch.tensor([0]))
+    assert "prompt_mask" not in model.collate([short]) and int(padded_cond["prompt_mask"].sum()) < len(
+        long["prompt_embeds"]
+    )
+    with torch.no_grad():
+        plain, padded = (model.denoise(x, t, cond) for cond in (model.collate([short]), padded_cond))
+        unmasked = model.denoise(x, t, {"prompt_embeds": padded_cond["prompt_embeds"]})
+    torch.testing.assert_close(padded, plain, atol=1e-6, rtol=1e-6)
+    assert (unmasked - plain).abs().max() > 1e-3
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -371,6 +489,8 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     assert torch.equal(given["hidden_states"], pipe._pack_latents(x, 2, 4, 6, 10))
     assert torch.equal(given["img_ids"], pipe._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32))
     assert torch.equal(layout.from_network(given["hidden_states"], 6, 10), x)
+    shapes = model_of("qwen").layout.to_network(x)
+    assert torch.equal(shapes["hidden_states"], given["hidden_states"]) and shapes["img_shapes"] == [[(1, 3, 5)]] * 2
 
 
 # Size and crop ---------------------------------------------------------------------------------------------------------
@@ -489,10 +609,23 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
 def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
-    for name in ONE_PER_FAMILY:
-        pipe, model = model_of(name).pipe, model_of(name)
-        size = getattr(pipe, "default_sample_size", 8) * model.latent_scale
-        assert model.default_size == (size, size)
+
+
+class Sized(Exception):
+    """Thrown where a pipeline draws its first latents, with the height and width that it asks for."""
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
+    def prepare(count, channels, height, width, *rest, **more):
+        raise Sized(height, width)
+
+    pipe = recorded(name).pipe
+    monkeypatch.setattr(pipe, "prepare_latents", prepare)
+    with pytest.raises(Sized) as asked:
+        pipe("a")
+    factor = model_of(name).latent_scale / pipe.vae_scale_factor
+    assert model_of(name).default_size == tuple(side * factor for side in asked.value.args)
 
 
 # What has no effect -----------------------------------------------------------------------------------------------------
@@ -554,7 +687,7 @@ def opened(monkeypatch):
 
 
 PICTURES = {"validation_prompts": ["a", "b"], "validation_step_interval": 2, "validation_negative_prompt": "blurry",
-            "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 2, "class_sample_steps": 1,
+            "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 2, "class_sample_steps": 2,
             "caption_dropout_probability": 0.5}  # fmt: skip
 
 
@@ -626,6 +759,8 @@ def test_every_family_is_detected_from_its_folder(tiny_folder):
         "sdxl_v": "sdxl",
         "flux": "flux",
         "flux_without_guidance": "flux",
+        "qwen": "qwen",
+        "krea2": "krea2",
     }
     assert set(families.values()) == set(FAMILIES)
 
@@ -744,6 +879,18 @@ def test_a_damaged_model_is_told(tiny_folder, tmp_path):
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="again"):
         open_model(tmp_path / "model")
+
+
+def test_a_distilled_krea_2_is_refused_before_and_at_the_opening(tiny_folder, tmp_path):
+    """Turbo differs from Raw in its weights and one line of its index."""
+    shutil.copytree(tiny_folder("krea2"), tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"is_distilled": True}))
+    _, (finding,) = model_findings(ModelConfig(pretrained_model_name_or_path=str(tmp_path / "model")))
+    assert finding.level == "error" and "Krea 2 Turbo" in finding.message and "krea/Krea-2-Raw" in finding.remedy
+    with pytest.raises(ModelError, match="distilled to a few steps"):
+        open_model(tmp_path / "model")
+    assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("krea2"))))[1] == []
 
 
 def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):

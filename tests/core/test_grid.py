@@ -37,6 +37,8 @@ MODELS = [
     "sdxl_v",
     "flux",
     "flux_without_guidance",
+    "qwen",
+    "krea2",
 ]
 PATHS = {"flow": FlowPath(), "vp": VariancePreservingPath(stable_diffusion_abar())}
 
