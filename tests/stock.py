@@ -57,10 +57,10 @@ class Recorded:
         height, width = self.pixels
         self.arguments = dict(  # noqa: C408 - reads as the call that it becomes
             num_inference_steps=steps,
-            guidance_scale=facts.guidance.stock_scale(guidance),
             height=height,
             width=width,
         )
+        self.arguments[facts.guidance.argument] = facts.guidance.stock_scale(guidance)
         if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
             self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
         self.call(output_type="latent")
@@ -78,7 +78,9 @@ class Recorded:
         if hasattr(self.pipe, "_unpack_latents_with_ids"):
             ids = self.pipe._prepare_latent_ids(latents.new_zeros(len(latents), 1, *self.cells))
             return self.pipe._unpack_latents_with_ids(latents, ids)
-        return self.pipe._unpack_latents(latents, *self.pixels, self.pipe.vae_scale_factor)
+        wanted = len(signature(self.pipe._unpack_latents).parameters) > 3
+        unpacked = self.pipe._unpack_latents(latents, *self.pixels, *([self.pipe.vae_scale_factor] if wanted else []))
+        return unpacked if unpacked.ndim == 4 else unpacked[:, :, 0]  # a VAE for films gives a single frame
 
     def nodes(self, is_flow):
         """The times that the scheduler visited, in core's coordinate; one that it visited twice (PNDM) once."""

@@ -427,6 +427,117 @@ def pixart(scheduler=None):
     )
 
 
+def qwen_template_tokenizer():
+    """One token per character, but one per word of the template that pipelines put around a prompt: they cut its first 34 tokens off."""
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|im_start|>", "<|im_end|>"]
+    first = ("system", "Describe", "user", "assistant")
+    words = (
+        "the image by detailing color shape size texture quantity text spatial relationships of objects and background"
+    )
+    pieces, merges = ["<|endoftext|>", *special, *LETTERS, "Ġ", "Ċ"], []
+    for word in (*first, *(f"Ġ{word}" for word in words.split())):
+        for end in range(2, len(word) + 1):
+            if word[:end] not in pieces:
+                pieces.append(word[:end])
+                merges.append((word[: end - 1], word[end - 1]))
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=special, model_max_length=2048)
+
+
+QWEN_TEXT = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "bos_token_id": None, "eos_token_id": None,
+    "head_dim": 8, "max_position_embeddings": 2048, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+}  # fmt: skip
+
+
+def film_autoencoder():
+    from diffusers import AutoencoderKLQwenImage
+
+    return without_zeros(
+        AutoencoderKLQwenImage(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.3, -0.2, 0.1, 0.5],
+            latents_std=[1.5, 0.8, 1.2, 2.0],
+        )
+    )
+
+
+def qwen():
+    from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(6)
+    tokenizer = qwen_template_tokenizer()
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    text = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config={**QWEN_TEXT, "vocab_size": len(tokenizer)}, vision_config=eyes)
+    )
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    shifting = {"base_image_seq_len": 8, "max_image_seq_len": 64, "max_shift": 0.9, "shift_terminal": 0.02}
+    return QwenImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shifting),
+        vae=film_autoencoder(),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+    )
+
+
+def krea2():
+    from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLModel
+
+    torch.manual_seed(7)
+    tokenizer = qwen_template_tokenizer()
+    eyes = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    text = Qwen3VLModel(Qwen3VLConfig(text_config={**QWEN_TEXT, "vocab_size": len(tokenizer)}, vision_config=eyes))
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=16,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=16,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+    shifting = {"base_image_seq_len": 8, "max_image_seq_len": 64}
+    return Krea2Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shifting),
+        vae=film_autoencoder(),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+        text_encoder_select_layers=(0, 1, 2),
+    )
+
+
 def flux2_vae():
     """Two of its pixels a cell, four in the 2x2 squares; the statistics of a trained one."""
     from diffusers import AutoencoderKLFlux2
@@ -538,6 +649,8 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "flux2_klein": (flux2_klein,),
     "flux2_dev": (flux2_dev,),
     "pixart": (pixart,),
+    "qwen": (qwen,),
+    "krea2": (krea2,),
     "zimage": (zimage,),
     "chroma": (chroma,),
 }

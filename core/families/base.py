@@ -4,8 +4,7 @@ The rest of the core sees a `Model` only: latents are what its codec gave; times
 fractional training timestep for variance preserving); a flow output is the noise-ward velocity `noise - x0`. What a checkpoint's
 network, pipeline and scheduler want instead is converted in the family's folder and nowhere else: `Family` is what it says there. A
 model is put together from parts: a `LatentCodec` (pixels and latents), a `Layout` (latents and the network's arguments), a `Guidance`,
-a `PromptEncoder` and its `Times`. The standing test (`tests/core/test_families.py`) compares each family with its stock diffusers
-pipeline.
+a `PromptEncoder` and its `Times`. `tests/core/test_families.py` compares each family with its stock diffusers pipeline.
 """
 
 import inspect
@@ -350,7 +349,7 @@ class Model(Loaded):
     def default_guidance(self) -> float:
         if isinstance(self.guidance, Unguided):
             return 1.0
-        stock = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
+        stock = inspect.signature(type(self.pipe).__call__).parameters[self.guidance.argument].default
         return self.guidance.from_stock(stock)
 
     def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Prompt]:
@@ -487,6 +486,7 @@ class Model(Loaded):
         Returns: PIL images. Train mode, scheduler and random state are afterwards what they were.
         """
         guidance = self.default_guidance if guidance is None else guidance
+        steps = self._times.checked(self.default_steps if steps is None else steps)
         height = self.default_size[0] if height is None else height
         width = self.default_size[1] if width is None else width
         if height % self.size_multiple or width % self.size_multiple:
@@ -502,7 +502,7 @@ class Model(Loaded):
                 self,
                 conditionings,
                 negative,
-                steps=self.default_steps if steps is None else steps,
+                steps=steps,
                 stock_guidance=self.guidance.stock_scale(guidance),
                 cells=(height // self.latent_scale, width // self.latent_scale),
                 seed=seed,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 Prompt = dict[str, Tensor]
 """One prompt's tensors on the CPU, without a batch axis."""
@@ -93,3 +94,9 @@ def _filled(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Rows with zeros at the ends of their axes, up to `shape`."""
     missing = [end - side for side, end in zip(rows.shape[1:], shape, strict=True)]
     return pad(rows, [places for more in reversed(missing) for places in (0, more)]) if any(missing) else rows
+
+
+def padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Texts of different lengths, each (L_i, ...), in one tensor (B, L, ...) with zeros behind, and which positions are theirs: (B, L) bool."""
+    own = [torch.ones(len(one), dtype=torch.bool) for one in texts]
+    return pad_sequence(list(texts), batch_first=True), pad_sequence(own, batch_first=True)

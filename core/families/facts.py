@@ -181,18 +181,20 @@ class FamilyFacts:
 def vae_geometry(
     component: str, *, cells_per_token: int | None = None, native_cells: int | None = None
 ) -> Callable[[PartConfigs], Geometry]:
-    """From the VAE's blocks and channels and the network's `sample_size`; `cells_per_token` None = the network's `patch_size`.
+    """From the VAE's blocks and channels, of pictures or of films, and the network's `sample_size`.
 
-    `native_cells`: of the side that a bare `pipe(prompt)` draws, where the network's config names no size.
+    Args:
+        cells_per_token: None = the network's `patch_size`.
+        native_cells: side of the picture that a bare `pipe(prompt)` draws where the network's config names no `sample_size`.
     """
 
     def geometry(configs: PartConfigs) -> Geometry:
         vae, network = configs.get("vae", {}), configs.get(component, {})
-        blocks, channels, size = (
-            vae.get("block_out_channels"),
-            vae.get("latent_channels"),
-            network.get("sample_size", native_cells),
+        blocks, channels = (
+            vae.get(picture, vae.get(film))
+            for picture, film in (("block_out_channels", "dim_mult"), ("latent_channels", "z_dim"))
         )
+        size = network.get("sample_size", native_cells)
         scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
         native = size * scale if whole(size) and scale is not None else None
         cells = network.get("patch_size") if cells_per_token is None else cells_per_token

@@ -21,7 +21,10 @@ class Guidance(ABC):
     """One family's form of guidance.
 
     `takes_negative`: does a negative prompt have an effect (where the scale is above 1)?
+    `argument`: the stock pipeline's argument that takes its scale.
     """
+
+    argument: str = "guidance_scale"
 
     @property
     @abstractmethod
@@ -36,7 +39,7 @@ class Guidance(ABC):
         return {}
 
     def stock_scale(self, scale: float) -> float:
-        """The same strength as the stock pipeline counts it (`guidance_scale`)."""
+        """The same strength as the stock pipeline counts it (in `argument`)."""
         return scale
 
     def from_stock(self, stock: float) -> float:
@@ -100,13 +103,15 @@ class ClassifierFree(Guidance):
 
     Args:
         anchor: "negative": computed as written. "conditional": as `c + (scale - 1) (c - u)`, and the stock pipeline's number is one less.
-        rescale: "none", or "rows": the result gets the norm that the conditional output has, along the last axis (`cfg_normalization`).
+        rescale: the result gets the norm that the conditional output has (`cfg_normalization`): "rows", along the last axis; "tokens", in
+            each square of `cells_per_token` latent cells' side, all channels together; "none", it does not.
         joint: both rows in one call; else two calls, where prompts differ much in length.
     Source: Ho and Salimans, arXiv 2207.12598.
     """
 
     anchor: Literal["negative", "conditional"] = "negative"
-    rescale: Literal["none", "rows"] = "none"
+    rescale: Literal["none", "rows", "tokens"] = "none"
+    cells_per_token: int = 1
     joint: bool = True
 
     @property
@@ -138,9 +143,15 @@ class ClassifierFree(Guidance):
             mixed = conditional + self.stock_scale(scale) * (conditional - unconditional)
         else:
             mixed = unconditional + scale * (conditional - unconditional)
-        if self.rescale == "none":
-            return mixed
-        return mixed * (conditional.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
+        return mixed if self.rescale == "none" else mixed * (self._norm(conditional) / self._norm(mixed))
+
+    def _norm(self, x: "Tensor") -> "Tensor":
+        """What `rescale` compares, in a shape that multiplies with x."""
+        if self.rescale == "rows":
+            return x.norm(dim=-1, keepdim=True)
+        side = self.cells_per_token
+        tokens = x.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return tokens.norm(dim=-1).repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
 
 
 CLASSIFIER_FREE = ClassifierFree()

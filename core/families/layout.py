@@ -40,7 +40,12 @@ class Packed2x2(Layout):
     def to_network(self, x: Tensor) -> dict[str, Any]:
         rows, channels, height, width = x.shape
         squares = x.reshape(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        return {"hidden_states": squares.reshape(rows, -1, channels * 4), "img_ids": self.places(height, width, x)}
+        return {"hidden_states": squares.reshape(rows, -1, channels * 4), **self.where(x)}
+
+    def where(self, x: Tensor) -> dict[str, Any]:
+        """The network's argument that says where the tokens of x lie."""
+        height, width = x.shape[-2:]
+        return {"img_ids": self.places(height, width, x)}
 
     def from_network(self, output: Tensor, height: int, width: int) -> Tensor:
         rows, _, values = output.shape
@@ -51,6 +56,14 @@ class Packed2x2(Layout):
         """The ids of the tokens of `height` x `width` cells, (h/2 * w/2, 3): 0, row, column."""
         down, across = (torch.arange(side // 2, device=like.device, dtype=like.dtype) for side in (height, width))
         return pad(torch.cartesian_prod(down, across), (1, 0))
+
+
+class Packed2x2WithShapes(Packed2x2):
+    """The same tokens; `img_shapes` says how many frames, rows and columns of them each picture has (Qwen-Image)."""
+
+    def where(self, x: Tensor) -> dict[str, Any]:
+        height, width = x.shape[-2:]
+        return {"img_shapes": [[(1, height // 2, width // 2)]] * len(x)}
 
 
 class TokensWithIds(Layout):

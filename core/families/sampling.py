@@ -12,6 +12,7 @@ from torch import Tensor
 from ..randomness import kept_random_state
 from .codec import LatentCodec
 from .conditioning import Prompt
+from .guidance import Guidance
 from .modes import evaluating
 
 
@@ -20,6 +21,7 @@ class Sampled(Protocol):
 
     pipe: Any
     codec: LatentCodec
+    guidance: Guidance
 
     @property
     def denoiser(self) -> Any: ...
@@ -58,7 +60,7 @@ def draw(
                 latents = pipe(
                     **model.pipeline_inputs(part, negative),
                     num_inference_steps=steps,
-                    guidance_scale=stock_guidance,
+                    **{model.guidance.argument: stock_guidance},
                     height=height * pixels_per_cell,
                     width=width * pixels_per_cell,
                     generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],

@@ -20,7 +20,7 @@ from .facts import FLOW_SCHEDULER, Geometry, Schedule
 
 Times = NDArray[np.floating]
 _BENT = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas",
-         "invert_sigmas", "shift_terminal", "stochastic_sampling", "rescale_betas_zero_snr", "trained_betas")  # fmt: skip
+         "invert_sigmas", "stochastic_sampling", "rescale_betas_zero_snr", "trained_betas")  # fmt: skip
 """Settings that bend a schedule away from the formulas here."""
 _ONE_MORE = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")  # these divide the table by one step more
 _LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
@@ -77,11 +77,14 @@ class ReadSchedule(ABC):
 
 @dataclass(frozen=True)
 class FlowSchedule(ReadSchedule):
-    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps. `with_steps`: where the shift depends on
-    the number of steps, `Schedule.mu_with_steps` and what it counts; `shift` is then that of the usual number."""
+    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps. `terminal`: the last sigma but 0, to
+    which the shifted schedule is then stretched (`stretch_shift_to_terminal` of diffusers' scheduler, after LTX-Video); None = it is not.
+    `with_steps`: where the shift depends on the number of steps, `Schedule.mu_with_steps` and what it counts; `shift` is then that of the
+    usual number."""
 
     shift: float
     smallest: float | None
+    terminal: float | None
     table: int
     text: str
     with_steps: tuple[Callable[[int, int], float], int] | None = None
@@ -95,7 +98,10 @@ class FlowSchedule(ReadSchedule):
         if self.with_steps is not None:
             mu, length = self.with_steps
             shift = math.exp(mu(length, steps))
-        return falling(shifted(np.linspace(1, last, steps), shift))
+        sigmas = shifted(np.linspace(1, last, steps), shift)
+        if self.terminal is not None:
+            sigmas = 1 - (1 - sigmas) * ((1 - self.terminal) / (1 - sigmas[-1]))
+        return falling(sigmas)
 
     def training_times(self, shift: float | None) -> Times:
         return flow_training_times(self.table, self.shift if shift is None else shift)
@@ -153,7 +159,10 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
     if scheduler.get("_class_name") != FLOW_SCHEDULER or any(scheduler.get(name) for name in _BENT):
         return None
     table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("shift", 1.0)
+    terminal = scheduler.get("shift_terminal")
     if not _whole(table, 2, 100_000) or not _number(shift) or not shift > 0:
+        return None
+    if terminal is not None and not (_number(terminal) and 0 < terminal < 1):
         return None
     # A pipeline that samples down to the smallest sigma of the table finds it bent once already by a fixed shift.
     smallest, text, with_steps = shifted(1 / table, shift), f"shift {shift:g}", None
@@ -172,7 +181,7 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
             with_steps = how.mu_with_steps, how.length(geometry, shape)
             text += f" and {how.usual_steps} steps"
     text = f"The model's own schedule: a flow model with {text}."
-    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, table, text, with_steps)
+    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, terminal, table, text, with_steps)
 
 
 def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..maths.grid import falling
 from .facts import Geometry, Schedule
 from .schedule import flow_shift, flow_training_times, table_training_times
+from .source import ModelError
 
 
 class Times:
@@ -28,10 +29,19 @@ class Times:
     def _config(self) -> Any:
         return self._pipe.scheduler.config
 
+    def checked(self, steps: int) -> int:
+        """The number of steps. Raises ModelError where it is too small for the stock pipeline's schedule."""
+        if steps == 1 and self._is_flow and self._config.get("shift_terminal"):
+            raise ModelError(
+                f"One sampling step: this model's schedule is stretched from sigma 1 to {self._config.shift_terminal:g}, which takes two.",
+                "Sample in at least 2 steps.",
+            )
+        return steps
+
     def inference(self, steps: int, latent_shape: Sequence[int]) -> Tensor:
         """See `Model.inference_times`."""
         scheduler = copy.deepcopy(self._pipe.scheduler)
-        self._set(scheduler, steps, latent_shape)
+        self._set(scheduler, self.checked(steps), latent_shape)
         times = (scheduler.sigmas if self._is_flow else scheduler.timesteps).to("cpu", torch.float32)
         return torch.from_numpy(falling(times.numpy()))
 

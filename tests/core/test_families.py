@@ -420,6 +420,46 @@ def test_guidance_anchored_at_the_conditional_is_the_same_line_counted_one_less(
     assert plain.stock_scale(scale) == scale
 
 
+def test_rescaled_guidance_has_the_conditional_outputs_norm_in_each_token():
+    u, c = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for side in (1, 2):
+        guidance = ClassifierFree(rescale="tokens", cells_per_token=side)
+        rescaled, mixed = guidance.combine(c, u, 4.0), ClassifierFree().combine(c, u, 4.0)
+        for row in range(0, 4, side):
+            for column in range(0, 6, side):
+                token = (slice(None), slice(None), slice(row, row + side), slice(column, column + side))
+                norms = [x[token].flatten(1).norm(dim=1) for x in (rescaled, c)]
+                torch.testing.assert_close(norms[0], norms[1])
+                torch.testing.assert_close(
+                    torch.nn.functional.cosine_similarity(rescaled[token].flatten(1), mixed[token].flatten(1)),
+                    torch.ones(2),
+                )
+        assert not torch.allclose(rescaled, mixed, atol=0.1)
+
+
+def test_one_step_is_refused_where_the_schedule_is_stretched_to_its_end(model_of):
+    """The stock scheduler divides 0 by 0 there, and the pictures are of no numbers."""
+    with pytest.raises(ModelError, match="at least 2 steps"):
+        model_of("qwen").sample(["a"], steps=1, height=32, width=32)
+
+
+@pytest.mark.parametrize("name", ["qwen", "krea2"])
+def test_padding_behind_a_prompt_changes_nothing(name, model_of):
+    """Prompts of different lengths in one batch, and more padding than any of them needs."""
+    model = model_of(name)
+    short, long = model.encode_prompts(["a", PROMPTS[1]])
+    x, t = random_state(model, 1), times(model, 1)
+    padded_cond = model.collate([short, long]).select(torch.tensor([0]))
+    assert "prompt_mask" not in model.collate([short]) and int(padded_cond["prompt_mask"].sum()) < len(
+        long["prompt_embeds"]
+    )
+    with torch.no_grad():
+        plain, padded = (model.denoise(x, t, cond) for cond in (model.collate([short]), padded_cond))
+        unmasked = model.denoise(x, t, {"prompt_embeds": padded_cond["prompt_embeds"]})
+    torch.testing.assert_close(padded, plain, atol=1e-6, rtol=1e-6)
+    assert (unmasked - plain).abs().max() > 1e-3
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -427,6 +467,8 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     assert torch.equal(given["hidden_states"], pipe._pack_latents(x, 2, 4, 6, 10))
     assert torch.equal(given["img_ids"], pipe._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32))
     assert torch.equal(layout.from_network(given["hidden_states"], 6, 10), x)
+    shapes = model_of("qwen").layout.to_network(x)
+    assert torch.equal(shapes["hidden_states"], given["hidden_states"]) and shapes["img_shapes"] == [[(1, 3, 5)]] * 2
 
 
 # Size and crop ---------------------------------------------------------------------------------------------------------
@@ -635,7 +677,7 @@ def opened(monkeypatch):
 
 
 PICTURES = {"validation_prompts": ["a", "b"], "validation_step_interval": 2, "validation_negative_prompt": "blurry",
-            "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 2, "class_sample_steps": 1,
+            "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 2, "class_sample_steps": 2,
             "caption_dropout_probability": 0.5}  # fmt: skip
 
 
@@ -829,6 +871,7 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
 @pytest.mark.parametrize(("name", "file", "setting", "why", "remedy"), [
     ("flux", "transformer/config.json", {"guidance_embeds": False}, "as FLUX.1 schnell", "FLUX.1-dev"),
     ("flux2_klein", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "klein-base-4B"),
+    ("krea2", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "krea/Krea-2-Raw"),
     ("flux2_dev", "transformer/config.json", {"guidance_embeds": False}, "no guidance as an input", "FLUX.2-dev"),
 ])  # fmt: skip
 def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_opening(

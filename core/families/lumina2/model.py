@@ -9,11 +9,10 @@ kept.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ..base import Conditioning, Model, Prompt
+from ..conditioning import padded
 from . import FACTS
 
 
@@ -31,12 +30,8 @@ class Lumina2(Model):
         return {"prompt_embeds": embeds[0, : int(mask[0].sum())].contiguous()}
 
     def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
-        embeds = [one["prompt_embeds"] for one in prompts]
-        mask = [torch.ones(len(one), dtype=torch.bool) for one in embeds]
-        return Conditioning({
-            "prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
-            "prompt_mask": pad_sequence(mask, batch_first=True).to(self.device),
-        })  # fmt: skip
+        embeds, mask = padded([one["prompt_embeds"] for one in prompts])
+        return Conditioning({"prompt_embeds": embeds, "prompt_mask": mask}).to(self.device)
 
     def network_time(self, t: Tensor) -> Tensor:
         return 1 - t
