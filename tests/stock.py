@@ -108,17 +108,28 @@ def guided(model, x, t, cond, negative, guidance):
     return model.denoise(x, t, cond) if guidance == 1 else model.guidance(model.denoise, x, t, cond, negative, guidance)
 
 
+TRIMMED = ("lumina2", "krea2")
+"""Families whose pipelines pad prompts to a length that is cut off here."""
+
+
+def as_padded(model, prompts):
+    """(conditioning, negative conditioning) with the stock pipeline's own padding."""
+    asked, against = model.pipe.encode_prompt, [NEGATIVE] * len(prompts)
+    if "negative_prompt" in signature(asked).parameters:
+        found = asked(prompts, True, negative_prompt=against, device=model.device)
+    else:
+        found = (*asked(prompts, device=model.device), *asked(against, device=model.device))
+    return [Conditioning({"prompt_embeds": found[at], "prompt_mask": found[at + 1]}) for at in (0, 2)]
+
+
 def differences(model, stock, guidance, *, padded=False):
     """Of each step of a recorded call: (our output, what the stock pipeline handed to its scheduler).
 
     `padded`: with the stock pipeline's own padding, where ours cuts it off.
     """
     prompts = stock.prompts
-    if padded and "prompt_mask" in model.collate(model.encode_prompts(prompts)):
-        asked = {"negative_prompt": [NEGATIVE] * len(prompts), "device": model.device}
-        embeds, mask, against, its_mask = model.pipe.encode_prompt(prompts, True, **asked)
-        cond = Conditioning({"prompt_embeds": embeds, "prompt_mask": mask})
-        negative = Conditioning({"prompt_embeds": against, "prompt_mask": its_mask})
+    if padded and model.name in TRIMMED:
+        cond, negative = as_padded(model, prompts)
     else:
         cond = model.collate(model.encode_prompts(prompts))
         negative = model.collate(model.encode_prompts([NEGATIVE] * len(prompts), negative=True))

@@ -12,7 +12,7 @@ from ..config.options import did_you_mean
 from ..demo import BUILT_IN, MODELS, resolve
 from ..families.facts import FamilyFacts, TextCost, vae_geometry
 from ..families.registry import FAMILIES, family_of
-from ..families.source import ModelError, locate
+from ..families.source import ModelError, is_component, locate
 from ..findings import Finding
 from ..names import is_hub_id
 
@@ -146,7 +146,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
     shapes: dict[str, tuple[int, ...]] = {}
     configs: dict[str, dict] = {"pipeline": index}
     for component, kind in index.items():
-        if component.startswith("_") or not isinstance(kind, list) or not kind or kind[0] is None:
+        if component.startswith("_") or not is_component(kind) or kind[0] is None:
             continue
         part = folder / component
         if component in NEVER_LOADED:

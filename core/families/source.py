@@ -19,6 +19,11 @@ class ModelError(Trouble, RuntimeError):
     """A model cannot be opened or used as asked. `message`: value and rule; `remedy`: what to do."""
 
 
+def is_component(entry: Any) -> bool:
+    """Whether an entry of a pipeline's index is [library, class] of a component; settings may be lists too (of numbers, say)."""
+    return isinstance(entry, list) and len(entry) == 2 and all(each is None or isinstance(each, str) for each in entry)
+
+
 @dataclass(frozen=True)
 class Source:
     """A model that was found. `location` is what `from_pretrained` gets: a folder's path or a hub id."""
@@ -64,7 +69,7 @@ class Source:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the pipeline's components, also of those that were saved as "none"; the index has settings beside them."""
-        return tuple(key for key, value in self.index.items() if isinstance(value, list))
+        return tuple(key for key, value in self.index.items() if is_component(value))
 
     @property
     def configs(self) -> PartConfigs:

@@ -82,7 +82,17 @@ def test_every_matrix_of_the_adapter_gets_a_gradient(name, trained):
     x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
     model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS))).square().mean().backward()
-    assert all(parameter.grad.abs().max() > 0 for parameter in adapters.trainable_parameters(model))
+    without = {
+        layer
+        for layer, parameter in model.denoiser.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or parameter.grad.abs().max() == 0)
+    }
+    read = {layer for layer in without if not any(unread in layer for unread in UNREAD.get(name, ()))}
+    assert not read
+
+
+UNREAD = {"qwen": ("transformer_blocks.1.attn.add_q_proj", "transformer_blocks.1.attn.to_add_out")}
+"""Layers of tiny pipelines without any effect: nothing reads the text after the last block of these networks."""
 
 
 def test_adapter_weights_are_float32_on_a_16_bit_base(trained):
