@@ -170,7 +170,8 @@ def vae_geometry(component: str, *, cells_per_token: int | None = None) -> Calla
 
     def geometry(configs: PartConfigs) -> Geometry:
         vae, network = configs.get("vae", {}), configs.get(component, {})
-        blocks, channels, size = vae.get("block_out_channels"), vae.get("latent_channels"), network.get("sample_size")
+        blocks = vae.get("block_out_channels", vae.get("encoder_block_out_channels"))
+        channels, size = vae.get("latent_channels"), network.get("sample_size")
         scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
         native = size * scale if whole(size) and scale is not None else None
         cells = network.get("patch_size") if cells_per_token is None else cells_per_token

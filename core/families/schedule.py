@@ -35,7 +35,9 @@ def flow_shift(
     Raises: ValueError for None as the shape where the shift depends on it.
     """
     if not scheduler.get("use_dynamic_shifting"):
-        return float(scheduler.get("shift", 1.0))
+        return float(
+            scheduler.get("shift", scheduler.get("flow_shift", 1.0))
+        )  # the multistep schedulers' name is the second
     if latent_shape is None:
         raise ValueError("The shift of this schedule depends on the picture's size: give latent_shape.")
     mu = how.mu(scheduler, geometry, latent_shape)
@@ -72,19 +74,20 @@ class ReadSchedule(ABC):
 
 @dataclass(frozen=True)
 class FlowSchedule(ReadSchedule):
-    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps."""
+    """`largest` and `smallest`: the sigmas, before the shift, between which a sampler goes down; smallest None = largest / steps."""
 
     shift: float
     smallest: float | None
     table: int
     text: str
+    largest: float = 1.0
 
     def path(self) -> Path:
         return FlowPath()
 
     def inference_times(self, steps: int) -> Times:
-        last = 1 / steps if self.smallest is None else self.smallest
-        return falling(shifted(np.linspace(1, last, steps), self.shift))
+        last = self.largest / steps if self.smallest is None else self.smallest
+        return falling(shifted(np.linspace(self.largest, last, steps), self.shift))
 
     def training_times(self, shift: float | None) -> Times:
         return flow_training_times(self.table, self.shift if shift is None else shift)
@@ -134,7 +137,7 @@ def read_schedule(
         resolution: side of the (square) pictures in pixels, for a shift that depends on it.
         is_flow: may it be a flow model?
     """
-    found = _flow(scheduler, how, geometry, resolution) if is_flow else None
+    found = (_flow(scheduler, how, geometry, resolution) or _multistep_flow(scheduler)) if is_flow else None
     return _table(scheduler) if found is None else found
 
 
@@ -156,6 +159,23 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
         smallest, text = 1 / table, f"shift {shift:.3g} at {resolution} px"
     text = f"The model's own schedule: a flow model with {text}."
     return FlowSchedule(float(shift), None if how.walk == "steps" else smallest, table, text)
+
+
+def _multistep_flow(scheduler: Mapping[str, Any]) -> FlowSchedule | None:
+    """DPM++ on a flow starts one step of the table below pure noise."""
+    table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("flow_shift", 1.0)
+    if not (
+        scheduler.get("_class_name") == "DPMSolverMultistepScheduler"
+        and scheduler.get("use_flow_sigmas") is True
+        and not any(scheduler.get(name) for name in (*_BENT, "use_dynamic_shifting") if name != "use_flow_sigmas")
+        and scheduler.get("final_sigmas_type", "zero") == "zero"
+        and _whole(table, 2, 100_000)
+        and _number(shift)
+        and shift > 0
+    ):
+        return None
+    text = f"The model's own schedule: a flow model with shift {shift:g}."
+    return FlowSchedule(float(shift), None, table, text, largest=1 - 1 / table)
 
 
 def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:

@@ -38,6 +38,8 @@ MODELS = [
     "flux",
     "flux_without_guidance",
     "pixart",
+    "sana",
+    "auraflow",
 ]
 PATHS = {"flow": FlowPath(), "vp": VariancePreservingPath(stable_diffusion_abar())}
 
