@@ -243,23 +243,10 @@ def sd3_dynamic():
 
 def lumina2():
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
-    from transformers import Gemma2Config, Gemma2Model
 
     torch.manual_seed(3)
     tokenizer = gemma_tokenizer()
-    text = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            max_position_embeddings=256,
-            query_pre_attn_scalar=8,
-        )
-    )
+    text = gemma_text(tokenizer)
     transformer = Lumina2Transformer2DModel(
         sample_size=SIDE,
         patch_size=2,
@@ -278,7 +265,7 @@ def lumina2():
         transformer=without_zeros(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
         vae=autoencoder(0.1),
-        text_encoder=text.eval(),
+        text_encoder=text,
         tokenizer=tokenizer,
     )
 
@@ -329,12 +316,11 @@ def qwen_tokenizer():
     return tokenizer
 
 
-def t5_text(words):
+def t5_text(words, config=None, model=None, width: int = 32):
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(
-        T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    ).eval()
+    config, model = config or T5Config, model or T5EncoderModel
+    return model(config(vocab_size=len(words), d_model=width, d_kv=8, d_ff=width, num_layers=1, num_heads=2)).eval()
 
 
 def zimage():
@@ -538,6 +524,109 @@ def krea2():
     )
 
 
+def deep_autoencoder():
+    """No posterior, and deep compression in the released ones; here 4 pixels a cell."""
+    from diffusers import AutoencoderDC
+
+    return without_zeros(
+        AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=4,
+            encoder_block_types="ResBlock",
+            decoder_block_types="ResBlock",
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            encoder_layers_per_block=(1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1),
+            encoder_qkv_multiscales=((), (), ()),
+            decoder_qkv_multiscales=((), (), ()),
+            scaling_factor=0.41,
+        )
+    )
+
+
+def gemma_text(tokenizer):
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=256,
+        query_pre_attn_scalar=8,
+    )
+    return Gemma2Model(config).eval()
+
+
+def sana():
+    """`timestep_scale` is 1 in the released ones: another number shows where it is forgotten."""
+    from diffusers import DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+    torch.manual_seed(7)
+    tokenizer = gemma_tokenizer()
+    transformer = SanaTransformer2DModel(
+        sample_size=SIDE,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        qk_norm="rms_norm_across_heads",
+        timestep_scale=0.5,
+    )
+    scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    return SanaPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=scheduler,
+        vae=deep_autoencoder(),
+        text_encoder=gemma_text(tokenizer),
+        tokenizer=tokenizer,
+    )
+
+
+def auraflow():
+    from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(8)
+    words = t5_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=SIDE,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pos_embed_max_size=256,
+    )
+    with (
+        torch.no_grad()
+    ):  # freshly drawn gates let so little through that attention, and a LoRA on it, would hardly show
+        for name, parameter in transformer.named_parameters():
+            if name.endswith("linear.weight"):
+                parameter *= 8
+    return AuraFlowPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+        vae=autoencoder(),
+        text_encoder=t5_text(words, UMT5Config, UMT5EncoderModel),
+        tokenizer=words,
+    )
+
+
 def flux2_vae():
     """Two of its pixels a cell, four in the 2x2 squares; the statistics of a trained one."""
     from diffusers import AutoencoderKLFlux2
@@ -651,6 +740,8 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "pixart": (pixart,),
     "qwen": (qwen,),
     "krea2": (krea2,),
+    "sana": (sana,),
+    "auraflow": (auraflow,),
     "zimage": (zimage,),
     "chroma": (chroma,),
 }

@@ -178,6 +178,10 @@ class FamilyFacts:
 # What configs say, for families whose parts are named as usual ----------------------------------------------------------
 
 
+_BLOCKS = ("block_out_channels", "dim_mult", "encoder_block_out_channels")
+"""Where the config of an autoencoder lists its blocks: of pictures, of films, a deep one."""
+
+
 def vae_geometry(
     component: str, *, cells_per_token: int | None = None, native_cells: int | None = None
 ) -> Callable[[PartConfigs], Geometry]:
@@ -190,10 +194,8 @@ def vae_geometry(
 
     def geometry(configs: PartConfigs) -> Geometry:
         vae, network = configs.get("vae", {}), configs.get(component, {})
-        blocks, channels = (
-            vae.get(picture, vae.get(film))
-            for picture, film in (("block_out_channels", "dim_mult"), ("latent_channels", "z_dim"))
-        )
+        blocks = next((vae[key] for key in _BLOCKS if key in vae), None)
+        channels = vae.get("latent_channels", vae.get("z_dim"))
         size = network.get("sample_size", native_cells)
         scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list | tuple) and blocks else None
         native = size * scale if whole(size) and scale is not None else None

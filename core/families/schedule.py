@@ -40,7 +40,9 @@ def flow_shift(
     Raises: ValueError for None as the shape where the shift depends on it.
     """
     if not scheduler.get("use_dynamic_shifting"):
-        return float(scheduler.get("shift", 1.0))
+        return float(
+            scheduler.get("shift", scheduler.get("flow_shift", 1.0))
+        )  # the multistep schedulers' name is the second
     if latent_shape is None:
         raise ValueError("The shift of this schedule depends on the picture's size: give latent_shape.")
     mu = how.mu(scheduler, geometry, latent_shape, steps)
@@ -77,10 +79,10 @@ class ReadSchedule(ABC):
 
 @dataclass(frozen=True)
 class FlowSchedule(ReadSchedule):
-    """`smallest`: the sigma, before the shift, to which a sampler goes down; None = 1 / steps. `terminal`: the last sigma but 0, to
-    which the shifted schedule is then stretched (`stretch_shift_to_terminal` of diffusers' scheduler, after LTX-Video); None = it is not.
-    `with_steps`: where the shift depends on the number of steps, `Schedule.mu_with_steps` and what it counts; `shift` is then that of the
-    usual number."""
+    """`largest` and `smallest`: the sigmas, before the shift, between which a sampler goes down; smallest None = largest / steps. `terminal`:
+    the last sigma but 0, to which the shifted schedule is then stretched (`stretch_shift_to_terminal` of diffusers' scheduler, after
+    LTX-Video); None = it is not. `with_steps`: where the shift depends on the number of steps, `Schedule.mu_with_steps` and what it
+    counts; `shift` is then that of the usual number."""
 
     shift: float
     smallest: float | None
@@ -88,17 +90,18 @@ class FlowSchedule(ReadSchedule):
     table: int
     text: str
     with_steps: tuple[Callable[[int, int], float], int] | None = None
+    largest: float = 1.0
 
     def path(self) -> Path:
         return FlowPath()
 
     def inference_times(self, steps: int) -> Times:
-        last = 1 / steps if self.smallest is None else self.smallest
+        last = self.largest / steps if self.smallest is None else self.smallest
         shift = self.shift
         if self.with_steps is not None:
             mu, length = self.with_steps
             shift = math.exp(mu(length, steps))
-        sigmas = shifted(np.linspace(1, last, steps), shift)
+        sigmas = shifted(np.linspace(self.largest, last, steps), shift)
         if self.terminal is not None:
             sigmas = 1 - (1 - sigmas) * ((1 - self.terminal) / (1 - sigmas[-1]))
         return falling(sigmas)
@@ -151,7 +154,7 @@ def read_schedule(
         resolution: side of the (square) pictures in pixels, for a shift that depends on it.
         is_flow: may it be a flow model?
     """
-    found = _flow(scheduler, how, geometry, resolution) if is_flow else None
+    found = (_flow(scheduler, how, geometry, resolution) or _multistep_flow(scheduler)) if is_flow else None
     return _table(scheduler) if found is None else found
 
 
@@ -182,6 +185,23 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
             text += f" and {how.usual_steps} steps"
     text = f"The model's own schedule: a flow model with {text}."
     return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, terminal, table, text, with_steps)
+
+
+def _multistep_flow(scheduler: Mapping[str, Any]) -> FlowSchedule | None:
+    """DPM++ on a flow starts one step of the table below pure noise."""
+    table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("flow_shift", 1.0)
+    if not (
+        scheduler.get("_class_name") == "DPMSolverMultistepScheduler"
+        and scheduler.get("use_flow_sigmas") is True
+        and not any(scheduler.get(name) for name in (*_BENT, "use_dynamic_shifting") if name != "use_flow_sigmas")
+        and scheduler.get("final_sigmas_type", "zero") == "zero"
+        and _whole(table, 2, 100_000)
+        and _number(shift)
+        and shift > 0
+    ):
+        return None
+    text = f"The model's own schedule: a flow model with shift {shift:g}."
+    return FlowSchedule(float(shift), None, None, table, text, largest=1 - 1 / table)
 
 
 def _table(scheduler: Mapping[str, Any]) -> TableSchedule | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rollout_studio.core.families.codec import DeepVae, LatentCodec, PatchifiedVae, PerChannelVae, ScaledVae
 from rollout_studio.core.families.layout import AsIs, ListOfItems, Packed2x2, TokensWithIds
-from tiny import autoencoder, without_zeros
+from tiny import autoencoder, deep_autoencoder, without_zeros
 from torch import nn
 
 CPU, SIDE, WIDTH = torch.device("cpu"), 32, 64
@@ -52,20 +52,11 @@ def wan_vae():
     return diffusers.AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
 
 
-def deep_vae():
-    return diffusers.AutoencoderDC(
-        latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), encoder_layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1), encoder_qkv_multiscales=((), (), ()), decoder_qkv_multiscales=((), (), ()),
-        scaling_factor=0.41,
-    )  # fmt: skip
-
-
 CODECS: dict[str, tuple] = {  # autoencoder, codec, channels and pixels per cell of the latents that noise is added to
     "scaled": (lambda: autoencoder(0.1), ScaledVae, 4, 4),
     "qwen": (qwen_vae, PerChannelVae, 16, 8),
     "wan": (wan_vae, PerChannelVae, 16, 8),
-    "deep": (deep_vae, DeepVae, 4, 4),
+    "deep": (deep_autoencoder, DeepVae, 4, 4),
     "flux2": (flux2_vae, PatchifiedVae, 16, 4),
 }
 

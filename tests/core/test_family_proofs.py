@@ -13,7 +13,7 @@ from stock import NEGATIVE, STEPS, Recorded, differences, open_model
 from tiny import ONE_PER_FAMILY, PROMPTS
 from tiny_run import ROLLOUT
 
-WIDE = (8, 12)
+WIDE = (8, 16)
 
 
 def with_euler(pipe):

@@ -1,0 +1,43 @@
+"""Sana: a transformer with linear attention on a rectified flow over deeply compressed latents (32 pixels a cell); Gemma 2 text."""
+
+from ..facts import FamilyFacts, PartConfigs, Refusal, Schedule, TextCost, vae_geometry, width_of
+
+TOKENS = 300
+"""Captions are padded to so many; a mask hides the padding."""
+
+
+def text(configs: PartConfigs) -> TextCost:
+    width = width_of(configs, "transformer", "caption_channels", usual=2304)
+    return TextCost(TOKENS, TOKENS * (4 * width + 8))
+
+
+def refuse(configs: PartConfigs) -> Refusal | None:
+    """Sana Sprint takes guidance as an input and has another pipeline."""
+    if configs.get("transformer", {}).get("guidance_embeds"):
+        return Refusal("is distilled to a few steps (guidance_embeds is set).", "Choose its undistilled base.")
+    return None
+
+
+FACTS = FamilyFacts(
+    name="sana",
+    label="Sana",
+    pipelines=("SanaPipeline",),
+    component="transformer",
+    predictions=("flow_matching",),
+    schedule=Schedule(
+        usual={
+            "_class_name": "DPMSolverMultistepScheduler",
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+            "flow_shift": 3.0,
+            "num_train_timesteps": 1000,
+        }
+    ),
+    geometry=vae_geometry("transformer"),
+    text=text,
+    refuse=refuse,
+    header={"ss_base_model_version": "sana", "architecture": "sana"},
+    licence="NVIDIA License (NSCL v2-custom); its text encoder: Gemma Terms of Use",
+    examples=("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",),
+    model="Sana",
+)
