@@ -109,7 +109,7 @@ def check_export(
 def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
     """A second model: the stock pipeline from disk, text encoders only where no live model can lend a prompt."""
     from ..families import family_class
-    from ..families.base import DTYPES, resolve_device
+    from ..families.devices import DTYPES, resolve_device
 
     family = family_class(source.family) if model is None else type(model)
     dtype = DTYPES[config.model.base_model_precision] if model is None else model.dtype

@@ -57,7 +57,7 @@ def export_lora(
     """
     from safetensors.torch import save_file
 
-    from ..families.base import DTYPES
+    from ..families.devices import DTYPES
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -111,7 +111,7 @@ def export_full(
     The other components are read afresh from the source and saved beside it, so that the folder stands alone. Arguments
     as for `export_lora`; `path` is a folder, and one that is there already is replaced.
     """
-    from ..families.base import DTYPES
+    from ..families.devices import DTYPES
 
     path = Path(path)
     if model.has_adapter:

@@ -25,10 +25,10 @@ from ..maths.noise import (
     VariancePreserving,
     prediction_from_output,
 )
-from ..platform_calls import device_name
 from . import sampling
 from .codec import LatentCodec, ScaledVae
 from .conditioning import Conditioning, Frame, Prompt
+from .devices import DTYPES, resolve_device
 from .facts import FamilyFacts, Geometry, PartConfigs
 from .guidance import Guidance, Unguided
 from .layout import AsIs, Layout
@@ -37,30 +37,8 @@ from .prompts import PromptEncoder
 from .source import ModelError, Source
 from .times import Times
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENCODERS_BESIDE_NETWORK = 1 << 30
 """Bytes of text encoders that may stay in a CPU's memory while the network trains there."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of the option `device`. Raises ModelError for one that this machine lacks."""
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return torch.device(choose_device(name, [*gpus, *mps, "cpu"]))
-
-
-def choose_device(name: str, available: Sequence[str]) -> str:
-    """The one of the `available` devices (cuda:0, mps, cpu; best first) that `name` means: "auto" the first, "cuda" cuda:0.
-
-    Raises: ModelError where it is not among them.
-    """
-    chosen = available[0] if name == "auto" else device_name(name)
-    if chosen not in available:
-        raise ModelError(
-            f"device = {name}, but torch sees no {name} device here.",
-            f"Set device to auto or {' or '.join(available)}; CUDA needs a CUDA build of torch.",
-        )
-    return chosen
 
 
 class Family(ABC):

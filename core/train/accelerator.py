@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..config import RunConfig, config_to_flat
-from ..families.base import resolve_device
+from ..families.devices import resolve_device
 from ..runs.folder import RunDir
 from .outcome import Refused
 

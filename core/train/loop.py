@@ -16,7 +16,7 @@ from typing import Any
 from ..adapters.header import ExportError
 from ..before.estimate import time_estimate
 from ..config import RunConfig, read_config
-from ..families.base import resolve_device
+from ..families.devices import resolve_device
 from ..randomness import kept_random_state
 from ..runs.folder import RunDir
 from ..runs.journal import Journal

@@ -7,7 +7,7 @@ from rollout_studio.core import platform_calls
 from rollout_studio.core.before.checks.computing import missing_gpu
 from rollout_studio.core.before.installation import device_of
 from rollout_studio.core.config import ConfigError, config_from_flat
-from rollout_studio.core.families.base import choose_device
+from rollout_studio.core.families.devices import choose_device
 from rollout_studio.core.families.source import ModelError
 from rollout_studio.core.platform_calls import device_name, visible_gpus
 from rollout_studio.core.runs.store import RunStore
