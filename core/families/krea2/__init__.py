@@ -60,7 +60,7 @@ FACTS = FamilyFacts(
     pipelines=("Krea2Pipeline",),
     component="transformer",
     predictions=("flow_matching",),
-    # The attention layers of diffusers' recommendation for long runs (examples/dreambooth/README_krea2.md).
+    # The attention layers of diffusers' recommendation for long runs (diffusers' DreamBooth example for Krea 2).
     lora_targets=(*ATTENTION, "to_gate"),
     # Two calls, as the pipeline does: prompts and negative prompts differ in length, and a common padding would cost more.
     guidance=ClassifierFree(anchor="conditional", joint=False),
