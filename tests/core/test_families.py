@@ -34,6 +34,9 @@ from tiny_run import ROLLOUT, events, losses
 
 VARIANTS = tuple(BUILDERS)
 FLOWS = tuple(name for name in ONE_PER_FAMILY if FAMILIES[FAMILY_OF[name]].is_flow)
+BY_EULER = tuple(
+    name for name in FLOWS if name != "sana"
+)  # its pipeline samples with DPM++: `test_family_proofs` gives it Euler
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,7 @@ def rolled(model, x0, noise, k, cells, guidance, start):
 
 @pytest.mark.parametrize("cells", [(8, 8), (12, 6)])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", BY_EULER)
 def test_a_full_euler_rollout_from_noise_ends_at_the_stock_pipelines_latents(
     name, guidance, cells, model_of, tiny_folder
 ):
@@ -604,7 +607,8 @@ class Sized(Exception):
     """Thrown where a pipeline draws its first latents, with the height and width that it asks for."""
 
 
-@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+# Sana's pipeline has 1024 px written into its signature, whatever its network is made for
+@pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if name != "sana"])
 def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
     takes = inspect.signature(recorded(name).pipe.prepare_latents)
 
