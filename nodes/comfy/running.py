@@ -23,7 +23,7 @@ from ..graph.declaration import Declaration, Widget
 from ..graph.validate import value_faults
 from ..graph.values import Images, Interrupted, NodeError, to_json
 from .host import FOLDER, Host
-from .values import images_of, outward
+from .values import images_of, inward, outward
 
 
 def run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pnginfo: Any) -> Any:
@@ -68,7 +68,7 @@ def _inputs(declared: Declaration, given: Mapping[str, Any], folder: Path) -> di
     for each in declared.inputs:
         value = given.get(each.name)
         if isinstance(each, Widget):
-            value = each.default if value is None else value
+            value = each.default if value is None else inward(each, value)
             faults = value_faults(each, value)
             problems += [problem.message for problem in faults]
             inputs[each.name] = None if faults else each.read(value)

@@ -1,12 +1,26 @@
 """Values at the border to ComfyUI: pictures as IMAGE tensors (B, H, W, C) in 0..1, a LoRA as a state dict, losses as `{"loss": [...]}`;
 everything else passes as the immutable value that it is. Imports torch and Pillow only when it converts."""
 
+import ast
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from ...core.runs.folder import RunDir
+from ..graph.declaration import Widget
 from ..graph.values import Images, Lora, Losses, file_at
+
+
+def inward(widget: Widget, value: Any) -> Any:
+    """A widget's value as the host hands it over. ComfyUI makes text of what its page types as text by `str`, so the list in a workflow
+    of the API form (`{"__value__": [...]}`) arrives as Python writes it."""
+    if widget.option.type.startswith("list") and isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            return value  # JSON or a person's own text: the option reads it, or says what is wrong
+        return found if isinstance(found, list) else value
+    return value
 
 
 def outward(type_: str, value: Any) -> Any:

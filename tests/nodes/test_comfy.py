@@ -192,6 +192,13 @@ def test_what_only_shows_when_it_runs_is_one_clear_message():
         called("ScheduledSampling", max_step_offset=10**9)
 
 
+@pytest.mark.parametrize("given", ["['to_q', 'to_out.0']", '["to_q", "to_out.0"]', "to_q, to_out.0"])
+def test_a_list_arrives_however_comfyui_wrote_it(given):
+    """Its server makes text of the list of an API workflow by `str` (seen in 0.3.64); people type it with commas or as JSON."""
+    (lora,) = called("LoRA", targets=given)
+    assert list(lora.flat["lora_targets"]) == ["to_q", "to_out.0"]
+
+
 def test_a_chain_of_settings_runs_as_comfyui_calls_it():
     def call(key, **given):
         node = CLASSES[key]
