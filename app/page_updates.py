@@ -10,6 +10,7 @@ from .graph.tab import GraphTab
 from .parts.panel import QUICK
 from .parts.pulse import Pulse
 from .parts.watch import Watch
+from .runs.shared import Peek
 from .runs.tab import RunsTab
 
 
@@ -55,7 +56,7 @@ class PageUpdates:
         chosen, choices, last = self._given[viewer]
         if self.drift.lab.waits(viewer, choices[-1]):
             return True
-        unseen = dict(last)
+        unseen = Peek(last)
         return bool(
             self.runs.view(chosen, unseen, viewer) or self.drift.view(*choices, unseen) or self.graph.view(unseen)
         )

@@ -13,6 +13,10 @@ from ..parts.watch import Watch
 from ..parts.words import quantity, text
 
 
+class Peek(dict):
+    """A copy of what a viewer saw, only to ask whether anything changed: nothing is drawn, because drawing may remember what it sent."""
+
+
 class Changes:
     """Collects the updates of one viewer: a part is drawn only where its mark differs from the one that this viewer saw last.
 
@@ -29,7 +33,7 @@ class Changes:
     def draw_many(self, part: str, mark: str, make: Callable[[], Mapping[Any, Any]]) -> None:
         """Draw a part of several components: `make` gives all their updates."""
         if self.seen.get(part) != mark:
-            self.updates |= make()
+            self.updates |= {part: None} if isinstance(self.seen, Peek) else make()
             self.seen[part] = mark
 
 
