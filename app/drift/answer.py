@@ -37,20 +37,10 @@ class Answer:
 
     def drawn(self, session: ViewerSession, status: RequestStatus) -> dict[Any, Any]:
         """Updates for what changed since this viewer was last drawn something; nothing when nothing did. Under `ViewerSession.drawing`."""
-        if status.state is None:
+        if not self.is_new(session, status):
             return {}
         memory, out, state = session.memory, {}, status.state
-        mark = (
-            status.ticket,
-            state.status,
-            state.what,
-            round(state.share, 2),
-            round(state.seconds) if not state.ended else 0,
-            state.result is not None,
-        )
-        if memory.get("progress") == mark:
-            return {}
-        memory["progress"] = mark
+        memory["progress"] = _mark(status)
         out[self.stop] = gr.Button(visible=not state.ended)
         if state.status == "failed" and state.faults:
             out[self.progress] = refusal_card(state.faults, state.remedy)
@@ -59,6 +49,10 @@ class Answer:
         if state.result is not None:
             out |= self._answered(session, state, status.request)
         return out
+
+    def is_new(self, session: ViewerSession, status: RequestStatus) -> bool:
+        """Whether the request has come further than what this viewer was last drawn."""
+        return status.state is not None and session.memory.get("progress") != _mark(status)
 
     def _progress(self, session: ViewerSession, state: PreviewState, request: dict[str, Any]) -> dict[Any, Any]:
         """The progress where the eye is: above the filmstrip, or, for the curves of a filmstrip that is there, in their place."""
@@ -128,6 +122,13 @@ class Answer:
 
     def _address(self, path: str) -> str:
         return self.watch.previews.own(Path(path))
+
+
+def _mark(status: RequestStatus) -> tuple[Any, ...]:
+    """How far a request is, as coarse as it is drawn."""
+    state = status.state
+    seconds = 0 if state.ended else round(state.seconds)
+    return status.ticket, state.status, state.what, round(state.share, 2), seconds, state.result is not None
 
 
 def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:

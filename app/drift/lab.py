@@ -288,16 +288,17 @@ class DriftLab:
             seen["look-lists"] = mark
             out[self.weights], out[self.against] = (gr.update(choices=each) for each in lists)
         if viewer is not None:
-            session = self.viewers.session(viewer)
-            out |= session.memory.pop("late", {})
-            if self.viewers.status(viewer).busy or applied != session.scene.number:
+            out |= self.viewers.session(viewer).memory.pop("late", {})
+            if self.waits(viewer, applied):
                 out[self.timer] = gr.Timer(active=True)
         return out
 
     def waits(self, viewer: str, applied: Any) -> bool:
         """Whether `beat` has something for this viewer of what they requested. `applied`: the number of the last answer in their browser."""
-        session = self.viewers.session(viewer)
-        return bool(session.memory.get("late")) or self.viewers.status(viewer).busy or applied != session.scene.number
+        session, status = self.viewers.session(viewer), self.viewers.status(viewer)
+        # An answer may have come before anything drew it: a quick one, while the quick timer was being stopped for the one before.
+        undrawn = status.busy or self.answer.is_new(session, status)
+        return undrawn or bool(session.memory.get("late")) or applied != session.scene.number
 
 
 def _has_result(status: RequestStatus) -> bool:

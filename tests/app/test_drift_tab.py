@@ -353,6 +353,20 @@ def test_the_filmstrip_comes_then_an_edit_asks_again_and_a_tick_without_news_sen
     assert again[lab.answer.export] != out[lab.answer.export]
 
 
+def test_an_answer_that_came_while_nothing_drew_is_still_news(lab):
+    """The quick timer may be stopped for the answer before, just after an edit had started it: the page's own timer starts it again."""
+    applied = shown(lab)[lab.shown]
+    lab.on_tick(applied, viewer())
+    assert not lab.waits("v", applied)
+    lab.on_edit(given(lab, applied, seed=7), viewer())
+    deadline = time.monotonic() + 60
+    while lab.viewers.status("v").busy:  # as `has_news` asks, which draws nothing
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert lab.waits("v", applied)
+    assert lab.beat("v", "base/demo", "nothing", {"look-lists": lab_lists(lab)}, applied)[lab.timer].active is True
+
+
 def lab_lists(lab):
     runs = lab.watch.runs()
     return repr(
