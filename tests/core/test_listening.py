@@ -1,6 +1,6 @@
 """Pause, stop and save are received also while pictures are prepared or drawn and while drift is measured: within two seconds.
 
-Each long thing is made longer by sleeps in the network, so that its end cannot be what was waited for.
+From a command to its answer each long thing is made longer by sleeps in the network, so that its end cannot be what was waited for.
 """
 
 import json
@@ -46,22 +46,26 @@ def many_pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    """Every call of the network and of the autoencoder takes its time."""
-    predict, encode = Model.predict, Model.encode_images
+class Slowness:
+    """What every call of the network and of the autoencoder takes longer, in seconds; `During` sets it while a command waits."""
 
-    def slowly(function):
-        def call(self, *arguments, **how):
-            time.sleep(SLOW_S)
-            return function(self, *arguments, **how)
+    def __init__(self):
+        self.seconds = 0.0
+
+    def before(self, function):
+        def call(*arguments, **how):
+            time.sleep(self.seconds)
+            return function(*arguments, **how)
 
         return call
 
-    monkeypatch.setattr(Model, "predict", slowly(predict))
-    monkeypatch.setattr(Model, "encode_images", slowly(encode))
-    after = sampling._after_step
-    monkeypatch.setattr(sampling, "_after_step", lambda *arguments: time.sleep(SLOW_S) or after(*arguments))
+
+@pytest.fixture
+def slow(monkeypatch):
+    slowness = Slowness()
+    for owner, name in ((Model, "predict"), (Model, "encode_images"), (sampling, "_after_step")):
+        monkeypatch.setattr(owner, name, slowness.before(getattr(owner, name)))
+    return slowness
 
 
 def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
@@ -71,10 +75,14 @@ def run_in(tiny_run, many_pictures, where, name="tiny", **changes):
 
 
 class During:
-    """A listener that acts once, shortly after a phase began, and notes when; `answered_after` is how long the command then took."""
+    """A listener that acts once, shortly after a phase began, and notes when; `answered_after` is how long the command then took.
+    Until what it wants has happened, everything is slow."""
 
-    def __init__(self, run, where, *commands):
+    DONE = ("paused", "saved", "end")
+
+    def __init__(self, run, where, *commands, slow=None):
         self.run, self.where, self.commands, self.sent, self.seen = run, where, list(commands), None, []
+        self.slow = Slowness() if slow is None else slow
 
     def __call__(self, event):
         self.seen.append((time.monotonic(), event))
@@ -85,8 +93,11 @@ class During:
             and event["done"] < event["total"]
         ):
             self.sent = time.monotonic()
+            self.slow.seconds = SLOW_S if self.commands else 0.0
             for command in self.commands:
                 self.run.send(command)
+        elif event["event"] in self.DONE:
+            self.slow.seconds = 0.0
 
     def answered_after(self, kind="command", **fields):
         at = next(
@@ -100,7 +111,7 @@ class During:
 @pytest.mark.parametrize("where", WHERE)
 def test_a_stop_is_received_and_ends_the_run_within_two_seconds(tiny_run, many_pictures, slow, where):
     run = run_in(tiny_run, many_pictures, where)
-    during = During(run, where, "stop")
+    during = During(run, where, "stop", slow=slow)
     assert train(run, listen=during) == 0
     assert during.answered_after(name="stop") < RESPONSE_S and during.answered_after("end") < RESPONSE_S
     state = run.read_state()
@@ -114,7 +125,7 @@ def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_ha
 ):
     monkeypatch.setattr(listening, "POLL_S", 0.05)
     run = run_in(tiny_run, many_pictures, where)
-    during, held = During(run, where, "pause"), []
+    during, held = During(run, where, "pause", slow=slow), []
 
     def listen(event):
         during(event)
@@ -184,7 +195,7 @@ def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_tha
         run_in(tiny_run, many_pictures, where, name, **changes, **SHORT[where]) for name in ("whole", "saved")
     )
     assert train(whole) == 0
-    during = During(saved, where, "save")
+    during = During(saved, where, "save", slow=slow)
     assert train(saved, listen=after_a_step(during)) == 0
     assert during.answered_after("saved", step=1) < RESPONSE_S
     answer = {"samples": "sample", "drift": "drift"}[where]
@@ -208,7 +219,7 @@ def test_a_save_before_anything_is_prepared_is_received_at_once_and_done_when_it
     tiny_run, many_pictures, without_drift, slow
 ):
     run = run_in(tiny_run, many_pictures, "latents")
-    during = During(run, "latents", "save")
+    during = During(run, "latents", "save", slow=slow)
     assert train(run, listen=during) == 0
     assert during.answered_after(name="save") < RESPONSE_S
     assert [event["step"] for event in events(run, "saved")] == [0, 2]
@@ -232,7 +243,7 @@ def test_stop_and_save_amid_pictures_leaves_a_checkpoint_and_the_weights_for_oth
     tiny_run, many_pictures, without_drift, slow
 ):
     run = run_in(tiny_run, many_pictures, "samples", validation_step_interval=1, validation_num_inference_steps=12)
-    during = During(run, "samples", "stop-and-save")
+    during = During(run, "samples", "stop-and-save", slow=slow)
     assert train(run, listen=after_a_step(during)) == 0
     assert during.answered_after(name="stop-and-save") < RESPONSE_S
     assert [event["step"] for event in events(run, "sample")] == [0]  # the pictures of step 1 were left
@@ -245,7 +256,7 @@ def test_what_draws_or_measures_itself_waits_for_the_step_and_is_shown_as_pendin
 ):
     monkeypatch.setattr(listening, "POLL_S", 0.01)
     run = run_in(tiny_run, many_pictures, "samples", validation_num_inference_steps=5)
-    during, waiting = During(run, "samples", "sample", "pause"), []
+    during, waiting = During(run, "samples", "sample", "pause", slow=slow), []
 
     def listen(event):
         during(event)
