@@ -11,7 +11,7 @@ from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model
 from tiny import ONE_PER_FAMILY, PROMPTS
-from tiny_run import ROLLOUT
+from tiny_run import ROLLOUT, events
 
 WIDE = (8, 16)
 
@@ -77,10 +77,15 @@ def loaded_by_its_user(pipe, file):
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
-def test_a_lora_of_two_steps_with_rollout_does_in_a_stock_pipeline_what_it_does_here(name, tiny_run, tiny_folder):
+def test_a_lora_of_two_steps_with_rollout_does_in_a_stock_pipeline_what_it_does_here(
+    name, tiny_run, tiny_folder, without_drift
+):
     """ReflexFlow is on with the rollout of a flow model."""
     run = tiny_run(name, max_train_steps=2, **ROLLOUT | {"scheduled_sampling_probability": 1.0})
     assert train(run) == 0
+    assert sum(step["network_rows"] - step["rows"] for step in events(run, "step")) > 0
+    [check] = [event["check"] for event in events(run, "exported")]
+    assert check["passed"] and check["max_difference"] < 1e-5 < check["effect"]
     [file] = run.lora_path.glob("*.safetensors")
     model = open_model(tiny_folder(name))
     plain = differences(model, Recorded(tiny_folder(name), 3.0), 3.0)
