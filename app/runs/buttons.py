@@ -8,6 +8,7 @@ import gradio as gr
 from ...core.config import ConfigError
 from ...core.runs.errors import RunError
 from ...core.runs.rows import RunSummary
+from ..parts import notices
 from ..parts.panel import QUICK
 from ..parts.watch import Watch
 
@@ -97,12 +98,12 @@ class RunButtons:
                     try:
                         message = action(chosen)
                     except (RunError, ConfigError, OSError) as error:
-                        gr.Warning(str(error))
+                        notices.warn(str(error))
                     else:
                         if isinstance(message, tuple):
                             message, shown = message
                         if message:
-                            gr.Info(message)
+                            notices.inform(message)
                 self.watch.runs(fresh=True)
                 return refresh(request, shown, *rest)
 

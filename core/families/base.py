@@ -30,7 +30,7 @@ from .codec import LatentCodec, ScaledVae
 from .conditioning import Conditioning, Frame, Prompt
 from .devices import DTYPES, resolve_device
 from .facts import FamilyFacts, Geometry, PartConfigs
-from .guidance import Guidance, Unguided
+from .guidance import Guidance
 from .layout import AsIs, Layout
 from .loading import Loader
 from .prompts import PromptEncoder
@@ -325,8 +325,6 @@ class Model(Loaded):
 
     @property
     def default_guidance(self) -> float:
-        if isinstance(self.guidance, Unguided):
-            return 1.0
         stock = inspect.signature(type(self.pipe).__call__).parameters[self.guidance.argument].default
         return self.guidance.from_stock(stock)
 
@@ -393,15 +391,10 @@ class Model(Loaded):
             cond: a collated batch.
             guidance: 1.0 = none; above 1 each call costs `self.guidance.evaluations(guidance)` times the rows.
             negative: one prompt's conditioning (no batch axis); None = the empty prompt.
-        Raises: ValueError for a guidance below 1, ModelError where the model has none.
+        Raises: ValueError for a guidance below 1.
         """
         if guidance < 1:
             raise ValueError(f"guidance = {guidance}: must be at least 1.0 (1.0 is no guidance).")
-        if guidance > 1 and isinstance(self.guidance, Unguided):
-            raise ModelError(
-                f"guidance = {guidance:g}, but '{self.source.name}' was distilled without guidance as an input.",
-                "Set the guidance to 1.",
-            )
         against = None
         if self.guidance.evaluations(guidance) > 1:
             against = self.collate([self.unconditional() if negative is None else negative])

@@ -59,23 +59,6 @@ class Guidance(ABC):
 
 
 @dataclass(frozen=True)
-class Unguided(Guidance):
-    """None at all: a model that was distilled to sample without."""
-
-    @property
-    def takes_negative(self) -> bool:
-        return False
-
-    def evaluations(self, scale: float) -> int:
-        return 1
-
-    def __call__(self, denoise: Denoise, x: "Tensor", t: "Tensor", cond: Any, negative: Any, scale: float) -> "Tensor":
-        raise ValueError(
-            f"guidance = {scale:g}: this model was distilled without guidance as an input. Set the guidance to 1."
-        )
-
-
-@dataclass(frozen=True)
 class Embedded(Guidance):
     """The scale is an input of the network, named `guidance`: a model distilled from guided pictures. One row each, no negative prompt.
 

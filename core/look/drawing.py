@@ -96,7 +96,7 @@ def _used(request: SampleRequest, model: "Model") -> dict[str, Any]:
     return {
         "steps": drawing.steps,
         "guidance": guidance,
-        "negative_prompt": drawing.negative_prompt if guidance > 1 else "",
+        "negative_prompt": drawing.negative_prompt if guidance > 1 and model.guidance.takes_negative else "",
         "size": list(_size(request, model)),
     }
 

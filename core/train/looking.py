@@ -1,13 +1,13 @@
 """What is shown of a model while it trains: samples, drift reports, and previews with the weights of now."""
 
 import json
-import os
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import platform_calls
 from ..look.drift import measure as drift
 from ..look.preview import answer as preview
 from ..memory import is_out_of_memory
@@ -217,11 +217,7 @@ def _image_name(number: int) -> str:
 
 def _write_images(folder: Path, images: Sequence[Any]) -> None:
     """All pictures or none: the folder appears when they are there."""
-    partial = folder.with_name(f".{folder.name}-{os.getpid()}")
-    partial.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images):
-        image.save(partial / _image_name(number))
-    folder.mkdir(exist_ok=True)
-    for number in range(len(images)):
-        os.replace(partial / _image_name(number), folder / _image_name(number))
-    partial.rmdir()
+    with platform_calls.replacing_folder(folder) as partial:
+        partial.mkdir(parents=True)
+        for number, image in enumerate(images):
+            image.save(partial / _image_name(number))

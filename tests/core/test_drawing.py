@@ -116,6 +116,17 @@ def test_a_picture_is_the_pipelines_own_and_carries_its_settings(bench, tmp_path
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
 
 
+def test_a_picture_does_not_claim_a_negative_prompt_that_its_model_does_not_take(tiny_folder, tmp_path):
+    asked = {"guidance": 2.5, "negative_prompt": "blue", "width": 64, "height": 64}
+    reported = []
+    for variant in ("sd3", "flux"):
+        config = {"pretrained_model_name_or_path": str(tiny_folder(variant)), "resolution": 64}
+        result = drawn(Bench(), tmp_path / variant, config=config, **asked)
+        image = Image.open(tmp_path / variant / result["pictures"][0]["file"])
+        reported.append((result["negative_prompt"], "Negative prompt: blue" in image.info["parameters"]))
+    assert reported == [("blue", True), ("", False)]
+
+
 def test_pictures_come_one_by_one_and_what_was_drawn_is_not_drawn_again(bench, tmp_path):
     parts, calls = [], []
     first = drawn(bench, tmp_path / "a", parts=parts, prompts=["a red circle", "a blue square"], seed=7)

@@ -11,6 +11,7 @@ from ....core.config import ConfigError
 from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
 from ....core.runs.rows import RunSummary
+from ...parts import notices
 from ...parts.panel import QUICK
 from ...parts.watch import Watch, signature
 from ...parts.words import text
@@ -158,9 +159,9 @@ class ComparePanel:
             try:
                 made, planned = queue_control(self.watch.store, subject_of(run, runs).name, kind)
             except (RunError, ConfigError, OSError) as error:
-                gr.Warning(str(error))
+                notices.warn(str(error))
             else:
-                gr.Info(f"{made.name} waits in the queue. {planned.how}")
+                notices.inform(f"{made.name} waits in the queue. {planned.how}")
         self.watch.runs(fresh=True)
         return self.view(chosen, *rest)
 

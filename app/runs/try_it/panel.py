@@ -21,6 +21,7 @@ from ....core.look.sample_request import DRAWING_OPTIONS
 from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
 from ....core.runs.rows import RunSummary
+from ...parts import notices
 from ...parts.panel import QUICK
 from ...parts.preview_client import PreviewState
 from ...parts.watch import Watch, signature
@@ -130,7 +131,7 @@ class TryPanel:
         try:
             self._store.keep(run.path, Path(state.result["folder"]))
         except OSError as error:
-            gr.Warning(f"The pictures could not be kept with the run: {error}")
+            notices.warn(f"The pictures could not be kept with the run: {error}")
 
     # -- handlers ---------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import gradio as gr
 from ....core.config import DataConfig, RunConfig
 from ....core.config.options import ConfigError
 from ....core.findings import Finding
+from ...parts import notices
 from ...parts.folders import FolderBrowser
 from ...parts.forms import Form
 from ...parts.panel import SLOW, FormPage
@@ -182,11 +183,13 @@ class PicturesPanel:
         proposed = self.set_editor.with_trigger(data, edits)
         trigger = trigger_of(data)
         if not trigger:
-            gr.Warning("Write a trigger word first.")
+            notices.warn("Write a trigger word first.")
         elif proposed:
-            gr.Info(f'"{trigger}" now stands in front of {count_of(len(proposed), "caption")}. Check them, then save.')
+            notices.inform(
+                f'"{trigger}" now stands in front of {count_of(len(proposed), "caption")}. Check them, then save.'
+            )
         else:
-            gr.Info(f'Every caption has "{trigger}" already.')
+            notices.inform(f'Every caption has "{trigger}" already.')
         typed = {name: Draft(each["text"], each["was"]) for name, each in proposed.items()}
         return self._updates(
             self.reader.read(data, replace(edits, drafts={**edits.drafts, **typed}), proposed=proposed)
@@ -200,14 +203,14 @@ class PicturesPanel:
         try:
             answer = act(data, edits)
         except (Refused, OSError) as problem:
-            gr.Warning(
+            notices.warn(
                 str(problem) if isinstance(problem, Refused) else f"The disk did not take it: {problem}.", duration=None
             )
             return self._updates(self.reader.read(data, edits))
         for message in answer.infos:
-            gr.Info(message)
+            notices.inform(message)
         for message in answer.warnings:
-            gr.Warning(message, duration=None)
+            notices.warn(message, duration=None)
         moved = answer.folder is not None and str(answer.folder) != data.instance_data_dir
         if not moved:
             return self._updates(self.reader.read(data, edits, saved=answer.saved, changed=answer.changed))
@@ -241,7 +244,7 @@ class PicturesPanel:
         try:
             return read_edits(given[self.editor])
         except Refused as refused:
-            gr.Warning(str(refused))
+            notices.warn(str(refused))
             return Edits()
 
 

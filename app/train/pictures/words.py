@@ -12,6 +12,7 @@ import gradio as gr
 from ....core.config import DataConfig, RunConfig, load_preset
 from ....core.config.options import ConfigError
 from ....core.data import scan
+from ...parts import notices
 from ...parts.panel import FormPage
 from .. import own_words
 from .form_data import DataFields
@@ -68,7 +69,7 @@ class WordsPanel:
                     config = self.fields.form.read(given)
                     changes = action(config, load_preset(given[self.preset]))
                 except ConfigError as error:
-                    gr.Warning("Please mend what is marked in the form first.")
+                    notices.warn("Please mend what is marked in the form first.")
                     return page.refused(given, error)
                 updates, data = self.fields.fill(page, given, config, changes)
                 return {**updates, **show(given, data)}
@@ -88,7 +89,7 @@ class WordsPanel:
     def _prompts(self, config: RunConfig, preset: RunConfig) -> dict[str, Any]:
         prompts = self._own_prompts(config.data, config.data.instance_prompt)
         if not prompts:
-            gr.Warning(
+            notices.warn(
                 "There is no caption yet: write and save one under a picture, or one for all pictures without their own."
             )
         return {"validation_prompts": prompts} if prompts else {}
