@@ -1,6 +1,4 @@
-"""Cards that several tabs show: a form's faults, a check's findings, a step's title."""
-
-import gradio as gr
+"""Cards that several tabs show: a form's faults, a check's findings."""
 
 from ...core.config import OPTIONS
 from ...core.config.options import Fault
@@ -9,18 +7,18 @@ from .forms import label
 from .words import text
 
 
-def step_title(number: int, title: str) -> None:
-    """The title of a numbered step, in the current layout."""
-    gr.HTML(f'<h3 class="rs-step"><span>{number}</span>{title}</h3>', padding=False)
-
-
 def problems(faults: list[Fault] | tuple[Fault, ...], title: str = "Please mend this first") -> str:
     items = "".join(f"<li>{_where(fault.options)}{text(fault.message)}</li>" for fault in faults)
     return f'<div class="rs-card rs-bad" role="alert"><h4>{text(title)}</h4><ul>{items}</ul></div>'
 
 
 def _where(options: tuple[str, ...]) -> str:
-    return f"<b>{text(label(OPTIONS[options[0]]))}.</b> " if options and options[0] in OPTIONS else ""
+    return f"<b>{_link(options[0])}.</b> " if options and options[0] in OPTIONS else ""
+
+
+def _link(option: str) -> str:
+    """The option's name, which leads to its field (`js/find_option.js`)."""
+    return f'<a href="#opt-{option}" data-option="{option}">{text(label(OPTIONS[option]))}</a>'
 
 
 def findings_card(findings, all_well: str = "") -> str:
@@ -29,9 +27,9 @@ def findings_card(findings, all_well: str = "") -> str:
         return f'<div class="rs-card rs-good">{text(all_well)}</div>' if all_well else ""
     rows = []
     for finding in by_severity(findings):
-        where = label(OPTIONS[finding.where]) if finding.where in OPTIONS else finding.where
+        where = _link(finding.where) if finding.where in OPTIONS else text(finding.where)
         rows.append(
-            f'<li class="rs-{finding.level}"><b>{text(where)}{": " if where else ""}</b>{text(finding.message)} '
+            f'<li class="rs-{finding.level}"><b>{where}{": " if where else ""}</b>{text(finding.message)} '
             f'<span class="rs-quiet">{text(finding.remedy)}</span></li>'
         )
     blocked = has_errors(findings)

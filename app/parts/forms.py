@@ -7,7 +7,8 @@ inverse, so that a config shown in the form and read again is the same config. T
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -146,12 +147,25 @@ class Form:
         self.components: dict[str, gr.components.Component] = {}
         self.sliders: dict[str, gr.Slider] = {}
         self._full: set[str] = set()
+        self.places: dict[str, tuple[str, ...]] = {}
+        """What a person must open to see each option's component: `#elem_id` of an accordion, or `tab:Title`, from the outside in."""
+        self._inside: tuple[str, ...] = ()
+
+    @contextmanager
+    def inside(self, *places: str) -> Iterator[None]:
+        """Options that are placed within are found in these (see `places`)."""
+        before, self._inside = self._inside, (*self._inside, *places)
+        try:
+            yield
+        finally:
+            self._inside = before
 
     def place(self, *names: str, full: bool = False) -> None:
         """Make the components of these options here, in the current layout. An option is placed once. `full`: see `info`."""
         for name in names:
             if name in self.components:
                 raise ValueError(f"{name} has its component already.")
+            self.places[name] = self._inside
             if full:
                 self._full.add(name)
             if OPTIONS[name].soft is None:

@@ -27,7 +27,7 @@ class KeepPanel:
     def __init__(self, form: Form, watch: Watch, preset: gr.components.Component) -> None:
         self.form, self.watch, self.preset = form, watch, preset
         runs_dir = watch.store.root
-        with gr.Accordion("Save or import settings", open=False, elem_id="keep") as self.fold:
+        with gr.Accordion("Import settings, or save these", open=False, elem_id="keep") as self.fold:
             with gr.Row(elem_classes="rs-keep"):
                 with gr.Column(min_width=280):
                     gr.HTML("<h4>Save as a preset of your own</h4>", padding=False)

@@ -37,12 +37,10 @@ _NAME = "pretrained_model_name_or_path"
 class ModelPanel:
     """Builds the panel in the current layout. What it says about the model is about the one in the form, whichever card it started from."""
 
-    def __init__(self, form: Form, preset: str, watch: Watch) -> None:
-        self.form, self.watch = form, watch
-        self.preset = gr.Radio(
-            choices=preset_choices(), value=preset, show_label=False, container=False, elem_id="preset", elem_classes="rs-cards", label="Preset",
-        )  # fmt: skip
-        self.about = gr.HTML(about(preset), elem_id="about-model")
+    def __init__(self, form: Form, preset: gr.Radio, watch: Watch) -> None:
+        """`preset`: the cards (`preset_cards`); they are rendered here."""
+        self.form, self.watch, self.preset = form, watch, preset.render()
+        self.about = gr.HTML(about(preset.value), elem_id="about-model")
         with gr.Row(elem_classes="rs-model-row"):
             with gr.Column(scale=5, min_width=260):
                 form.place(_NAME)
@@ -50,7 +48,7 @@ class ModelPanel:
                 self.check = gr.Button("Check this model", size="sm", elem_id="check-model")
                 self.browser = FolderBrowser("model", "browse-model")
         # the model's fields, as they were when last looked at
-        self.held = gr.State(self._as_shown(load_preset(preset)))
+        self.held = gr.State(self._as_shown(load_preset(preset.value)))
         self.browser.place()
         self.checked = gr.HTML(elem_id="model-checked", elem_classes="rs-maybe")
 
@@ -136,6 +134,14 @@ class ModelPanel:
         return config_from_flat(
             {name: from_component(OPTIONS[name], given[self.form.components[name]]) for name in _MODEL}
         ).model
+
+
+def preset_cards(chosen: str) -> gr.Radio:
+    """The presets to choose from, not rendered yet: several panels speak of them."""
+    return gr.Radio(
+        choices=preset_choices(), value=chosen, show_label=False, container=False, elem_id="preset", elem_classes="rs-cards", label="Preset",
+        render=False,
+    )  # fmt: skip
 
 
 def preset_choices(runs_dir: Path | None = None, chosen: str | None = None, model: Any = None) -> list[tuple[str, str]]:

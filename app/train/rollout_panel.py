@@ -73,12 +73,13 @@ class RolloutPanel:
         self.see = gr.Button(
             "See this rollout on the Drift tab", size="sm", elem_id="see-rollout", visible=config.rollout.is_active
         )
-        with gr.Accordion(
-            "Scheduled sampling: every number", open=config.rollout.is_active, elem_id="rollout-numbers"
-        ) as self.numbers:
+        with (
+            gr.Accordion("Scheduled sampling: every number", open=False, elem_id="rollout-numbers") as self.numbers,
+            form.inside("#rollout-numbers"),
+        ):
             for letter, title, about, rows in GROUPS:
                 gr.HTML(
-                    f'<div class="rs-part"><span>3{letter}</span>{text(title)}<small>{text(about)}</small></div>',
+                    f'<div class="rs-part"><span>4{letter}</span>{text(title)}<small>{text(about)}</small></div>',
                     padding=False,
                 )
                 if letter == "a":
@@ -122,7 +123,7 @@ class RolloutPanel:
         }
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return {self.numbers: gr.update(open=config.rollout.is_active)}
+        return {}
 
     def wire(self, page: FormPage) -> None:
         def on_level(given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -137,7 +138,7 @@ class RolloutPanel:
             return {
                 **page.filled(given, changed, changes),
                 self.level: level,
-                self.numbers: gr.update(open=level != "off"),
+                **({self.numbers: gr.update(open=True)} if level == OWN else {}),
             }
 
         self.level.input(on_level, page.inputs, page.outputs, **QUICK)

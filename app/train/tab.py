@@ -3,8 +3,8 @@
 Its steps are panels (`panel.py`) over one form; this module lays them out and lets all of them follow every change.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -15,18 +15,21 @@ from ...core.config.options import ConfigError, Fault
 from ...core.findings import Finding, has_errors
 from ...core.runs.errors import RunError
 from ...core.runs.folder import check_name
+from ...core.texts import translated
 from ..parts import notices
-from ..parts.cards import findings_card, problems, step_title
+from ..parts.cards import findings_card, problems
 from ..parts.forms import Form, label, page_sections
 from ..parts.panel import QUICK, SLOW, Panel
 from ..parts.watch import Watch
 from .draft import Draft
 from .estimate_card import takes_card, takes_line
+from .find_option import FindOption
 from .idle_marks import idle_sheet
 from .keep_panel import KeepPanel
-from .model_panel import ModelPanel, start_note
+from .model_panel import ModelPanel, preset_cards, start_note
 from .pictures.panel import PicturesPanel
 from .rollout_panel import RolloutPanel
+from .steps import MODEL, PICTURES, ROLLOUT, SETTINGS, START, Steps
 from .summary import side_panel
 
 FIRST = "demo"
@@ -42,9 +45,8 @@ _SHOW_WHAT_STOPS = """() => {
 
 HERO = """
 <div class="rs-hero">
-<h2>Teach a picture model one new thing, and see how it copes with its own mistakes.</h2>
-<p>Give it a few pictures and it learns what they show. While it learns it can also practise on its own output, which is called
-<em>rollout</em>. Before and after, you see how far the model <em>drifts</em> from the picture it was meant to draw.</p>
+<h1>Teach a picture model one new thing</h1>
+<p>A few pictures are enough. While it learns it can also practise on its own output (<em>rollout</em>); before and after, you see how far it <em>drifts</em>.</p>
 </div>
 """
 
@@ -60,47 +62,20 @@ class TrainTab:
         config = load_preset(first)
         self.form = form = Form(config)
 
-        with gr.Row(elem_classes="rs-hero-row", equal_height=True):
-            with gr.Column(scale=7, min_width=320):
-                gr.HTML(HERO)
-            with gr.Column(scale=4, min_width=280, elem_classes="rs-hero-start"):
-                self.start_hero = gr.Button(
-                    _start_words(config, first), variant="primary", size="lg", elem_id="start-hero"
-                )
-                self.note = gr.HTML(start_note(config, first), elem_id="start-note")
-
+        gr.HTML(HERO)
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=7, min_width=320):
-                step_title(1, "What to start from")
-                self.model = ModelPanel(form, first, watch)
-
-                step_title(2, "Pictures of the new thing")
-                self.pictures = PicturesPanel(form, config, watch, self.model.preset)
-
-                step_title(3, "Settings")
-                with gr.Row():
-                    form.place("max_train_steps", "learning_rate", "lora_rank")
-                with gr.Row():
-                    form.place("resolution", "train_batch_size", "seed")
-                form.place("validation_prompts")
-                self.rollout = RolloutPanel(form, config)
-                with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
-                    for section in page_sections():
-                        with gr.Tab(SECTIONS[section].title, id=f"settings-{section}"):
-                            self._section(section)
-                form.check_complete()
-
-                step_title(4, "Check and start")
-                with gr.Row():
-                    self.name = gr.Textbox(label="Name of the run", placeholder="made from the preset and the time", max_lines=1, scale=2,
-                                           elem_id="run-name", info=_NAME_RULE)  # fmt: skip
-                with gr.Row():
-                    self.check = gr.Button("Check first", elem_id="check")
-                    self.start = gr.Button(_start_words(config, first), variant="primary", elem_id="start")
-                self.findings = gr.HTML(elem_id="findings", elem_classes="rs-maybe")
-                self.takes = gr.HTML(elem_id="takes", elem_classes="rs-maybe")
-                self.keep = KeepPanel(form, watch, self.model.preset)
+                self.find = FindOption()
+                preset = preset_cards(first)
+                self.keep = KeepPanel(form, watch, preset)
+                self.steps = Steps(form, config)
+                self._build_steps(config, preset)
             with gr.Column(scale=4, min_width=300, elem_classes="rs-side"):
+                with gr.Column(elem_classes="rs-go"):
+                    self.start_hero = gr.Button(
+                        _start_words(config, first), variant="primary", size="lg", elem_id="start-hero"
+                    )
+                    self.note = gr.HTML(start_note(config, first), elem_id="start-note")
                 self.side = gr.HTML(self._side(config, first), elem_id="side")
                 self.reset = gr.Button("Back to the preset", size="sm", elem_id="reset")
                 self.idle = gr.HTML(idle_sheet(config), visible="hidden", elem_id="idle-marks")
@@ -115,8 +90,42 @@ class TrainTab:
             *(each for panel in self.panels for each in panel.inputs),
         }
         # Whatever a handler changes, it also says at the fields what is wrong there now.
-        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.idle, self.start_hero, self.start, self.note, self.findings, self.takes,
+        self.outputs = [*fields.values(), *form.sliders.values(), self.draft.state, self.name, self.marked, self.side, self.idle, *self.steps.outputs, self.start_hero, self.start, self.note, self.findings, self.takes,
                         *(each for panel in self.panels for each in panel.outputs)]  # fmt: skip
+
+    def _build_steps(self, config: RunConfig, preset: gr.Radio) -> None:
+        form, step = self.form, self.steps.step
+        with step(MODEL):
+            self.model = ModelPanel(form, preset, self.watch)
+        with step(PICTURES):
+            self.pictures = PicturesPanel(form, config, self.watch, self.model.preset)
+        with step(SETTINGS):
+            with gr.Row():
+                form.place("max_train_steps", "learning_rate", "lora_rank")
+            with gr.Row():
+                form.place("resolution", "train_batch_size", "seed")
+            form.place("validation_prompts")
+            with gr.Accordion("All settings", open=False, elem_id="all-settings"), gr.Tabs():
+                for section in (each for each in page_sections() if each != ROLLOUT):  # a step of its own
+                    title = SECTIONS[section].title
+                    with (
+                        gr.Tab(title, id=f"settings-{section}"),
+                        form.inside("#all-settings", f"tab:{translated(title)}"),
+                    ):
+                        self._section(section)
+        with step(ROLLOUT):
+            self.rollout = RolloutPanel(form, config)
+        form.check_complete()
+        self.find.fill(form)
+        with step(START):
+            self.name = gr.Textbox(label="Name of the run", placeholder="made from the preset and the time", max_lines=1, elem_id="run-name",
+                                   info=_NAME_RULE)  # fmt: skip
+            with gr.Row():
+                self.check = gr.Button("Check first", elem_id="check")
+                self.start = gr.Button(_start_words(config, preset.value), variant="primary", elem_id="start")
+            self.takes = gr.HTML(elem_id="takes", elem_classes="rs-maybe")
+        # Below the steps: both Start buttons answer here, also while the last step is closed.
+        self.findings = gr.HTML(elem_id="findings", elem_classes="rs-maybe")
 
     def _section(self, section: str) -> None:
         simple, advanced = (self.form.missing(section, level) for level in ("simple", "advanced"))
@@ -127,7 +136,11 @@ class TrainTab:
             if not names:
                 continue
             # Where simple options stand above, the advanced ones are folded; alone they are the tab.
-            with contextlib.nullcontext() if title is None or not simple else gr.Accordion(title, open=False):
+            folded, fold = title is not None and bool(simple), f"advanced-{section}"
+            with (
+                gr.Accordion(title, open=False, elem_id=fold) if folded else nullcontext(),
+                self.form.inside(f"#{fold}") if folded else nullcontext(),
+            ):
                 for pair in range(0, len(names), 2):
                     with gr.Row():
                         self.form.place(*names[pair : pair + 2], full=True)
@@ -152,6 +165,16 @@ class TrainTab:
             field.change(inputs=field, outputs=slider, **same)
         for panel in self.panels:
             panel.wire(self)
+        self.steps.wire()
+        # What a custom component is sent before it was ever in view is lost (Gradio 6.31): the pictures come when their step opens.
+        pictures = self.pictures
+        self.steps.folds[PICTURES].expand(
+            pictures.on_change,
+            self.inputs,
+            [pictures.editor, pictures.checks, pictures.classes],
+            **SLOW,
+            show_progress="hidden",
+        )
         self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
         slow = {"show_progress_on": [self.findings], **SLOW}
         self.check.click(self.on_check, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
@@ -230,6 +253,7 @@ class TrainTab:
             self.start_hero: words,
             self.start: words,
             self.note: start_note(config, preset),
+            **self.steps.drawn(config),
         }
         return _together(updates, self.form.reaches(config), *(panel.drawn(config, preset) for panel in self.panels))
 

@@ -70,8 +70,11 @@ class PicturesPanel:
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=view.shown, elem_id="pictures",
         )  # fmt: skip
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
-        with gr.Accordion(
-            "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
+        with (
+            gr.Accordion(
+                "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
+            ),
+            form.inside("#class-pictures"),
         ):
             gr.HTML(_ABOUT_CLASS)
             form.place("with_prior_preservation", "class_prompt")
