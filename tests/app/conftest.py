@@ -190,6 +190,18 @@ def visit(served, browser):
 
 
 @pytest.fixture(scope="session")
+def step():
+    """`step(page, name)` opens a step of the Train tab: model, pictures, settings, rollout or start."""
+
+    def go(page, name):
+        head = page.locator(f"#step-{name} > button")
+        if "open" not in head.get_attribute("class").split():
+            head.click()
+
+    return go
+
+
+@pytest.fixture(scope="session")
 def tab():
     """`tab(page, name)` goes to a tab of the page."""
 

@@ -15,14 +15,15 @@ from rollout_studio.core.runs.store import RunStore
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_bad_value_is_shown_at_its_field_and_nothing_starts(visit, served, tab):
+def test_a_bad_value_is_shown_at_its_field_and_nothing_starts(visit, served, tab, step):
     page, before = visit(), len(served[1].list())
     tab(page, "Train")
+    step(page, "settings")
     page.locator("#opt-learning_rate input").fill("50")
     page.locator("#opt-learning_rate input").blur()
     expect(page.locator("#opt-learning_rate")).to_contain_text("must be at most 10")
     expect(page.locator("#side")).to_contain_text("Please mend this first")
-    page.locator("#start").click()
+    page.locator("#start-hero").click()
     page.wait_for_timeout(1500)
     assert len(served[1].list()) == before
     page.locator("#opt-learning_rate input").fill("0.002")
@@ -31,17 +32,21 @@ def test_a_bad_value_is_shown_at_its_field_and_nothing_starts(visit, served, tab
     expect(page.locator("#side")).to_contain_text("0.002")
 
 
-def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit, tab):
+def test_a_preset_and_a_level_fill_the_form_and_the_panels_follow(visit, tab, step):
     page = visit()
     tab(page, "Train")
+    step(page, "rollout")
     page.locator("#level").get_by_label("Off").click()
     expect(page.locator("#rollout-picture")).to_contain_text("No rollout")
+    step(page, "model")
     page.locator("#preset").get_by_label("Stable Diffusion 1.5").click()
     expect(
         page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")
     ).to_have_value(re.compile("stable-diffusion-v1-5"))
     expect(page.locator("#side")).to_contain_text('"resolution": 512')
+    step(page, "pictures")
     expect(page.locator("#pictures")).to_contain_text("No pictures yet")
+    step(page, "rollout")
     page.locator("#level").get_by_label("Strong").click()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_max_step_offset": 4')
     expect(page.locator("#rollout-picture svg").first).to_be_visible()

@@ -224,6 +224,7 @@ def test_the_form_becomes_a_graph_and_a_graphs_training_the_form(editor, tab):
     expect(card(page, "train")).to_be_visible()
     card(page, "settings").get_by_label("Training steps").fill("77")
     page.get_by_role("button", name="To the form").click()
+    page.locator("#step-settings > button").click()
     expect(page.locator("#opt-max_train_steps input")).to_be_visible()
     expect(page.locator("#opt-max_train_steps input")).to_have_value("77")
     tab(page, "Graph")

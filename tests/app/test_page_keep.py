@@ -24,12 +24,14 @@ def started(page, store, before):
     raise AssertionError(page.locator("#findings").inner_text())
 
 
-def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit, served, tab):
+def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit, served, tab, step):
     page, store = visit(), served[1]
     before = {run.name for run in store.list()}
 
-    page.locator("#opt-max_train_steps input").fill("7")  # number
+    step(page, "pictures")
     page.locator("#opt-trigger_word input, #opt-trigger_word textarea").fill("qrx")  # text
+    step(page, "settings")
+    page.locator("#opt-max_train_steps input").fill("7")  # number
     page.locator("#opt-validation_prompts textarea").fill("a qrx, on a cup\n[two] qrx")  # lines
     page.get_by_text("All settings", exact=True).click()
     for section in (
@@ -42,11 +44,13 @@ def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit,
     page.locator("#opt-gradient_checkpointing input[type=checkbox]").check()  # checkbox
     page.locator("#opt-lr_scheduler input").click()  # dropdown
     page.get_by_role("option", name="cosine", exact=True).click()
+    step(page, "rollout")
+    page.locator("#rollout-numbers > button").click()
     page.locator("#opt-scheduled_sampling_prob_end input[type=range]").press("End")  # slider, by keyboard
     page.locator("#opt-scheduled_sampling_reflexflow").get_by_label("off", exact=True).check()  # radio
     page.locator("#opt-scheduled_sampling_reflexflow").get_by_label("off", exact=True).blur()
     expect(page.locator("#side")).to_contain_text('"scheduled_sampling_reflexflow": false')
-    page.locator("#start").click()
+    page.locator("#start-hero").click()
 
     changes = {
         "max_train_steps": 7, "trigger_word": "qrx", "validation_prompts": ["a qrx, on a cup", "[two] qrx"], "gradient_checkpointing": True,
@@ -55,11 +59,12 @@ def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit,
     assert config_to_flat(started(page, store, before)) == config_to_flat(with_changes(load_preset("demo"), changes))
 
 
-def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_refused(visit, served, tmp_path):
+def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_refused(visit, served, tmp_path, step):
     first, store = visit(), served[1]
+    step(first, "settings")
     first.locator("#opt-seed input").fill("4321")
     page = first
-    page.get_by_text("Save or import settings").click()
+    page.get_by_text("Import settings, or save these").click()
     page.locator("#keep-title input, #keep-title textarea").fill("Mine ${alert(1)} <i>")
     page.locator("#keep-save").click()
     card = page.locator("#preset").get_by_label(re.compile(r"Mine \$\{alert\(1\)\} <i>"))
@@ -73,11 +78,13 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     seed = page.locator("#opt-seed input")
     card = page.locator("#preset").get_by_label(re.compile(r"Mine \$\{alert\(1\)\} <i>"))
     expect(card).to_be_visible()
+    step(page, "settings")
     expect(seed).to_have_value("42")
+    step(page, "model")
     card.check()
     expect(seed).to_have_value("4321")
 
-    page.get_by_text("Save or import settings").click()
+    page.get_by_text("Import settings, or save these").click()
     drop = page.locator("#import-file input[type=file]")
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     drop.set_input_files(tmp_path / "config.json")
@@ -98,7 +105,7 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(seed).to_have_value("99")
 
 
-def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path):
+def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path, step):
     page = visit()
     cards, about, note = page.locator("#preset"), page.locator(".rs-about"), page.locator(".rs-note")
     model = page.locator("#opt-pretrained_model_name_or_path input, #opt-pretrained_model_name_or_path textarea")
@@ -106,13 +113,13 @@ def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an
     expect(demo).to_contain_text("Needs nothing")
     expect(note).to_contain_text("No download and no graphics card needed")
 
-    page.get_by_text("Save or import settings").click()
+    page.get_by_text("Import settings, or save these").click()
     (tmp_path / "config.json").write_text(load_preset("sd35-medium").to_json(), encoding="utf-8")
     page.locator("#import-file input[type=file]").set_input_files(tmp_path / "config.json")
     expect(cards.get_by_label("Stable Diffusion 3.5 Medium")).to_be_checked()
     expect(about).to_contain_text("an NVIDIA card with 24 GB")
     expect(note).not_to_contain_text("No download")
-    expect(page.locator("#start")).to_have_text("Start training")
+    expect(page.locator("#start-hero")).to_have_text("Start training")
     expect(page.locator("#side")).to_contain_text("Nothing changed from the preset")
 
     demo.click()
@@ -129,15 +136,19 @@ def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an
     expect(demo).to_contain_text("With another model: somebody/a-model")
     expect(note).not_to_contain_text("No download")
 
+    step(page, "settings")
     page.locator("#opt-seed input").fill("-1")  # whether or not something else in the form is wrong
     page.locator("#opt-seed input").blur()
     expect(page.locator("#opt-seed")).to_contain_text("must be at least 0")
     (tmp_path / "my model").mkdir()
+    step(page, "model")
     model.fill(str(tmp_path / "my model"))
     model.blur()
     expect(demo).to_contain_text("With another model: my model")
     expect(about).to_contain_text("the model lies on this computer")
+    step(page, "settings")
     page.locator("#opt-seed input").fill("3")
+    step(page, "model")
     model.fill("demo-flow")
     model.blur()
     expect(demo).to_contain_text("Needs nothing")

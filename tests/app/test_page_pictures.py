@@ -28,12 +28,13 @@ def pictures(folder, count, first=0):
 
 
 def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_again_after_a_reload(
-    visit, served, tmp_path, tab
+    visit, served, tmp_path, tab, step
 ):
     pictures(tmp_path, 3)
     (tmp_path / "cup 01.txt").write_text("a cup <b>on</b> ${alert(1)} a table")
     page = visit()
     tab(page, "Train")
+    step(page, "pictures")
     expect(page.locator("#pictures")).to_contain_text("built in: they cannot be edited")
     expect(page.get_by_role("button", name="Save captions")).to_have_count(0)
     page.locator("#drop input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
@@ -49,10 +50,12 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
     expect(page.get_by_label("Caption of cup 01.png")).to_have_value("qrx, a cup <b>on</b> ${alert(1)} a table")
     expect(page.get_by_label("Caption of cup 00.png")).to_have_value("qrx, a cup")
     expect(page.locator("#pictures")).to_contain_text("3 captions changed and not saved yet")
+    step(page, "settings")
     write(page, "seed", "7")  # what is typed elsewhere changes nothing here
     expect(page.locator("#side")).to_contain_text('"seed": 7')
+    step(page, "pictures")
     expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
-    page.locator("#start").click()
+    page.locator("#start-hero").click()
     expect(page.locator("#findings")).to_contain_text("3 captions are changed and not saved")
     page.get_by_role("button", name="Save captions").click()
     expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
@@ -62,6 +65,7 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
 
     page.reload()
     tab(page, "Train")
+    step(page, "pictures")
     write(page, "instance_data_dir", folder)
     expect(page.get_by_label("Caption of cup 02.png")).to_have_value("the qrx cup, from above")
     pictures(tmp_path / "more", 1, first=3)
@@ -75,7 +79,7 @@ def test_dropped_pictures_are_captioned_given_the_trigger_word_saved_and_there_a
 
 
 def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_without_words_nothing_starts(
-    visit, served, tmp_path, tab
+    visit, served, tmp_path, tab, step
 ):
     captioned = pictures(tmp_path / "captioned", 2)
     (captioned / "cup 00.txt").write_text("a cup on a table")
@@ -83,6 +87,8 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     page = visit()
     tab(page, "Train")
     words, prompts = page.locator("#own-words"), field(page, "validation_prompts")
+    step(page, "settings")  # its fields are there from now on
+    step(page, "pictures")
     expect(field(page, "trigger_word")).to_have_value("zwx")
     expect(words).to_be_hidden()
     page.get_by_text("Class pictures: so that the model does not forget the kind").click()
@@ -96,13 +102,15 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     expect(field(page, "class_prompt")).to_have_value("a cup")
     expect(field(page, "resolution")).to_have_value("64")
     expect(page.locator("#side")).to_contain_text('"trigger_word": null')
-    page.locator("#start").click()
+    page.locator("#start-hero").click()
     expect(page.locator("#opt-instance_prompt")).to_contain_text(
         "2 pictures have no caption of their own: write one here"
     )
     assert not served[1].list()
 
     page.reload()  # the form as it is
+    step(page, "settings")
+    step(page, "pictures")
     expect(words).to_contain_text("the demo's texts are cleared")
     expect(field(page, "instance_prompt")).to_have_value("")
     write(page, "instance_prompt", "a photo of a cup")
@@ -119,6 +127,7 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     write(page, "trigger_word", "qrx")
     expect(words).to_be_hidden()
 
+    step(page, "model")
     page.locator("#preset").get_by_label("Stable Diffusion 1.5").click()
     expect(field(page, "resolution")).to_have_value("512")
     page.locator("#preset label").first.click()  # the preset again: its pictures and its words
@@ -126,6 +135,7 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     expect(page.locator("#side")).to_contain_text('"class_prompt": "a shape"')
     expect(words).to_be_hidden()
     write(page, "pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    step(page, "pictures")
     write(page, "instance_data_dir", str(captioned))  # a folder that is typed is the same
     expect(prompts).to_have_value("a cup on a table")
     expect(field(page, "instance_prompt")).to_have_value("")
@@ -137,11 +147,14 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     expect(words).to_be_hidden()
 
 
-def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and_other_folders(visit, tmp_path, tab):
+def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and_other_folders(
+    visit, tmp_path, tab, step
+):
     mine = pictures(tmp_path / "home" / "my cups", 30)
     (tmp_path / "home" / "empty").mkdir()
     page = visit()
     tab(page, "Train")
+    step(page, "pictures")
     write(page, "instance_data_dir", str(tmp_path / "home"))
     expect(page.locator("#picture-checks")).to_contain_text("Sub-folders are not read, and my cups has some")
     page.locator("#browse-pictures-open").click()

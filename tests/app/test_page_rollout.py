@@ -10,9 +10,16 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
+def numbers(page, step):
+    """Every number of the rollout in view."""
+    step(page, "rollout")
+    page.locator("#rollout-numbers > button").click()
+
+
+def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab, step):
     page = visit()
     tab(page, "Train")
+    numbers(page, step)
     picture = page.locator("#rollout-picture")
     wide = picture.locator(".rs-grid-picture-wide svg")
     expect(wide).to_be_visible()
@@ -43,9 +50,12 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab):
     expect(picture).to_contain_text("up to 44 grid steps too much")
 
 
-def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_comes_back_after_a_reload(visit, tab):
+def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_comes_back_after_a_reload(
+    visit, tab, step
+):
     page = visit()
     tab(page, "Train")
+    numbers(page, step)
 
     def field(name):
         return page.locator(f"#opt-{name} input[type=number]")
@@ -61,8 +71,10 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
     slider(ramp).press("ArrowRight")
     expect(field(ramp)).to_have_value("61")
     config_says(ramp, "61")
+    step(page, "settings")
     field("max_train_steps").fill("8000")
     field("max_train_steps").blur()
+    step(page, "rollout")
     expect(slider(ramp)).to_have_attribute("max", "8000")
     slider(ramp).press("End")
     expect(field(ramp)).to_have_value("8000")
@@ -75,6 +87,7 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
         expect(field(beta)).to_have_value(typed)
     page.reload()
     tab(page, "Train")
+    numbers(page, step)
     expect(field(beta)).to_have_value("123.5")
     expect(slider(beta)).to_have_value("20")
     expect(slider(ramp)).to_have_value("8000")
@@ -84,10 +97,11 @@ def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_co
 
 
 def test_a_chance_of_zero_is_reported_in_the_panel_and_marked_at_the_controls_and_check_reports_what_the_run_takes(
-    visit, tab
+    visit, tab, step
 ):
     page = visit()
     tab(page, "Train")
+    numbers(page, step)
     expect(page.locator("#opt-scheduled_sampling_probability input[type=range]")).to_be_visible()
     for name in ("ramp_steps", "probability"):
         number = page.locator(f"#opt-scheduled_sampling_{name} input[type=number]")
@@ -110,10 +124,18 @@ def test_a_chance_of_zero_is_reported_in_the_panel_and_marked_at_the_controls_an
     ).to_be_disabled()  # no ramp, no end of it
     expect(page.locator("#opt-scheduled_sampling_probability input[type=number]")).to_be_enabled()
     expect(page.get_by_test_id("takes")).to_contain_text(re.compile(r"of training · .* of memory · .* of disk"))
+    step(page, "start")
     page.locator("#check").click()
     expect(page.get_by_test_id("estimate")).to_contain_text("Between")
+    step(page, "rollout")
     page.locator("#level").get_by_label("Off").click()
     expect(page.locator("#rollout-picture")).to_contain_text("No rollout")
-    expect(page.locator("#opt-scheduled_sampling_probability")).to_be_hidden()  # the panel folds
+    page.locator("#rollout-numbers > button").click()
+    expect(page.locator("#opt-scheduled_sampling_probability")).to_be_hidden()
     page.locator("#level").get_by_label("Gentle").click()
+    expect(page.locator("#rollout-picture svg").first).to_be_visible()
+    expect(
+        page.locator("#opt-scheduled_sampling_probability")
+    ).to_be_hidden()  # a level is enough; numbers are for who asks
+    page.locator("#level").get_by_label("Own numbers").click()
     expect(page.locator("#opt-scheduled_sampling_probability")).to_be_visible()

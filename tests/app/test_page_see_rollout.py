@@ -10,9 +10,11 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_rollout_is_seen_with_one_click_changed_there_and_taken_back(visit, tab):
+def test_a_rollout_is_seen_with_one_click_changed_there_and_taken_back(visit, tab, step):
     page = visit()
     tab(page, "Train")
+    step(page, "rollout")
+    page.locator("#rollout-numbers > button").click()
 
     def write(where, value):
         page.locator(f"{where} input[type=number]").fill(value)

@@ -42,7 +42,9 @@ def thing(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_lora_home(visit, served, tab, thing):
+def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_lora_home(
+    visit, served, tab, step, thing
+):
     store = served[1]
     page = visit()
     expect(page.locator("#start-hero")).to_have_text("Start the demo")
@@ -52,6 +54,7 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     expect(page.locator("#side")).to_contain_text('"resolution": 512')
     page.locator("#preset label").first.click()
     expect(page.locator("#side")).to_contain_text('"resolution": 64')
+    step(page, "pictures")
     page.locator("#drop input[type=file]").set_input_files(thing)
     expect(page.locator("#pictures")).to_contain_text("3 pictures, dropped here")
     page.get_by_label("Caption of thing-3.png").fill("a large zwx shape on a navy background, on the right")
@@ -59,23 +62,27 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
 
     # 3 settings: sliders that draw and count, a bad value refused where it stands
+    step(page, "settings")  # its fields are there from now on
+    step(page, "rollout")
     page.locator("#level").get_by_label("Off").click()
     expect(page.locator("#rollout-picture")).to_contain_text("No rollout")
     page.locator("#level").get_by_label("Gentle").click()
     expect(page.locator("#rollout-picture")).to_contain_text("up to 2 grid steps too much")
     costs = page.locator("#rollout-picture .rs-cost")
     gentle = costs.inner_text()
+    page.locator("#rollout-numbers > button").click()
     write(page, "scheduled_sampling_max_step_offset", "3")
     expect(page.locator("#rollout-picture")).to_contain_text("up to 3 grid steps too much")
     assert costs.inner_text() != gentle
+    write(page, "scheduled_sampling_ramp_steps", "4")
+    step(page, "settings")
     write(page, "learning_rate", "50")
     expect(page.locator("#opt-learning_rate")).to_contain_text("must be at most 10")
-    page.locator("#start").click()
+    page.locator("#start-hero").click()
     expect(page.locator("#findings")).to_contain_text("must be at most 10")
     assert not store.list()
     write(page, "learning_rate", "0.001")
     write(page, "max_train_steps", "2000")
-    write(page, "scheduled_sampling_ramp_steps", "4")
     write(page, "validation_prompts", "a large zwx shape on a white background, in the centre")
     page.get_by_text("All settings", exact=True).click()
     for section, name, value in (
@@ -87,12 +94,15 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
         write(page, name, value)
     expect(page.locator("#side")).to_contain_text('"drift_num_images": 1')
     page.reload()  # nobody has started anything, and nothing is lost
+    step(page, "settings")
     expect(field(page, "max_train_steps")).to_have_value("2000")
+    step(page, "pictures")
     expect(page.get_by_label("Caption of thing-3.png")).to_have_value(
         "a large zwx shape on a navy background, on the right"
     )
 
     # 4 start, and watch
+    step(page, "start")
     page.locator("#run-name input, #run-name textarea").fill("mine")
     page.locator("#start").click()
     expect(page.get_by_test_id("progress")).to_contain_text("of 2000")
