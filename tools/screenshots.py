@@ -30,7 +30,12 @@ _PAINT_OUT = """root => {
 
 
 def train(page: Page) -> None:
-    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.locator("#preset label").first).to_be_visible()
+
+
+def rollout(page: Page) -> None:
+    page.locator("#step-rollout > button").click()
+    expect(page.locator("#rollout-picture svg").first).to_be_visible()
 
 
 def runs(page: Page) -> None:
@@ -58,7 +63,7 @@ def graph(page: Page) -> None:
 
 
 SHOTS: dict[str, tuple[str, Callable[[Page], None]]] = {
-    "train": ("Train", train), "runs": ("Runs", runs), "samples": ("Runs", samples), "compare": ("Runs", compare),
+    "train": ("Train", train), "rollout": ("Train", rollout), "runs": ("Runs", runs), "samples": ("Runs", samples), "compare": ("Runs", compare),
     "drift": ("Drift", drift), "graph": ("Graph", graph),
 }  # fmt: skip
 """Name of a picture -> the tab, and what is done on it first."""

@@ -25,7 +25,13 @@ async function open(place) {
     return;
   }
   const head = await until(() => document.querySelector(`${place} > button`));
-  if (head && !head.classList.contains('open')) head.click();
+  const isOpen = () => head.classList.contains('open');
+  // A fold that has just come into view may be drawn once more, closed: it counts as open when it stays open.
+  for (let tries = 0; head && tries < 5; tries += 1) {
+    if (!isOpen()) head.click();
+    await pause(120);
+    if (isOpen()) return;
+  }
 }
 
 async function goTo(name) {
@@ -110,7 +116,7 @@ field.addEventListener('keydown', (event) => {
 });
 
 document.addEventListener('keydown', (event) => {
-  const typing = event.target.closest && event.target.closest('input, textarea, select, [contenteditable], .rs-editor');
+  const typing = event.target.closest && event.target.closest('input:not([type=radio], [type=checkbox], [type=range]), textarea, select, [contenteditable]');
   if (event.key !== '/' || event.ctrlKey || event.metaKey || event.altKey || typing || !field.offsetParent) return;
   event.preventDefault();
   field.focus();

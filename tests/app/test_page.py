@@ -89,6 +89,50 @@ def test_a_run_in_progress_is_followed_and_commanded(visit, served, write, tab):
     assert not run.path.exists()
 
 
+@pytest.mark.parametrize(("width", "most_high"), [(1400, 1800), (400, 4500)])
+def test_one_step_is_open_at_a_time_and_the_tab_stays_short(visit, tab, step, width, most_high):
+    page = visit(width=width)
+    tab(page, "Train")
+    heads = page.locator(".rs-step-fold > button")
+    expect(heads).to_have_count(5)
+    for number, name in enumerate(("model", "pictures", "settings", "rollout", "start")):
+        step(page, name)
+        for other in range(5):
+            opened = re.compile(r"\bopen\b")
+            (expect(heads.nth(other)).to_have_class if other == number else expect(heads.nth(other)).not_to_have_class)(
+                opened
+            )
+        page.wait_for_timeout(400)  # what was closed has gone
+        assert page.evaluate("document.documentElement.scrollHeight") <= most_high, name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    expect(page.locator("#start-hero")).to_be_in_viewport()  # wherever one is
+    expect(heads.nth(3)).to_contain_text("Rollout: gentle")
+
+
+def test_a_setting_is_found_by_its_words_and_a_fault_leads_to_its_field(visit, tab, step):
+    page = visit()
+    tab(page, "Train")
+    page.locator("#preset label").first.focus()
+    page.keyboard.press("/")
+    page.keyboard.type("warm up")
+    found = page.locator("#find-option li[role=option]")
+    expect(found.first).to_contain_text("Warm-up")
+    page.keyboard.press("Enter")
+    warmup = page.locator("#opt-lr_warmup_steps input")
+    expect(warmup).to_be_focused()  # in the third step, behind All settings, its tab and its fold
+    expect(warmup).to_be_in_viewport()
+    page.keyboard.type("0")
+    page.locator("#find-option input").fill("no such words")
+    expect(page.locator("#find-option")).to_contain_text("No setting has these words")
+
+    step(page, "settings")
+    page.locator("#opt-learning_rate input").fill("50")
+    page.locator("#opt-learning_rate input").blur()
+    step(page, "pictures")
+    page.locator("#side a[data-option=learning_rate]").click()
+    expect(page.locator("#opt-learning_rate input")).to_be_focused()
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)])
 def test_no_tab_is_wider_than_the_window(visit, served, write, tab, theme, width):
     store = RunStore(served[1].root)
