@@ -294,21 +294,21 @@ def test_the_time_of_a_pause_amid_pictures_is_not_taken_for_that_of_the_pictures
     tiny_run, many_pictures, without_drift, monkeypatch
 ):
     monkeypatch.setattr(listening, "POLL_S", 0.05)
-    run, held = run_in(tiny_run, many_pictures, "samples"), []
-    during = During(run, "samples", "pause")
-    took = []
+    run, held, paused_s = run_in(tiny_run, many_pictures, "samples"), [], 3.0
+    during, took = During(run, "samples", "pause"), []
     monkeypatch.setattr(Pace, "took", lambda self, what, seconds: took.append((what, seconds)))
 
     def listen(event):
         during(event)
         if event["event"] == "paused":
-            time.sleep(3)
+            time.sleep(paused_s)
             held.append(run.send("resume"))
 
-    began = time.monotonic()
     assert train(run, listen=listen) == 0
-    assert held and time.monotonic() - began > 3
-    assert max(seconds for what, seconds in took if what == "samples") < 2.9
+    assert held
+    # From the phase's first report to the pictures, the pause included; how long the pictures themselves take depends on the machine.
+    whole_s = during.answered_after("sample")
+    assert next(seconds for what, seconds in took if what == "samples") < whole_s - paused_s / 2
 
 
 # -- words -----------------------------------------------------------------------------------------------------------------------
