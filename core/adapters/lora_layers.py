@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
+from ..families.lora_names import kohya_layout
 from . import kohya
 from .header import read_header
 from .lora_file import LoraError, read_lora_header
-from .matrices import Matrices, Shapes, network_of
+from .matrices import Matrices, Shapes, network_of, shapes_of
 
 if TYPE_CHECKING:
+    from ..families.base import Model
+    from ..families.facts import FamilyFacts
     from ..families.lora_names import KohyaLayout
     from ..families.source import Source
 
@@ -38,15 +41,19 @@ class Base:
     @classmethod
     def of(cls, source: "Source") -> "Base":
         """From a model's config files; no weights are read."""
-        from ..families.lora_names import KohyaLayout
         from ..families.registry import FAMILIES
 
-        facts, (network, shapes) = FAMILIES[source.family], network_of(source)
-        layout = facts.kohya if isinstance(facts.kohya, KohyaLayout) else None
-        why = facts.kohya.why if not isinstance(facts.kohya, KohyaLayout) else facts.kohya.refuse(network)
-        return cls(
-            source.name, facts.label, facts.component, layout if why is None else None, "" if why is None else why, network, shapes
-        )  # fmt: skip
+        return cls._made(source.name, FAMILIES[source.family], *network_of(source))
+
+    @classmethod
+    def of_model(cls, model: "Model") -> "Base":
+        """Of a model that is open."""
+        return cls._made(model.source.name, model.facts, model.network_config, shapes_of(model.denoiser))
+
+    @classmethod
+    def _made(cls, name: str, facts: "FamilyFacts", network: Mapping[str, Any], shapes: Shapes) -> "Base":
+        layout, why = kohya_layout(facts.kohya, network)
+        return cls(name, facts.label, facts.component, layout, why, network, shapes)
 
     def kohya(self) -> "KohyaLayout":
         """Raises LoraError with the reason where files of the kohya layout are not written for this model."""
@@ -93,7 +100,12 @@ def read_lora(path: Path | str, base: Base) -> LoraLayers:
 
 
 def write_lora(
-    path: Path, layers: Mapping[str, Matrices], layout: Layout, base: Base, dtype: torch.dtype, metadata: Mapping[str, str]
+    path: Path,
+    layers: Mapping[str, Matrices],
+    layout: Layout,
+    base: Base,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str],
 ) -> Path:
     """Write the layers as a file of the layout, whole or not at all. `ss_network_dim`, `ss_network_alpha` are set as the file has them."""
     from safetensors.torch import save_file
@@ -101,7 +113,9 @@ def write_lora(
     tensors = in_diffusers(layers, base.component, dtype)
     if layout == "kohya":
         tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
-    notes = {key: value for key, value in metadata.items() if key != _ADAPTER_METADATA} | network_notes(layers, layout, base)
+    notes = {key: value for key, value in metadata.items() if key != _ADAPTER_METADATA} | network_notes(
+        layers, layout, base
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:
         save_file(tensors, part, metadata=notes)

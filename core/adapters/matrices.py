@@ -54,15 +54,17 @@ def norm(a: Tensor, b: Tensor) -> float:
 
 def difference(one: Matrices, other: Matrices) -> float:
     """|delta - delta'| / |delta|: the share by which two LoRAs of a layer differ; 0 where both change nothing."""
-    a = torch.cat([one.a.double().flatten(1).cpu(), other.a.double().flatten(1).cpu()])
-    b = torch.cat(
-        [one.scale * one.b.double().flatten(1).cpu(), -other.scale * other.b.double().flatten(1).cpu()], dim=1
-    )
-    size = norm(one.a, one.scale * one.b)
-    apart = norm(a, b)
+    (a, b), (c, d) = (_double(each) for each in (one, other))
+    size, apart = norm(a, b), norm(torch.cat([a, c]), torch.cat([b, -d], dim=1))
     if size == 0:
         return 0.0 if apart == 0 else float("inf")
     return apart / size
+
+
+def _double(one: Matrices) -> tuple[Tensor, Tensor]:
+    """A, and B with the scale, as matrices in float64 on the CPU; not every device has it."""
+    a, b = (each.detach().cpu().double().flatten(1) for each in (one.a, one.b))
+    return a, one.scale * b
 
 
 def of_adapter(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Matrices]:
@@ -83,7 +85,9 @@ def shapes_of(network: nn.Module) -> Shapes:
     for name, module in network.named_modules():
         if isinstance(module, ADAPTABLE) and ".lora_" not in name:
             weight = (
-                (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
+                (module.out_features, module.in_features)
+                if isinstance(module, nn.Linear)
+                else tuple(module.weight.shape)
             )
             found[name.removesuffix(".base_layer")] = weight
     return found

@@ -108,6 +108,12 @@ def trainable_names(model: "Model") -> list[str]:
     return [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
 
 
+def adapted_layers(model: "Model") -> list[str]:
+    """The layers that have the trained adapter."""
+    ends = f".lora_A.{ADAPTER}.weight"
+    return [name.removesuffix(ends) for name, _ in model.denoiser.named_parameters() if name.endswith(ends)]
+
+
 def adapter_state(model: "Model") -> dict[str, Tensor]:
     """A copy of everything that trains (in a full fine-tune the whole denoiser), by name: CPU, full precision."""
     return {

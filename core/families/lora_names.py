@@ -75,6 +75,14 @@ class NoKohyaLayout:
     why: str
 
 
+def kohya_layout(said: KohyaLayout | NoKohyaLayout, network: Mapping[str, Any]) -> tuple[KohyaLayout | None, str]:
+    """(what a family says of the layout, "") for a checkpoint's network config, or (None, why it is not written)."""
+    if isinstance(said, NoKohyaLayout):
+        return None, said.why
+    why = said.refuse(network)
+    return (said, "") if why is None else (None, why)
+
+
 NOT_READ = NoKohyaLayout(
     "has no file of another layout that diffusers reads, so that none could be checked; ComfyUI reads its diffusers layout"
 )
