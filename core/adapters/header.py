@@ -36,14 +36,27 @@ def read_header(path: Path | str) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size):
                 raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(
-            f"'{path}' is not a safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
-        ) from error
+            text = file.read(length)
+    except (OSError, ValueError) as error:
+        raise _no_safetensors(str(path), error) from error
+    return parsed_header(text, str(path))
+
+
+def parsed_header(text: str | bytes, name: str) -> dict[str, Any]:
+    """A header that was read elsewhere (in a browser), as `read_header` gives it. `name`: of its file, for messages."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _no_safetensors(name, error) from error
     if not isinstance(header, dict):
-        raise ExportError(f"'{path}' is not a safetensors file (its header is not a JSON object).")
+        raise ExportError(f"'{name}' is not a safetensors file (its header is not a JSON object).")
     return header
+
+
+def _no_safetensors(name: str, error: Exception) -> ExportError:
+    return ExportError(
+        f"'{name}' is not a safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
+    )
 
 
 def read_lora_config(path: Path | str) -> dict[str, Any] | None:
@@ -54,18 +67,24 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     path = Path(path)
     if path.is_dir():
         file = path / CONFIG_FILE
-        text = file.read_text(encoding="utf-8") if file.is_file() else None
-    else:
-        metadata = read_header(path).get("__metadata__")
-        text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
-    if text is None:
-        return None
+        return _config(file.read_text(encoding="utf-8"), str(path)) if file.is_file() else None
+    return config_of_header(read_header(path), str(path))
+
+
+def config_of_header(header: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """The same, of a header that is at hand. `name`: of its file, for messages."""
+    metadata = header.get("__metadata__")
+    text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
+    return None if text is None else _config(text, name)
+
+
+def _config(text: Any, name: str) -> dict[str, Any]:
     try:
         flat = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ExportError(f"The settings that '{path}' carries cannot be read ({error}).") from error
+        raise ExportError(f"The settings that '{name}' carries cannot be read ({error}).") from error
     if not isinstance(flat, dict):
-        raise ExportError(f"The settings that '{path}' carries cannot be read (they are not a JSON object).")
+        raise ExportError(f"The settings that '{name}' carries cannot be read (they are not a JSON object).")
     return flat
 
 
