@@ -154,10 +154,8 @@ def lora_metadata(
         network: rank and alpha as the file's tensors have them (`lora_layers.network_notes`); None = the diffusers layout's, where alpha
             is multiplied into the weights and equals the rank.
 
-    The trained alpha stands under `rollout_studio_alpha` and in the config.
-    """
-    training, data = config.training, config.data
-    rank = config.lora.rank
+    The trained alpha stands under `rollout_studio_alpha`."""
+    training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
     model, word = flat.get("pretrained_model_name_or_path"), flat.get("trigger_word")
     metadata = {

@@ -1,4 +1,4 @@
-"""The kohya layout: a LoRA under the names of other tools, with its scale as a tensor. Which names: `families/lora_names.py`.
+"""The kohya layout: a LoRA under the names of other tools, with its scale as a tensor. Which names: `families/lora_facts.py`.
 
 Where the original network has one layer for several of ours (q, k and v in one), the parts stand in one pair of matrices: their A's under
 each other, their B's along the diagonal, at the sum of their ranks. That is exact; at the rank of one it would not be.
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.lora_names import KohyaLayout, Place
+from ..families.lora_facts import KohyaLayout, Place
 from .lora_file import LoraError
 from .matrices import Matrices, Shapes
 

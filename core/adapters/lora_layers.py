@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
-from ..families.lora_names import kohya_layout
+from ..families.lora_facts import kohya_layout
 from . import kohya
 from .header import read_header
 from .lora_file import LoraError, read_lora_header
@@ -19,7 +19,7 @@ from .matrices import Matrices, Shapes, network_of, shapes_of
 if TYPE_CHECKING:
     from ..families.base import Model
     from ..families.facts import FamilyFacts
-    from ..families.lora_names import KohyaLayout
+    from ..families.lora_facts import KohyaLayout
     from ..families.source import Source
 
 Layout = Literal["diffusers", "kohya"]

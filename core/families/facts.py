@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Literal, TypeGuard
 
 from .guidance import CLASSIFIER_FREE, Guidance
-from .lora_names import NOT_READ, KohyaLayout, NoKohyaLayout
+from .lora_facts import NO_MAP, KohyaLayout, NoKohyaLayout
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
 """The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...), and the pipeline's own settings
@@ -161,7 +161,7 @@ class FamilyFacts:
     text: Callable[[PartConfigs], TextCost]
     refuse: Callable[[PartConfigs], Refusal | None] = nothing_refused
     claims: Callable[[PartConfigs], bool] | None = None
-    kohya: KohyaLayout | NoKohyaLayout = NOT_READ
+    kohya: KohyaLayout | NoKohyaLayout = NO_MAP
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...families.facts import ATTENTION, FamilyFacts
-from ...families.lora_names import kohya_layout
+from ...families.lora_facts import kohya_layout
 from ...families.registry import FAMILIES
 from ...families.source import ModelError, locate
 from ...findings import Finding

@@ -1,6 +1,6 @@
 """Chroma: FLUX.1's transformer without the pooled vector and the guidance input, pruned and trained on; T5 text with a mask."""
 
-from ..black_forest_names import FLUX1
+from ..black_forest_facts import FLUX1
 from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
 

@@ -1,6 +1,6 @@
 """FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
 
-from ..black_forest_names import FLUX1
+from ..black_forest_facts import FLUX1
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,

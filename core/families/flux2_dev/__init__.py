@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from ..black_forest_names import FLUX2
+from ..black_forest_facts import FLUX2
 from ..facts import FamilyFacts, PartConfigs, Refusal
 from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
 from ..flux2_facts import refuse as refuse_inputs

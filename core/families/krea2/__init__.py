@@ -14,7 +14,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import ClassifierFree
-from .lora_names import KOHYA
+from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`, to which it pads every prompt."""

@@ -2,7 +2,7 @@
 
 from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
-from ..lora_names import NoKohyaLayout
+from ..lora_facts import NoKohyaLayout
 
 LONGEST_TEXT = 256
 USUAL_TEXT = 64

@@ -11,7 +11,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import ClassifierFree
-from ..lora_names import UNDERSCORED
+from ..lora_facts import UNDERSCORED
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`."""

@@ -1,7 +1,7 @@
 """Sana: a transformer with linear attention on a rectified flow over deeply compressed latents (32 pixels a cell); Gemma 2 text."""
 
 from ..facts import FamilyFacts, PartConfigs, Refusal, Schedule, TextCost, vae_geometry, width_of
-from ..lora_names import NoKohyaLayout
+from ..lora_facts import NoKohyaLayout
 
 TOKENS = 300
 """Captions are padded to so many; a mask hides the padding."""

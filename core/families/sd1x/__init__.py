@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x: 1x1 convolutions around the attention blocks of its UNet."""
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
-from ..lora_names import UNDERSCORED
+from ..lora_facts import UNDERSCORED
 from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(

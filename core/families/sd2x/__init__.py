@@ -4,7 +4,7 @@ The text widths (1024, before 768) may differ in small models, so the linear lay
 """
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
-from ..lora_names import UNDERSCORED
+from ..lora_facts import UNDERSCORED
 from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(

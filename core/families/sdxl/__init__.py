@@ -2,7 +2,7 @@
 
 from ..facts import BETAS, FamilyFacts, Schedule
 from ..unet_facts import GEOMETRY, PREDICTIONS, clip_text, refuse
-from .lora_names import KOHYA
+from .lora_facts import KOHYA
 
 FACTS = FamilyFacts(
     name="sdxl",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
-from .lora_names import KOHYA
+from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
 USUAL_TEXT = 64

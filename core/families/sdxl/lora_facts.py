@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..lora_names import KohyaLayout, Place
+from ..lora_facts import KohyaLayout, Place
 
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"mid_block\.attentions\.0\.(.+)")

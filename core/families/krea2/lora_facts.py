@@ -3,7 +3,7 @@
 diffusers refuses a file with alphas here, so the scale is multiplied into B.
 """
 
-from ..lora_names import KohyaLayout, Rename, renames
+from ..lora_facts import KohyaLayout, Rename, renames
 
 _PROJECTIONS = {"to_q": "wq", "to_k": "wk", "to_v": "wv", r"to_out\.0": "wo", "to_gate": "gate"}
 _PLACES = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .lora_names import KohyaLayout, Rename, fused, renames
+from .lora_facts import KohyaLayout, Rename, fused, renames
 
 DOUBLE, SINGLE = r"transformer_blocks\.(\d+)\.", r"single_transformer_blocks\.(\d+)\."
 _ATTENTION = (

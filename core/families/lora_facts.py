@@ -83,10 +83,12 @@ def kohya_layout(said: KohyaLayout | NoKohyaLayout, network: Mapping[str, Any]) 
     return (said, "") if why is None else (None, why)
 
 
+NO_MAP = NoKohyaLayout("has no map of names here for another layout than diffusers'")
+"""Of families that say nothing of it."""
 NOT_READ = NoKohyaLayout(
     "has no file of another layout that diffusers reads, so that none could be checked; ComfyUI reads its diffusers layout"
 )
-"""Of families whose pipeline matches no key of such a file (SD 3, AuraFlow and others), which ComfyUI maps from diffusers' names itself."""
+"""Of families whose pipeline matches no key of such a file, while ComfyUI maps diffusers' names itself."""
 
 
 def renames(*rules: Rename) -> Callable[[str, Mapping[str, Any]], Place | None]:
@@ -99,7 +101,7 @@ def renames(*rules: Rename) -> Callable[[str, Mapping[str, Any]], Place | None]:
 
 
 def underscored(layer: str, network: Mapping[str, Any]) -> Place:
-    """diffusers' own name with underscores for dots, as sd-scripts names the layers of networks that it takes from diffusers."""
+    """diffusers' own name with underscores for dots, as trainers do that take their network from diffusers."""
     return Place("lora_unet_" + layer.replace(".", "_"))
 
 

@@ -6,7 +6,7 @@ The original names would fuse q, k and v, and three adapters of rank r fit into 
 from collections.abc import Mapping
 from typing import Any
 
-from ..lora_names import KohyaLayout, Place
+from ..lora_facts import KohyaLayout, Place
 
 
 def place(layer: str, network: Mapping[str, Any]) -> Place:
