@@ -1,12 +1,15 @@
 """`rollout-studio lora`: resize, convert, merge and upload as commands; the hub is a fake."""
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub import errors
 from rollout_studio.app.cli.main import main as cli
+from rollout_studio.app.cli.progress import Progress
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters.upload import card_of, upload
 from rollout_studio.core.config import config_from_flat
@@ -161,3 +164,39 @@ def test_a_runs_files_are_uploaded_by_its_name(tmp_path, monkeypatch, lora, caps
     told = capsys.readouterr()
     assert list(hub.sent) == ["README.md", "cat.safetensors", "cat-kohya.safetensors"] and "private" in told.err
     assert told.out.strip() == "https://huggingface.co/ada/cat"
+
+
+# What a run says of its files ------------------------------------------------------------------------------------------------
+
+CHECK = {"used": 96, "total": 96, "missing": [], "unexpected": ["x"]}
+FILES = [{"path": "lora/cat.safetensors", "layout": "diffusers", "check": CHECK}, {"path": "lora/cat-kohya.safetensors", "layout": "kohya", "check": {**CHECK, "used": 90}}]  # fmt: skip
+
+
+def test_the_terminal_names_each_file_with_its_layout_and_keys_and_where_the_copy_is():
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress({"event": "exported", "step": 3, **FILES[0], "files": FILES, "placed": "/comfy/cat.safetensors"})
+    progress({"event": "exported", "step": 4, "path": "lora/old.safetensors", "check": CHECK})  # of an earlier version
+    said = stream.getvalue()
+    for words in ("cat.safetensors (diffusers layout, loaded again: 96 of 96", "cat-kohya.safetensors (kohya layout, loaded again: 90 of 96",
+                  "copied to /comfy/cat.safetensors", "old.safetensors (loaded again: 96 of 96"):  # fmt: skip
+        assert words in said
+
+
+def test_the_page_shows_the_check_of_each_file_and_where_the_copy_is(tmp_path):
+    from rollout_studio.app.parts.watch import Watch
+    from rollout_studio.app.runs.files import files_card
+
+    store = RunStore(tmp_path / "runs")
+    run = store.create(config_from_flat({}), "cat")
+    run.lora_path.mkdir()
+    for name in ("cat.safetensors", "cat-kohya.safetensors"):
+        (run.lora_path / name).write_bytes(b"x")
+    for event, expected in (
+        ({**FILES[0], "files": FILES, "placed": "/comfy/<b>"}, ("(diffusers layout): 96 of 96 keys", "(kohya layout): 90 of 96 keys", "1 unexpected", "/comfy/&lt;b&gt;")),
+        ({"path": "lora/cat.safetensors", "check": {"missing": [], "unexpected": []}}, ("as a check: 0 missing and 0 unexpected",)),
+    ):  # fmt: skip
+        log = SimpleNamespace(exported=event)
+        card = files_card(store.summary(run), log, Watch(store.root))
+        assert all(words in card for words in expected), card
+        assert card.count("rs-file") == 2

@@ -18,7 +18,7 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.families.lora_facts import KohyaLayout
 from rollout_studio.core.families.registry import FAMILIES
 from safetensors.torch import load_file, save_file
-from tiny import BY_FAMILY
+from tiny import BY_FAMILY, without_zeros
 
 WITH_LAYOUT = [name for name, facts in FAMILIES.items() if isinstance(facts.kohya, KohyaLayout)]
 
@@ -115,6 +115,34 @@ def test_a_wrong_file_of_the_kohya_layout_fails_the_check(damage, trained, tmp_p
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(ExportError, match="failed"):
         adapters.check_export(path, config, model)
+
+
+@pytest.mark.slow
+def test_a_network_of_the_released_width_reads_the_layout_that_is_read_at_that_width_alone(tmp_path):
+    """FLUX.1 with one block, because its converter has the width in it; half a gigabyte of weights."""
+    from diffusers import FluxTransformer2DModel
+    from tiny import flux
+
+    pipe = flux()
+    torch.manual_seed(5)
+    pipe.transformer = without_zeros(
+        FluxTransformer2DModel(
+            in_channels=16, num_layers=0, num_single_layers=1, attention_head_dim=128, num_attention_heads=24, joint_attention_dim=32,
+            pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
+        )
+    )  # fmt: skip
+    pipe.save_pretrained(tmp_path / "wide")
+    flat = {"pretrained_model_name_or_path": str(tmp_path / "wide"), "device": "cpu", "lora_rank": 4, "lora_alpha": 7.0,
+            "lora_targets": ["to_q", "to_k", "to_v", "single_transformer_blocks.0.proj_out"]}  # fmt: skip
+    config = config_from_flat(flat)
+    model = load_model(config.model)
+    adapters.attach(model, config)
+    with torch.no_grad():
+        for parameter in adapters.trainable_parameters(model):
+            parameter += 0.5 * parameter.std().clamp(min=0.1) * torch.randn(parameter.shape)
+    path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
+    check = adapters.check_export(path, config, model)
+    assert check.passed and check.used == check.total == 6 and check.effect > 1e-3
 
 
 # Round trips ----------------------------------------------------------------------------------------------------------
