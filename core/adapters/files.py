@@ -18,7 +18,7 @@ from . import kohya
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .lora_layers import Base, Layout, network_notes
 from .matrices import of_adapter
-from .trainable import ADAPTER, adapter_state
+from .trainable import ADAPTER, adapted_layers, adapter_state
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -35,6 +35,17 @@ def files_of(config: "RunConfig", path: Path) -> list[tuple[Layout, Path]]:
     if config.lora.layout == "kohya":
         return [("kohya", path)]
     return [("diffusers", path), ("kohya", path.with_name(f"{path.stem}{KOHYA_END}{path.suffix}"))]
+
+
+def check_layout(model: "Model", config: "RunConfig") -> None:
+    """Refuse a layout that this model's LoRA cannot be written in, before anything is trained. Call it with the adapter on.
+
+    The preflight says it earlier, where the model lies on this computer. Raises: LoraError with the reason.
+    """
+    if config.training.model_type != "lora" or config.lora.layout == "diffusers":
+        return
+    base = Base.of_model(model)
+    kohya.check_named(base.kohya(), base.network, adapted_layers(model))
 
 
 def export(

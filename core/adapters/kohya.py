@@ -17,9 +17,14 @@ from .matrices import Matrices, Shapes
 ALPHA = ".alpha"
 
 
-def unplaced(layout: KohyaLayout, network: Mapping[str, Any], layers: list[str]) -> list[str]:
-    """Those of the layers that have no name in the layout."""
-    return [layer for layer in layers if layout.place(layer, network) is None]
+def check_named(layout: KohyaLayout, network: Mapping[str, Any], layers: list[str]) -> None:
+    """Raises LoraError where one of the layers has no name in the layout."""
+    missing = [layer for layer in layers if layout.place(layer, network) is None]
+    if missing:
+        raise LoraError(
+            f"{len(missing)} of {len(layers)} layers have no name in the kohya layout, the first is {missing[0]}.",
+            "Write the diffusers layout (lora_layout = diffusers), or train other layers (lora_targets).",
+        )
 
 
 def keys(layout: KohyaLayout, network: Mapping[str, Any], layers: list[str]) -> set[str]:
@@ -39,12 +44,7 @@ def written(
         dtype: of the matrices; alphas are float32.
     Raises: LoraError for a layer that has no name in the layout.
     """
-    missing = unplaced(layout, network, list(layers))
-    if missing:
-        raise LoraError(
-            f"{len(missing)} of {len(layers)} layers have no name in the kohya layout, the first is {missing[0]}.",
-            "Write the diffusers layout (lora_layout = diffusers), or train other layers (lora_targets).",
-        )
+    check_named(layout, network, list(layers))
     groups: dict[str, dict[str, Matrices]] = {}
     places: dict[str, Place] = {}
     for layer, matrices in layers.items():

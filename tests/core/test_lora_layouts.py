@@ -113,8 +113,12 @@ def test_a_wrong_file_of_the_kohya_layout_fails_the_check(damage, trained, tmp_p
         case "a matrix of another layer":
             tensors[f"{layer}.lora_up.weight"] = tensors[f"{other}.lora_up.weight"].clone()
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ExportError, match="failed"):
+    with pytest.raises(ExportError, match="failed") as told:
         adapters.check_export(path, config, model)
+    assert (f"missing {layer}" in str(told.value)) == (
+        damage in ("a layer lost", "an alpha lost", "a layer of another name")
+    )
+    assert ("unexpected lora_unet" in str(told.value)) == (damage == "a layer of another name")
 
 
 @pytest.mark.slow

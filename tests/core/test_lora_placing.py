@@ -117,6 +117,21 @@ def test_a_layer_without_a_name_in_the_layout_is_refused(tiny_run):
     assert finding.level == "error" and "resnets" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("variant", "options", "words"),
+    [("sd3_without_t5", {}, "no file of another layout"), ("sdxl", {"lora_targets": ["conv1"]}, "resnets")],
+)
+def test_a_run_whose_model_was_not_here_before_refuses_the_layout_before_it_trains(
+    variant, options, words, tiny_run, without_drift
+):
+    """A hub id is known to nobody until it is downloaded; the process that trains asks again."""
+    run = tiny_run(variant, lora_layout="kohya", validation_prompts=[], **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rollout_studio.core.before.preflight.CHECKS", ())
+        assert train(run) == 78
+    assert words in events(run, "error")[-1]["message"] and not events(run, "step")
+
+
 def test_a_folder_that_is_not_there_or_takes_no_files_is_refused(tiny_run, tmp_path, monkeypatch):
     [finding] = refused(tiny_run("sd1", lora_folder=str(tmp_path / "none")), "lora_folder")
     assert finding.level == "error" and "does not exist" in finding.message
