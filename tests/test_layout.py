@@ -148,6 +148,7 @@ FACTS = (
     {f"core.families.{name}" for name in ("registry", "guidance")}
     | {f"core.families.{file.stem}" for file in (ROOT / "core" / "families").glob("*facts.py")}
     | {f"core.families.{file.parent.name}" for file in (ROOT / "core" / "families").glob("*/__init__.py")}
+    | {f"core.families.{file.parent.name}.{file.stem}" for file in (ROOT / "core" / "families").glob("*/*facts.py")}
 )
 
 

@@ -19,11 +19,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import diffusers
 import torch
+from released import as_diffusers_reads, drawn, released
 from rollout_studio.core import adapters
+from rollout_studio.core.adapters import kohya
+from rollout_studio.core.adapters.lora_layers import Layout
+from rollout_studio.core.adapters.matrices import difference, shapes_of
 from rollout_studio.core.before.disk import trained_weights
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import FAMILIES, load_model
+from rollout_studio.core.families.lora_facts import KohyaLayout, kohya_layout
 from stock import Recorded, differences, open_model, rows_asked
 from tiny import ONE_PER_FAMILY, PROMPTS, build
 
@@ -47,6 +52,7 @@ class Measured:
     weights: dict[str, tuple[int, int]]  # kind of training -> estimated, trained
     rows: dict[float, tuple[int, int, int]]  # guidance -> promised, got by the network, counted by a run's log
     parts: str
+    kohya: str  # the row about the other layout, without the family
 
 
 def measured(name: str, folder: Path) -> Measured:
@@ -65,7 +71,25 @@ def measured(name: str, folder: Path) -> Measured:
         {kind: weights(folder, kind) for kind in ("lora", "full")},
         {scale: (3 * model.facts.guidance.evaluations(scale), *rows_asked(model, scale)) for scale in SCALES},
         f"{type(model.codec).__name__} | {type(model.layout).__name__} | {type(model.guidance).__name__} | {', '.join(model.facts.text_encoders)}",
+        other_layout(model.facts, folder),
     )  # fmt: skip
+
+
+def other_layout(facts, folder: Path) -> str:
+    """Its names; its keys at the released size as diffusers' converter reads them; a file of the tiny pipeline, loaded by the stock one."""
+    if not isinstance(facts.kohya, KohyaLayout):
+        return f"none: it {facts.kohya.why} | - | - | - | -"
+    network = released(facts.name)
+    layers, shapes = drawn(network, facts.lora_targets), shapes_of(network)
+    tensors = kohya.written(layers, facts.kohya, network.config, shapes, torch.float32)
+    read = as_diffusers_reads(facts.name, network, tensors)
+    apart = max(difference(one, read[layer]) for layer, one in layers.items())
+    keys = len(tensors.keys() & kohya.keys(facts.kohya, network.config, list(layers)))
+    row = f"{facts.kohya.about} | {keys} of {len(tensors)} | {number(apart)}"
+    if kohya_layout(facts.kohya, load_model(config_of(folder, "lora").model).network_config)[0] is None:
+        return f"{row} | only at that size | -"
+    check = exported(folder, "kohya")
+    return f"{row} | {check.used} of {check.total} | {number(check.max_difference)} of {check.effect:.2f}"
 
 
 def config_of(folder: Path, kind: str):
@@ -86,7 +110,7 @@ def attached(folder: Path, kind: str):
     return model, config
 
 
-def exported(folder: Path) -> adapters.ExportCheck:
+def exported(folder: Path, layout: Layout = "diffusers") -> adapters.ExportCheck:
     """A LoRA moved away from its start, written, and loaded by the stock pipeline's own `load_lora_weights`."""
     model, config = attached(folder, "lora")
     draws = torch.Generator().manual_seed(9)
@@ -94,7 +118,8 @@ def exported(folder: Path) -> adapters.ExportCheck:
         for parameter in adapters.trainable_parameters(model):
             parameter += 0.1 * torch.randn(parameter.shape, generator=draws)
     with tempfile.TemporaryDirectory() as place:
-        return adapters.check_export(adapters.export(model, Path(place) / "lora.safetensors", config), config, model)
+        path = adapters.export_lora(model, Path(place) / "lora.safetensors", config, layout=layout)
+        return adapters.check_export(path, config, model)
 
 
 def weights(folder: Path, kind: str) -> tuple[int, int]:
@@ -159,6 +184,17 @@ def page(found: list[Measured]) -> str:
             f"| {each.label} | {each.lora} | {number(each.lora_difference)} | {each.lora_effect:.2f} | {trained} | {rows} |"
         )
     lines += [
+        "",
+        "## LoRA files in the other layout",
+        "",
+        "Every family writes the diffusers layout (above). The kohya layout beside it (see the page on LoRA files): a LoRA of rank 2 on every layer that a",
+        "family trains, in a network of the released size without weights, as the stock pipeline's own converter reads it (keys of the map; largest",
+        "share by which a layer's change differs); and the tiny pipeline's LoRA, loaded by the stock pipeline (keys used, difference of a prediction,",
+        "effect).",
+        "",
+        "| family | names | keys, released size | difference | keys, tiny pipeline | difference of effect |",
+        "|---|---|---|---|---|---|",
+        *(f"| {each.label} | {each.kohya} |" for each in found),
         "",
         "## What each is put together from",
         "",

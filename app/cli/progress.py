@@ -103,11 +103,16 @@ class Progress:
         self._line(f"Step {event['step']}: checkpoint {event['path']}")
 
     def _on_exported(self, event: Mapping[str, Any]) -> None:
-        check = event.get("check")
-        checked = ""
-        if isinstance(check, Mapping) and "used" in check and "total" in check:
-            checked = f" (loaded again: {check['used']} of {check['total']} tensors used)"
-        self._line(f"Step {event['step']}: exported {event['path']}{checked}")
+        # A run of an earlier version has one file and names no layout.
+        for each in event.get("files") or [event]:
+            check = each.get("check")
+            checked = ""
+            if isinstance(check, Mapping) and "used" in check and "total" in check:
+                layout = f"{each['layout']} layout, " if "layout" in each else ""
+                checked = f" ({layout}loaded again: {check['used']} of {check['total']} tensors used)"
+            self._line(f"Step {event['step']}: exported {each['path']}{checked}")
+        if event.get("placed"):
+            self._line(f"Step {event['step']}: copied to {event['placed']}")
 
     def _on_warning(self, event: Mapping[str, Any]) -> None:
         self._line(f"Warning: {event['message']} {event.get('remedy') or ''}".rstrip())

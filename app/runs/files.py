@@ -49,13 +49,26 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
 
 
 def _load_check(log: RunLog) -> str:
-    check = log.exported.get("check") if log.exported else None
+    """What the check of each exported file found; an event of an earlier version has one check and names no layout."""
+    event = log.exported if log.exported else {}
+    files = event.get("files")
+    each = files if isinstance(files, list) and files else [event]
+    found = [words for one in each if isinstance(one, Mapping) and (words := _one_check(one))]
+    if event.get("placed"):
+        found.append(f"Also put into {text(event['placed'])}.")
+    return " ".join(found)
+
+
+def _one_check(one: Mapping[str, Any]) -> str:
+    check = one.get("check")
     if not isinstance(check, Mapping):
         return ""
     missing, unexpected = (len(v) if isinstance(v := check.get(key), list) else v for key in ("missing", "unexpected"))
-    return (
-        f"Loaded again in a fresh pipeline as a check: {text(missing)} missing and {text(unexpected)} unexpected keys."
+    layout = f" ({text(one['layout'])} layout)" if "layout" in one else ""
+    keys = (
+        f"{text(check['used'])} of {text(check['total'])} keys used, " if "used" in check and "total" in check else ""
     )
+    return f"Loaded again in a fresh pipeline as a check{layout}: {keys}{text(missing)} missing and {text(unexpected)} unexpected keys."
 
 
 def _download_address(path: Path, run: str, watch: Watch) -> str:

@@ -9,7 +9,16 @@ import gradio as gr
 from ...core.config import OPTIONS, config_to_flat, preset_names, read_preset
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
-from ...core.foreign.importing import Imported, import_file, import_run, possessive, shown_value, summary
+from ...core.foreign.importing import (
+    Imported,
+    import_file,
+    import_header,
+    import_path,
+    import_run,
+    possessive,
+    shown_value,
+    summary,
+)
 from ...core.runs.errors import RunError
 from ..parts.cards import problems
 from ..parts.forms import Form, label
@@ -19,6 +28,7 @@ from ..parts.words import text
 from .model_panel import is_other, preset_choices, shipped_with
 
 _LEFT_OUT_SHOWN = 40
+_READS_HEADERS = (Path(__file__).parents[1] / "js" / "lora_header.js").read_text(encoding="utf-8")
 
 
 class KeepPanel:
@@ -58,7 +68,13 @@ class KeepPanel:
                         file_types=[".json", ".safetensors"],
                     )
                     gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, the arguments of a diffusers DreamBooth script as JSON, or a LoRA file that was trained here. '
-                            "It fills the form; nothing starts.</p>")  # fmt: skip
+                            "It fills the form; nothing starts. Of a LoRA only the settings are read; its weights stay where they are.</p>")  # fmt: skip
+                    self.header = gr.HTML(html_template="<span hidden></span>", js_on_load=_READS_HEADERS, apply_default_css=False, container=False,
+                                          elem_id="import-header")  # fmt: skip
+                    with gr.Row(elem_classes="rs-keep-line"):
+                        self.path = gr.Textbox(label="Or its path on this computer", placeholder="runs/my-cat/lora/my-cat.safetensors", max_lines=1,
+                                               elem_id="import-path", min_width=160)  # fmt: skip
+                        self.read = gr.Button("Read", elem_id="import-read", min_width=110)
                     with gr.Row(elem_classes="rs-keep-line"):
                         self.run = gr.Dropdown(
                             choices=_runs(watch),
@@ -111,6 +127,18 @@ class KeepPanel:
         slow = {"show_progress_on": [self.report], **SLOW}
         self.file.upload(lambda given: self.on_file(page, given), {*page.inputs, self.file}, page.outputs, **slow)
         self.take.click(lambda given: self.on_run(page, given), {*page.inputs, self.run}, page.outputs, **slow)
+        gr.on(
+            [self.read.click, self.path.submit],
+            lambda given: self.on_path(page, given),
+            {*page.inputs, self.path},
+            page.outputs,
+            **slow,
+        )
+
+        def on_header(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+            return self.on_header(page, given, event._data)
+
+        self.header.submit(on_header, page.inputs, page.outputs, **slow)
         # On every arrival (`TrainTab.restored`) and whenever the fold is opened: other viewers and the command line keep presets and make runs too.
         lists = [self.preset, self.own, self.mine, self.broken, self.run]
         model = self.form.components["pretrained_model_name_or_path"]
@@ -196,6 +224,16 @@ class KeepPanel:
     def on_file(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
         path = Path(given[self.file])
         return {**self._brought(page, given, lambda: import_file(path), path.name), self.file: None}
+
+    def on_path(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        typed = _one_line(given[self.path])
+        return self._brought(page, given, lambda: import_path(typed), typed)
+
+    def on_header(self, page: FormPage, given: Mapping[Any, Any], sent: Any) -> dict[Any, Any]:
+        """`sent`: a LoRA's name and the text of its header, which the browser read (`js/lora_header.js`)."""
+        sent = sent if isinstance(sent, dict) else {}
+        name, header = sent.get("name"), sent.get("header")
+        return self._brought(page, given, lambda: import_header(header, name), str(name)[:200])
 
     def on_run(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
         name = given[self.run]

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from ..randomness import kept_random_state
-from .header import ExportError
+from . import kohya
+from .header import ExportError, read_header
+from .loading import adapter_matrices, has_adapter
+from .lora_layers import Base
+from .matrices import Matrices, difference
+from .trainable import adapted_layers
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -24,6 +29,8 @@ EXACT, ROUNDED = 0.01, 0.06
 """Allowed difference of the predictions, in shares of the adapter's effect: of float32 files, and of 16-bit files,
 whose weights are rounded and whose adapter then computes in 16 bits. A wrong alpha, a lost layer or a wrong name
 changes far more."""
+SAME_CHANGE, SAME_CHANGE_ROUNDED = 1e-4, 2e-2
+"""By how much the change that a loaded layer makes to its weight may differ from the file's: a loader that multiplies alpha in rounds once more."""
 NOISE_FLOOR = 2e-5
 NOISE_FLOOR_ROUNDED = 5e-2
 """And what float32 itself may differ by, in shares of the prediction's root mean square; the same for 16 bits."""
@@ -37,7 +44,8 @@ class ExportCheck:
     place for. `used` of `total`: tensors of the file that arrived unchanged and took part in a prediction.
     `max_difference`: largest difference of one prediction to the reference's; `effect`: largest difference that the
     training makes in it. `reference`: "trainer" (the live model) or "file" (the base with the file's matrices added by
-    hand).
+    hand). `layout`: of the file. In the kohya layout a key is missing or unexpected by the family's key map, and a tensor arrived where the
+    loaded layers change their weights as it says, because loaders split and scale these.
     """
 
     path: str
@@ -49,6 +57,7 @@ class ExportCheck:
     effect: float
     tolerance: float
     reference: str
+    layout: str = "diffusers"
 
     @property
     def passed(self) -> bool:
@@ -93,7 +102,12 @@ def check_export(
     """
     path = Path(path)
     with kept_random_state(), torch.no_grad():
-        check = _check_full(path, model, state) if path.is_dir() else _check_lora(path, config, model, state)
+        if path.is_dir():
+            check = _check_full(path, model, state)
+        elif _layout(path) == "kohya":
+            check = _check_kohya(path, config, model, state)
+        else:
+            check = _check_lora(path, config, model, state)
     if not check.passed:
         named = [f"missing {', '.join(check.missing[:3])}"] if check.missing else []
         named += [f"unexpected {', '.join(check.unexpected[:3])}"] if check.unexpected else []
@@ -106,7 +120,7 @@ def check_export(
     return check
 
 
-def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
+def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
     """A second model: the stock pipeline from disk, text encoders only where no live model can lend a prompt."""
     from ..families import family_class
     from ..families.devices import DTYPES, resolve_device
@@ -121,38 +135,40 @@ def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") 
     return fresh
 
 
+def _opened(config: "RunConfig", model: "Model | None") -> "Model":
+    from ..families import locate
+
+    section = config.model
+    if model is not None:
+        return fresh_model(model.source, model, config)
+    return fresh_model(locate(section.pretrained_model_name_or_path, section.revision, section.variant), model, config)
+
+
+def _layout(path: Path) -> str | None:
+    notes = read_header(path).get("__metadata__")
+    return notes.get("rollout_studio_layout") if isinstance(notes, dict) else None
+
+
 def _check_lora(
     path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None
 ) -> ExportCheck:
     from safetensors.torch import load_file
 
-    from ..families import locate
-
-    section = config.model
-    source = (
-        model.source
-        if model is not None
-        else locate(section.pretrained_model_name_or_path, section.revision, section.variant)
-    )
-    fresh = _fresh(source, model, config)
-    probe = _Probe(fresh, model)
-    base = probe.prediction(fresh)
+    fresh = _opened(config, model)
+    probe = Probe(fresh, model)
+    base, in_file = probe.prediction(fresh), load_file(path)
     if model is not None:
         reference = probe.prediction(model, state)
     else:
-        with _matrices_added(fresh, load_file(path)):
+        with layers_added(fresh, _pairs(in_file, fresh.component)):
             reference = probe.prediction(fresh)
 
-    with _without_warnings():
-        fresh.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="check")
-    in_file = load_file(path)
+    prediction, ran = _with_the_file(fresh, path, probe)
     loaded = {
         f"{fresh.component}.{name.replace('.check.', '.')}": tensor
         for name, tensor in fresh.denoiser.state_dict().items()
         if ".lora_" in name
     }
-    with _layers_that_ran(fresh) as ran:
-        prediction = probe.prediction(fresh)
     used = sum(
         name in loaded
         and torch.equal(loaded[name].cpu(), tensor.to(loaded[name].dtype))
@@ -174,16 +190,84 @@ def _check_lora(
     )
 
 
+def _check_kohya(
+    path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None
+) -> ExportCheck:
+    from safetensors.torch import load_file
+
+    fresh = _opened(config, model)
+    base, in_file = Base.of_model(fresh), load_file(path)
+    layout = base.kohya()
+    layers, _ = kohya.read(in_file, layout, base.network, base.shapes)
+    trained = list(layers) if model is None else adapted_layers(model)
+    named = kohya.keys(layout, base.network, trained)
+    probe = Probe(fresh, model)
+    without = probe.prediction(fresh)
+    if model is not None:
+        reference = probe.prediction(model, state)
+    else:
+        with layers_added(fresh, layers):
+            reference = probe.prediction(fresh)
+
+    prediction, ran = _with_the_file(fresh, path, probe)
+    loaded = {
+        layer: Matrices(a, b, scale * a.shape[0])
+        for layer, module in fresh.denoiser.named_modules()
+        if has_adapter(module, "check")
+        for a, b, _, scale in [adapter_matrices(module, "check")]
+    }
+    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    arrived = {
+        layer
+        for layer, one in layers.items()
+        if {f"{layer}.lora_A", f"{layer}.lora_B"} <= ran
+        and layer in loaded
+        and difference(one, loaded[layer]) < (SAME_CHANGE if exact else SAME_CHANGE_ROUNDED)
+    }
+    lost = kohya.keys(layout, base.network, [layer for layer in layers if layer not in arrived])
+    added = {f"{fresh.component}.{layer}" for layer, one in loaded.items() if layer not in layers and bool(one.b.any())}
+    effect = float((reference - without).abs().max())
+    return ExportCheck(
+        path=str(path),
+        missing=tuple(sorted(named - in_file.keys())),
+        unexpected=tuple(sorted((in_file.keys() - named) | added)),
+        used=len((in_file.keys() & named) - lost),
+        total=len(in_file),
+        max_difference=float((prediction - reference).abs().max()),
+        effect=effect,
+        tolerance=(EXACT if exact else ROUNDED) * effect + probe.floor(reference),
+        reference="file" if model is None else "trainer",
+        layout="kohya",
+    )
+
+
+def _with_the_file(fresh: "Model", path: Path, probe: "Probe") -> tuple[Tensor, set[str]]:
+    """(the prediction with the file loaded as the adapter "check" by the pipeline's own loader, the matrices that took part).
+
+    Raises: ExportError where the loader refuses the file.
+    """
+    with _without_warnings():
+        try:
+            fresh.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="check")
+        except Exception as error:  # the loader raises whatever its converters raise
+            raise ExportError(
+                f"The load check of '{path}' failed: a stock diffusers pipeline cannot read it ({' '.join(str(error).split())[:300]}). "
+                "Do not share this file; the checkpoints are not affected."
+            ) from error
+    with _layers_that_ran(fresh) as ran:
+        return probe.prediction(fresh), ran
+
+
 def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] | None) -> ExportCheck:
     """The folder's denoiser against the live one; without a live model there is nothing to compare with."""
     from ..families import locate
 
     if model is None:
         raise ValueError("The check of a full fine-tune compares with the trainer's model: give `model`.")
-    fresh = _fresh(locate(str(path)), model, None)
-    probe = _Probe(fresh, model)
+    fresh = fresh_model(locate(str(path)), model, None)
+    probe = Probe(fresh, model)
     reference, prediction = probe.prediction(model, state), probe.prediction(fresh)
-    base = probe.prediction(_fresh(model.source, model, None))
+    base = probe.prediction(fresh_model(model.source, model, None))
     here, there = model.denoiser.state_dict(), fresh.denoiser.state_dict()
     here = {name: (state or {}).get(name, tensor) for name, tensor in here.items()}
     saved = _saved_dtype(path / fresh.component)
@@ -208,7 +292,7 @@ def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] |
     )
 
 
-class _Probe:
+class Probe:
     """Two rows of noise at two noise levels, with a prompt: the same for both models."""
 
     def __init__(self, fresh: "Model", model: "Model | None"):
@@ -244,22 +328,30 @@ def _weights(model: "Model", state: Mapping[str, Tensor]):
         load_adapter_state(model, own)
 
 
+def _pairs(tensors: Mapping[str, Tensor], component: str) -> dict[str, Matrices]:
+    """The layers of a file in the diffusers layout, at scale 1."""
+    return {
+        name.removeprefix(f"{component}.").removesuffix(".lora_A.weight"): Matrices(
+            a, tensors[name.replace(".lora_A.", ".lora_B.")], float(a.shape[0])
+        )
+        for name, a in tensors.items()
+        if name.endswith(".lora_A.weight")
+    }
+
+
 @contextmanager
-def _matrices_added(model: "Model", tensors: Mapping[str, Tensor]):
-    """The base with W + B A in every layer that the file names: LoRA by its definition, without any loader."""
-    weights, layers = model.denoiser.state_dict(), []
-    for name, a in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        weight = weights[name.removeprefix(f"{model.component}.").replace(".lora_A.weight", ".weight")]
-        b = tensors[name.replace(".lora_A.", ".lora_B.")]
-        layers.append((weight, weight.clone()))
-        weight += (b.float().flatten(1) @ a.float().flatten(1)).reshape(weight.shape).to(weight)
+def layers_added(model: "Model", layers: Mapping[str, Matrices]):
+    """The base with W + alpha / rank * B A in every layer: LoRA by its definition, without any loader."""
+    weights, before = model.denoiser.state_dict(), []
+    for layer, matrices in layers.items():
+        weight = weights[f"{layer}.weight"]
+        before.append((weight, weight.clone()))
+        weight += matrices.delta().reshape(weight.shape).to(weight)
     try:
         yield
     finally:
-        for weight, before in layers:
-            weight.copy_(before)
+        for weight, value in before:
+            weight.copy_(value)
 
 
 @contextmanager

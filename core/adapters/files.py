@@ -1,8 +1,8 @@
-"""Write what was trained as files that others load: a LoRA in the diffusers layout, or a whole pipeline folder.
+"""Write what was trained as files that others load: a LoRA in one or both layouts, or a whole pipeline folder.
 
-Alpha is folded into B (B * alpha / rank, in float32 before any rounding), so the file means the same to every reader:
-diffusers, which takes a file without alphas at scale 1, and tools that ignore its metadata. `check.check_export` proves
-it on a fresh stock pipeline.
+In the diffusers layout alpha is folded into B (B * alpha / rank, in float32 before any rounding), so the file means the same to every
+reader: diffusers, which takes a file without alphas at scale 1, and tools that ignore its metadata. In the kohya layout alpha stands beside
+the matrices. `check.check_export` proves either on a fresh stock pipeline.
 """
 
 import json
@@ -14,12 +14,38 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
+from . import kohya
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
-from .trainable import ADAPTER, adapter_state
+from .lora_layers import Base, Layout, network_notes
+from .matrices import of_adapter
+from .trainable import ADAPTER, adapted_layers, adapter_state
 
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..families.base import Model
+
+KOHYA_END = "-kohya"
+"""What the name of the second file ends with where both layouts are written."""
+
+
+def files_of(config: "RunConfig", path: Path) -> list[tuple[Layout, Path]]:
+    """(layout, file) of everything that a run's export at `path` consists of, the main file first. A full fine-tune is one folder."""
+    if config.training.model_type != "lora" or config.lora.layout == "diffusers":
+        return [("diffusers", path)]
+    if config.lora.layout == "kohya":
+        return [("kohya", path)]
+    return [("diffusers", path), ("kohya", path.with_name(f"{path.stem}{KOHYA_END}{path.suffix}"))]
+
+
+def check_layout(model: "Model", config: "RunConfig") -> None:
+    """Refuse a layout that this model's LoRA cannot be written in, before anything is trained. Call it with the adapter on.
+
+    The preflight says it earlier, where the model lies on this computer. Raises: LoraError with the reason.
+    """
+    if config.training.model_type != "lora" or config.lora.layout == "diffusers":
+        return
+    base = Base.of_model(model)
+    kohya.check_named(base.kohya(), base.network, adapted_layers(model))
 
 
 def export(
@@ -31,9 +57,11 @@ def export(
     *,
     step: int | None = None,
 ) -> Path:
-    """`export_lora` or `export_full`, by `model_type`."""
-    write = export_lora if config.training.model_type == "lora" else export_full
-    return write(model, path, config, precision, state, step=step)
+    """Write the main file of the export: `export_lora` or `export_full`, by `model_type`."""
+    if config.training.model_type != "lora":
+        return export_full(model, path, config, precision, state, step=step)
+    layout, _ = files_of(config, Path(path))[0]
+    return export_lora(model, path, config, precision, state, step=step, layout=layout)
 
 
 def export_lora(
@@ -44,16 +72,18 @@ def export_lora(
     state: Mapping[str, Tensor] | None = None,
     *,
     step: int | None = None,
+    layout: Layout = "diffusers",
 ) -> Path:
-    """Write the adapter as one .safetensors file in the diffusers layout, whole or not at all.
+    """Write the adapter as one .safetensors file, whole or not at all.
 
     Args:
         path: the file; its folder is made, an existing file is replaced.
         precision: of the weights in the file; None = `save_precision`.
         state: what to write instead of the current weights (a moving average), as `adapter_state` gives it.
         step: the optimizer step, for the header.
+        layout: of this file, whatever the config's.
 
-    Raises: ExportError without an adapter, or where the path does not end in .safetensors.
+    Raises: ExportError without an adapter, or where the path does not end in .safetensors; LoraError where the family has no such layout.
     """
     from safetensors.torch import save_file
 
@@ -66,6 +96,8 @@ def export_lora(
         raise ExportError("The model has no adapter to export; a full fine-tune is exported as a folder (export_full).")
     dtype = DTYPES[config.saving.save_precision if precision is None else precision]
     state = adapter_state(model) if state is None else state
+    if layout == "kohya":
+        return _export_kohya(model, path, config, dtype, state, step)
     layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +108,21 @@ def export_lora(
             weight_name=part.name,
             save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata),
         )
+    return path
+
+
+def _export_kohya(
+    model: "Model", path: Path, config: "RunConfig", dtype: torch.dtype, state: Mapping[str, Tensor], step: int | None
+) -> Path:
+    from safetensors.torch import save_file
+
+    base, layers = Base.of_model(model), of_adapter(model, state)
+    tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
+    title, notes = path.stem.removesuffix(KOHYA_END), network_notes(layers, "kohya", base)
+    metadata = lora_metadata(config, model.facts.header, title=title, step=step, network=notes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with platform_calls.replacing(path) as part:
+        save_file(tensors, part, metadata=metadata)
     return path
 
 

@@ -36,14 +36,27 @@ def read_header(path: Path | str) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size):
                 raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(
-            f"'{path}' is not a safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
-        ) from error
+            text = file.read(length)
+    except (OSError, ValueError) as error:
+        raise _no_safetensors(str(path), error) from error
+    return parsed_header(text, str(path))
+
+
+def parsed_header(text: str | bytes, name: str) -> dict[str, Any]:
+    """A header that was read elsewhere (in a browser), as `read_header` gives it. `name`: of its file, for messages."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _no_safetensors(name, error) from error
     if not isinstance(header, dict):
-        raise ExportError(f"'{path}' is not a safetensors file (its header is not a JSON object).")
+        raise ExportError(f"'{name}' is not a safetensors file (its header is not a JSON object).")
     return header
+
+
+def _no_safetensors(name: str, error: Exception) -> ExportError:
+    return ExportError(
+        f"'{name}' is not a safetensors file ({error}). Choose a .safetensors file; if it is cut off, get it again."
+    )
 
 
 def read_lora_config(path: Path | str) -> dict[str, Any] | None:
@@ -54,30 +67,67 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     path = Path(path)
     if path.is_dir():
         file = path / CONFIG_FILE
-        text = file.read_text(encoding="utf-8") if file.is_file() else None
-    else:
-        metadata = read_header(path).get("__metadata__")
-        text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
-    if text is None:
-        return None
+        return _config(file.read_text(encoding="utf-8"), str(path)) if file.is_file() else None
+    return config_of_header(read_header(path), str(path))
+
+
+def config_of_header(header: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """The same, of a header that is at hand. `name`: of its file, for messages."""
+    metadata = header.get("__metadata__")
+    text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
+    return None if text is None else _config(text, name)
+
+
+def _config(text: Any, name: str) -> dict[str, Any]:
     try:
         flat = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ExportError(f"The settings that '{path}' carries cannot be read ({error}).") from error
+        raise ExportError(f"The settings that '{name}' carries cannot be read ({error}).") from error
     if not isinstance(flat, dict):
-        raise ExportError(f"The settings that '{path}' carries cannot be read (they are not a JSON object).")
+        raise ExportError(f"The settings that '{name}' carries cannot be read (they are not a JSON object).")
     return flat
 
 
-PATHS = ("pretrained_model_name_or_path", "instance_data_dir", "class_data_dir", "data_cache_dir", "drift_data_dir")
+PATHS = (
+    "pretrained_model_name_or_path",
+    "instance_data_dir",
+    "class_data_dir",
+    "data_cache_dir",
+    "drift_data_dir",
+    "lora_folder",
+)
+TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt")
+"""Options that hold what a person wrote."""
 
 
 def published_config(config: "RunConfig") -> dict[str, Any]:
-    """The flat config as a file for others carries it: of a full path only the last part, because the rest names a person's folders."""
+    """The flat config as a file for others carries it: of a full path only the last part, because the rest names a person's folders.
+
+    Without `publish_folders` no folder at all (a hub id and a built-in model stay), without `publish_texts` nothing of TEXTS: those keys are
+    left out.
+    """
     from ..config import config_to_flat
 
-    flat = config_to_flat(config)
-    return flat | {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
+    flat, saving = config_to_flat(config), config.saving
+    flat |= {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
+    hidden = set() if saving.publish_texts else set(TEXTS)
+    if not saving.publish_folders:
+        hidden |= {key for key in PATHS if flat[key] is not None and not public_name(config, key)}
+    return {key: value for key, value in flat.items() if key not in hidden}
+
+
+def public_name(config: "RunConfig", key: str) -> bool:
+    """Whether an option of PATHS names something that everybody can get: a model of the hub, or one that comes along."""
+    from ..config import config_to_flat
+    from ..demo import BUILT_IN
+    from ..names import is_hub_id
+
+    value = config_to_flat(config)[key]
+    if value is None or _last_part(value) != value:
+        return False
+    if key == "pretrained_model_name_or_path":
+        return value in BUILT_IN or (is_hub_id(value) and not Path(value).is_dir())
+    return value in BUILT_IN
 
 
 def _last_part(path: str) -> str:
@@ -86,28 +136,36 @@ def _last_part(path: str) -> str:
     return kinds[1].name if full else path  # the Windows reading knows both separators
 
 
-def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, step: int | None) -> dict[str, str]:
-    """The header's text. Training facts only: no captions, no statistics of the images, no full paths.
+def lora_metadata(
+    config: "RunConfig",
+    base: Mapping[str, str],
+    *,
+    title: str,
+    step: int | None,
+    network: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The header's text. Training facts only: no statistics of the images, no captions of single ones, no full paths; `publish_folders` and
+    `publish_texts` leave out more.
 
     Args:
         base: the family's `facts.header` (`ss_base_model_version`, `architecture`).
         title: the file's name without its ending; tools show it.
         step: at which optimizer step the weights were taken; None where that is not known.
+        network: rank and alpha as the file's tensors have them (`lora_layers.network_notes`); None = the diffusers layout's, where alpha
+            is multiplied into the weights and equals the rank.
 
-    `ss_network_alpha` is the file's own scale: alpha is folded into the weights (`files.py`), so it equals the rank
-    there. The trained alpha stands under `rollout_studio_alpha` and in the config.
-    """
-    training, data = config.training, config.data
-    rank = config.lora.rank
+    The trained alpha stands under `rollout_studio_alpha`."""
+    training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
+    model, word = flat.get("pretrained_model_name_or_path"), flat.get("trigger_word")
     metadata = {
         "format": "pt",
         CONFIG_KEY: json.dumps(flat, ensure_ascii=False),
-        "rollout_studio_base_model": flat["pretrained_model_name_or_path"],
+        "rollout_studio_base_model": model,
         "rollout_studio_rank": rank,
         "rollout_studio_alpha": rank if config.lora.alpha is None else config.lora.alpha,
         "rollout_studio_step": step,
-        "rollout_studio_trigger_word": data.trigger_word,
+        "rollout_studio_trigger_word": word,
         "ss_v2": base["ss_base_model_version"] == "sd_v2",
         "ss_base_model_version": base["ss_base_model_version"],
         "ss_network_module": "networks.lora",
@@ -115,7 +173,7 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
         "ss_network_alpha": float(rank),
         "ss_network_args": "{}",
         "ss_output_name": title,
-        "ss_sd_model_name": flat["pretrained_model_name_or_path"],
+        "ss_sd_model_name": model,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_steps": step,
         "ss_learning_rate": training.learning_rate,
@@ -124,12 +182,17 @@ def lora_metadata(config: "RunConfig", base: Mapping[str, str], *, title: str, s
         "ss_mixed_precision": training.mixed_precision,
         "ss_seed": training.seed,
         "ss_min_snr_gamma": training.snr_gamma,
+        "ss_prior_loss_weight": data.prior_loss_weight if data.with_prior_preservation else None,
+        "ss_timestep_sampling": training.timestep_sampling,
+        "ss_weighting_scheme": training.loss_weighting,
+        "ss_discrete_flow_shift": training.flow_schedule_shift,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": base["architecture"] + "/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": title,
         "modelspec.resolution": f"{data.resolution}x{data.resolution}",
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "modelspec.trigger_phrase": data.trigger_word,
+        "modelspec.trigger_phrase": word,
+        **({} if network is None else network),
     }
     return {key: str(value) for key, value in metadata.items() if value is not None}

@@ -98,10 +98,10 @@ def _checked_effect(model: "Model", name: str, what: str, *, expected: int, tota
     """(change, layers) of the loaded adapter, as in `Fit`. Where not all `expected` tensors found a place, or the change is not
     sane, the adapter is removed again and LoraError raised."""
     loaded = [
-        (layer, *_matrices(module, name))
+        (layer, *adapter_matrices(module, name))
         for part in _parts(model)
         for layer, module in part.named_modules()
-        if _has(module, name)
+        if has_adapter(module, name)
     ]
     used = 2 * len(loaded)
     if used < expected:
@@ -210,11 +210,13 @@ def _misfit(module: nn.Module | None, pair: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _has(module: nn.Module, name: str) -> bool:
+def has_adapter(module: nn.Module, name: str) -> bool:
+    """Whether a layer has the adapter `name`."""
     return hasattr(module, "lora_A") and name in module.lora_A
 
 
-def _matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
+def adapter_matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
+    """(A, B, the layer's own weight, scale) of the adapter `name` on a layer."""
     return module.lora_A[name].weight, module.lora_B[name].weight, module.base_layer.weight, module.scaling[name]
 
 

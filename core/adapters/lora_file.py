@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ def read_lora_header(path: Path | str) -> LoraFile:
             f"'{path}' is a {others[0]}, a kind of adapter that is not supported: it would be drawn without a part of it.",
             "Get or train it as a plain LoRA.",
         )
-    foreign = [name for name in tensors if "lora" not in name.lower()]
+    layers = {re.split(r"[._]lora_", name)[0] for name in tensors}  # a layer's alpha may be named by the layer alone
+    foreign = [
+        name for name in tensors if "lora" not in name.lower() and not (name.endswith(".alpha") and name[:-6] in layers)
+    ]
     if not tensors or foreign:
         first = f" (the first of the others is {foreign[0][:80]!r})" if foreign else ""
         raise LoraError(

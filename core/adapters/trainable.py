@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..families.base import Model
 
 ADAPTER = "default"
-_ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def attach(model: "Model", config: "RunConfig") -> None:
@@ -78,7 +78,7 @@ def matching_layers(denoiser: nn.Module, targets: Iterable[str], family: str) ->
 
     Raises: ModelError where a target means none; it lists what there is.
     """
-    layers = [name for name, module in denoiser.named_modules() if isinstance(module, _ADAPTABLE)]
+    layers = [name for name, module in denoiser.named_modules() if isinstance(module, ADAPTABLE)]
     found = {target: [name for name in layers if name == target or name.endswith("." + target)] for target in targets}
     unknown = [target for target, names in found.items() if not names]
     if unknown:
@@ -106,6 +106,12 @@ def trainable_parameters(model: "Model") -> list[nn.Parameter]:
 def trainable_names(model: "Model") -> list[str]:
     """Their names."""
     return [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
+
+
+def adapted_layers(model: "Model") -> list[str]:
+    """The layers that have the trained adapter."""
+    ends = f".lora_A.{ADAPTER}.weight"
+    return [name.removesuffix(ends) for name, _ in model.denoiser.named_parameters() if name.endswith(ends)]
 
 
 def adapter_state(model: "Model") -> dict[str, Tensor]:

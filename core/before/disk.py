@@ -63,15 +63,18 @@ def trained_weights(config: RunConfig, model: ModelFacts) -> int:
     return adapter_weights(model.shapes, config.lora.rank, config.lora.targets if config.lora.targets else usual)
 
 
+def adapted_layers(shapes: Mapping[str, tuple[int, ...]], targets: tuple[str, ...]) -> list[str]:
+    """The layers that end in `targets`."""
+    return [
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+        and len(shape) >= 2
+        and any(name == f"{target}.weight" or name.endswith(f".{target}.weight") for target in targets)
+    ]
+
+
 def adapter_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: tuple[str, ...]) -> int:
     """Weights of an adapter on the layers that end in `targets`."""
-    count = 0
-    for name, shape in shapes.items():
-        layer = name.removesuffix(".weight")
-        if (
-            layer != name
-            and len(shape) >= 2
-            and any(layer == target or layer.endswith("." + target) for target in targets)
-        ):
-            count += rank * (shape[0] + math.prod(shape[1:]))
-    return count
+    layers = (shapes[f"{layer}.weight"] for layer in adapted_layers(shapes, targets))
+    return sum(rank * (shape[0] + math.prod(shape[1:])) for shape in layers)

@@ -17,7 +17,7 @@ from ..data.scanning import located
 from ..findings import Finding, by_severity
 from ..runs.root import DEFAULT_ROOT, ROOT_VARIABLE
 from .cautions import cautions
-from .checks import computing, data, folders, model
+from .checks import computing, data, folders, lora_files, model
 from .checks.situation import Situation
 from .model_files import model_findings
 
@@ -45,6 +45,8 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     computing.eight_bit_optimizer,
     computing.packages,
     folders.folders,
+    lora_files.layout,
+    lora_files.folder,
     idle_settings,
     costly_settings,
 )

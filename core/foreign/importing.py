@@ -4,12 +4,12 @@ Nothing is taken or left out silently: `Imported` lists what came, from where, w
 and what a person must fill in again. A value that cannot be used refuses the whole, with every fault; an unknown key is only listed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters.header import PATHS, ExportError, read_lora_config
+from ..adapters.header import LARGEST_HEADER, PATHS, ExportError, config_of_header, parsed_header, read_lora_config
 from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
@@ -55,7 +55,7 @@ def import_file(path: Path, name: str | None = None) -> Imported:
     name = path.name if name is None else name
     kind = Path(name).suffix.lower()
     if kind == ".safetensors":
-        return _lora(path, name)
+        return _lora(lambda: _config_of(path, name), name)
     if kind == ".json":
         return _json(path, name)
     raise ConfigError(
@@ -110,11 +110,31 @@ def _json(path: Path, name: str) -> Imported:
     return _ours(flat, name)
 
 
-def _lora(path: Path, name: str) -> Imported:
+def import_path(typed: str) -> Imported:
+    """The settings in a file on this computer, by the path that a person typed or pasted. Of a LoRA only the header is read."""
+    written = typed.strip().strip('"')  # Windows' "Copy as path" puts quotation marks around it
+    if not written:
+        raise ConfigError([Fault("Enter the path of a config.json or a LoRA file on this computer.")])
+    path = Path(written).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "there is no such file on this computer"
+        raise ConfigError([Fault(f"{written}: {what}; name a .json or .safetensors file.")])
+    return import_file(path)
+
+
+def import_header(text: Any, name: Any) -> Imported:
+    """The settings in a LoRA file of which only the header's text is at hand, because the file stayed where it is."""
+    name = name[:200] if isinstance(name, str) else "the file"
+    if not isinstance(text, str) or len(text) > LARGEST_HEADER:
+        raise ConfigError([Fault(f"{name}: its header was not sent as text.")])
+    return _lora(lambda: config_of_header(parsed_header(text, name), name), name)
+
+
+def _lora(read: Callable[[], dict[str, Any] | None], name: str) -> Imported:
     try:
-        flat = read_lora_config(path)
+        flat = read()
     except ExportError as error:
-        raise ConfigError([Fault(str(error).replace(str(path), name))]) from None
+        raise ConfigError([Fault(str(error))]) from None
     if flat is None:
         raise ConfigError(
             [Fault(f"{name}: carries no settings of Rollout Studio; only LoRA files that were trained here do.")]
@@ -125,8 +145,21 @@ def _lora(path: Path, name: str) -> Imported:
     why = "a LoRA file keeps only the last part of a path, and there is nothing of that name here"
     return Imported(
         found.config, found.source, found.taken, (), (*found.left_out, *((key, value, why) for key, value in gone.items() if key not in kept)),
-        fill_in=tuple(key for key in gone if key not in ("data_cache_dir", "drift_data_dir")),
+        fill_in=tuple(key for key in (*gone, *_unpublished(flat)) if key not in ("data_cache_dir", "drift_data_dir", "lora_folder")),
     )  # fmt: skip
+
+
+def _unpublished(flat: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run needs and its file does not name, because its folders were not to be published."""
+    needed = ("pretrained_model_name_or_path", "instance_data_dir")
+    return tuple(key for key in needed if key not in flat) if flat.get("publish_folders") is False else ()
+
+
+def _config_of(path: Path, name: str) -> dict[str, Any] | None:
+    try:
+        return read_lora_config(path)
+    except ExportError as error:  # the path is where the page put the upload; people know the file by its name
+        raise ExportError(str(error).replace(str(path), name)) from None
 
 
 def _can_be_found(key: str, value: str) -> bool:

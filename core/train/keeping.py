@@ -1,9 +1,18 @@
 """What a training keeps: checkpoints, and the exported file for others."""
 
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
 from ..adapters.check import check_export
-from ..adapters.files import export
+from ..adapters.files import export, export_lora, files_of
+from ..adapters.header import ExportError
+from ..adapters.lora_layers import Layout
+from ..adapters.placing import place, write_sidecar
 from ..adapters.trainable import adapter_state
-from ..config import config_to_flat
+from ..config import RunConfig, config_to_flat
+from ..families.base import Model
 from ..runs import checkpoint
 from .disk_room import DiskRoom
 from .resuming import versions
@@ -70,11 +79,46 @@ class Keeper:
             return
         config, model, status = self.session.config, self.session.model, self.status
         run, state = status.run, self.session.average_on_cpu()
-        path = run.lora_path / (f"{run.name}.safetensors" if config.training.model_type == "lora" else run.name)
-        status.journal.progress("export", 0, 2)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.room.write("the exported file", lambda: export(model, path, config, state=state, step=status.step))
-        status.journal.progress("export", 1, 2)
-        check = check_export(path, config, model, state)
-        status.journal.progress("export", 2, 2)
-        status.emit("exported", path=status.relative(path), check=check.as_dict())
+        is_lora = config.training.model_type == "lora"
+        files = files_of(config, run.lora_path / (f"{run.name}.safetensors" if is_lora else run.name))
+        run.lora_path.mkdir(parents=True, exist_ok=True)
+        checked = []
+        for number, (layout, path) in enumerate(files):
+            status.journal.progress("export", 2 * number, 2 * len(files))
+            self.room.write("the exported file", partial(_write, model, path, config, state, status.step, layout))
+            status.journal.progress("export", 2 * number + 1, 2 * len(files))
+            check = check_export(path, config, model, state)
+            checked.append({"path": status.relative(path), "layout": layout, "check": check.as_dict()})
+        status.journal.progress("export", 2 * len(files), 2 * len(files))
+        placed = self._place([path for _, path in files]) if is_lora else None
+        status.emit("exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed)
+
+    def _place(self, files: list[Path]) -> str | None:
+        """Write the sidecar, and the copy in the folder that the config names: of both layouts the one of other tools. The run's own file
+        is safe by then, so a folder that takes nothing is a warning."""
+        config, status = self.session.config, self.status
+        for path in files:
+            version = self.session.model.facts.header["ss_base_model_version"]
+            self.room.write("the LoRA's sidecar", partial(write_sidecar, path, config, version))
+        if config.lora.folder is None:
+            return None
+        name, folder = status.run.name, Path(config.lora.folder).expanduser()
+        try:
+            target = place(files[-1], folder, name, status.run.lora_path)
+        except ExportError as error:
+            status.warn(str(error), f"It lies in {status.run.lora_path}; copy it from there.")
+            return None
+        if target.stem != name:
+            status.warn(
+                f"{folder} has another file named {name}.safetensors, which was kept: this run's LoRA is {target.name} there.",
+                "Rename or remove the one that you do not want.",
+            )
+        return str(target)
+
+
+def _write(
+    model: Model, path: Path, config: RunConfig, state: dict[str, Tensor] | None, step: int, layout: Layout
+) -> Path:
+    if config.training.model_type == "lora":
+        return export_lora(model, path, config, state=state, step=step, layout=layout)
+    return export(model, path, config, state=state, step=step)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..adapters.files import check_layout
 from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
@@ -89,6 +90,7 @@ def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listen
     model = _open_model(config, listener)
     data = _prepare_data(model, config, listener)
     attach(model, config)
+    check_layout(model, config)
     if training.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     parameters = trainable_parameters(model)

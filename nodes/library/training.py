@@ -155,7 +155,7 @@ def checkpoint_picker(context, run, step):
     effect=True,
 )  # fmt: skip
 def export_lora(context, checkpoint, name):
-    """The checkpoint as one LoRA file in the output folder, with its training settings and this workflow inside."""
+    """The checkpoint as one LoRA file in the output folder, with its training settings and, if they may name folders and texts, this workflow inside."""
     run = RunDir(checkpoint.run)
     config = following.config_of(run.path)
     if config.training.model_type != "lora":
@@ -168,7 +168,8 @@ def export_lora(context, checkpoint, name):
     ready = run.lora_path / f"{run.name}.safetensors"
     if checkpoint.step != config.training.max_train_steps or not ready.is_file():
         ready = _exported(context, run, config, checkpoint.step)
-    copy_with_metadata(ready, target, context.provenance)
+    may_tell = config.saving.publish_folders and config.saving.publish_texts  # a workflow has both
+    copy_with_metadata(ready, target, context.provenance if may_tell else {})
     return str(target), values.Lora(File(str(target), sha256(target)))
 
 

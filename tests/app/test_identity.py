@@ -155,6 +155,7 @@ TOGETHER = {
     "input_perturbation_gamma": {"scheduled_sampling_max_step_offset": 0},
     "prediction_type": {"pretrained_model_name_or_path": "demo-epsilon"},
     "revision": {"pretrained_model_name_or_path": "somebody/model"},
+    "lora_layout": {"pretrained_model_name_or_path": "demo-epsilon"},
 }
 """What must be set too, so that a value is no contradiction."""
 
@@ -180,7 +181,7 @@ def others(tmp_path_factory):
         "resolution": 96, "lr_scheduler": "cosine", "caption_strategy": "instanceprompt", "instance_prompt": "a cup", "max_train_steps": 123,
         "base_model_precision": "bfloat16", "scheduled_sampling_sampler": "dpm", "scheduled_sampling_order": 1, "num_class_images": 4,
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
-        "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0,
+        "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 

@@ -10,7 +10,7 @@ from rollout_studio.app.cli import main as cli
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train.model_panel import preset_choices
 from rollout_studio.app.train.tab import TrainTab
-from rollout_studio.core.adapters.header import published_config
+from rollout_studio.core.adapters.header import published_config, read_header
 from rollout_studio.core.config import (
     RunConfig,
     config_from_flat,
@@ -491,3 +491,53 @@ def test_a_run_from_an_own_preset_bears_its_name_not_its_path(train, store, monk
 def test_a_hand_written_preset_needs_no_words_about_itself(tmp_path):
     path = write(tmp_path / "plain.json", {"seed": 3})
     assert (read_preset(str(path)).title, read_preset(str(path)).config().training.seed) == ("plain", 3)
+
+
+# -- a LoRA that stays where it is ---------------------------------------------------------------------------------------------
+
+
+def test_a_header_that_the_browser_read_restores_what_the_whole_file_would(train, tmp_path):
+    path = lora(tmp_path / "cup.safetensors", {"rollout_studio_config": json.dumps(published_config(MINE))})
+    sent = json.dumps({"__metadata__": read_header(path)["__metadata__"]})
+    held = given(train, load_preset("demo"))
+    updates = train.keep.on_header(train, held, {"name": "cup.safetensors", "header": sent})
+    assert values(train, updates) == values(train, train.keep.on_file(train, {**held, train.keep.file: str(path)}))
+    assert "the LoRA file cup.safetensors" in updates[train.keep.report]
+
+
+@pytest.mark.parametrize("sent", [None, "text", {}, {"name": "cup.safetensors"}, {"name": "cup.safetensors", "header": ""}, {"name": 5, "header": "{}"},
+                                  {"name": "cup.safetensors", "header": "{"}, {"name": "cup.safetensors", "header": "[1]"},
+                                  {"name": "<b>x</b>" * 99, "header": "[" * 100_000}], ids=str)  # fmt: skip
+def test_what_a_browser_sends_is_checked_and_changes_nothing_where_it_is_no_header(train, sent):
+    updates = train.keep.on_header(train, given(train, load_preset("demo")), sent)
+    assert updates.keys() == {train.keep.report} and "Nothing was imported" in updates[train.keep.report]
+    assert "<b>x" not in updates[train.keep.report]
+
+
+def test_a_file_of_this_computer_is_read_by_its_path(train, tmp_path):
+    path = lora(tmp_path / "my cup.safetensors", {"rollout_studio_config": json.dumps(published_config(MINE))})
+    for typed in (str(path), f'  "{path}" '):
+        updates = train.keep.on_path(train, given(train, load_preset("demo"), path=typed))
+        assert values(train, updates)["max_train_steps"] == 77
+    for typed, words in (
+        ("", "Enter the path"),
+        (str(tmp_path), "is a folder"),
+        (str(tmp_path / "no.json"), "no such file"),
+    ):
+        updates = train.keep.on_path(train, given(train, load_preset("demo"), path=typed))
+        assert updates.keys() == {train.keep.report} and words in updates[train.keep.report]
+
+
+def test_a_file_that_names_no_folders_says_that_they_must_be_filled_in(tmp_path):
+    config = with_changes(
+        MINE,
+        {
+            "instance_data_dir": "/home/me/cups",
+            "pretrained_model_name_or_path": "/models/mine",
+            "publish_folders": False,
+        },
+    )
+    found = import_file(
+        lora(tmp_path / "cup.safetensors", {"rollout_studio_config": json.dumps(published_config(config))})
+    )
+    assert found.fill_in == ("pretrained_model_name_or_path", "instance_data_dir")

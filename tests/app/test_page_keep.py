@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
+from rollout_studio.core.adapters.header import published_config
 from rollout_studio.core.config import config_to_flat, load_preset, read_config, with_changes
 from rollout_studio.core.config.own_presets import own_presets
 
@@ -153,3 +154,44 @@ def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an
     model.blur()
     expect(demo).to_contain_text("Needs nothing")
     expect(note).to_contain_text("No download")
+
+
+def test_of_a_lora_only_the_header_leaves_the_browser_and_a_path_is_read_in_place(visit, tmp_path):
+    config = with_changes(load_preset("demo"), {"seed": 4711})
+    header = json.dumps({"__metadata__": {"rollout_studio_config": json.dumps(published_config(config))},
+                         "a.lora_A.weight": {"dtype": "F32", "shape": [2**20], "data_offsets": [0, 2**22]}}).encode()  # fmt: skip
+    lora = tmp_path / "cat.safetensors"
+    lora.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2**22))
+    page, uploads = visit(), []
+    page.on("request", lambda request: uploads.append(request.url) if "/upload" in request.url else None)
+    page.get_by_text("Save or import settings").click()
+    seed, report = page.locator("#opt-seed input"), page.locator("#import-report")
+    page.locator("#import-file input[type=file]").set_input_files(lora)
+    expect(report).to_contain_text("imported from the LoRA file cat.safetensors")
+    expect(seed).to_have_value("4711")
+    assert not uploads
+
+    (tmp_path / "broken.safetensors").write_bytes(b"\x05" + bytes(7) + b"[1,2,")
+    page.locator("#import-file input[type=file]").set_input_files(tmp_path / "broken.safetensors")
+    expect(report).to_contain_text("Nothing was imported from broken.safetensors")
+    assert not uploads
+
+    seed.fill("3")
+    dropped = page.evaluate_handle(
+        """(bytes) => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], 'dropped.safetensors')); return data; }""",
+        list(lora.read_bytes()[: 8 + len(header)]),
+    )
+    page.locator("#import-file input[type=file]").evaluate(
+        "(field, data) => field.parentElement.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data}))",
+        dropped,
+    )
+    expect(report).to_contain_text("imported from the LoRA file dropped.safetensors")
+    expect(seed).to_have_value("4711")
+    assert not uploads
+
+    seed.fill("3")
+    page.locator("#import-path input, #import-path textarea").fill(str(lora))
+    page.locator("#import-read").click()
+    expect(report).to_contain_text("imported from the LoRA file cat.safetensors")
+    expect(seed).to_have_value("4711")
+    assert not uploads

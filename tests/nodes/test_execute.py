@@ -272,3 +272,24 @@ def test_a_rollout_preview_measures_the_untrained_model_and_reports_its_progress
     assert Image.open(file).width > 300
     reported = {event["what"] for event in events if event["event"] == "progress" and event["node"] == "strip"}
     assert "drift, base model" in reported
+
+
+@pytest.mark.parametrize("publish", [True, False])
+def test_an_exported_lora_carries_the_workflow_unless_the_run_publishes_no_texts(publish, store, tmp_path):
+    """A workflow has prompts and folders in it."""
+    from types import SimpleNamespace
+
+    from rollout_studio.core.adapters.header import read_header
+    from rollout_studio.core.config import config_from_flat
+    from rollout_studio.nodes.graph.values import Checkpoint
+    from rollout_studio.nodes.library.training import export_lora
+    from safetensors.torch import save_file
+    from torch import ones
+
+    run = store.create(config_from_flat({"max_train_steps": 3, "publish_texts": publish}), "cat")
+    run.lora_path.mkdir()
+    save_file({"unet.a.lora_A.weight": ones(1, 2)}, run.lora_path / "cat.safetensors", metadata={"kept": "yes"})
+    context = SimpleNamespace(out=tmp_path / "out", provenance={"workflow": "a secret prompt"})
+    path, _ = export_lora(context, Checkpoint(str(run.path), "cat", 3, "0" * 64), "lora")
+    notes = read_header(path)["__metadata__"]
+    assert notes["kept"] == "yes" and ("workflow" in notes) == publish

@@ -27,7 +27,8 @@ def weights_choices(run: RunSummary | None) -> list[tuple[str, str]]:
 
 def _lora_files(run: RunSummary) -> list[Path]:
     folder = RunDir(run.path).lora_path
-    return sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    # The main file first: the other layout's has a longer name.
+    return sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name)) if folder.is_dir() else []
 
 
 def _steps(run: RunSummary) -> list[int]:

@@ -1,7 +1,7 @@
 """The adapter."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..options import Checked, option
 
@@ -41,3 +41,18 @@ class LoraConfig(Checked):
         (), "Names (or ends of names) of the layers that get an adapter, for example to_q, to_k; empty = the family's own list.", label="Layers with an adapter",
         level="advanced",
     )  # fmt: skip
+    layout: Literal["diffusers", "kohya", "both"] = option(
+        "diffusers",
+        "Names in the LoRA file: diffusers (also read by ComfyUI), kohya (as ComfyUI, Forge, AUTOMATIC1111 and sd-scripts name layers, with "
+        "alpha tensors), or a file of each.",
+        label="Layout of the LoRA file",
+        level="advanced",
+        since="0.3",
+    )
+    folder: str | None = option(
+        None,
+        "A folder that the finished LoRA is also put into, such as ComfyUI's models/loras; it must exist. Unset = only the run's own folder.",
+        label="Also put the LoRA into",
+        level="advanced",
+        since="0.3",
+    )

@@ -27,3 +27,17 @@ class SavingConfig(Checked):
     save_precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32", "Number format of the exported file.", label="Number format of the saved LoRA", level="advanced"
     )
+    publish_folders: bool = option(
+        True,
+        "Names of your folders (the last part of each path) in the exported file and its model card; off = none.",
+        label="Folder names in the file",
+        level="advanced",
+        since="0.3",
+    )
+    publish_texts: bool = option(
+        True,
+        "Trigger word, prompts and captions of the settings in the exported file and its model card; off = none.",
+        label="Prompts and trigger word in the file",
+        level="advanced",
+        since="0.3",
+    )

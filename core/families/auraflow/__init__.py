@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, TextCost, vae_geometry, width_of
+from ..lora_facts import NOT_READ
 
 TOKENS = 256
 """Captions are padded to so many with zeros, which take part in the attention."""
@@ -31,6 +32,7 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 1.73}),
     geometry=geometry,
     text=text,
+    kohya=NOT_READ,
     header={"ss_base_model_version": "auraflow", "architecture": "auraflow"},
     licence="Apache 2.0",
     examples=("fal/AuraFlow-v0.3",),

@@ -1,5 +1,6 @@
 """Chroma: FLUX.1's transformer without the pooled vector and the guidance input, pruned and trained on; T5 text with a mask."""
 
+from ..black_forest_facts import FLUX1
 from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
 
@@ -25,6 +26,7 @@ FACTS = FamilyFacts(
     # A token is a square of 2x2 cells; the network's config names no size, and a bare `pipe(prompt)` draws 128 x 128 cells.
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,
+    kohya=FLUX1,
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
     licence="Apache 2.0",
     examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),

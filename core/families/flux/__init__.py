@@ -1,5 +1,6 @@
 """FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
 
+from ..black_forest_facts import FLUX1
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
@@ -59,6 +60,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
+    kohya=FLUX1,
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),

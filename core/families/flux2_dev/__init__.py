@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from ..black_forest_facts import FLUX2
 from ..facts import FamilyFacts, PartConfigs, Refusal
 from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
 from ..flux2_facts import refuse as refuse_inputs
@@ -38,6 +39,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    kohya=FLUX2,
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     licence="FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-dev",),

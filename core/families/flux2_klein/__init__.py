@@ -1,5 +1,6 @@
 """FLUX.2 klein in its undistilled form: a transformer on a rectified flow; Qwen 3 text; guidance by a second, empty prompt."""
 
+from ..black_forest_facts import FLUX2
 from ..facts import FamilyFacts, PartConfigs, Refusal
 from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
 from ..flux2_facts import refuse as refuse_inputs
@@ -28,6 +29,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    kohya=FLUX2,
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),

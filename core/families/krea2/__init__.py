@@ -14,6 +14,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import ClassifierFree
+from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`, to which it pads every prompt."""
@@ -68,6 +69,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    kohya=KOHYA,
     header={"ss_base_model_version": "krea2", "architecture": "krea-2"},
     licence="Krea 2 Community License",
     examples=("krea/Krea-2-Raw",),

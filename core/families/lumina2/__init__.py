@@ -2,6 +2,7 @@
 
 from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..lora_facts import NoKohyaLayout
 
 LONGEST_TEXT = 256
 USUAL_TEXT = 64
@@ -24,6 +25,9 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": 6.0}, sigmas="steps", bends_with="channels"),
     geometry=vae_geometry("transformer"),
     text=text,
+    kohya=NoKohyaLayout(
+        "has a file of another layout that diffusers reads only where it has every layer of each block; ComfyUI reads its diffusers layout"
+    ),
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
     licence="Apache 2.0",
     examples=("Alpha-VLLM/Lumina-Image-2.0",),

@@ -1,6 +1,7 @@
 """PixArt-Sigma: a transformer on a variance-preserving path, which reads T5 text by cross-attention."""
 
 from ..facts import FamilyFacts, PartConfigs, Refusal, Schedule, TextCost, vae_geometry, width_of
+from ..lora_facts import NOT_READ
 
 TOKENS = 300
 """Captions are padded to so many; a mask hides the padding."""
@@ -39,6 +40,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer"),
     text=text,
     refuse=refuse,
+    kohya=NOT_READ,
     header={"ss_base_model_version": "pixart_sigma", "architecture": "pixart-sigma"},
     licence="CreativeML Open RAIL++-M",
     examples=("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",),

@@ -11,6 +11,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import ClassifierFree
+from ..lora_facts import UNDERSCORED
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`."""
@@ -60,6 +61,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
+    kohya=UNDERSCORED,
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

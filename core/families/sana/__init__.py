@@ -1,6 +1,7 @@
 """Sana: a transformer with linear attention on a rectified flow over deeply compressed latents (32 pixels a cell); Gemma 2 text."""
 
 from ..facts import FamilyFacts, PartConfigs, Refusal, Schedule, TextCost, vae_geometry, width_of
+from ..lora_facts import NoKohyaLayout
 
 TOKENS = 300
 """Captions are padded to so many; a mask hides the padding."""
@@ -36,6 +37,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer"),
     text=text,
     refuse=refuse,
+    kohya=NoKohyaLayout("is in the key map of no other tool that is known: ComfyUI's leaves it out"),
     header={"ss_base_model_version": "sana", "architecture": "sana"},
     licence="NVIDIA License (NSCL v2-custom); its text encoder: Gemma Terms of Use",
     examples=("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",),

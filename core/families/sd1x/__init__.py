@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x: 1x1 convolutions around the attention blocks of its UNet."""
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
+from ..lora_facts import UNDERSCORED
 from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(
@@ -16,6 +17,7 @@ FACTS = FamilyFacts(
     text=clip_text("text_encoder"),
     refuse=refuse,
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
+    kohya=UNDERSCORED,
     header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
     licence="CreativeML Open RAIL-M",
     examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),

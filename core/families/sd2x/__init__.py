@@ -4,6 +4,7 @@ The text widths (1024, before 768) may differ in small models, so the linear lay
 """
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
+from ..lora_facts import UNDERSCORED
 from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
 
 FACTS = FamilyFacts(
@@ -19,6 +20,7 @@ FACTS = FamilyFacts(
     text=clip_text("text_encoder"),
     refuse=refuse,
     claims=lambda configs: bool(configs.get("unet", {}).get("use_linear_projection")),
+    kohya=UNDERSCORED,
     header={"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"},
     licence="CreativeML Open RAIL++-M",
     model="StableDiffusion2",

@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5: a transformer on a rectified flow; two CLIP encoders and, where it was saved with it, T5."""
 
 from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+from ..lora_facts import NOT_READ
 
 TOKENS = 77 + 256
 """CLIP's, and T5's or the zeros in their place."""
@@ -24,6 +25,7 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(max_shift=1.16),
     geometry=vae_geometry("transformer"),
     text=text,
+    kohya=NOT_READ,
     header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
     licence="Stability AI Community License",
     examples=("stabilityai/stable-diffusion-3.5-medium",),

@@ -2,6 +2,7 @@
 
 from ..facts import BETAS, FamilyFacts, Schedule
 from ..unet_facts import GEOMETRY, PREDICTIONS, clip_text, refuse
+from .lora_facts import KOHYA
 
 FACTS = FamilyFacts(
     name="sdxl",
@@ -15,6 +16,7 @@ FACTS = FamilyFacts(
     geometry=GEOMETRY,
     text=clip_text("text_encoder", "text_encoder_2", pooled="text_encoder_2"),
     refuse=refuse,
+    kohya=KOHYA,
     header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
     licence="CreativeML Open RAIL++-M",
     examples=("stabilityai/stable-diffusion-xl-base-1.0",),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
 USUAL_TEXT = 64
@@ -48,6 +49,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    kohya=KOHYA,
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),

@@ -1,0 +1,92 @@
+"""The model card of a LoRA, made from what its header carries: README.md as the hub reads it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import OPTIONS, RunConfig, config_to_flat
+from ..config.options import shown
+from ..names import is_hub_id
+
+_SHOWN = (
+    "lora_rank", "lora_alpha", "learning_rate", "optimizer", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
+    "scheduled_sampling_max_step_offset", "scheduled_sampling_probability", "input_perturbation_gamma", "seed",
+)  # fmt: skip
+"""Settings that the card lists; those that differ from their defaults follow."""
+
+
+def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping[str, Any], label: str) -> str:
+    """The text of the card.
+
+    Args:
+        files: the LoRA files that go along, the main one first. metadata: of the main file's header.
+        flat: the config that it carries; what was not published is not in it, and so not in the card.
+        label: the family's name for people.
+    """
+    base, word, prompts = (
+        flat.get("pretrained_model_name_or_path"),
+        flat.get("trigger_word"),
+        flat.get("validation_prompts") or [],
+    )
+    hub = isinstance(base, str) and is_hub_id(base)
+    head: dict[str, Any] = {
+        "library_name": "diffusers",
+        "tags": ["lora", "diffusers", "text-to-image", "rollout-studio"],
+    }
+    if hub:
+        head["base_model"] = base
+        head["base_model_relation"] = "adapter"
+    if word is not None:
+        head["instance_prompt"] = word
+    title = metadata.get("modelspec.title", files[0].stem)
+    lines = [
+        _front(head), f"# {title}", "",
+        f"A LoRA for {label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
+    ]  # fmt: skip
+    if word is not None:
+        lines += ["## Trigger word", "", f"Put {_code(word)} into the prompt.", ""]
+    if prompts:
+        lines += ["## Prompts that were drawn during training", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
+    lines += ["## Use", "", *_use(files[0], base if hub else None), "", "## Files", ""]
+    lines += [
+        f"- `{file.name}`"
+        + (" (names and alpha tensors for ComfyUI, Forge and AUTOMATIC1111)" if "kohya" in file.stem else "")
+        for file in files
+    ]
+    return "\n".join([*lines, "", "## Training", "", "| setting | value |", "|---|---|", *_settings(flat), ""])
+
+
+def _front(head: Mapping[str, Any]) -> str:
+    from huggingface_hub import ModelCardData
+
+    return f"---\n{ModelCardData(**head).to_yaml()}\n---\n"
+
+
+def _use(file: Path, base: str | None) -> list[str]:
+    model = base if base is not None else "the base model"
+    return [
+        "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
+        f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",
+        "ComfyUI: put the file into `models/loras` and load it with *Load LoRA*.",
+    ]  # fmt: skip
+
+
+def _settings(flat: Mapping[str, Any]) -> list[str]:
+    usual = config_to_flat(RunConfig())
+    private = {"pretrained_model_name_or_path", "trigger_word", "validation_prompts"}  # said above
+    changed = [name for name in OPTIONS if name in flat and flat[name] != usual[name] and name not in private]
+    return [
+        f"| `{name}` | {_cell(flat[name])} |"
+        for name in dict.fromkeys([*_SHOWN, *changed])
+        if flat.get(name) is not None
+    ]
+
+
+def _cell(value: Any) -> str:
+    return shown(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _code(value: Any) -> str:
+    """As code, whatever backticks and lines it has."""
+    one_line = " ".join(str(value).split())
+    return f"`` {one_line} ``" if "`" in one_line else f"`{one_line}`"

@@ -1,0 +1,86 @@
+"""A LoRA to the Hugging Face hub, with a model card made from its header."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..names import is_hub_id
+from .header import ExportError, read_header, read_lora_config
+from .lora_file import read_lora_header
+from .model_card import model_card
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def upload(
+    files: Sequence[Path], repository: str, *, private: bool = True, replace: bool = False, api: "HfApi | None" = None
+) -> str:
+    """Make the repository, private unless told otherwise, and upload the files with their card in one commit. Returns its address.
+
+    Args:
+        files: LoRA files that were trained here, the main one first.
+        repository: owner/name. replace: add to a repository that is there already; its card is then replaced.
+        api: None = the hub's, with the token of `hf auth login` or HF_TOKEN.
+
+    Raises: ExportError for a missing token, a repository that is there, a file without a header of ours, or what the hub refuses.
+    Sends nothing else: neither sidecar nor log, and of prompts and folders what the header has (`publish_texts`, `publish_folders`).
+    """
+    from huggingface_hub import HfApi, errors, get_token
+
+    if not is_hub_id(repository):
+        raise ExportError(f"--repo {repository}: must be owner/name.")
+    card = card_of(files)
+    if api is None:
+        if get_token() is None:
+            raise ExportError(
+                "There is no token for the hub: make one with the right to write on huggingface.co/settings/tokens, then run "
+                "`hf auth login` or set HF_TOKEN."
+            )
+        api = HfApi()
+    try:
+        if api.repo_exists(repository) and not replace:
+            raise ExportError(
+                f"{repository} exists already. Name a new repository, or give --replace to add to it and replace its card."
+            )
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / "README.md").write_text(card, encoding="utf-8")
+            operations = [_added("README.md", Path(place) / "README.md"), *(_added(file.name, file) for file in files)]
+            api.create_commit(repository, operations, commit_message="LoRA trained with Rollout Studio")
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise ExportError(
+            f"The hub refused {repository}: {' '.join(str(error).split())[:300]}. Check the token's right to write."
+        ) from error
+    return f"https://huggingface.co/{repository}"
+
+
+def card_of(files: Sequence[Path]) -> str:
+    """The model card of LoRA files, made from the header of the first. ExportError where it carries no settings of ours."""
+    from ..families.registry import FAMILIES
+
+    for file in files:
+        read_lora_header(file)  # a whole LoRA, not cut off
+    flat, metadata = read_lora_config(files[0]), read_header(files[0]).get("__metadata__", {})
+    if flat is None:
+        raise ExportError(
+            f"'{files[0]}' carries no settings of Rollout Studio; only LoRA files that were trained here do."
+        )
+    version = metadata.get("ss_base_model_version")
+    label = next(
+        (facts.label for facts in FAMILIES.values() if facts.header["ss_base_model_version"] == version),
+        "a diffusion model",
+    )
+    return model_card(files, metadata, flat, label)
+
+
+def run_files(lora_path: Path) -> list[Path]:
+    """The LoRA files in a run's folder, the main one first: the other layout's name is longer."""
+    return sorted(lora_path.glob("*.safetensors"), key=lambda file: (len(file.stem), file.stem))
+
+
+def _added(name: str, path: Path) -> Any:
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(name, path)
