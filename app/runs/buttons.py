@@ -11,6 +11,7 @@ from ...core.runs.rows import RunSummary
 from ..parts import notices
 from ..parts.panel import QUICK
 from ..parts.watch import Watch
+from .report import write_run_report
 
 COMMANDS = {
     "pause": ("Pause", "It waits until you press Go on; nothing is lost."),
@@ -47,6 +48,7 @@ class RunButtons:
             self.earlier = gr.Button("Earlier", size="sm", visible=False, elem_id="do-earlier")
             self.later = gr.Button("Later", size="sm", visible=False, elem_id="do-later")
             self.dequeue = gr.Button("Take out of the queue", size="sm", visible=False, elem_id="do-dequeue")
+            self.report = gr.Button("Make a report to share", size="sm", visible=False, elem_id="do-report")
             self.delete = gr.Button("Delete", size="sm", variant="stop", visible=False, elem_id="do-delete")
         with gr.Row(visible=False, elem_classes="rs-card rs-bad") as self.confirm:
             gr.HTML("<b>Delete this run with its checkpoints, samples and LoRA?</b> This cannot be undone.")
@@ -57,7 +59,7 @@ class RunButtons:
     def named(self) -> dict[str, gr.Button]:
         """Every button that comes and goes with the state of a run, by the key that `shown` uses."""
         return {**self.commands, "force": self.force, "again": self.again, "clone": self.clone, "earlier": self.earlier,
-                "later": self.later, "dequeue": self.dequeue, "delete": self.delete}  # fmt: skip
+                "later": self.later, "dequeue": self.dequeue, "report": self.report, "delete": self.delete}  # fmt: skip
 
     @staticmethod
     def shown(run: RunSummary, silent: float | None) -> dict[str, str]:
@@ -70,6 +72,8 @@ class RunButtons:
         if run.state == "queued":
             return {"earlier": "Earlier", "later": "Later", "dequeue": "Take out of the queue"}
         shown = {"clone": "Start again as a copy", "delete": "Delete"}
+        if run.step:
+            shown["report"] = "Make a report to share"
         if run.resumable:
             shown["again"] = f"Resume from step {run.last_checkpoint}"
         elif run.state == "created":
@@ -117,6 +121,7 @@ class RunButtons:
         on_click(self.earlier, lambda name: self.watch.store.move(name, -1))
         on_click(self.later, lambda name: self.watch.store.move(name, 1))
         on_click(self.dequeue, self._take_out)
+        on_click(self.report, self._make_report)
         on_click(self.delete_yes, self._delete)
         self.delete.click(lambda: gr.Row(visible=True), None, self.confirm, **QUICK)
         for button in (self.delete_yes, self.delete_no):
@@ -126,6 +131,11 @@ class RunButtons:
         self.watch.store.send(name, command)
         when = "when the current step is over" if command in ("sample", "drift") else "at once"
         return f"{COMMANDS[command][0]}: sent; it takes effect {when}. {COMMANDS[command][1]}".strip()
+
+    def _make_report(self, name: str) -> str:
+        store = self.watch.store
+        path = write_run_report(store.get(name), store.summary(name))
+        return f"{path.name} lies in the run's folder, and to download under Overview: one file that shows everything without a network."
 
     def _force_stop(self, name: str) -> str:
         return (

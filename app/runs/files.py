@@ -13,6 +13,7 @@ from ...core.runs.run_log import RunLog
 from ...core.sizes import size
 from ..parts.watch import Watch, signature
 from ..parts.words import text
+from .report import NAME as REPORT
 
 
 class DiskUse:
@@ -31,11 +32,12 @@ class DiskUse:
 
 
 def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
-    """The LoRA files of a run with their links, and what the load check found; "" where there are none."""
+    """The LoRA files of a run with their links, and what the load check found; the report to share. "" where there are none."""
     folder = RunDir(run.path).lora_path
     found = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    report = _report_card(run, watch)
     if not found:
-        return ""
+        return report
     links = []
     for path in found:
         address = _download_address(path, run.name, watch)
@@ -45,6 +47,23 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
     return (
         f'<div class="rs-card rs-good"><h4>Your LoRA</h4><p>{"".join(links)}</p>'
         f'<p class="rs-quiet">{_load_check(log)} Lies in {text(folder)}</p></div>'
+    ) + report
+
+
+def report_mark(run: RunSummary) -> int | None:
+    """When the run's report was made; None without one."""
+    path = run.path / REPORT
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _report_card(run: RunSummary, watch: Watch) -> str:
+    path = run.path / REPORT
+    if not path.is_file():
+        return ""
+    address = watch.previews.named(path, f"{run.name}-report.html")
+    return (
+        f'<div class="rs-card"><h4>Report to share</h4><p><a class="rs-file" download="{text(run.name)}-report.html" href="{text(address)}">'
+        f"<b>{text(run.name)}-report.html</b> {size(path.stat().st_size)}</a></p></div>"
     )
 
 

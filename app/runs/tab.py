@@ -19,7 +19,7 @@ from ..parts.words import text
 from .buttons import RunButtons
 from .compare.panel import ComparePanel
 from .curves import curves
-from .files import DiskUse, files_card
+from .files import DiskUse, files_card, report_mark
 from .head import head, silent_for
 from .messages import messages, requests_card
 from .run_list import run_choices, storage_card
@@ -135,7 +135,14 @@ class RunsTab:
         point = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CURVE_POINTS)
         draw("charts", lambda: curves(run, log), run.alive, point, run.total_steps)
         draw("glance", lambda: glance(run, log, self.watch), log.samples)
-        draw("files", lambda: files_card(run, log, self.watch), log.exported, log.saved, run.last_checkpoint)
+        draw(
+            "files",
+            lambda: files_card(run, log, self.watch),
+            log.exported,
+            log.saved,
+            run.last_checkpoint,
+            report_mark(run),
+        )
         draw("samples", lambda: samples_grid(run, log, self.watch), log.samples)
         draw("over_training", lambda: drift_over_training(run, log), log.drifts, run.total_steps)
         draw("drift", lambda: self._newest_drift(run, log), log.drifts)

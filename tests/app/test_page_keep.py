@@ -164,7 +164,7 @@ def test_of_a_lora_only_the_header_leaves_the_browser_and_a_path_is_read_in_plac
     lora.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2**22))
     page, uploads = visit(), []
     page.on("request", lambda request: uploads.append(request.url) if "/upload" in request.url else None)
-    page.get_by_text("Save or import settings").click()
+    page.get_by_text("Import settings, or save these").click()
     seed, report = page.locator("#opt-seed input"), page.locator("#import-report")
     page.locator("#import-file input[type=file]").set_input_files(lora)
     expect(report).to_contain_text("imported from the LoRA file cat.safetensors")
