@@ -156,7 +156,7 @@ def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an
     expect(note).to_contain_text("No download")
 
 
-def test_of_a_lora_only_the_header_leaves_the_browser_and_a_path_is_read_in_place(visit, tmp_path):
+def test_of_a_lora_only_the_header_leaves_the_browser_and_a_path_is_read_in_place(visit, tmp_path, step):
     config = with_changes(load_preset("demo"), {"seed": 4711})
     header = json.dumps({"__metadata__": {"rollout_studio_config": json.dumps(published_config(config))},
                          "a.lora_A.weight": {"dtype": "F32", "shape": [2**20], "data_offsets": [0, 2**22]}}).encode()  # fmt: skip
@@ -164,6 +164,7 @@ def test_of_a_lora_only_the_header_leaves_the_browser_and_a_path_is_read_in_plac
     lora.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2**22))
     page, uploads = visit(), []
     page.on("request", lambda request: uploads.append(request.url) if "/upload" in request.url else None)
+    step(page, "settings")
     page.get_by_text("Import settings, or save these").click()
     seed, report = page.locator("#opt-seed input"), page.locator("#import-report")
     page.locator("#import-file input[type=file]").set_input_files(lora)
