@@ -192,7 +192,7 @@ def sd2_v():
     return stable_diffusion(scheduler, linear=True)
 
 
-def sd3(*, t5: bool = True, **scheduler):
+def sd3(*, t5: bool = True, dual: tuple[int, ...] = (0,), **scheduler):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -210,7 +210,7 @@ def sd3(*, t5: bool = True, **scheduler):
         caption_projection_dim=16,
         pooled_projection_dim=32,
         pos_embed_max_size=16,
-        dual_attention_layers=(0,),
+        dual_attention_layers=dual,
         qk_norm="rms_norm",
     )
     words = t5_tokenizer() if t5 else None
@@ -230,6 +230,11 @@ def sd3(*, t5: bool = True, **scheduler):
         text_encoder_3=encoder,
         tokenizer_3=words,
     )
+
+
+def sd35_large():
+    """The shape of SD 3.5 Large: no block has a second attention, as Medium's first thirteen have; both normalize queries and keys."""
+    return sd3(t5=False, dual=())
 
 
 def sd3_without_t5():
@@ -731,7 +736,7 @@ def flux2_dev():
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
-    "sd3": (sd3, sd3_without_t5, sd3_dynamic),
+    "sd3": (sd3, sd3_without_t5, sd3_dynamic, sd35_large),
     "lumina2": (lumina2,),
     "sdxl": (sdxl, sdxl_v),
     "flux": (flux,),

@@ -104,7 +104,7 @@ def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple
     try:
         source = locate(folder, revision, model.variant)
         family = source.family
-        refusal = FAMILIES[family].refuse(source.configs)
+        refusal = FAMILIES[family].refuse(source.configs, folder, model.pretrained_model_name_or_path)
     except ModelError as error:
         return [(error.message, error.remedy)]
     if model.model_family not in ("auto", family):

@@ -108,7 +108,7 @@ class Family(ABC):
 
     def check(self, prediction: PredictionType) -> None:
         """Refuse checkpoints of the right class that cannot be trained; `prediction`: what is to be trained. Raises ModelError."""
-        refusal = self.facts.refuse(self.part_configs)
+        refusal = self.facts.refuse(self.part_configs, self.source.name)
         if refusal is not None:
             raise ModelError(f"'{self.source.name}' {refusal.why}", refusal.remedy)
 

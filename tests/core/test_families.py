@@ -23,6 +23,7 @@ from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
+from rollout_studio.core.families.registry import PIPELINES
 from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import target_output
 from rollout_studio.core.maths.rollout import plan_from_noise, plan_offsets, rollout
@@ -869,7 +870,7 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     file.write_text(json.dumps(json.loads(file.read_text()) | {"shift": 3.0}))
     _, (finding,) = model_findings(ModelConfig(pretrained_model_name_or_path=str(tmp_path / "model")))
     assert finding.level == "error" and "Z-Image-Turbo" in finding.message and "Tongyi-MAI/Z-Image" in finding.remedy
-    with pytest.raises(ModelError, match="distilled to eight steps"):
+    with pytest.raises(ModelError, match="distilled to a few steps"):
         open_model(tmp_path / "model")
     assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("zimage"))))[1] == []
 
@@ -879,6 +880,8 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     ("flux2_klein", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "klein-base-4B"),
     ("krea2", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "krea/Krea-2-Raw"),
     ("flux2_dev", "transformer/config.json", {"guidance_embeds": False}, "no guidance as an input", "FLUX.2-dev"),
+    ("sana", "transformer/config.json", {"guidance_embeds": True}, "distilled to a few steps", "Sana_1600M"),
+    ("sd1", "unet/config.json", {"time_cond_proj_dim": 8}, "distilled to a few steps", "undistilled base"),
 ])  # fmt: skip
 def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_opening(
     name, file, setting, why, remedy, tiny_folder, tmp_path
@@ -893,6 +896,66 @@ def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_
         load_model(chosen)
     assert error.value.remedy == finding.remedy
     assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder(name))))[1] == []
+
+
+DISTILLED = {
+    "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
+    "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
+    "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
+    "krea2": "krea/Krea-2-Turbo",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "hub"), DISTILLED.items())
+def test_what_was_distilled_is_refused_by_its_name_where_its_configs_look_like_its_bases(name, hub, tiny_folder):
+    """As a hub id, as a folder of that name in any letters, and as what a folder was saved from; a base's name is not like it."""
+    facts, read = FAMILIES[FAMILY_OF[name]], locate(str(tiny_folder(name))).configs
+    configs = {part: read[part] for part in ("pipeline", facts.component, "vae", "scheduler")}
+    called = hub.rpartition("/")[2]
+    saved = {**configs, "pipeline": {**configs["pipeline"], "_name_or_path": hub}}
+    for refusal in (
+        facts.refuse(configs, hub),
+        facts.refuse(configs, f"C:\\models\\{called.upper()}\\"),
+        facts.refuse(configs, f"/models/{called}"),
+        facts.refuse(saved),
+    ):
+        assert "distilled to a few steps" in refusal.why and called.lower() in refusal.why
+        assert "another model after all" in refusal.remedy
+    assert not any(facts.refuse(configs, other) for other in (*facts.examples, f"{hub}-mine", "/models/plain"))
+
+
+def test_a_distilled_model_is_refused_by_its_name_before_and_at_the_opening(tiny_folder, tmp_path):
+    folder = tmp_path / "stable-diffusion-3.5-large-turbo"
+    shutil.copytree(tiny_folder("sd3_without_t5"), folder)
+    chosen = ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu")
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "distilled to a few steps" in finding.message
+    assert "stable-diffusion-3.5-large or -medium" in finding.remedy
+    with pytest.raises(ModelError, match="distilled to a few steps") as error:
+        load_model(chosen)
+    assert error.value.remedy == finding.remedy
+
+
+@pytest.mark.parametrize(("pipeline", "words"), [
+    ("SanaSprintPipeline", ["distilled to a few steps", "Sana_1600M"]),
+    ("LatentConsistencyModelPipeline", ["distilled to a few steps", "undistilled base"]),
+    ("FluxKontextPipeline", ["editing", "text-to-image"]),
+    ("StableDiffusionXLImg2ImgPipeline", ["refines", "text-to-image"]),
+])  # fmt: skip
+def test_a_class_that_is_never_trained_here_is_refused_with_its_own_reason(pipeline, words, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    with pytest.raises(ModelError, match=f"it is a {pipeline}") as error:
+        assert locate(str(tmp_path)).family
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_every_refusal_has_a_way_to_be_told_and_refuses_no_example_of_its_family():
+    """Its classes exist in diffusers and open nothing, what it shows is found, and its own names are told apart from released models."""
+    for facts in FAMILIES.values():
+        for kind in facts.unsuitable:
+            assert (kind.shown or kind.hub or kind.pipelines) and kind.remedy.endswith((".", "torchvision"))
+            assert all(hasattr(diffusers, name) and name not in PIPELINES for name in kind.pipelines)
+        assert not any(facts.refuse({}, example) for example in facts.examples)
 
 
 def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):
