@@ -733,6 +733,47 @@ def flux2_dev():
     )
 
 
+def ernie():
+    from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import Mistral3Config, Mistral3Model, MistralConfig, PixtralVisionConfig
+
+    torch.manual_seed(8)
+    tokenizer = qwen_tokenizer()
+    text = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # so that captions differ
+    )
+    pictures = PixtralVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=8,
+        out_channels=8,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    return ErnieImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flux2_vae(),
+        text_encoder=Mistral3Model(
+            Mistral3Config(text_config=text, vision_config=pictures, image_token_index=1)
+        ).eval(),
+        tokenizer=tokenizer,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -749,6 +790,7 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "auraflow": (auraflow,),
     "zimage": (zimage,),
     "chroma": (chroma,),
+    "ernie": (ernie,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}

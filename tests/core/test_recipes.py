@@ -78,9 +78,9 @@ def recipe_at(name, pair, weighting="none", precondition=False):
 
 
 def test_every_recipe_for_a_family_here_is_compared():
-    """The others have none: Chroma, PixArt-Sigma, AuraFlow."""
+    """The others have none: Chroma, PixArt-Sigma, AuraFlow, ERNIE-Image."""
     without = set(FAMILIES) - {FAMILY_OF[name] for name in RECIPES}
-    assert without == {"chroma", "pixart", "auraflow"}
+    assert without == {"chroma", "pixart", "auraflow", "ernie"}
 
 
 # mode and logit_normal weigh nothing: they are about which times are drawn
