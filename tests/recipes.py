@@ -8,8 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_loss_weighting_for_sd3, compute_snr
+from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.families import locate
+from rollout_studio.core.families.conditioning import Frame
+from rollout_studio.core.maths.grid import Grid
+from rollout_studio.core.maths.rollout import plan_offsets
+from rollout_studio.core.remedies import Batch, Ground, Plain, remedy_for
+from rollout_studio.core.train.losses import batch_loss
+from stock import open_model
+from tiny import PROMPTS
 from torch import Tensor
 
 FRAMES = (((64, 48), (4, 8), (32, 32)), ((32, 96), (0, 31), (32, 32)))
@@ -33,6 +42,10 @@ class Recipe:
     answer: Callable[..., Tensor]
     towards_data: bool = False
     shift: float | None = None
+
+    @property
+    def file(self) -> str:
+        return self.script if self.script.startswith("train") else f"train_dreambooth_lora{self.script}"
 
 
 # Latents ---------------------------------------------------------------------------------------------------------------
@@ -220,3 +233,70 @@ def variance_preserving_loss(recipe, pipe, latents, noise, times, prompts, *, sn
         return losses
     snr = compute_snr(scheduler, times)
     return losses * snr.clamp(max=snr_gamma) / (snr + 1 if is_v else snr)
+
+
+# Both, side by side ----------------------------------------------------------------------------------------------------
+
+INDEX = torch.tensor([130, 770])
+"""Places in the table of 1000 noise levels, of two rows; for a variance-preserving model the timesteps."""
+ROLLOUT = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_grid_steps": 6}
+
+
+def stock_pipeline(folder):
+    """The pipeline of a saved model, frozen, as diffusers opens it."""
+    pipe = DiffusionPipeline.from_pretrained(folder, **dict.fromkeys(locate(str(folder)).absent))
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)
+    return pipe
+
+
+def drawn(model, seed=3):
+    """Two pictures that are no squares, and noise for their latents."""
+    draws = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(2, 3, 32, 48, generator=draws) * 2 - 1
+    return pixels, torch.randn(2, model.latent_channels, 8, 12, generator=draws)
+
+
+def posterior():
+    return torch.Generator().manual_seed(7)
+
+
+def our_losses(model, pixels, noise, t, *, is_class=None, **options):
+    """(B,) of the trainer's own loss with a rollout switched on that leads no row anywhere; plain training gives the same bits."""
+    config = config_from_flat({"pretrained_model_name_or_path": "a-model", **ROLLOUT, **options})
+    x0 = model.encode_images(pixels, posterior())
+    cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), [Frame(*frame) for frame in FRAMES])
+    grid = Grid(model.inference_times(6, x0.shape[1:]).numpy())
+    ground = Ground(model.noise_path, model.prediction_type, grid)
+    plan = plan_offsets(t, torch.zeros(2, dtype=torch.int64), model.noise_path, grid)
+    plain, batch = Plain(config, ground), Batch(x0, noise, cond, is_class)
+    with torch.no_grad():
+        rolled = batch_loss(model, config, remedy_for(config, ground), batch, plan).parts.total
+        alone = batch_loss(model, config, plain, batch, plain.plan(t, step=0, seed=0)).parts.total
+    assert torch.equal(rolled, alone) and len(rolled) == 2
+    return rolled
+
+
+def both(name, model, pipe, *, weighting="none", precondition=False, snr_gamma=None):
+    """(our losses, the script's), each (B,), of one of RECIPES. Options as the scripts name them."""
+    recipe, (pixels, noise) = RECIPES[name], drawn(model)
+    with torch.no_grad():
+        latents = recipe.latents(pipe, pixels, posterior())
+        if model.is_flow:
+            t, theirs = flow_loss(recipe, pipe, latents, noise, INDEX, list(PROMPTS), weighting=weighting, precondition=precondition)  # fmt: skip
+        else:
+            t, theirs = INDEX, variance_preserving_loss(recipe, pipe, latents, noise, INDEX, list(PROMPTS), snr_gamma=snr_gamma)  # fmt: skip
+    options = {"loss_weighting": weighting, "precondition_outputs": precondition, "snr_gamma": snr_gamma}
+    return our_losses(model, pixels, noise, t.double(), **options), theirs
+
+
+def script_difference(name, folder):
+    """(names of the weightings compared, the largest relative difference of a row's loss)."""
+    model, pipe = open_model(folder), stock_pipeline(folder)
+    if model.is_flow:
+        asked = {scheme: {"weighting": scheme} for scheme in ("none", "cosmap")}
+    else:
+        asked = {"none": {}, "Min-SNR 5": {"snr_gamma": 5.0}}
+    pairs = [both(name, model, pipe, **options) for options in asked.values()]
+    return list(asked), max(float(((ours - theirs) / theirs).abs().max()) for ours, theirs in pairs)

@@ -774,6 +774,44 @@ def ernie():
     )
 
 
+def wan():
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(9)
+    words = t5_tokenizer()
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.3, -0.2, 0.1, 0.5],
+        latents_std=[1.5, 0.8, 1.2, 2.0],
+        scale_factor_spatial=4,
+        scale_factor_temporal=2,
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=64,
+    )
+    return WanPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+        vae=without_zeros(vae),
+        text_encoder=t5_text(words, UMT5Config, UMT5EncoderModel),
+        tokenizer=words,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -791,6 +829,7 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "zimage": (zimage,),
     "chroma": (chroma,),
     "ernie": (ernie,),
+    "wan": (wan,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}

@@ -84,6 +84,11 @@ class Family(ABC):
         return cast(int, self.geometry.pixels_per_latent)  # a model that opened has a VAE whose config says it
 
     @property
+    def pipeline_scale(self) -> int:
+        """Pixels per latent cell and side as the stock pipeline counts them, whatever its autoencoder does."""
+        return self.pipe.vae_scale_factor * self.codec_class.patch
+
+    @property
     def size_multiple(self) -> int:
         """The sides of pictures must be multiples of it, in pixels: the network takes whole tokens."""
         return self.latent_scale * self.geometry.cells_per_token
