@@ -135,8 +135,8 @@ No script exists for the other families.
 REFUSED = """
 ## What is refused
 
-Checkpoints that belong to a family and cannot be trained here, before anything is downloaded or opened. A name counts as hub id, as
-folder, and as what a folder was saved from; "..." are the checkpoint's own values.
+Checkpoints that belong to a family and cannot be trained here: told by their small files or their name, before weights are downloaded
+or opened. A name counts as hub id, as folder, and as what a folder was saved from; "..." are the checkpoint's own values.
 
 | family | refused | because it | told by | instead |
 |---|---|---|---|---|

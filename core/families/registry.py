@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from .facts import FamilyFacts, PartConfigs, Unsuitable
+from .facts import FamilyFacts, PartConfigs, Refusal, Unsuitable
 
 
 def _found() -> dict[str, FamilyFacts]:
@@ -39,3 +39,8 @@ def refused_class(pipeline: str) -> Unsuitable | None:
     """What a pipeline class is that some family knows and refuses; None for others."""
     kinds = (kind for facts in FAMILIES.values() for kind in facts.unsuitable)
     return next((kind for kind in kinds if pipeline in kind.pipelines), None)
+
+
+def refused_name(name: str) -> Refusal | None:
+    """Why a checkpoint of this name cannot be trained, where its name alone tells; nothing of it is read."""
+    return next(filter(None, (facts.refuse({}, name) for facts in FAMILIES.values())), None)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from recipes import RECIPES
+from rollout_studio.core import families
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
@@ -955,6 +956,18 @@ def test_a_distilled_model_is_refused_by_its_name_before_and_at_the_opening(tiny
     with pytest.raises(ModelError, match="distilled to a few steps") as error:
         load_model(chosen)
     assert error.value.remedy == finding.remedy
+
+
+def test_a_distilled_model_on_the_hub_is_refused_before_it_is_downloaded(tiny_folder, monkeypatch):
+    """By the preflight from its name, without a network; at the opening from its small files."""
+    chosen = ModelConfig(pretrained_model_name_or_path="stabilityai/sdxl-turbo", device="cpu")
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "distilled to a few steps" in finding.message and "xl-base" in finding.remedy
+    small = locate(str(tiny_folder("sdxl")))
+    monkeypatch.setattr(families, "locate", lambda *_: replace(small, name=chosen.pretrained_model_name_or_path))
+    monkeypatch.setattr(Loader, "before_network", lambda self: pytest.fail("it is opened"))
+    with pytest.raises(ModelError, match="distilled to a few steps"):
+        load_model(chosen)
 
 
 @pytest.mark.parametrize(("pipeline", "words"), [
