@@ -65,9 +65,7 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
             f"Set model_family to {family} or auto, or choose another model.",
         )
     refusal = FAMILIES[family].refuse(source.configs, source.name)
-    if (
-        refusal is not None
-    ):  # before anything large is downloaded or opened; `Family.check` sees what else opening shows
+    if refusal is not None:  # before weights are downloaded; `Family.check` sees the opened pipeline
         raise ModelError(f"'{source.name}' {refusal.why}", refusal.remedy)
     return family_class(family).open(
         source,

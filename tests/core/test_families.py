@@ -443,6 +443,8 @@ BEHIND = {
     "pixart": 0.0,
     "sana": 0.0,
     "lumina2": 0.0,
+    "ernie": 0.0,
+    "wan": 1e-4,
     "chroma": 1e-4,
     "auraflow": 1e-4,
     "flux": 1e-4,
@@ -904,8 +906,12 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     ("flux2_dev", "transformer/config.json", {"guidance_embeds": False}, "no guidance as an input", "FLUX.2-dev"),
     ("sana", "transformer/config.json", {"guidance_embeds": True}, "distilled to a few steps", "Sana_1600M"),
     ("sd1", "unet/config.json", {"time_cond_proj_dim": 8}, "distilled to a few steps", "undistilled base"),
+    ("wan", "model_index.json", {"boundary_ratio": 0.875}, "two networks", "Wan2.1-T2V-14B"),
+    ("wan", "model_index.json", {"expand_timesteps": True}, "time for each position", "Wan2.1-T2V-1.3B"),
+    ("qwen", "transformer/config.json", {"zero_cond_t": True}, "editing or layers", "text-to-image"),
+    ("pixart", "transformer/config.json", {"use_additional_conditions": True}, "PixArt-alpha", "PixArt-Sigma"),
 ])  # fmt: skip
-def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_opening(
+def test_a_model_that_cannot_be_trained_is_refused_before_and_at_the_opening(
     name, file, setting, why, remedy, tiny_folder, tmp_path
 ):
     shutil.copytree(tiny_folder(name), tmp_path / "model")
