@@ -61,6 +61,8 @@ class Recorded:
             width=width,
         )
         self.arguments[facts.guidance.argument] = facts.guidance.stock_scale(guidance)
+        if "num_frames" in signature(self.pipe.__call__).parameters:
+            self.arguments["num_frames"] = 1
         if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
             self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
         self.call(output_type="latent")
@@ -69,12 +71,20 @@ class Recorded:
     @property
     def pixels(self):
         """Height and width as the pipeline counts them."""
-        return [side * self.patch * self.pipe.vae_scale_factor for side in self.cells]
+        return [side * self.patch * self.scale for side in self.cells]
+
+    @property
+    def scale(self):
+        """Pixels of a cell's side as the pipeline counts them; those of films have a name of their own."""
+        films = hasattr(self.pipe, "vae_scale_factor_spatial")
+        return self.pipe.vae_scale_factor_spatial if films else self.pipe.vae_scale_factor
 
     def spread(self, latents):
         """As (B, C, h, w), by the pipeline's own function where it packs them into tokens."""
         if latents.ndim == 4:
             return latents
+        if latents.ndim == 5:
+            return latents[:, :, 0]  # a film of a single frame
         if hasattr(self.pipe, "_unpack_latents_with_ids"):
             ids = self.pipe._prepare_latent_ids(latents.new_zeros(len(latents), 1, *self.cells))
             return self.pipe._unpack_latents_with_ids(latents, ids)
@@ -90,7 +100,12 @@ class Recorded:
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
         prompts = {"prompt": list(self.prompts), **self.negative}
-        return self.pipe(**prompts, generator=generators, output_type=output_type, **self.arguments).images
+        (found, *_) = self.pipe(
+            **prompts, generator=generators, output_type=output_type, return_dict=False, **self.arguments
+        )
+        if "num_frames" not in self.arguments or output_type == "latent":
+            return found
+        return [film[0] for film in found] if output_type == "pil" else found[:, 0]
 
     @property
     def negative(self):

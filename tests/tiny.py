@@ -192,7 +192,7 @@ def sd2_v():
     return stable_diffusion(scheduler, linear=True)
 
 
-def sd3(*, t5: bool = True, **scheduler):
+def sd3(*, t5: bool = True, dual: tuple[int, ...] = (0,), **scheduler):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -210,7 +210,7 @@ def sd3(*, t5: bool = True, **scheduler):
         caption_projection_dim=16,
         pooled_projection_dim=32,
         pos_embed_max_size=16,
-        dual_attention_layers=(0,),
+        dual_attention_layers=dual,
         qk_norm="rms_norm",
     )
     words = t5_tokenizer() if t5 else None
@@ -230,6 +230,11 @@ def sd3(*, t5: bool = True, **scheduler):
         text_encoder_3=encoder,
         tokenizer_3=words,
     )
+
+
+def sd35_large():
+    """The shape of SD 3.5 Large: no block has a second attention, as Medium's first thirteen have; both normalize queries and keys."""
+    return sd3(t5=False, dual=())
 
 
 def sd3_without_t5():
@@ -728,10 +733,89 @@ def flux2_dev():
     )
 
 
+def ernie():
+    from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import Mistral3Config, Mistral3Model, MistralConfig, PixtralVisionConfig
+
+    torch.manual_seed(8)
+    tokenizer = qwen_tokenizer()
+    text = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # so that captions differ
+    )
+    pictures = PixtralVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=8,
+        out_channels=8,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    return ErnieImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flux2_vae(),
+        text_encoder=Mistral3Model(
+            Mistral3Config(text_config=text, vision_config=pictures, image_token_index=1)
+        ).eval(),
+        tokenizer=tokenizer,
+    )
+
+
+def wan():
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(9)
+    words = t5_tokenizer()
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.3, -0.2, 0.1, 0.5],
+        latents_std=[1.5, 0.8, 1.2, 2.0],
+        scale_factor_spatial=4,
+        scale_factor_temporal=2,
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=64,
+    )
+    return WanPipeline(
+        transformer=without_zeros(transformer),
+        scheduler=UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+        vae=without_zeros(vae),
+        text_encoder=t5_text(words, UMT5Config, UMT5EncoderModel),
+        tokenizer=words,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
-    "sd3": (sd3, sd3_without_t5, sd3_dynamic),
+    "sd3": (sd3, sd3_without_t5, sd3_dynamic, sd35_large),
     "lumina2": (lumina2,),
     "sdxl": (sdxl, sdxl_v),
     "flux": (flux,),
@@ -744,6 +828,8 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "auraflow": (auraflow,),
     "zimage": (zimage,),
     "chroma": (chroma,),
+    "ernie": (ernie,),
+    "wan": (wan,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}

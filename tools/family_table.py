@@ -2,12 +2,13 @@
 
     python tools/family_table.py > docs/families.md
 
-Takes about two minutes on one core; needs neither a network nor a graphics card.
+Takes some minutes on one core; needs neither a network nor a graphics card.
 """
 
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import diffusers
 import torch
+from recipes import RECIPES, script_difference
 from released import as_diffusers_reads, drawn, released
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters import kohya
@@ -28,9 +30,10 @@ from rollout_studio.core.before.disk import trained_weights
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import FAMILIES, load_model
+from rollout_studio.core.families.facts import Unsuitable
 from rollout_studio.core.families.lora_facts import KohyaLayout, kohya_layout
 from stock import Recorded, differences, open_model, rows_asked
-from tiny import ONE_PER_FAMILY, PROMPTS, build
+from tiny import FAMILY_OF, ONE_PER_FAMILY, PROMPTS, build
 
 SCALES = (1.0, 3.0)
 
@@ -133,6 +136,81 @@ def number(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+SCRIPTS = """
+## The loss beside diffusers' own scripts
+
+The largest relative difference of a row's loss to the formulas of diffusers' training scripts, at the same pictures, posterior, noise,
+noise levels, prompts and weighting (`tests/recipes.py`, `tests/core/test_recipes.py`). The scripts draw their noise levels from another
+table where a shift depends on the picture's size or has another name: the value of `flow_schedule_shift` in the last column makes ours
+theirs; - means that it is the same already.
+
+| family | script in diffusers' examples | weightings compared | difference | shift of the script's table |
+|---|---|---|---|---|
+"""
+DIFFERENCES = """
+Different on purpose: latents are the posterior's mode, which can be cached (most scripts draw from the posterior; those of FLUX.2 and
+Z-Image take the mode, too); T5 texts of Stable Diffusion 3 have the 256 tokens that the pipeline draws with (77 in the script); prompts
+of Sana have the instruction before them that a bare `pipe(prompt)` puts there (none in the script); FLUX.1 and FLUX.2 dev are trained at
+guidance 1 (3.5 in the scripts); Min-SNR of a v-prediction is that of the text-to-image scripts (the DreamBooth script of SDXL adds 1);
+with prior preservation a batch's loss is the mean over all rows, half of the scripts' sum of two means; flow times are drawn from
+`logit_normal` unless another is chosen (uniform in most scripts: `timestep_sampling = uniform`).
+
+No script exists for the other families.
+"""
+REFUSED = """
+## What is refused
+
+Checkpoints that belong to a family and cannot be trained here: told by their small files or their name, before weights are downloaded
+or opened. A name counts as hub id, as folder, and as what a folder was saved from; "..." are the checkpoint's own values.
+
+| family | refused | because it | told by | instead |
+|---|---|---|---|---|
+"""
+
+
+LEFT_OUT = """
+## What is left out
+
+Of the text-to-image models that diffusers 0.42 knows and the trainer does not:
+
+- *Anima*: diffusers has it as modular blocks only, and no pipeline that opens a checkpoint's `model_index.json` and could be compared with.
+- *Qwen-Image 2.1*: its processor needs torchvision, which the tests do without; and padding behind a prompt moves the picture's place
+  in the sequence, so that a row's answer depends on the longest prompt of its batch.
+- *CogView 4*: the time that its network gets is no function of the noise level: sigmas are bent by the picture's size, times are not.
+- *HunyuanImage 2.1*: its pipeline guides by projection, another form of guidance than those of `guidance.py`.
+- *HiDream-I1*: all layers of Llama are the conditioning, 64 MiB a caption; in training its network answers in another layout.
+- *Wan 2.2*: two networks, or a time for each position (above).
+- Not tried: Ideogram 4, FLUX.3, GLM-Image, Kandinsky 5, Kolors, LongCat-Image, Ovis-Image, PRX.
+"""
+
+
+def scripts(folders: dict[str, Path]) -> str:
+    """The table of `SCRIPTS`."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        facts = FAMILIES[FAMILY_OF[name]]
+        shift = "-" if recipe.shift is None else f"{recipe.shift:.3g}"
+        weightings, difference = script_difference(name, folders[name])
+        rows.append(f"| {facts.label} | `{recipe.file}` | {', '.join(weightings)} | {number(difference)} | {shift} |\n")
+    return SCRIPTS + "".join(rows) + DIFFERENCES
+
+
+def told_by(kind: Unsuitable) -> str:
+    shown = re.sub(r"\{\w+(:\w+)?\}", "...", kind.shown)
+    marks = [shown, ", ".join(f"`{name}`" for name in kind.pipelines), ", ".join(f"`{name}`" for name in kind.hub)]
+    return "; ".join(mark for mark in marks if mark)
+
+
+def refused() -> str:
+    """The table of `REFUSED`, from the facts alone."""
+    rows = [
+        f"| {facts.label} | {kind.what} | {kind.why} | {told_by(kind)} | {kind.remedy} |\n"
+        for facts in FAMILIES.values()
+        for kind in facts.unsuitable
+    ]
+    return REFUSED + "".join(rows)
+
+
 def page(found: list[Measured]) -> str:
     lines = [
         "# Families beside their stock pipelines",
@@ -214,8 +292,11 @@ def page(found: list[Measured]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
-        found = [measured(name, build(name, Path(place) / name)) for name in ONE_PER_FAMILY]
-    sys.stdout.write(page(found))
+        folders = {name: build(name, Path(place) / name) for name in ONE_PER_FAMILY}
+        text = (
+            page([measured(name, folder) for name, folder in folders.items()]) + scripts(folders) + refused() + LEFT_OUT
+        )
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

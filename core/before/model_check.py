@@ -142,7 +142,7 @@ def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
         resolution=facts_of(Path(name), known, {}, FAMILIES[family]).native_resolution,
     )  # fmt: skip
     findings = list(_hub_findings(report, model, files, weights))
-    refusal = FAMILIES[family].refuse(known)
+    refusal = FAMILIES[family].refuse(known, name)
     if refusal is not None:
         findings.insert(0, Finding("error", OPTION, f"{name} {refusal.why}", refusal.remedy, "model-broken"))
     return replace(report, findings=tuple(findings))

@@ -11,7 +11,7 @@ from ..config import ModelConfig
 from ..config.options import did_you_mean
 from ..demo import BUILT_IN, MODELS, resolve
 from ..families.facts import FamilyFacts, TextCost, vae_geometry
-from ..families.registry import FAMILIES, family_of
+from ..families.registry import FAMILIES, family_of, refused_name
 from ..families.source import ModelError, is_component, locate
 from ..findings import Finding
 from ..names import is_hub_id
@@ -80,6 +80,9 @@ def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFac
         if not faults:
             wrong = _family(model, str(Path(cached).parent), None)
             return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in wrong]
+    refusal = refused_name(name)
+    if refusal is not None:
+        return error(f"{name} {refusal.why}", refusal.remedy, "model-broken")
     offline = offline_variable()
     if offline:
         state = f"only partly in the local cache ({faults[0][0]})" if faults else "not in the local cache"
@@ -104,7 +107,7 @@ def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple
     try:
         source = locate(folder, revision, model.variant)
         family = source.family
-        refusal = FAMILIES[family].refuse(source.configs)
+        refusal = FAMILIES[family].refuse(source.configs, folder, model.pretrained_model_name_or_path)
     except ModelError as error:
         return [(error.message, error.remedy)]
     if model.model_family not in ("auto", family):

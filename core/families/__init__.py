@@ -64,6 +64,9 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
             f"model_family = {config.model_family}, but '{source.name}' is {family} (a {source.pipeline_name}).",
             f"Set model_family to {family} or auto, or choose another model.",
         )
+    refusal = FAMILIES[family].refuse(source.configs, source.name)
+    if refusal is not None:  # before weights are downloaded; `Family.check` sees the opened pipeline
+        raise ModelError(f"'{source.name}' {refusal.why}", refusal.remedy)
     return family_class(family).open(
         source,
         precision=config.base_model_precision,

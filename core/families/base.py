@@ -84,6 +84,11 @@ class Family(ABC):
         return cast(int, self.geometry.pixels_per_latent)  # a model that opened has a VAE whose config says it
 
     @property
+    def pipeline_scale(self) -> int:
+        """Pixels per latent cell and side as the stock pipeline counts them, whatever its autoencoder does."""
+        return self.pipe.vae_scale_factor * self.codec_class.patch
+
+    @property
     def size_multiple(self) -> int:
         """The sides of pictures must be multiples of it, in pixels: the network takes whole tokens."""
         return self.latent_scale * self.geometry.cells_per_token
@@ -108,7 +113,7 @@ class Family(ABC):
 
     def check(self, prediction: PredictionType) -> None:
         """Refuse checkpoints of the right class that cannot be trained; `prediction`: what is to be trained. Raises ModelError."""
-        refusal = self.facts.refuse(self.part_configs)
+        refusal = self.facts.refuse(self.part_configs, self.source.name)
         if refusal is not None:
             raise ModelError(f"'{self.source.name}' {refusal.why}", refusal.remedy)
 

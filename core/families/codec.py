@@ -17,7 +17,7 @@ class LatentCodec(ABC):
     Attributes:
         vae: the pipeline's own; float32.
         device: where it computes. A parked one lies on the CPU between two calls.
-        patch: side of the square of the autoencoder's own cells that makes one cell here.
+        patch: side of one cell here, in cells as the stock pipeline counts them (`vae_scale_factor` pixels each).
     """
 
     patch: ClassVar[int] = 1
@@ -136,9 +136,14 @@ class PatchifiedVae(LatentCodec):
 
     patch = 2
 
+    @property
+    def epsilon(self) -> float:
+        """Added to the variances."""
+        return self.vae.config.batch_norm_eps
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         norm: Any = self.vae.bn
-        deviation = torch.sqrt(norm.running_var[:, None, None] + self.vae.config.batch_norm_eps)
+        deviation = torch.sqrt(norm.running_var[:, None, None] + self.epsilon)
         return norm.running_mean[:, None, None].to(like), deviation.to(like)
 
     def scale(self, latents: Tensor) -> Tensor:

@@ -56,6 +56,53 @@ class Refusal:
     remedy: str
 
 
+Marks = Callable[[PartConfigs], Mapping[str, Any] | None]
+"""What in a checkpoint's configs tells that it is of some kind, as values by name; None where it is not, or where they do not show it."""
+
+
+def unmarked(configs: PartConfigs) -> None:
+    """Nothing in the configs tells it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsuitable:
+    """A kind of checkpoint that belongs to a family and cannot be trained here.
+
+    Attributes:
+        what: its name, for the generated table. why: goes on after a checkpoint's name. remedy: what to take instead.
+        marks: tell it by its configs; shown: the same in words, in which `{name}` is one of the values found.
+        hub: ids of such checkpoints, where nothing but the name tells them. A folder of that name is taken for one, too.
+        pipelines: classes of `model_index.json` that are always of this kind.
+    """
+
+    what: str
+    why: str
+    remedy: str
+    marks: Marks = unmarked
+    shown: str = ""
+    hub: tuple[str, ...] = ()
+    pipelines: tuple[str, ...] = ()
+
+    def refuse(self, configs: PartConfigs, names: Sequence[str]) -> Refusal | None:
+        """The refusal of a checkpoint of this kind, None for others. `names`: what it is called."""
+        found = self.marks(configs)
+        if found is not None:
+            return Refusal(f"{self.why}: {self.shown.format(**found)}.", self.remedy)
+        known = {_last(name) for name in self.hub}
+        named = next((_last(name) for name in names if _last(name) in known), None)
+        if named is None:
+            return None
+        return Refusal(
+            f"{self.why}: it is named {named}.",
+            f"{self.remedy} If it is another model after all, name its folder otherwise, also as _name_or_path in its model_index.json.",
+        )
+
+
+def _last(name: str) -> str:
+    """The last part of a hub id or a path, in small letters."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How the stock pipeline sets its scheduler.
@@ -119,11 +166,6 @@ USUAL_VARIANCE_PRESERVING = Schedule(usual={"_class_name": "PNDMScheduler", "ski
 """What is drawn where not even the family is known."""
 
 
-def nothing_refused(configs: PartConfigs) -> Refusal | None:
-    """Every checkpoint of the class can be trained."""
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
     """One family.
@@ -138,7 +180,7 @@ class FamilyFacts:
         guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
         opening: further arguments of `from_pretrained`.
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
-        refuse: why a checkpoint cannot be trained; None where it can.
+        unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
@@ -159,7 +201,7 @@ class FamilyFacts:
     schedule: Schedule
     geometry: Callable[[PartConfigs], Geometry]
     text: Callable[[PartConfigs], TextCost]
-    refuse: Callable[[PartConfigs], Refusal | None] = nothing_refused
+    unsuitable: tuple[Unsuitable, ...] = ()
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
     header: Mapping[str, str]
@@ -172,6 +214,16 @@ class FamilyFacts:
     def is_flow(self) -> bool:
         """Does every model of the family learn a velocity on a rectified flow?"""
         return self.predictions == ("flow_matching",)
+
+    def refuse(self, configs: PartConfigs, *names: str) -> Refusal | None:
+        """Why a checkpoint cannot be trained; None where it can.
+
+        Args:
+            names: what it is called: a hub id, a folder. The name under which its pipeline was saved counts beside them.
+        """
+        saved = configs.get("pipeline", {}).get("_name_or_path")
+        called = [name for name in (*names, saved) if isinstance(name, str)]
+        return next(filter(None, (kind.refuse(configs, called) for kind in self.unsuitable)), None)
 
     def model_class(self) -> type[Any]:
         """The family's `base.Model`. Imports torch and diffusers."""

@@ -1,6 +1,7 @@
 """What the models of the FLUX.2 generation have in common (no torch)."""
 
-from .facts import JOINT_ATTENTION, USUAL_FLOW, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
+from .facts import JOINT_ATTENTION, USUAL_FLOW, Geometry, PartConfigs, TextCost, vae_geometry, width_of
+from .unsuitable_facts import other_inputs
 
 TOKENS = 512
 """Captions are padded to so many, and the padding takes part in the attention."""
@@ -27,18 +28,6 @@ def text(configs: PartConfigs) -> TextCost:
     return TextCost(TOKENS, 4 * TOKENS * width_of(configs, "transformer", "joint_attention_dim", usual=15360))
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """Networks that take more than the latents beside the text."""
-    taken = width_of(configs, "transformer", "in_channels", usual=128)
-    given = PATCH**2 * width_of(configs, "vae", "latent_channels", usual=32)
-    if taken == given:
-        return None
-    return Refusal(
-        f"has a transformer that takes {taken} channels where a square of its VAE's latents has {given}: a model for filling or control.",
-        "Choose a text-to-image checkpoint.",
-    )
-
-
 def mu_with_steps(positions: int, steps: int) -> float:
     """The exponent of the shift for a picture of so many positions, sampled in so many steps.
 
@@ -53,6 +42,7 @@ def mu_with_steps(positions: int, steps: int) -> float:
     return slope * steps + (at_200 - 200.0 * slope)
 
 
+OTHER_INPUTS = other_inputs(latents=32, cells=PATCH)
 SCHEDULE = USUAL_FLOW.but(
     usual={**USUAL_FLOW.usual, "use_dynamic_shifting": True},
     sigmas="steps",

@@ -34,6 +34,16 @@ class AsIs(Layout):
         return output
 
 
+class SingleFrame(Layout):
+    """A film of one frame, (B, C, 1, h, w) (Wan)."""
+
+    def to_network(self, x: Tensor) -> dict[str, Any]:
+        return {"hidden_states": x[:, :, None]}
+
+    def from_network(self, output: Tensor, height: int, width: int) -> Tensor:
+        return output[:, :, 0]
+
+
 class Packed2x2(Layout):
     """Squares of 2x2 cells as tokens (B, h/2 * w/2, 4C), row by row, each channel's square together; `img_ids` says where each lies."""
 

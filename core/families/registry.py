@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from .facts import FamilyFacts, PartConfigs
+from .facts import FamilyFacts, PartConfigs, Refusal, Unsuitable
 
 
 def _found() -> dict[str, FamilyFacts]:
@@ -33,3 +33,14 @@ def family_of(index: Mapping[str, Any], configs: PartConfigs) -> FamilyFacts | N
     if len(possible) < 2:
         return possible[0] if possible else None
     return next((facts for facts in possible if facts.claims is not None and facts.claims(configs)), None)
+
+
+def refused_class(pipeline: str) -> Unsuitable | None:
+    """What a pipeline class is that some family knows and refuses; None for others."""
+    kinds = (kind for facts in FAMILIES.values() for kind in facts.unsuitable)
+    return next((kind for kind in kinds if pipeline in kind.pipelines), None)
+
+
+def refused_name(name: str) -> Refusal | None:
+    """Why a checkpoint of this name cannot be trained, where its name alone tells; nothing of it is read."""
+    return next(filter(None, (facts.refuse({}, name) for facts in FAMILIES.values())), None)

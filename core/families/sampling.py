@@ -26,6 +26,9 @@ class Sampled(Protocol):
     @property
     def denoiser(self) -> Any: ...
 
+    @property
+    def pipeline_scale(self) -> int: ...
+
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]: ...
 
     def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor: ...
@@ -49,7 +52,7 @@ def draw(
 
     pipe, scheduler, images = model.pipe, model.pipe.scheduler, []
     height, width = cells
-    pixels_per_cell = pipe.vae_scale_factor * model.codec.patch  # as the pipeline counts, whatever its autoencoder does
+    pixels_per_cell = model.pipeline_scale
     listening = {} if on_step is None else _listening(pipe, on_step, steps)
     try:
         # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
@@ -66,7 +69,8 @@ def draw(
                     generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
                     output_type="latent",
                     **listening,
-                ).images
+                    return_dict=False,
+                )[0]
                 for pixels in model.codec.decode(model.pipeline_latents(latents, *cells)).permute(0, 2, 3, 1).cpu():
                     images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
                 if on_picture is not None:

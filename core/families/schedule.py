@@ -82,7 +82,8 @@ class FlowSchedule(ReadSchedule):
     """`largest` and `smallest`: the sigmas, before the shift, between which a sampler goes down; smallest None = largest / steps. `terminal`:
     the last sigma but 0, to which the shifted schedule is then stretched (`stretch_shift_to_terminal` of diffusers' scheduler, after
     LTX-Video); None = it is not. `with_steps`: where the shift depends on the number of steps, `Schedule.mu_with_steps` and what it
-    counts; `shift` is then that of the usual number."""
+    counts; `shift` is then that of the usual number. `one_more`: the way is divided into one step more, whose last node is left out, and
+    the first is a millionth lower (UniPC)."""
 
     shift: float
     smallest: float | None
@@ -91,6 +92,7 @@ class FlowSchedule(ReadSchedule):
     text: str
     with_steps: tuple[Callable[[int, int], float], int] | None = None
     largest: float = 1.0
+    one_more: bool = False
 
     def path(self) -> Path:
         return FlowPath()
@@ -101,7 +103,10 @@ class FlowSchedule(ReadSchedule):
         if self.with_steps is not None:
             mu, length = self.with_steps
             shift = math.exp(mu(length, steps))
-        sigmas = shifted(np.linspace(self.largest, last, steps), shift)
+        nodes = np.linspace(self.largest, last, steps + self.one_more)[:steps]
+        sigmas = shifted(nodes, shift)
+        if self.one_more:
+            sigmas[0] -= 1e-6
         if self.terminal is not None:
             sigmas = 1 - (1 - sigmas) * ((1 - self.terminal) / (1 - sigmas[-1]))
         return falling(sigmas)
@@ -188,10 +193,10 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
 
 
 def _multistep_flow(scheduler: Mapping[str, Any]) -> FlowSchedule | None:
-    """DPM++ on a flow starts one step of the table below pure noise."""
+    """DPM++ on a flow starts one step of the table below pure noise, UniPC a millionth."""
     table, shift = scheduler.get("num_train_timesteps", 1000), scheduler.get("flow_shift", 1.0)
     if not (
-        scheduler.get("_class_name") == "DPMSolverMultistepScheduler"
+        scheduler.get("_class_name") in _ONE_MORE
         and scheduler.get("use_flow_sigmas") is True
         and not any(scheduler.get(name) for name in (*_BENT, "use_dynamic_shifting") if name != "use_flow_sigmas")
         and scheduler.get("final_sigmas_type", "zero") == "zero"
@@ -201,6 +206,8 @@ def _multistep_flow(scheduler: Mapping[str, Any]) -> FlowSchedule | None:
     ):
         return None
     text = f"The model's own schedule: a flow model with shift {shift:g}."
+    if scheduler["_class_name"] == "UniPCMultistepScheduler":
+        return FlowSchedule(float(shift), 1 / table, None, table, text, one_more=True)
     return FlowSchedule(float(shift), None, None, table, text, largest=1 - 1 / table)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import Trouble
 from ..names import is_hub_id
 from .facts import PartConfigs
-from .registry import PIPELINES, family_of
+from .registry import PIPELINES, family_of, refused_class
 
 
 class ModelError(Trouble, RuntimeError):
@@ -60,6 +60,9 @@ class Source:
         """
         facts = family_of(self.index, self.configs)
         if facts is None:
+            unsuitable = refused_class(self.pipeline_name)
+            if unsuitable is not None:
+                raise ModelError(f"'{self.name}' {unsuitable.why}: it is a {self.pipeline_name}.", unsuitable.remedy)
             raise ModelError(
                 f"'{self.name}' holds a {self.pipeline_name}, which no family here covers.",
                 f"Choose a model of one of these classes: {', '.join(PIPELINES)}.",

@@ -1,9 +1,10 @@
 """What the families with a UNet on latents have in common (no torch)."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from .facts import PartConfigs, Refusal, TextCost, vae_geometry, width_of
+from .facts import PartConfigs, TextCost, Unsuitable, vae_geometry, width_of
+from .unsuitable_facts import DISTILLED, TEXT_TO_IMAGE
 
 CLIP_TOKENS = 77
 """Every caption is padded to so many."""
@@ -24,15 +25,35 @@ def clip_text(*encoders: str, pooled: str | None = None) -> Callable[[PartConfig
     return text
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """Models for inpainting and editing (more channels than latents have) and those distilled for guidance."""
-    unet, vae = configs.get("unet", {}), configs.get("vae", {})
-    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latents:
-        return Refusal(
-            f"has a UNet that takes {channels} channels where its VAE gives {latents}: a model for inpainting or editing.",
-            "Choose a text-to-image checkpoint.",
-        )
-    if unet.get("time_cond_proj_dim") is not None:
-        return Refusal("is distilled for guidance (time_cond_proj_dim is set).", "Choose its undistilled base.")
-    return None
+def _channels(configs: PartConfigs) -> Mapping[str, Any] | None:
+    taken, given = configs.get("unet", {}).get("in_channels", 4), configs.get("vae", {}).get("latent_channels", 4)
+    return None if taken == given else {"taken": taken, "given": given}
+
+
+def other_inputs(*pipelines: str) -> Unsuitable:
+    """Models for inpainting and editing, which take more channels than latents have. `pipelines`: classes that are always of this kind."""
+    return Unsuitable(
+        what="models for inpainting or editing",
+        why="is a model for inpainting or editing",
+        remedy=TEXT_TO_IMAGE,
+        marks=_channels,
+        shown="its UNet takes {taken} channels where its VAE gives {given}",
+        pipelines=pipelines,
+    )
+
+
+def few_steps(what: str, base: str, *hub: str) -> Unsuitable:
+    """Models distilled to a few steps, which only their name tells. `base`: what to train instead; `hub`: their ids."""
+    return Unsuitable(
+        what=what, why=DISTILLED, remedy=f"Train on {base}; its LoRA can be tried on the distilled model.", hub=hub
+    )
+
+
+LATENT_CONSISTENCY = Unsuitable(
+    what="latent consistency models (LCM)",
+    why=DISTILLED,
+    remedy="Choose its undistilled base.",
+    marks=lambda configs: None if configs.get("unet", {}).get("time_cond_proj_dim") is None else {},
+    shown="its UNet takes the guidance as an input (time_cond_proj_dim)",
+    pipelines=("LatentConsistencyModelPipeline",),
+)

@@ -225,7 +225,7 @@ def test_no_network_is_reported_with_what_works_without(hub, error):
 def test_a_repository_that_cannot_be_trained_on_says_why(hub):
     hub.files = {key: value for key, value in FILES.items() if key != "model_index.json"}
     assert "-diffusers" in model_card(checked())
-    hub.files = {**FILES, "model_index.json": {**FILES["model_index.json"], "_class_name": "WanPipeline"}}
+    hub.files = {**FILES, "model_index.json": {**FILES["model_index.json"], "_class_name": "LTXPipeline"}}
     assert "no family here covers" in model_card(checked())
     hub.files, hub.weights = dict(FILES), {"unet/diffusion_pytorch_model.bin": 5}
     assert "pickles" in model_card(checked())

@@ -12,6 +12,8 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from recipes import RECIPES
+from rollout_studio.core import families
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
@@ -23,9 +25,10 @@ from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
+from rollout_studio.core.families.registry import PIPELINES
 from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import target_output
-from rollout_studio.core.maths.rollout import plan_from_noise, plan_offsets, rollout
+from rollout_studio.core.maths.rollout import plan_offsets, rollout
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
@@ -34,9 +37,6 @@ from tiny_run import events, losses
 
 VARIANTS = tuple(BUILDERS)
 FLOWS = tuple(name for name in ONE_PER_FAMILY if FAMILIES[FAMILY_OF[name]].is_flow)
-BY_EULER = tuple(
-    name for name in FLOWS if name != "sana"
-)  # its pipeline samples with DPM++: `test_family_proofs` gives it Euler
 
 
 @pytest.fixture(scope="module")
@@ -127,41 +127,27 @@ def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
-def rolled(model, x0, noise, k, cells, guidance, start):
-    """Rows with prompts and offsets of their own, by Euler steps on the stock schedule; `k` None: from noise to the end."""
-    grid = Grid(model.inference_times(STEPS, (model.latent_channels, *cells)).numpy())
-    plan = (
-        plan_from_noise(torch.zeros(len(x0)), model.noise_path, grid)
-        if k is None
-        else plan_offsets(torch.linspace(0.11, 0.37, len(x0)), torch.tensor(k), model.noise_path, grid)
-    )
-    cond = model.collate(model.encode_prompts([PROMPTS[row % 2] for row in range(len(x0))]))
+def rolled(model, offsets, rows=(0, 1, 2), guidance=3.0):
+    """Some of three rows, each with a picture, noise, time, prompt and offset of its own, by Euler steps on the stock schedule."""
+    rows = list(rows)
+    x0, noise = random_state(model, 3)[rows], random_state(model, 3, seed=1)[rows]
+    grid = Grid(model.inference_times(STEPS, x0.shape[1:]).numpy())
+    t = torch.linspace(0.11, 0.37, 3)[rows] * (1 if model.is_flow else 999)
+    plan = plan_offsets(t, torch.tensor(offsets)[rows], model.noise_path, grid)
+    cond = model.collate(model.encode_prompts([("a", *PROMPTS)[row] for row in rows]))
     predict = model.predict(cond, guidance, model.encode_prompts([NEGATIVE], negative=True)[0])
-    return plan, rollout(predict, x0, noise, plan, grid, model.noise_path, make_solver("euler"), start=start)
+    return plan, rollout(predict, x0, noise, plan, grid, model.noise_path, make_solver("euler"))
 
 
-@pytest.mark.parametrize(("guidance", "cells"), [(1.0, (12, 6)), (3.0, (8, 8))])
-@pytest.mark.parametrize("name", BY_EULER)
-def test_a_full_euler_rollout_from_noise_ends_at_the_stock_pipelines_latents(
-    name, guidance, cells, model_of, tiny_folder
-):
-    stock = Recorded(tiny_folder(name), guidance, cells=cells)
-    noise = stock.all_steps[0][2]
-    _, ours = rolled(model_of(name), torch.zeros_like(noise), noise, None, cells, guidance, "noise")
-    assert ours.x.shape == (2, model_of(name).latent_channels, *cells) and (ours.x - noise).abs().max() > 0.5
-    torch.testing.assert_close(ours.x, stock.latents, atol=2e-5, rtol=2e-5)
-
-
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_rows_of_different_offsets_in_one_rollout_equal_single_rows(name, model_of):
     model = model_of(name)
-    x0, noise = random_state(model, 3), random_state(model, 3, seed=1)
-    plan, together = rolled(model, x0, noise, [2, 0, 1], (8, 8), 3.0, "source")
-    assert plan.k.tolist() == [2, 0, 1]
+    (plan, together), (_, plain) = rolled(model, [2, 0, 1]), rolled(model, [0, 0, 0])
+    assert plan.k.tolist() == [2, 0, 1] and torch.equal(together.x[1], plain.x[1])
+    assert all((together.x[row] - plain.x[row]).abs().max() > 1e-3 for row in (0, 2))
     for row in range(3):
-        others = [k if other == row else 0 for other, k in enumerate([2, 0, 1])]
-        _, alone = rolled(model, x0, noise, others, (8, 8), 3.0, "source")
-        torch.testing.assert_close(together.x[row], alone.x[row], atol=1e-5, rtol=1e-5)
+        _, alone = rolled(model, [2, 0, 1], rows=[row])
+        torch.testing.assert_close(together.x[row], alone.x[0], atol=1e-5, rtol=1e-5)
 
 
 # Conventions ----------------------------------------------------------------------------------------------------------
@@ -452,6 +438,43 @@ def test_padding_behind_a_prompt_changes_nothing(name, model_of):
     assert (unmasked - plain).abs().max() > 1e-3
 
 
+BEHIND = {
+    "pixart": 0.0,
+    "sana": 0.0,
+    "lumina2": 0.0,
+    "ernie": 0.0,
+    "wan": 1e-4,
+    "chroma": 1e-4,
+    "auraflow": 1e-4,
+    "flux": 1e-4,
+    "sd3": 1e-4,
+    "sd1": 1e-4,
+}
+"""Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
+none, or where it only weakens (Chroma)."""
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_the_padding_of_a_prompt_is_the_pipelines_and_counts_as_it_does_there(name, model_of):
+    """Where a filling takes part in the attention, its length belongs to the encoding: a short prompt has as many tokens as a long one."""
+    model = model_of(name)
+    short, long = model.encode_prompts(["a", PROMPTS[1]])
+    cond = model.collate([short, long])
+    if name not in ("lumina2", "ernie"):
+        assert short["prompt_embeds"].shape == long["prompt_embeds"].shape
+    key = next((key for key in cond if "mask" in key), None)
+    place = torch.arange(cond["prompt_embeds"].shape[1])
+    own = cond[key][0] > 0 if key else place < cond["prompt_length"][0] if "prompt_length" in cond else place < 6
+    other = cond["prompt_embeds"].clone()
+    other[0, ~own] += 1
+    assert (~own).any()
+    x, t = random_state(model, 2), times(model, 2)
+    with torch.no_grad():
+        change = (model.denoise(x, t, cond.with_rows(prompt_embeds=other)) - model.denoise(x, t, cond)).abs()
+    assert change[1].max() < 1e-5
+    assert change[0].max() < 1e-5 if BEHIND[name] == 0 else change[0].max() > BEHIND[name]
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -597,6 +620,11 @@ class Sized(Exception):
 # Sana's pipeline has 1024 px written into its signature, whatever its network is made for
 @pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if name != "sana"])
 def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
+    taken = inspect.signature(type(recorded(name).pipe).__call__).parameters
+    written = tuple(taken[side].default for side in ("height", "width"))
+    if None not in written:
+        assert model_of(name).default_size == written
+        return
     takes = inspect.signature(recorded(name).pipe.prepare_latents)
 
     def prepare(*positional, **named):
@@ -636,10 +664,13 @@ def test_a_negative_prompt_is_remarked_on_where_the_family_has_none(tiny_folder,
 
 
 def test_the_generated_page_has_a_row_for_every_family_in_each_table():
+    """In the fourth for those with a script of diffusers' own, in the fifth for each kind of checkpoint that is refused."""
     page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
-    assert {facts.label: page.count(f"\n| {facts.label} |") for facts in FAMILIES.values()} == {
-        facts.label: 3 for facts in FAMILIES.values()
-    }
+    tables, with_script = page.split("\n## ")[1:], {FAMILY_OF[name] for name in RECIPES}
+    for facts in FAMILIES.values():
+        rows = [table.count(f"\n| {facts.label} |") for table in tables[:5]]
+        assert rows == [1, 1, 1, int(facts.name in with_script), len(facts.unsuitable)], facts.name
+        assert all(f"| {kind.what} | {kind.why} |" in tables[4] for kind in facts.unsuitable)
 
 
 # In stages -------------------------------------------------------------------------------------------------------------
@@ -674,7 +705,13 @@ PICTURES = {"validation_prompts": ["a", "b"], "validation_step_interval": 2, "va
             "caption_dropout_probability": 0.5}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+STAGED = ("sd1", "sd3", "flux", "qwen", "zimage")
+"""Families whose prompts are of different forms; the staging itself is no family's, so the others take their time among the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in STAGED else pytest.param(name, marks=pytest.mark.slow) for name in ONE_PER_FAMILY]
+)
 def test_a_training_opens_its_network_when_the_text_encoders_are_gone(
     name, tiny_run, opened, without_drift, monkeypatch
 ):
@@ -833,7 +870,7 @@ def test_a_gated_model_and_a_wrong_revision_are_distinguished(monkeypatch):
 
 @pytest.mark.parametrize(("content", "words"), [
     (None, "has no model_index.json"), ("{", "is not valid JSON"), ("[]", "holds no JSON object"),
-    (json.dumps({"_class_name": "WanPipeline"}), "no family here covers"),
+    (json.dumps({"_class_name": "LTXPipeline"}), "no family here covers"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_known_pipeline_is_refused(content, words, tmp_path):
     if content is not None:
@@ -856,7 +893,7 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     file.write_text(json.dumps(json.loads(file.read_text()) | {"shift": 3.0}))
     _, (finding,) = model_findings(ModelConfig(pretrained_model_name_or_path=str(tmp_path / "model")))
     assert finding.level == "error" and "Z-Image-Turbo" in finding.message and "Tongyi-MAI/Z-Image" in finding.remedy
-    with pytest.raises(ModelError, match="distilled to eight steps"):
+    with pytest.raises(ModelError, match="distilled to a few steps"):
         open_model(tmp_path / "model")
     assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("zimage"))))[1] == []
 
@@ -866,8 +903,14 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     ("flux2_klein", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "klein-base-4B"),
     ("krea2", "model_index.json", {"is_distilled": True}, "distilled to a few steps", "krea/Krea-2-Raw"),
     ("flux2_dev", "transformer/config.json", {"guidance_embeds": False}, "no guidance as an input", "FLUX.2-dev"),
+    ("sana", "transformer/config.json", {"guidance_embeds": True}, "distilled to a few steps", "Sana_1600M"),
+    ("sd1", "unet/config.json", {"time_cond_proj_dim": 8}, "distilled to a few steps", "undistilled base"),
+    ("wan", "model_index.json", {"boundary_ratio": 0.875}, "two networks", "Wan2.1-T2V-14B"),
+    ("wan", "model_index.json", {"expand_timesteps": True}, "time for each position", "Wan2.1-T2V-1.3B"),
+    ("qwen", "transformer/config.json", {"zero_cond_t": True}, "editing or layers", "text-to-image"),
+    ("pixart", "transformer/config.json", {"use_additional_conditions": True}, "PixArt-alpha", "PixArt-Sigma"),
 ])  # fmt: skip
-def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_opening(
+def test_a_model_that_cannot_be_trained_is_refused_before_and_at_the_opening(
     name, file, setting, why, remedy, tiny_folder, tmp_path
 ):
     shutil.copytree(tiny_folder(name), tmp_path / "model")
@@ -880,6 +923,78 @@ def test_a_model_that_was_distilled_to_a_few_steps_is_refused_before_and_at_the_
         load_model(chosen)
     assert error.value.remedy == finding.remedy
     assert model_findings(ModelConfig(pretrained_model_name_or_path=str(tiny_folder(name))))[1] == []
+
+
+DISTILLED = {
+    "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
+    "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
+    "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
+    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "hub"), DISTILLED.items())
+def test_what_was_distilled_is_refused_by_its_name_where_its_configs_look_like_its_bases(name, hub, tiny_folder):
+    """As a hub id, as a folder of that name in any letters, and as what a folder was saved from; a base's name is not like it."""
+    facts, read = FAMILIES[FAMILY_OF[name]], locate(str(tiny_folder(name))).configs
+    configs = {part: read[part] for part in ("pipeline", facts.component, "vae", "scheduler")}
+    called = hub.rpartition("/")[2]
+    saved = {**configs, "pipeline": {**configs["pipeline"], "_name_or_path": hub}}
+    for refusal in (
+        facts.refuse(configs, hub),
+        facts.refuse(configs, f"C:\\models\\{called.upper()}\\"),
+        facts.refuse(configs, f"/models/{called}"),
+        facts.refuse(saved),
+    ):
+        assert "distilled to a few steps" in refusal.why and called.lower() in refusal.why
+        assert "another model after all" in refusal.remedy
+    assert not any(facts.refuse(configs, other) for other in (*facts.examples, f"{hub}-mine", "/models/plain"))
+
+
+def test_a_distilled_model_is_refused_by_its_name_before_and_at_the_opening(tiny_folder, tmp_path):
+    folder = tmp_path / "stable-diffusion-3.5-large-turbo"
+    shutil.copytree(tiny_folder("sd3_without_t5"), folder)
+    chosen = ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu")
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "distilled to a few steps" in finding.message
+    assert "stable-diffusion-3.5-large or -medium" in finding.remedy
+    with pytest.raises(ModelError, match="distilled to a few steps") as error:
+        load_model(chosen)
+    assert error.value.remedy == finding.remedy
+
+
+def test_a_distilled_model_on_the_hub_is_refused_before_it_is_downloaded(tiny_folder, monkeypatch):
+    """By the preflight from its name, without a network; at the opening from its small files."""
+    chosen = ModelConfig(pretrained_model_name_or_path="stabilityai/sdxl-turbo", device="cpu")
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "distilled to a few steps" in finding.message and "xl-base" in finding.remedy
+    small = locate(str(tiny_folder("sdxl")))
+    monkeypatch.setattr(families, "locate", lambda *_: replace(small, name=chosen.pretrained_model_name_or_path))
+    monkeypatch.setattr(Loader, "before_network", lambda self: pytest.fail("it is opened"))
+    with pytest.raises(ModelError, match="distilled to a few steps"):
+        load_model(chosen)
+
+
+@pytest.mark.parametrize(("pipeline", "words"), [
+    ("SanaSprintPipeline", ["distilled to a few steps", "Sana_1600M"]),
+    ("LatentConsistencyModelPipeline", ["distilled to a few steps", "undistilled base"]),
+    ("FluxKontextPipeline", ["editing", "text-to-image"]),
+    ("StableDiffusionXLImg2ImgPipeline", ["refines", "text-to-image"]),
+])  # fmt: skip
+def test_a_class_that_is_never_trained_here_is_refused_with_its_own_reason(pipeline, words, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    with pytest.raises(ModelError, match=f"it is a {pipeline}") as error:
+        assert locate(str(tmp_path)).family
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_every_refusal_has_a_way_to_be_told_and_refuses_no_example_of_its_family():
+    """Its classes exist in diffusers and open nothing, what it shows is found, and its own names are told apart from released models."""
+    for facts in FAMILIES.values():
+        for kind in facts.unsuitable:
+            assert (kind.shown or kind.hub or kind.pipelines) and kind.remedy.endswith((".", "torchvision"))
+            assert all(hasattr(diffusers, name) and name not in PIPELINES for name in kind.pipelines)
+        assert not any(facts.refuse({}, example) for example in facts.examples)
 
 
 def test_an_inpainting_unet_is_refused(tiny_folder, tmp_path):

@@ -1,9 +1,12 @@
 """What every family is proven by beside the standing test: whole drawings, two aspect ratios, and a LoRA on its way to its users."""
 
+import math
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from rollout_studio.core.adapters import load_lora
+from rollout_studio.core.config import ROLLOUT_LEVELS, rollout_level
 from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.rollout import plan_from_noise, rollout
 from rollout_studio.core.maths.solvers import make_solver
@@ -11,9 +14,9 @@ from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file
 from stock import NEGATIVE, STEPS, Recorded, differences, open_model
 from tiny import ONE_PER_FAMILY, PROMPTS
-from tiny_run import ROLLOUT, events
+from tiny_run import ROLLOUT, events, losses
 
-WIDE = (8, 16)
+WIDE, TALL = (8, 16), (16, 8)
 
 
 def with_euler(pipe):
@@ -29,15 +32,31 @@ def with_euler(pipe):
         )
 
 
+@pytest.fixture(scope="module")
+def model_of(tiny_folder):
+    """One model per family that draws by Euler steps, shared."""
+    loaded = {}
+
+    def model(name):
+        if name not in loaded:
+            loaded[name] = open_model(tiny_folder(name))
+            with_euler(loaded[name].pipe)
+        return loaded[name]
+
+    return model
+
+
+@pytest.mark.parametrize("cells", [WIDE, TALL])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
-def test_an_euler_rollout_from_the_noisiest_node_gives_the_stock_pipelines_latents(name, guidance, tiny_folder):
+def test_an_euler_rollout_from_the_noisiest_node_gives_the_stock_pipelines_latents(
+    name, guidance, cells, model_of, tiny_folder
+):
     """Down to the last node above 0, where what is left of a deterministic sampler is the answer itself."""
     steps = 5  # divides 1000: DDIM finds the step before by subtraction
-    stock = Recorded(tiny_folder(name), guidance, prepare=with_euler, steps=steps, cells=WIDE)
-    model = open_model(tiny_folder(name))
-    with_euler(model.pipe)
-    nodes = model.inference_times(steps, (model.latent_channels, *WIDE))
+    stock = Recorded(tiny_folder(name), guidance, prepare=with_euler, steps=steps, cells=cells)
+    model = model_of(name)
+    nodes = model.inference_times(steps, (model.latent_channels, *cells))
     grid, path = Grid(nodes), model.noise_path
     plan = plan_from_noise(nodes[-2].double().repeat(2), path, grid)
     assert plan.k.tolist() == [steps - 1] * 2
@@ -80,12 +99,13 @@ def loaded_by_its_user(pipe, file):
 def test_a_lora_of_two_steps_with_rollout_does_in_a_stock_pipeline_what_it_does_here(
     name, tiny_run, tiny_folder, without_drift
 ):
-    """ReflexFlow is on with the rollout of a flow model."""
+    """ReflexFlow is on with the rollout of a flow model. What the run itself says of its file agrees."""
     run = tiny_run(name, max_train_steps=2, **ROLLOUT | {"scheduled_sampling_probability": 1.0})
     assert train(run) == 0
     assert sum(step["network_rows"] - step["rows"] for step in events(run, "step")) > 0
-    [check] = [event["check"] for event in events(run, "exported")]
-    assert check["passed"] and check["max_difference"] < 1e-5 < check["effect"]
+    (check,) = (event["check"] for event in events(run, "exported"))
+    assert check["passed"] and check["used"] == check["total"] > 0, check
+    assert check["max_difference"] < 1e-5 < check["effect"]
     [file] = run.lora_path.glob("*.safetensors")
     model = open_model(tiny_folder(name))
     plain = differences(model, Recorded(tiny_folder(name), 3.0), 3.0)
@@ -95,3 +115,23 @@ def test_a_lora_of_two_steps_with_rollout_does_in_a_stock_pipeline_what_it_does_
     for ours, output in differences(model, stock, 3.0):
         torch.testing.assert_close(ours, output, atol=1e-5, rtol=1e-5)
     assert (stock.all_steps[0][0] - plain[0][1]).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ROLLOUT_LEVELS)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_every_family_trains_ten_steps_at_each_level_of_rollout(name, level, tiny_run):
+    """With everything that a run has: drift before and after, a sample, the LoRA's file and its check."""
+    run = tiny_run(
+        name,
+        max_train_steps=10,
+        validation_prompts=["a circle"],
+        validation_step_interval=5,
+        **rollout_level(level, 10),
+    )
+    assert train(run) == 0
+    steps = events(run, "step")
+    assert len(steps) == 10 and all(math.isfinite(loss) for loss in losses(run))
+    assert (sum(step["network_rows"] - step["rows"] for step in steps) > 0) == (level != "off")
+    (check,) = (event["check"] for event in events(run, "exported"))
+    assert check["passed"] and events(run, "sample") and events(run, "drift")

@@ -1,8 +1,9 @@
 """Chroma: FLUX.1's transformer without the pooled vector and the guidance input, pruned and trained on; T5 text with a mask."""
 
 from ..black_forest_facts import FLUX1
-from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
+from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, Unsuitable, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..unsuitable_facts import DISTILLED, other_inputs
 
 TOKENS = 512
 """Captions are padded to so many."""
@@ -27,6 +28,15 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,
     kohya=FLUX1,
+    unsuitable=(
+        Unsuitable(
+            what="Chroma1-Flash",
+            why=DISTILLED,
+            remedy="Train on lodestones/Chroma1-HD or -Base; its LoRA can be tried on Flash.",
+            hub=("lodestones/Chroma1-Flash",),
+        ),
+        other_inputs(),
+    ),
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
     licence="Apache 2.0",
     examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),

@@ -6,12 +6,13 @@ from ..facts import (
     USUAL_FLOW,
     FamilyFacts,
     PartConfigs,
-    Refusal,
     TextCost,
+    Unsuitable,
     vae_geometry,
     width_of,
 )
 from ..guidance import Embedded
+from ..unsuitable_facts import DISTILLED, is_off, other_inputs
 
 TOKENS = 512
 """Captions are padded to so many, and the padding takes part in the attention."""
@@ -23,23 +24,6 @@ def text(configs: PartConfigs) -> TextCost:
     width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
     pooled = width_of(configs, "transformer", "pooled_projection_dim", usual=768)
     return TextCost(TOKENS, 4 * (TOKENS * width + pooled))
-
-
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """Models that were distilled to a few steps take no guidance; those for filling, depth or edges a second picture beside the latents."""
-    if not configs.get("transformer", {}).get("guidance_embeds", True):
-        return Refusal(
-            "takes no guidance as an input: a model that was distilled to a few steps, as FLUX.1 schnell, and training on noisy pictures undoes that.",
-            "Choose FLUX.1-dev, or a checkpoint made from it.",
-        )
-    taken = width_of(configs, "transformer", "in_channels", usual=64)
-    given = CELLS**2 * width_of(configs, "vae", "latent_channels", usual=16)
-    if taken == given:
-        return None
-    return Refusal(
-        f"has a transformer that takes {taken} channels where a square of its VAE's latents has {given}: a model for filling or control.",
-        "Choose a text-to-image checkpoint.",
-    )
 
 
 FACTS = FamilyFacts(
@@ -59,8 +43,18 @@ FACTS = FamilyFacts(
     # The network's config names no size; a bare `pipe(prompt)` draws 128 x 128 cells.
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
-    refuse=refuse,
     kohya=FLUX1,
+    unsuitable=(
+        Unsuitable(
+            what="FLUX.1 schnell",
+            why=DISTILLED,
+            remedy="Choose FLUX.1-dev, or a checkpoint made from it.",
+            marks=is_off("transformer", "guidance_embeds"),
+            shown="it takes no guidance as an input (guidance_embeds), as FLUX.1 schnell",
+            hub=("black-forest-labs/FLUX.1-schnell",),
+        ),
+        other_inputs("FluxFillPipeline", "FluxControlPipeline", "FluxKontextPipeline"),
+    ),
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),

@@ -1,30 +1,23 @@
 """FLUX.2 dev: a transformer on a rectified flow; Mistral 3 text; guidance as an input."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from ..black_forest_facts import FLUX2
-from ..facts import FamilyFacts, PartConfigs, Refusal
-from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
-from ..flux2_facts import refuse as refuse_inputs
+from ..facts import FamilyFacts, PartConfigs, Unsuitable
+from ..flux2_facts import LORA_TARGETS, OTHER_INPUTS, SCHEDULE, geometry, text
 from ..guidance import Embedded
+from ..unsuitable_facts import DISTILLED, is_off
 
 PICTURE_READER = "PixtralProcessor"
 """The released checkpoint's text goes through it, and transformers makes none without torchvision."""
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """Models without guidance as an input, and an installation without what the checkpoint's own files need."""
-    if not configs.get("transformer", {}).get("guidance_embeds", True):
-        return Refusal(
-            "takes no guidance as an input: a model that was distilled further, and training on noisy pictures undoes that.",
-            "Choose FLUX.2-dev, or a checkpoint made from it.",
-        )
-    if PICTURE_READER in configs.get("pipeline", {}).get("tokenizer", ()) and find_spec("torchvision") is None:
-        return Refusal(
-            f"needs torchvision, which is not installed: its text goes through a {PICTURE_READER}.",
-            "Install the torchvision that belongs to your torch: python -m pip install torchvision",
-        )
-    return refuse_inputs(configs)
+def without_torchvision(configs: PartConfigs) -> Mapping[str, Any] | None:
+    """The checkpoint's own files need it, and it is not installed."""
+    tokenizer = configs.get("pipeline", {}).get("tokenizer", ())
+    return {"reader": PICTURE_READER} if PICTURE_READER in tokenizer and find_spec("torchvision") is None else None
 
 
 FACTS = FamilyFacts(
@@ -38,8 +31,24 @@ FACTS = FamilyFacts(
     schedule=SCHEDULE,
     geometry=geometry,
     text=text,
-    refuse=refuse,
     kohya=FLUX2,
+    unsuitable=(
+        Unsuitable(
+            what="forms distilled further",
+            why=DISTILLED,
+            remedy="Choose FLUX.2-dev, or a checkpoint made from it.",
+            marks=is_off("transformer", "guidance_embeds"),
+            shown="it takes no guidance as an input (guidance_embeds)",
+        ),
+        Unsuitable(
+            what="the released checkpoint, where torchvision is not installed",
+            why="needs torchvision, which is not installed",
+            remedy="Install the torchvision that belongs to your torch: python -m pip install torchvision",
+            marks=without_torchvision,
+            shown="its text goes through a {reader}",
+        ),
+        OTHER_INPUTS,
+    ),
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     licence="FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-dev",),

@@ -1,21 +1,10 @@
 """FLUX.2 klein in its undistilled form: a transformer on a rectified flow; Qwen 3 text; guidance by a second, empty prompt."""
 
 from ..black_forest_facts import FLUX2
-from ..facts import FamilyFacts, PartConfigs, Refusal
-from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
-from ..flux2_facts import refuse as refuse_inputs
+from ..facts import FamilyFacts, Unsuitable
+from ..flux2_facts import LORA_TARGETS, OTHER_INPUTS, SCHEDULE, geometry, text
 from ..guidance import ClassifierFree
-
-
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """The form distilled to a few steps says so in its `model_index.json`."""
-    if configs.get("pipeline", {}).get("is_distilled"):
-        return Refusal(
-            "was distilled to a few steps without guidance (is_distilled in its model_index.json), and training on noisy pictures undoes that.",
-            "Train its undistilled base, black-forest-labs/FLUX.2-klein-base-4B or -base-9B; the LoRA loads into the distilled model, too.",
-        )
-    return refuse_inputs(configs)
-
+from ..unsuitable_facts import DISTILLED, is_set
 
 FACTS = FamilyFacts(
     name="flux2_klein",
@@ -28,8 +17,19 @@ FACTS = FamilyFacts(
     schedule=SCHEDULE,
     geometry=geometry,
     text=text,
-    refuse=refuse,
     kohya=FLUX2,
+    unsuitable=(
+        Unsuitable(
+            what="FLUX.2 klein 4B and 9B in their distilled form",
+            why=DISTILLED,
+            remedy="Train its undistilled base, black-forest-labs/FLUX.2-klein-base-4B or -base-9B; the LoRA loads into the distilled model, too.",
+            marks=is_set("pipeline", "is_distilled"),
+            shown="is_distilled is set in its model_index.json",
+            hub=("black-forest-labs/FLUX.2-klein-4B", "black-forest-labs/FLUX.2-klein-9B"),
+            pipelines=("Flux2KleinKVPipeline",),
+        ),
+        OTHER_INPUTS,
+    ),
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),

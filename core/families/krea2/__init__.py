@@ -8,12 +8,13 @@ from ..facts import (
     FamilyFacts,
     Geometry,
     PartConfigs,
-    Refusal,
     TextCost,
+    Unsuitable,
     vae_geometry,
     width_of,
 )
 from ..guidance import ClassifierFree
+from ..unsuitable_facts import DISTILLED, is_set, other_inputs
 from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
@@ -38,23 +39,6 @@ def text(configs: PartConfigs) -> TextCost:
     return TextCost(USUAL_TEXT, 4 * LONGEST_TEXT * layers * width)
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """The distilled checkpoint, and models that take a second picture beside the latents."""
-    if configs.get("pipeline", {}).get("is_distilled"):
-        return Refusal(
-            "is distilled to a few steps without guidance (Krea 2 Turbo): training on pictures would undo the distillation.",
-            "Train on krea/Krea-2-Raw; its LoRA is made to be loaded into Turbo for sampling.",
-        )
-    taken = width_of(configs, "transformer", "in_channels", usual=64)
-    given = CELLS**2 * width_of(configs, "vae", "z_dim", usual=16)
-    if taken == given:
-        return None
-    return Refusal(
-        f"has a transformer that takes {taken} channels where a square of its VAE's latents has {given}: no text-to-image model.",
-        "Choose a text-to-image checkpoint.",
-    )
-
-
 FACTS = FamilyFacts(
     name="krea2",
     label="Krea 2",
@@ -68,8 +52,18 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, **SHIFT}, sigmas="steps"),
     geometry=geometry,
     text=text,
-    refuse=refuse,
     kohya=KOHYA,
+    unsuitable=(
+        Unsuitable(
+            what="Krea 2 Turbo",
+            why=DISTILLED,
+            remedy="Train on krea/Krea-2-Raw; its LoRA is made to be loaded into Turbo for sampling.",
+            marks=is_set("pipeline", "is_distilled"),
+            shown="is_distilled is set in its model_index.json, as for Krea 2 Turbo",
+            hub=("krea/Krea-2-Turbo",),
+        ),
+        other_inputs(channels="z_dim", cells=CELLS),
+    ),
     header={"ss_base_model_version": "krea2", "architecture": "krea-2"},
     licence="Krea 2 Community License",
     examples=("krea/Krea-2-Raw",),

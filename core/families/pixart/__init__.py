@@ -1,7 +1,8 @@
 """PixArt-Sigma: a transformer on a variance-preserving path, which reads T5 text by cross-attention."""
 
-from ..facts import FamilyFacts, PartConfigs, Refusal, Schedule, TextCost, vae_geometry, width_of
+from ..facts import FamilyFacts, PartConfigs, Schedule, TextCost, Unsuitable, vae_geometry, width_of
 from ..lora_facts import NOT_READ
+from ..unsuitable_facts import is_set
 
 TOKENS = 300
 """Captions are padded to so many; a mask hides the padding."""
@@ -10,16 +11,6 @@ TOKENS = 300
 def text(configs: PartConfigs) -> TextCost:
     width = width_of(configs, "transformer", "caption_channels", usual=4096)
     return TextCost(TOKENS, TOKENS * (4 * width + 8))
-
-
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """PixArt-alpha's network also takes the picture's size and shape, which this pipeline does not give."""
-    if configs.get("transformer", {}).get("use_additional_conditions"):
-        return Refusal(
-            "has a transformer that takes size and shape (use_additional_conditions): a PixArt-alpha.",
-            "Choose a PixArt-Sigma.",
-        )
-    return None
 
 
 FACTS = FamilyFacts(
@@ -39,8 +30,17 @@ FACTS = FamilyFacts(
     ),
     geometry=vae_geometry("transformer"),
     text=text,
-    refuse=refuse,
     kohya=NOT_READ,
+    unsuitable=(
+        Unsuitable(
+            what="PixArt-alpha",
+            why="is a PixArt-alpha, whose network is also given size and shape of the picture, and this family gives it none",
+            remedy="Choose a PixArt-Sigma.",
+            marks=is_set("transformer", "use_additional_conditions"),
+            shown="its transformer takes size and shape (use_additional_conditions)",
+            pipelines=("PixArtAlphaPipeline",),
+        ),
+    ),
     header={"ss_base_model_version": "pixart_sigma", "architecture": "pixart-sigma"},
     licence="CreativeML Open RAIL++-M",
     examples=("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",),

@@ -1,17 +1,21 @@
 """Qwen-Image: a transformer on a rectified flow over 2x2 squares of latents, whose VAE is one for films; Qwen 2.5 VL text."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
     FamilyFacts,
     PartConfigs,
-    Refusal,
     TextCost,
+    Unsuitable,
     vae_geometry,
     width_of,
 )
 from ..guidance import ClassifierFree
 from ..lora_facts import UNDERSCORED
+from ..unsuitable_facts import TEXT_TO_IMAGE, other_inputs
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`."""
@@ -34,18 +38,11 @@ def text(configs: PartConfigs) -> TextCost:
     return TextCost(USUAL_TEXT, 4 * LONGEST_TEXT * width_of(configs, "transformer", "joint_attention_dim", usual=3584))
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
-    """Models that take a second picture, a layer's number or a guidance beside the latents."""
+def further_inputs(configs: PartConfigs) -> Mapping[str, Any] | None:
+    """Inputs beside the latents that the network has: a second picture, a layer's number, a guidance."""
     network = configs.get("transformer", {})
-    taken = width_of(configs, "transformer", "in_channels", usual=64)
-    given = CELLS**2 * width_of(configs, "vae", "z_dim", usual=16)
     extra = [name for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond") if network.get(name)]
-    if taken == given and not extra:
-        return None
-    why = f"takes {taken} channels where a square of its VAE's latents has {given}"
-    if extra:
-        why = f"is made for further inputs ({', '.join(extra)})"
-    return Refusal(f"has a transformer that {why}: no text-to-image model.", "Choose a text-to-image checkpoint.")
+    return {"extra": ", ".join(extra)} if extra else None
 
 
 FACTS = FamilyFacts(
@@ -60,8 +57,24 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, **SHIFT}, sigmas="steps"),
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
-    refuse=refuse,
     kohya=UNDERSCORED,
+    unsuitable=(
+        Unsuitable(
+            what="Qwen-Image-Edit and Layered",
+            why="is a model for editing or layers",
+            remedy=TEXT_TO_IMAGE,
+            marks=further_inputs,
+            shown="its transformer is made for further inputs ({extra})",
+            pipelines=("QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline"),
+        ),
+        other_inputs(channels="z_dim", cells=CELLS),
+        Unsuitable(
+            what="Qwen-Image 2.1",
+            why="is another network with another autoencoder than Qwen-Image, and not covered yet",
+            remedy="Train on Qwen/Qwen-Image or Qwen/Qwen-Image-2512.",
+            pipelines=("QwenImage21Pipeline",),
+        ),
+    ),
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

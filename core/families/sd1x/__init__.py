@@ -2,7 +2,7 @@
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
 from ..lora_facts import UNDERSCORED
-from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
+from ..unet_facts import GEOMETRY, LATENT_CONSISTENCY, OPENING, PREDICTIONS, UNUSED, clip_text, few_steps, other_inputs
 
 FACTS = FamilyFacts(
     name="sd1x",
@@ -15,7 +15,11 @@ FACTS = FamilyFacts(
     schedule=USUAL_VARIANCE_PRESERVING,
     geometry=GEOMETRY,
     text=clip_text("text_encoder"),
-    refuse=refuse,
+    unsuitable=(
+        other_inputs("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"),
+        LATENT_CONSISTENCY,
+        few_steps("DreamShaper 8 LCM", "Lykon/dreamshaper-8", "Lykon/dreamshaper-8-lcm"),
+    ),
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
     kohya=UNDERSCORED,
     header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},

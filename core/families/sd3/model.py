@@ -14,7 +14,7 @@ from . import FACTS
 
 
 class StableDiffusion3(Model):
-    """SD 3 medium, SD 3.5 medium and large; the distilled turbo opens too, but is not meant to be trained."""
+    """SD 3 medium, SD 3.5 medium and large."""
 
     facts = FACTS
 

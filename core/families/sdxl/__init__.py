@@ -1,8 +1,11 @@
 """Stable Diffusion XL: a UNet that also sees the picture's size and crop; two CLIP encoders, the second one's pooled vector too."""
 
-from ..facts import BETAS, FamilyFacts, Schedule
-from ..unet_facts import GEOMETRY, PREDICTIONS, clip_text, refuse
+from ..facts import BETAS, FamilyFacts, Schedule, Unsuitable
+from ..unet_facts import GEOMETRY, LATENT_CONSISTENCY, PREDICTIONS, clip_text, few_steps, other_inputs
+from ..unsuitable_facts import TEXT_TO_IMAGE
 from .lora_facts import KOHYA
+
+BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 FACTS = FamilyFacts(
     name="sdxl",
@@ -15,10 +18,29 @@ FACTS = FamilyFacts(
     schedule=Schedule(usual={"_class_name": "EulerDiscreteScheduler", **BETAS}),
     geometry=GEOMETRY,
     text=clip_text("text_encoder", "text_encoder_2", pooled="text_encoder_2"),
-    refuse=refuse,
     kohya=KOHYA,
+    unsuitable=(
+        other_inputs("StableDiffusionXLInpaintPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
+        Unsuitable(
+            what="the SDXL refiner",
+            why="is a model that refines the pictures of another",
+            remedy=TEXT_TO_IMAGE,
+            pipelines=("StableDiffusionXLImg2ImgPipeline",),
+        ),
+        LATENT_CONSISTENCY,
+        few_steps("SDXL-Turbo", BASE, "stabilityai/sdxl-turbo"),
+        few_steps(
+            "Turbo and Lightning forms of other SDXL models",
+            "the same model in its undistilled form",
+            "Lykon/dreamshaper-xl-v2-turbo",
+            "Lykon/dreamshaper-xl-lightning",
+            "RunDiffusion/Juggernaut-XL-Lightning",
+            "SG161222/RealVisXL_V3.0_Turbo",
+            "SG161222/RealVisXL_V4.0_Lightning",
+        ),
+    ),
     header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
     licence="CreativeML Open RAIL++-M",
-    examples=("stabilityai/stable-diffusion-xl-base-1.0",),
+    examples=(BASE,),
     model="StableDiffusionXL",
 )

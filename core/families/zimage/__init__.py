@@ -3,10 +3,13 @@
 The base model and Z-Image-Turbo have the same configs of network and VAE; only the shift of their schedulers tells them apart.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
+from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, TextCost, Unsuitable, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..unsuitable_facts import DISTILLED
 from .lora_facts import KOHYA
 
 LONGEST_TEXT = 512
@@ -25,17 +28,12 @@ def text(configs: PartConfigs) -> TextCost:
     return TextCost(USUAL_TEXT, 4 * LONGEST_TEXT * width_of(configs, "transformer", "cap_feat_dim", usual=2560))
 
 
-def refuse(configs: PartConfigs) -> Refusal | None:
+def schedule_of_turbo(configs: PartConfigs) -> Mapping[str, Any] | None:
     """Turbo is distilled to eight steps without guidance, and training on pictures undoes that within a few hundred steps."""
     scheduler = configs.get("scheduler", {})
     if scheduler.get("use_dynamic_shifting") or scheduler.get("shift") != TURBO_SHIFT:
         return None
-    return Refusal(
-        f"has the schedule of Z-Image-Turbo (shift {TURBO_SHIFT:g}; the base model has {BASE_SHIFT:g}): it is distilled to eight "
-        "steps, which plain training undoes, and training through an adapter that guards it is not supported.",
-        "Train on Tongyi-MAI/Z-Image; its LoRAs can be tried on Turbo afterwards. If this is a base model after all, set the shift in "
-        f"its scheduler/scheduler_config.json to {BASE_SHIFT}.",
-    )
+    return {"shift": TURBO_SHIFT, "base": BASE_SHIFT}
 
 
 FACTS = FamilyFacts(
@@ -48,8 +46,18 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(usual={**USUAL_FLOW.usual, "shift": BASE_SHIFT}, sigmas="steps"),
     geometry=geometry,
     text=text,
-    refuse=refuse,
     kohya=KOHYA,
+    unsuitable=(
+        Unsuitable(
+            what="Z-Image-Turbo",
+            why=DISTILLED + ", and training through an adapter that guards it is not supported",
+            remedy="Train on Tongyi-MAI/Z-Image; its LoRAs can be tried on Turbo afterwards. If this is a base model after all, set the "
+            f"shift in its scheduler/scheduler_config.json to {BASE_SHIFT}.",
+            marks=schedule_of_turbo,
+            shown="it has the schedule of Z-Image-Turbo (shift {shift:g}; the base model has {base:g})",
+            hub=("Tongyi-MAI/Z-Image-Turbo",),
+        ),
+    ),
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),
