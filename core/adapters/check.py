@@ -132,7 +132,7 @@ def _check_lora(
     source = (
         model.source
         if model is not None
-        else locate(section.pretrained_model_name_or_path, section.revision, section.variant)
+        else locate(section.pretrained_model_name_or_path, section.revision, section.variant, section.pretrained_components_path)
     )
     fresh = _fresh(source, model, config)
     probe = _Probe(fresh, model)

@@ -30,18 +30,23 @@ _CONFIGS = ("unet", "transformer", "vae")
 class ModelReport:
     """What `check_model` found; None where it is not known.
 
-    `place`: "built-in", "folder", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
+    `place`: "built-in", "folder", "file", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
     computer. `bytes_`: of the weights, on the disk or to be downloaded. `gated`: whether its owner demands an agreement first.
+    Of a single file also `precision`, in which most of its network's weights are stored; `holds`: the parts that are in it; `lender`: the
+    folder or hub id that the rest comes from, None where it comes along.
     """
 
     name: str
-    place: Literal["built-in", "folder", "hub"] | None
+    place: Literal["built-in", "folder", "file", "hub"] | None
     family: str | None = None
     prediction_type: str | None = None
     resolution: int | None = None
     bytes_: int | None = None
     downloaded: bool | None = None
     gated: bool | None = None
+    precision: str | None = None
+    holds: tuple[str, ...] = ()
+    lender: str | None = None
     findings: tuple[Finding, ...] = field(default=())
 
     @property
@@ -56,6 +61,8 @@ def check_model(model: ModelConfig) -> ModelReport:
     """
     name = model.pretrained_model_name_or_path
     facts, found = model_findings(model)
+    if Path(name).expanduser().is_file():
+        return _from_file(name, facts, found, model)
     to_come = next((finding for finding in found if finding.code in ("model-offline", "model-download")), None)
     if to_come is None:
         place = "built-in" if name in BUILT_IN else "hub" if facts is not None and not _is_folder(name) else "folder"
@@ -86,6 +93,34 @@ def _from_folder(report: ModelReport, facts: ModelFacts, model: ModelConfig) -> 
         report, family=family, prediction_type=predicts, resolution=facts.native_resolution,
         bytes_=sum(sizes[name] for name in chosen_weights(sizes, model.variant)), downloaded=True,
     )  # fmt: skip
+
+
+def _from_file(name: str, facts: ModelFacts | None, found: list[Finding], model: ModelConfig) -> ModelReport:
+    """Of a checkpoint in one file; a hub id that lends parts and is not here yet is asked for at the hub."""
+    report = ModelReport(name, "file", findings=tuple(found))
+    if facts is None or facts.checkpoint is None:
+        return report
+    checkpoint = facts.checkpoint
+    lender = checkpoint.frame(model.pretrained_components_path)
+    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    others = {each for each in checkpoint.contents.shapes if each.startswith(tuple(starts))}
+    network = set(checkpoint.network_names)
+    said = checkpoint.kind.says(checkpoint.contents).get("scheduler", {})
+    usual = {} if facts.scheduler is None else facts.scheduler
+    report = replace(
+        report, family=checkpoint.facts.name, prediction_type=prediction_of(checkpoint.facts.name, {**usual, **said}),
+        resolution=facts.native_resolution, bytes_=sum(checkpoint.bytes_[each] for each in others | network), downloaded=True,
+        precision=checkpoint.precision, holds=checkpoint.parts, lender=None if checkpoint.shipped is not None and lender == str(checkpoint.shipped) else lender,
+    )  # fmt: skip
+    if any(finding.code == "model-download" for finding in found):
+        asked = _from_hub(
+            ModelReport(lender, "hub", downloaded=False), replace(model, pretrained_model_name_or_path=lender, revision=None, model_family="auto")
+        )  # fmt: skip
+        if not asked.usable:  # that it will be downloaded is said already
+            kept = [finding for finding in found if finding.code != "model-download"]
+            worse = [replace(each, where="pretrained_components_path") for each in asked.findings if each.level == "error"]
+            return replace(report, findings=(*worse, *kept))
+    return report
 
 
 def prediction_of(family: str, scheduler: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Literal, TypeGuard
 
 from .guidance import CLASSIFIER_FREE, Guidance
+from .single_file_facts import SingleFile
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
 """The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...), and the pipeline's own settings
@@ -139,6 +140,7 @@ class FamilyFacts:
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
         refuse: why a checkpoint cannot be trained; None where it can.
         claims: of classes that serve several families, whether this checkpoint is of this one.
+        single_file: how a checkpoint in one file is recognised and opened; None where it is not.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
     """
@@ -159,6 +161,7 @@ class FamilyFacts:
     text: Callable[[PartConfigs], TextCost]
     refuse: Callable[[PartConfigs], Refusal | None] = nothing_refused
     claims: Callable[[PartConfigs], bool] | None = None
+    single_file: SingleFile | None = None
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

@@ -1,7 +1,14 @@
 """Stable Diffusion 1.x: 1x1 convolutions around the attention blocks of its UNet."""
 
 from ..facts import USUAL_VARIANCE_PRESERVING, FamilyFacts
+from ..single_file_facts import Contents, SingleFile
 from ..unet_facts import GEOMETRY, OPENING, PREDICTIONS, UNUSED, clip_text, refuse
+from ..unet_file_facts import VAE, has_size_input, is_unet, linear_projections, renamed, says
+
+
+def recognised(contents: Contents) -> bool:
+    return is_unet(contents) and not has_size_input(contents) and not linear_projections(contents)
+
 
 FACTS = FamilyFacts(
     name="sd1x",
@@ -16,6 +23,14 @@ FACTS = FamilyFacts(
     text=clip_text("text_encoder"),
     refuse=refuse,
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
+    single_file=SingleFile(
+        recognised=recognised,
+        parts={"vae": VAE, "text_encoder": "cond_stage_model.transformer."},
+        says=says,
+        renamed=renamed,
+        ships_configs=True,
+        official="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
     header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
     licence="CreativeML Open RAIL-M",
     examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
