@@ -184,7 +184,8 @@ def tensors(name, pipe):
         found |= clip(pipe.text_encoder.state_dict(), "text_encoders.clip_l.transformer.")
         found |= clip(pipe.text_encoder_2.state_dict(), "text_encoders.clip_g.transformer.")
         t5 = pipe.text_encoder_3.state_dict() if pipe.text_encoder_3 is not None else {}
-        return found | {"text_encoders.t5xxl.transformer." + key: tensor for key, tensor in t5.items()}
+        tied = "encoder.embed_tokens.weight"  # the same numbers as "shared.weight"
+        return found | {"text_encoders.t5xxl.transformer." + key: tensor for key, tensor in t5.items() if key != tied}
     found |= unet(pipe.unet.state_dict(), pipe.unet.config.layers_per_block)
     first, second = pipe.text_encoder.state_dict(), getattr(pipe, "text_encoder_2", None)
     if second is not None:

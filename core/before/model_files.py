@@ -125,15 +125,18 @@ def _single_file(model: ModelConfig, path: Path) -> tuple[ModelFacts | None, lis
         return facts, [*notes, replace(to_come, where=components)] if to_come is not None else notes
     try:
         source = locate(str(path), model.revision, model.variant, str(folder))
+        assert isinstance(source, SingleFileSource)
+        parts = source.parts_in_file
+        faults = [] if checkpoint.shipped == folder else _read_model(folder, model.variant, parts)[1]
+        if not faults:
+            found = [broken(*each) for each in _unwanted(model, str(path), source)]
+            return _file_facts(checkpoint, source), [*found, *notes]
     except ModelError as error:
-        return None, [*notes, broken(error.message, error.remedy)]
-    assert isinstance(source, SingleFileSource)
-    facts = _file_facts(checkpoint, source)
-    faults = [] if checkpoint.shipped == folder else _read_model(folder, model.variant, source.parts_in_file)[1]
-    if faults and to_come is not None:
-        return facts, [*notes, replace(to_come, where=components)]
+        return _file_facts(checkpoint, None), [broken(error.message, error.remedy), *notes]
+    if to_come is not None:
+        return _file_facts(checkpoint, None), [*notes, replace(to_come, where=components)]
     found = [broken(f"{lends}: {fault}", remedy, components) for fault, remedy in faults]
-    return facts, [*found, *(broken(*each) for each in _unwanted(model, str(path), source)), *notes]
+    return _file_facts(checkpoint, None), [*found, *notes]
 
 
 def _lender(name: str) -> tuple[Path | None, Finding | None]:

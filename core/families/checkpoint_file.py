@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Trouble
+from ..names import is_model_file
 from .facts import FamilyFacts
 from .registry import FAMILIES
 from .single_file_facts import NETWORK, Contents
 
+FOLDER = Path(__file__).parent
+"""Of the families' own folders."""
 LARGEST_HEADER = 100 * 2**20
-ENDINGS = (".safetensors", ".sft")
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1_a", ".lokr_w1", ".lora_mid.")
@@ -107,7 +109,7 @@ class Checkpoint:
         """The folder with config files that this program brings, where the family has one and the file needs no more."""
         if self.missing or not self.kind.ships_configs:
             return None
-        return Path(__file__).parent / self.facts.name / "single_file"
+        return FOLDER / self.facts.name / "single_file"
 
     def frame(self, components: str | None) -> str:
         """Where the rest of the pipeline comes from: what is named, else our own configs, else the family's official pipeline."""
@@ -139,11 +141,6 @@ def recognise(path: Path) -> Checkpoint:
     return replace(checkpoint, precision=PRECISIONS.get(formats.most_common(1)[0][0], "float32"))
 
 
-def is_checkpoint_file(name: str) -> bool:
-    """Does a name end as a file with a model does? Asks no disk."""
-    return name.lower().endswith((*ENDINGS, *PICKLED, ".gguf"))
-
-
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
     count = 1
     for side in shape:
@@ -166,7 +163,7 @@ def _header(path: Path) -> Header:
             "d = torch.load(FILE, weights_only=True); d = d.get('state_dict', d); s.save_file({k: v.contiguous() for k, v in d.items() "
             "if hasattr(v, 'shape')}, FILE + '.safetensors')`, then name the new file.",
         )
-    if path.suffix.lower() not in ENDINGS:
+    if not is_model_file(path.name):
         raise ModelError(
             f"'{path.name}' is no .safetensors file.",
             "Name a .safetensors checkpoint, a folder in the diffusers layout (with model_index.json), or a hub id.",

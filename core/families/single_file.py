@@ -90,6 +90,8 @@ class SingleFileLoader(Loader):
                 raise self._unfit(part, "some of its tensors are missing") from error
             except (KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:  # a converter that misses a tensor
                 raise self._unfit(part, f"{type(error).__name__}: {error}") from error
+        if hasattr(module, "tie_weights"):  # what shares its numbers with another tensor may stand once in the file
+            module.tie_weights()
         missing = [key for key, tensor in module.state_dict().items() if tensor.is_meta]
         if missing:
             raise self._unfit(part, f"{len(missing)} tensors are missing, the first is {missing[0]}")

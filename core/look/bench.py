@@ -115,7 +115,8 @@ class Bench:
         found = checkpoint.load(folder)
         trained = found.record["config"]
         here = {name: getattr(self._config.model, name) for name in SAME_MODEL}
-        other = [f"{name}: {trained[name]}, here {here[name]}" for name in here if trained[name] != here[name]]
+        # a run of an older version does not know every option
+        other = [f"{name}: {trained.get(name)}, here {here[name]}" for name in here if trained.get(name) != here[name]]
         if other:
             raise PreviewError(
                 f"{weights.label} was trained on another model ({'; '.join(other)}).", "Choose the run's own model."
