@@ -63,7 +63,13 @@ def vae(state, levels, start="first_stage_model."):
         new = re.sub(r"mid_block\.resnets\.(\d)", lambda at: f"mid.block_{int(at[1]) + 1}", new)
         if "mid_block.attentions.0" in new:
             new = new.replace("mid_block.attentions.0", "mid.attn_1")
-            for old, original in {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}.items():
+            for old, original in {
+                "group_norm": "norm",
+                "to_q": "q",
+                "to_k": "k",
+                "to_v": "v",
+                "to_out.0": "proj_out",
+            }.items():
                 new = new.replace(f"attn_1.{old}.", f"attn_1.{original}.")
             if tensor.dim() == 2:
                 tensor = tensor[:, :, None, None]
@@ -72,7 +78,9 @@ def vae(state, levels, start="first_stage_model."):
 
 
 def clip(state, start):
-    return {start + (name if name.startswith("text_") else f"text_model.{name}"): tensor for name, tensor in state.items()}
+    return {
+        start + (name if name.startswith("text_") else f"text_model.{name}"): tensor for name, tensor in state.items()
+    }
 
 
 def open_clip(state, start):
@@ -149,7 +157,12 @@ def flux(state):
               "attn.norm_added_k": "txt_attn.norm.key_norm", "ff.net.0.proj": "img_mlp.0", "ff.net.2": "img_mlp.2",
               "ff_context.net.0.proj": "txt_mlp.0", "ff_context.net.2": "txt_mlp.2", "attn.to_out.0": "img_attn.proj",
               "attn.to_add_out": "txt_attn.proj"}  # fmt: skip
-    single = {"norm.linear": "modulation.lin", "attn.norm_q": "norm.query_norm", "attn.norm_k": "norm.key_norm", "proj_out": "linear2"}
+    single = {
+        "norm.linear": "modulation.lin",
+        "attn.norm_q": "norm.query_norm",
+        "attn.norm_k": "norm.key_norm",
+        "proj_out": "linear2",
+    }
     fused = {"attn.to_q": ("img_attn.qkv", "attn.to_{}"), "attn.add_q_proj": ("txt_attn.qkv", "attn.add_{}_proj")}
     found = {}
     for name, tensor in state.items():
@@ -165,7 +178,9 @@ def flux(state):
             found[f"single_blocks.{number}.linear1.{kind}"] = torch.cat([state[f"{start}{row}.{kind}"] for row in rows])
         elif not alone and part in fused:
             new, names = fused[part]
-            found[f"double_blocks.{number}.{new}.{kind}"] = torch.cat([state[f"{start}{names.format(each)}.{kind}"] for each in "qkv"])
+            found[f"double_blocks.{number}.{new}.{kind}"] = torch.cat(
+                [state[f"{start}{names.format(each)}.{kind}"] for each in "qkv"]
+            )
         elif part in (single if alone else double):
             new = (single if alone else double)[part]
             kind = "scale" if ".norm." in f".{new}" or "_norm" in new else kind
@@ -192,7 +207,9 @@ def tensors(name, pipe):
         found |= clip(first, "conditioner.embedders.0.transformer.")
         return found | open_clip(second.state_dict(), "conditioner.embedders.1.model.")
     linear = pipe.unet.config.use_linear_projection
-    return found | (open_clip(first, "cond_stage_model.model.") if linear else clip(first, "cond_stage_model.transformer."))
+    return found | (
+        open_clip(first, "cond_stage_model.model.") if linear else clip(first, "cond_stage_model.transformer.")
+    )
 
 
 def single_file(name: str, folder: Path, into: Path, *, without=(), metadata=None, dtype=None, **more) -> Path:

@@ -147,7 +147,9 @@ class FolderBrowser:
 
         def use(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             path = _path_of(event)
-            if path is None or not (path.is_dir() or (path.is_file() and self.want == "model" and is_model_file(path.name))):
+            if path is None or not (
+                path.is_dir() or (path.is_file() and self.want == "model" and is_model_file(path.name))
+            ):
                 notices.warn("That folder or file is not there any more.")
                 return {self.box: gr.skip()}
             return {**chosen(given, str(path)), self.box: gr.HTML(listing=None)}

@@ -48,7 +48,14 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         facts.append(("Its weights are stored as", report.precision))
     if report.holds:
         facts.append(("The file holds", ", ".join(report.holds)))
-        facts.append(("The rest comes from", printable(report.lender) if report.lender else "this program (configs and tokenizers)"))
+        facts.append(
+            (
+                "The rest comes from",
+                printable(report.lender) if report.lender else "this program (configs and tokenizers)",
+            )
+        )
+    if report.to_download is not None:
+        facts.append(("To download", f"{size(report.to_download)} from {printable(report.lender or '')}"))
     where = {
         "built-in": "built in: works offline",
         "folder": "a folder on this computer: works offline",

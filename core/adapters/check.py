@@ -132,7 +132,9 @@ def _check_lora(
     source = (
         model.source
         if model is not None
-        else locate(section.pretrained_model_name_or_path, section.revision, section.variant, section.pretrained_components_path)
+        else locate(
+            section.pretrained_model_name_or_path, section.revision, section.variant, section.pretrained_components
+        )
     )
     fresh = _fresh(source, model, config)
     probe = _Probe(fresh, model)

@@ -69,7 +69,14 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
     return flat
 
 
-PATHS = ("pretrained_model_name_or_path", "pretrained_components_path", "instance_data_dir", "class_data_dir", "data_cache_dir", "drift_data_dir")
+PATHS = (
+    "pretrained_model_name_or_path",
+    "pretrained_components",
+    "instance_data_dir",
+    "class_data_dir",
+    "data_cache_dir",
+    "drift_data_dir",
+)
 
 
 def published_config(config: "RunConfig") -> dict[str, Any]:

@@ -305,9 +305,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
-        parts["weights"] += beside * (
-            4 if config.model.base_model_precision == "float32" else 2
-        )
+        parts["weights"] += beside * (4 if config.model.base_model_precision == "float32" else 2)
     parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):

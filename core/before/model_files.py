@@ -108,7 +108,7 @@ def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFac
 
 def _single_file(model: ModelConfig, path: Path) -> tuple[ModelFacts | None, list[Finding]]:
     """The same of a checkpoint in one file, and of the pipeline that lends what it lacks."""
-    option, components = "pretrained_model_name_or_path", "pretrained_components_path"
+    option, components = "pretrained_model_name_or_path", "pretrained_components"
 
     def broken(fault: str, remedy: str, at: str = option) -> Finding:
         return Finding("error", at, fault, remedy, "model-broken")
@@ -118,7 +118,7 @@ def _single_file(model: ModelConfig, path: Path) -> tuple[ModelFacts | None, lis
     except (ModelError, OSError) as error:
         message, remedy = (error.message, error.remedy) if isinstance(error, ModelError) else (f"{path}: {error}.", "")
         return None, [broken(message, remedy)]
-    lends, notes = checkpoint.frame(model.pretrained_components_path), _about_file(checkpoint, model)
+    lends, notes = checkpoint.frame(model.pretrained_components), _about_file(checkpoint, model)
     folder, to_come = _lender(lends)
     if folder is None:
         facts = _file_facts(checkpoint, None)
@@ -151,12 +151,12 @@ def _lender(name: str) -> tuple[Path | None, Finding | None]:
     if offline:
         to_come = Finding(
             "error", "", f"the file's missing parts come from {name}, which is not in the local cache as a whole, and {offline} forbids to download it.",
-            f"Unset {offline} and start once with a network, or set pretrained_components_path to a folder with such a model.", "model-offline",
+            f"Unset {offline} and start once with a network, or set pretrained_components to a folder with such a model.", "model-offline",
         )  # fmt: skip
     else:
         to_come = Finding(
             "note", "", f"the file's missing parts come from {name}, and are downloaded when the run starts.",
-            "If it is gated, accept its licence on its page and run `hf auth login` first; or set pretrained_components_path to a folder "
+            "If it is gated, accept its licence on its page and run `hf auth login` first; or set pretrained_components to a folder "
             "with such a model.", "model-download",
         )  # fmt: skip
     return (Path(cached).parent if isinstance(cached, str) else None), to_come
@@ -164,24 +164,23 @@ def _lender(name: str) -> tuple[Path | None, Finding | None]:
 
 def _about_file(checkpoint: Checkpoint, model: ModelConfig) -> list[Finding]:
     """Notes: what the file lacks and does not say."""
-    option, notes = "pretrained_model_name_or_path", []
-    lacking = checkpoint.lacking
-    left_out = [part for part in checkpoint.kind.optional if part in checkpoint.lacking] if checkpoint.shipped else []
-    # A part that lies in the file is of no use without its tokenizer, which only a whole pipeline has.
-    left_out += [part for part in checkpoint.kind.optional if part in checkpoint.parts and checkpoint.shipped]
-    if left_out and model.pretrained_components_path is None:
-        notes.append(
-            Finding("note", option, f"it is used without {', '.join(left_out)}, as its pipeline can be.",
-                    f"To use it, set pretrained_components_path to a whole pipeline ({checkpoint.kind.official}).", "model-parts")  # fmt: skip
-        )
-    elif lacking:
-        notes.append(
-            Finding("note", option, f"the file has no {', '.join(lacking)}: taken from {checkpoint.frame(model.pretrained_components_path)}.",
-                    "Another model of this kind can lend it: pretrained_components_path.", "model-parts")  # fmt: skip
-        )
-    unsaid = checkpoint.kind.unsaid(checkpoint.contents)
-    if unsaid and model.prediction_type is None and model.pretrained_components_path is None:
-        notes.append(Finding("note", "prediction_type", f"{unsaid}.", "", "model-unsaid"))
+    kind, named = checkpoint.kind, model.pretrained_components
+    notes = []
+
+    def note(message: str, remedy: str, code: str) -> None:
+        notes.append(Finding("note", "pretrained_model_name_or_path", message, remedy, code))
+
+    if named is None and checkpoint.shipped is not None:
+        # A part that lies in the file is of no use without its tokenizer, which only a whole pipeline has.
+        for part in kind.optional:
+            message = f"{part} is not used: the pipeline does without it, and its tokenizer is not in a file."
+            note(message, f"To use it, set pretrained_components to a whole pipeline ({kind.official}).", "model-parts")
+    elif checkpoint.lacking:
+        message = f"the file has no {', '.join(checkpoint.lacking)}: taken from {checkpoint.frame(named)}."
+        note(message, "Another model of this kind can lend it: pretrained_components.", "model-parts")
+    unsaid = kind.unsaid(checkpoint.contents)
+    if unsaid and model.prediction_type is None and named is None:
+        note(f"{unsaid}.", "", "model-unsaid")
     return notes
 
 

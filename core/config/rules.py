@@ -230,7 +230,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     if no_negative is not None:
         yield no_negative
     if not is_model_file(Path(config.model.pretrained_model_name_or_path).name):
-        yield Idle(("pretrained_components_path",), "the model is no single file, and has all its parts")
+        yield Idle(("pretrained_components",), "the model is no single file, and has all its parts")
     if not config.data.with_prior_preservation:
         idle: tuple[str, ...] = (
             "class_prompt",

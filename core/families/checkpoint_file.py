@@ -21,7 +21,17 @@ FOLDER = Path(__file__).parent
 LARGEST_HEADER = 100 * 2**20
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1_a", ".lokr_w1", ".lora_mid.")
+_LORA = (
+    ".lora_down.",
+    ".lora_up.",
+    ".lora_A.",
+    ".lora_B.",
+    ".lora.down.",
+    ".lora.up.",
+    ".hada_w1_a",
+    ".lokr_w1",
+    ".lora_mid.",
+)
 _QUANTISED = (".absmax", ".quant_state.", ".weight_scale", ".scale_weight", "scaled_fp8", ".qweight", ".comfy_quant")
 
 
@@ -131,7 +141,9 @@ def recognise(path: Path) -> Checkpoint:
             "Name the model that it was trained on. To look at a LoRA, drop it on the page or use `rollout-studio sample --lora`.",
         )
     contents = Contents(header.shapes, header.metadata)
-    facts = next((each for each in FAMILIES.values() if each.single_file and each.single_file.recognised(contents)), None)
+    facts = next(
+        (each for each in FAMILIES.values() if each.single_file and each.single_file.recognised(contents)), None
+    )
     _refuse_quantised(path, header)
     if facts is None:
         raise ModelError(f"'{path.name}' {_what_it_is(contents)}", _elsewhere())
@@ -192,7 +204,10 @@ def _what_it_is(contents: Contents) -> str:
         return "is a control network, not a model for text to image."
     if any(name.startswith(("down_blocks.", "transformer_blocks.", "text_model.")) for name in names):
         return "is one part of a model in the diffusers layout (its tensors are named as diffusers names them)."
-    if names and all(name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model.")) for name in names):
+    if names and all(
+        name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "first_stage_model."))
+        for name in names
+    ):
         return "is a VAE alone, not a model."
     first = next(iter(names), "none")
     return f"is a checkpoint that no family here recognises ({len(names)} tensors; the first is named {first!r})."

@@ -28,7 +28,9 @@ CLIP_MERGES = Path(__file__).with_name("clip_merges.txt")
 
 def loader_of(facts: FamilyFacts, source: Source, dtype: torch.dtype) -> Loader:
     """What opens the parts of this source."""
-    return (SingleFileLoader if isinstance(source, SingleFileSource) else Loader)(facts, source, dtype)
+    if isinstance(source, SingleFileSource):
+        return SingleFileLoader(facts, source, dtype)
+    return Loader(facts, source, dtype)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,13 @@ class SingleFileLoader(Loader):
                     module = single_file_utils.create_diffusers_clip_model_from_ldm(kind, tensors, **where)
             except NotImplementedError as error:  # torch, of a tensor without data
                 raise self._unfit(part, "some of its tensors are missing") from error
-            except (KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:  # a converter that misses a tensor
+            except (
+                KeyError,
+                AttributeError,
+                IndexError,
+                TypeError,
+                RuntimeError,
+            ) as error:  # a converter that misses a tensor
                 raise self._unfit(part, f"{type(error).__name__}: {error}") from error
         if hasattr(module, "tie_weights"):  # what shares its numbers with another tensor may stand once in the file
             module.tie_weights()
@@ -114,7 +122,7 @@ class SingleFileLoader(Loader):
         return ModelError(
             f"'{self.source.name}': its {part} does not fit a {self.facts.label} model ({' '.join(why.split())}).",
             "Download the file again; if it is whole, it is of another build: name the folder of this model in the diffusers layout instead, or set "
-            "pretrained_components_path to one whose configs fit.",
+            "pretrained_components to one whose configs fit.",
         )
 
 

@@ -54,7 +54,9 @@ class SingleFile:
 
     def within(self, contents: Contents) -> tuple[str, ...]:
         """The parts beside the network that the file holds."""
-        return tuple(part for part, start in self.parts.items() if any(name.startswith(start) for name in contents.shapes))
+        return tuple(
+            part for part, start in self.parts.items() if any(name.startswith(start) for name in contents.shapes)
+        )
 
 
 def count(names: Iterable[str], start: str) -> int:

@@ -135,9 +135,7 @@ class _Configs(Mapping):
         return sum(1 for _ in self)
 
 
-def locate(
-    name: str, revision: str | None = None, variant: str | None = None, components: str | None = None
-) -> Source:
+def locate(name: str, revision: str | None = None, variant: str | None = None, components: str | None = None) -> Source:
     """Find a model and read its `model_index.json`.
 
     Args:
@@ -185,26 +183,26 @@ def _single_file(
     lends = checkpoint.frame(components)
     if Path(lends).expanduser().is_file():
         raise ModelError(
-            f"pretrained_components_path = '{lends}' is a single file, too.",
+            f"pretrained_components = '{lends}' is a single file, too.",
             "Name a folder in the diffusers layout (with model_index.json) or a hub id: it lends what the checkpoint's file lacks.",
         )
     try:
         frame = locate(lends, None, None if checkpoint.shipped and components is None else variant)
     except ModelError as error:
         raise ModelError(
-            f"'{name}' {_lacks(checkpoint)}; that comes from '{lends}' (pretrained_components_path). {error.message}",
+            f"'{name}' {_lacks(checkpoint)}; that comes from '{lends}' (pretrained_components). {error.message}",
             error.remedy,
         ) from error
     if frame.family != checkpoint.facts.name:
         raise ModelError(
-            f"'{name}' is a {checkpoint.facts.label} file, but pretrained_components_path = '{lends}' holds a {frame.family} model.",
-            f"Name a pipeline of the same family ({checkpoint.kind.official}), or leave pretrained_components_path out.",
+            f"'{name}' is a {checkpoint.facts.label} file, but pretrained_components = '{lends}' holds a {frame.family} model.",
+            f"Name a pipeline of the same family ({checkpoint.kind.official}), or leave pretrained_components out.",
         )
     without = [part for part in checkpoint.missing if part in frame.absent or part not in frame.index]
     if without:
         raise ModelError(
             f"'{name}' has no {', '.join(without)}, and neither has '{lends}'.",
-            f"Set pretrained_components_path to a whole pipeline of the family ({checkpoint.kind.official}).",
+            f"Set pretrained_components to a whole pipeline of the family ({checkpoint.kind.official}).",
         )
     return SingleFileSource(
         name=name, location=str(file), revision=None, variant=variant, index=frame.index, checkpoint=checkpoint, frame=frame

@@ -44,7 +44,11 @@ def says(contents: Contents) -> dict[str, dict[str, Any]]:
     if predicts is not None:
         said["scheduler"] = {"prediction_type": predicts}
     if "ztsnr" in contents.shapes:
-        said["scheduler"] = {**said.get("scheduler", {}), "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        said["scheduler"] = {
+            **said.get("scheduler", {}),
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        }
     return said
 
 

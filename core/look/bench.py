@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..families.base import Model
 
 ADAPTERS_KEPT = 4
-SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components_path")
+SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
 """What must be equal in the configs of a run and of the request that shows its checkpoint."""
 
 

@@ -76,14 +76,14 @@ def narrow_flux(monkeypatch):
     source = inspect.getsource(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers)
     assert source.count("inner_dim = 3072") == 1
     names = dict(vars(single_file_utils))
-    exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)
+    exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)  # noqa: S102 - diffusers' own text
     kinds = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
     monkeypatch.setitem(kinds, "checkpoint_mapping_fn", names["convert_flux_transformer_checkpoint_to_diffusers"])
 
 
 def chosen(file, folder, **options):
     return ModelConfig(
-        pretrained_model_name_or_path=str(file), pretrained_components_path=str(folder), device="cpu", **options
+        pretrained_model_name_or_path=str(file), pretrained_components=str(folder), device="cpu", **options
     )
 
 
@@ -96,7 +96,11 @@ def test_a_file_gives_the_pictures_of_the_folder_that_it_was_made_from(name, fol
     drawn = {"steps": 2, "height": 32, "width": 32, "seed": 3}
     for ours, theirs in zip(model.sample(list(PROMPTS), **drawn), plain.sample(list(PROMPTS), **drawn), strict=True):
         assert ours.tobytes() == theirs.tobytes()
-    for part in (model.component, "vae", *(each for each in model.facts.text_encoders if getattr(model.pipe, each) is not None)):
+    for part in (
+        model.component,
+        "vae",
+        *(each for each in model.facts.text_encoders if getattr(model.pipe, each) is not None),
+    ):
         mine, other = getattr(model.pipe, part).state_dict(), getattr(plain.pipe, part).state_dict()
         assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in other)
 
@@ -122,7 +126,12 @@ NUMBERS = {
     "sd1x": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     "sd2x": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
     "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
-    "sd3": {"transformer": 2_028_328_000, "vae": 83_819_683, "text_encoder": 123_650_304, "text_encoder_2": 694_659_840},
+    "sd3": {
+        "transformer": 2_028_328_000,
+        "vae": 83_819_683,
+        "text_encoder": 123_650_304,
+        "text_encoder_2": 694_659_840,
+    },
 }
 """Parameters of the released models, as their publishers and diffusers' users count them."""
 
@@ -150,7 +159,9 @@ def test_the_configs_that_come_along_are_those_of_the_released_models(family):
     assert counted == NUMBERS[family]
     made = tensors("sd3" if family == "sd3" else family, pipe)
     contents = Contents({name: tuple(tensor.shape) for name, tensor in made.items()})
-    assert [facts.name for facts in FAMILIES.values() if facts.single_file and facts.single_file.recognised(contents)] == [family]
+    assert [
+        facts.name for facts in FAMILIES.values() if facts.single_file and facts.single_file.recognised(contents)
+    ] == [family]
     facts = FAMILIES[family]
     network = parts[facts.component]
     named = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -165,7 +176,13 @@ def test_the_configs_that_come_along_are_those_of_the_released_models(family):
 def test_the_tokenizer_that_comes_along_is_clips():
     """Numbers as openai/CLIP's own tokenizer gives them; padding as Stable Diffusion 1 and 2 have it."""
     first, second = (
-        clip_tokenizer(json.loads((Path(checkpoint_file.__file__).parent / f"{family}/single_file/tokenizer/tokenizer_config.json").read_text()))
+        clip_tokenizer(
+            json.loads(
+                (
+                    Path(checkpoint_file.__file__).parent / f"{family}/single_file/tokenizer/tokenizer_config.json"
+                ).read_text()
+            )
+        )
         for family in ("sd1x", "sd2x")
     )
     assert first("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407] and len(first) == 49408
@@ -186,7 +203,11 @@ def small_configs(folder_of, tmp_path_factory):
     for part in ("tokenizer", "tokenizer_2"):
         setattr(pipe, part, clip_tokenizer({"pad_token": "!", "model_max_length": 24}))
     pipe.save_pretrained(place / "whole")
-    shutil.copytree(place / "whole", place / "sdxl" / "single_file", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json", "vocab*"))
+    shutil.copytree(
+        place / "whole",
+        place / "sdxl" / "single_file",
+        ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json", "vocab*"),
+    )
     return place / "whole", single_file("sdxl", place / "whole", place), place
 
 
@@ -210,7 +231,9 @@ def test_a_whole_file_needs_nothing_beside_it(small_configs, monkeypatch):
         ({}, {"modelspec.prediction_type": "v"}, "v_prediction"),
     ],
 )
-def test_what_the_network_predicts_is_read_from_the_file_where_it_says_it(more, metadata, expected, folder_of, tmp_path):
+def test_what_the_network_predicts_is_read_from_the_file_where_it_says_it(
+    more, metadata, expected, folder_of, tmp_path
+):
     file = single_file("sdxl", folder_of("sdxl"), tmp_path, metadata=metadata, **more)
     model = load_model(chosen(file, folder_of("sdxl")), for_training=False)
     assert model.prediction_type == model.pipe.scheduler.config.prediction_type == expected
@@ -242,7 +265,9 @@ def test_what_a_file_lacks_is_told_before_the_start_with_the_official_model(fold
     assert {finding.code for finding in found} == {"model-parts", "model-offline"}
     assert "black-forest-labs/FLUX.1-dev" in " ".join(finding.message for finding in found)
     assert facts.family.name == "flux" and facts.shapes["transformer_blocks.0.attn.add_q_proj.weight"] == (32, 32)
-    with pytest.raises(ModelError, match=r"has no vae, text_encoder, text_encoder_2; that comes from 'black-forest-labs/FLUX.1-dev'"):
+    with pytest.raises(
+        ModelError, match=r"has no vae, text_encoder, text_encoder_2; that comes from 'black-forest-labs/FLUX.1-dev'"
+    ):
         locate(str(file_of("flux")))
 
 
@@ -250,7 +275,9 @@ def test_a_text_encoder_that_may_be_absent_is_left_out_with_a_note(folder_of, fi
     """SD 3's T5: a file that has it is used without, unless a pipeline with its tokenizer is named."""
     found = model_findings(ModelConfig(pretrained_model_name_or_path=str(file_of("sd3"))))[1]
     (note,) = [finding for finding in found if finding.code == "model-parts"]
-    assert note.level == "note" and "without text_encoder_3" in note.message and "pretrained_components_path" in note.remedy
+    assert (
+        note.level == "note" and "text_encoder_3 is not used" in note.message and "pretrained_components" in note.remedy
+    )
     assert not model_findings(chosen(file_of("sd3"), folder_of("sd3")))[1]
 
 
@@ -328,7 +355,11 @@ def test_a_distilled_transformer_is_known_by_what_it_lacks(folder_of, file_of, t
 
 
 def test_a_file_that_lacks_tensors_is_refused_and_not_filled_with_noise(folder_of, file_of, tmp_path):
-    for start in ("model.diffusion_model.middle_block.1.norm", "first_stage_model.decoder.mid", "cond_stage_model.transformer.text_model.final"):
+    for start in (
+        "model.diffusion_model.middle_block.1.norm",
+        "first_stage_model.decoder.mid",
+        "cond_stage_model.transformer.text_model.final",
+    ):
         kept = {name: tensor for name, tensor in load_file(file_of("sd1")).items() if not name.startswith(start)}
         with pytest.raises(ModelError, match="missing"):
             load_model(chosen(saved(kept, tmp_path / "x.safetensors"), folder_of("sd1")), for_training=False)
@@ -366,7 +397,13 @@ def test_a_training_from_a_file_is_that_from_its_folder_and_holds_one_part_at_a_
     more = {"validation_prompts": ["a"], "with_prior_preservation": True, "class_prompt": "a thing", "num_class_images": 1,
             "class_sample_steps": 1, "max_train_steps": 2}  # fmt: skip
     runs = [
-        tiny_run("sdxl", "file", **more, pretrained_model_name_or_path=str(file_of("sdxl")), pretrained_components_path=str(folder_of("sdxl"))),
+        tiny_run(
+            "sdxl",
+            "file",
+            **more,
+            pretrained_model_name_or_path=str(file_of("sdxl")),
+            pretrained_components=str(folder_of("sdxl")),
+        ),
         tiny_run("sdxl", "folder", **more),
     ]
     assert [each.message for each in preflight(config_from_flat(runs[0].read_config())) if each.level == "error"] == []
@@ -384,7 +421,7 @@ def test_a_training_from_a_file_is_that_from_its_folder_and_holds_one_part_at_a_
 def test_a_full_fine_tune_of_a_file_becomes_a_folder_that_opens(folder_of, file_of, tiny_run, without_drift):
     run = tiny_run(
         "sd1", "full", model_type="full", max_train_steps=1, pretrained_model_name_or_path=str(file_of("sd1")),
-        pretrained_components_path=str(folder_of("sd1")),
+        pretrained_components=str(folder_of("sd1")),
     )  # fmt: skip
     assert train(run) == 0
     (index,) = run.path.rglob("model_index.json")
@@ -400,20 +437,24 @@ def test_text_encoders_come_back_from_the_file(folder_of, file_of):
 
 
 def test_the_estimate_counts_a_file_as_it_counts_its_folder(folder_of, file_of):
-    for name in MADE:
+    for name, family in MADE.items():
         folder, file = (
-            known_facts(ModelConfig(pretrained_model_name_or_path=str(path), pretrained_components_path=lent, device="cpu"))
+            known_facts(ModelConfig(pretrained_model_name_or_path=str(path), pretrained_components=lent, device="cpu"))
             for path, lent in ((folder_of(name), None), (file_of(name), str(folder_of(name))))
         )
         configs = [RunConfig(model=ModelConfig(device="cpu"))] * 2
         ours, theirs = (memory_estimate(config, facts) for config, facts in zip(configs, (file, folder), strict=True))
         assert ours.parts == theirs.parts and ours.parts["weights"] > 0, name
-        assert (file.native_resolution, file.latent_channels, file.text) == (folder.native_resolution, folder.latent_channels, folder.text)
-        assert known_family(ModelConfig(pretrained_model_name_or_path=str(file_of(name)))).name == MADE[name]
+        assert (file.native_resolution, file.latent_channels, file.text) == (
+            folder.native_resolution,
+            folder.latent_channels,
+            folder.text,
+        )
+        assert known_family(ModelConfig(pretrained_model_name_or_path=str(file_of(name)))).name == family
 
 
 def test_the_path_of_the_rest_does_nothing_for_a_folder():
-    config = config_from_flat({"pretrained_model_name_or_path": "demo-flow", "pretrained_components_path": "x"})
-    assert any("pretrained_components_path is not used" in remark for remark in idle_remarks(config))
-    config = config_from_flat({"pretrained_model_name_or_path": "x.safetensors", "pretrained_components_path": "x"})
-    assert not any("pretrained_components_path" in remark for remark in idle_remarks(config))
+    config = config_from_flat({"pretrained_model_name_or_path": "demo-flow", "pretrained_components": "x"})
+    assert any("pretrained_components is not used" in remark for remark in idle_remarks(config))
+    config = config_from_flat({"pretrained_model_name_or_path": "x.safetensors", "pretrained_components": "x"})
+    assert not any("pretrained_components" in remark for remark in idle_remarks(config))

@@ -31,7 +31,7 @@ class ModelConfig(Checked):
     variant: str | None = option(
         None, "File variant of the checkpoint, for example fp16; unset = the plain files.", level="advanced"
     )
-    pretrained_components_path: str | None = option(
+    pretrained_components: str | None = option(
         None,
         "Where a single-file checkpoint gets what is not in it (text encoders, VAE, tokenizers, configs): a folder in the diffusers layout or a "
         "hub id of the same kind of model; unset = the configs that come along, or the official model where weights are missing.",

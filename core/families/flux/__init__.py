@@ -60,7 +60,10 @@ _SIDES = {"img": ("", "to_{}", "attn.to_out.0", ""), "txt": ("_context", "add_{}
 def recognised(contents: Contents) -> bool:
     """Related models have no pooled vector, or share one modulation among the blocks."""
     names = contents.network
-    return "double_blocks.0.img_attn.qkv.weight" in names and {"vector_in.in_layer.weight", "img_in.weight"} <= names.keys()
+    return (
+        "double_blocks.0.img_attn.qkv.weight" in names
+        and {"vector_in.in_layer.weight", "img_in.weight"} <= names.keys()
+    )
 
 
 def says(contents: Contents) -> dict[str, dict[str, Any]]:
@@ -102,13 +105,16 @@ def _in_double(block: str, side: str, name: str, kind: str, shape: tuple[int, ..
         return split(shape, [f"{block}attn.{projection.format(each)}.{kind}" for each in "qkv"])
     if name.startswith("attn.norm."):
         return {f"{block}attn.norm_{added}{name[len('attn.norm.')]}.weight": shape}
-    new = {"mod.lin": f"norm1{after}.linear", "mlp.0": f"ff{after}.net.0.proj", "mlp.2": f"ff{after}.net.2", "attn.proj": out}
+    new = {
+        "mod.lin": f"norm1{after}.linear",
+        "mlp.0": f"ff{after}.net.0.proj",
+        "mlp.2": f"ff{after}.net.2",
+        "attn.proj": out,
+    }
     return {f"{block}{new[name]}.{kind}": shape}
 
 
-def _in_single(
-    block: str, name: str, kind: str, shape: tuple[int, ...], shapes: Shapes
-) -> dict[str, tuple[int, ...]]:
+def _in_single(block: str, name: str, kind: str, shape: tuple[int, ...], shapes: Shapes) -> dict[str, tuple[int, ...]]:
     if name == "linear1":
         ends = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
         return split(shape, [f"{block}{end}.{kind}" for end in ends], rows=shapes["img_in.weight"][0])
@@ -135,9 +141,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
-    single_file=SingleFile(
-        recognised=recognised, says=says, renamed=renamed, official="black-forest-labs/FLUX.1-dev"
-    ),
+    single_file=SingleFile(recognised=recognised, says=says, renamed=renamed, official="black-forest-labs/FLUX.1-dev"),
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),

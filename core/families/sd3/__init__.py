@@ -71,9 +71,7 @@ def renamed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _in_block(
-    block: str, side: str, added: str, name: str, shape: tuple[int, ...]
-) -> dict[str, tuple[int, ...]]:
+def _in_block(block: str, side: str, added: str, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     start, _, kind = name.rpartition(".")
     if start in ("attn.qkv", "attn2.qkv"):
         ends = [f"{added}{each}_proj" if added else f"to_{each}" for each in "qkv"]

@@ -26,7 +26,11 @@ FACTS = FamilyFacts(
     refuse=refuse,
     single_file=SingleFile(
         recognised=recognised,
-        parts={"vae": VAE, "text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
+        parts={
+            "vae": VAE,
+            "text_encoder": "conditioner.embedders.0.transformer.",
+            "text_encoder_2": "conditioner.embedders.1.model.",
+        },
         says=says,
         renamed=renamed,
         ships_configs=True,
