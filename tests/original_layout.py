@@ -147,12 +147,20 @@ def sd3(state):
 
 
 def flux(state):
+    """Of both generations, and of Chroma."""
     top = {"time_text_embed.timestep_embedder.linear_1": "time_in.in_layer", "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
            "time_text_embed.text_embedder.linear_1": "vector_in.in_layer", "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
            "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
            "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer", "context_embedder": "txt_in", "x_embedder": "img_in",
-           "proj_out": "final_layer.linear", "norm_out.linear": "final_layer.adaLN_modulation.1"}  # fmt: skip
-    double = {"norm1.linear": "img_mod.lin", "norm1_context.linear": "txt_mod.lin", "attn.norm_q": "img_attn.norm.query_norm",
+           "proj_out": "final_layer.linear", "norm_out.linear": "final_layer.adaLN_modulation.1",
+           "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer", "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+           "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+           "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+           "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+           "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+           "single_stream_modulation.linear": "single_stream_modulation.lin"}  # fmt: skip
+    double = {"ff.linear_in": "img_mlp.0", "ff.linear_out": "img_mlp.2", "ff_context.linear_in": "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2",
+              "norm1.linear": "img_mod.lin", "norm1_context.linear": "txt_mod.lin", "attn.norm_q": "img_attn.norm.query_norm",
               "attn.norm_k": "img_attn.norm.key_norm", "attn.norm_added_q": "txt_attn.norm.query_norm",
               "attn.norm_added_k": "txt_attn.norm.key_norm", "ff.net.0.proj": "img_mlp.0", "ff.net.2": "img_mlp.2",
               "ff_context.net.0.proj": "txt_mlp.0", "ff_context.net.2": "txt_mlp.2", "attn.to_out.0": "img_attn.proj",
@@ -162,11 +170,17 @@ def flux(state):
         "attn.norm_q": "norm.query_norm",
         "attn.norm_k": "norm.key_norm",
         "proj_out": "linear2",
+        "attn.to_qkv_mlp_proj": "linear1",
+        "attn.to_out": "linear2",
     }
     fused = {"attn.to_q": ("img_attn.qkv", "attn.to_{}"), "attn.add_q_proj": ("txt_attn.qkv", "attn.add_{}_proj")}
     found = {}
     for name, tensor in state.items():
         block = re.match(r"(single_)?transformer_blocks\.(\d+)\.(.*)\.(weight|bias)", name)
+        if name.startswith("distilled_guidance_layer."):
+            new = name.replace("linear_1", "in_layer").replace("linear_2", "out_layer")
+            found[new.replace(".weight", ".scale") if ".norms." in new else new] = tensor
+            continue
         if block is None:
             old = next(old for old in top if name.startswith(old))
             found[top[old] + name[len(old) :]] = swapped(tensor) if old == "norm_out.linear" else tensor
@@ -188,10 +202,55 @@ def flux(state):
     return found
 
 
+def zimage(state):
+    found = {}
+    for name, tensor in state.items():
+        new = name.replace("all_final_layer.2-1.", "final_layer.").replace("all_x_embedder.2-1.", "x_embedder.")
+        new = new.replace("attention.to_out.0", "attention.out").replace("attention.norm_k", "attention.k_norm")
+        new = new.replace("attention.norm_q", "attention.q_norm")
+        if new.endswith("attention.to_q.weight"):
+            tensor = torch.cat([state[name.replace("to_q", f"to_{each}")] for each in "qkv"])
+            new = new.replace("to_q", "qkv")
+        if not new.endswith(("attention.to_k.weight", "attention.to_v.weight")):
+            found[new] = tensor
+    return found
+
+
+def krea2(state):
+    top = {"img_in.": "first.", "time_embed.linear_1.": "tmlp.0.", "time_embed.linear_2.": "tmlp.2.", "time_mod_proj.": "tproj.1.",
+           "txt_in.norm.weight": "txtmlp.0.scale", "txt_in.linear_1.": "txtmlp.1.", "txt_in.linear_2.": "txtmlp.3.", "text_fusion.": "txtfusion.",
+           "transformer_blocks.": "blocks.", "final_layer.linear.": "last.linear.", "final_layer.norm.weight": "last.norm.scale",
+           "final_layer.scale_shift_table": "last.modulation.lin"}  # fmt: skip
+    inside = {".attn.to_q.": ".attn.wq.", ".attn.to_k.": ".attn.wk.", ".attn.to_v.": ".attn.wv.", ".attn.to_out.0.": ".attn.wo.",
+              ".attn.to_gate.": ".attn.gate.", ".attn.norm_q.weight": ".attn.qknorm.qnorm.scale",
+              ".attn.norm_k.weight": ".attn.qknorm.knorm.scale", ".ff.": ".mlp.", ".norm1.weight": ".prenorm.scale",
+              ".norm2.weight": ".postnorm.scale", ".scale_shift_table": ".mod.lin"}  # fmt: skip
+    found = {}
+    for name, tensor in state.items():
+        old = next((old for old in top if name.startswith(old)), "")
+        new = top.get(old, "") + name[len(old) :]
+        for part, original in inside.items():
+            new = new.replace(part, original)
+        found[new] = tensor.flatten() if new.endswith(".mod.lin") else tensor
+    return found
+
+
+ALONE = {
+    "flux": flux,
+    "chroma": flux,
+    "flux2_klein": flux,
+    "flux2_dev": flux,
+    "zimage": zimage,
+    "krea2": krea2,
+    "qwen": dict,
+}
+"""Released as the transformer alone."""
+
+
 def tensors(name, pipe):
     """The pipeline's tensors as a file of its release names them."""
-    if name == "flux":  # released as the transformer alone
-        return flux(pipe.transformer.state_dict())
+    if name in ALONE:
+        return ALONE[name](pipe.transformer.state_dict())
     levels = len(pipe.vae.config.block_out_channels)
     found = vae(pipe.vae.state_dict(), levels)
     if name == "sd3":

@@ -192,7 +192,7 @@ def _file_facts(checkpoint: Checkpoint, source: SingleFileSource | None) -> Mode
     configs = said if source is None else {part: dict(source.configs[part]) for part in wanted}
     facts = facts_of(
         checkpoint.path, {name: dict(each) for name, each in configs.items()},
-        checkpoint.kind.renamed(checkpoint.contents.network), checkpoint.facts,
+        checkpoint.kind.network(checkpoint.contents), checkpoint.facts,
     )  # fmt: skip
     starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
     shapes = checkpoint.contents.shapes

@@ -106,12 +106,14 @@ class SingleFileLoader(Loader):
         return module.eval()
 
     def _tensors(self, part: str) -> dict[str, Tensor]:
-        """The part's tensors of the file, as it names them; those of the network always with its beginning."""
+        """The part's tensors of the file, as diffusers' converter for it expects them."""
         from safetensors import safe_open
 
         checkpoint = self.source.checkpoint
         if part == self.facts.component:
-            names = {name: NETWORK + name.removeprefix(NETWORK) for name in checkpoint.network_names}
+            # The converter of UNets asks for the beginning; of transformers all do without it, and some ask for that.
+            start = NETWORK if part == "unet" else ""
+            names = {name: start + name.removeprefix(NETWORK) for name in checkpoint.network_names}
         else:
             start = checkpoint.kind.parts[part]
             names = {name: name for name in checkpoint.contents.shapes if name.startswith(start)}

@@ -34,7 +34,9 @@ from safetensors.torch import load_file, save_file
 from tiny import PROMPTS
 from tiny_run import losses
 
-MADE = {"sd1": "sd1x", "sd2_v": "sd2x", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux"}
+MADE = {"sd1": "sd1x", "sd2_v": "sd2x", "sdxl": "sdxl", "sd3": "sd3"} | {
+    name: name for name in ("flux", "chroma", "flux2_klein", "flux2_dev", "zimage", "krea2", "qwen")
+}
 """Tiny pipeline -> its family."""
 
 
@@ -71,14 +73,17 @@ def file_of(folder_of, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def narrow_flux(monkeypatch):
-    """diffusers' converter, with the tiny transformer's width in place of the one that it has as a constant."""
-    source = inspect.getsource(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers)
-    assert source.count("inner_dim = 3072") == 1
-    names = dict(vars(single_file_utils))
-    exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)  # noqa: S102 - diffusers' own text
-    kinds = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
-    monkeypatch.setitem(kinds, "checkpoint_mapping_fn", names["convert_flux_transformer_checkpoint_to_diffusers"])
+def narrow(monkeypatch):
+    """diffusers' converters, with the tiny transformers' width in place of the one that two of them have as a constant."""
+    for kind, name in (("FluxTransformer2DModel", "flux"), ("ChromaTransformer2DModel", "chroma")):
+        converter = f"convert_{name}_transformer_checkpoint_to_diffusers"
+        source = inspect.getsource(getattr(single_file_utils, converter))
+        assert source.count("inner_dim = 3072") == 1
+        names = dict(vars(single_file_utils))
+        exec(source.replace("inner_dim = 3072", "inner_dim = 32"), names)  # noqa: S102 - diffusers' own text
+        monkeypatch.setitem(
+            single_file_model.SINGLE_FILE_LOADABLE_CLASSES[kind], "checkpoint_mapping_fn", names[converter]
+        )
 
 
 def chosen(file, folder, **options):
@@ -111,9 +116,14 @@ def test_names_and_shapes_are_known_without_opening_the_weights(name, folder_of,
     checkpoint = recognise(file_of(name))
     pipe = DiffusionPipeline.from_pretrained(folder_of(name))
     network = getattr(pipe, checkpoint.facts.component)
-    assert checkpoint.facts.name == MADE[name]
+    by = [
+        facts.name
+        for facts in FAMILIES.values()
+        if facts.single_file and facts.single_file.recognised(checkpoint.contents)
+    ]
+    assert by == [MADE[name]] == [checkpoint.facts.name]
     named = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    assert checkpoint.kind.renamed(checkpoint.contents.network) == named
+    assert checkpoint.kind.network(checkpoint.contents) == named
     said = checkpoint.kind.says(checkpoint.contents).get(checkpoint.facts.component, {})
     for key, value in said.items():
         ours = list(network.config[key]) if isinstance(network.config[key], tuple) else network.config[key]
@@ -165,7 +175,7 @@ def test_the_configs_that_come_along_are_those_of_the_released_models(family):
     facts = FAMILIES[family]
     network = parts[facts.component]
     named = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    assert facts.single_file.renamed(contents.network) == named
+    assert facts.single_file.network(contents) == named
     converter = single_file_model.SINGLE_FILE_LOADABLE_CLASSES[type(network).__name__]["checkpoint_mapping_fn"]
     inside = {name: tensor for name, tensor in made.items() if name.startswith("model.diffusion_model.")}
     converted = converter(config=dict(network.config), checkpoint=inside)

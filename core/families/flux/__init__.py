@@ -1,8 +1,8 @@
 """FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
 
-import re
 from typing import Any
 
+from ..double_stream_file_facts import FIRST, has_double_blocks, has_guidance, sizes
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
@@ -14,7 +14,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import Embedded
-from ..single_file_facts import Contents, Shapes, SingleFile, count, split
+from ..single_file_facts import Contents, Names, SingleFile
 
 TOKENS = 512
 """Captions are padded to so many, and the padding takes part in the attention."""
@@ -47,80 +47,32 @@ def refuse(configs: PartConfigs) -> Refusal | None:
 
 # A checkpoint in one file ---------------------------------------------------------------------------------------------------
 
-_RENAMED = {
-    "time_in.in_layer.": "time_text_embed.timestep_embedder.linear_1.", "time_in.out_layer.": "time_text_embed.timestep_embedder.linear_2.",
-    "vector_in.in_layer.": "time_text_embed.text_embedder.linear_1.", "vector_in.out_layer.": "time_text_embed.text_embedder.linear_2.",
-    "guidance_in.in_layer.": "time_text_embed.guidance_embedder.linear_1.",
-    "guidance_in.out_layer.": "time_text_embed.guidance_embedder.linear_2.", "txt_in.": "context_embedder.", "img_in.": "x_embedder.",
-    "final_layer.linear.": "proj_out.", "final_layer.adaLN_modulation.1.": "norm_out.linear.",
-}  # fmt: skip
-_SIDES = {"img": ("", "to_{}", "attn.to_out.0", ""), "txt": ("_context", "add_{}_proj", "attn.to_add_out", "added_")}
+_NAMES: Names = {
+    **FIRST,
+    r"time_in\.in_layer\.(.*)": r"time_text_embed.timestep_embedder.linear_1.\1",
+    r"time_in\.out_layer\.(.*)": r"time_text_embed.timestep_embedder.linear_2.\1",
+    r"vector_in\.in_layer\.(.*)": r"time_text_embed.text_embedder.linear_1.\1",
+    r"vector_in\.out_layer\.(.*)": r"time_text_embed.text_embedder.linear_2.\1",
+    r"guidance_in\.in_layer\.(.*)": r"time_text_embed.guidance_embedder.linear_1.\1",
+    r"guidance_in\.out_layer\.(.*)": r"time_text_embed.guidance_embedder.linear_2.\1",
+}
 
 
 def recognised(contents: Contents) -> bool:
-    """Related models have no pooled vector, or share one modulation among the blocks."""
-    names = contents.network
-    return (
-        "double_blocks.0.img_attn.qkv.weight" in names
-        and {"vector_in.in_layer.weight", "img_in.weight"} <= names.keys()
-    )
+    """Related models have no pooled vector."""
+    return has_double_blocks(contents) and "vector_in.in_layer.weight" in contents.network
 
 
 def says(contents: Contents) -> dict[str, dict[str, Any]]:
     """All of the network's config but how its positions are split among the axes."""
-    shapes = contents.network
-    width, head = shapes["img_in.weight"][0], shapes["double_blocks.0.img_attn.norm.key_norm.scale"][0]
-    network = {
-        "num_layers": count(shapes, "double_blocks."),
-        "num_single_layers": count(shapes, "single_blocks."),
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
-        "in_channels": shapes["img_in.weight"][1],
-        "joint_attention_dim": shapes["txt_in.weight"][1],
-        "pooled_projection_dim": shapes["vector_in.in_layer.weight"][1],
-        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+    pooled = contents.network["vector_in.in_layer.weight"][1]
+    return {
+        "transformer": {
+            **sizes(contents),
+            "pooled_projection_dim": pooled,
+            "guidance_embeds": has_guidance(contents),
+        }
     }
-    return {"transformer": network}
-
-
-def renamed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The network's tensors as `FluxTransformer2DModel` names them."""
-    found: dict[str, tuple[int, ...]] = {}
-    for name, shape in shapes.items():
-        double = re.fullmatch(r"double_blocks\.(\d+)\.(img|txt)_(.+)\.(weight|bias|scale)", name)
-        single = re.fullmatch(r"single_blocks\.(\d+)\.(.+)\.(weight|bias|scale)", name)
-        if double is not None:
-            found |= _in_double(f"transformer_blocks.{double[1]}.", double[2], double[3], double[4], shape)
-        elif single is not None:
-            found |= _in_single(f"single_transformer_blocks.{single[1]}.", single[2], single[3], shape, shapes)
-        else:
-            old = next((old for old in _RENAMED if name.startswith(old)), None)
-            found[name if old is None else _RENAMED[old] + name[len(old) :]] = shape
-    return found
-
-
-def _in_double(block: str, side: str, name: str, kind: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    after, projection, out, added = _SIDES[side]
-    if name == "attn.qkv":
-        return split(shape, [f"{block}attn.{projection.format(each)}.{kind}" for each in "qkv"])
-    if name.startswith("attn.norm."):
-        return {f"{block}attn.norm_{added}{name[len('attn.norm.')]}.weight": shape}
-    new = {
-        "mod.lin": f"norm1{after}.linear",
-        "mlp.0": f"ff{after}.net.0.proj",
-        "mlp.2": f"ff{after}.net.2",
-        "attn.proj": out,
-    }
-    return {f"{block}{new[name]}.{kind}": shape}
-
-
-def _in_single(block: str, name: str, kind: str, shape: tuple[int, ...], shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    if name == "linear1":
-        ends = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
-        return split(shape, [f"{block}{end}.{kind}" for end in ends], rows=shapes["img_in.weight"][0])
-    if name.startswith("norm."):
-        return {f"{block}attn.norm_{name[len('norm.')]}.weight": shape}
-    return {f"{block}{ {'modulation.lin': 'norm.linear', 'linear2': 'proj_out'}[name] }.{kind}": shape}
 
 
 FACTS = FamilyFacts(
@@ -141,7 +93,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
-    single_file=SingleFile(recognised=recognised, says=says, renamed=renamed, official="black-forest-labs/FLUX.1-dev"),
+    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="black-forest-labs/FLUX.1-dev"),
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),

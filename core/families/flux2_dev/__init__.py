@@ -2,10 +2,12 @@
 
 from importlib.util import find_spec
 
+from ..double_stream_file_facts import SECOND, has_guidance, second_generation, second_says
 from ..facts import FamilyFacts, PartConfigs, Refusal
 from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
 from ..flux2_facts import refuse as refuse_inputs
 from ..guidance import Embedded
+from ..single_file_facts import Contents, SingleFile
 
 PICTURE_READER = "PixtralProcessor"
 """The released checkpoint's text goes through it, and transformers makes none without torchvision."""
@@ -26,6 +28,10 @@ def refuse(configs: PartConfigs) -> Refusal | None:
     return refuse_inputs(configs)
 
 
+def recognised(contents: Contents) -> bool:
+    return second_generation(contents) and has_guidance(contents)
+
+
 FACTS = FamilyFacts(
     name="flux2_dev",
     label="FLUX.2 dev",
@@ -38,6 +44,9 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-dev"
+    ),
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     licence="FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-dev",),

@@ -1,9 +1,11 @@
 """FLUX.2 klein in its undistilled form: a transformer on a rectified flow; Qwen 3 text; guidance by a second, empty prompt."""
 
+from ..double_stream_file_facts import SECOND, has_guidance, second_generation, second_says
 from ..facts import FamilyFacts, PartConfigs, Refusal
 from ..flux2_facts import LORA_TARGETS, SCHEDULE, geometry, text
 from ..flux2_facts import refuse as refuse_inputs
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, SingleFile
 
 
 def refuse(configs: PartConfigs) -> Refusal | None:
@@ -14,6 +16,10 @@ def refuse(configs: PartConfigs) -> Refusal | None:
             "Train its undistilled base, black-forest-labs/FLUX.2-klein-base-4B or -base-9B; the LoRA loads into the distilled model, too.",
         )
     return refuse_inputs(configs)
+
+
+def recognised(contents: Contents) -> bool:
+    return second_generation(contents) and not has_guidance(contents)
 
 
 FACTS = FamilyFacts(
@@ -28,6 +34,9 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-klein-base-4B"
+    ),
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),

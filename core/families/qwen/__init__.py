@@ -1,5 +1,7 @@
 """Qwen-Image: a transformer on a rectified flow over 2x2 squares of latents, whose VAE is one for films; Qwen 2.5 VL text."""
 
+from typing import Any
+
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
@@ -11,6 +13,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, SingleFile, count
 
 LONGEST_TEXT = 512
 """The stock pipeline's `max_sequence_length`."""
@@ -47,6 +50,24 @@ def refuse(configs: PartConfigs) -> Refusal | None:
     return Refusal(f"has a transformer that {why}: no text-to-image model.", "Choose a text-to-image checkpoint.")
 
 
+def recognised(contents: Contents) -> bool:
+    """A file names the tensors as diffusers does."""
+    marks = {"txt_norm.weight", "img_in.weight", "transformer_blocks.0.img_mod.1.weight"}
+    return marks <= contents.network.keys()
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    shapes = contents.network
+    network = {"num_layers": count(shapes, "transformer_blocks."), "in_channels": shapes["img_in.weight"][1]}
+    if "__index_timestep_zero__" in shapes:  # the empty tensor by which files of editing models with that input tell it
+        network["zero_cond_t"] = True
+    return {"transformer": network}
+
+
+def unsaid(contents: Contents) -> str:
+    return "files of the older editing models look the same as those of Qwen-Image, as which this one is trained"
+
+
 FACTS = FamilyFacts(
     name="qwen",
     label="Qwen-Image",
@@ -60,6 +81,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
+    single_file=SingleFile(recognised=recognised, says=says, official="Qwen/Qwen-Image", unsaid=unsaid),
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),

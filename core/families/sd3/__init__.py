@@ -1,11 +1,10 @@
 """Stable Diffusion 3 and 3.5: a transformer on a rectified flow; two CLIP encoders and, where it was saved with it, T5."""
 
-import re
 from math import isqrt
 from typing import Any
 
 from ..facts import USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, vae_geometry, width_of
-from ..single_file_facts import Contents, Shapes, SingleFile, count, split
+from ..single_file_facts import Contents, Names, SingleFile, count, head_dim, three
 
 TOKENS = 77 + 256
 """CLIP's, and T5's or the zeros in their place."""
@@ -19,18 +18,37 @@ def text(configs: PartConfigs) -> TextCost:
 
 # A checkpoint in one file ---------------------------------------------------------------------------------------------------
 
-_JOINT = "joint_blocks."
-_SIDES = {"x_block": ("", ""), "context_block": ("_context", "add_")}
-_RENAMED = {
-    "pos_embed": "pos_embed.pos_embed", "x_embedder.": "pos_embed.", "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
-    "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.", "y_embedder.mlp.0.": "time_text_embed.text_embedder.linear_1.",
-    "y_embedder.mlp.2.": "time_text_embed.text_embedder.linear_2.", "final_layer.linear.": "proj_out.",
-    "final_layer.adaLN_modulation.1.": "norm_out.linear.",
-}  # fmt: skip
+_X, _TEXT, _BLOCK = (
+    r"joint_blocks\.(\d+)\.x_block\.",
+    r"joint_blocks\.(\d+)\.context_block\.",
+    r"transformer_blocks.\1.",
+)
+_NAMES: Names = {
+    r"pos_embed": "pos_embed.pos_embed",
+    r"x_embedder\.(.*)": r"pos_embed.\1",
+    r"t_embedder\.mlp\.0\.(.*)": r"time_text_embed.timestep_embedder.linear_1.\1",
+    r"t_embedder\.mlp\.2\.(.*)": r"time_text_embed.timestep_embedder.linear_2.\1",
+    r"y_embedder\.mlp\.0\.(.*)": r"time_text_embed.text_embedder.linear_1.\1",
+    r"y_embedder\.mlp\.2\.(.*)": r"time_text_embed.text_embedder.linear_2.\1",
+    r"final_layer\.linear\.(.*)": r"proj_out.\1",
+    r"final_layer\.adaLN_modulation\.1\.(.*)": r"norm_out.linear.\1",
+    _X + r"(attn2?)\.qkv\.(.*)": three(_BLOCK, r"\2.to_{}", r".\3"),
+    _X + r"(attn2?)\.proj\.(.*)": _BLOCK + r"\2.to_out.0.\3",
+    _X + r"(attn2?)\.ln_([qk])\.(.*)": _BLOCK + r"\2.norm_\3.\4",
+    _X + r"adaLN_modulation\.1\.(.*)": _BLOCK + r"norm1.linear.\2",
+    _X + r"mlp\.fc1\.(.*)": _BLOCK + r"ff.net.0.proj.\2",
+    _X + r"mlp\.fc2\.(.*)": _BLOCK + r"ff.net.2.\2",
+    _TEXT + r"attn\.qkv\.(.*)": three(_BLOCK, "attn.add_{}_proj", r".\2"),
+    _TEXT + r"attn\.proj\.(.*)": _BLOCK + r"attn.to_add_out.\2",
+    _TEXT + r"attn\.ln_([qk])\.(.*)": _BLOCK + r"attn.norm_added_\2.\3",
+    _TEXT + r"adaLN_modulation\.1\.(.*)": _BLOCK + r"norm1_context.linear.\2",
+    _TEXT + r"mlp\.fc1\.(.*)": _BLOCK + r"ff_context.net.0.proj.\2",
+    _TEXT + r"mlp\.fc2\.(.*)": _BLOCK + r"ff_context.net.2.\2",
+}
 
 
 def recognised(contents: Contents) -> bool:
-    return f"{_JOINT}0.context_block.adaLN_modulation.1.weight" in contents.network
+    return "joint_blocks.0.context_block.adaLN_modulation.1.weight" in contents.network
 
 
 def says(contents: Contents) -> dict[str, dict[str, Any]]:
@@ -38,13 +56,11 @@ def says(contents: Contents) -> dict[str, dict[str, Any]]:
     shapes = contents.network
     width, text_width = shapes["context_embedder.weight"]
     patch = shapes["x_embedder.proj.weight"]
-    norm = shapes.get(f"{_JOINT}0.x_block.attn.ln_q.weight")
-    head = 64 if norm is None else norm[0]
-    dual = {int(name.split(".")[1]) for name in shapes if name.startswith(_JOINT) and ".attn2." in name}
+    norm = "joint_blocks.0.x_block.attn.ln_q.weight"
+    dual = {int(name.split(".")[1]) for name in shapes if ".x_block.attn2." in name}
     network = {
-        "num_layers": count(shapes, _JOINT),
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
+        "num_layers": count(shapes, "joint_blocks."),
+        **head_dim(shapes, width, norm, usual=64),
         "caption_projection_dim": width,
         "joint_attention_dim": text_width,
         "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
@@ -52,42 +68,10 @@ def says(contents: Contents) -> dict[str, dict[str, Any]]:
         "out_channels": shapes["final_layer.linear.weight"][0] // patch[2] ** 2,
         "patch_size": patch[2],
         "pos_embed_max_size": isqrt(shapes["pos_embed"][1]),
-        "qk_norm": None if norm is None else "rms_norm",
+        "qk_norm": "rms_norm" if norm in shapes else None,
         "dual_attention_layers": sorted(dual),
     }
     return {"transformer": network}
-
-
-def renamed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The network's tensors as `SD3Transformer2DModel` names them."""
-    found: dict[str, tuple[int, ...]] = {}
-    for name, shape in shapes.items():
-        block = re.fullmatch(r"joint_blocks\.(\d+)\.(x_block|context_block)\.(.+)", name)
-        if block is not None:
-            found |= _in_block(f"transformer_blocks.{block[1]}.", *_SIDES[block[2]], block[3], shape)
-            continue
-        old = next((old for old in _RENAMED if name.startswith(old)), None)
-        found[name if old is None else _RENAMED[old] + name[len(old) :]] = shape
-    return found
-
-
-def _in_block(block: str, side: str, added: str, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    start, _, kind = name.rpartition(".")
-    if start in ("attn.qkv", "attn2.qkv"):
-        ends = [f"{added}{each}_proj" if added else f"to_{each}" for each in "qkv"]
-        return split(shape, [f"{block}{start.split('.')[0]}.{end}.{kind}" for end in ends])
-    new = {
-        "attn.proj": f"attn.to_{added}out" + ("" if added else ".0"),
-        "attn2.proj": "attn2.to_out.0",
-        "attn.ln_q": f"attn.norm_{'added_' if added else ''}q",
-        "attn.ln_k": f"attn.norm_{'added_' if added else ''}k",
-        "attn2.ln_q": "attn2.norm_q",
-        "attn2.ln_k": "attn2.norm_k",
-        "adaLN_modulation.1": f"norm1{side}.linear",
-        "mlp.fc1": f"ff{side}.net.0.proj",
-        "mlp.fc2": f"ff{side}.net.2",
-    }
-    return {f"{block}{new.get(start, start)}.{kind}": shape}
 
 
 FACTS = FamilyFacts(
@@ -111,7 +95,7 @@ FACTS = FamilyFacts(
             "text_encoder_3": "text_encoders.t5xxl.transformer.",
         },
         says=says,
-        renamed=renamed,
+        names=_NAMES,
         ships_configs=True,
         optional=("text_encoder_3",),
         official="stabilityai/stable-diffusion-3.5-medium",

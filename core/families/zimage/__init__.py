@@ -4,9 +4,11 @@ The base model and Z-Image-Turbo have the same configs of network and VAE; only 
 """
 
 from dataclasses import replace
+from typing import Any
 
 from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, Refusal, TextCost, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, Names, SingleFile, three
 
 LONGEST_TEXT = 512
 USUAL_TEXT = 64
@@ -37,6 +39,34 @@ def refuse(configs: PartConfigs) -> Refusal | None:
     )
 
 
+_NAMES: Names = {
+    r"final_layer\.(.*)": r"all_final_layer.2-1.\1",
+    r"x_embedder\.(.*)": r"all_x_embedder.2-1.\1",
+    r"(.*)\.attention\.qkv\.weight": three(r"\1.attention.", "to_{}", ".weight"),
+    r"(.*)\.attention\.out\.(.*)": r"\1.attention.to_out.0.\2",
+    r"(.*)\.attention\.([qk])_norm\.weight": r"\1.attention.norm_\2.weight",
+}
+
+
+def recognised(contents: Contents) -> bool:
+    return {
+        "layers.0.adaLN_modulation.0.weight",
+        "cap_embedder.1.weight",
+        "x_embedder.weight",
+    } <= contents.network.keys()
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    return {"transformer": {"cap_feat_dim": contents.network["cap_embedder.1.weight"][1]}}
+
+
+def unsaid(contents: Contents) -> str:
+    return (
+        "a file of Z-Image-Turbo looks the same as one of the base model, and the base model's schedule is taken: training a distilled model "
+        "on pictures undoes the distillation"
+    )
+
+
 FACTS = FamilyFacts(
     name="zimage",
     label="Z-Image",
@@ -48,6 +78,9 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
+    single_file=SingleFile(
+        recognised=recognised, says=says, names=_NAMES, official="Tongyi-MAI/Z-Image", unsaid=unsaid
+    ),
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),
