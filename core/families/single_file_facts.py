@@ -17,6 +17,9 @@ other, all with as many rows; a name that is repeated has as many shares."""
 NETWORK = "model.diffusion_model."
 """What the names of the network's tensors begin with in a file that holds more than the network."""
 
+TEXT_WIDTHS = ("cross_attention_dim", "joint_attention_dim", "pooled_projection_dim", "cap_feat_dim", "text_hidden_dim")
+"""Keys of networks' configs that must suit the text encoders, wherever these come from."""
+
 
 @dataclass(frozen=True)
 class Contents:

@@ -13,6 +13,7 @@ from ..names import is_hub_id
 from .checkpoint_file import Checkpoint, ModelError, recognise
 from .facts import PartConfigs
 from .registry import PIPELINES, family_of
+from .single_file_facts import TEXT_WIDTHS
 
 __all__ = ["ModelError", "SingleFileSource", "Source", "hub_error", "is_component", "locate"]
 
@@ -204,9 +205,22 @@ def _single_file(
             f"'{name}' has no {', '.join(without)}, and neither has '{lends}'.",
             f"Set pretrained_components to a whole pipeline of the family ({checkpoint.kind.official}).",
         )
+    _check_widths(name, checkpoint, frame)
     return SingleFileSource(
         name=name, location=str(file), revision=None, variant=variant, index=frame.index, checkpoint=checkpoint, frame=frame
     )  # fmt: skip
+
+
+def _check_widths(name: str, checkpoint: Checkpoint, frame: Source) -> None:
+    """The text encoders must be those of the file's network: one family has them in several sizes. Raises ModelError."""
+    part = checkpoint.facts.component
+    said, usual = checkpoint.kind.says(checkpoint.contents).get(part, {}), frame.configs[part]
+    for key in TEXT_WIDTHS:
+        if key in said and said[key] != usual.get(key, said[key]):
+            raise ModelError(
+                f"'{name}': its {part} takes text of width {said[key]} ({key}), and that of '{frame.name}' {usual[key]}.",
+                f"Set pretrained_components to a pipeline of the same size ({', '.join(dict.fromkeys((*checkpoint.facts.examples, checkpoint.kind.official)))}).",
+            )
 
 
 def _lacks(checkpoint: Checkpoint) -> str:

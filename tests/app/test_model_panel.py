@@ -264,7 +264,7 @@ def test_weights_are_chosen_as_they_are_loaded():
 def file_of(path, *starts, dtype=np.float16):
     """A checkpoint of A1111's in small: only what it is recognised by."""
     network = {"input_blocks.0.0.weight": (2, 4, 3, 3), "time_embed.0.weight": (4, 2), "label_emb.0.0.weight": (4, 2),
-               "input_blocks.1.1.proj_in.weight": (2, 2), "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (2, 6)}  # fmt: skip
+               "input_blocks.1.1.proj_in.weight": (2, 2), "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (2, 2048)}  # fmt: skip
     names = {f"model.diffusion_model.{name}": shape for name, shape in network.items()}
     names |= {f"{start}x.weight": (5, 5) for start in starts}
     save_file({name: np.zeros(shape, dtype) for name, shape in names.items()}, path)
@@ -279,7 +279,7 @@ def test_a_single_file_is_reported_with_what_was_recognised(tmp_path):
     report = checked(str(file_of(tmp_path / "my model.safetensors", *PARTS)))
     assert (report.place, report.family, report.prediction_type, report.resolution) == ("file", "sdxl", "epsilon", 1024)
     assert report.usable and report.precision == "float16" and report.findings == ()
-    assert report.bytes_ == 2 * (2 * 4 * 9 + 8 + 8 + 4 + 12 + 3 * 25)
+    assert report.bytes_ == 2 * (2 * 4 * 9 + 8 + 8 + 4 + 2 * 2048 + 3 * 25)
     card = model_card(report)
     assert "Stable Diffusion XL" in card and "unet, vae, text_encoder, text_encoder_2" in card and "float16" in card
     assert "a file on this computer: works offline" in card and "this program (configs and tokenizers)" in card

@@ -345,6 +345,9 @@ def test_contradictions_are_refused(folder_of, file_of, tmp_path):
     parts = load_file(file_of("sd1"))
     parts["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(8, 9, 3, 3)
     assert "inpainting" in fault(chosen(saved(parts, tmp_path / "inpainting.safetensors"), folder_of("sd1")))
+    wide = {name: tensor for name, tensor in load_file(file_of("flux2_klein")).items() if name != "txt_in.weight"}
+    file = saved({**wide, "txt_in.weight": torch.ones(32, 48)}, tmp_path / "9B.safetensors")
+    assert "takes text of width 48 (joint_attention_dim)" in fault(chosen(file, folder_of("flux2_klein")))
     gone = tmp_path / "lends"
     shutil.copytree(folder_of("flux"), gone)
     for weights in (gone / "transformer").glob("*.safetensors"):  # they are in the file
@@ -380,9 +383,9 @@ def test_a_file_that_lacks_tensors_is_refused_and_not_filled_with_noise(folder_o
 
 @pytest.fixture
 def opened(monkeypatch):
-    """How many text encoders were in memory when the network was opened, and how many there had been."""
+    """The parts that were read from the file, in order; "network" where it was asked for, with the text encoders that were in memory then."""
     encoders, order = [], []
-    first, network = SingleFileLoader.before_network, Loader.network
+    first, network, part = SingleFileLoader.before_network, Loader.network, SingleFileLoader._part
 
     def recorded_first(self):
         pipe = first(self)
@@ -392,11 +395,12 @@ def opened(monkeypatch):
 
     def recorded_network(self):
         gc.collect()
-        order.append((sum(one() is not None for one in encoders), len(encoders)))
+        order.append(("network", sum(one() is not None for one in encoders)))
         return network(self)
 
     monkeypatch.setattr(SingleFileLoader, "before_network", recorded_first)
     monkeypatch.setattr(Loader, "network", recorded_network)
+    monkeypatch.setattr(SingleFileLoader, "_part", lambda self, name: order.append(name) or part(self, name))
     return order
 
 
@@ -417,7 +421,9 @@ def test_a_training_from_a_file_is_that_from_its_folder_and_holds_one_part_at_a_
         tiny_run("sdxl", "folder", **more),
     ]
     assert [each.message for each in preflight(config_from_flat(runs[0].read_config())) if each.level == "error"] == []
-    assert train(runs[0]) == 0 and opened == [(0, 2)]
+    assert train(runs[0]) == 0
+    assert opened[:5] == ["vae", "text_encoder", "text_encoder_2", ("network", 0), "unet"]
+    assert opened[5:] == ["unet", "vae"]  # the load check of the exported file, with the trainer's own prompts
     assert train(runs[1]) == 0
     assert losses(runs[0]) == losses(runs[1]) and len(losses(runs[0])) == 2
     loras = [load_file(next(run.path.glob("lora/*.safetensors"))) for run in runs]
