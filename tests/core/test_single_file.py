@@ -29,6 +29,8 @@ from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
 from rollout_studio.core.families.single_file import SingleFileLoader, clip_tokenizer
 from rollout_studio.core.families.single_file_facts import Contents
+from rollout_studio.core.look.bench import Bench
+from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
 from tiny import PROMPTS
@@ -442,6 +444,29 @@ def test_a_full_fine_tune_of_a_file_becomes_a_folder_that_opens(folder_of, file_
     assert train(run) == 0
     (index,) = run.path.rglob("model_index.json")
     assert locate(str(index.parent)).family == "sd1x"
+
+
+def test_a_stopped_run_of_a_file_goes_on_and_its_checkpoint_can_be_tried(folder_of, file_of, tiny_run, without_drift):
+    more = {
+        "pretrained_model_name_or_path": str(file_of("sd1")),
+        "pretrained_components": str(folder_of("sd1")),
+        "max_train_steps": 2,
+    }
+    whole, parts = tiny_run("sd1", "whole", **more), tiny_run("sd1", "parts", **more)
+    assert train(whole) == 0
+    heard = []
+
+    def stop_after_the_first(event):
+        if event["event"] == "step" and not heard:
+            heard.append(parts.send("stop-and-save"))
+
+    assert train(parts, listen=stop_after_the_first) == 0 and len(losses(parts)) == 1
+    assert train(parts, resume=True) == 0
+    assert losses(parts) == losses(whole)
+    bench = Bench()
+    bench.open(config_from_flat(parts.read_config()))
+    shown = bench.with_weights(Weights("run", parts.path, 2, "tuned"))
+    assert shown is not None and bench.model.has_adapter and bench.model.name == "sd1x"
 
 
 def test_text_encoders_come_back_from_the_file(folder_of, file_of):
