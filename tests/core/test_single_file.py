@@ -3,6 +3,7 @@
 import gc
 import inspect
 import json
+import os
 import shutil
 import weakref
 from pathlib import Path
@@ -32,6 +33,7 @@ from rollout_studio.core.families.single_file_facts import Contents
 from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.train.loop import train
+from rollout_studio.nodes.execute import fingerprints
 from safetensors.torch import load_file, save_file
 from tiny import PROMPTS
 from tiny_run import losses
@@ -499,3 +501,15 @@ def test_the_path_of_the_rest_does_nothing_for_a_folder():
     assert any("pretrained_components is not used" in remark for remark in idle_remarks(config))
     config = config_from_flat({"pretrained_model_name_or_path": "x.safetensors", "pretrained_components": "x"})
     assert not any("pretrained_components" in remark for remark in idle_remarks(config))
+
+
+def test_what_is_kept_of_a_file_is_made_again_when_the_file_changes(folder_of, file_of, tmp_path):
+    """The keys of a node's result and of class pictures."""
+    file = tmp_path / "x.safetensors"
+    shutil.copy(file_of("sd1"), file)
+    first = fingerprints.of_model(str(file))
+    assert first != str(file) and fingerprints.of_model(str(file)) == first
+    source = locate(str(file), components=str(folder_of("sd1")))
+    assert source.weight_files("unet") == [file] and source.weight_files("tokenizer") == []
+    os.utime(file, ns=(1, 1))
+    assert fingerprints.of_model(str(file)) != first
