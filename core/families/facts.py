@@ -140,9 +140,9 @@ class FamilyFacts:
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
         refuse: why a checkpoint cannot be trained; None where it can.
         claims: of classes that serve several families, whether this checkpoint is of this one.
-        single_file: how a checkpoint in one file is recognised and opened; None where it is not.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
+        single_file: how a checkpoint in one file is recognised and opened; None where it is not.
     """
 
     name: str
@@ -161,10 +161,10 @@ class FamilyFacts:
     text: Callable[[PartConfigs], TextCost]
     refuse: Callable[[PartConfigs], Refusal | None] = nothing_refused
     claims: Callable[[PartConfigs], bool] | None = None
-    single_file: SingleFile | None = None
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()
+    single_file: SingleFile | None = None
     model: str
     """The name of its `Model` in `<name>/model.py`."""
 

@@ -26,11 +26,11 @@ CLIP_MERGES = Path(__file__).with_name("clip_merges.txt")
 """Pairs of CLIP's byte-pair encoding in the order of learning. Source: openai/CLIP (MIT); the 48,894 of 262,144 that it uses."""
 
 
-def loader_of(facts: FamilyFacts, source: Source, dtype: torch.dtype) -> Loader:
-    """What opens the parts of this source."""
+def loader_of(facts: FamilyFacts, source: Source, *how: Any) -> Loader:
+    """What opens the parts of this source. `how`: the further fields of a `Loader`."""
     if isinstance(source, SingleFileSource):
-        return SingleFileLoader(facts, source, dtype)
-    return Loader(facts, source, dtype)
+        return SingleFileLoader(facts, source, *how)
+    return Loader(facts, source, *how)
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class SingleFileLoader(Loader):
             pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **said)
         return pipe
 
-    def before_network(self) -> Any:
-        if not Path(self.source.frame.location).is_dir():
-            self._frame.fetch(self.source.parts_in_file)
-        return self.pipeline(**{self.facts.component: self._skeleton()})
+    def fetch(self, without: Sequence[str] = ()) -> None:
+        if not self.source.frame.is_folder:
+            self._frame.fetch((*without, *self.source.parts_in_file))
 
     @property
     def _frame(self) -> Loader:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -389,7 +390,7 @@ def test_a_file_that_lacks_tensors_is_refused_and_not_filled_with_noise(folder_o
 def opened(monkeypatch):
     """The parts that were read from the file, in order; "network" where it was asked for, with the text encoders that were in memory then."""
     encoders, order = [], []
-    first, network, part = SingleFileLoader.before_network, Loader.network, SingleFileLoader._part
+    first, network, part = Loader.before_network, Loader.network, SingleFileLoader._part
 
     def recorded_first(self):
         pipe = first(self)
@@ -402,7 +403,7 @@ def opened(monkeypatch):
         order.append(("network", sum(one() is not None for one in encoders)))
         return network(self)
 
-    monkeypatch.setattr(SingleFileLoader, "before_network", recorded_first)
+    monkeypatch.setattr(Loader, "before_network", recorded_first)
     monkeypatch.setattr(Loader, "network", recorded_network)
     monkeypatch.setattr(SingleFileLoader, "_part", lambda self, name: order.append(name) or part(self, name))
     return order
@@ -446,6 +447,21 @@ def test_a_full_fine_tune_of_a_file_becomes_a_folder_that_opens(folder_of, file_
     assert train(run) == 0
     (index,) = run.path.rglob("model_index.json")
     assert locate(str(index.parent)).family == "sd1x"
+
+
+def test_of_a_hub_that_lends_parts_only_what_the_file_lacks_is_fetched(folder_of, file_of, monkeypatch):
+    source = locate(str(file_of("flux")), components=str(folder_of("flux")))
+    remote = replace(source, frame=replace(source.frame, location="owner/model"))
+    asked = []
+
+    def download(cls, name, **options):
+        asked.append((name, "transformer" in options, "vae" in options))
+        raise OSError("no network")
+
+    monkeypatch.setattr(diffusers.FluxPipeline, "download", classmethod(download))
+    with pytest.raises(ModelError, match="no network"):
+        SingleFileLoader(FAMILIES["flux"], remote, torch.float32).before_network()
+    assert asked == [("owner/model", True, False)]  # a part that is named is not downloaded
 
 
 def test_a_stopped_run_of_a_file_goes_on_and_its_checkpoint_can_be_tried(folder_of, file_of, tiny_run, without_drift):

@@ -53,9 +53,9 @@ FACTS = FamilyFacts(
     # A token is a square of 2x2 cells; the network's config names no size, and a bare `pipe(prompt)` draws 128 x 128 cells.
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,
-    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="lodestones/Chroma1-HD"),
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
     licence="Apache 2.0",
     examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),
+    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="lodestones/Chroma1-HD"),
     model="Chroma",
 )

@@ -93,9 +93,9 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
-    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="black-forest-labs/FLUX.1-dev"),
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),
+    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="black-forest-labs/FLUX.1-dev"),
     model="Flux",
 )

@@ -44,11 +44,11 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
-    single_file=SingleFile(
-        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-dev"
-    ),
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     licence="FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-dev",),
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-dev"
+    ),
     model="Flux2Dev",
 )

@@ -34,11 +34,11 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
-    single_file=SingleFile(
-        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-klein-base-4B"
-    ),
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-klein-base-4B"
+    ),
     model="Flux2Klein",
 )

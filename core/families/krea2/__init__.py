@@ -115,9 +115,9 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
-    single_file=SingleFile(recognised=recognised, says=says, renamed=renamed, official="krea/Krea-2-Raw"),
     header={"ss_base_model_version": "krea2", "architecture": "krea-2"},
     licence="Krea 2 Community License",
     examples=("krea/Krea-2-Raw",),
+    single_file=SingleFile(recognised=recognised, says=says, renamed=renamed, official="krea/Krea-2-Raw"),
     model="Krea2",
 )

@@ -81,9 +81,9 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     refuse=refuse,
-    single_file=SingleFile(recognised=recognised, says=says, official="Qwen/Qwen-Image", unsaid=unsaid),
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),
+    single_file=SingleFile(recognised=recognised, says=says, official="Qwen/Qwen-Image", unsaid=unsaid),
     model="QwenImage",
 )

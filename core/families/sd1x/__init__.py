@@ -23,6 +23,9 @@ FACTS = FamilyFacts(
     text=clip_text("text_encoder"),
     refuse=refuse,
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
+    header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
+    licence="CreativeML Open RAIL-M",
+    examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
     single_file=SingleFile(
         recognised=recognised,
         parts={"vae": VAE, "text_encoder": "cond_stage_model.transformer."},
@@ -31,8 +34,5 @@ FACTS = FamilyFacts(
         ships_configs=True,
         official="stable-diffusion-v1-5/stable-diffusion-v1-5",
     ),
-    header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
-    licence="CreativeML Open RAIL-M",
-    examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
     model="StableDiffusion1",
 )

@@ -36,6 +36,8 @@ FACTS = FamilyFacts(
     text=clip_text("text_encoder"),
     refuse=refuse,
     claims=lambda configs: bool(configs.get("unet", {}).get("use_linear_projection")),
+    header={"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"},
+    licence="CreativeML Open RAIL++-M",
     single_file=SingleFile(
         recognised=recognised,
         parts={"vae": VAE, "text_encoder": "cond_stage_model.model."},
@@ -45,7 +47,5 @@ FACTS = FamilyFacts(
         official="stabilityai/stable-diffusion-2-1",
         unsaid=unsaid,
     ),
-    header={"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"},
-    licence="CreativeML Open RAIL++-M",
     model="StableDiffusion2",
 )

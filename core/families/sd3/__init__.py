@@ -86,6 +86,9 @@ FACTS = FamilyFacts(
     schedule=USUAL_FLOW.but(max_shift=1.16),
     geometry=vae_geometry("transformer"),
     text=text,
+    header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
+    licence="Stability AI Community License",
+    examples=("stabilityai/stable-diffusion-3.5-medium",),
     single_file=SingleFile(
         recognised=recognised,
         parts={
@@ -100,8 +103,5 @@ FACTS = FamilyFacts(
         optional=("text_encoder_3",),
         official="stabilityai/stable-diffusion-3.5-medium",
     ),
-    header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
-    licence="Stability AI Community License",
-    examples=("stabilityai/stable-diffusion-3.5-medium",),
     model="StableDiffusion3",
 )

@@ -24,6 +24,9 @@ FACTS = FamilyFacts(
     geometry=GEOMETRY,
     text=clip_text("text_encoder", "text_encoder_2", pooled="text_encoder_2"),
     refuse=refuse,
+    header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
+    licence="CreativeML Open RAIL++-M",
+    examples=("stabilityai/stable-diffusion-xl-base-1.0",),
     single_file=SingleFile(
         recognised=recognised,
         parts={
@@ -36,8 +39,5 @@ FACTS = FamilyFacts(
         ships_configs=True,
         official="stabilityai/stable-diffusion-xl-base-1.0",
     ),
-    header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
-    licence="CreativeML Open RAIL++-M",
-    examples=("stabilityai/stable-diffusion-xl-base-1.0",),
     model="StableDiffusionXL",
 )

@@ -78,11 +78,11 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     refuse=refuse,
-    single_file=SingleFile(
-        recognised=recognised, says=says, names=_NAMES, official="Tongyi-MAI/Z-Image", unsaid=unsaid
-    ),
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),
+    single_file=SingleFile(
+        recognised=recognised, says=says, names=_NAMES, official="Tongyi-MAI/Z-Image", unsaid=unsaid
+    ),
     model="ZImage",
 )
