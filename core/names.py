@@ -29,6 +29,11 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a file's name is that of a model in one file; not whether there is one."""
+    return name.lower().endswith((".safetensors", ".sft")) and not name.startswith(".")
+
+
 def slug(text: str, otherwise: str = "run") -> str:
     """A name made from any text: unsuitable characters become hyphens; `otherwise` when nothing is left that may be one."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:48].rstrip("-._")

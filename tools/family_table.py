@@ -285,8 +285,33 @@ def page(found: list[Measured]) -> str:
             f"| {each.label} | {each.parts} | {next(facts.licence for facts in FAMILIES.values() if facts.label == each.label)} |"
             for each in found
         ),
+        *single_files(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def single_files() -> list[str]:
+    """What the families say of checkpoints in one file."""
+    rows = []
+    for facts in FAMILIES.values():
+        kind = facts.single_file
+        if kind is None:
+            rows.append(f"| {facts.label} | not opened | |")
+            continue
+        alone = "" if kind.ships_configs else "; the rest always comes from a whole pipeline"
+        rows.append(f"| {facts.label} | {', '.join((facts.component, *kind.parts))}{alone} | {kind.official} |")
+    return [
+        "",
+        "## Checkpoints in one file",
+        "",
+        "A `.safetensors` file in the layout of the model's release, as A1111 and ComfyUI have it:",
+        "what it may hold, and the pipeline that lends what it lacks where `pretrained_components` names none. Held by",
+        "`tests/core/test_single_file.py`: the pictures are, bit for bit, those of the folder.",
+        "",
+        "| family | parts in the file | lends the rest |",
+        "|---|---|---|",
+        *rows,
+    ]
 
 
 def main() -> None:

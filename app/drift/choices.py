@@ -26,7 +26,7 @@ from ...core.runs.rows import RunSummary
 BASE, NOTHING, NOW, EXPORTED = "base", "nothing", "now", "lora"
 FIRST_MODEL = "demo"
 MOST_PICTURES = 12  # shown of one kind
-_SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant")
+_SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
 _SAMPLER, _ORDER = OPTIONS["scheduled_sampling_sampler"], OPTIONS["scheduled_sampling_order"]
 
 

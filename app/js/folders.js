@@ -42,7 +42,7 @@ function draw() {
   list.setAttribute('aria-label', `Folders in ${shown.path}`);
   for (const each of shown.folders) {
     const row = make('li', each.fits ? 'rs-fits' : '');
-    row.append(button(each.name, 'rs-folder', '', () => open(each.path)));
+    row.append(button(each.name, 'rs-folder', '', () => (each.file ? use : open)(each.path)));
     if (each.mark) row.append(make('span', 'rs-folders-mark', each.mark));
     if (each.fits) row.append(button('Use', 'rs-small rs-main', `Use ${each.name}`, () => use(each.path)));
     list.append(row);

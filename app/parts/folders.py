@@ -1,4 +1,4 @@
-"""A small browser of folders on this computer, for a model or for pictures. Only names are sent to the page; nothing is opened or served."""
+"""A small browser of folders (and of models in one file) on this computer, for a model or for pictures. Only names are sent to the page; nothing is opened or served."""
 
 import os
 import string
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from ...core.data.pictures import SUFFIXES
+from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
 from . import notices
 from .panel import QUICK
@@ -23,10 +24,10 @@ _SCRIPT = (Path(__file__).parents[1] / "js" / "folders.js").read_text(encoding="
 
 
 def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = None) -> dict[str, Any]:
-    """What the page shows of a folder: its sub-folders by name, each with a mark where it holds what is wanted.
+    """What the page shows of a folder: its sub-folders by name, each with a mark where it holds what is wanted; for a model also files.
 
     Returns:
-        path, parent (None at the top), folders [{name, path, mark, fits}], fits and mark of the folder itself, note, places.
+        path, parent (None at the top), folders [{name, path, mark, fits, file}] (`file`: it is one itself), fits and mark of the folder itself, note, places.
 
     Never raises: a folder that cannot be read is named in `note`, with the way up still open.
     """
@@ -38,19 +39,23 @@ def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = Non
     out["mark"], out["fits"] = mark(folder, want)
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         return {**out, "note": f"This folder cannot be read ({error.strerror}). Go up, or choose another place."}
+    names = [name for name, is_dir in found if is_dir]
     tellable = sorted((name for name in names if is_text(name)), key=lambda name: (name.casefold(), name))
     for name in tellable[:_MOST_SHOWN]:
         marked, fits = mark(folder / name, want) if len(out["folders"]) < _MOST_MARKED else ("", False)
-        out["folders"].append({"name": name, "path": str(folder / name), "mark": marked, "fits": fits})
+        out["folders"].append({"name": name, "path": str(folder / name), "mark": marked, "fits": fits, "file": False})
+    files = sorted(name for name, is_dir in found if not is_dir and is_model_file(name) and is_text(name))
+    for name in files[:_MOST_SHOWN] if want == "model" and not out["fits"] else ():
+        out["folders"].append({"name": name, "path": str(folder / name), "mark": "a file", "fits": True, "file": True})
     notes = []
     if len(tellable) > _MOST_SHOWN:
         notes.append(f"{len(tellable) - _MOST_SHOWN} more folders are not listed: type the path into the field above.")
     if len(names) > len(tellable):
         notes.append(f"{len(names) - len(tellable)} with unreadable names are left out.")
-    if not tellable and not out["fits"]:
+    if not out["folders"] and not out["fits"]:
         notes.append("There are no folders in here.")
     return {**out, "note": " ".join(notes)}
 
@@ -66,21 +71,13 @@ def mark(folder: Path, want: Want) -> tuple[str, bool]:
         if (folder / "model_index.json").is_file():
             return "model", True
         with os.scandir(folder) as entries:
-            files = [
-                entry.name
-                for entry in entries
-                if entry.name.lower().endswith(".safetensors") and not entry.name.startswith(".")
-            ]
+            files = [entry.name for entry in entries if is_model_file(entry.name)]
     except OSError:
         return "", False  # it is only marked; opening it says why
     if not files:
         return "", False
-    one = (
-        f"a single file ({files[0] if is_text(files[0]) else '.safetensors'})"
-        if len(files) == 1
-        else f"{len(files)} single files"
-    )
-    return f"{one}: to be converted to a diffusers folder first", False
+    one = f"a file ({files[0] if is_text(files[0]) else '.safetensors'})"
+    return (one if len(files) == 1 else f"{len(files)} files") + ": open the folder to choose one", False
 
 
 def _count(folder: Path) -> int:
@@ -138,6 +135,8 @@ class FolderBrowser:
 
         def start(given: Mapping[Any, Any]) -> Any:
             asked = Path(given[field]).expanduser() if isinstance(given[field], str) and given[field].strip() else None
+            if asked is not None and asked.is_file():
+                asked = asked.parent
             if asked is None or not asked.is_absolute() or not asked.is_dir():
                 asked = Path.home()
             return self._shown(asked)
@@ -148,8 +147,10 @@ class FolderBrowser:
 
         def use(given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
             path = _path_of(event)
-            if path is None or not path.is_dir():
-                notices.warn("That folder is not there any more.")
+            if path is None or not (
+                path.is_dir() or (path.is_file() and self.want == "model" and is_model_file(path.name))
+            ):
+                notices.warn("That folder or file is not there any more.")
                 return {self.box: gr.skip()}
             return {**chosen(given, str(path)), self.box: gr.HTML(listing=None)}
 

@@ -44,9 +44,23 @@ def _facts(report: ModelReport) -> list[tuple[str, str]]:
         facts.append(("Made for pictures of", f"{report.resolution} × {report.resolution} px"))
     if report.bytes_ is not None:
         facts.append(("Size", size(report.bytes_) + ("" if report.downloaded else " to download")))
-    where = {"built-in": "built in: works offline", "folder": "a folder on this computer: works offline"}.get(
-        report.place
-    )
+    if report.precision is not None:
+        facts.append(("Its weights are stored as", report.precision))
+    if report.holds:
+        facts.append(("The file holds", ", ".join(report.holds)))
+        facts.append(
+            (
+                "The rest comes from",
+                printable(report.lender) if report.lender else "this program (configs and tokenizers)",
+            )
+        )
+    if report.to_download is not None:
+        facts.append(("To download", f"{size(report.to_download)} from {printable(report.lender or '')}"))
+    where = {
+        "built-in": "built in: works offline",
+        "folder": "a folder on this computer: works offline",
+        "file": "a file on this computer" + (": works offline" if report.lender is None else ""),
+    }.get(report.place)  # type: ignore[arg-type]
     if report.place == "hub" and report.downloaded is not None:
         where = "downloaded already: works offline" if report.downloaded else "not on this computer yet"
     if where is not None:

@@ -172,14 +172,14 @@ def _first_need(needs: str | None) -> str:
 
 
 def _short(model: str) -> str:
-    """A folder by its own name, anything else as it is."""
-    return Path(model).expanduser().name if is_folder(model) else model
+    """A folder or file by its own name, anything else as it is."""
+    return Path(model).expanduser().name if is_here(model) else model
 
 
-def is_folder(model: str) -> bool:
-    """Whether an option names a folder of this computer that is there."""
+def is_here(model: str) -> bool:
+    """Whether an option names a folder or a file of this computer that is there."""
     try:
-        return Path(model).expanduser().is_dir()
+        return Path(model).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # a name that no disk can hold, or a home folder that does not exist
         return False
 
@@ -207,7 +207,7 @@ def needs_of(model: str) -> str:
     known = shipped_with(model)
     if known is not None:
         return known.needs
-    if is_folder(model):
+    if is_here(model):
         return "No download: the model lies on this computer. A graphics card, unless the model is small; “Check this model” shows its size."
     return "A download, unless the model is on this computer already; and a graphics card, unless it is small. “Check this model” shows it."
 

@@ -16,7 +16,7 @@ from ...core.demo import ASSETS, MODELS
 from ...core.findings import printable
 from ..parts.forms import label
 from ..parts.words import text
-from .model_panel import is_folder, shipped_with
+from .model_panel import is_here, shipped_with
 
 MOST_PROMPTS = 4
 _RESOLUTION = "resolution"
@@ -105,7 +105,7 @@ def fitting_resolution(model: ModelConfig, preset: RunConfig) -> int:
     known = shipped_with(name)
     if known is not None:
         return known.config().data.resolution
-    facts = known_facts(model) if is_folder(name) else None
+    facts = known_facts(model) if is_here(name) else None
     return _DEFAULTS[_RESOLUTION] if facts is None or facts.native_resolution is None else facts.native_resolution
 
 

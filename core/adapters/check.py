@@ -141,7 +141,11 @@ def _opened(config: "RunConfig", model: "Model | None") -> "Model":
     section = config.model
     if model is not None:
         return fresh_model(model.source, model, config)
-    return fresh_model(locate(section.pretrained_model_name_or_path, section.revision, section.variant), model, config)
+    return fresh_model(
+        locate(section.pretrained_model_name_or_path, section.revision, section.variant, section.pretrained_components),
+        model,
+        config,
+    )
 
 
 def _layout(path: Path) -> str | None:

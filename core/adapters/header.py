@@ -90,6 +90,7 @@ def _config(text: Any, name: str) -> dict[str, Any]:
 
 PATHS = (
     "pretrained_model_name_or_path",
+    "pretrained_components",
     "instance_data_dir",
     "class_data_dir",
     "data_cache_dir",

@@ -304,9 +304,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     parts = {"weights": float(weights * held)}
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
-        parts["weights"] += _weights_beside(facts.folder, facts.component) * (
-            4 if config.model.base_model_precision == "float32" else 2
-        )
+        beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
+        parts["weights"] += beside * (4 if config.model.base_model_precision == "float32" else 2)
     parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):
@@ -393,7 +392,7 @@ def known_facts(model: ModelConfig) -> ModelFacts | None:
     from ..demo import resolve
 
     folder = Path(resolve(model.pretrained_model_name_or_path)).expanduser()
-    return _facts_of(model, _stamp(folder / "model_index.json"))
+    return _facts_of(model, _stamp(folder if folder.is_file() else folder / "model_index.json"))
 
 
 @lru_cache(maxsize=32)

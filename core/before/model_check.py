@@ -5,6 +5,7 @@ torch. A folder costs a few small files; a hub id that is not downloaded yet cos
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -30,18 +31,24 @@ _CONFIGS = ("unet", "transformer", "vae")
 class ModelReport:
     """What `check_model` found; None where it is not known.
 
-    `place`: "built-in", "folder", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
+    `place`: "built-in", "folder", "file", "hub", or None for a name that is none of them. `downloaded`: whether all of it is on this
     computer. `bytes_`: of the weights, on the disk or to be downloaded. `gated`: whether its owner demands an agreement first.
+    Of a single file also `precision`, in which most of its network's weights are stored; `holds`: the parts that are in it; `lender`: the
+    folder or hub id that the rest comes from, None where it comes along, and `to_download` its bytes that are not here yet.
     """
 
     name: str
-    place: Literal["built-in", "folder", "hub"] | None
+    place: Literal["built-in", "folder", "file", "hub"] | None
     family: str | None = None
     prediction_type: str | None = None
     resolution: int | None = None
     bytes_: int | None = None
     downloaded: bool | None = None
     gated: bool | None = None
+    precision: str | None = None
+    holds: tuple[str, ...] = ()
+    lender: str | None = None
+    to_download: int | None = None
     findings: tuple[Finding, ...] = field(default=())
 
     @property
@@ -56,6 +63,8 @@ def check_model(model: ModelConfig) -> ModelReport:
     """
     name = model.pretrained_model_name_or_path
     facts, found = model_findings(model)
+    if Path(name).expanduser().is_file():
+        return _from_file(name, facts, found, model)
     to_come = next((finding for finding in found if finding.code in ("model-offline", "model-download")), None)
     if to_come is None:
         place = "built-in" if name in BUILT_IN else "hub" if facts is not None and not _is_folder(name) else "folder"
@@ -88,6 +97,32 @@ def _from_folder(report: ModelReport, facts: ModelFacts, model: ModelConfig) -> 
     )  # fmt: skip
 
 
+def _from_file(name: str, facts: ModelFacts | None, found: list[Finding], model: ModelConfig) -> ModelReport:
+    """Of a checkpoint in one file; a hub id that lends parts and is not here yet is asked for at the hub."""
+    report = ModelReport(name, "file", findings=tuple(found))
+    if facts is None or facts.checkpoint is None:
+        return report
+    checkpoint = facts.checkpoint
+    lender = checkpoint.frame(model.pretrained_components)
+    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    others = {each for each in checkpoint.contents.shapes if each.startswith(tuple(starts))}
+    network = set(checkpoint.network_names)
+    said = checkpoint.kind.says(checkpoint.contents).get("scheduler", {})
+    usual = {} if facts.scheduler is None else facts.scheduler
+    report = replace(
+        report, family=checkpoint.facts.name, prediction_type=prediction_of(checkpoint.facts.name, {**usual, **said}),
+        resolution=facts.native_resolution, bytes_=sum(checkpoint.bytes_[each] for each in others | network), downloaded=True,
+        precision=checkpoint.precision, holds=checkpoint.parts, lender=None if checkpoint.shipped is not None and lender == str(checkpoint.shipped) else lender,
+    )  # fmt: skip
+    if not any(finding.code == "model-download" for finding in found):
+        return report
+    there = replace(model, pretrained_model_name_or_path=lender, revision=None, model_family=checkpoint.facts.name)
+    asked = _from_hub(ModelReport(lender, "hub", downloaded=False), there, checkpoint.parts)
+    kept = tuple(finding for finding in found if finding.code != "model-download" or asked.usable)
+    worse = tuple(replace(each, where="pretrained_components") for each in asked.findings if each.level == "error")
+    return replace(report, findings=(*worse, *kept), to_download=asked.bytes_)
+
+
 def prediction_of(family: str, scheduler: Mapping[str, Any]) -> str:
     """What the network predicts, by the checkpoint's own files: flow families always a velocity, the others by their scheduler."""
     return "flow_matching" if FAMILIES[family].is_flow else str(scheduler.get("prediction_type", "epsilon"))
@@ -101,7 +136,8 @@ def _read_or_nothing(source: Source, path: str) -> dict[str, Any]:
 # The hub --------------------------------------------------------------------------------------------------------------
 
 
-def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
+def _from_hub(report: ModelReport, model: ModelConfig, without: Iterable[str] = ()) -> ModelReport:
+    """`without`: parts that will not be downloaded."""
     import httpx
     from huggingface_hub import HfApi, errors
 
@@ -133,7 +169,7 @@ def _from_hub(report: ModelReport, model: ModelConfig) -> ModelReport:
             return _unreached(report, error.__cause__)
         return replace(report, findings=(Finding("error", OPTION, error.message, error.remedy, "model-broken"),))
     weights = [path for path in chosen_weights(files, model.variant) if path.split("/")[0] in source.index]
-    sizes = [files[path] for path in weights]
+    sizes = [files[path] for path in weights if path.split("/")[0] not in without]
     whole = None if not sizes or None in sizes else sum(sizes)
     known = {part: values for part, values in {**configs, "scheduler": scheduler}.items() if values}
     known |= {"pipeline": source.index}
@@ -174,6 +210,17 @@ def _hub_findings(
             f"Set model_family = {report.family} or auto.",
             "model-broken",
         )
+    variant = model.variant
+    if variant is not None and not any(f".{variant}" in path.rpartition("/")[2] for path in weights):
+        yield Finding(
+            "error",
+            "variant",
+            f"{report.name} has no weights of the variant {variant}.",
+            f"Set variant to one that it has ({', '.join(have)})."
+            if (have := _variants(files))
+            else "Leave variant out.",
+            "model-broken",
+        )
     network = {path.split("/")[0] for path in weights} & {"unet", "transformer"}
     if not network:
         pickled = any(path.startswith(("unet/", "transformer/")) and path.endswith((".bin", ".ckpt")) for path in files)
@@ -206,12 +253,27 @@ def _hub_findings(
     )
 
 
+def _variants(files: Iterable[str]) -> list[str]:
+    """The variants of which there are weights, by name."""
+    names = [path.rpartition("/")[2] for path in files if path.count("/") == 1 and path.endswith(".safetensors")]
+    return sorted({re.sub(r"-\d{5}-of-\d{5}$", "", name.split(".")[1]) for name in names if name.count(".") > 1})
+
+
 def _gated(report: ModelReport) -> ModelReport:
+    from huggingface_hub import get_token
+
+    logged_in = get_token() is not None
     finding = Finding(
         "error",
         OPTION,
-        f"{report.name} is gated: its owner gives access only to people who agreed to its licence.",
-        "Accept the licence on its page, then log in on this computer.",
+        f"{report.name} is gated: its owner gives access only to people who agreed to its licence, and "
+        + (
+            "the account of this computer's token has no access yet."
+            if logged_in
+            else "this computer is not logged in."
+        ),
+        "Accept the licence on its page"
+        + (" with that account (some owners answer after days)." if logged_in else ", then log in on this computer."),
         "model-gated",
     )
     return replace(report, gated=True, findings=(finding,))

@@ -1,18 +1,21 @@
 """What is known of a diffusers model from its small files, and what is wrong with them. No weights are read, no torch, no network."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..config import ModelConfig
 from ..config.options import did_you_mean
 from ..demo import BUILT_IN, MODELS, resolve
+from ..families.checkpoint_file import Checkpoint, read_header, recognise
 from ..families.facts import FamilyFacts, TextCost, vae_geometry
 from ..families.registry import FAMILIES, family_of, refused_name
-from ..families.source import ModelError, is_component, locate
+from ..families.source import ModelError, SingleFileSource, Source, is_component, locate
 from ..findings import Finding
 from ..names import is_hub_id
 
@@ -22,7 +25,11 @@ NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known from the small files of a diffusers folder; None where they do not have it."""
+    """What is known from the small files of a diffusers folder, or the header of a single file; None where they do not have it.
+
+    `folder`: it, or the file. `beside`: weights of the other parts (text encoders, VAE) of a single file; None = see the folder.
+    `scheduler`, `checkpoint`: its config, and what a single file was recognised as.
+    """
 
     folder: Path
     component: str | None
@@ -33,6 +40,9 @@ class ModelFacts:
     cells_per_token: int
     text: TextCost
     family: FamilyFacts | None
+    beside: int | None = None
+    scheduler: Mapping[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
 
 
 def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]]:
@@ -56,10 +66,7 @@ def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]
             "Clone or install Rollout Studio again.",
         )
     if folder.is_file():
-        return error(
-            f"{folder} is a single file; a model is a folder in the diffusers layout.",
-            "Convert it once with diffusers' from_single_file(...).save_pretrained(...), and name that folder.",
-        )
+        return _single_file(model, folder)
     if not is_hub_id(name):
         known = did_you_mean(name, BUILT_IN)
         return error(
@@ -102,10 +109,119 @@ def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFac
     ]
 
 
+def _single_file(model: ModelConfig, path: Path) -> tuple[ModelFacts | None, list[Finding]]:
+    """The same of a checkpoint in one file, and of the pipeline that lends what it lacks."""
+    option, components = "pretrained_model_name_or_path", "pretrained_components"
+
+    def broken(fault: str, remedy: str, at: str = option) -> Finding:
+        return Finding("error", at, fault, remedy, "model-broken")
+
+    try:
+        checkpoint = recognise(path)
+    except (ModelError, OSError) as error:
+        message, remedy = (error.message, error.remedy) if isinstance(error, ModelError) else (f"{path}: {error}.", "")
+        return None, [broken(message, remedy)]
+    lends, notes = checkpoint.frame(model.pretrained_components), _about_file(checkpoint, model)
+    folder, to_come = _lender(lends)
+    if folder is None:
+        facts = _file_facts(checkpoint, None)
+        return facts, [*notes, replace(to_come, where=components)] if to_come is not None else notes
+    try:
+        source = locate(str(path), model.revision, model.variant, str(folder))
+        assert isinstance(source, SingleFileSource)
+        parts = source.parts_in_file
+        faults = [] if checkpoint.shipped == folder else _read_model(folder, model.variant, parts)[1]
+        if not faults:
+            found = [broken(*each) for each in _unwanted(model, str(path), source)]
+            return _file_facts(checkpoint, source), [*found, *notes]
+    except ModelError as error:
+        return _file_facts(checkpoint, None), [broken(error.message, error.remedy), *notes]
+    if to_come is not None:
+        return _file_facts(checkpoint, None), [*notes, replace(to_come, where=components)]
+    found = [broken(f"{lends}: {fault}", remedy, components) for fault, remedy in faults]
+    return _file_facts(checkpoint, None), [*found, *notes]
+
+
+def _lender(name: str) -> tuple[Path | None, Finding | None]:
+    """(the folder on this computer that lends parts, of a hub id what is said where it is not there as a whole)."""
+    folder = Path(resolve(name)).expanduser()
+    if not is_hub_id(name) or folder.exists():
+        return folder, None
+    from huggingface_hub import try_to_load_from_cache  # only for hub ids
+
+    cached = try_to_load_from_cache(name, "model_index.json")
+    offline = offline_variable()
+    if offline:
+        to_come = Finding(
+            "error", "", f"the file's missing parts come from {name}, which is not in the local cache as a whole, and {offline} forbids to download it.",
+            f"Unset {offline} and start once with a network, or set pretrained_components to a folder with such a model.", "model-offline",
+        )  # fmt: skip
+    else:
+        to_come = Finding(
+            "note", "", f"the file's missing parts come from {name}, and are downloaded when the run starts.",
+            "If it is gated, accept its licence on its page and run `hf auth login` first; or set pretrained_components to a folder "
+            "with such a model.", "model-download",
+        )  # fmt: skip
+    return (Path(cached).parent if isinstance(cached, str) else None), to_come
+
+
+def _about_file(checkpoint: Checkpoint, model: ModelConfig) -> list[Finding]:
+    """Notes: what the file lacks and does not say."""
+    kind, named = checkpoint.kind, model.pretrained_components
+    notes = []
+
+    def note(message: str, remedy: str, code: str) -> None:
+        notes.append(Finding("note", "pretrained_model_name_or_path", message, remedy, code))
+
+    if named is None and checkpoint.shipped is not None:
+        # A part that lies in the file is of no use without its tokenizer, which only a whole pipeline has.
+        for part in kind.optional:
+            message = f"{part} is not used: the pipeline does without it, and its tokenizer is not in a file."
+            note(message, f"To use it, set pretrained_components to a whole pipeline ({kind.official}).", "model-parts")
+    elif checkpoint.lacking:
+        message = f"the file has no {', '.join(checkpoint.lacking)}: taken from {checkpoint.frame(named)}."
+        note(message, "Another model of this kind can lend it: pretrained_components.", "model-parts")
+    unsaid = kind.unsaid(checkpoint.contents)
+    if unsaid and model.prediction_type is None and named is None:
+        note(f"{unsaid}.", "", "model-unsaid")
+    return notes
+
+
+def _file_facts(checkpoint: Checkpoint, source: SingleFileSource | None) -> ModelFacts:
+    """`source` None: the lending pipeline is not here, so only what the file says is known."""
+    said = checkpoint.kind.says(checkpoint.contents)
+    parts = (checkpoint.facts.component, "vae", "scheduler", *checkpoint.facts.text_encoders)
+    wanted = () if source is None else [part for part in parts if part in source.index and part not in source.absent]
+    configs = said if source is None else {part: dict(source.configs[part]) for part in wanted}
+    facts = facts_of(
+        checkpoint.path, {name: dict(each) for name, each in configs.items()},
+        checkpoint.kind.network(checkpoint.contents), checkpoint.facts,
+    )  # fmt: skip
+    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    shapes = checkpoint.contents.shapes
+    beside = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(tuple(starts)))
+    if source is not None:
+        beside += sum(_elements(source.weight_files(part)) for part in checkpoint.lacking)
+    return replace(facts, beside=beside, scheduler=configs.get("scheduler"), checkpoint=checkpoint)
+
+
+def _elements(files: Iterable[Path]) -> int:
+    """Numbers in files of one part, of which a variant beside the plain ones does not count."""
+    plain = [path for path in files if path.name.count(".") == 1] or list(files)
+    return sum(math.prod(shape) for path in plain for shape in safetensors_shapes(path).values())
+
+
 def _family(model: ModelConfig, folder: str, revision: str | None) -> list[tuple[str, str]]:
     """Why a whole model is of no use here: no family covers it, another family is set, or it is of a kind that cannot be trained."""
     try:
-        source = locate(folder, revision, model.variant)
+        return _unwanted(model, folder, locate(folder, revision, model.variant))
+    except ModelError as error:
+        return [(error.message, error.remedy)]
+
+
+def _unwanted(model: ModelConfig, folder: str, source: Source) -> list[tuple[str, str]]:
+    """Why a model that was found is of no use: another family is set, or it is of a kind that cannot be trained."""
+    try:
         family = source.family
         refusal = FAMILIES[family].refuse(source.configs, folder, model.pretrained_model_name_or_path)
     except ModelError as error:
@@ -128,8 +244,10 @@ def offline_variable() -> str | None:
     return None
 
 
-def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, list[tuple[str, str]]]:
-    """(what is known of the folder, [(fault, remedy)])."""
+def _read_model(
+    folder: Path, variant: str | None, without: tuple[str, ...] = ()
+) -> tuple[ModelFacts | None, list[tuple[str, str]]]:
+    """(what is known of the folder, [(fault, remedy)]). `without`: parts whose weights are not asked for."""
     again = "Download or copy the model again, whole."
     try:
         index = _read_json(folder / "model_index.json")
@@ -152,7 +270,7 @@ def _read_model(folder: Path, variant: str | None) -> tuple[ModelFacts | None, l
         if component.startswith("_") or not is_component(kind) or kind[0] is None:
             continue
         part = folder / component
-        if component in NEVER_LOADED:
+        if component in NEVER_LOADED or component in without:
             continue
         if not part.is_dir():
             faults.append((f"its part {component}/ is missing in {folder}.", again))
@@ -231,24 +349,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises: ValueError saying what is wrong with the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        if head.startswith(b"version "):
-            raise ValueError("it is a git-lfs pointer (run `git lfs pull`)")
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(size - 8, 100 * 2**20):
-            raise ValueError(f"cut off or no safetensors file ({size} bytes)")
-        try:
-            header = json.loads(file.read(length))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-            shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise ValueError("its header is damaged") from None
-    if size != 8 + length + end:
-        raise ValueError(f"it has {size} bytes and should have {8 + length + end}; it is cut off or damaged")
-    return shapes
+    return read_header(path).shapes
 
 
 def facts_of(

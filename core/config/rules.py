@@ -6,9 +6,11 @@ rules need nothing but the config itself; what needs the grid of its noise level
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..families.facts import FamilyFacts
 from ..families.registry import FAMILIES
+from ..names import is_model_file
 from .flat import OPTIONS, RunConfig, differences
 from .options import shown
 from .sections import LoraConfig, RolloutConfig, probability_at
@@ -227,6 +229,8 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     training, no_negative = config.training, negative_prompt_is_idle(FAMILIES.get(config.model.model_family))
     if no_negative is not None:
         yield no_negative
+    if not is_model_file(Path(config.model.pretrained_model_name_or_path).name):
+        yield Idle(("pretrained_components",), "the model is no single file, and has all its parts")
     if not config.data.with_prior_preservation:
         idle: tuple[str, ...] = (
             "class_prompt",

@@ -52,12 +52,8 @@ def _class_key(model, config) -> str:
     """What generated class pictures depend on. The model by its place and files, not by its weights of the moment,
     which may be trained."""
     data, source = config.data, model.source
-    files = []
-    if source.is_folder:
-        folder = Path(source.location) / model.component
-        files = sorted(
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in folder.glob("*.safetensors")
-        )
+    found = source.weight_files(model.component)
+    files = sorted([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found)
     return key_of(
         kind="class", model=source.location, revision=source.revision, variant=source.variant, files=files, prompt=data.class_prompt,
         resolution=data.resolution, steps=data.class_sample_steps, guidance=data.class_sample_guidance, seed=config.training.seed,

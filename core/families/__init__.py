@@ -25,6 +25,7 @@ class Choice(Protocol):
     pretrained_model_name_or_path: str
     revision: str | None
     variant: str | None
+    pretrained_components: str | None
     base_model_precision: str
     prediction_type: str | None
     device: str
@@ -48,7 +49,7 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
 
     Args:
         config: `model_family` ("auto" reads it from the checkpoint), `pretrained_model_name_or_path`, `revision`,
-            `variant`, `base_model_precision`, `prediction_type`, `device`.
+            `variant`, `pretrained_components`, `base_model_precision`, `prediction_type`, `device`.
         flow_shift: the static shift with which training times are drawn; None = the checkpoint's. It never changes the
             inference schedule.
         for_training: the network is opened when it is first asked for (`Model.denoiser`), and in train mode; else at once, in eval mode.
@@ -57,7 +58,7 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
     Raises: ModelError (with a remedy) for a missing, gated, pickled, unsupported or contradictory model, or a device
         that is not there.
     """
-    source = locate(config.pretrained_model_name_or_path, config.revision, config.variant)
+    source = locate(config.pretrained_model_name_or_path, config.revision, config.variant, config.pretrained_components)
     family = source.family
     if config.model_family not in ("auto", family):
         raise ModelError(

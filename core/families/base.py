@@ -32,8 +32,8 @@ from .devices import DTYPES, resolve_device
 from .facts import FamilyFacts, Geometry, PartConfigs
 from .guidance import Guidance
 from .layout import AsIs, Layout
-from .loading import Loader
 from .prompts import PromptEncoder
+from .single_file import loader_of
 from .source import ModelError, Source
 from .times import Times
 
@@ -208,7 +208,7 @@ class Loaded(Family):
         `for_training`: the network is opened when it is first asked for, so that the text encoders may be gone by then, and in train mode.
         """
         dtype, place = DTYPES[precision], resolve_device(device)
-        loader = Loader(cls.facts, source, dtype)
+        loader = loader_of(cls.facts, source, dtype)
         pipe = loader.before_network() if for_training else loader.pipeline()
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and not (for_training and name == cls.facts.component):
@@ -230,7 +230,7 @@ class Loaded(Family):
     @classmethod
     def open_pipeline(cls, source: Source, dtype: torch.dtype, without: Sequence[str] = ()) -> Any:
         """The stock pipeline of `source` on the CPU, lacking the components named in `without`; the VAE in float32."""
-        return Loader(cls.facts, source, dtype).pipeline(without)
+        return loader_of(cls.facts, source, dtype).pipeline(without)
 
     @property
     def name(self) -> str:
@@ -304,7 +304,7 @@ class Loaded(Family):
         return wanted
 
     def _text_encoders_again(self) -> dict[str, nn.Module]:
-        encoders = Loader(self.facts, self.source, self.dtype).text_encoders()
+        encoders = loader_of(self.facts, self.source, self.dtype).text_encoders()
         return {part: encoder.requires_grad_(False).eval().to(self.device) for part, encoder in encoders.items()}
 
     def _empty_cache(self) -> None:

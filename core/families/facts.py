@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeGuard
 
 from .guidance import CLASSIFIER_FREE, Guidance
 from .lora_facts import NO_MAP, KohyaLayout, NoKohyaLayout
+from .single_file_facts import SingleFile
 
 PartConfigs = Mapping[str, Mapping[str, Any]]
 """The parts' own config files by the part's name ("unet", "transformer", "vae", "scheduler", "text_encoder" ...), and the pipeline's own settings
@@ -185,6 +186,7 @@ class FamilyFacts:
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
+        single_file: how a checkpoint in one file is recognised and opened; None where it is not.
     """
 
     name: str
@@ -207,6 +209,7 @@ class FamilyFacts:
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()
+    single_file: SingleFile | None = None
     model: str
     """The name of its `Model` in `<name>/model.py`."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..demo import resolve
+from .checkpoint_file import ModelError, recognise
 from .facts import FamilyFacts
 from .registry import FAMILIES, family_of
 
@@ -23,10 +24,13 @@ class Choice(Protocol):
 def known_family(model: Choice) -> FamilyFacts | None:
     """The family that is named, or that the checkpoint's small files show; None where neither does.
 
-    Cost: a few small files of the model, read again only when they changed. Never asks a network.
+    Cost: a few small files of the model or a single file's header, read again only when they changed. Never asks a network.
     """
     if model.model_family != "auto":
         return FAMILIES[model.model_family]
+    path = Path(resolve(model.pretrained_model_name_or_path)).expanduser()
+    if path.is_file():
+        return _of_file(path, _stamp(path))
     folder = _folder(model.pretrained_model_name_or_path, model.revision)
     if folder is None:
         return None
@@ -50,6 +54,15 @@ def _folder(name: str, revision: str | None) -> Path | None:
     except errors.HFValidationError:
         return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+@lru_cache(maxsize=16)
+def _of_file(path: Path, stamp: int) -> FamilyFacts | None:
+    """The family of a checkpoint in one file; None for one that is refused."""
+    try:
+        return recognise(path).facts
+    except (ModelError, OSError):
+        return None
 
 
 def _stamp(path: Path) -> int:

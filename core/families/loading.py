@@ -49,8 +49,14 @@ class Loader:
         """The pipeline with a skeleton in the network's place, which has its config and no weights. A hub's files are all fetched now."""
         with self._refusing():
             if not self.source.is_folder:
-                _pipeline_class(self.facts.pipelines[0]).download(self.source.location, **self._files, **self._none(()))
+                self.fetch()
             return self.pipeline(**{self.facts.component: self._skeleton()})
+
+    def fetch(self, without: Sequence[str] = ()) -> None:
+        """Bring a hub's files into the cache, but for those of the parts in `without`."""
+        with self._refusing():
+            kind = _pipeline_class(self.facts.pipelines[0])
+            kind.download(self.source.location, **self._files, **{**self._none(()), **dict.fromkeys(without)})
 
     def network(self) -> nn.Module:
         """The network alone, on the CPU."""
@@ -80,9 +86,7 @@ class Loader:
         kind, part = self.source.index[self.facts.component][1], self.facts.component
         network = getattr(diffusers, kind)
         with init_empty_weights():
-            skeleton = network.from_config(
-                network.load_config(self.source.location, subfolder=part, revision=self.source.revision)
-            )
+            skeleton = network.from_config(dict(self.source.configs[part]))
         return skeleton.eval()
 
     @contextmanager

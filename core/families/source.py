@@ -1,4 +1,4 @@
-"""Where a model comes from: a built-in name, a folder or a hub id. Needs no torch: the page and the preflight ask too.
+"""Where a model comes from: a built-in name, a folder, a single file or a hub id. Needs no torch: the page and the preflight ask too.
 
 Every failure is a `ModelError` that says what was asked for, what is wrong and what to do.
 """
@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Trouble
 from ..names import is_hub_id
+from .checkpoint_file import Checkpoint, ModelError, recognise
 from .facts import PartConfigs
 from .registry import PIPELINES, family_of, refused_class
+from .single_file_facts import TEXT_WIDTHS
 
-
-class ModelError(Trouble, RuntimeError):
-    """A model cannot be opened or used as asked. `message`: value and rule; `remedy`: what to do."""
+__all__ = ["ModelError", "SingleFileSource", "Source", "hub_error", "is_component", "locate"]
 
 
 def is_component(entry: Any) -> bool:
@@ -83,6 +82,43 @@ class Source:
         """One JSON file of the model, by its path inside it ("unet/config.json")."""
         return _read_json(self.name, self.location, self.revision, path)
 
+    def weight_files(self, part: str) -> list[Path]:
+        """The files on this computer that hold a part's weights, by name; none for a hub id."""
+        return sorted((Path(self.location) / part).glob("*.safetensors")) if self.is_folder else []
+
+
+@dataclass(frozen=True)
+class SingleFileSource(Source):
+    """A checkpoint in one file. `location`: the file. `index`: of the pipeline that it becomes.
+
+    `frame`: the pipeline that lends what the file has not: config files, tokenizers, scheduler, and whole parts.
+    """
+
+    checkpoint: Checkpoint = field(repr=False)
+    frame: Source = field(repr=False)
+
+    @property
+    def is_folder(self) -> bool:
+        return False
+
+    @property
+    def parts_in_file(self) -> tuple[str, ...]:
+        """The parts whose weights the file holds, as far as the pipeline has them."""
+        return tuple(part for part in self.checkpoint.parts if part in self.index and part not in self.absent)
+
+    @property
+    def said(self) -> PartConfigs:
+        """What the file's names, shapes and metadata say of the parts' configs."""
+        return self.checkpoint.kind.says(self.checkpoint.contents)
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        found = self.frame.read_json(path)
+        part, _, name = path.partition("/")
+        return {**found, **self.said.get(part, {})} if name in ("config.json", "scheduler_config.json") else found
+
+    def weight_files(self, part: str) -> list[Path]:
+        return [Path(self.location)] if part in self.parts_in_file else self.frame.weight_files(part)
+
 
 class _Configs(Mapping):
     """The configs of a model's parts, each read when it is asked for."""
@@ -103,13 +139,15 @@ class _Configs(Mapping):
         return sum(1 for _ in self)
 
 
-def locate(name: str, revision: str | None = None, variant: str | None = None) -> Source:
+def locate(name: str, revision: str | None = None, variant: str | None = None, components: str | None = None) -> Source:
     """Find a model and read its `model_index.json`.
 
     Args:
-        name: "demo-flow" and the like, a folder in the diffusers layout, or a hub id ("owner/model").
+        name: "demo-flow" and the like, a folder in the diffusers layout, a .safetensors file, or a hub id ("owner/model").
         revision: branch, tag or commit; only a hub id has one.
         variant: the files' variant ("fp16"), as diffusers means it.
+        components: of a single file: the folder or hub id of the pipeline that lends what the file lacks; None = configs that come
+            along, or where weights are missing the family's official pipeline.
 
     Raises: ModelError where there is no such folder, the folder is no pipeline, or the hub's model is missing, gated or
         not cached.
@@ -119,11 +157,7 @@ def locate(name: str, revision: str | None = None, variant: str | None = None) -
     location = str(resolve(name))
     folder = Path(location).expanduser()
     if folder.is_file():
-        raise ModelError(
-            f"'{name}' is a single file.",
-            "Models are opened from a folder in the diffusers layout (with model_index.json): convert it once with "
-            "diffusers' `from_single_file(...)` and `save_pretrained(folder)`, then name that folder.",
-        )
+        return _single_file(name, folder, revision, variant, components)
     if folder.is_dir():
         if revision is not None:
             raise ModelError(
@@ -139,6 +173,61 @@ def locate(name: str, revision: str | None = None, variant: str | None = None) -
         )
     index = _read_json(name, location, revision, "model_index.json")
     return Source(name=name, location=location, revision=revision, variant=variant, index=index)
+
+
+def _single_file(
+    name: str, file: Path, revision: str | None, variant: str | None, components: str | None
+) -> SingleFileSource:
+    if revision is not None:
+        raise ModelError(
+            f"revision = {revision!r} was given with the file '{name}'; only a model on the hub has revisions.",
+            "Leave revision out.",
+        )
+    checkpoint = recognise(file)
+    lends = checkpoint.frame(components)
+    if Path(lends).expanduser().is_file():
+        raise ModelError(
+            f"pretrained_components = '{lends}' is a single file, too.",
+            "Name a folder in the diffusers layout (with model_index.json) or a hub id: it lends what the checkpoint's file lacks.",
+        )
+    try:
+        frame = locate(lends, None, None if checkpoint.shipped and components is None else variant)
+    except ModelError as error:
+        raise ModelError(
+            f"'{name}' {_lacks(checkpoint)}; that comes from '{lends}' (pretrained_components). {error.message}",
+            error.remedy,
+        ) from error
+    if frame.family != checkpoint.facts.name:
+        raise ModelError(
+            f"'{name}' is a {checkpoint.facts.label} file, but pretrained_components = '{lends}' holds a {frame.family} model.",
+            f"Name a pipeline of the same family ({checkpoint.kind.official}), or leave pretrained_components out.",
+        )
+    without = [part for part in checkpoint.missing if part in frame.absent or part not in frame.index]
+    if without:
+        raise ModelError(
+            f"'{name}' has no {', '.join(without)}, and neither has '{lends}'.",
+            f"Set pretrained_components to a whole pipeline of the family ({checkpoint.kind.official}).",
+        )
+    _check_widths(name, checkpoint, frame)
+    return SingleFileSource(
+        name=name, location=str(file), revision=None, variant=variant, index=frame.index, checkpoint=checkpoint, frame=frame
+    )  # fmt: skip
+
+
+def _check_widths(name: str, checkpoint: Checkpoint, frame: Source) -> None:
+    """The text encoders must be those of the file's network: one family has them in several sizes. Raises ModelError."""
+    part = checkpoint.facts.component
+    said, usual = checkpoint.kind.says(checkpoint.contents).get(part, {}), frame.configs[part]
+    for key in TEXT_WIDTHS:
+        if key in said and said[key] != usual.get(key, said[key]):
+            raise ModelError(
+                f"'{name}': its {part} takes text of width {said[key]} ({key}), and that of '{frame.name}' {usual[key]}.",
+                f"Set pretrained_components to a pipeline of the same size ({', '.join(dict.fromkeys((*checkpoint.facts.examples, checkpoint.kind.official)))}).",
+            )
+
+
+def _lacks(checkpoint: Checkpoint) -> str:
+    return f"has no {', '.join(checkpoint.missing)}" if checkpoint.missing else "has no configs"
 
 
 def _read_json(name: str, location: str, revision: str | None, path: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..families.base import Model
 
 ADAPTERS_KEPT = 4
-SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant")
+SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
 """What must be equal in the configs of a run and of the request that shows its checkpoint."""
 
 
@@ -115,7 +115,8 @@ class Bench:
         found = checkpoint.load(folder)
         trained = found.record["config"]
         here = {name: getattr(self._config.model, name) for name in SAME_MODEL}
-        other = [f"{name}: {trained[name]}, here {here[name]}" for name in here if trained[name] != here[name]]
+        # a run of an older version does not know every option
+        other = [f"{name}: {trained.get(name)}, here {here[name]}" for name in here if trained.get(name) != here[name]]
         if other:
             raise PreviewError(
                 f"{weights.label} was trained on another model ({'; '.join(other)}).", "Choose the run's own model."

@@ -41,8 +41,11 @@ def of_folder(path: str | None) -> str:
 
 
 def of_model(name: str) -> str:
-    """Of a model in a folder: names, sizes and times of its files (gigabytes are not read). Of a hub id: its name."""
+    """Of a model in a folder or a file: names, sizes and times of its files (gigabytes are not read). Of a hub id: its name."""
     folder = Path(resolve(name)).expanduser()
+    if folder.is_file():
+        status = folder.stat()
+        return _of_lines([f"{folder.name} {status.st_size} {status.st_mtime_ns}"])
     if not folder.is_dir():
         return name
     lines = []

@@ -26,7 +26,7 @@ from ..graph.values import settings
     aliases=("checkpoint", "base model", "loader"),
 )  # fmt: skip
 def model(context, **given):
-    """The model to start from: a folder in the diffusers layout, or a hub id. It is named here and opened by the nodes that use it."""
+    """The model to start from: a folder in the diffusers layout, a .safetensors checkpoint, or a hub id. It is named here and opened by the nodes that use it."""
     return (picked(MODEL_OPTIONS, given),)
 
 

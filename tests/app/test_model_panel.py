@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import errors
 from rollout_studio.app.train.model_card import model_card
 from rollout_studio.app.train.model_panel import about, preset_choices, start_note
+from rollout_studio.app.train.own_words import fitting_resolution
 from rollout_studio.core.before import model_check
 from rollout_studio.core.before.model_check import check_model, chosen_weights, downloaded_models, prediction_of
 from rollout_studio.core.config import ModelConfig, load_preset, with_changes
@@ -255,6 +256,79 @@ def test_weights_are_chosen_as_they_are_loaded():
     ]
     assert chosen_weights([*shards, "unet/m.safetensors", "top.safetensors"], None) == ["unet/m.safetensors"]
     assert prediction_of("sd3", {}) == "flow_matching" and prediction_of("sd1x", {}) == "epsilon"
+
+
+# -- a single file ----------------------------------------------------------------------------------------------------------------
+
+
+def file_of(path, *starts, dtype=np.float16):
+    """A checkpoint of A1111's in small: only what it is recognised by."""
+    network = {"input_blocks.0.0.weight": (2, 4, 3, 3), "time_embed.0.weight": (4, 2), "label_emb.0.0.weight": (4, 2),
+               "input_blocks.1.1.proj_in.weight": (2, 2), "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (2, 2048)}  # fmt: skip
+    names = {f"model.diffusion_model.{name}": shape for name, shape in network.items()}
+    names |= {f"{start}x.weight": (5, 5) for start in starts}
+    save_file({name: np.zeros(shape, dtype) for name, shape in names.items()}, path)
+    return path
+
+
+PARTS = ("first_stage_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
+
+
+def test_a_single_file_is_reported_with_what_was_recognised(tmp_path):
+    """As the model field's button does it: family, prediction, precision, parts."""
+    report = checked(str(file_of(tmp_path / "my model.safetensors", *PARTS)))
+    assert (report.place, report.family, report.prediction_type, report.resolution) == ("file", "sdxl", "epsilon", 1024)
+    assert report.usable and report.precision == "float16" and report.findings == ()
+    assert report.bytes_ == 2 * (2 * 4 * 9 + 8 + 8 + 4 + 2 * 2048 + 3 * 25)
+    card = model_card(report)
+    assert "Stable Diffusion XL" in card and "unet, vae, text_encoder, text_encoder_2" in card and "float16" in card
+    assert "a file on this computer: works offline" in card and "this program (configs and tokenizers)" in card
+
+
+def test_the_lender_of_a_files_missing_parts_is_asked_for_at_the_hub(hub, tmp_path):
+    file = file_of(tmp_path / "x.safetensors", *PARTS[1:])
+    index = {**FILES["model_index.json"], "_class_name": "StableDiffusionXLPipeline"}
+    hub.files["model_index.json"] = index
+    report = checked(str(file))
+    assert report.usable and ("info", "stabilityai/stable-diffusion-xl-base-1.0", None) in hub.asked
+    assert report.to_download == 300_000_000  # the VAE; not the network, which is in the file
+    assert "has no vae" in model_card(report) and "286 MiB from stabilityai/stable-diffusion-xl-base-1.0" in model_card(
+        report
+    )
+    assert ("info", "my/own", None) in (checked(str(file), pretrained_components="my/own") and hub.asked)
+    hub.asks = errors.GatedRepoError("403", response=response(403))
+    report = checked(str(file))
+    assert codes(report)[0] == "model-gated" and not report.usable
+    hub.asks, hub.files = None, dict(FILES)
+    assert "is a sd1x model" in model_card(checked(str(file)))
+
+
+def test_a_pickled_file_is_refused_on_the_page_with_the_way_to_convert(tmp_path):
+    (tmp_path / "old.ckpt").write_bytes(b"PK\x03\x04")
+    card = model_card(checked(str(tmp_path / "old.ckpt")))
+    assert "cannot be used" in card and "run code" in card and "save_file" in card
+
+
+def test_the_model_field_takes_a_file(tmp_path):
+    """The card below the presets and the resolution for own pictures follow the file."""
+    file = str(file_of(tmp_path / "mine.safetensors", *PARTS))
+    assert "With another model: mine.safetensors" in dict(map(reversed, preset_choices(None, "demo", file)))["demo"]
+    assert "No download" in about("demo", file)
+    assert fitting_resolution(ModelConfig(pretrained_model_name_or_path=file), load_preset("demo")) == 1024
+
+
+def test_a_variant_that_the_hub_does_not_have_is_named_with_those_that_it_has(hub):
+    report = checked(variant="bf16")
+    assert "no weights of the variant bf16" in report.findings[0].message and "fp16" in report.findings[0].remedy
+    assert checked(variant="fp16").usable
+
+
+def test_without_a_token_and_without_access_are_told_apart(hub, monkeypatch):
+    hub.asks = errors.GatedRepoError("403", response=response(403))
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert "not logged in" in checked().findings[0].message
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    assert "no access yet" in checked().findings[0].message
 
 
 # -- the preset cards -------------------------------------------------------------------------------------------------------------

@@ -441,13 +441,16 @@ def test_folders_are_listed_by_name_with_what_they_hold(folder, tmp_path):
     assert listing(folder, "pictures")["fits"] and not shown["fits"]
 
 
-def test_models_are_marked_and_a_single_file_is_named_for_what_it_is(tmp_path):
+def test_models_are_marked_and_a_single_file_is_offered_in_its_folder(tmp_path):
     for name, file in (("diffusers", "model_index.json"), ("single", "v1.safetensors"), ("other", "x.txt")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")
     shown = {each["name"]: each for each in listing(tmp_path, "model")["folders"]}
     assert shown["diffusers"]["fits"] and shown["diffusers"]["mark"] == "model"
-    assert not shown["single"]["fits"] and "converted" in shown["single"]["mark"] and shown["other"]["mark"] == ""
+    assert not shown["single"]["fits"] and "v1.safetensors" in shown["single"]["mark"] and shown["other"]["mark"] == ""
+    (file,) = listing(tmp_path / "single", "model")["folders"]
+    assert (file["name"], file["fits"], file["file"]) == ("v1.safetensors", True, True)
+    assert listing(tmp_path / "single", "pictures")["folders"] == []
 
 
 def test_a_folder_that_cannot_be_read_is_reported_and_the_way_up_stays_open(tmp_path):

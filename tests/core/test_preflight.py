@@ -13,8 +13,10 @@ from PIL import Image
 from rollout_studio.core import platform_calls
 from rollout_studio.core.before import checks, installation, model_files
 from rollout_studio.core.before.checks import folders
+from rollout_studio.core.before.checks import model as model_checks
 from rollout_studio.core.before.checks.folders import too_long
 from rollout_studio.core.before.disk import DiskEstimate, disk_estimate
+from rollout_studio.core.before.model_check import ModelReport
 from rollout_studio.core.before.model_files import safetensors_shapes
 from rollout_studio.core.before.preflight import CHECKS, preflight
 from rollout_studio.core.config import config_from_flat
@@ -184,8 +186,13 @@ def test_a_hub_id_that_is_not_cached_needs_a_network(check, monkeypatch, tmp_pat
         in one(check(pretrained_model_name_or_path="someone/something"), "model-offline").message
     )
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    finding = one(check(pretrained_model_name_or_path="someone/something"), "model-download")
-    assert finding.level == "note" and "hf auth login" in finding.remedy
+    asked = []
+    hubs = ModelReport("", "hub", findings=(Finding("error", "", "it is gated", "Log in.", "model-gated"),))
+    monkeypatch.setattr(model_checks, "check_model", lambda model: asked.append(model) or hubs)
+    finding = one(check(pretrained_model_name_or_path="someone/something"), "model-gated")
+    assert finding.level == "error" and [model.pretrained_model_name_or_path for model in asked] == [
+        "someone/something"
+    ]
 
 
 def test_a_cached_hub_model_is_checked_like_a_folder(check, model_folder, monkeypatch):

@@ -4,11 +4,15 @@ from collections.abc import Iterable
 
 from ...config.rules import negative_prompt_is_idle
 from ...findings import Finding
+from ..model_check import check_model
 from .situation import Situation
 
 
 def model(situation: Situation) -> Iterable[Finding]:
-    """What is wrong with the model's files, or that it must be downloaded."""
+    """What is wrong with the model's files; of one that must be downloaded, what its hub says of it: gated, missing, of another family,
+    without the variant, too large for the disk. That asks the network, with time limits."""
+    if any(finding.code == "model-download" for finding in situation.model_findings):
+        return check_model(situation.config.model).findings
     return situation.model_findings
 
 

@@ -23,12 +23,21 @@ class ModelConfig(Checked):
     )
     pretrained_model_name_or_path: str = option(
         "demo-flow",
-        "The model to start from: demo-flow or demo-epsilon (built in, no download), a folder in the diffusers layout, or a hub id.",
+        "The model to start from: demo-flow or demo-epsilon (built in, no download), a folder in the diffusers layout, a .safetensors checkpoint of "
+        "A1111 or ComfyUI, or a hub id.",
         label="Model to start from",
     )
     revision: str | None = option(None, "Branch, tag or commit of a hub id; unset = its main branch.", level="advanced")
     variant: str | None = option(
         None, "File variant of the checkpoint, for example fp16; unset = the plain files.", level="advanced"
+    )
+    pretrained_components: str | None = option(
+        None,
+        "Where a single-file checkpoint gets what is not in it (text encoders, VAE, tokenizers, configs): a folder in the diffusers layout or a "
+        "hub id of the same kind of model; unset = the configs that come along, or the official model where weights are missing.",
+        label="Rest of a single-file checkpoint",
+        level="advanced",
+        since="0.2",
     )
     base_model_precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32",

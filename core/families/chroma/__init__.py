@@ -1,8 +1,12 @@
 """Chroma: FLUX.1's transformer without the pooled vector and the guidance input, pruned and trained on; T5 text with a mask."""
 
+from typing import Any
+
 from ..black_forest_facts import FLUX1
+from ..double_stream_file_facts import FIRST, has_double_blocks, sizes
 from ..facts import JOINT_ATTENTION, USUAL_FLOW, FamilyFacts, PartConfigs, TextCost, Unsuitable, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, Names, SingleFile, count
 from ..unsuitable_facts import DISTILLED, other_inputs
 
 TOKENS = 512
@@ -12,6 +16,30 @@ TOKENS = 512
 def text(configs: PartConfigs) -> TextCost:
     width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
     return TextCost(TOKENS, 4 * TOKENS * (width + 1))
+
+
+_APPROXIMATOR = "distilled_guidance_layer."
+_NAMES: Names = {
+    **FIRST,
+    r"distilled_guidance_layer\.layers\.(\d+)\.in_layer\.(.*)": _APPROXIMATOR + r"layers.\1.linear_1.\2",
+    r"distilled_guidance_layer\.layers\.(\d+)\.out_layer\.(.*)": _APPROXIMATOR + r"layers.\1.linear_2.\2",
+    r"distilled_guidance_layer\.norms\.(\d+)\.scale": _APPROXIMATOR + r"norms.\1.weight",
+}
+
+
+def recognised(contents: Contents) -> bool:
+    return has_double_blocks(contents) and f"{_APPROXIMATOR}in_proj.weight" in contents.network
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    """Sizes of the network and of what makes its modulation."""
+    hidden, given = contents.network[f"{_APPROXIMATOR}in_proj.weight"]
+    made = {
+        "approximator_num_channels": given,
+        "approximator_hidden_dim": hidden,
+        "approximator_layers": count(contents.network, f"{_APPROXIMATOR}layers."),
+    }
+    return {"transformer": {**sizes(contents), **made}}
 
 
 FACTS = FamilyFacts(
@@ -40,5 +68,6 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
     licence="Apache 2.0",
     examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),
+    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="lodestones/Chroma1-HD"),
     model="Chroma",
 )

@@ -1,6 +1,9 @@
 """FLUX.1: a transformer on a rectified flow over 2x2 squares of latents; a pooled CLIP vector and T5 text; guidance as an input."""
 
+from typing import Any
+
 from ..black_forest_facts import FLUX1
+from ..double_stream_file_facts import FIRST, has_double_blocks, has_guidance, sizes
 from ..facts import (
     JOINT_ATTENTION,
     USUAL_FLOW,
@@ -12,6 +15,7 @@ from ..facts import (
     width_of,
 )
 from ..guidance import Embedded
+from ..single_file_facts import Contents, Names, SingleFile
 from ..unsuitable_facts import DISTILLED, is_off, other_inputs
 
 TOKENS = 512
@@ -24,6 +28,36 @@ def text(configs: PartConfigs) -> TextCost:
     width = width_of(configs, "transformer", "joint_attention_dim", usual=4096)
     pooled = width_of(configs, "transformer", "pooled_projection_dim", usual=768)
     return TextCost(TOKENS, 4 * (TOKENS * width + pooled))
+
+
+# A checkpoint in one file ---------------------------------------------------------------------------------------------------
+
+_NAMES: Names = {
+    **FIRST,
+    r"time_in\.in_layer\.(.*)": r"time_text_embed.timestep_embedder.linear_1.\1",
+    r"time_in\.out_layer\.(.*)": r"time_text_embed.timestep_embedder.linear_2.\1",
+    r"vector_in\.in_layer\.(.*)": r"time_text_embed.text_embedder.linear_1.\1",
+    r"vector_in\.out_layer\.(.*)": r"time_text_embed.text_embedder.linear_2.\1",
+    r"guidance_in\.in_layer\.(.*)": r"time_text_embed.guidance_embedder.linear_1.\1",
+    r"guidance_in\.out_layer\.(.*)": r"time_text_embed.guidance_embedder.linear_2.\1",
+}
+
+
+def recognised(contents: Contents) -> bool:
+    """Related models have no pooled vector."""
+    return has_double_blocks(contents) and "vector_in.in_layer.weight" in contents.network
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    """All of the network's config but how its positions are split among the axes."""
+    pooled = contents.network["vector_in.in_layer.weight"][1]
+    return {
+        "transformer": {
+            **sizes(contents),
+            "pooled_projection_dim": pooled,
+            "guidance_embeds": has_guidance(contents),
+        }
+    }
 
 
 FACTS = FamilyFacts(
@@ -58,5 +92,6 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),
+    single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="black-forest-labs/FLUX.1-dev"),
     model="Flux",
 )

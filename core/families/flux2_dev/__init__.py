@@ -5,9 +5,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..black_forest_facts import FLUX2
+from ..double_stream_file_facts import SECOND, has_guidance, second_generation, second_says
 from ..facts import FamilyFacts, PartConfigs, Unsuitable
 from ..flux2_facts import LORA_TARGETS, OTHER_INPUTS, SCHEDULE, geometry, text
 from ..guidance import Embedded
+from ..single_file_facts import Contents, SingleFile
 from ..unsuitable_facts import DISTILLED, is_off
 
 PICTURE_READER = "PixtralProcessor"
@@ -18,6 +20,10 @@ def without_torchvision(configs: PartConfigs) -> Mapping[str, Any] | None:
     """The checkpoint's own files need it, and it is not installed."""
     tokenizer = configs.get("pipeline", {}).get("tokenizer", ())
     return {"reader": PICTURE_READER} if PICTURE_READER in tokenizer and find_spec("torchvision") is None else None
+
+
+def recognised(contents: Contents) -> bool:
+    return second_generation(contents) and has_guidance(contents)
 
 
 FACTS = FamilyFacts(
@@ -52,5 +58,8 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     licence="FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-dev",),
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-dev"
+    ),
     model="Flux2Dev",
 )

@@ -1,10 +1,17 @@
 """FLUX.2 klein in its undistilled form: a transformer on a rectified flow; Qwen 3 text; guidance by a second, empty prompt."""
 
 from ..black_forest_facts import FLUX2
+from ..double_stream_file_facts import SECOND, has_guidance, second_generation, second_says
 from ..facts import FamilyFacts, Unsuitable
 from ..flux2_facts import LORA_TARGETS, OTHER_INPUTS, SCHEDULE, geometry, text
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, SingleFile
 from ..unsuitable_facts import DISTILLED, is_set
+
+
+def recognised(contents: Contents) -> bool:
+    return second_generation(contents) and not has_guidance(contents)
+
 
 FACTS = FamilyFacts(
     name="flux2_klein",
@@ -33,5 +40,8 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),
+    single_file=SingleFile(
+        recognised=recognised, says=second_says, names=SECOND, official="black-forest-labs/FLUX.2-klein-base-4B"
+    ),
     model="Flux2Klein",
 )

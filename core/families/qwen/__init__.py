@@ -15,6 +15,7 @@ from ..facts import (
 )
 from ..guidance import ClassifierFree
 from ..lora_facts import UNDERSCORED
+from ..single_file_facts import Contents, SingleFile, count
 from ..unsuitable_facts import TEXT_TO_IMAGE, other_inputs
 
 LONGEST_TEXT = 512
@@ -43,6 +44,24 @@ def further_inputs(configs: PartConfigs) -> Mapping[str, Any] | None:
     network = configs.get("transformer", {})
     extra = [name for name in ("guidance_embeds", "zero_cond_t", "use_additional_t_cond") if network.get(name)]
     return {"extra": ", ".join(extra)} if extra else None
+
+
+def recognised(contents: Contents) -> bool:
+    """A file names the tensors as diffusers does."""
+    marks = {"txt_norm.weight", "img_in.weight", "transformer_blocks.0.img_mod.1.weight"}
+    return marks <= contents.network.keys()
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    shapes = contents.network
+    network = {"num_layers": count(shapes, "transformer_blocks."), "in_channels": shapes["img_in.weight"][1]}
+    if "__index_timestep_zero__" in shapes:  # the empty tensor by which files of editing models with that input tell it
+        network["zero_cond_t"] = True
+    return {"transformer": network}
+
+
+def unsaid(contents: Contents) -> str:
+    return "files of the older editing models look the same as those of Qwen-Image, as which this one is trained"
 
 
 FACTS = FamilyFacts(
@@ -78,5 +97,6 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),
+    single_file=SingleFile(recognised=recognised, says=says, official="Qwen/Qwen-Image", unsaid=unsaid),
     model="QwenImage",
 )

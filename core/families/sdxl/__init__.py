@@ -6,6 +6,15 @@ from ..unsuitable_facts import TEXT_TO_IMAGE
 from .lora_facts import KOHYA
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+from ..single_file_facts import Contents, SingleFile
+from ..unet_file_facts import VAE, has_size_input, is_unet, renamed, says
+
+
+def recognised(contents: Contents) -> bool:
+    """The refiner has the second text encoder alone, in the first one's place."""
+    refiner = any(name.startswith("conditioner.embedders.0.model.") for name in contents.shapes)
+    return is_unet(contents) and has_size_input(contents) and not refiner
+
 
 FACTS = FamilyFacts(
     name="sdxl",
@@ -42,5 +51,17 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
     licence="CreativeML Open RAIL++-M",
     examples=(BASE,),
+    single_file=SingleFile(
+        recognised=recognised,
+        parts={
+            "vae": VAE,
+            "text_encoder": "conditioner.embedders.0.transformer.",
+            "text_encoder_2": "conditioner.embedders.1.model.",
+        },
+        says=says,
+        renamed=renamed,
+        ships_configs=True,
+        official="stabilityai/stable-diffusion-xl-base-1.0",
+    ),
     model="StableDiffusionXL",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..facts import USUAL_FLOW, FamilyFacts, Geometry, PartConfigs, TextCost, Unsuitable, vae_geometry, width_of
 from ..guidance import ClassifierFree
+from ..single_file_facts import Contents, Names, SingleFile, three
 from ..unsuitable_facts import DISTILLED
 from .lora_facts import KOHYA
 
@@ -36,6 +37,34 @@ def schedule_of_turbo(configs: PartConfigs) -> Mapping[str, Any] | None:
     return {"shift": TURBO_SHIFT, "base": BASE_SHIFT}
 
 
+_NAMES: Names = {
+    r"final_layer\.(.*)": r"all_final_layer.2-1.\1",
+    r"x_embedder\.(.*)": r"all_x_embedder.2-1.\1",
+    r"(.*)\.attention\.qkv\.weight": three(r"\1.attention.", "to_{}", ".weight"),
+    r"(.*)\.attention\.out\.(.*)": r"\1.attention.to_out.0.\2",
+    r"(.*)\.attention\.([qk])_norm\.weight": r"\1.attention.norm_\2.weight",
+}
+
+
+def recognised(contents: Contents) -> bool:
+    return {
+        "layers.0.adaLN_modulation.0.weight",
+        "cap_embedder.1.weight",
+        "x_embedder.weight",
+    } <= contents.network.keys()
+
+
+def says(contents: Contents) -> dict[str, dict[str, Any]]:
+    return {"transformer": {"cap_feat_dim": contents.network["cap_embedder.1.weight"][1]}}
+
+
+def unsaid(contents: Contents) -> str:
+    return (
+        "a file of Z-Image-Turbo looks the same as one of the base model, and the base model's schedule is taken: training a distilled model "
+        "on pictures undoes the distillation"
+    )
+
+
 FACTS = FamilyFacts(
     name="zimage",
     label="Z-Image",
@@ -61,5 +90,8 @@ FACTS = FamilyFacts(
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),
+    single_file=SingleFile(
+        recognised=recognised, says=says, names=_NAMES, official="Tongyi-MAI/Z-Image", unsaid=unsaid
+    ),
     model="ZImage",
 )
