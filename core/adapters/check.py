@@ -6,12 +6,14 @@ Several wrong files load silently without effect, so nothing less than a predict
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
 from .header import ExportError
 
@@ -107,18 +109,25 @@ def check_export(
 
 
 def _fresh(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
-    """A second model: the stock pipeline from disk, text encoders only where no live model can lend a prompt."""
+    """A second model: the stock pipeline from disk, its network kept as the live one's or as the config says, so that the file alone can
+    make a difference. Text encoders only where no live model can lend a prompt."""
     from ..families import family_class
     from ..families.devices import DTYPES, resolve_device
+    from ..families.loading import Storage
 
     family = family_class(source.family) if model is None else type(model)
     dtype = DTYPES[config.model.base_model_precision] if model is None else model.dtype
     device = resolve_device(config.model.device) if model is None else model.device
     prediction = config.model.prediction_type if model is None else model.prediction_type
-    pipe = family.open_pipeline(source, dtype, without=() if model is None else family.facts.text_encoders)
-    fresh = family(pipe.to(device), source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None)
-    fresh.denoiser.eval()
-    return fresh
+    storage = (
+        Storage(config.model.base_model_quantization, config.model.streamed_blocks) if model is None else model.storage
+    )
+    storage.check(device)
+    without = () if model is None else family.facts.text_encoders
+    pipe = family.open_pipeline(source, dtype, device, storage, without)
+    return family(
+        pipe, source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None, storage=storage
+    )
 
 
 def _check_lora(
@@ -246,20 +255,32 @@ def _weights(model: "Model", state: Mapping[str, Tensor]):
 
 @contextmanager
 def _matrices_added(model: "Model", tensors: Mapping[str, Tensor]):
-    """The base with W + B A in every layer that the file names: LoRA by its definition, without any loader."""
-    weights, layers = model.denoiser.state_dict(), []
+    """The base with W + B A in every layer that the file names: LoRA by its definition, without any loader. Of a
+    quantised layer the output: W x + B A x."""
+    weights, undo = model.denoiser.state_dict(), []
     for name, a in tensors.items():
         if not name.endswith(".lora_A.weight"):
             continue
-        weight = weights[name.removeprefix(f"{model.component}.").replace(".lora_A.weight", ".weight")]
+        layer = name.removeprefix(f"{model.component}.").removesuffix(".lora_A.weight")
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
-        layers.append((weight, weight.clone()))
+        module = model.denoiser.get_submodule(layer)
+        if is_quantised(module):
+            undo.append(
+                module.register_forward_hook(partial(_plus_matrices, a.to(model.device), b.to(model.device))).remove
+            )
+            continue
+        weight = weights[f"{layer}.weight"]
+        undo.append(partial(weight.copy_, weight.clone()))
         weight += (b.float().flatten(1) @ a.float().flatten(1)).reshape(weight.shape).to(weight)
     try:
         yield
     finally:
-        for weight, before in layers:
-            weight.copy_(before)
+        for each in undo:
+            each()
+
+
+def _plus_matrices(a: Tensor, b: Tensor, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + (inputs[0].float() @ a.float().T @ b.float().T).to(output)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
+from ..families.loading import WHOLE
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .trainable import ADAPTER, adapter_state
 
@@ -118,7 +119,7 @@ def export_full(
         raise ExportError("The model has an adapter: export it with export_lora.")
     dtype = DTYPES[config.saving.save_precision if precision is None else precision]
     weights = dict(model.denoiser.state_dict()) | dict({} if state is None else state)
-    fresh = model.open_pipeline(model.source, dtype)
+    fresh = model.open_pipeline(model.source, dtype, torch.device("cpu"), WHOLE)
     getattr(fresh, model.component).load_state_dict(
         {
             name: tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()

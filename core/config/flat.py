@@ -88,6 +88,14 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "needs float32; leave it out (mixed_precision computes in 16 bits all the same).",
             ("base_model_precision", "model_type"),
         )
+    for name, off in (("base_model_quantization", "none"), ("streamed_blocks", 0)):
+        value = getattr(config.model, name)
+        if config.training.model_type == "full" and value != off:
+            yield Fault(
+                f'{name} = {shown(value)}: with model_type "full" these weights are trained, and only frozen ones can be kept so; '
+                f'set {name} to {shown(off)}, or model_type to "lora".',
+                (name, "model_type"),
+            )
 
 
 def _model_shown(model: ModelConfig) -> str:

@@ -89,7 +89,7 @@ def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listen
     model = _open_model(config, listener)
     data = _prepare_data(model, config, listener)
     attach(model, config)
-    if training.gradient_checkpointing:
+    if training.gradient_checkpointing and not config.model.streamed_blocks:  # streamed blocks checkpoint themselves
         model.denoiser.enable_gradient_checkpointing()
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(training, parameters)
