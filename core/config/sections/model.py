@@ -71,11 +71,11 @@ class ModelConfig(Checked):
     )
 
     def rules(self) -> Iterator[Fault]:
-        if self.streamed_blocks and self.base_model_quantization != "none":
+        if self.streamed_blocks and self.base_model_quantization in ("nf4", "int8_bnb"):
             yield Fault(
-                f"streamed_blocks = {self.streamed_blocks}: quantised weights cannot be exchanged between forward and backward "
-                "pass, which their layers take from the weight itself; set base_model_quantization to none, or streamed_blocks to 0.",
-                ("streamed_blocks", "base_model_quantization"),
+                f'base_model_quantization = "{self.base_model_quantization}": the layers of bitsandbytes keep their weights from the forward to '
+                "the backward pass, so streamed_blocks would save nothing; take int8 or fp8 with it, or set streamed_blocks to 0.",
+                ("base_model_quantization", "streamed_blocks"),
             )
         # Whether the checkpoint itself agrees is asked where it is opened: a file with only the keys of a rollout set-up names none.
         if self.prediction_type is None or self.model_family == "auto":
