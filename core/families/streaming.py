@@ -47,6 +47,18 @@ def stream_blocks(network: nn.Module, device: torch.device, count: int) -> nn.Mo
     return network
 
 
+def checkpoint_blocks(network: Any) -> None:
+    """Switch gradient checkpointing on for a network: diffusers' for the blocks that do not stream; the others do it themselves."""
+    streamed = [module for module in network.modules() if isinstance(module.forward, _Streamed)]
+    within = {id(module) for block in streamed for module in block.modules()}
+
+    def run(module: nn.Module, *given: Any) -> Any:
+        # A part of a streamed block that is computed again on its own would find no weights on the device.
+        return module(*given) if id(module) in within else checkpoint(module, *given, use_reentrant=False)
+
+    network.enable_gradient_checkpointing(*((run,) if within else ()))
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a frozen parameter or buffer belongs: a table of its module, and its name there. `kept`: what lies there between the calls."""

@@ -15,6 +15,7 @@ from ..config import RunConfig
 from ..data import Prepared, Scan, prepare, scan
 from ..families import load_model
 from ..families.base import Model
+from ..families.streaming import checkpoint_blocks
 from ..maths import reflexflow
 from .listening import Listener
 from .optimizers import Average, Schedule, make_optimizer
@@ -89,8 +90,8 @@ def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listen
     model = _open_model(config, listener)
     data = _prepare_data(model, config, listener)
     attach(model, config)
-    if training.gradient_checkpointing and not config.model.streamed_blocks:  # streamed blocks checkpoint themselves
-        model.denoiser.enable_gradient_checkpointing()
+    if training.gradient_checkpointing:
+        checkpoint_blocks(model.denoiser)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(training, parameters)
     return Session(

@@ -7,7 +7,7 @@ from rollout_studio.core.config import ConfigError, config_from_flat
 from rollout_studio.core.families import ModelError, load_model
 from rollout_studio.core.families.blocks import blocks_of
 from rollout_studio.core.families.loading import Loader
-from rollout_studio.core.families.streaming import stream_blocks
+from rollout_studio.core.families.streaming import checkpoint_blocks, stream_blocks
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.train.loop import train
 from tiny import ONE_PER_FAMILY, PROMPTS
@@ -17,10 +17,16 @@ META = torch.device("meta")
 
 
 def with_lora(folder, **options):
-    flat = {"pretrained_model_name_or_path": str(folder), "device": "cpu", "lora_rank": 2} | options
+    flat = {
+        "pretrained_model_name_or_path": str(folder),
+        "device": "cpu",
+        "lora_rank": 2,
+        "gradient_checkpointing": True,
+    } | options
     config = config_from_flat(flat)
     model = load_model(config.model)
     adapters.attach(model, config)
+    checkpoint_blocks(model.denoiser)
     return model
 
 
@@ -71,7 +77,13 @@ def test_a_streamed_training_is_bit_for_bit_the_other_one(variant, count, tiny_r
         return opened
 
     monkeypatch.setattr(Loader, "network", copied)
-    options = {**ROLLOUT, "lora_dropout": 0.3, "validation_prompts": ["a"], "validation_step_interval": 2}
+    options = {
+        **ROLLOUT,
+        "gradient_checkpointing": True,
+        "lora_dropout": 0.3,
+        "validation_prompts": ["a"],
+        "validation_step_interval": 2,
+    }
     whole = tiny_run(variant, "whole", **options)
     streamed = tiny_run(variant, "streamed", **options, streamed_blocks=count)
     assert train(whole) == train(streamed) == 0
@@ -110,6 +122,7 @@ def test_everything_that_a_call_and_its_gradient_need_is_on_the_device(name, tin
     args, kwargs = moved(call_of(model), META)
     streamed = blocks(model)
     stream_blocks(model.denoiser, META, len(streamed))
+    checkpoint_blocks(model.denoiser)
     output = tensors_in(model.denoiser(*args, **kwargs)[0])
     assert all(each.is_meta for each in output)
     sum(each.float().square().mean() for each in output).backward()
@@ -168,6 +181,7 @@ def test_more_blocks_than_there_are_is_refused(tiny_folder):
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"model_type": "full"}, ["streamed_blocks = 2", "only frozen ones"]),
+    ({}, ["streamed_blocks = 2", "set gradient_checkpointing to true"]),
     ({"base_model_quantization": "nf4"}, ['base_model_quantization = "nf4"', "would save nothing", "take int8 or fp8"]),
 ])  # fmt: skip
 def test_what_cannot_stream_is_refused(options, words):
