@@ -57,6 +57,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "bf16": {},
     "nf4": {"base_model_quantization": "nf4"},
     "int8": {"base_model_quantization": "int8", "gradient_checkpointing": True},
+    "fp8": {"base_model_quantization": "fp8", "gradient_checkpointing": True},
     "streamed": {"streamed_blocks": -1, "gradient_checkpointing": True},
 }
 """Name of a row's weights -> what is changed in the preset; -1: all blocks."""
