@@ -209,7 +209,7 @@ class Loaded(Family):
         loader = Loader(cls.facts, source, dtype, storage)
         with current(place):
             pipe = loader.before_network() if for_training else loader.pipeline()
-        _place(pipe, place, storage, cls.facts.component, without_network=for_training)
+        storage.place_pipeline(pipe, place, cls.facts.component, without_network=for_training)
 
         def open_network() -> nn.Module:
             with current(place):
@@ -233,7 +233,7 @@ class Loaded(Family):
         """The stock pipeline of `source`, frozen, on the device, lacking the components named in `without`; the VAE in float32."""
         with current(device):
             pipe = Loader(cls.facts, source, dtype, storage).pipeline(without)
-        _place(pipe, device, storage, cls.facts.component)
+        storage.place_pipeline(pipe, device, cls.facts.component)
         return pipe
 
     @property
@@ -314,15 +314,6 @@ class Loaded(Family):
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _place(pipe: Any, device: torch.device, storage: Storage, component: str, *, without_network: bool = False) -> None:
-    """Freeze a pipeline's parts and put them on the device, the network (`component`) as its storage says."""
-    for name, part in pipe.components.items():
-        if isinstance(part, nn.Module) and name != component:
-            part.requires_grad_(False).eval().to(device)
-        elif isinstance(part, nn.Module) and not without_network:
-            storage.place(part.requires_grad_(False).eval(), device)
 
 
 class Model(Loaded):

@@ -35,6 +35,14 @@ class Storage:
             return stream_blocks(network, device, self.streamed_blocks)
         return network.to(device)
 
+    def place_pipeline(self, pipe: Any, device: torch.device, component: str, *, without_network: bool = False) -> None:
+        """Freeze a pipeline's parts and put them on the device; its network (`component`) as `place` does, or not at all."""
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and name != component:
+                part.requires_grad_(False).eval().to(device)
+            elif isinstance(part, nn.Module) and not without_network:
+                self.place(part.requires_grad_(False).eval(), device)
+
     def check(self, device: torch.device) -> None:
         """Raises ModelError where the device or the installation lacks it."""
         wrong = None if self.quantization == "none" else why_not(self.quantization, device.type)
