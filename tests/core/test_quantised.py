@@ -12,7 +12,7 @@ from rollout_studio.core.families import ModelError, load_model, quantised
 from rollout_studio.core.families.blocks import kept_whole
 from rollout_studio.core.families.quantised import WAYS, is_quantised, shape_of, weight_of, why_not
 from rollout_studio.core.look.bench import Bench
-from rollout_studio.core.look.preview.request import Weights
+from rollout_studio.core.look.preview.request import PreviewError, Weights
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.train.loop import train
 from tiny import ONE_PER_FAMILY, PROMPTS
@@ -253,6 +253,15 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_its_command(kind, mo
     monkeypatch.setattr(quantised.metadata, "version", lambda name: "0.9.1")
     message, remedy = why_not(kind, device)
     assert "or later; installed is" in message and f"pip install --upgrade {package}" in remedy
+
+
+def test_a_full_fine_tune_is_not_shown_on_a_base_that_cannot_take_its_weights(tiny_run, tiny_folder, without_drift):
+    run = tiny_run("sd1", "full", model_type="full", max_train_steps=1)
+    assert train(run) == 0
+    bench = Bench()
+    bench.open(config_from_flat(options(tiny_folder("sd1"), "none", streamed_blocks=1)))
+    with pytest.raises(PreviewError, match="streamed_blocks keep a frozen base"):
+        bench.with_weights(Weights("run", run.path, 1, "it"))
 
 
 def test_opening_a_model_refuses_it_too(tiny_folder):

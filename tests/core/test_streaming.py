@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rollout_studio.core import adapters
-from rollout_studio.core.config import ConfigError, config_from_flat
+from rollout_studio.core.config import ConfigError, config_from_flat, read_config, with_changes
 from rollout_studio.core.families import ModelError, load_model
 from rollout_studio.core.families.blocks import blocks_of
 from rollout_studio.core.families.loading import Loader
@@ -11,7 +11,7 @@ from rollout_studio.core.families.streaming import checkpoint_blocks, stream_blo
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.train.loop import train
 from tiny import ONE_PER_FAMILY, PROMPTS
-from tiny_run import ROLLOUT, losses
+from tiny_run import ROLLOUT, at_step, losses
 
 META = torch.device("meta")
 
@@ -92,6 +92,18 @@ def test_a_streamed_training_is_bit_for_bit_the_other_one(variant, count, tiny_r
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     for a, b in zip(*(sorted(run.samples_path.rglob("*.png")) for run in (whole, streamed)), strict=True):
         assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_run_may_go_on_with_another_number_of_streamed_blocks(tiny_run, without_drift):
+    options = {**ROLLOUT, "gradient_checkpointing": True, "streamed_blocks": 2}
+    whole, parts = tiny_run("sd1", "whole", **options), tiny_run("sd1", "parts", **options)
+    assert train(whole) == 0
+    assert train(parts, listen=at_step(1, lambda: parts.send("stop-and-save"))) == 0
+    parts.config_path.write_text(
+        with_changes(read_config(parts.config_path), {"streamed_blocks": 0}).to_json(), "utf-8"
+    )
+    assert train(parts, resume=True) == 0
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
