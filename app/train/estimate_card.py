@@ -9,6 +9,7 @@ _WHAT = {
     "process": "the process itself",
     "weights": "the model",
     "training": "what is trained, with its optimizer",
+    "visiting": "weights that are fetched or unpacked",
     "activations": "one step's own numbers",
 }
 

@@ -6,12 +6,14 @@ Several wrong files load silently without effect, so nothing less than a predict
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
 from . import kohya
 from .header import ExportError, read_header
@@ -121,18 +123,25 @@ def check_export(
 
 
 def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
-    """A second model: the stock pipeline from disk, text encoders only where no live model can lend a prompt."""
+    """A second model: the stock pipeline from disk, its network kept as the live one's or as the config says, so that the file alone can
+    make a difference. Text encoders only where no live model can lend a prompt."""
     from ..families import family_class
     from ..families.devices import DTYPES, resolve_device
+    from ..families.loading import Storage
 
     family = family_class(source.family) if model is None else type(model)
     dtype = DTYPES[config.model.base_model_precision] if model is None else model.dtype
     device = resolve_device(config.model.device) if model is None else model.device
     prediction = config.model.prediction_type if model is None else model.prediction_type
-    pipe = family.open_pipeline(source, dtype, without=() if model is None else family.facts.text_encoders)
-    fresh = family(pipe.to(device), source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None)
-    fresh.denoiser.eval()
-    return fresh
+    storage = (
+        Storage(config.model.base_model_quantization, config.model.streamed_blocks) if model is None else model.storage
+    )
+    storage.check(device)
+    without = () if model is None else family.facts.text_encoders
+    pipe = family.open_pipeline(source, dtype, device, storage, without)
+    return family(
+        pipe, source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None, storage=storage
+    )
 
 
 def _opened(config: "RunConfig", model: "Model | None") -> "Model":
@@ -345,17 +354,27 @@ def _pairs(tensors: Mapping[str, Tensor], component: str) -> dict[str, Matrices]
 
 @contextmanager
 def layers_added(model: "Model", layers: Mapping[str, Matrices]):
-    """The base with W + alpha / rank * B A in every layer: LoRA by its definition, without any loader."""
-    weights, before = model.denoiser.state_dict(), []
+    """The base with W + alpha / rank * B A in every layer: LoRA by its definition, without any loader. Of a quantised layer the output:
+    W x + alpha / rank * B A x."""
+    weights, undo = model.denoiser.state_dict(), []
     for layer, matrices in layers.items():
+        module = model.denoiser.get_submodule(layer)
+        if is_quantised(module):
+            undo.append(module.register_forward_hook(partial(_plus_matrices, matrices)).remove)
+            continue
         weight = weights[f"{layer}.weight"]
-        before.append((weight, weight.clone()))
+        undo.append(partial(weight.copy_, weight.clone()))
         weight += matrices.delta().reshape(weight.shape).to(weight)
     try:
         yield
     finally:
-        for weight, value in before:
-            weight.copy_(value)
+        for each in undo:
+            each()
+
+
+def _plus_matrices(matrices: Matrices, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    a, b = (each.to(output.device).float() for each in (matrices.a, matrices.b))
+    return output + (matrices.scale * (inputs[0].float() @ a.T @ b.T)).to(output)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
+from ..families.loading import WHOLE
 from . import kohya
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .lora_layers import Base, Layout, network_notes
@@ -165,7 +166,7 @@ def export_full(
         raise ExportError("The model has an adapter: export it with export_lora.")
     dtype = DTYPES[config.saving.save_precision if precision is None else precision]
     weights = dict(model.denoiser.state_dict()) | dict({} if state is None else state)
-    fresh = model.open_pipeline(model.source, dtype)
+    fresh = model.open_pipeline(model.source, dtype, torch.device("cpu"), WHOLE)
     getattr(fresh, model.component).load_state_dict(
         {
             name: tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()

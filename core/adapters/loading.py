@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..families.quantised import shape_of, weight_of
 from ..randomness import kept_random_state
 from .lora_file import LoraError, LoraFile, read_lora_header
 
@@ -195,16 +196,16 @@ def _in_peft_names(tensors: dict[str, Tensor], component: str) -> dict[str, Tens
 def _misfit(module: nn.Module | None, pair: Mapping[str, Tensor]) -> str | None:
     """Why these two matrices do not go onto the layer; None when they do."""
     base = getattr(module, "base_layer", module)
-    weight = getattr(base, "weight", None)
-    if weight is None or weight.ndim < 2:
+    shape = None if base is None else shape_of(base)
+    if shape is None or len(shape) < 2:
         return "this model has no such layer"
     if len(pair) < 2:
         return f"its partner lora_{'B' if 'A' in pair else 'A'} is not in the file"
     a, b = pair["A"], pair["B"]
-    if a.ndim != weight.ndim or b.ndim != weight.ndim:
-        return f"shapes {tuple(a.shape)} and {tuple(b.shape)}, for a layer of shape {tuple(weight.shape)}"
-    if (a.shape[1], b.shape[0]) != (weight.shape[1], weight.shape[0]):
-        return f"it is for a layer of {a.shape[1]} inputs and {b.shape[0]} outputs, this model's has {weight.shape[1]} and {weight.shape[0]}"
+    if a.ndim != len(shape) or b.ndim != len(shape):
+        return f"shapes {tuple(a.shape)} and {tuple(b.shape)}, for a layer of shape {shape}"
+    if (a.shape[1], b.shape[0]) != (shape[1], shape[0]):
+        return f"it is for a layer of {a.shape[1]} inputs and {b.shape[0]} outputs, this model's has {shape[1]} and {shape[0]}"
     if a.shape[0] != b.shape[1]:
         return f"its two matrices are of rank {a.shape[0]} and {b.shape[1]}"
     return None
@@ -215,18 +216,18 @@ def has_adapter(module: nn.Module, name: str) -> bool:
     return hasattr(module, "lora_A") and name in module.lora_A
 
 
-def adapter_matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """(A, B, the layer's own weight, scale) of the adapter `name` on a layer."""
-    return module.lora_A[name].weight, module.lora_B[name].weight, module.base_layer.weight, module.scaling[name]
+def adapter_matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, nn.Module, float]:
+    """(A, B, the layer itself, scale) of the adapter `name` on a layer."""
+    return module.lora_A[name].weight, module.lora_B[name].weight, module.base_layer, module.scaling[name]
 
 
-def _change(loaded: list[tuple[str, Tensor, Tensor, Tensor, float]]) -> float:
+def _change(loaded: list[tuple[str, Tensor, Tensor, nn.Module, float]]) -> float:
     """|scale B A| / |W| over all layers. |B A|^2 = sum((B^T B) * (A A^T)), which needs no matrix of the layer's size."""
     changed = whole = 0.0
-    for _, a, b, weight, scale in loaded:
+    for _, a, b, layer, scale in loaded:
         a, b = (each.cpu().double().flatten(1) for each in (a, b))  # not every device has float64
         changed += scale**2 * max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
-        whole += float(weight.float().norm()) ** 2
+        whole += float(weight_of(layer).float().norm()) ** 2
     return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
 
 

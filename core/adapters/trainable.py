@@ -60,7 +60,9 @@ def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
         for name, parameter in denoiser.named_parameters():
             if not parameter.requires_grad:
                 continue
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(
+                model.device, torch.float32
+            )  # beside a streamed layer it came in main memory
             if ".lora_A." in name:
                 start = torch.empty(parameter.shape)
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=_named_generator(seed, name))

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..config import ModelConfig, RunConfig, config_to_flat
+from ..config import OPTIONS, ModelConfig, RunConfig, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
+from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from .cost import plain_step_in_forwards, rollout_cost
 from .disk import DiskEstimate, disk_estimate, trained_weights
+from .held import held_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
 
@@ -42,7 +44,8 @@ MEASURED_RANGE = (0.5, 4.0)
 
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
-    "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "device", "lora_rank", "lora_targets",
+    "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
+    "device", "lora_rank", "lora_targets",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same."""
 _TAIL_BYTES = 256 * 1024
@@ -193,7 +196,7 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
     paces: list[Pace] = []
     for _, folder, config_stamp, events_stamp in sorted(folders, key=lambda each: each[0], reverse=True):
         flat = _run_config(folder, config_stamp)
-        if flat is not None and all(flat.get(name) == value for name, value in wanted.items()):
+        if flat is not None and all(flat.get(name, OPTIONS[name].default) == value for name, value in wanted.items()):
             try:
                 pace = pace_of(folder, events_stamp)
             except FileNotFoundError:  # deleted this moment
@@ -286,7 +289,9 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     """Bytes in use at the peak of a training step, from the shapes of the weights.
 
     With P weights of the network, T trained ones (LoRA: of the adapter), b bytes per computed number:
-        weights     P * bytes of base_model_precision (full: 4), on a CPU also text encoders and VAE
+        weights     P * bytes of base_model_precision (full: 4), or as they are quantised, without blocks that stream (`held`);
+                    on a CPU also text encoders and VAE
+        visiting    the largest block that streams; of quantised weights those that are unpacked at one time
         trained     T * 4 * (1 + 1 gradient + moments of the optimizer + 1 for EMA); full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
         activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times CHECKPOINTED where that is on
@@ -298,10 +303,10 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         return MemoryEstimate(None, {}, device, "not known: the model's files are not on this computer")
     training, full = config.training, config.training.model_type == "full"
     held = 4 if full else 4 if config.model.base_model_precision == "float32" else 2
-    weights = sum(math.prod(shape) for shape in facts.shapes.values())
+    kept = held_weights(config.model, facts.shapes, streams=device == "cuda")
     trained = trained_weights(config, facts)
     moments = {"adamw": 2.0, "adamw_8bit": 0.5, "prodigy": 4.0, "adafactor": 0.1}[training.optimizer]
-    parts = {"weights": float(weights * held)}
+    parts = {"weights": kept.weights}
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
@@ -309,20 +314,23 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):
-        parts["training"] += 2.0 * weights
+        parts["training"] += 2.0 * kept.whole
+    if kept.visiting:
+        parts["visiting"] = kept.visiting
     rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
-    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (
+    numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (
         CHECKPOINTED if training.gradient_checkpointing else 1.0
     )
-    parts["activations"] = rows * wide * kept * _outputs(facts, config.data.resolution)
+    parts["activations"] = rows * wide * numbers * _outputs(facts, config.data.resolution)
     total = sum(parts.values())
     # the weights themselves are known
     worker, step = (
         parts.get("process", 0.0),
         parts["training"] + parts["activations"],
     )
-    low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
+    known = parts["weights"] + kept.visiting
+    low, high = (known + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
     kind = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
@@ -346,6 +354,11 @@ def ways_to_need_less(config: RunConfig) -> str:
         ways.append("model_type lora")
     elif config.model.base_model_precision == "float32":
         ways.append("base_model_precision bfloat16")
+    if training.model_type == "lora" and config.model.base_model_quantization == "none":
+        kinds = [name for name, way in WAYS.items() if device_of(config.model) in way.devices]
+        ways.append(f"base_model_quantization {' or '.join(kinds)}")
+        if device_of(config.model) == "cuda" and not config.model.streamed_blocks:
+            ways.append("streamed_blocks (blocks that wait in main memory)")
     ways.append(f"a resolution below {config.data.resolution}")
     return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
 

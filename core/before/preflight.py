@@ -43,6 +43,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     computing.device,
     computing.precision,
     computing.eight_bit_optimizer,
+    computing.frozen_weights,
     computing.packages,
     folders.folders,
     lora_files.layout,

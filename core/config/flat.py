@@ -88,6 +88,34 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "needs float32; leave it out (mixed_precision computes in 16 bits all the same).",
             ("base_model_precision", "model_type"),
         )
+    yield from _rules_of_kept_weights(config)
+
+
+def _rules_of_kept_weights(config) -> Iterator[Fault]:
+    """Frozen weights that are quantised, or stream from main memory."""
+    model, training = config.model, config.training
+    asked = {"base_model_quantization": model.base_model_quantization, "streamed_blocks": model.streamed_blocks}
+    for name, value in asked.items():
+        if value in ("none", 0):
+            continue
+        if training.model_type == "full":
+            off = "none" if name == "base_model_quantization" else 0
+            yield Fault(
+                f'{name} = {shown(value)}: with model_type "full" these weights are trained, and only frozen ones can be kept so; '
+                f'set {name} to {shown(off)}, or model_type to "lora".',
+                (name, "model_type"),
+            )
+        elif not training.gradient_checkpointing and value not in ("nf4", "int8_bnb"):
+            why = (
+                "the weights of a block are kept"
+                if name == "streamed_blocks"
+                else "torchao unpacks every weight and keeps that"
+            )
+            yield Fault(
+                f"{name} = {shown(value)}: {why} for the backward pass, so without gradient_checkpointing it would save nothing; set "
+                "gradient_checkpointing to true.",
+                (name, "gradient_checkpointing"),
+            )
 
 
 def _model_shown(model: ModelConfig) -> str:

@@ -27,6 +27,8 @@ class Choice(Protocol):
     variant: str | None
     pretrained_components: str | None
     base_model_precision: str
+    base_model_quantization: str
+    streamed_blocks: int
     prediction_type: str | None
     device: str
 
@@ -49,7 +51,7 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
 
     Args:
         config: `model_family` ("auto" reads it from the checkpoint), `pretrained_model_name_or_path`, `revision`,
-            `variant`, `pretrained_components`, `base_model_precision`, `prediction_type`, `device`.
+            `variant`, `pretrained_components`, `base_model_precision`, `base_model_quantization`, `streamed_blocks`, `prediction_type`, `device`.
         flow_shift: the static shift with which training times are drawn; None = the checkpoint's. It never changes the
             inference schedule.
         for_training: the network is opened when it is first asked for (`Model.denoiser`), and in train mode; else at once, in eval mode.
@@ -58,6 +60,8 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
     Raises: ModelError (with a remedy) for a missing, gated, pickled, unsupported or contradictory model, or a device
         that is not there.
     """
+    from .loading import Storage
+
     source = locate(config.pretrained_model_name_or_path, config.revision, config.variant, config.pretrained_components)
     family = source.family
     if config.model_family not in ("auto", family):
@@ -75,4 +79,5 @@ def load_model(config: Choice, *, flow_shift: float | None = None, for_training:
         device=config.device,
         flow_shift=flow_shift,
         for_training=for_training,
+        storage=Storage(config.base_model_quantization, config.streamed_blocks),
     )

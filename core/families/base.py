@@ -28,10 +28,11 @@ from ..maths.noise import (
 from . import sampling
 from .codec import LatentCodec, ScaledVae
 from .conditioning import Conditioning, Frame, Prompt
-from .devices import DTYPES, resolve_device
+from .devices import DTYPES, current, resolve_device
 from .facts import FamilyFacts, Geometry, PartConfigs
 from .guidance import Guidance
 from .layout import AsIs, Layout
+from .loading import WHOLE, Storage
 from .prompts import PromptEncoder
 from .single_file import loader_of
 from .source import ModelError, Source
@@ -173,10 +174,11 @@ class Loaded(Family):
         dtype: torch.dtype,
         flow_shift: float | None,
         open_network: Callable[[], nn.Module] | None = None,
+        storage: Storage = WHOLE,
     ):
-        """`open_network`: gives the network when it is first asked for; None = the pipeline has it."""
+        """`open_network`: gives the network when it is first asked for; None = the pipeline has it. `storage`: how its weights are kept."""
         super().__init__(pipe, source, device=device, dtype=dtype)
-        self._open_network = open_network
+        self._open_network, self.storage = open_network, storage
         self.prediction_type = self._choose_prediction(prediction_type)
         if flow_shift is not None and not self.is_flow:
             raise ModelError(
@@ -202,20 +204,22 @@ class Loaded(Family):
         device: str,
         flow_shift: float | None,
         for_training: bool,
+        storage: Storage = WHOLE,
     ) -> Self:
         """Load the pipeline's components, freeze every weight, and move them to the device.
 
         `for_training`: the network is opened when it is first asked for, so that the text encoders may be gone by then, and in train mode.
         """
         dtype, place = DTYPES[precision], resolve_device(device)
-        loader = loader_of(cls.facts, source, dtype)
-        pipe = loader.before_network() if for_training else loader.pipeline()
-        for name, part in pipe.components.items():
-            if isinstance(part, nn.Module) and not (for_training and name == cls.facts.component):
-                part.requires_grad_(False).eval().to(place)
+        storage.check(place)
+        loader = loader_of(cls.facts, source, dtype, storage)
+        with current(place):
+            pipe = loader.before_network() if for_training else loader.pipeline()
+        storage.place_pipeline(pipe, place, cls.facts.component, without_network=for_training)
 
         def open_network() -> nn.Module:
-            return loader.network().requires_grad_(False).to(place).train()
+            with current(place):
+                return storage.place(loader.network().requires_grad_(False), place).train()
 
         return cls(
             pipe,
@@ -225,12 +229,18 @@ class Loaded(Family):
             dtype=dtype,
             flow_shift=flow_shift,
             open_network=open_network if for_training else None,
+            storage=storage,
         )
 
     @classmethod
-    def open_pipeline(cls, source: Source, dtype: torch.dtype, without: Sequence[str] = ()) -> Any:
-        """The stock pipeline of `source` on the CPU, lacking the components named in `without`; the VAE in float32."""
-        return loader_of(cls.facts, source, dtype).pipeline(without)
+    def open_pipeline(
+        cls, source: Source, dtype: torch.dtype, device: torch.device, storage: Storage, without: Sequence[str] = ()
+    ) -> Any:
+        """The stock pipeline of `source`, frozen, on the device, lacking the components named in `without`; the VAE in float32."""
+        with current(device):
+            pipe = loader_of(cls.facts, source, dtype, storage).pipeline(without)
+        storage.place_pipeline(pipe, device, cls.facts.component)
+        return pipe
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Where a network runs and in which number format its frozen weights are."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -29,3 +30,8 @@ def choose_device(name: str, available: Sequence[str]) -> str:
             f"Set device to auto or {' or '.join(available)}; CUDA needs a CUDA build of torch.",
         )
     return chosen
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, libraries that allocate on "the" GPU take this one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -16,7 +16,42 @@ from torch import nn
 
 from .facts import FamilyFacts
 from .lora_methods import with_lora_methods
+from .quantised import config_for, why_not
 from .source import ModelError, Source, hub_error
+from .streaming import stream_blocks
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the network's frozen weights are kept: `quantization` as in `quantised.WAYS` ("none": in their precision), and how many of its
+    blocks lie in main memory between their calls (`streaming`)."""
+
+    quantization: str = "none"
+    streamed_blocks: int = 0
+
+    def place(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """Put the network, whose weights are frozen, on a device. Raises ModelError where it has fewer blocks than shall stream."""
+        if self.streamed_blocks:
+            return stream_blocks(network, device, self.streamed_blocks)
+        return network.to(device)
+
+    def place_pipeline(self, pipe: Any, device: torch.device, component: str, *, without_network: bool = False) -> None:
+        """Freeze a pipeline's parts and put them on the device; its network (`component`) as `place` does, or not at all."""
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and name != component:
+                part.requires_grad_(False).eval().to(device)
+            elif isinstance(part, nn.Module) and not without_network:
+                self.place(part.requires_grad_(False).eval(), device)
+
+    def check(self, device: torch.device) -> None:
+        """Raises ModelError where the device or the installation lacks it."""
+        wrong = None if self.quantization == "none" else why_not(self.quantization, device.type)
+        if wrong is not None:
+            raise ModelError(*wrong)
+
+
+WHOLE = Storage()
+"""As the file has it, in one piece on the device."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +61,7 @@ class Loader:
     facts: FamilyFacts
     source: Source
     dtype: torch.dtype
+    storage: Storage = WHOLE
 
     def pipeline(self, without: Sequence[str] = (), **instead: nn.Module) -> Any:
         """The stock pipeline on the CPU, the VAE in float32.
@@ -41,6 +77,7 @@ class Loader:
                 **self._files,
                 **self._none(without),
                 **instead,
+                **({} if self.facts.component in (*without, *instead) else self._quantization()),
             )
         pipe.set_progress_bar_config(disable=True)
         return with_lora_methods(pipe, self.facts.component)
@@ -78,6 +115,20 @@ class Loader:
         # Names that the saved pipeline does not know may not be passed; those saved as "none" must be, as None.
         none = {part: None for part in (*self.source.absent, *self.facts.unused, *without) if part in self.source.index}
         return {**self.facts.opening, **none}
+
+    def _quantization(self) -> dict[str, Any]:
+        """The argument of `from_pretrained` that quantises the network."""
+        if self.storage.quantization == "none":
+            return {}
+        from diffusers import PipelineQuantizationConfig
+
+        mapping = {self.facts.component: self._network_quantization()}
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
+
+    def _network_quantization(self) -> Any:
+        """diffusers' quantisation config of the network."""
+        linear = [name for name, layer in self._skeleton().named_modules() if isinstance(layer, nn.Linear)]
+        return config_for(self.storage.quantization, self.dtype, linear)
 
     def _skeleton(self) -> nn.Module:
         import diffusers

@@ -80,6 +80,8 @@ class SingleFileLoader(Loader):
             config = Path(folder) / part / "config.json"
             config.write_text(json.dumps(dict(self.source.configs[part])), encoding="utf-8")
             where = {"config": folder, "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
+            if part == self.facts.component and self.storage.quantization != "none":
+                where["quantization_config"] = self._network_quantization()
             try:
                 if hasattr(kind, "from_single_file"):
                     module = kind.from_single_file(tensors, **where)

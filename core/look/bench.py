@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..families.loading import WHOLE
 from ..runs import checkpoint
 from .preview.request import PreviewError, Weights
 from .remembering import Memory, Remembering
@@ -152,6 +153,11 @@ class Bench:
 
     def _load_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""
+        if self.model.storage != WHOLE:
+            raise PreviewError(
+                "The checkpoint is of a full fine-tune, and base_model_quantization or streamed_blocks keep a frozen base.",
+                "Open it with the settings of its own run.",
+            )
         if self._numbers:  # adapters have renamed the denoiser's layers
             config = self._config
             self.free()

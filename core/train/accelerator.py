@@ -1,13 +1,13 @@
 """accelerate's part of a training: mixed precision, its loss scale, and the trackers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..config import RunConfig, config_to_flat
-from ..families.devices import resolve_device
+from ..families.devices import current, resolve_device
 from ..runs.folder import RunDir
 from .outcome import Refused
 
@@ -26,8 +26,7 @@ def opened_accelerator(config: RunConfig, run: RunDir) -> Iterator["Accelerator"
 
     device = resolve_device(config.model.device)
     is_foreign = bool(AcceleratorState._shared_state)
-    # where libraries allocate on "the" GPU, it must be this one
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with current(device):
         accelerator = _accelerator(config, run, device)
         try:
             if config.training.report_to != "none":

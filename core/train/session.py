@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..data import Prepared, Scan, prepare, scan
 from ..families import load_model
 from ..families.base import Model
+from ..families.streaming import checkpoint_blocks
 from ..maths import reflexflow
 from .listening import Listener
 from .optimizers import Average, Schedule, make_optimizer
@@ -92,7 +93,7 @@ def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listen
     attach(model, config)
     check_layout(model, config)
     if training.gradient_checkpointing:
-        model.denoiser.enable_gradient_checkpointing()
+        checkpoint_blocks(model.denoiser)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(training, parameters)
     return Session(

@@ -55,6 +55,8 @@ COMPANIONS = {  # what an option needs beside it to be allowed at its other valu
     "caption_strategy": {"caption_strategy": "filename"},
     "with_prior_preservation": {"class_prompt": "a shape"},
     "lr_warmup_steps": {"lr_warmup_steps": 10, "lr_scheduler": "constant_with_warmup"},
+    "base_model_quantization": {"gradient_checkpointing": True},
+    "streamed_blocks": {"gradient_checkpointing": True},
     P + "min_sigma": {P + "min_sigma": 0.5},
 }
 

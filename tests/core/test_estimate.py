@@ -1,6 +1,7 @@
 """Time comes from what was measured or is not known; memory follows its formula and held against real runs; disk is preflight's."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,12 +11,15 @@ from rollout_studio.core.before import estimate as module
 from rollout_studio.core.before.cost import rollout_cost
 from rollout_studio.core.before.disk import disk_estimate, trained_weights
 from rollout_studio.core.before.estimate import MEASURED, estimate, memory_estimate, time_estimate
+from rollout_studio.core.before.held import held_weights
 from rollout_studio.core.before.installation import device_of
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import config_from_flat, load_preset, with_changes
 from rollout_studio.core.data import scan
+from rollout_studio.core.families.blocks import blocks_of
 from rollout_studio.core.runs.store import RunStore
 from tiny import ONE_PER_FAMILY
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
 PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
@@ -328,3 +332,84 @@ def test_as_many_weights_are_reported_as_train(name, kind, tiny_folder):
     adapters.attach(model, config)
     real = sum(weight.numel() for weight in adapters.trainable_parameters(model))
     assert trained_weights(config, facts(str(tiny_folder(name)))) == real > 0
+
+
+# Weights that are quantised, or stream -----------------------------------------------------------------------------------
+
+
+def held(name, **changes):
+    model = config_from_flat({"pretrained_model_name_or_path": name, "gradient_checkpointing": True} | changes).model
+    return held_weights(model, facts(name).shapes, streams=model.device == "cuda")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_the_blocks_that_stay_and_the_largest_that_streams_are_on_the_card(precision, tiny_folder):
+    folder, wide = str(tiny_folder("flux")), {"float32": 4, "bfloat16": 2}[precision]
+    shapes = facts(folder).shapes
+    blocks = {block: sum(math.prod(shapes[name]) for name in names) for block, names in blocks_of(shapes).items()}
+    double, single = blocks["transformer_blocks.0"], blocks["single_transformer_blocks.0"]
+    assert double > single and list(blocks)[-1] == "transformer_blocks.0"
+    whole = sum(math.prod(shape) for shape in shapes.values())
+    common = {"base_model_precision": precision}
+    none = held(folder, **common, device="cuda")
+    assert (none.weights, none.visiting, none.whole) == (wide * whole, 0, whole)
+    one = held(folder, **common, device="cuda", streamed_blocks=1)
+    assert (one.weights, one.visiting, one.whole) == (wide * (whole - double), wide * double, whole)
+    most = held(folder, **common, device="cuda", streamed_blocks=len(blocks))
+    outside = whole - sum(blocks.values())
+    assert (most.weights, most.visiting, most.whole) == (wide * outside, wide * double, outside + double)
+    assert held(folder, **common, device="cpu", streamed_blocks=1).weights == wide * whole  # the same memory
+
+
+def test_a_quantised_network_takes_half_a_byte_or_one_and_what_is_unpacked():
+    """12 layers of 3072 x 3072 in blocks, and one outside."""
+    side = 3072
+    layer = side * side
+    shapes = {f"blocks.{block}.{name}.weight": (side, side) for block in range(3) for name in "abcd"} | {
+        "out.weight": (side, side)
+    }
+    model = config_from_flat({"base_model_precision": "bfloat16", "gradient_checkpointing": True}).model
+    per_weight = {"nf4": (0.5 + 1 / 64, 1), "int8": (1, 4), "int8_bnb": (1, 1), "fp8": (1, 4)}
+    for kind, (bytes_, unpacked) in per_weight.items():
+        found = held_weights(replace(model, base_model_quantization=kind), shapes, streams=True)
+        assert found.weights == pytest.approx(12 * layer * bytes_ + 2 * layer, rel=2e-3)
+        assert found.visiting == 2 * layer * unpacked and found.whole == layer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize("name", ["flux", "sd1", "lumina2"])
+def test_the_bytes_of_a_quantised_network_are_those_of_the_opened_one(name, kind, tiny_folder):
+    pytest.importorskip("torchao")
+    from rollout_studio.core.families import load_model
+
+    changes = {"device": "cpu", "base_model_quantization": kind, "base_model_precision": "bfloat16"}
+    folder = str(tiny_folder(name))
+    network = load_model(
+        config_from_flat({"pretrained_model_name_or_path": folder, "gradient_checkpointing": True} | changes).model
+    ).denoiser
+    parts = [
+        part
+        for weight in network.parameters()
+        for part in (
+            [getattr(weight, each) for each in weight.__tensor_flatten__()[0]]
+            if is_traceable_wrapper_subclass(weight)
+            else [weight]
+        )
+    ]
+    assert held(folder, **changes).weights == sum(part.numel() * part.element_size() for part in parts)
+
+
+def test_the_estimate_counts_them():
+    big = {
+        "model": "demo-epsilon",
+        "device": "cuda",
+        "base_model_precision": "bfloat16",
+        "gradient_checkpointing": True,
+    }
+    plain, streamed, small = (
+        estimated_memory(**big, **more) for more in ({}, {"streamed_blocks": 2}, {"base_model_quantization": "nf4"})
+    )
+    assert plain.parts["weights"] > streamed.parts["weights"] and "visiting" not in plain.parts
+    assert plain.parts["weights"] > small.parts["weights"] and small.total.likely == sum(small.parts.values())
+    assert small.total.low > small.parts["weights"] + small.parts["visiting"]

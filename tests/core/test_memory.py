@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 from rollout_studio.core.before.estimate import ways_to_need_less
-from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.families.source import ModelError
 from rollout_studio.core.look.preview.answer import explain
 from rollout_studio.core.memory import is_out_of_memory, memory_message
@@ -66,9 +66,13 @@ def test_only_what_is_not_done_yet_is_advised_with_its_values():
     )
     assert "base_model_precision bfloat16" in ways and "a resolution below 768" in ways
     least = config_from_flat(
-        {"train_batch_size": 1, "gradient_checkpointing": True, "base_model_precision": "bfloat16", "resolution": 512}
-    )
+        {"train_batch_size": 1, "gradient_checkpointing": True, "base_model_precision": "bfloat16", "resolution": 512,
+         "base_model_quantization": "nf4", "device": "cuda"}
+    )  # fmt: skip
     assert ways_to_need_less(least) == "a resolution below 512"
+    assert "base_model_quantization nf4 or int8 or int8_bnb or fp8" in ways_to_need_less(
+        with_changes(least, {"base_model_quantization": "none"})
+    )
     full = config_from_flat({"train_batch_size": 1, "model_type": "full"})
     assert "model_type lora" in ways_to_need_less(full) and "base_model_precision" not in ways_to_need_less(full)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rollout_studio.core import platform_calls
 from rollout_studio.core.before import checks, installation, model_files
-from rollout_studio.core.before.checks import folders
+from rollout_studio.core.before.checks import computing, folders
 from rollout_studio.core.before.checks import model as model_checks
 from rollout_studio.core.before.checks.folders import too_long
 from rollout_studio.core.before.disk import DiskEstimate, disk_estimate
@@ -21,6 +21,7 @@ from rollout_studio.core.before.model_files import safetensors_shapes
 from rollout_studio.core.before.preflight import CHECKS, preflight
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.data import scan
+from rollout_studio.core.families import quantised
 from rollout_studio.core.findings import Finding, by_severity, format_findings, has_errors, printable
 from safetensors.numpy import save_file
 
@@ -349,6 +350,38 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(check, monkey
 def test_eight_bit_adamw_needs_a_cuda_device(check, monkeypatch):
     monkeypatch.setattr(installation, "installed", lambda name: True)
     assert "CUDA GPUs only; this run is on cpu" in one(check(optimizer="adamw_8bit"), "device-missing").message
+
+
+@pytest.mark.parametrize(("kind", "device", "package"), [("nf4", "cuda", "bitsandbytes"), ("int8", "cpu", "torchao")])
+def test_quantised_weights_need_their_package_and_device(check, monkeypatch, kind, device, package):
+    monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: device)
+    changes = {
+        "base_model_quantization": kind,
+        "gradient_checkpointing": True,
+        "base_model_precision": "bfloat16",
+        "device": "auto",
+    }
+    monkeypatch.setattr(quantised, "find_spec", lambda name: None)
+    finding = one(check(**changes), "package-missing")
+    assert finding.level == "error" and f"pip install {package}" in finding.remedy
+    monkeypatch.setattr(quantised, "find_spec", lambda name: object())
+    monkeypatch.setattr(quantised.metadata, "version", lambda name: "0.50.2")
+    assert not has_errors(check(**changes))
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "mps")
+    if kind == "nf4":
+        assert "works on cuda; this is mps" in one(check(**changes), "device-missing").message
+
+
+def test_a_quantised_network_that_computes_in_float32_and_streaming_without_a_card_are_warned_of(check, monkeypatch):
+    monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cuda")
+    monkeypatch.setattr(computing, "why_not", lambda kind, device: None)
+    changes = {"gradient_checkpointing": True, "device": "auto"}
+    assert one(check(**changes, base_model_quantization="int8"), "precision").level == "warning"
+    assert not [each for each in check(**changes, streamed_blocks=2) if each.where == "streamed_blocks"]
+    monkeypatch.setattr(platform_calls, "likely_device", lambda: "cpu")
+    assert "main memory anyway" in one(check(**changes, streamed_blocks=2), "idle").message
 
 
 # The output --------------------------------------------------------------------------------------------------------------

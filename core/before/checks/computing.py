@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ... import platform_calls
+from ...families.quantised import why_not
 from ...findings import Finding
 from .. import installation
 from .situation import Situation
@@ -117,6 +118,34 @@ def eight_bit_optimizer(situation: Situation) -> Iterable[Finding]:
             f"adamw_8bit works on CUDA GPUs only; this run is on {computed_on}.",
             "Set optimizer = adamw.",
             "device-missing",
+        )
+
+
+def frozen_weights(situation: Situation) -> Iterable[Finding]:
+    """Quantised weights need a package and a device that has them; streamed blocks need a device with a memory of its own."""
+    model = situation.config.model
+    if not installation.torch_build()[0]:
+        return
+    device = installation.device_of(model)
+    wrong = None if model.base_model_quantization == "none" else why_not(model.base_model_quantization, device)
+    if wrong is not None:
+        code = "package-missing" if "pip install" in wrong[1] else "device-missing"
+        yield Finding("error", "base_model_quantization", *wrong, code)
+    if device == "cuda" and model.base_model_quantization != "none" and model.base_model_precision == "float32":
+        yield Finding(
+            "warning",
+            "base_model_precision",
+            f"with base_model_quantization = {model.base_model_quantization} the network computes in base_model_precision, and float32 is slow.",
+            "Set base_model_precision = bfloat16.",
+            "precision",
+        )
+    if model.streamed_blocks and device != "cuda":
+        yield Finding(
+            "warning",
+            "streamed_blocks",
+            f"streamed_blocks saves the memory of a GPU; on {device} the weights are in main memory anyway.",
+            "Set streamed_blocks = 0.",
+            "idle",
         )
 
 

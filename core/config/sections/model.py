@@ -45,6 +45,26 @@ class ModelConfig(Checked):
         label="Number format of the frozen weights",
         level="advanced",
     )
+    base_model_quantization: Literal["none", "nf4", "int8", "int8_bnb", "fp8"] = option(
+        "none",
+        "Keep the frozen weights in 4 bits (nf4) or 8 (int8, fp8), for a LoRA on a smaller card; what is computed stays in "
+        "base_model_precision. nf4 and int8_bnb need bitsandbytes and CUDA, int8 and fp8 need torchao.",
+        label="Quantise the frozen weights",
+        level="advanced",
+        source="nf4: QLoRA (arXiv 2305.14314)",
+        since="0.2",
+    )
+    streamed_blocks: int = option(
+        0,
+        "So many of the network's blocks keep their frozen weights in main memory and fetch them for each call, for a LoRA on a smaller "
+        "card; slower, and they are computed twice as with gradient checkpointing. 0 = none.",
+        label="Blocks streamed from main memory",
+        unit="blocks",
+        ge=0,
+        le=1000,
+        level="advanced",
+        since="0.2",
+    )
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_matching"] | None = option(
         None,
         "What the network's output means; unset = what the checkpoint says, which is nearly always right.",
@@ -60,6 +80,12 @@ class ModelConfig(Checked):
     )
 
     def rules(self) -> Iterator[Fault]:
+        if self.streamed_blocks and self.base_model_quantization in ("nf4", "int8_bnb"):
+            yield Fault(
+                f'base_model_quantization = "{self.base_model_quantization}": the layers of bitsandbytes keep their weights from the forward to '
+                "the backward pass, so streamed_blocks would save nothing; take int8 or fp8 with it, or set streamed_blocks to 0.",
+                ("base_model_quantization", "streamed_blocks"),
+            )
         # Whether the checkpoint itself agrees is asked where it is opened: a file with only the keys of a rollout set-up names none.
         if self.prediction_type is None or self.model_family == "auto":
             return
