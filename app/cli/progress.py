@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...core.runs.run_log import PHASES
+from ...core.runs.run_log import PHASES, prepared_words
 
 
 class Progress:
@@ -79,6 +79,9 @@ class Progress:
     def _on_phase(self, event: Mapping[str, Any]) -> None:
         name = str(event["name"])
         self._advance(PHASES.get(name, name), event.get("done", 0), event.get("total"))
+
+    def _on_prepared(self, event: Mapping[str, Any]) -> None:
+        self._line(prepared_words(event))
 
     def _on_step(self, event: Mapping[str, Any]) -> None:
         loss = event["loss"]  # NaN and infinities arrive as text

@@ -9,9 +9,11 @@ import itertools
 import math
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..sizes import size
 from .folder import RunDir
 from .pace import Pace, StepTime
 
@@ -246,6 +248,19 @@ class RunLog:
     def step_s(self) -> float:
         """Seconds of a step as steps were of late; NaN before the first. The run's one speed (`pace`)."""
         return self.paces[-1].step_s if self.paces else math.nan
+
+
+def prepared_words(event: Mapping[str, Any]) -> str:
+    """A `prepared` event as a sentence: what was made of the pictures and captions, and what the cache had."""
+    rebuilt = event.get("rebuilt")
+    again = f" ({rebuilt} of them because the cached ones were damaged)" if rebuilt else ""
+    encoders = "opened" if event.get("encoders_opened") else "not opened"
+    removed = event.get("removed_bytes")
+    left = f" {size(removed)} of entries that were unused for longest were removed from the cache." if removed else ""
+    return (
+        f"Pictures and captions prepared in {event['seconds']} s: {event['reused']} from the cache, {event['made']} made{again}; "
+        f"the text encoders were {encoders}.{left}"
+    )
 
 
 def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:

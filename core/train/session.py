@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
 from ..data import Prepared, Scan, prepare, scan
+from ..data.tidying import tidy
 from ..families import load_model
 from ..families.base import Model
 from ..maths import reflexflow
@@ -131,9 +133,22 @@ def _prepare_data(model: Model, config: RunConfig, listener: Listener) -> Prepar
             "The pictures cannot be used: " + " ".join(f"{fault.where}: {fault.message}" for fault in found.errors),
             " ".join(dict.fromkeys(fault.remedy for fault in found.errors)),
         )
-    status = listener.status
-    data = prepare(model, config, found, cache_folder(config, status.run.path.parent), listener.progress)
+    status, began = listener.status, time.perf_counter()
+    folder = cache_folder(config, status.run.path.parent)
+    data = prepare(model, config, found, folder, listener.progress)
     for problem in data.problems:
         if problem.level != "note":
             status.warn(f"{problem.where}: {problem.message}", problem.remedy)
+    removed = tidy(folder, config.data.data_cache_limit_gb * 1e9)
+    counts = data.counts
+    status.emit(
+        "prepared",
+        seconds=round(time.perf_counter() - began, 2),
+        reused=counts.reused,
+        made=counts.made,
+        rebuilt=counts.rebuilt,
+        class_pictures=counts.generated,
+        encoders_opened=model.text.were_opened,
+        removed_bytes=removed.bytes_,
+    )
     return data
