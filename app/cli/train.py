@@ -23,8 +23,8 @@ def register(command: Callable[..., Any]) -> None:
         "train",
         _train,
         "Train a model, here and now, with progress bars; closing the terminal stops it.",
-        "rollout-studio train [--preset NAME | --config FILE] [--set KEY=VALUE ...] [--OPTION VALUE ...] [--run-name NAME]\n"
-        "                            [--runs-dir DIR] [--dry-run]\n"
+        "rollout-studio train [--preset NAME [--tier GB] | --config FILE] [--level LEVEL] [--set KEY=VALUE ...] [--OPTION VALUE ...]\n"
+        "                            [--run-name NAME] [--runs-dir DIR] [--dry-run]\n"
         "       rollout-studio train --resume RUN [--runs-dir DIR]",
     )
     add_config_source(train)
@@ -66,7 +66,7 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _resume(given: argparse.Namespace) -> int:
-    extra = [name for name in ("preset", "config", "run_name") if getattr(given, name) is not None]
+    extra = [name for name in ("preset", "config", "tier", "level", "run_name") if getattr(given, name) is not None]
     extra += list(changes_of(given))
     if extra:
         raise ConfigError([

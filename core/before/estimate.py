@@ -29,7 +29,10 @@ WORKER_BYTES = 480 * 2**20
 KEPT_PER_OUTPUT = {"unet": 3.0, "transformer": 1.8}
 """Numbers kept for the backward pass for each number that a layer puts out: its input, norms, gates, the adapter's own."""
 CHECKPOINTED = 0.52
-"""Share of them that gradient checkpointing leaves at the peak."""
+"""Share of them that gradient checkpointing leaves of a CPU process's memory, which keeps much of what was freed."""
+CHECKPOINTED_UNET, KEPT_PER_BLOCK = 0.27, 0.08
+"""Share of them that it leaves at the peak on a card: of a UNet, where one block of the finest level is most of it; of a transformer one
+block's own, and between the blocks this share. Counted on released networks (tools/count_step.py), docs/training.md."""
 MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
 """How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
 measured, docs/training.md."""
@@ -289,7 +292,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         weights     P * bytes of base_model_precision (full: 4), on a CPU also text encoders and VAE
         trained     T * 4 * (1 + 1 gradient + moments of the optimizer + 1 for EMA); full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
-        activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times CHECKPOINTED where that is on
+        activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times what checkpointing leaves where it is on
     and on a CPU the process itself. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
     stays in 32 bits). Opening a model, samples, drift pictures and preparing the pictures may take more for a moment.
     """
@@ -313,9 +316,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["training"] += 2.0 * weights
     rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
-    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (
-        CHECKPOINTED if training.gradient_checkpointing else 1.0
-    )
+    kept = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]
+    kept *= _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
     parts["activations"] = rows * wide * kept * _outputs(facts, config.data.resolution)
     total = sum(parts.values())
     # the weights themselves are known
@@ -349,6 +351,16 @@ def ways_to_need_less(config: RunConfig) -> str:
         ways.append("base_model_precision bfloat16")
     ways.append(f"a resolution below {config.data.resolution}")
     return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
+
+
+def _checkpointed(facts: ModelFacts, device: str) -> float:
+    """Share of the activations that gradient checkpointing leaves."""
+    if device == "cpu":
+        return CHECKPOINTED
+    if facts.component == "unet":
+        return CHECKPOINTED_UNET
+    blocks = {found[0] for name in facts.shapes if (found := re.match(r".*?(blocks|layers|refiner)\.\d+\.", name))}
+    return min(CHECKPOINTED, 1 / max(1, len(blocks)) + KEPT_PER_BLOCK)
 
 
 def _outputs(facts: ModelFacts, resolution: int) -> float:
