@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...core.runs.run_log import PHASES, prepared_words
+from ...core.runs.run_log import PHASES, end_memory_words, prepared_words
 
 
 class Progress:
@@ -126,7 +126,7 @@ class Progress:
 
     def _on_end(self, event: Mapping[str, Any]) -> None:
         self.close()
-        self._line(f"{str(event['state']).capitalize()} at step {event['step']}.")
+        self._line(f"{str(event['state']).capitalize()} at step {event['step']}. {end_memory_words(event)}".rstrip())
 
 
 def human_time(seconds: float) -> str:

@@ -10,6 +10,7 @@ _WHAT = {
     "weights": "the model",
     "training": "what is trained, with its optimizer",
     "activations": "one step's own numbers",
+    "measured": "all of it",
 }
 
 

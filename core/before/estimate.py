@@ -19,10 +19,12 @@ from ..data import Scan, scan
 from ..data.scanning import located
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
+from ..sizes import off_by, size
 from .cost import plain_step_in_forwards, rollout_cost
 from .disk import DiskEstimate, disk_estimate, trained_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
+from .probes import read_probe
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
@@ -36,6 +38,10 @@ block's own, and between the blocks this share. Counted on released networks (to
 MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
 """How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
 measured, docs/training.md."""
+
+PROBE_RANGE = (0.95, 1.0, 1.1)
+"""How far a run may lie from what a probe of its config measured, as factors."""
+_WHOSE_MEMORY = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}
 
 MEASURED = {"demo-flow": 0.119, "demo-epsilon": 0.075}
 """Median seconds of a plain LoRA step of `MEASURED_ROWS` rows (the presets') at 64 px in float32, on the machine `MEASURED_ON`."""
@@ -114,7 +120,8 @@ def estimate(config: RunConfig, runs_dir: Path, scan_pictures: bool = True) -> E
         )
     elif found is None:
         disk_explanation = "not known before the pictures are scanned; Check scans them"
-    return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_explanation)
+    memory = expected_memory(config, facts, Path(runs_dir))
+    return Estimate(time_estimate(config, Path(runs_dir)), memory, disk, disk_explanation)
 
 
 # Time -----------------------------------------------------------------------------------------------------------------------
@@ -285,6 +292,20 @@ def _is_number(value: object) -> bool:
 # Memory ---------------------------------------------------------------------------------------------------------------------
 
 
+def expected_memory(config: RunConfig, facts: ModelFacts | None, runs_dir: Path) -> MemoryEstimate:
+    """What a probe measured for a config like this on this computer; without one, the estimate from the shapes."""
+    probe, device = read_probe(config, runs_dir), device_of(config.model)
+    if probe is None or probe.device.partition(":")[0] != device:
+        return memory_estimate(config, facts)
+    low, likely, high = (probe.mib * 2**20 * factor for factor in PROBE_RANGE)
+    parts = [f"{_WHOSE_MEMORY[device]}; measured by a probe on this computer"]
+    if probe.estimated_mib is not None:
+        parts.append(f"the estimate from the model's shapes was {off_by(probe.estimated_mib, probe.mib)}")
+    parts.append(f"opening the model and encoding pictures took {size(probe.opening_mib * 2**20)} at most")
+    span = Span(low, likely, max(high, probe.peak_mib * 2**20))
+    return MemoryEstimate(span, {"measured": likely}, device, "; ".join(parts))
+
+
 def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstimate:
     """Bytes in use at the peak of a training step, from the shapes of the weights.
 
@@ -328,9 +349,11 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     low, high = (parts["weights"] + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
-    kind = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
     return MemoryEstimate(
-        span, parts, device, f"{kind}; a rough estimate from the shapes of the model, for a training step{measured}"
+        span,
+        parts,
+        device,
+        f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
 
 

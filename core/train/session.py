@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,15 +82,22 @@ class Session:
             self.model.free_vae()
 
 
-def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listener) -> Session:
+def open_session(
+    config: RunConfig,
+    accelerator: "Accelerator",
+    listener: Listener,
+    choose: Callable[[Scan, int], Scan] | None = None,
+) -> Session:
     """Load the model, prepare the pictures, attach the adapter, make the optimizer.
+
+    `choose`: of what the scan found and for this batch size, the pictures that are prepared; None = all.
 
     Raises: Refused, ModelError, DatasetError for what cannot be trained; Leave where a signal or a stop came meanwhile.
     Cost: seconds to minutes; pictures that are in the cache already cost next to nothing.
     """
     training = config.training
     model = _open_model(config, listener)
-    data = _prepare_data(model, config, listener)
+    data = _prepare_data(model, config, listener, choose)
     attach(model, config)
     if training.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
@@ -126,13 +134,17 @@ def _open_model(config: RunConfig, listener: Listener) -> Model:
     return model
 
 
-def _prepare_data(model: Model, config: RunConfig, listener: Listener) -> Prepared:
+def _prepare_data(
+    model: Model, config: RunConfig, listener: Listener, choose: Callable[[Scan, int], Scan] | None
+) -> Prepared:
     found: Scan = scan(config.data, listener.progress)
     if found.errors:
         raise Refused(
             "The pictures cannot be used: " + " ".join(f"{fault.where}: {fault.message}" for fault in found.errors),
             " ".join(dict.fromkeys(fault.remedy for fault in found.errors)),
         )
+    if choose is not None:
+        found = choose(found, config.training.train_batch_size)
     status, began = listener.status, time.perf_counter()
     folder = cache_folder(config, status.run.path.parent)
     data = prepare(model, config, found, folder, listener.progress)

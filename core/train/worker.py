@@ -7,7 +7,7 @@ The page, the queue and `rollout-studio train` start it; what it reports is in t
 import sys
 from pathlib import Path
 
-from ..runs.run_log import prepared_words
+from ..runs.run_log import end_memory_words, prepared_words
 
 
 def main(arguments: list[str]) -> int:
@@ -60,6 +60,8 @@ def _log(event: dict) -> None:
             *(f"{key}={value}" for key, value in event.items() if key in ("step", "path", "state", "message", "name")),
             flush=True,
         )
+    if event["event"] == "end" and (words := end_memory_words(event)):
+        print(words, flush=True)
 
 
 if __name__ == "__main__":

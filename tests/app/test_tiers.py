@@ -1,6 +1,7 @@
 """Memory tiers of presets and named levels, as the page and the command line offer them."""
 
 import json
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -8,6 +9,8 @@ from rollout_studio.app.cli import main as cli
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train.model_panel import about, tiers_of
 from rollout_studio.app.train.tab import TrainTab
+from rollout_studio.core.before import probes
+from rollout_studio.core.before.probes import Probe, ProbeError, keep_probe
 from rollout_studio.core.config import load_preset, read_preset, rollout_level_of, with_changes
 
 
@@ -32,12 +35,22 @@ def test_the_words_below_the_cards_name_licence_access_and_the_source_of_the_set
     assert "<b>Settings from:</b> recipe" in words
 
 
-def test_choosing_a_tier_on_the_page_changes_its_settings_and_nothing_else(store):
+@pytest.fixture
+def train(store):
     with gr.Blocks():
         train = TrainTab(Watch(store.root))
         train.wire(gr.Tabs(), gr.Radio())
+    return train
+
+
+def page(train, preset, config):
+    """What a handler gets: the page as it opens, with a preset and a config in the form."""
+    return {**{each: each.value for each in train.inputs}, **train.form.show(config), train.model.preset: preset}
+
+
+def test_choosing_a_tier_on_the_page_changes_its_settings_and_nothing_else(train):
     mine = with_changes(load_preset("sdxl"), {"learning_rate": 3e-5, "resolution": 640})
-    given = {**{each: each.value for each in train.inputs}, **train.form.show(mine), train.model.preset: "sdxl"}
+    given = page(train, "sdxl", mine)
     updates = train.model.on_tier(train, {**given, train.model.tier: 24})
     shown = {name: updates[field] for name, field in train.form.components.items() if field in updates}
     values = {name: update["value"] for name, update in shown.items() if "value" in update}
@@ -48,6 +61,43 @@ def test_choosing_a_tier_on_the_page_changes_its_settings_and_nothing_else(store
         train.form.components["resolution"] not in refused
         or "value" not in refused[train.form.components["resolution"]]
     )
+
+
+# The memory, measured from the page -----------------------------------------------------------------------------------
+
+
+def test_the_button_measures_and_the_estimate_is_then_what_was_measured(train, store, monkeypatch):
+    asked = []
+
+    def measured(config, runs_dir):
+        asked.append(config)
+        keep_probe(config, runs_dir, Probe(700.0, 750.0, 500.0, "cpu", 2, 1, 630.0))
+
+    monkeypatch.setattr(probes, "run_probe", measured)
+    config = with_changes(load_preset("demo"), {"device": "cpu"})
+    updates = train.on_probe(page(train, "demo", config))
+    assert asked == [config]
+    assert "<b>about 700 MiB</b>" in updates[train.takes]
+    assert "measured by a probe on this computer" in updates[train.takes] and "700 MiB of memory" in updates[train.side]
+
+
+def test_nothing_is_measured_where_a_start_is_refused_or_the_device_is_busy(train, store, monkeypatch):
+    monkeypatch.setattr(probes, "run_probe", lambda config, runs_dir: pytest.fail("measured"))
+    config = with_changes(load_preset("demo"), {"device": "cpu"})
+    refused = train.on_probe(page(train, "demo", with_changes(config, {"instance_data_dir": "/no/such/folder"})))
+    assert "/no/such/folder" in refused[train.findings]
+    busy = SimpleNamespace(name="other", alive=True, device="cpu")
+    monkeypatch.setattr(train.watch, "runs", lambda fresh=False: [busy])
+    assert "other is training on this device" in train.on_probe(page(train, "demo", config))[train.findings]
+
+
+def test_what_stopped_the_measurement_is_shown(train, monkeypatch):
+    def full(config, runs_dir):
+        raise ProbeError("The memory is full.", "Take train_batch_size 1.")
+
+    monkeypatch.setattr(probes, "run_probe", full)
+    updates = train.on_probe(page(train, "demo", with_changes(load_preset("demo"), {"device": "cpu"})))
+    assert "The memory is full" in updates[train.findings] and "train_batch_size 1" in updates[train.findings]
 
 
 # The command line ------------------------------------------------------------------------------------------------------
