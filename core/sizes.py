@@ -1,4 +1,4 @@
-"""Sizes in bytes, as a person reads them."""
+"""Sizes in bytes, and how far an estimate of one was off, as a person reads them."""
 
 
 def size(count: float | None) -> str:
@@ -10,3 +10,9 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def off_by(estimated: float, found: float) -> str:
+    """How far an estimate was off, after "was": "right", "8 % too high"; both in the same unit, above 0."""
+    off = estimated / found - 1
+    return "right" if abs(off) < 0.005 else f"{100 * abs(off):.0f} % too {'high' if off > 0 else 'low'}"

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...core.config import OPTIONS, RunConfig, config_from_flat, read_flat
+from ...core.config import (
+    OPTIONS,
+    ROLLOUT_LEVELS,
+    RunConfig,
+    config_from_flat,
+    read_flat,
+    rollout_level,
+    tier_changes,
+    tier_for,
+)
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import find_preset
 from ...core.config.reference import default_of, values_of
@@ -24,13 +33,22 @@ def add_runs_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_source(parser: argparse.ArgumentParser) -> None:
-    """--preset, --config and --set: where a config comes from."""
+    """--preset, --config, --tier, --level and --set: where a config comes from."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--preset", metavar="NAME", help="start from a preset, also one of your own; see: rollout-studio presets"
     )
     source.add_argument(
         "--config", type=Path, metavar="FILE", help="start from a config.json; absent keys have their defaults"
+    )
+    parser.add_argument(
+        "--tier",
+        type=float,
+        metavar="GB",
+        help="of the preset, the settings for a graphics card of so many GB; `rollout-studio presets` lists them",
+    )
+    parser.add_argument(
+        "--level", choices=ROLLOUT_LEVELS, help="how much rollout: a named level; its numbers depend on max_train_steps"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one option; may be given again"
@@ -75,18 +93,29 @@ def changes_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def resolve(given: argparse.Namespace, base: Mapping[str, Any] | None = None) -> tuple[RunConfig, str | None]:
-    """(the config that the command line results in, the preset's name). Faults of file, --set and flags come together."""
+    """(the config that the command line results in, the preset's name). Faults of file, --set and flags come together.
+
+    Later ones win: preset or file, tier, level, --set, flags.
+    """
+    if given.tier is not None and given.preset is None:
+        raise ConfigError([Fault("--tier: needs --preset, whose settings for a graphics card it chooses.")])
     if base is None:
         base = {}
         if given.preset is not None:
-            base = find_preset(given.preset, runs_dir(given)).changes
+            preset = find_preset(given.preset, runs_dir(given))
+            tier = {} if given.tier is None else tier_changes(preset, tier_for(preset, given.tier))
+            base = {**preset.changes, **tier}
         elif given.config is not None:
             # Bare keys, so that a flag replaces the key of the file however it is written there.
             written = read_flat(given.config)
             base = {str(key).removeprefix("--"): value for key, value in written.items()}
             if len(base) < len(written):
                 config_from_flat(written)  # the same key bare and with dashes: refused there, with its name
-    return config_from_flat({**base, **changes_of(given)}), given.preset
+    changes = changes_of(given)
+    if given.level is not None:
+        steps = config_from_flat({**base, **changes}).training.max_train_steps
+        base = {**base, **rollout_level(given.level, steps)}
+    return config_from_flat({**base, **changes}), given.preset
 
 
 def runs_dir(given: argparse.Namespace) -> Path:

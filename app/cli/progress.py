@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...core.runs.run_log import PHASES
+from ...core.runs.run_log import PHASES, end_memory_words, prepared_words
 
 
 class Progress:
@@ -80,6 +80,9 @@ class Progress:
         name = str(event["name"])
         self._advance(PHASES.get(name, name), event.get("done", 0), event.get("total"))
 
+    def _on_prepared(self, event: Mapping[str, Any]) -> None:
+        self._line(prepared_words(event))
+
     def _on_step(self, event: Mapping[str, Any]) -> None:
         loss = event["loss"]  # NaN and infinities arrive as text
         note = f"loss {loss:.4f}" if isinstance(loss, int | float) else f"loss {loss}"
@@ -128,7 +131,7 @@ class Progress:
 
     def _on_end(self, event: Mapping[str, Any]) -> None:
         self.close()
-        self._line(f"{str(event['state']).capitalize()} at step {event['step']}.")
+        self._line(f"{str(event['state']).capitalize()} at step {event['step']}. {end_memory_words(event)}".rstrip())
 
 
 def human_time(seconds: float) -> str:

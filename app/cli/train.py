@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...core.config import config_from_flat, config_to_flat
+from ...core.config import RunConfig, config_from_flat, config_to_flat
 from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.errors import RunError
 from ...core.runs.store import RunStore
+from ...core.sizes import off_by, size
 from .answers import BAD_CONFIG, DONE, may_start, print_differences, print_message
 from .flags import add_config_source, add_options, add_runs_dir, changes_of, default_runs_dir, resolve
 from .progress import Progress
@@ -23,8 +24,8 @@ def register(command: Callable[..., Any]) -> None:
         "train",
         _train,
         "Train a model, here and now, with progress bars; closing the terminal stops it.",
-        "rollout-studio train [--preset NAME | --config FILE] [--set KEY=VALUE ...] [--OPTION VALUE ...] [--run-name NAME]\n"
-        "                            [--runs-dir DIR] [--dry-run]\n"
+        "rollout-studio train [--preset NAME [--tier GB] | --config FILE] [--level LEVEL] [--set KEY=VALUE ...] [--OPTION VALUE ...]\n"
+        "                            [--run-name NAME] [--runs-dir DIR] [--dry-run | --probe]\n"
         "       rollout-studio train --resume RUN [--runs-dir DIR]",
     )
     add_config_source(train)
@@ -34,6 +35,9 @@ def register(command: Callable[..., Any]) -> None:
     )
     train.add_argument(
         "--dry-run", action="store_true", help="check everything, print the resolved config, train nothing"
+    )
+    train.add_argument(
+        "--probe", action="store_true", help="check everything, measure the memory of a few steps here, train nothing"
     )
     add_runs_dir(train)
     add_options(train)
@@ -59,14 +63,31 @@ def _train(given: argparse.Namespace) -> int:
     if given.dry_run:
         print_message("Dry run: everything above is in order; nothing was trained.")
         return DONE
+    if given.probe:
+        return _probe(config, default_runs_dir() if store_root is None else Path(store_root))
     store = RunStore(store_root)
     run = store.create(config, given.run_name, preset)
     print_message(f"Run {run.name} in {run.path}")
     return _follow(run, resume=False)
 
 
+def _probe(config: RunConfig, runs_dir: Path) -> int:
+    from ...core.before.probes import run_probe
+
+    print_message("Taking a few steps to measure their memory; nothing is kept of them but what they prepare.")
+    probe = run_probe(config, runs_dir)
+    taken = f"{probe.steps} steps on {probe.device}, {probe.rolled} with a rollout"
+    off = "" if probe.estimated_mib is None else f" The estimate was {off_by(probe.estimated_mib, probe.mib)}."
+    print_message(
+        f"A step takes {size(probe.mib * 2**20)} ({size(probe.peak_mib * 2**20)} at the peak; {taken}). Opening the model and encoding took "
+        f"{size(probe.opening_mib * 2**20)} at most.{off} Estimates of runs like this are now what was measured."
+    )
+    return DONE
+
+
 def _resume(given: argparse.Namespace) -> int:
-    extra = [name for name in ("preset", "config", "run_name") if getattr(given, name) is not None]
+    extra = [name for name in ("preset", "config", "tier", "level", "run_name") if getattr(given, name) is not None]
+    extra += ["probe"] if given.probe else []
     extra += list(changes_of(given))
     if extra:
         raise ConfigError([

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.before.controls import TITLES
 from ...core.runs.folder import ACTIVE_STATES, RunDir
 from ...core.runs.rows import RunSummary
-from ...core.runs.run_log import PHASES, RunLog, Series, number
+from ...core.runs.run_log import PHASES, RunLog, Series, memory_words, number
 from ...core.sizes import size
 from ..parts.words import duration, quantity, text
 from .run_list import STATE_WORDS
@@ -62,10 +62,9 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
         else ""
     )
     shown = "".join(f"<div><span>{text(name)}</span><b>{text(value)}</b></div>" for name, value in facts)
+    told = [words for words in (how_far_off(log), memory_words(log.expected_mib, log.peak_mib)) if words]
     accuracy = (
-        f'<p class="rs-quiet" data-testid="estimate-off">{text(how_far_off(log))}</p>'
-        if not run.alive and how_far_off(log)
-        else ""
+        f'<p class="rs-quiet" data-testid="estimate-off">{text(" ".join(told))}</p>' if not run.alive and told else ""
     )
     stalled = (
         f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>'

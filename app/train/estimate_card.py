@@ -11,6 +11,7 @@ _WHAT = {
     "training": "what is trained, with its optimizer",
     "visiting": "weights that are fetched or unpacked",
     "activations": "one step's own numbers",
+    "measured": "all of it",
 }
 
 

@@ -17,6 +17,10 @@ from ...core.config import (
     load_preset,
     preset_names,
     read_preset,
+    tier_changes,
+    tier_for,
+    tier_of,
+    with_changes,
 )
 from ...core.config.options import ConfigError
 from ...core.config.own_presets import own_presets
@@ -41,6 +45,10 @@ class ModelPanel:
         """`preset`: the cards (`preset_cards`); they are rendered here."""
         self.form, self.watch, self.preset = form, watch, preset.render()
         self.about = gr.HTML(about(preset.value), elem_id="about-model")
+        self.tier = gr.Radio(
+            **tiers_of(preset.value, load_preset(preset.value)), label="Memory of your graphics card", elem_id="tier",
+            info="Changes the settings that decide how much memory a step takes. Numbers named an estimate were not measured on a card.",
+        )  # fmt: skip
         with gr.Row(elem_classes="rs-model-row"):
             with gr.Column(scale=5, min_width=260):
                 form.place(_NAME)
@@ -54,14 +62,15 @@ class ModelPanel:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.preset, self.held]
+        return [self.preset, self.held, self.tier]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.preset, self.held, self.about, self.checked]
+        return [self.preset, self.held, self.about, self.tier, self.checked]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
-        return self.cards(preset, config.model.pretrained_model_name_or_path)
+        cards = self.cards(preset, config.model.pretrained_model_name_or_path)
+        return {**cards, self.tier: gr.update(**tiers_of(preset, config))}
 
     @staticmethod
     def _as_shown(config: RunConfig) -> list[Any]:
@@ -115,9 +124,20 @@ class ModelPanel:
 
         field = page.form.components[_NAME]
         self.preset.input(on_preset, page.inputs, page.outputs, **QUICK)
+        self.tier.input(lambda given: self.on_tier(page, given), page.inputs, page.outputs, **QUICK)
         self.check.click(self.model_report, page.inputs, self.checked, show_progress_on=[self.checked], **SLOW)
         field.input(lambda: "", None, self.checked, **QUICK)
         self.browser.wire(field, page.inputs, page.outputs, use)
+
+    def on_tier(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A tier writes its settings into the form; everything else stays."""
+        try:
+            preset = read_preset(given[self.preset])
+            changes = tier_changes(preset, tier_for(preset, given[self.tier]))
+            config = with_changes(page.form.read(given), changes)
+        except ConfigError as error:
+            return page.refused(given, error)
+        return page.filled(given, config, changes)
 
     def model_report(self, given: Mapping[Any, Any]) -> str:
         """The model that the form names, checked; a hub id is asked for at the hub where there is a network."""
@@ -184,6 +204,18 @@ def is_here(model: str) -> bool:
         return False
 
 
+def tiers_of(key: str, config: RunConfig) -> dict[str, Any]:
+    """The tiers of the chosen preset as a radio's settings: hidden where it has none or the form names another model; the one whose
+    settings the form has is chosen."""
+    preset = read_preset(key)
+    own = tier_of(preset, config)
+    return {
+        "choices": [(tier.words, tier.gb) for tier in preset.tiers],
+        "value": None if own is None else own.gb,
+        "visible": bool(preset.tiers) and not is_other(preset, config.model.pretrained_model_name_or_path),
+    }
+
+
 def starts_from(preset: Preset) -> str:
     """The model that a preset starts from."""
     return preset.changes.get(_NAME, OPTIONS[_NAME].default)
@@ -216,7 +248,14 @@ def about(name: str, model: Any = None) -> str:
     """What stands below the cards. `model`: the one in the form, where that may be another than the preset's."""
     preset = read_preset(name)
     if not is_other(preset, model):
-        return f'<div class="rs-about"><p>{text(preset.description)}</p><p><b>Needs:</b> {text(preset.needs)}</p></div>'
+        lines = (
+            ("Needs", preset.needs),
+            ("Licence", preset.licence),
+            ("Access", preset.gate),
+            ("Settings from", preset.source),
+        )
+        told = "".join(f"<p><b>{name}:</b> {text(words)}</p>" for name, words in lines if words)
+        return f'<div class="rs-about"><p>{text(preset.description)}</p>{told}</div>'
     words = f"{printable(model.strip())}, in place of {printable(starts_from(preset))} of the preset “{preset.title}”, from which the other settings come."
     return f'<div class="rs-about"><p><b>Model:</b> {text(words)}</p><p><b>Needs:</b> {text(needs_of(model))}</p></div>'
 

@@ -12,7 +12,9 @@ import gradio as gr
 from ...core.before.estimate import estimate
 from ...core.config import OPTIONS, SECTIONS, RunConfig, differences, load_preset, preset_name, preset_names
 from ...core.config.options import ConfigError, Fault
+from ...core.errors import Trouble
 from ...core.findings import Finding, has_errors
+from ...core.platform_calls import device_name
 from ...core.runs.errors import RunError
 from ...core.runs.folder import check_name
 from ...core.texts import translated
@@ -122,6 +124,7 @@ class TrainTab:
                                    info=_NAME_RULE)  # fmt: skip
             with gr.Row():
                 self.check = gr.Button("Check first", elem_id="check")
+                self.probe = gr.Button("Measure the memory", elem_id="probe")
                 self.start = gr.Button(_start_words(config, preset.value), variant="primary", elem_id="start")
             self.takes = gr.HTML(elem_id="takes", elem_classes="rs-maybe")
         # Below the steps: both Start buttons answer here, also while the last step is closed.
@@ -178,6 +181,7 @@ class TrainTab:
         self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
         slow = {"show_progress_on": [self.findings], **SLOW}
         self.check.click(self.on_check, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
+        self.probe.click(self.on_probe, self.inputs, self.outputs, **slow).then(None, js=_SHOW_FINDINGS)
         for button in (self.start_hero, self.start):
             button.click(self.on_start, self.inputs, [*self.outputs, tabs, picker], **slow).then(
                 None, js=_SHOW_WHAT_STOPS
@@ -297,6 +301,34 @@ class TrainTab:
             self.findings: findings_card(found, "Nothing stands in the way. Press Start."),
             self.takes: takes,
             **self._at_captions(given, found),
+        }
+
+    def on_probe(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Check, then take a few steps in a process of their own; the estimate is then what they took."""
+        from ...core.before.probes import run_probe
+
+        checked = self.on_check(given)
+        if self.takes not in checked:  # the form itself is wrong
+            return checked
+        config, store = self.form.read(given), self.watch.store
+        if has_errors(self._preflight(config)):
+            return checked
+        busy = [
+            run.name
+            for run in self.watch.runs(fresh=True)
+            if run.alive and run.device == device_name(config.model.device)
+        ]
+        if busy:
+            words = f"{', '.join(busy)} is training on this device: the measurement would disturb it, and be disturbed."
+            return {**checked, self.findings: problems([Fault(words)], "Not measured")}
+        try:
+            run_probe(config, store.root)
+        except (Trouble, OSError) as error:
+            return {**checked, self.findings: problems([Fault(str(error))], "The steps could not be taken")}
+        return {
+            **checked,
+            self.takes: takes_card(estimate(config, store.root), config),
+            self.side: self._side(config, given[self.model.preset]),
         }
 
     def on_start(self, given: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -20,21 +20,30 @@ from ..data.scanning import located
 from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
+from ..sizes import off_by, size
 from .cost import plain_step_in_forwards, rollout_cost
 from .disk import DiskEstimate, disk_estimate, trained_weights
 from .held import held_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
+from .probes import read_probe
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
 KEPT_PER_OUTPUT = {"unet": 3.0, "transformer": 1.8}
 """Numbers kept for the backward pass for each number that a layer puts out: its input, norms, gates, the adapter's own."""
 CHECKPOINTED = 0.52
-"""Share of them that gradient checkpointing leaves at the peak."""
+"""Share of them that gradient checkpointing leaves of a CPU process's memory, which keeps much of what was freed."""
+CHECKPOINTED_UNET, KEPT_PER_BLOCK = 0.27, 0.08
+"""Share of them that it leaves at the peak on a card: of a UNet, where one block of the finest level is most of it; of a transformer one
+block's own, and between the blocks this share. Counted on released networks (tools/count_step.py), docs/training.md."""
 MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
 """How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
 measured, docs/training.md."""
+
+PROBE_RANGE = (0.95, 1.0, 1.1)
+"""How far a run may lie from what a probe of its config measured, as factors."""
+_WHOSE_MEMORY = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}
 
 MEASURED = {"demo-flow": 0.119, "demo-epsilon": 0.075}
 """Median seconds of a plain LoRA step of `MEASURED_ROWS` rows (the presets') at 64 px in float32, on the machine `MEASURED_ON`."""
@@ -114,7 +123,8 @@ def estimate(config: RunConfig, runs_dir: Path, scan_pictures: bool = True) -> E
         )
     elif found is None:
         disk_explanation = "not known before the pictures are scanned; Check scans them"
-    return Estimate(time_estimate(config, Path(runs_dir)), memory_estimate(config, facts), disk, disk_explanation)
+    memory = expected_memory(config, facts, Path(runs_dir))
+    return Estimate(time_estimate(config, Path(runs_dir)), memory, disk, disk_explanation)
 
 
 # Time -----------------------------------------------------------------------------------------------------------------------
@@ -285,6 +295,20 @@ def _is_number(value: object) -> bool:
 # Memory ---------------------------------------------------------------------------------------------------------------------
 
 
+def expected_memory(config: RunConfig, facts: ModelFacts | None, runs_dir: Path) -> MemoryEstimate:
+    """What a probe measured for a config like this on this computer; without one, the estimate from the shapes."""
+    probe, device = read_probe(config, runs_dir), device_of(config.model)
+    if probe is None or probe.device.partition(":")[0] != device:
+        return memory_estimate(config, facts)
+    low, likely, high = (probe.mib * 2**20 * factor for factor in PROBE_RANGE)
+    parts = [f"{_WHOSE_MEMORY[device]}; measured by a probe on this computer"]
+    if probe.estimated_mib is not None:
+        parts.append(f"the estimate from the model's shapes was {off_by(probe.estimated_mib, probe.mib)}")
+    parts.append(f"opening the model and encoding pictures took {size(probe.opening_mib * 2**20)} at most")
+    span = Span(low, likely, max(high, probe.peak_mib * 2**20))
+    return MemoryEstimate(span, {"measured": likely}, device, "; ".join(parts))
+
+
 def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstimate:
     """Bytes in use at the peak of a training step, from the shapes of the weights.
 
@@ -294,7 +318,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         visiting    the largest block that streams; of quantised weights those that are unpacked at one time
         trained     T * 4 * (1 + 1 gradient + moments of the optimizer + 1 for EMA); full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
-        activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times CHECKPOINTED where that is on
+        activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times what checkpointing leaves where it is on
     and on a CPU the process itself. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
     stays in 32 bits). Opening a model, samples, drift pictures and preparing the pictures may take more for a moment.
     """
@@ -319,9 +343,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["visiting"] = kept.visiting
     rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
-    numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * (
-        CHECKPOINTED if training.gradient_checkpointing else 1.0
-    )
+    numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]
+    numbers *= _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
     parts["activations"] = rows * wide * numbers * _outputs(facts, config.data.resolution)
     total = sum(parts.values())
     # the weights themselves are known
@@ -333,9 +356,11 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     low, high = (known + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
-    kind = {"cpu": "main memory of the training process", "cuda": "graphics memory", "mps": "shared memory"}[device]
     return MemoryEstimate(
-        span, parts, device, f"{kind}; a rough estimate from the shapes of the model, for a training step{measured}"
+        span,
+        parts,
+        device,
+        f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
 
 
@@ -361,6 +386,16 @@ def ways_to_need_less(config: RunConfig) -> str:
             ways.append("streamed_blocks (blocks that wait in main memory)")
     ways.append(f"a resolution below {config.data.resolution}")
     return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
+
+
+def _checkpointed(facts: ModelFacts, device: str) -> float:
+    """Share of the activations that gradient checkpointing leaves."""
+    if device == "cpu":
+        return CHECKPOINTED
+    if facts.component == "unet":
+        return CHECKPOINTED_UNET
+    blocks = {found[0] for name in facts.shapes if (found := re.match(r".*?(blocks|layers|refiner)\.\d+\.", name))}
+    return min(CHECKPOINTED, 1 / max(1, len(blocks)) + KEPT_PER_BLOCK)
 
 
 def _outputs(facts: ModelFacts, resolution: int) -> float:

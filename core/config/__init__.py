@@ -15,12 +15,16 @@ from .options import LARGEST_SEED, ConfigError
 from .presets import (
     ROLLOUT_LEVELS,
     Preset,
+    Tier,
     load_preset,
     preset_name,
     preset_names,
     read_preset,
     rollout_level,
     rollout_level_of,
+    tier_changes,
+    tier_for,
+    tier_of,
 )
 from .rules import idle_remarks
 from .sections import (
@@ -48,6 +52,7 @@ __all__ = [
     "Preset",
     "RolloutConfig",
     "RunConfig",
+    "Tier",
     "TrainingConfig",
     "config_from_flat",
     "config_to_flat",
@@ -62,5 +67,8 @@ __all__ = [
     "read_preset",
     "rollout_level",
     "rollout_level_of",
+    "tier_changes",
+    "tier_for",
+    "tier_of",
     "with_changes",
 ]

@@ -12,11 +12,36 @@ from .sections import RolloutConfig
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 
 
+SOURCES = ("measured", "recipe", "estimate")
+"""Where numbers of a preset come from: a run here; the model's or diffusers' own published settings; the program's estimate."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What a preset changes to fit a graphics card of `gb` GB.
+
+    `changes`: flat keys beside the preset's own. `takes_gb`: GB (10^9 bytes) at the peak, of which `source` says where it comes from, one of
+    `SOURCES`; written by tools/tiers.py.
+    """
+
+    gb: int
+    changes: Mapping[str, Any]
+    takes_gb: float
+    source: str
+
+    @property
+    def words(self) -> str:
+        """ "fits 12 GB (estimate: 9.4 GB)"."""
+        return f"fits {self.gb} GB ({self.source}: {self.takes_gb:g} GB)"
+
+
 @dataclass(frozen=True)
 class Preset:
     """A preset as its file states it: `changes` are flat keys; `needs` says in words what a person must have or add.
 
-    `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`.
+    `file`: of a person's own preset (`own_presets.py`); None for those that come along. `key` is what names it to `read_preset`. `tiers`: for
+    cards from the smallest up; none where no card is needed. `licence`, `gate`: of the model, and what must be done to get it. `source`:
+    where the settings come from, in words that begin with one of `SOURCES`.
     """
 
     name: str
@@ -25,6 +50,10 @@ class Preset:
     needs: str
     changes: Mapping[str, Any]
     file: Path | None = None
+    tiers: tuple[Tier, ...] = ()
+    licence: str = ""
+    gate: str = ""
+    source: str = ""
 
     @property
     def key(self) -> str:
@@ -61,15 +90,30 @@ def _preset(name: str, path: Path, file: Path | None) -> Preset:
     """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
     flat = read_flat(path)
     about = flat.get("_metadata", {})
-    texts: dict[str, Any] = {
-        key: about.get(key, "") if isinstance(about, dict) else None for key in ("title", "description", "needs")
-    }
+    texts: dict[str, Any] = {key: about.get(key, "") if isinstance(about, dict) else None for key in _TEXTS}
     wrong = [key for key, value in texts.items() if not isinstance(value, str)]
     if wrong:
         raise ConfigError([Fault(f"{path}: _metadata must be an object whose {', '.join(wrong)} is text.")])
     changes = {key: value for key, value in flat.items() if not key.startswith("_")}
     title = texts["title"] if texts["title"].strip() else name
-    return Preset(name, title, texts["description"], texts["needs"], changes, file)
+    tiers = _tiers(path, about.get("tiers", []))
+    return Preset(changes=changes, name=name, file=file, tiers=tiers, **{**texts, "title": title})
+
+
+_TEXTS = ("title", "description", "needs", "licence", "gate", "source")
+
+
+def _tiers(path: Path, written: Any) -> tuple[Tier, ...]:
+    """The tiers of a file, from the smallest card up."""
+    try:
+        tiers = tuple(Tier(int(each["gb"]), dict(each["changes"]), float(each["takes_gb"]), each["source"]) for each in written)  # fmt: skip
+        if not all(tier.source in SOURCES for tier in tiers):
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}")
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            [Fault(f"{path}: _metadata.tiers cannot be read ({type(error).__name__}: {error}).")]
+        ) from None
+    return tuple(sorted(tiers, key=lambda tier: tier.gb))
 
 
 def preset_name(key: str) -> str:
@@ -80,6 +124,38 @@ def preset_name(key: str) -> str:
 def load_preset(key: str) -> RunConfig:
     """The config of a preset. Raises ConfigError for an unknown name, and for a file that is gone or broken."""
     return read_preset(key).config()
+
+
+# ---- memory tiers
+
+
+def tier_for(preset: Preset, gb: float) -> Tier:
+    """The largest tier that fits a card of so many GB.
+
+    Raises: ConfigError where the preset has none so small, or none at all.
+    """
+    fitting = [tier for tier in preset.tiers if tier.gb <= gb]
+    if fitting:
+        return fitting[-1]
+    if not preset.tiers:
+        raise ConfigError([Fault(f"The preset '{preset.name}' has no tiers: it needs no particular graphics card.")])
+    smallest = preset.tiers[0]
+    raise ConfigError([
+        Fault(f"The preset '{preset.name}' has no tier for {gb:g} GB: its smallest is {smallest.gb} GB ({smallest.source}: it takes {smallest.takes_gb:g} GB).")
+    ])  # fmt: skip
+
+
+def tier_changes(preset: Preset, tier: Tier) -> dict[str, Any]:
+    """The flat keys of a tier: the same keys for every tier of the preset, so that choosing one replaces another."""
+    keys = dict.fromkeys(key for each in preset.tiers for key in each.changes)
+    return {key: tier.changes.get(key, preset.changes.get(key, OPTIONS[key].default)) for key in keys}
+
+
+def tier_of(preset: Preset, config: RunConfig) -> Tier | None:
+    """The largest tier whose settings a config has; None where its numbers are its own."""
+    flat = config_to_flat(config)
+    fitting = [tier for tier in preset.tiers if all(flat[key] == value for key, value in tier_changes(preset, tier).items())]  # fmt: skip
+    return fitting[-1] if fitting else None
 
 
 # ---- the named levels of rollout

@@ -4,10 +4,11 @@
     buckets, transform   the shape each picture trains in
     listing, inspecting, captioning   the names in a folder, each picture decoded once, the caption of each
     scanning, holdout    the whole folder: what will be trained on, what is kept out
-    cache, class_pictures, preparing   latents and text embeddings, kept on disk by content
+    tidying              the size of the cache on disk
+    cache, prompts, class_pictures, preparing   latents and encoded prompts, kept on disk by content
     batches              which rows a step trains on: a pure function of the seed and the step
 
-The first nine need no torch. `prepare`, `Prepared` and `Batch` do, and are imported on first use.
+The first ten need no torch. `prepare`, `Prepared` and `Batch` do, and are imported on first use.
 """
 
 from ..findings import Finding

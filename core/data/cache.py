@@ -6,13 +6,14 @@ runs may share a folder: both write the same content, and readers see a whole fi
 disk (fsync): after a power cut a torn one is noticed by its checksum and made again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from .. import platform_calls
 from ..errors import Trouble
+from ..findings import Finding
 
 VERSION = 1
 """Part of every key: raise it when pixels or embeddings of the same content come out differently."""
@@ -108,7 +110,13 @@ class TensorCache:
             raise CorruptEntry("its content does not match its checksum")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
             raise CorruptEntry("it holds values that are not finite")
+        self._mark_used(key)
         return tensors
+
+    def _mark_used(self, key: str) -> None:
+        """An entry's time of change is that of its last use: what is removed first where the cache is bounded (`tidying`)."""
+        with contextlib.suppress(OSError):  # removed this moment, or a cache that may only be read
+            os.utime(self.path(key))
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Store an entry; an existing one is replaced. Raises DatasetError when the disk is full or refuses."""
@@ -147,6 +155,26 @@ def write_whole(path: Path, data: bytes) -> None:
         raise DatasetError(
             f"{path.parent} takes no files ({error.strerror}).", "Choose a data_cache_dir that you may write to."
         ) from error
+
+
+def sound(
+    cache: TensorCache, key: str, fits: Callable[[dict[str, Tensor]], Any]
+) -> tuple[dict[str, Tensor] | None, Finding | None]:
+    """(the entry or None, what was wrong with the file there). `fits`: whether it holds what it should."""
+    try:
+        tensors = cache.read(key)
+        if tensors is not None and not fits(tensors):
+            raise CorruptEntry("it holds something else")
+    except CorruptEntry as error:
+        finding = Finding(
+            "warning",
+            str(cache.path(key)),
+            f"a damaged file of the cache: {error}.",
+            "It is made again.",
+            "cache-damaged",
+        )
+        return None, finding
+    return tensors, None
 
 
 class Store:

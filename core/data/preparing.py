@@ -17,10 +17,11 @@ from ..findings import Finding, format_findings
 from . import pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
-from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of
+from .cache import DatasetError, Store, TensorCache, identity, key_of, sound
 from .class_pictures import existing_class_pictures, with_generated
 from .holdout import scan_probe, split_holdout
 from .progress import Progress, throttled
+from .prompts import Prompts, Words
 from .scanning import Item, Scan, bucket_counts
 
 MEMORY_BYTES = 1 << 30
@@ -30,8 +31,6 @@ cache."""
 SMALL_WORK = 3e8
 """Weights of the autoencoder times positions of the latents: below it a picture is encoded on one thread, because sharing so little
 work (about 10 ms) and waking the others, beside two threads that decode, takes longer than the work (benchmarks/preparing.md)."""
-
-_PROMPTS_TOGETHER = 16
 
 
 def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress | None = None) -> Prepared:
@@ -67,18 +66,19 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     probe = _pick(held_out if config.drift.data_dir is None else probe_items, config.drift)
     classes = existing_class_pictures(model, config, scan, cache_dir)
 
-    text = _Text(model, cache_dir)
+    text = Prompts(model, cache_dir, MEMORY_BYTES)
+    model.text.shelf = text.shelf
     captions = [item.caption for item in (*trained, *classes.items, *probe)]
     captions += [data.class_prompt] if classes.missing else []
     captions += [""] if data.caption_dropout_probability > 0 else []
-    text_problems = text.make(captions, progress)
+    text_problems = text.make(captions, _drawn_prompts(config), progress)
+    _remember_prompts(model, config)
     if model.encoders_must_go:
-        _remember_prompts(model, config)
         model.free_text_encoders()
     generated = classes.missing
     if generated:
         classes = with_generated(classes, model, config, progress)
-        text_problems += text.make([item.caption for item in classes.items], progress)
+        text_problems += text.make([item.caption for item in classes.items], (), progress)
 
     same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
     chosen = _Chosen(trained, classes.items, shapes, probe, training_probe=_pick(same_shape, config.drift))
@@ -89,11 +89,18 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     return _prepared(model, config, chosen, latents, text, problems, generated)
 
 
-def _remember_prompts(model, config) -> None:
-    """Let the model know the prompts of the pictures that it will draw, while it has its text encoders."""
+def _drawn_prompts(config) -> list[Words]:
+    """What the pictures are drawn from that the run will draw: samples, class pictures."""
     validation, drawn = config.validation, config.data.with_prior_preservation
-    model.remember([*validation.prompts, *([config.data.class_prompt] if drawn else [])])
-    model.remember([validation.negative_prompt, ""], negative=True)
+    prompts = [*validation.prompts, *([config.data.class_prompt] if drawn else [])]
+    return [*((prompt, False) for prompt in prompts), (validation.negative_prompt, True), ("", True)]
+
+
+def _remember_prompts(model, config) -> None:
+    """Let the model know them; they are in the cache."""
+    words = _drawn_prompts(config)
+    for negative in (False, True):
+        model.remember([prompt for prompt, is_negative in words if is_negative == negative], negative=negative)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class _Chosen:
 
 
 def _prepared(
-    model, config, chosen: _Chosen, latents: "_Latents", text: "_Text", problems: list[Finding], generated: int
+    model, config, chosen: _Chosen, latents: "_Latents", text: Prompts, problems: list[Finding], generated: int
 ) -> Prepared:
     data, size, seed = config.data, config.training.train_batch_size, config.training.seed
     trained, class_items = chosen.trained, chosen.class_items
@@ -143,7 +150,7 @@ def _prepared(
     )
 
 
-def _probe(items: list[Item], bucket: Size, latents: "_Latents", text: "_Text", held_out: bool) -> Probe | None:
+def _probe(items: list[Item], bucket: Size, latents: "_Latents", text: Prompts, held_out: bool) -> Probe | None:
     """The pictures that drift is measured on, all in one shape; None without pictures."""
     if not items:
         return None
@@ -243,7 +250,7 @@ class _Latents:
         self.cache.remove_leftovers()
         problems, absent, total = [], [], len(self.jobs)
         for job in self.jobs.values():
-            tensors, problem = _sound(self.cache, job.key, _is_latent)
+            tensors, problem = sound(self.cache, job.key, _is_latent)
             if problem is not None:
                 problems.append(problem)
                 self.rebuilt += 1
@@ -290,24 +297,6 @@ def _is_latent(tensors: dict[str, Tensor]) -> bool:
     return set(tensors) == {"latents"} and tensors["latents"].ndim == 3 and tensors["latents"].dtype == torch.float32
 
 
-def _sound(cache: TensorCache, key: str, fits) -> tuple[dict[str, Tensor] | None, Finding | None]:
-    """(the entry or None, what was wrong with the file there)."""
-    try:
-        tensors = cache.read(key)
-        if tensors is not None and not fits(tensors):
-            raise CorruptEntry("it holds something else")
-    except CorruptEntry as error:
-        finding = Finding(
-            "warning",
-            str(cache.path(key)),
-            f"a damaged file of the cache: {error}.",
-            "It is made again.",
-            "cache-damaged",
-        )
-        return None, finding
-    return tensors, None
-
-
 def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, np.ndarray]]:
     """Each job with its pixels, decoded a few jobs ahead on threads: large photographs take longer to decode than to
     encode."""
@@ -337,69 +326,3 @@ def _pixels(job: _Job) -> np.ndarray:
         return transform.apply(pictures.decode(data), job.crop, flip=job.flip)
     except pictures.BadPicture as bad:
         raise DatasetError(f"{job.item.path}: {bad.message}.", bad.remedy) from bad
-
-
-# Text -----------------------------------------------------------------------------------------------------------------
-
-
-class _Text:
-    """Embeddings of captions, through the cache. The caption "" stands for the unconditional row."""
-
-    def __init__(self, model, cache_dir: Path):
-        self.model = model
-        self.cache = TensorCache(cache_dir, "text")
-        self.store = Store(self.cache, MEMORY_BYTES)
-        self.encoders = _text_identity(model)
-        self.keys: dict[str, str] = {}
-        self.reused = self.made = self.rebuilt = 0
-
-    def make(self, captions: list[str], progress: Progress) -> list[Finding]:
-        self.cache.remove_leftovers()
-        problems, absent = [], []
-        for caption in captions:
-            key = key_of(kind="text", text=caption, unconditional=caption == "", encoders=self.encoders)
-            self.keys[caption] = key
-            tensors, problem = _sound(self.cache, key, bool)
-            if problem is not None:
-                problems.append(problem)
-                self.rebuilt += 1
-            if tensors is None:
-                absent.append(caption)
-                continue
-            self.store.keep(key, tensors)
-            self.reused += 1
-            progress("captions", self.reused, len(captions))
-        for caption, tensors in self._encode(absent):
-            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
-                raise DatasetError(
-                    f'The text encoder turns "{caption}" into values that are not finite.',
-                    "Set base_model_precision = float32.",
-                )
-            self.cache.write(self.keys[caption], tensors)
-            self.store.keep(self.keys[caption], tensors)
-            self.made += 1
-            progress("captions", self.reused + self.made, len(captions))
-        return problems
-
-    def _encode(self, captions: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        if "" in captions:
-            yield "", self.model.unconditional()
-        captions = [caption for caption in captions if caption]
-        for first in range(0, len(captions), _PROMPTS_TOGETHER):
-            part = captions[first : first + _PROMPTS_TOGETHER]
-            yield from zip(part, self.model.encode_prompts(part), strict=True)
-
-
-def _text_identity(model) -> list:
-    """What embeddings depend on: how the family calls its encoders, the encoders' weights, the tokenizers' words."""
-    parts: list = [model.name]
-    for name in model.facts.text_encoders:
-        encoder = getattr(model.pipe, name)
-        if encoder is None and name not in model.source.absent and name not in model.facts.unused:
-            raise RuntimeError("prepare() needs the text encoders; call it before model.free_text_encoders().")
-        parts.append([name, None if encoder is None else identity(encoder)])
-    for name, part in sorted(model.pipe.components.items()):
-        if name.startswith("tokenizer") and part is not None:
-            words = hashlib.sha256(repr(sorted(part.get_vocab().items())).encode()).hexdigest()
-            parts.append([name, type(part).__name__, part.model_max_length, words])
-    return parts

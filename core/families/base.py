@@ -160,7 +160,7 @@ class Loaded(Family):
     """The parts of one model in memory: opened, frozen, freed.
 
     Attributes, beside those of `Family`:
-        codec, guidance: see their modules; the layout belongs to the class.
+        codec, guidance, text (a `PromptEncoder`): see their modules; the layout belongs to the class.
         noise_path, prediction_type: how to read `denoise`'s output (`noise.prediction_from_output`).
     """
 
@@ -191,7 +191,7 @@ class Loaded(Family):
         )
         self.guidance = self.checkpoint_guidance()
         self.codec = self.codec_class(pipe.vae, device)
-        self._text = PromptEncoder(pipe, self.facts.text_encoders, self.encode_prompt, self._text_encoders_again)
+        self.text = PromptEncoder(pipe, self.facts.text_encoders, self.encode_prompt, self._text_encoders_again)
         self._times = Times(pipe, self.facts.schedule, self.geometry, is_flow=self.is_flow, flow_shift=flow_shift)
 
     @classmethod
@@ -208,7 +208,8 @@ class Loaded(Family):
     ) -> Self:
         """Load the pipeline's components, freeze every weight, and move them to the device.
 
-        `for_training`: the network is opened when it is first asked for, so that the text encoders may be gone by then, and in train mode.
+        `for_training`: the network is opened when it is first asked for, in train mode, and text encoders for the first prompt that is not
+        known: so that they may be gone when the network comes, or not come at all.
         """
         dtype, place = DTYPES[precision], resolve_device(device)
         storage.check(place)
@@ -289,12 +290,13 @@ class Loaded(Family):
 
     @property
     def encoders_must_go(self) -> bool:
-        """Must the text encoders make room for the network? On an accelerator always, on a CPU where they are large."""
-        return self.device.type != "cpu" or self._text.bytes_() > ENCODERS_BESIDE_NETWORK
+        """Must the text encoders make room for the network? On an accelerator always, on a CPU where they are large; and where none was
+        opened so far, one that a new prompt brings shall not stay."""
+        return self.device.type != "cpu" or not self.text.are_open or self.text.bytes_() > ENCODERS_BESIDE_NETWORK
 
     def free_text_encoders(self) -> None:
         """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
-        self._text.free()
+        self.text.free()
         self._empty_cache()
 
     def free_vae(self) -> None:
@@ -355,15 +357,15 @@ class Model(Loaded):
         Returns: one `Prompt` each: CPU, no batch axis, the text encoders' dtype.
         Cost: after `free_text_encoders` each call loads them again from disk; ask for all prompts at once.
         """
-        return self._text.encode(prompts, negative)
+        return self.text.encode(prompts, negative)
 
     def remember(self, prompts: Sequence[str], *, negative: bool = False) -> None:
         """Encode prompts that `sample` will be given, so that it needs no text encoder for them."""
-        self._text.remembered(prompts, negative)
+        self.text.remembered(prompts, negative)
 
     def unconditional(self) -> Prompt:
         """The empty negative prompt, encoded once and kept."""
-        return self._text.remembered([""], True)[0]
+        return self.text.remembered([""], True)[0]
 
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`LatentCodec.encode`. Raises ValueError for a picture that is no whole number of latent cells."""
@@ -480,9 +482,9 @@ class Model(Loaded):
                 f"A picture of {width}x{height} pixels: {self.name} makes sides that are multiples of "
                 f"{self.size_multiple}."
             )
-        conditionings, negative = self._text.remembered(prompts, False), None
+        conditionings, negative = self.text.remembered(prompts, False), None
         if self.guidance.evaluations(guidance) > 1:
-            negative = self._text.remembered([negative_prompt], True)[0]
+            negative = self.text.remembered([negative_prompt], True)[0]
         with torch.no_grad():
             return sampling.draw(
                 self,

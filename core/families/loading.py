@@ -1,8 +1,8 @@
 """Opening a model's parts from disk, all together or in stages, and what a failure of it means for the user.
 
-A pipeline in memory as a whole needs the sum of its parts: 12 B parameters and two text encoders. In stages the text encoders are there
-first, and the network when it is first asked for (`Model.denoiser`); until then a skeleton without memory stands in its place, so that
-the pipeline and its config are complete.
+A pipeline in memory as a whole needs the sum of its parts: 12 B parameters and two text encoders. In stages the text encoders are opened
+when a prompt must be encoded that is not in the cache, and the network when it is first asked for (`Model.denoiser`); until then a skeleton
+without memory stands in its place, so that the pipeline and its config are complete.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,11 +83,12 @@ class Loader:
         return with_lora_methods(pipe, self.facts.component)
 
     def before_network(self) -> Any:
-        """The pipeline with a skeleton in the network's place, which has its config and no weights. A hub's files are all fetched now."""
+        """The pipeline without text encoders, which are opened for the first prompt that is not known, and with a skeleton in the network's
+        place, which has its config and no weights. A hub's files are all fetched now."""
         with self._refusing():
             if not self.source.is_folder:
                 self.fetch()
-            return self.pipeline(**{self.facts.component: self._skeleton()})
+            return self.pipeline(self.facts.text_encoders, **{self.facts.component: self._skeleton()})
 
     def fetch(self, without: Sequence[str] = ()) -> None:
         """Bring a hub's files into the cache, but for those of the parts in `without`."""

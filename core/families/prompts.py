@@ -1,8 +1,8 @@
-"""Prompts in, their tensors out: the pipeline's text encoders, which may be freed in between."""
+"""Prompts in, their tensors out: the pipeline's text encoders, which are opened when a prompt is not known, and may be freed in between."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,14 +15,30 @@ KNOWN_PROMPTS = 32
 """So many prompts are remembered, so that validation pictures need no text encoder a second time."""
 
 
+class Shelf(Protocol):
+    """Where encoded prompts are kept beyond one process, such as `core.data.prompts.PromptShelf`."""
+
+    def read(self, prompt: str, negative: bool) -> Prompt | None:
+        """What was kept; None where there is nothing, or nothing sound."""
+
+    def write(self, prompt: str, negative: bool, encoded: Prompt) -> None:
+        """Keep it."""
+
+
 class PromptEncoder:
     """The text encoders of a pipeline.
 
     Args:
-        pipe: the stock pipeline; parts: its text encoders by name, some of which may be None.
+        pipe: the stock pipeline; parts: its text encoders by name. Where all of them are None they are opened for the first prompt that
+            is neither remembered nor on the shelf.
         encode: the family's encoding of one prompt: (prompt, is it a negative one) -> `Prompt`.
-        reopen: the encoders again, from disk, frozen and where they compute.
+        reopen: the encoders from disk, frozen and where they compute.
+
+    Attributes:
+        shelf: where `remembered` looks before it encodes, and puts what it encoded; None = in this object's memory alone.
     """
+
+    shelf: Shelf | None = None
 
     def __init__(
         self,
@@ -33,6 +49,8 @@ class PromptEncoder:
     ):
         self._pipe, self._parts, self._encode, self._reopen = pipe, parts, encode, reopen
         self._freed = False
+        self.were_opened = bool(self._there())
+        """Was an encoder in memory since this object was made?"""
         self._known: dict[tuple[str, bool], Prompt] = {}
 
     @torch.no_grad()
@@ -42,9 +60,15 @@ class PromptEncoder:
             return [{key: value.cpu() for key, value in self._encode(prompt, negative).items()} for prompt in prompts]
 
     def remembered(self, prompts: Sequence[str], negative: bool) -> list[Prompt]:
-        """As `encode`, through a small memory."""
+        """As `encode`, through a small memory and the shelf."""
         new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, negative) not in self._known]
-        encoded = dict(zip(new, self.encode(new, negative), strict=True)) if new else {}
+        encoded = self._from_shelf(new, negative)
+        absent = [prompt for prompt in new if prompt not in encoded]
+        if absent:
+            encoded |= zip(absent, self.encode(absent, negative), strict=True)
+        if self.shelf is not None:
+            for prompt in absent:
+                self.shelf.write(prompt, negative, encoded[prompt])
         result = [encoded[prompt] if prompt in encoded else self._known[prompt, negative] for prompt in prompts]
         for prompt, conditioning in encoded.items():
             if len(self._known) >= KNOWN_PROMPTS:
@@ -52,6 +76,22 @@ class PromptEncoder:
                 self._known.pop(next(key for key in self._known if key != ("", True)))
             self._known[prompt, negative] = conditioning
         return result
+
+    def _from_shelf(self, prompts: Sequence[str], negative: bool) -> dict[str, Prompt]:
+        found = {prompt: self.shelf.read(prompt, negative) for prompt in prompts} if self.shelf is not None else {}
+        return {prompt: encoded for prompt, encoded in found.items() if encoded is not None}
+
+    @property
+    def are_open(self) -> bool:
+        """Are the encoders in memory?"""
+        return bool(self._there())
+
+    def opened(self) -> list[nn.Module]:
+        """The encoders, which stay in memory unless they were freed; then RuntimeError."""
+        if self._freed:
+            raise RuntimeError("The text encoders are freed.")
+        with self._present() as encoders:
+            return encoders
 
     def bytes_(self) -> int:
         """What the encoders that are in memory hold there."""
@@ -76,7 +116,8 @@ class PromptEncoder:
 
     @contextmanager
     def _present(self) -> Iterator[list[nn.Module]]:
-        if self._freed:
+        if not self._there():
+            self.were_opened = True
             for part, encoder in self._reopen().items():
                 setattr(self._pipe, part, encoder)
         try:

@@ -71,7 +71,9 @@ def draw(
                     **listening,
                     return_dict=False,
                 )[0]
-                for pixels in model.codec.decode(model.pipeline_latents(latents, *cells)).permute(0, 2, 3, 1).cpu():
+                # One after the other: a picture of 1024 px takes 3 GB in a VAE of 32 bits (tools/tiers.py).
+                for latent in model.pipeline_latents(latents, *cells).split(1):
+                    pixels = model.codec.decode(latent)[0].permute(1, 2, 0).cpu()
                     images.append(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()))
                 if on_picture is not None:
                     on_picture(len(images), len(prompts))

@@ -9,9 +9,11 @@ import itertools
 import math
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..sizes import off_by, size
 from .folder import RunDir
 from .pace import Pace, StepTime
 
@@ -157,6 +159,10 @@ class RunLog:
     end: dict[str, Any] | None = None
     expected: tuple[tuple[float, float, float], int] | None = None
     """(low, likely, high) seconds that the training steps were estimated to take before the start, and how many steps those were."""
+    expected_mib: tuple[float, float, float] | None = None
+    """(low, likely, high) MiB of memory that a step was estimated to take before the start."""
+    peak_mib: float = math.nan
+    """The most that a step reported."""
     paces: list[Pace] = field(default_factory=list)
     """The step times of each process that trained this run, the latest last."""
     paused: bool = False
@@ -201,6 +207,7 @@ class RunLog:
             self.start, self.end, self.error, self.paused = event, None, None, False
             self.doing, self.paces = None, [*self.paces[1 - _PACES_KEPT :], Pace()]
             self.expected = _expected(event) or self.expected
+            self.expected_mib = _three(event.get("expected_mib")) or self.expected_mib
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
                 self.series.forget_after(resumed)
@@ -220,6 +227,9 @@ class RunLog:
             forwards = network / rows if rows > 0 else math.nan
             self.paces[-1].step(
                 StepTime(number(event.get("seconds")), rolled, forwards, number(event.get("network_calls")))
+            )
+            self.peak_mib = max(
+                number(event.get("memory_mib")), self.peak_mib, key=lambda mib: -1 if math.isnan(mib) else mib
             )
             self.last_step, self.phase, self.doing = event, None, None
         elif kind == "sample" and isinstance(step, int):
@@ -248,12 +258,48 @@ class RunLog:
         return self.paces[-1].step_s if self.paces else math.nan
 
 
+def prepared_words(event: Mapping[str, Any]) -> str:
+    """A `prepared` event as a sentence: what was made of the pictures and captions, and what the cache had."""
+    rebuilt = event.get("rebuilt")
+    again = f" ({rebuilt} of them because the cached ones were damaged)" if rebuilt else ""
+    encoders = "opened" if event.get("encoders_opened") else "not opened"
+    removed = event.get("removed_bytes")
+    left = f" {size(removed)} of entries that were unused for longest were removed from the cache." if removed else ""
+    return (
+        f"Pictures and captions prepared in {event['seconds']} s: {event['reused']} from the cache, {event['made']} made{again}; "
+        f"the text encoders were {encoders}.{left}"
+    )
+
+
+def memory_words(expected: tuple[float, float, float] | None, peak_mib: float) -> str:
+    """What a step was estimated to take before the start, what the most was, and how far that is off; "" where either is not known. MiB."""
+    if expected is None or not peak_mib > 0:
+        return ""
+    low, likely, high = expected
+    where = "within the range" if low <= peak_mib <= high else "outside the range"
+    shown_low, shown, shown_high, took = (size(mib * 2**20) for mib in (low, likely, high, peak_mib))
+    return (
+        f"Before the start {shown_low} to {shown_high} of memory, most likely {shown}, were estimated. "
+        f"A step took {took} at most: the estimate was {off_by(likely, peak_mib)}, {where}."
+    )
+
+
+def end_memory_words(end: Mapping[str, Any]) -> str:
+    """The same from an `end` event."""
+    return memory_words(_three(end.get("expected_mib")), number(end.get("memory_mib")))
+
+
 def _expected(start: dict[str, Any]) -> tuple[tuple[float, float, float], int] | None:
-    expected, steps = start.get("expected_s"), start.get("total_steps")
-    if not isinstance(expected, list) or len(expected) != 3 or not isinstance(steps, int) or steps <= 0:
+    expected, steps = _three(start.get("expected_s")), start.get("total_steps")
+    return (expected, steps) if expected is not None and isinstance(steps, int) and steps > 0 else None
+
+
+def _three(span: Any) -> tuple[float, float, float] | None:
+    """(low, likely, high) of an event; None where it is not one."""
+    if not isinstance(span, list) or len(span) != 3:
         return None
-    low, likely, high = map(number, expected)
-    return ((low, likely, high), steps) if 0 < low <= likely <= high else None
+    low, likely, high = map(number, span)
+    return (low, likely, high) if 0 < low <= likely <= high else None
 
 
 _logs: OrderedDict[str, RunLog] = OrderedDict()

@@ -14,7 +14,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from ..adapters.header import ExportError
-from ..before.estimate import time_estimate
+from ..before.estimate import expected_memory, known_facts, time_estimate
 from ..config import RunConfig, read_config
 from ..families.devices import resolve_device
 from ..randomness import kept_random_state
@@ -132,11 +132,14 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
 
 
 def _report_start(config: RunConfig, status: Status, is_resumed: bool) -> None:
-    device, expected_s = str(resolve_device(config.model.device)), None
-    # what the steps of the whole run are estimated to take; the page compares it with what they took
+    device, expected_s, runs_dir = str(resolve_device(config.model.device)), None, status.run.path.parent
+    # what the steps of the whole run, and one of them of memory, are estimated to take; the page compares it with what they took
     if not is_resumed:
-        span = time_estimate(config, status.run.path.parent).steps_s
+        span = time_estimate(config, runs_dir).steps_s
         expected_s = None if span is None else [round(each, 2) for each in (span.low, span.likely, span.high)]
+    memory = expected_memory(config, known_facts(config.model), runs_dir).total
+    if memory is not None:
+        status.expected_mib = [round(each / 2**20, 1) for each in (memory.low, memory.likely, memory.high)]
     status.journal.emit(
         "start",
         pid=os.getpid(),
@@ -145,6 +148,7 @@ def _report_start(config: RunConfig, status: Status, is_resumed: bool) -> None:
         total_steps=status.total,
         resumed_from=status.step if is_resumed else None,
         expected_s=expected_s,
+        expected_mib=status.expected_mib,
     )
     status.journal.state(state="running", step=status.step, total_steps=status.total, message=None)
 

@@ -74,7 +74,8 @@ def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, e
 
 
 def _end(status: Status, code: int, state: str, message: str | None) -> int:
-    status.journal.emit("end", state=state, step=status.step, message=message)
+    memory = {"memory_mib": status.peak_mib, "expected_mib": status.expected_mib}
+    status.journal.emit("end", state=state, step=status.step, message=message, **memory)
     status.journal.state(state=state, step=status.step, message=message)
     return code
 

@@ -91,7 +91,8 @@ class StepReporter:
 
     def report(self, tally: StepTally, *, rate: float, gradient_norm: float, seconds: float) -> None:
         """Report the step that was just done. `rate`: the learning rate; `gradient_norm`: before clipping; `seconds`: of the step alone."""
-        status = self.status
+        status, mib = self.status, memory_mib(self.session.model.device)
+        status.peak_mib = mib if status.peak_mib is None else max(mib, status.peak_mib)
         self.pace.step(StepTime(seconds, tally.rolled > 0))
         left = self.time_left()
         fields = {
@@ -102,7 +103,7 @@ class StepReporter:
             "step_s": round(self.pace.step_s, 4),
             "eta_s": round(left.seconds, 1),
             "beside_s": round(left.beside_s, 1),
-            "memory_mib": _memory_mib(self.session.model.device),
+            "memory_mib": mib,
         }
         status.emit("step", **fields)
         status.journal.step(status.step)
@@ -134,7 +135,7 @@ class StepReporter:
             )
 
 
-def _memory_mib(device: torch.device) -> float:
+def memory_mib(device: torch.device) -> float:
     """Peak memory of the accelerator, or the process's resident memory on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
 from ..data import Prepared, Scan, prepare, scan
+from ..data.tidying import tidy
 from ..families import load_model
 from ..families.base import Model
 from ..families.streaming import checkpoint_blocks
@@ -81,15 +84,22 @@ class Session:
             self.model.free_vae()
 
 
-def open_session(config: RunConfig, accelerator: "Accelerator", listener: Listener) -> Session:
+def open_session(
+    config: RunConfig,
+    accelerator: "Accelerator",
+    listener: Listener,
+    choose: Callable[[Scan, int], Scan] | None = None,
+) -> Session:
     """Load the model, prepare the pictures, attach the adapter, make the optimizer.
+
+    `choose`: of what the scan found and for this batch size, the pictures that are prepared; None = all.
 
     Raises: Refused, ModelError, DatasetError for what cannot be trained; Leave where a signal or a stop came meanwhile.
     Cost: seconds to minutes; pictures that are in the cache already cost next to nothing.
     """
     training = config.training
     model = _open_model(config, listener)
-    data = _prepare_data(model, config, listener)
+    data = _prepare_data(model, config, listener, choose)
     attach(model, config)
     check_layout(model, config)
     if training.gradient_checkpointing:
@@ -127,16 +137,33 @@ def _open_model(config: RunConfig, listener: Listener) -> Model:
     return model
 
 
-def _prepare_data(model: Model, config: RunConfig, listener: Listener) -> Prepared:
+def _prepare_data(
+    model: Model, config: RunConfig, listener: Listener, choose: Callable[[Scan, int], Scan] | None
+) -> Prepared:
     found: Scan = scan(config.data, listener.progress)
     if found.errors:
         raise Refused(
             "The pictures cannot be used: " + " ".join(f"{fault.where}: {fault.message}" for fault in found.errors),
             " ".join(dict.fromkeys(fault.remedy for fault in found.errors)),
         )
-    status = listener.status
-    data = prepare(model, config, found, cache_folder(config, status.run.path.parent), listener.progress)
+    if choose is not None:
+        found = choose(found, config.training.train_batch_size)
+    status, began = listener.status, time.perf_counter()
+    folder = cache_folder(config, status.run.path.parent)
+    data = prepare(model, config, found, folder, listener.progress)
     for problem in data.problems:
         if problem.level != "note":
             status.warn(f"{problem.where}: {problem.message}", problem.remedy)
+    removed = tidy(folder, config.data.data_cache_limit_gb * 1e9)
+    counts = data.counts
+    status.emit(
+        "prepared",
+        seconds=round(time.perf_counter() - began, 2),
+        reused=counts.reused,
+        made=counts.made,
+        rebuilt=counts.rebuilt,
+        class_pictures=counts.generated,
+        encoders_opened=model.text.were_opened,
+        removed_bytes=removed.bytes_,
+    )
     return data

@@ -27,6 +27,10 @@ class Status:
         """Optimizer steps that are done."""
         self.total = 0
         """Optimizer steps of the whole run."""
+        self.expected_mib: list[float] | None = None
+        """(low, likely, high) MiB that a step was estimated to take; None where that is not known."""
+        self.peak_mib: float | None = None
+        """The most that a step of this process took."""
         self.saved: int | None = None
         """The step of the newest checkpoint, where this process wrote it or goes on from it."""
 

@@ -7,6 +7,8 @@ The page, the queue and `rollout-studio train` start it; what it reports is in t
 import sys
 from pathlib import Path
 
+from ..runs.run_log import end_memory_words, prepared_words
+
 
 def main(arguments: list[str]) -> int:
     """Train the run in `arguments[0]`; prints what must not get lost into log.txt."""
@@ -50,12 +52,16 @@ def _log(event: dict) -> None:
         print(event["traceback"], f"error: {event['message']}", f"  -> {event['remedy']}", sep="\n", flush=True)
     elif event["event"] == "warning":
         print(f"warning: {event['message']}", f"  -> {event['remedy']}", sep="\n", flush=True)
+    elif event["event"] == "prepared":
+        print(prepared_words(event), flush=True)
     else:
         print(
             event["event"],
             *(f"{key}={value}" for key, value in event.items() if key in ("step", "path", "state", "message", "name")),
             flush=True,
         )
+    if event["event"] == "end" and (words := end_memory_words(event)):
+        print(words, flush=True)
 
 
 if __name__ == "__main__":

@@ -678,16 +678,22 @@ def test_the_generated_page_has_a_row_for_every_family_in_each_table():
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What was opened, in order: how many text encoders were still in memory (weak references) when the network was, and "text" for
-    encoders that came back."""
+    """What was opened, in order: "text" for the text encoders, and for the network how many of them were still in memory (weak
+    references)."""
     encoders, order = [], []
     first, network, text = Loader.before_network, Loader.network, Loader.text_encoders
 
     def recorded_first(self):
         pipe = first(self)
         assert all(weight.is_meta for weight in getattr(pipe, self.facts.component).parameters())
-        encoders[:] = [weakref.ref(getattr(pipe, part)) for part in self.facts.text_encoders if getattr(pipe, part)]
+        assert not any(getattr(pipe, part) for part in self.facts.text_encoders)
         return pipe
+
+    def recorded_text(self):
+        order.append("text")
+        found = text(self)
+        encoders[:] = map(weakref.ref, found.values())
+        return found
 
     def recorded_network(self):
         gc.collect()
@@ -696,7 +702,7 @@ def opened(monkeypatch):
 
     monkeypatch.setattr(Loader, "before_network", recorded_first)
     monkeypatch.setattr(Loader, "network", recorded_network)
-    monkeypatch.setattr(Loader, "text_encoders", lambda self: order.append("text") or text(self))
+    monkeypatch.setattr(Loader, "text_encoders", recorded_text)
     return order
 
 
@@ -718,16 +724,21 @@ def test_a_training_opens_its_network_when_the_text_encoders_are_gone(
     """Class pictures, samples and dropped captions need no encoder afterwards, and nothing is drawn or learnt otherwise."""
     beside = tiny_run(name, "beside", **PICTURES)
     assert train(beside) == 0
-    ((alive, number),) = opened
-    assert alive == number == len(model_parts(name)) and len(events(beside, "sample")) == 3
+    text, (alive, number) = opened
+    assert text == "text" and alive == number == len(model_parts(name)) and len(events(beside, "sample")) == 3
     opened.clear()
     monkeypatch.setattr(base, "ENCODERS_BESIDE_NETWORK", 0)
     staged = tiny_run(name, "staged", **PICTURES, data_cache_dir=str(beside.path.parent / "another"))
     assert train(staged) == 0
-    assert opened == [(0, number)]
-    assert losses(staged) == losses(beside)
-    for one, other in zip(*(sorted(run.samples_path.rglob("*.png")) for run in (beside, staged)), strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    assert opened == ["text", (0, number)]
+    opened.clear()
+    again = tiny_run(name, "again", **PICTURES, data_cache_dir=str(beside.path.parent / "another"))
+    assert train(again) == 0
+    assert len(opened) == 1, "a second run on the same pictures opens no text encoder"
+    for run in (staged, again):
+        assert losses(run) == losses(beside)
+        for one, other in zip(*(sorted(each.samples_path.rglob("*.png")) for each in (beside, run)), strict=True):
+            assert one.read_bytes() == other.read_bytes()
 
 
 def model_parts(name):
@@ -740,9 +751,9 @@ def test_a_prompt_that_is_new_after_the_encoders_went_brings_them_back_for_its_c
     model.remember(["a"])
     model.free_text_encoders()
     model.sample(["a"], steps=1, height=32, width=32)
-    assert opened == [(0, 2)]
+    assert opened == ["text", (0, 2)]
     model.sample(["new"], steps=1, height=32, width=32)
-    assert opened == [(0, 2), "text"] and model.pipe.text_encoder is model.pipe.text_encoder_2 is None
+    assert opened == ["text", (0, 2), "text"] and model.pipe.text_encoder is model.pipe.text_encoder_2 is None
 
 
 def test_all_files_of_a_hub_model_are_fetched_before_anything_is_prepared(tiny_folder, monkeypatch):
@@ -787,6 +798,7 @@ def test_a_given_prediction_type_reaches_the_scheduler_that_samples(tiny_folder)
 
 def test_everything_is_frozen_and_text_encoders_have_no_dropout(tiny_folder):
     model = load_model(ModelConfig(pretrained_model_name_or_path=str(tiny_folder("sd3")), device="cpu"))
+    model.text.opened()
     assert model.denoiser.training and not model.pipe.text_encoder_3.training and not model.vae.training
     assert not any(
         parameter.requires_grad

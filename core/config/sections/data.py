@@ -135,6 +135,17 @@ class DataConfig(Checked):
         label="Cache folder",
         level="advanced",
     )
+    data_cache_limit_gb: float = option(
+        50.0,
+        "When the cache has grown beyond this, the latents and text embeddings that were unused for longest are removed before a run "
+        "trains, but none that was used in the last three days. `rollout-studio cache` shows and empties it.",
+        label="Largest size of the cache",
+        unit="GB",
+        ge=1,
+        le=100_000,
+        level="advanced",
+        since="0.2",
+    )
 
     def rules(self) -> Iterator[Fault]:
         if self.with_prior_preservation and self.class_prompt is None:
