@@ -21,7 +21,7 @@ from rollout_studio.core.config.presets import PRESETS, Preset, Tier, preset_nam
 from rollout_studio.core.families.registry import FAMILIES
 
 _CLIP_L, _CLIP_G, _OPEN_CLIP_H, _T5_XXL, _GEMMA_2 = 0.123, 0.695, 0.340, 4.762, 2.614
-_QWEN3_4B, _PILE_T5_XL = 4.022, 1.212
+_QWEN3_4B, _PILE_T5_XL, _UMT5_XXL, _MINISTRAL_3B = 4.022, 1.212, 5.681, 3.849
 _KL = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16}
 _KL4 = _KL | {"latent_channels": 4}
 _FILM = {"dim_mult": [1, 2, 4, 4], "z_dim": 16}
@@ -59,6 +59,10 @@ RELEASED = {
         "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "qk_norm": "rms_norm",
         "dual_attention_layers": tuple(range(13)),
     }),
+    "sd35-large": Released("SD3Transformer2DModel", _CLIP_L + _CLIP_G + _T5_XXL, {
+        "sample_size": 128, "num_layers": 38, "num_attention_heads": 38, "attention_head_dim": 64, "caption_projection_dim": 2432,
+        "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "qk_norm": "rms_norm",
+    }),
     "flux": Released("FluxTransformer2DModel", _CLIP_L + _T5_XXL, {"guidance_embeds": True}),
     "chroma": Released("ChromaTransformer2DModel", _T5_XXL),
     "flux2-dev": Released("Flux2Transformer2DModel", 24.011, vae=_KL | {"latent_channels": 32}),
@@ -71,6 +75,10 @@ RELEASED = {
     "qwen": Released("QwenImageTransformer2DModel", 8.292, vae=_FILM, vae_weights=0.127, decoding=7.3),
     "sana": Released("SanaTransformer2DModel", _GEMMA_2, vae={"encoder_block_out_channels": [128] * 6, "latent_channels": 32}, vae_weights=0.312, decoding=2.4),
     "zimage": Released("ZImageTransformer2DModel", _QWEN3_4B),
+    "ernie": Released("ErnieImageTransformer2DModel", _MINISTRAL_3B, {  # to its published 8 billion weights; the config itself was not at hand
+        "hidden_size": 4096, "num_attention_heads": 32, "num_layers": 36, "ffn_hidden_size": 12288, "text_in_dim": 3072,
+    }, _KL | {"latent_channels": 32}),
+    "wan": Released("WanTransformer3DModel", _UMT5_XXL, {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}, _FILM, 0.127, 7.3),
     "auraflow": Released("AuraFlowTransformer2DModel", _PILE_T5_XL, vae=_KL4),
 }  # fmt: skip
 """By the preset's name. A preset that is not here comes along with its model."""

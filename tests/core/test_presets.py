@@ -46,7 +46,7 @@ def test_every_preset_may_start_with_every_level_on_every_tier(preset, level, ti
         assert rollout_level_of(config) == level
         assert tier is None or tier_of(preset, config).changes == tier.changes
         assert config.rollout.is_active == (level != "off")
-        here = {"device": "cpu"}
+        here = {"device": "cpu", "base_model_quantization": "none"}  # 4 bits need a card
         if tier is not None:
             tiny = BY_FAMILY[config.model.model_family][0].__name__
             here |= {"pretrained_model_name_or_path": str(tiny_folder(tiny)), "instance_data_dir": str(pictures),
@@ -83,6 +83,7 @@ def test_tiers_fit_their_cards_and_change_only_what_takes_memory(preset):
         "optimizer",
         "lora_rank",
         "lora_alpha",
+        "base_model_quantization",
     }
     assert {key for tier in preset.tiers for key in tier.changes} <= on
     assert f"{tier_own(preset).gb} GB" in preset.needs
