@@ -178,11 +178,18 @@ def preset_choices(runs_dir: Path | None = None, chosen: str | None = None, mode
 
 
 def _card(preset: Preset, title: str, needs: str | None, chosen: str | None, model: Any) -> str:
-    """The title's first words on a line of their own, then its rest and the first of what the preset needs ("Needs nothing")."""
+    """The title's first words on a line of their own, then its rest, and the smallest card or the first of what else the preset needs."""
     name, _, rest = title.partition(": ") if needs is not None else (title, "", "Your own")
     if preset.key == chosen and is_other(preset, model):
         rest, needs = f"with another model: {printable(_short(model), 60)}", needs_of(model)
-    lines = [name, f"{rest[:1].upper()}{rest[1:]}", _first_need(needs)]
+        need = _first_need(needs)
+    else:
+        need = (
+            f"Needs an NVIDIA card from {preset.tiers[0].gb} GB"
+            if preset.tiers and needs is not None
+            else _first_need(needs)
+        )
+    lines = [name, f"{rest[:1].upper()}{rest[1:]}", need]
     return "\n".join(line for line in lines if line)
 
 

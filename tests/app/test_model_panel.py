@@ -337,7 +337,7 @@ def test_without_a_token_and_without_access_are_told_apart(hub, monkeypatch):
 def test_each_preset_card_says_what_it_needs():
     cards = {name: label for label, name in preset_choices()}
     assert cards["demo"].splitlines()[0] == "Demo" and cards["demo"].endswith("Needs nothing")
-    assert "Needs your pictures, an NVIDIA card with 8 GB" in cards["sd15"]
+    assert "Needs an NVIDIA card from 8 GB" in cards["sd15"]
     assert all("\nNeeds " in label for label in cards.values())
 
 

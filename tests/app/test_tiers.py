@@ -132,7 +132,7 @@ def test_tier_and_level_come_between_the_preset_and_the_flags(resolved):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (("--preset", "flux", "--tier", "12"), "no tier for 12 GB: its smallest is 32 GB"),
+    (("--preset", "flux", "--tier", "8"), "no tier for 8 GB: its smallest is 12 GB"),
     (("--preset", "demo", "--tier", "12"), "has no tiers"),
     (("--tier", "12"), "--tier: needs --preset"),
     (("--resume", "mine", "--tier", "12", "--level", "off"), "tier, level cannot be given"),
