@@ -54,6 +54,7 @@ def compare(page: Page) -> None:
 
 def drift(page: Page) -> None:
     page.locator("#look-show").click()
+    expect(page.locator(".rs-example")).to_have_count(0)
     expect(page.locator(".rs-cell[data-row=heat] img").last).to_be_visible()
 
 

@@ -12,13 +12,14 @@ from ...core.look.drift.report import ReportError
 from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
+from .example import example_film
 from .picture import downloads, film, numbers_table, report_charts, words_list
 from .viewers import RequestStatus, ViewerSession, is_live
 
 _EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it drift?</h4>
 <p>Two predictions from one picture are compared. First, noise is added to the picture and the model predicts it: that is <b class="rs-t-clean">what it should see</b>.
 Then the model samples from there, step by step: <b class="rs-t-rolled">what it sees after its own rollout</b>. Where the two differ is <b>drift</b>.</p>
-<p class="rs-quiet">The demo's picture and model are chosen already: press <b>Show the drift</b>.</p></div>"""
+</div>"""
 _JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8")
 
 
@@ -28,7 +29,7 @@ class Answer:
     def __init__(self, watch: Watch, stop: gr.Button) -> None:
         self.watch, self.stop = watch, stop
         self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
-        self.film = gr.HTML(_EMPTY, elem_id="look-film", js_on_load=_JS)
+        self.film = gr.HTML(example_film(watch.previews) + _EMPTY, elem_id="look-film", js_on_load=_JS)
         self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
         self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
         self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")

@@ -17,6 +17,7 @@ from rollout_studio.app.drift import choices, measured
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
 from rollout_studio.app.drift.answer import progress_card
+from rollout_studio.app.drift.example import EXAMPLE
 from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
@@ -631,3 +632,14 @@ def test_the_spectra_that_are_compared_share_one_colour_scale(tmp_path):
     report["curves"][1]["spectrum"]["db"] = [[9.0, 9.0], [9.0, 9.0]]
     drawn = drift_picture.report_charts(report_from_json(json.dumps(report)))
     assert drawn.count("full colour: 9 dB") == 2
+
+
+def test_a_finished_picture_stands_there_before_anything_is_asked(lab):
+    """The one that the first click would measure: its request is the first visit's."""
+    told = json.loads((EXAMPLE / "result.json").read_text(encoding="utf-8"))
+    first = lab.record({k: v for k, v in given(lab).items() if k is not lab.shown}, lab.viewers.session("nobody"))
+    assert told["request"] == {**first, "image": Path(first["image"]).name}
+    markup = lab.answer.film.value
+    assert markup.count("rs-cell") == 27 and "After <b>18 steps on its own</b>" in markup
+    for name in re.findall(r'gradio_api/file=([^"]+)', markup):
+        assert Image.open(name).size == (64, 64)

@@ -26,7 +26,14 @@ def choose(page, field, words):
 def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it_away(visit, tab, tmp_path):
     page = visit()
     tab(page, "Drift")
+    example = page.locator(".rs-example")
+    expect(example.locator(".rs-cell img")).to_have_count(
+        27
+    )  # a finished picture stands there at once, and can be moved through
+    page.locator(".rs-cell[data-row=heat][data-col='2']").click()
+    expect(page.get_by_label("Step that is shown large")).to_have_value("2")
     page.locator("#look-show").click()
+    expect(example).to_have_count(0)
     expect(
         page.get_by_role("heading", name=re.compile("After 18 steps on its own, the model is .* off the true path"))
     ).to_be_visible()
@@ -106,6 +113,7 @@ def test_the_first_picture_of_a_cold_worker_ends_its_bar_and_the_curves_stay(vis
     page = visit()
     tab(page, "Drift")
     page.locator("#look-show").click()
+    expect(page.locator(".rs-example")).to_have_count(0)
     expect(page.locator(".rs-cell[data-row=rolled] img")).to_have_count(9)
     expect(page.locator("#look-measure")).to_be_visible()
     page.wait_for_timeout(LATE_MS)

@@ -1,0 +1,27 @@
+"""The drift picture that stands there before the first click: measured once (`tools/demo_drift.py`), shipped with its request."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ...core.look.preview.request import located_in
+from ..parts.previews import Previews
+from .picture import film
+
+EXAMPLE = Path(__file__).parents[2] / "presets" / "demo" / "drift"
+_NOTE = (
+    '<p class="rs-quiet">An example that comes along: the demo\'s base model, measured with the settings on the left as they stand at first. '
+    "Move along the strip with the mouse, a finger or the arrow keys. <b>Show the drift</b> measures it on this computer, with your picture or your LoRA.</p>"
+)
+
+
+def example_film(previews: Previews) -> str:
+    """The shipped filmstrip as HTML. Its files are copied into the folder that the page may show."""
+    told = json.loads((EXAMPLE / "result.json").read_text(encoding="utf-8"))
+    folder = previews.folder / "example"
+    if not folder.exists():
+        shutil.copytree(EXAMPLE, folder)
+    result = located_in(told["result"], folder)
+    return (
+        f'<div class="rs-example">{_NOTE}{film(result, lambda path: previews.own(Path(path)), told["request"])}</div>'
+    )
