@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ...core.config.options import ConfigError, Fault
-from ...core.data.scanning import located
-from ...core.data.tidying import KINDS, amounts, empty, tidy
 from ...core.sizes import size
 from .answers import DONE, print_message
 from .flags import add_runs_dir, runs_dir
@@ -18,12 +16,19 @@ def register(command: Callable[..., Any]) -> None:
     cache = command("cache", _cache, "Show what the cache of prepared pictures and captions holds, or empty it.")
     cache.add_argument("--dir", metavar="DIR", help="a data_cache_dir (default: the cache in the runs folder)")
     how = cache.add_mutually_exclusive_group()
-    how.add_argument("--empty", nargs="?", const="all", choices=("all", *KINDS), help="remove all entries, or one kind")
+    how.add_argument(
+        "--empty", nargs="?", const="all", metavar="KIND", help="remove all entries, or one kind: latents, text"
+    )
     how.add_argument("--limit", type=float, metavar="GB", help="remove what was unused for longest, down to this size")
     add_runs_dir(cache)
 
 
 def _cache(given: argparse.Namespace) -> int:
+    from ...core.data.scanning import located  # with Pillow: other commands answer without it
+    from ...core.data.tidying import KINDS, amounts, empty, tidy
+
+    if given.empty not in (None, "all", *KINDS):
+        raise ConfigError([Fault(f"--empty {given.empty}: there is no such kind. The kinds: all, {', '.join(KINDS)}.")])
     folder = located(given.dir) if given.dir is not None else Path(runs_dir(given)) / ".cache"
     if not folder.is_dir():
         print_message(f"There is no cache in {folder}.")

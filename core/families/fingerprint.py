@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from .source import SingleFileSource
+
 if TYPE_CHECKING:
     from .source import Source
 
@@ -19,12 +21,18 @@ _LARGEST_HEADER = 100 * 2**20
 
 
 def part_fingerprint(source: "Source", part: str) -> str | None:
-    """A sha256 of what the part holds; None where it has no folder of safetensors files on this computer.
+    """A sha256 of what the part holds; None where it has no safetensors files on this computer.
 
     Args:
         source: the model; of one on the hub the files must have been fetched. part: "text_encoder", "tokenizer_2" ...
     Raises: OSError where a file cannot be read.
     """
+    if isinstance(source, SingleFileSource):
+        if part not in source.parts_in_file:
+            return part_fingerprint(source.frame, part)
+        digest = hashlib.sha256(json.dumps(source.configs[part], sort_keys=True, default=str).encode())
+        _weights(digest, Path(source.location), source.checkpoint.kind.parts[part])
+        return digest.hexdigest()
     folder = _folder(source)
     folder = None if folder is None else folder / part
     if folder is None or not folder.is_dir():
@@ -55,15 +63,22 @@ def _name(digest: Any, folder: Path, path: Path) -> None:
     digest.update(f"\n{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
 
 
-def _weights(digest: Any, path: Path) -> None:
+def _weights(digest: Any, path: Path, start: str = "") -> None:
+    """The tensors of a file whose names begin with `start`."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _LARGEST_HEADER))
-        digest.update(header)
+        if not start:
+            digest.update(header)
         try:
-            tensors = {name: entry["data_offsets"] for name, entry in json.loads(header).items() if name[:2] != "__"}
+            entries = {name: entry for name, entry in json.loads(header).items() if name[:2] != "__"}
+            tensors = {name: entry["data_offsets"] for name, entry in entries.items() if name.startswith(start)}
         except (ValueError, KeyError, TypeError):  # a broken file: whoever opens it says so; here its bytes count
             return
+        if start:  # other parts of the file do not count, nor where the part lies in it
+            digest.update(
+                repr([(name, entries[name]["dtype"], entries[name]["shape"]) for name in sorted(tensors)]).encode()
+            )
         for _, (first, last) in sorted(tensors.items()):
             _tensor(digest, file, 8 + length + first, 8 + length + last)
 

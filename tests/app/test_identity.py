@@ -20,6 +20,8 @@ from rollout_studio.app.parts.forms import to_component
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train.tab import TrainTab
 from rollout_studio.core import platform_calls
+from rollout_studio.core.before.checks import computing
+from rollout_studio.core.before.checks import model as model_checks
 from rollout_studio.core.config import (
     OPTIONS,
     config_from_flat,
@@ -155,6 +157,8 @@ TOGETHER = {
     "input_perturbation_gamma": {"scheduled_sampling_max_step_offset": 0},
     "prediction_type": {"pretrained_model_name_or_path": "demo-epsilon"},
     "revision": {"pretrained_model_name_or_path": "somebody/model"},
+    "base_model_quantization": {"gradient_checkpointing": True},
+    "streamed_blocks": {"gradient_checkpointing": True},
     "lora_layout": {"pretrained_model_name_or_path": "demo-epsilon"},
 }
 """What must be set too, so that a value is no contradiction."""
@@ -182,6 +186,7 @@ def others(tmp_path_factory):
         "base_model_precision": "bfloat16", "scheduled_sampling_sampler": "dpm", "scheduled_sampling_order": 1, "num_class_images": 4,
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
+        "base_model_quantization": "int8", "streamed_blocks": 1, "gradient_checkpointing": True,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 
@@ -215,6 +220,10 @@ def test_a_value_set_in_the_page_is_what_the_trainer_reads(page, viewer, store, 
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         # a hub id may then be named; nothing is downloaded before the run's own process
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(computing, "why_not", lambda kind, device: None)  # as if torchao were installed
+    monkeypatch.setattr(
+        model_checks, "check_model", lambda model: SimpleNamespace(findings=())
+    )  # as if its hub had answered
     value = ALONE.get(name, others[name])
     assert value != OPTIONS[name].default
     changes = {**TOGETHER.get(name, {}), name: value}

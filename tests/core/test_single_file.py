@@ -27,6 +27,7 @@ from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, RunConfig, config_from_flat, idle_remarks
 from rollout_studio.core.families import FAMILIES, ModelError, base, checkpoint_file, load_model, locate
 from rollout_studio.core.families.checkpoint_file import recognise
+from rollout_studio.core.families.fingerprint import part_fingerprint
 from rollout_studio.core.families.known import known_family
 from rollout_studio.core.families.loading import Loader
 from rollout_studio.core.families.single_file import SingleFileLoader, clip_tokenizer
@@ -395,8 +396,14 @@ def opened(monkeypatch):
     def recorded_first(self):
         pipe = first(self)
         assert all(weight.is_meta for weight in getattr(pipe, self.facts.component).parameters())
-        encoders[:] = [weakref.ref(getattr(pipe, part)) for part in self.facts.text_encoders]
         return pipe
+
+    def recorded_part(self, name):
+        order.append(name)
+        made = part(self, name)
+        if name in self.facts.text_encoders:
+            encoders.append(weakref.ref(made))
+        return made
 
     def recorded_network(self):
         gc.collect()
@@ -405,7 +412,7 @@ def opened(monkeypatch):
 
     monkeypatch.setattr(Loader, "before_network", recorded_first)
     monkeypatch.setattr(Loader, "network", recorded_network)
-    monkeypatch.setattr(SingleFileLoader, "_part", lambda self, name: order.append(name) or part(self, name))
+    monkeypatch.setattr(SingleFileLoader, "_part", recorded_part)
     return order
 
 
@@ -437,6 +444,20 @@ def test_a_training_from_a_file_is_that_from_its_folder_and_holds_one_part_at_a_
     check = check_export(next(runs[0].path.glob("lora/*.safetensors")), config)  # against the base opened afresh
     assert check.passed and check.used == check.total > 0
     assert file_of("sdxl").parent.name not in json.dumps(published_config(config))
+
+
+def test_a_text_encoder_in_a_file_is_told_by_its_own_tensors(folder_of, file_of, tmp_path):
+    """So that captions cached for it are found again, whatever network lies beside it."""
+
+    def fingerprint(file):
+        return part_fingerprint(locate(str(file), components=str(folder_of("sd1"))), "text_encoder")
+
+    tensors, told = load_file(file_of("sd1")), [fingerprint(file_of("sd1"))]
+    for start in ("model.diffusion_model.", "cond_stage_model."):
+        name = next(each for each in sorted(tensors) if each.startswith(start) and tensors[each].is_floating_point())
+        save_file({**tensors, name: tensors[name] + 1}, tmp_path / f"{start}safetensors")
+        told.append(fingerprint(tmp_path / f"{start}safetensors"))
+    assert told[0] is not None and told[0] == told[1] != told[2]
 
 
 def test_a_full_fine_tune_of_a_file_becomes_a_folder_that_opens(folder_of, file_of, tiny_run, without_drift):
