@@ -313,9 +313,11 @@ def test(arguments):
     if browser is not None:
         environment["ROLLOUT_STUDIO_CHROMIUM"] = browser
     command = [python, "-m", "pytest", "-m", "not slow and not gpu", "--durations=20"]
-    # A file's tests stay in one process, because they share what is slow to make (tiny models, runs, the page). More than
-    # four processes would need more memory than they save time: each holds torch and its models, about 1.2 GB.
-    command += arguments or ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
+    # A file's tests stay in one process, because they share what is slow to make (tiny models, runs, the page). One process more
+    # than cores: browser tests, and tests of pauses, wait for much of their time. More than four would need more memory than
+    # they save time: each holds torch and its models, about 1.2 GB.
+    processes = min((os.cpu_count() or 1) + 1, 4)
+    command += arguments or ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
     return subprocess.call(command, cwd=HERE, env=environment)
 
 

@@ -16,7 +16,7 @@ SEVERE = {"serious", "critical"}
 
 def severe(page):
     """What axe-core finds that keeps people out: (rule, what is wrong, where)."""
-    page.wait_for_timeout(600)  # what has just come into view has its final colours
+    page.wait_for_timeout(300)  # what has just come into view has its final colours
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         (rule["id"], node["failureSummary"], node["target"])
