@@ -330,4 +330,4 @@ def test_without_arguments_the_tests_of_a_file_share_one_of_several_processes(la
     monkeypatch.setattr(launch.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(launch.subprocess, "call", lambda command, **how: called.update(command=command) or 0)
     assert launch.main(["test"]) == 0
-    assert called["command"][-5:] == ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert called["command"][-5:] == ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
