@@ -10,7 +10,7 @@ from .picture import film
 
 EXAMPLE = Path(__file__).parents[2] / "presets" / "demo" / "drift"
 _NOTE = (
-    '<p class="rs-quiet">An example that comes along: the demo\'s base model, measured with the settings on the left as they stand at first. '
+    '<p class="rs-quiet">An example that comes along: the demo\'s base model, measured with the settings as they stand at first. '
     "Move along the strip with the mouse, a finger or the arrow keys. <b>Show the drift</b> measures it on this computer, with your picture or your LoRA.</p>"
 )
 
