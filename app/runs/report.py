@@ -151,6 +151,7 @@ def _settings(flat: dict[str, Any]) -> str:
 def _page(title: str, *parts: str) -> str:
     # A picture opens in full on the page; here its link would hold it a second time.
     body = re.sub(r'<a href="data:[^"]*"[^>]*>', "<a>", "\n".join(part for part in parts if part))
+    body = body.replace('<img loading="lazy"', "<img")  # a printed page shows what was never scrolled to
     made = f"Made by Rollout Studio {__version__} on {time.strftime('%Y-%m-%d')}. This file needs no network and holds no script."
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -42,6 +42,7 @@ def test_a_runs_report_shows_all_of_it_and_fetches_nothing(store, run, tmp_path)
     read = Read(page)
     assert path == run.path / "report.html" and len(page) < reports.MOST_BYTES
     assert read.addresses and all(address.startswith("data:image/webp") for address in read.addresses)
+    assert 'loading="lazy"' not in page  # printed, it shows all of it
     assert "script" not in read.tags and not re.search(r"url\(|@import|https?://", page)
     samples = 2 * len(list(run.samples_path.iterdir()))
     assert len(read.addresses) == samples + 2  # and the filmstrips of the first and of the last measurement
