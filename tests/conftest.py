@@ -28,23 +28,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With several processes a file's tests stay together (`--dist loadfile`), and browser tests in two groups of about the same length:
-    more browsers at a time would only wait for each other on a small machine."""
+    """With several processes a file's tests stay together (`--dist loadfile`), and so do all browser tests: two browsers at a time would
+    fill both cores of a small machine."""
     from xdist.scheduler import LoadFileScheduling
 
     class Grouped(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            name = Path(file).name
-            return file if not name.startswith(BROWSER_TESTS) else "browser, long" if name in LONG else "browser"
+            return "browser" if Path(file).name.startswith(BROWSER_TESTS) else file
 
     return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 BROWSER_TESTS = "test_page"
 """How the names of files with browser tests begin."""
-LONG = {f"test_page_{name}.py" for name in ("story", "drift", "graph", "see_rollout", "accessible")}
-"""Half of them, by time."""
 
 
 def pytest_collection_modifyitems(items):
