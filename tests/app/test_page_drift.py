@@ -99,6 +99,7 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
         assert download.value.suggested_filename.startswith("drift-thing-1")
 
 
+@pytest.mark.slow
 def test_the_first_picture_of_a_cold_worker_ends_its_bar_and_the_curves_stay(visit, tab, monkeypatch):
     """What ended stays ended: no answer of an earlier look, however late, takes the place of the last one. Here the page's own timer is answered
     two seconds after it has looked, as on a busy machine."""

@@ -713,7 +713,7 @@ PICTURES = {"validation_prompts": ["a", "b"], "validation_step_interval": 2, "va
             "caption_dropout_probability": 0.5}  # fmt: skip
 
 
-STAGED = ("sd1", "sd3", "qwen")
+STAGED = ("sd3", "qwen")
 """Families whose prompts are of different forms; the staging itself is no family's, so the others take their time among the slow tests."""
 
 

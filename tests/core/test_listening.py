@@ -139,6 +139,7 @@ def test_a_pause_holds_within_two_seconds_and_the_run_then_does_what_it_would_ha
     assert run.read_state()["state"] == "done" and [event["step"] for event in events(run, "step")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_pause_while_drift_is_measured_changes_none_of_its_numbers(tiny_run, many_pictures, monkeypatch):
     monkeypatch.setattr(listening, "POLL_S", 0.02)
     reports = []
@@ -177,7 +178,7 @@ def after_a_step(during):
     return listen
 
 
-@pytest.mark.parametrize("where", SHORT)
+@pytest.mark.parametrize("where", ["samples", pytest.param("drift", marks=pytest.mark.slow)])
 def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_that_is_looked_at(
     tiny_run, many_pictures, slow, monkeypatch, where
 ):

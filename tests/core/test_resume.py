@@ -58,7 +58,7 @@ def assert_same(one: RunDir, other: RunDir) -> None:
     assert reported(one) == reported(other)
 
 
-@pytest.mark.parametrize("variant", ["lumina2", "sd1"])
+@pytest.mark.parametrize("variant", ["lumina2", pytest.param("sd1", marks=pytest.mark.slow)])
 def test_stopping_at_steps_1_7_and_13_changes_no_bit(tiny_run, without_drift, variant):
     whole, parts = tiny_run(variant, "whole", **EVERYTHING), tiny_run(variant, "parts", **EVERYTHING)
     assert train(whole) == 0
