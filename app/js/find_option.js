@@ -7,6 +7,10 @@ const words = (text) => text.toLowerCase().split(/[\s_]+/).filter(Boolean);
 let found = [];
 let chosen = 0;
 
+window.rsFindOption?.abort(); // the component may be mounted again
+window.rsFindOption = new AbortController();
+const whileMounted = {signal: window.rsFindOption.signal};
+
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function until(seen, ms = 4000) {
@@ -120,10 +124,10 @@ document.addEventListener('keydown', (event) => {
   if (event.key !== '/' || event.ctrlKey || event.metaKey || event.altKey || typing || !field.offsetParent) return;
   event.preventDefault();
   field.focus();
-});
+}, whileMounted);
 document.addEventListener('click', (event) => {
   const link = event.target.closest && event.target.closest('a[data-option]');
   if (!link) return;
   event.preventDefault();
   goTo(link.dataset.option);
-});
+}, whileMounted);

@@ -40,7 +40,7 @@ class RunsTab:
         self._disk_use = DiskUse()
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
-                gr.HTML('<h3 class="rs-step">Runs</h3>')
+                gr.HTML('<h3 class="rs-list-title">Runs</h3>')
                 self.storage = gr.HTML(elem_id="runs-storage", elem_classes="rs-maybe")
                 self.picker = gr.Radio(
                     choices=[],

@@ -182,14 +182,9 @@ def _card(preset: Preset, title: str, needs: str | None, chosen: str | None, mod
     name, _, rest = title.partition(": ") if needs is not None else (title, "", "Your own")
     if preset.key == chosen and is_other(preset, model):
         rest, needs = f"with another model: {printable(_short(model), 60)}", needs_of(model)
-        need = _first_need(needs)
-    else:
-        need = (
-            f"Needs an NVIDIA card from {preset.tiers[0].gb} GB"
-            if preset.tiers and needs is not None
-            else _first_need(needs)
-        )
-    lines = [name, f"{rest[:1].upper()}{rest[1:]}", need]
+    elif preset.tiers and needs is not None:
+        needs = f"An NVIDIA card from {preset.tiers[0].gb} GB"
+    lines = [name, f"{rest[:1].upper()}{rest[1:]}", _first_need(needs)]
     return "\n".join(line for line in lines if line)
 
 

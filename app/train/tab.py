@@ -291,27 +291,30 @@ class TrainTab:
         }
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        return self._checked(given)[0]
+
+    def _checked(self, given: Mapping[Any, Any]) -> tuple[dict[Any, Any], RunConfig | None]:
+        """(the updates that show what the check found, the config where its preflight found no error)."""
         try:
             config = self.form.read(given)
         except ConfigError as error:
-            return {self.findings: problems(error.faults), **self.marks(given)}
-        found = [*self.pictures.unsaved(given), *self._preflight(config)]
+            return {self.findings: problems(error.faults), **self.marks(given)}, None
+        before = self._preflight(config)
+        found = [*self.pictures.unsaved(given), *before]
         takes = takes_card(estimate(config, self.watch.store.root), config)
-        return {
+        updates = {
             self.findings: findings_card(found, "Nothing stands in the way. Press Start."),
             self.takes: takes,
             **self._at_captions(given, found),
         }
+        return updates, None if has_errors(before) else config
 
     def on_probe(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """Check, then take a few steps in a process of their own; the estimate is then what they took."""
         from ...core.before.probes import run_probe
 
-        checked = self.on_check(given)
-        if self.takes not in checked:  # the form itself is wrong
-            return checked
-        config, store = self.form.read(given), self.watch.store
-        if has_errors(self._preflight(config)):
+        (checked, config), store = self._checked(given), self.watch.store
+        if config is None:
             return checked
         busy = [
             run.name

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import kohya
-from .lora_file import LoraError
+from .lora_file import LoraError, read_lora_header
 from .lora_layers import Base, Layout, in_diffusers, read_lora, write_lora
 from .matrices import difference
 
@@ -56,7 +56,7 @@ def convert(path: Path, target: Path, layout: Layout, source: "Source") -> Conve
         if layout == "kohya"
         else set(in_diffusers(found.layers, base.component, torch.float32))
     )
-    keys = _names(target)
+    keys = set(read_lora_header(target).tensors)
     apart = max(
         difference(one, again.layers[layer]) if layer in again.layers else 1.0 for layer, one in found.layers.items()
     )
@@ -66,9 +66,3 @@ def convert(path: Path, target: Path, layout: Layout, source: "Source") -> Conve
             "Do not use it; report the file that it was made from.",
         )
     return Converted(target, found.layout, layout, len(found.layers), len(keys & expected), len(expected), apart)
-
-
-def _names(path: Path) -> set[str]:
-    from .lora_file import read_lora_header
-
-    return set(read_lora_header(path).tensors)

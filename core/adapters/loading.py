@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..families.quantised import shape_of, weight_of
 from ..randomness import kept_random_state
 from .lora_file import LoraError, LoraFile, read_lora_header
+from .matrices import squared_norm
 
 if TYPE_CHECKING:
     from ..families.base import Model
@@ -222,11 +223,10 @@ def adapter_matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, nn.M
 
 
 def _change(loaded: list[tuple[str, Tensor, Tensor, nn.Module, float]]) -> float:
-    """|scale B A| / |W| over all layers. |B A|^2 = sum((B^T B) * (A A^T)), which needs no matrix of the layer's size."""
+    """|scale B A| / |W| over all layers."""
     changed = whole = 0.0
     for _, a, b, layer, scale in loaded:
-        a, b = (each.cpu().double().flatten(1) for each in (a, b))  # not every device has float64
-        changed += scale**2 * max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
+        changed += scale**2 * squared_norm(a, b)
         whole += float(weight_of(layer).float().norm()) ** 2
     return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
 

@@ -46,25 +46,24 @@ class Matrices:
         return self.scale * self.b.float().flatten(1) @ self.a.float().flatten(1)
 
 
-def norm(a: Tensor, b: Tensor) -> float:
-    """Frobenius norm of B A in float64, which needs no matrix of the layer's size: |B A|^2 = sum((B^T B) * (A A^T))."""
-    a, b = a.detach().cpu().double().flatten(1), b.detach().cpu().double().flatten(1)
-    return max(0.0, float(((b.T @ b) * (a @ a.T)).sum())) ** 0.5
+def squared_norm(a: Tensor, b: Tensor) -> float:
+    """Frobenius norm of B A, squared, in float64: |B A|^2 = sum((B^T B) * (A A^T)), which needs no matrix of the layer's size."""
+    a, b = _double(a), _double(b)
+    return max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
 
 
 def difference(one: Matrices, other: Matrices) -> float:
     """|delta - delta'| / |delta|: the share by which two LoRAs of a layer differ; 0 where both change nothing."""
-    (a, b), (c, d) = (_double(each) for each in (one, other))
-    size, apart = norm(a, b), norm(torch.cat([a, c]), torch.cat([b, -d], dim=1))
+    (a, b), (c, d) = ((_double(each.a), each.scale * _double(each.b)) for each in (one, other))
+    size, apart = squared_norm(a, b) ** 0.5, squared_norm(torch.cat([a, c]), torch.cat([b, -d], dim=1)) ** 0.5
     if size == 0:
         return 0.0 if apart == 0 else float("inf")
     return apart / size
 
 
-def _double(one: Matrices) -> tuple[Tensor, Tensor]:
-    """A, and B with the scale, as matrices in float64 on the CPU; not every device has it."""
-    a, b = (each.detach().cpu().double().flatten(1) for each in (one.a, one.b))
-    return a, one.scale * b
+def _double(one: Tensor) -> Tensor:
+    """As a matrix in float64 on the CPU; not every device has it."""
+    return one.detach().cpu().double().flatten(1)
 
 
 def of_adapter(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Matrices]:

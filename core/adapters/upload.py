@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..names import is_hub_id
-from .header import ExportError, read_header, read_lora_config
+from .header import ExportError, config_of_header, read_header
 from .lora_file import read_lora_header
 from .model_card import model_card
 
@@ -62,7 +62,8 @@ def card_of(files: Sequence[Path]) -> str:
 
     for file in files:
         read_lora_header(file)  # a whole LoRA, not cut off
-    flat, metadata = read_lora_config(files[0]), read_header(files[0]).get("__metadata__", {})
+    header = read_header(files[0])
+    flat, metadata = config_of_header(header, str(files[0])), header.get("__metadata__", {})
     if flat is None:
         raise ExportError(
             f"'{files[0]}' carries no settings of Rollout Studio; only LoRA files that were trained here do."

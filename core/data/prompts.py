@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..families.fingerprint import part_fingerprint
 from ..findings import Finding
-from .cache import CorruptEntry, DatasetError, Store, TensorCache, identity, key_of, sound
+from .cache import DatasetError, Store, TensorCache, identity, key_of, sound
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ class PromptShelf:
 
     def read(self, prompt: str, negative: bool) -> dict[str, Tensor] | None:
         """An entry; None where there is none. A damaged one counts as none, and the log says so."""
-        try:
-            return self.cache.read(self.key(prompt, negative))
-        except CorruptEntry as error:
-            _log.warning("%s: a damaged file of the cache: %s. It is made again.", self.cache.path(self.key(prompt, negative)), error)  # fmt: skip
-            return None
+        tensors, problem = sound(self.cache, self.key(prompt, negative), bool)
+        if problem is not None:
+            _log.warning("%s: %s %s", problem.where, problem.message, problem.remedy)
+        return tensors
 
     def write(self, prompt: str, negative: bool, encoded: "Prompt") -> None:
         """Raises DatasetError where the encoder gave values that are not finite, and when the disk is full."""

@@ -4,15 +4,13 @@ The network takes FLUX.2's latents as they are, 1000 sigma as its time, and a te
 velocity. A text has its true length; what is behind it in a batch is masked, and a picture's place is counted from it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from ..base import Conditioning, Model, Prompt
+from ..base import Prompt
 from ..codec import PatchifiedVae
+from ..ragged import RaggedTexts
 from . import FACTS
 
 
@@ -23,7 +21,7 @@ class ErnieVae(PatchifiedVae):
     epsilon = 1e-5
 
 
-class ErnieImage(Model):
+class ErnieImage(RaggedTexts):
     """ERNIE-Image, the base model. Turbo is distilled, and refused."""
 
     facts = FACTS
@@ -32,13 +30,6 @@ class ErnieImage(Model):
     def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
         (embeds,) = self.pipe.encode_prompt([prompt], self.device)
         return {"prompt_embeds": embeds}
-
-    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
-        embeds = [one["prompt_embeds"] for one in prompts]
-        return Conditioning({
-            "prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
-            "prompt_length": torch.tensor([len(one) for one in embeds], device=self.device),
-        })  # fmt: skip
 
     def network_time(self, t: Tensor) -> Tensor:
         return t * self.pipe.scheduler.config.num_train_timesteps
@@ -51,9 +42,3 @@ class ErnieImage(Model):
             text_lens=cond["prompt_length"],
             return_dict=False,
         )[0]
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = {"prompt_embeds": [one["prompt_embeds"].to(self.device) for one in conditionings]}
-        if negative is not None:
-            inputs["negative_prompt_embeds"] = [negative["prompt_embeds"].to(self.device)] * len(conditionings)
-        return inputs

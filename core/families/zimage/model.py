@@ -6,19 +6,17 @@ learnt filling, and masks what is beyond that, so rows of any lengths may share 
 prompt's own output: 0 is none.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from ..base import Conditioning, Model, Prompt
+from ..base import Prompt
 from ..layout import ListOfItems
+from ..ragged import RaggedTexts
 from . import FACTS
 
 
-class ZImage(Model):
+class ZImage(RaggedTexts):
     """Z-Image, the base model."""
 
     facts = FACTS
@@ -28,13 +26,6 @@ class ZImage(Model):
         # The pipeline writes the chat message into the list that it is given: it gets one of its own.
         (embeds,), _ = self.pipe.encode_prompt([prompt], self.device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds}
-
-    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
-        embeds = [one["prompt_embeds"] for one in prompts]
-        return Conditioning({
-            "prompt_embeds": pad_sequence(embeds, batch_first=True).to(self.device),
-            "prompt_length": torch.tensor([len(one) for one in embeds], device=self.device),
-        })  # fmt: skip
 
     def network_time(self, t: Tensor) -> Tensor:
         return (1000 - t * 1000) / 1000  # as the pipeline computes it, to the last bit
@@ -48,9 +39,3 @@ class ZImage(Model):
 
     def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
         return latents  # the pipeline makes lists for the network alone
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = {"prompt_embeds": [one["prompt_embeds"].to(self.device) for one in conditionings]}
-        if negative is not None:
-            inputs["negative_prompt_embeds"] = [negative["prompt_embeds"].to(self.device)] * len(conditionings)
-        return inputs
