@@ -287,7 +287,8 @@ class TrainTab:
             **self.filled({**given, self.name: name}, config, preset=preset),
             **self.keep.lists(preset, model),
             **self.keep.chosen(preset, model),
-            self.name: name,
+            # A value for a field in a closed step lands some time after the step opens (Gradio 6.31), over what was typed until then.
+            **({} if name == _text(given[self.name]) else {self.name: name}),
         }
 
     def on_check(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -400,6 +401,10 @@ def _together(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
             both = isinstance(change, dict) and isinstance(whole.get(component), dict)
             whole[component] = {**whole[component], **change} if both else change
     return whole
+
+
+def _text(value: str | None) -> str:
+    return "" if value is None else value
 
 
 def _name_problem(name: str | None) -> str | None:

@@ -541,3 +541,11 @@ def test_a_file_that_names_no_folders_says_that_they_must_be_filled_in(tmp_path)
         lora(tmp_path / "cup.safetensors", {"rollout_studio_config": json.dumps(published_config(config))})
     )
     assert found.fill_in == ("pretrained_model_name_or_path", "instance_data_dir")
+
+
+@pytest.mark.parametrize(("kept", "held"), [("", None), ("", ""), ("mine", "mine")])
+def test_a_reload_says_nothing_of_a_name_that_stands_there_as_it_was_kept(train, kept, held):
+    """In a closed step it would be heard when the step opens, and take what is typed there with it."""
+    asked = given(train, MINE) | dict([train.draft.kept(MINE, "demo", kept).popitem(), (train.name, held)])
+    assert train.name not in train.restored(asked)
+    assert train.restored({**asked, train.name: "another"})[train.name] == kept
