@@ -144,10 +144,28 @@ function Canvas({ editor, home }) {
     editor.set({ chosen: [id], menu: null });
     flow.fitView({ nodes: [{ id: cardId(id) }], padding: 0.4, maxZoom: 1, duration: 250 });
   };
+  const saveForComfy = async () => {
+    const text = await editor.forComfy();
+    if (text !== null) download(editor.fileName(".comfyui"), text);
+  };
+  const pasteText = (text, at) => {
+    const clip = graph.clipped(text);
+    if (clip !== null) editor.paste(clip, pasteOffset(clip, at && flow.screenToFlowPosition(at)));
+    else if (text.trimStart().startsWith("{")) editor.openText(text, "The pasted text");
+    return clip !== null || text.trimStart().startsWith("{");
+  };
+  const pasteHere = async (at) => {
+    try {
+      if (!pasteText(await navigator.clipboard.readText(), at)) editor.notify("No nodes and no workflow are on the clipboard.");
+    } catch (error) {
+      editor.notify(`The browser does not give its clipboard to the menu (${error.name}); press Ctrl+V.`);
+    }
+  };
   const actions = {
     search: searchHere, remove, focusNode, fitView: () => flow.fitView({ padding: BESIDE, maxZoom: 1, duration: 250 }),
-    arrange: () => editor.arrange(selectedIds()), group: () => editor.group(selectedIds()), mute: () => editor.mute(selectedIds()),
+    arrange: () => editor.arrange(selectedIds()), group: () => editor.group(selectedIds()), mute: () => editor.mute(selectedIds()), bypass: () => editor.bypass(selectedIds()),
     duplicate: () => editor.duplicate(selectedIds()), selectAll: () => editor.set({ chosen: [...editor.document.nodes.keys()] }),
+    searchAt: (x, y) => openSearch(x, y), paste: pasteHere, saveForComfy,
     save: () => download(editor.fileName(), graph.toText(editor.document)), choose: () => shell.current.querySelector("input[type=file]").click(),
     full: () => (globalThis.document.fullscreenElement ? globalThis.document.exitFullscreen() : home.requestFullscreen()),
   }; // prettier-ignore
@@ -170,14 +188,7 @@ function Canvas({ editor, home }) {
   };
   const onPaste = (event) => {
     if (event.target.closest?.(EDITABLE)) return;
-    const text = event.clipboardData.getData("text/plain"), clip = graph.clipped(text);
-    if (clip !== null) {
-      event.preventDefault();
-      editor.paste(clip, pasteOffset(clip, pointer.current && flow.screenToFlowPosition(pointer.current)));
-    } else if (text.trimStart().startsWith("{")) {
-      event.preventDefault();
-      editor.openText(text, "The pasted text");
-    }
+    if (pasteText(event.clipboardData.getData("text/plain"), pointer.current)) event.preventDefault();
   };
   const onDrop = (event) => {
     const [file] = event.dataTransfer.files;
@@ -192,6 +203,10 @@ function Canvas({ editor, home }) {
   };
   useKeys(shell, { keydown: onKeyDown, copy: onCopy, cut: (event) => onCopy(event, true), paste: onPaste });
   const onContextMenu = (event, node) => isFrame(node.id) || editor.openMenu(idOf(node.id), event);
+  const onPaneContextMenu = (event) => {
+    event.preventDefault();
+    editor.set({ menu: { id: null, x: event.clientX, y: event.clientY }, panel: null });
+  };
   const onDoubleClick = (event) => event.target.classList.contains("react-flow__pane") && openSearch(event.clientX, event.clientY);
 
   return html`
@@ -202,7 +217,7 @@ function Canvas({ editor, home }) {
         <${ReactFlow} nodes=${nodes} edges=${edges} nodeTypes=${NODE_TYPES} onNodesChange=${onNodesChange} onEdgesChange=${onEdgesChange}
           onNodeDragStart=${onNodeDragStart} isValidConnection=${isValidConnection} onConnectStart=${startLink} onConnect=${onConnect}
           onConnectEnd=${onConnectEnd} onClickConnectStart=${startLink} onClickConnectEnd=${onClickConnectEnd} onReconnectStart=${(_, edge, handleType) => startReconnect(editor, edge, handleType)}
-          onReconnect=${onReconnect} onReconnectEnd=${onReconnectEnd} onNodeContextMenu=${onContextMenu}
+          onReconnect=${onReconnect} onReconnectEnd=${onReconnectEnd} onNodeContextMenu=${onContextMenu} onPaneContextMenu=${onPaneContextMenu}
           onMoveEnd=${(_, view) => { editor.view = view; editor.save(); }} defaultViewport=${editor.view ?? undefined}
           deleteKeyCode=${null} multiSelectionKeyCode=${MULTI} selectionKeyCode="Shift" zoomOnDoubleClick=${false} minZoom=${0.08} maxZoom=${2}
           connectionRadius=${28} elevateNodesOnSelect=${true} proOptions=${undefined}>
@@ -400,6 +415,8 @@ function shortcut(event, editor, actions) {
   if (mod && key === "a") return actions.selectAll;
   if (mod && key === "d") return actions.duplicate;
   if (mod && key === "g") return actions.group;
+  if (mod && key === "m") return actions.mute;
+  if (mod && key === "b") return actions.bypass;
   if (mod || event.altKey) return null;
   return { Delete: actions.remove, Backspace: actions.remove, "/": actions.search, m: actions.mute, l: actions.arrange, f: actions.fitView,
     "?": () => editor.set({ panel: "help" }) }[key] ?? null; // prettier-ignore

@@ -1,11 +1,12 @@
 // A graph as the editor holds it. Everything here is pure: a change gives a new document, which shares what did not change.
 //
-// It mirrors the file (nodes/graph/graph.py): `nodes` is a Map id -> {kind, inputs, title, muted}; `inputs` a Map name -> value as the file
+// It mirrors the file (nodes/graph/graph.py): `nodes` is a Map id -> {kind, inputs, title, muted, bypassed}; `inputs` a Map name -> value as the file
 // has it, where ["id", slot] is a link and {"__value__": [...]} a list. `places` and `groups` are the layout. Maps, not objects, because a
 // file may name a node "__proto__".
 
 export const FORMAT = "rollout_studio.graph";
 export const VERSION = 1;
+const MODES = ["muted", "bypassed"];
 const CLIP = "rollout_studio.nodes"; // what copied nodes are called on the clipboard
 const FARTHEST = 1e6; // a place beyond is no place: the view could not get there
 
@@ -37,6 +38,7 @@ export function read(data) {
       inputs: new Map(Object.entries(isObject(given.inputs) ? given.inputs : {})),
       title: typeof meta.title === "string" ? meta.title : null,
       muted: meta.muted === true,
+      bypassed: meta.bypassed === true,
     });
   }
   const { nodes: places, groups, ...rest } = isObject(data.layout) ? data.layout : {};
@@ -52,7 +54,8 @@ export function read(data) {
 export function write(document) {
   const prompt = record(
     [...document.nodes].map(([id, node]) => {
-      const meta = { ...(node.title === null ? {} : { title: node.title }), ...(node.muted ? { muted: true } : {}) };
+      const modes = MODES.filter((mode) => node[mode]).map((mode) => [mode, true]);
+      const meta = { ...(node.title === null ? {} : { title: node.title }), ...Object.fromEntries(modes) };
       const written = { class_type: node.kind, inputs: record(node.inputs) };
       return [id, Object.keys(meta).length ? { ...written, _meta: meta } : written];
     }),
@@ -115,7 +118,7 @@ export function signatures(document) {
     made.set(id, "?"); // met again while it is made: a circle
     const inputs = [...node.inputs].sort(([a], [b]) => (a < b ? -1 : 1));
     const written = inputs.map(([name, value]) => [name, isLink(value) ? [of(value[0]), value[1]] : { value }]);
-    made.set(id, fingerprint(JSON.stringify([node.kind, written])));
+    made.set(id, fingerprint(JSON.stringify(node.bypassed ? [node.kind, written, "bypassed"] : [node.kind, written])));
     return made.get(id);
   };
   for (const id of document.nodes.keys()) of(id);
@@ -150,7 +153,7 @@ function freeId(document, wanted, taken = new Set()) {
 /** [document with a new node, its id]; the id is made from `title`: train, train_2, ... */
 export function addNode(document, kind, title, place, inputs = new Map()) {
   const id = freeId(document, title.toLowerCase().replaceAll(/[^a-z0-9]+/g, "_"));
-  const nodes = new Map(document.nodes).set(id, { kind, inputs, title: null, muted: false });
+  const nodes = new Map(document.nodes).set(id, { kind, inputs, title: null, muted: false, bypassed: false });
   return [{ ...document, nodes, places: new Map(document.places).set(id, place) }, id];
 }
 
@@ -178,8 +181,11 @@ export const connect = (document, { from, slot, to, input }) => setInput(documen
 
 export const setTitle = (document, id, title) => withNode(document, id, { title: title === "" ? null : title.slice(0, 200) });
 
-export function setMuted(document, ids, muted) {
-  return ids.reduce((changed, id) => (changed.nodes.get(id).muted === muted ? changed : withNode(changed, id, { muted })), document);
+/** With `muted` (left out, with all that needs it) or `bypassed` (left out, what it was given goes on) set or taken away; never both. */
+export function setMode(document, ids, mode, on) {
+  const change = { muted: false, bypassed: false, [mode]: on };
+  const same = (node) => MODES.every((each) => node[each] === change[each]);
+  return ids.reduce((changed, id) => (same(changed.nodes.get(id)) ? changed : withNode(changed, id, change)), document);
 }
 
 /** With changed places: an iterable of [id, {x, y, ...}]; what a place holds besides stays. */

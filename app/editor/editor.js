@@ -290,10 +290,20 @@ export class Editor {
   /** The graph as the server takes it: as text, because Gradio takes an object with a `path` in it for an uploaded file. */
   text = () => JSON.stringify(graph.write(this.document));
 
-  fileName() {
+  fileName(mark = "") {
     const stem = this.state.name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "");
-    return `${stem === "" ? "graph" : stem}.json`;
+    return `${stem === "" ? "graph" : stem}${mark}.json`;
   }
+
+  /** The graph as ComfyUI's page opens it, as text; null where it could not be made, which is reported. */
+  forComfy = async () => {
+    const answer = await this.ask("graph_comfy", { graph: this.text() });
+    if (answer?.problems) {
+      this.takeProblems(answer.problems);
+      this.set({ panel: "problems" });
+    }
+    return answer?.text ?? null;
+  };
 
   toForm = (train) => this.services.toForm({ graph: this.text(), train });
 
@@ -310,7 +320,8 @@ export class Editor {
   /** Add a node at a place of the canvas; `end` is the dropped link that it shall take or give. */
   add(kind, at, end = null) {
     const declared = this.state.kinds.get(kind);
-    let [document, id] = graph.addNode(this.document, kind, declared.title, { x: Math.round(at.x), y: Math.round(at.y) });
+    const x = end?.wants === "givers" ? at.x - guess(declared).width : at.x; // what feeds a node stands left of it
+    let [document, id] = graph.addNode(this.document, kind, declared.title, { x: Math.round(x), y: Math.round(at.y) });
     if (end?.wants === "takers") {
       document = graph.connect(document, { from: end.node, slot: end.slot, to: id, input: takers(declared, end.type)[0].name });
     } else if (end?.wants === "givers") {
@@ -364,8 +375,11 @@ export class Editor {
     this.change(document);
   }
 
-  mute(ids) {
-    if (ids.length) this.change(graph.setMuted(this.document, ids, !ids.every((id) => this.document.nodes.get(id).muted)));
+  mute = (ids) => this.toggle(ids, "muted");
+  bypass = (ids) => this.toggle(ids, "bypassed");
+
+  toggle(ids, mode) {
+    if (ids.length) this.change(graph.setMode(this.document, ids, mode, !ids.every((id) => this.document.nodes.get(id)[mode])));
   }
 
   /** Put copied nodes beside the old ones, and choose them. */

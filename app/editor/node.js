@@ -8,9 +8,9 @@ import { accepts, typeWords, words } from "./types.js";
 export const NARROWEST = 240, WIDEST = 1200;
 const NO_FAULTS = Object.freeze([]);
 const STATES = {
-  waiting: "waiting", running: "running", cached: "done before", done: "done", failed: "failed", skipped: "left out", interrupted: "stopped", muted: "muted",
+  waiting: "waiting", running: "running", cached: "done before", done: "done", failed: "failed", skipped: "left out", interrupted: "stopped", muted: "muted", bypassed: "bypassed",
 }; // prettier-ignore
-const MARKS = { waiting: "…", running: "▸", cached: "✓", done: "✓", failed: "✕", skipped: "–", interrupted: "■", muted: "⏸" };
+const MARKS = { waiting: "…", running: "▸", cached: "✓", done: "✓", failed: "✕", skipped: "–", interrupted: "■", muted: "⏸", bypassed: "⤳" };
 
 export const NodeCard = memo(function NodeCard({ id: flowId, data: { editor } }) {
   const id = idOf(flowId);
@@ -24,8 +24,8 @@ export const NodeCard = memo(function NodeCard({ id: flowId, data: { editor } })
   const [help, setHelp] = useState(false);
   if (node === undefined) return null;
   const declared = kinds.get(node.kind);
-  const state = node.muted ? "muted" : status?.state;
-  const classes = ["rsg-node", state && !stale ? `rsg-is-${state}` : "", stale ? "rsg-is-stale" : "", faults.length ? "rsg-has-faults" : "", node.muted ? "rsg-is-muted" : ""];
+  const state = node.muted ? "muted" : node.bypassed ? "bypassed" : status?.state;
+  const classes = ["rsg-node", state && !stale ? `rsg-is-${state}` : "", stale ? "rsg-is-stale" : "", faults.length ? "rsg-has-faults" : "", node.muted ? "rsg-is-muted" : "", node.bypassed ? "rsg-is-bypassed" : ""];
   const parts = { editor, id, node, declared, place, faults, help };
   return html`
     <div class=${classes.filter(Boolean).join(" ")} data-node=${id} data-state=${state ?? "new"} data-category=${declared?.category ?? ""} style=${{ "--kind": categoryColour(declared?.category) }}>

@@ -29,7 +29,7 @@ export function Bar({ editor, actions }) {
         : html`<button type="button" class="rsg-run" onClick=${() => editor.run()} disabled=${starting || empty} title="Run what has a result to look at (Ctrl+Enter)">${icon("run")} Run</button>`}
       <button type="button" onClick=${actions.search} title="Add a node (/, or double-click the canvas)">+ Node</button>
       <${Open} editor=${editor} actions=${actions} />
-      <button type="button" onClick=${actions.save} disabled=${empty} title="Save the graph as a file (Ctrl+S)">Save</button>
+      <${Save} editor=${editor} actions=${actions} empty=${empty} />
       ${trains === 1 && html`<button type="button" onClick=${() => editor.toForm(editor.trains()[0])} title="Put this graph's training into the Train form">To the form</button>`}
       <span class="rsg-apart"></span>
       <button type="button" class="rsg-icon" aria-label="Undo" title="Undo (Ctrl+Z)" disabled=${!canUndo} onClick=${editor.undo}>${icon("undo")}</button>
@@ -78,12 +78,29 @@ function Open({ editor, actions }) {
       <button type="button" aria-haspopup="menu" aria-expanded=${open} onClick=${() => editor.set({ panel: open ? null : "open" })}>Open ${icon("down")}</button>
       ${open && html`
         <div class="rsg-menu rsg-open" role="menu">
-          <button type="button" role="menuitem" onClick=${choose(actions.choose)}><b>A file…</b><small>A workflow, or a PNG or LoRA that was made here.</small></button>
+          <button type="button" role="menuitem" onClick=${choose(actions.choose)}><b>A file…</b><small>A workflow, saved here or by ComfyUI; or a PNG or LoRA that was made here.</small></button>
           <button type="button" role="menuitem" onClick=${choose(editor.services.fromForm)}><b>The Train form as a graph</b><small>Everything that the form holds now.</small></button>
           <button type="button" role="menuitem" onClick=${choose(editor.openEmpty)}><b>An empty graph</b></button>
           <hr />
           ${workflows.map((each) => html`
             <button type="button" role="menuitem" key=${each.name} onClick=${choose(() => editor.openShipped(each))}><b>${each.title}</b>${each.kind === "experiment" && html`<small>${each.about}</small>`}</button>`)}
+        </div>`}
+    </span>`;
+}
+
+function Save({ editor, actions, empty }) {
+  const open = useEditor(editor, (state) => state.panel === "save");
+  const choose = (action) => () => {
+    editor.set({ panel: null });
+    action();
+  };
+  return html`
+    <span class="rsg-drop">
+      <button type="button" aria-haspopup="menu" aria-expanded=${open} disabled=${empty} onClick=${() => editor.set({ panel: open ? null : "save" })}>Save ${icon("down")}</button>
+      ${open && html`
+        <div class="rsg-menu rsg-open" role="menu">
+          <button type="button" role="menuitem" onClick=${choose(actions.save)}><b>As a file (Ctrl+S)</b><small>To open here again, to run from the command line, to share.</small></button>
+          <button type="button" role="menuitem" onClick=${choose(actions.saveForComfy)}><b>For ComfyUI</b><small>A workflow that ComfyUI's page opens, with Rollout Studio among its custom nodes.</small></button>
         </div>`}
     </span>`;
 }
@@ -165,24 +182,22 @@ export function Search({ editor, shell }) {
     </div>`; // prettier-ignore
 }
 
-// ---- a node's menu
+// ---- the menus of a node and of the canvas
 
 export function Menu({ editor, shell, actions }) {
   const menu = useEditor(editor, (state) => state.menu);
-  const node = useEditor(editor, (state) => (menu === null ? undefined : state.document.nodes.get(menu.id)));
-  const first = useRef(null);
+  if (menu === null) return null;
+  return html`<${menu.id === null ? CanvasMenu : NodeMenu} key=${menu.id} menu=${menu} editor=${editor} shell=${shell} actions=${actions} />`;
+}
+
+/** Items of a menu, the first with the focus; arrow keys go through them. */
+function Items({ menu, editor, shell, label, children }) {
+  const list = useRef(null);
   useEffect(() => {
-    first.current?.focus();
+    list.current.querySelector("button:not(:disabled)")?.focus();
   }, [menu]);
-  if (menu === null || node === undefined) return null;
-  const declared = editor.state.kinds.get(node.kind);
   const box = shell.current.getBoundingClientRect();
-  const style = { left: Math.max(4, Math.min(menu.x - box.left, box.width - 240)), top: Math.max(4, Math.min(menu.y - box.top, box.height - 240)) };
-  const choose = (action) => () => {
-    editor.set({ menu: null });
-    shell.current.focus({ preventScroll: true });
-    action();
-  };
+  const style = { left: Math.max(4, Math.min(menu.x - box.left, box.width - 240)), top: Math.max(4, Math.min(menu.y - box.top, box.height - 270)) };
   const keys = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -190,15 +205,46 @@ export function Menu({ editor, shell, actions }) {
     const items = [...event.currentTarget.querySelectorAll("button:not(:disabled)")];
     items[(items.indexOf(globalThis.document.activeElement) + step + items.length) % items.length].focus();
   };
+  return html`<div class="rsg-menu rsg-node-menu" style=${style} ref=${list} role="menu" aria-label=${label} onKeyDown=${keys}>${children}</div>`;
+}
+
+/** Does what was chosen, with the focus back on the canvas. */
+const chosenFrom = (editor, shell) => (action) => () => {
+  editor.set({ menu: null });
+  shell.current.focus({ preventScroll: true });
+  action();
+};
+
+function CanvasMenu({ menu, editor, shell, actions }) {
+  const empty = useEditor(editor, (state) => state.document.nodes.size === 0);
+  const choose = chosenFrom(editor, shell);
+  const item = (words, action, off = false) => html`<button type="button" role="menuitem" disabled=${off} onClick=${choose(action)}>${words}</button>`;
   return html`
-    <div class="rsg-menu rsg-node-menu" style=${style} role="menu" aria-label=${editor.titleOf(menu.id)} onKeyDown=${keys}>
-      <button type="button" role="menuitem" ref=${first} disabled=${editor.running || node.muted || !declared} onClick=${choose(() => editor.run(menu.id))}>Run up to here</button>
+    <${Items} menu=${menu} editor=${editor} shell=${shell} label="Canvas">
+      ${item("Add a node", () => actions.searchAt(menu.x, menu.y))}
+      ${item("Paste", () => actions.paste(menu))}
+      ${item("Frame around the chosen nodes", actions.group, empty)}
+      ${item("Choose all", actions.selectAll, empty)}
+      ${item("Put in order", actions.arrange, empty)}
+      ${item("Show everything", actions.fitView, empty)}
+    </${Items}>`;
+}
+
+function NodeMenu({ menu, editor, shell }) {
+  const node = useEditor(editor, (state) => state.document.nodes.get(menu.id));
+  if (node === undefined) return null;
+  const declared = editor.state.kinds.get(node.kind);
+  const choose = chosenFrom(editor, shell);
+  return html`
+    <${Items} menu=${menu} editor=${editor} shell=${shell} label=${editor.titleOf(menu.id)}>
+      <button type="button" role="menuitem" disabled=${editor.running || node.muted || node.bypassed || !declared} onClick=${choose(() => editor.run(menu.id))}>Run up to here</button>
       ${node.kind === "RolloutStudioTrain" && html`<button type="button" role="menuitem" onClick=${choose(() => editor.toForm(menu.id))}>Use this training in the form</button>`}
       <button type="button" role="menuitem" onClick=${choose(() => editor.set({ naming: menu.id }))}>Give it a title</button>
       <button type="button" role="menuitem" onClick=${choose(() => editor.mute([menu.id]))}>${node.muted ? "Take part again" : "Mute: leave it out"}</button>
+      <button type="button" role="menuitem" onClick=${choose(() => editor.bypass([menu.id]))}>${node.bypassed ? "No longer bypass it" : "Bypass: what it is given goes on"}</button>
       <button type="button" role="menuitem" onClick=${choose(() => editor.duplicate([menu.id]))}>Duplicate</button>
       <button type="button" role="menuitem" onClick=${choose(() => editor.remove([menu.id]))}>Delete</button>
-    </div>`;
+    </${Items}>`;
 }
 
 // ---- messages
@@ -240,7 +286,7 @@ export function Problems({ editor, actions }) {
 const KEYS = [
   ["/ or double-click", "Add a node"], ["Drag from a socket", "Link; dropped on the canvas: add what fits"], ["Ctrl+Enter", "Run"],
   ["Ctrl+Z, Ctrl+Shift+Z", "Undo, redo"], ["Ctrl+C, Ctrl+X, Ctrl+V", "Copy, cut, paste; links from outside come along"], ["Ctrl+D", "Duplicate"],
-  ["Shift+drag, Shift+click", "Choose several"], ["Ctrl+A", "Choose all"], ["Delete", "Delete what is chosen"], ["M", "Mute: leave a node, and what needs it, out"],
+  ["Shift+drag, Shift+click", "Choose several"], ["Ctrl+A", "Choose all"], ["Delete", "Delete what is chosen"], ["M, Ctrl+M", "Mute: leave a node, and what needs it, out"], ["Ctrl+B", "Bypass: leave a node out; what it is given goes on"],
   ["Ctrl+G", "Frame around the chosen nodes"], ["L", "Put in order"], ["F", "Show everything"], ["Tab, Enter", "Go to the next node, choose it; on two sockets: link them"],
   ["Arrow keys", "Move the chosen nodes"], ["Ctrl+S, Ctrl+O", "Save to a file, open a file"], ["?", "This help"],
 ]; // prettier-ignore

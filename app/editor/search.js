@@ -1,14 +1,14 @@
 // Finding a node to add: by any of its words, and only what fits where a link was dropped.
 import { givers, takers } from "./types.js";
 
-/** The declarations that match a query, best first; all of them, in the order of the menu, for an empty one. */
+/** The declarations that match a query, best first, a whole title before all others; all of them, in the order of the menu, for an empty one. */
 export function find(kinds, query, fits = () => true) {
   const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
   return [...kinds.values()]
     .filter(fits)
-    .map((each, order) => ({ each, order, score: wanted.reduce((sum, word) => sum + scoreOf(each, word), 0) }))
+    .map((each, order) => ({ each, order, whole: each.title.toLowerCase() === query.trim().toLowerCase(), score: wanted.reduce((sum, word) => sum + scoreOf(each, word), 0) }))
     .filter(({ score }) => Number.isFinite(score))
-    .sort((a, b) => a.score - b.score || a.order - b.order)
+    .sort((a, b) => b.whole - a.whole || a.score - b.score || a.order - b.order)
     .map(({ each }) => each);
 }
 

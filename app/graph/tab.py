@@ -12,6 +12,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import gradio as gr
 from ...core.config import OPTIONS
 from ...core.config.options import ConfigError
 from ...core.sizes import size
+from ...nodes.comfy.files import to_ui
 from ...nodes.graph import validate
 from ...nodes.graph.compile import config_of, graph_of
 from ...nodes.graph.declaration import NODES, described
@@ -165,6 +167,13 @@ class GraphTab:
                 return {"fault": f"The graph could not be started: {error}."}
             return {"run": self.runs.status()}
 
+        def graph_comfy(sent: Any) -> dict[str, Any]:
+            """A graph as ComfyUI's page opens it: {graph} -> {text}, or {problems} where some of it could not be written down there."""
+            try:
+                return {"text": json.dumps(for_comfy(_graph_in(sent)), ensure_ascii=False, indent=1) + "\n"}
+            except GraphError as error:
+                return {"problems": problems_as_data(error)}
+
         def graph_stop(name: Any) -> dict[str, Any]:
             """Ask a run to stop."""
             self.runs.stop(name)
@@ -175,7 +184,18 @@ class GraphTab:
             graph = self.runs.graph_of(name)
             return {"fault": "This run is no longer there."} if graph is None else _answer(graph, [])
 
-        return [graph_menu, graph_shipped, graph_read, graph_check, graph_run, graph_stop, graph_of_run]
+        return [graph_menu, graph_shipped, graph_read, graph_check, graph_run, graph_comfy, graph_stop, graph_of_run]
+
+
+def for_comfy(graph: Graph) -> dict[str, Any]:
+    """`to_ui` of a graph that may be unfinished. Raises GraphError where something in it is wrong rather than missing."""
+    whole = Graph({id: replace(node, bypassed=False) for id, node in graph.nodes.items()})
+    wrong = [
+        each for each in validate.faults(whole) if each.type not in ("required_input_missing", "prompt_no_outputs")
+    ]
+    if wrong:
+        raise GraphError(wrong)
+    return to_ui(graph)
 
 
 def with_labels(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:

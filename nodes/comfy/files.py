@@ -40,7 +40,7 @@ def from_ui(data: Mapping[str, Any]) -> tuple[Graph, list[Problem]]:
             records[str(record["id"])] = record
     nodes, places = {}, {}
     for id, record in records.items():
-        if record["type"] in VIRTUAL or record.get("mode") == BYPASSED:
+        if record["type"] in VIRTUAL or _left_out(record):
             continue
         declared = NODES.get(record["type"])
         node = Node(record["type"]) if declared is None else _node(id, record, declared, records, links, problems)
@@ -89,11 +89,16 @@ def _node(id, record, declared: Declaration, records, links, problems: list[Prob
             inputs.pop(str(name), None)
     title = record.get("title")
     title = title if isinstance(title, str) and title != declared.title else None
-    return Node(record["type"], inputs, title, record.get("mode") == MUTED)
+    return Node(record["type"], inputs, title, record.get("mode") == MUTED, record.get("mode") == BYPASSED)
+
+
+def _left_out(record: Mapping[str, Any]) -> bool:
+    """A bypassed node of another pack: nothing of it is needed."""
+    return record.get("mode") == BYPASSED and record["type"] not in NODES
 
 
 def _source(link_id, wanted: Socket | Widget | None, records, links) -> Link | None:
-    """What a link leads to, through reroutes and bypassed nodes; None where it leads to nothing."""
+    """What a link leads to, through reroutes and bypassed nodes of other packs; None where it leads to nothing."""
     for _ in range(len(records) + 1):
         if link_id not in links:
             return None
@@ -101,7 +106,7 @@ def _source(link_id, wanted: Socket | Widget | None, records, links) -> Link | N
         record = records.get(origin)
         if record is None:
             return Link(origin, slot)  # reported by the validation
-        if record["type"] != "Reroute" and record.get("mode") != BYPASSED:
+        if record["type"] != "Reroute" and not _left_out(record):
             return Link(origin, slot)
         inputs = [
             each for each in record.get("inputs", []) if isinstance(each, Mapping) and each.get("link") is not None
@@ -168,7 +173,7 @@ def to_ui(graph: Graph) -> dict[str, Any]:
         box = boxes[id]
         record = {
             "id": numbers[id], "type": node.kind, "pos": [box.x, box.y], "size": [box.width, box.height],
-            "flags": {}, "order": order, "mode": MUTED if node.muted else 0, "inputs": ins[id],
+            "flags": {}, "order": order, "mode": MUTED if node.muted else BYPASSED if node.bypassed else 0, "inputs": ins[id],
             "outputs": [{"name": output.name, "type": output.type, "links": outs[id][slot] or None, "slot_index": slot}
                         for slot, output in enumerate(declared.outputs)],
             "properties": {"Node name for S&R": node.kind}, "widgets_values": list(values.values()), "widgets_values_named": values,

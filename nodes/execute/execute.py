@@ -21,6 +21,7 @@ from ...core.config.options import ConfigError
 from ...core.memory import is_out_of_memory, memory_message
 from ...core.runs.errors import RunError
 from ...core.runs.store import RunStore
+from ..graph.bypass import passed_through
 from ..graph.declaration import Declaration
 from ..graph.graph import Graph, to_api, to_json
 from ..graph.validate import check, read_widgets, roots
@@ -101,14 +102,15 @@ class _Execution:
     def __init__(
         self, graph: Graph, store: RunStore, out: Path, listen: Callable[[Event], None] | None, stop: Callable[[], bool]
     ) -> None:
-        self.graph, self.store, self.out = graph, store, out.absolute()
+        self.provenance = provenance_of(graph)  # a picture gives back the graph with all its nodes
+        self.graph = graph = passed_through(graph)
+        self.store, self.out = store, out.absolute()
         self.cache = Cache(store.root / cache.FOLDER)
         self.plan = Plan(graph, self.cache)
         self.outcome = Outcome(outputs=self.plan.outputs)
         self._listen, self._should_stop = listen, stop
         self._emitting = threading.Lock()
         self._devices: dict[str, threading.Lock] = {}
-        self.provenance = provenance_of(graph)
 
     def run(self, wanted: list[str], preflight: bool) -> Outcome:
         need = self.plan.needed(wanted)

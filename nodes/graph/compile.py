@@ -8,6 +8,7 @@ from typing import Any
 
 from ...core.config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_to_flat, differences
 from ...core.config.options import shown
+from .bypass import passed_through
 from .declaration import NODES, PREFIX
 from .graph import Graph, GraphError, Link, Node, Problem
 from .layout import places
@@ -106,6 +107,7 @@ def config_of(graph: Graph, train: str | None = None) -> RunConfig:
         there = ", ".join(map(shown, trains)) if trains else "none"
         raise GraphError([Problem("prompt_no_outputs", f"Name one Train node of the graph; there are: {there}.")])
     check(graph)
+    graph = passed_through(graph)
     parts = parts_of(graph, train, known_values(graph, ordered(graph)[0]))
     if parts is None:
         raise GraphError([

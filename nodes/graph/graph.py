@@ -65,12 +65,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of a graph. `inputs`: name -> Link, or a value as the file has it. A muted node, and what needs it, is not run."""
+    """One node of a graph. `inputs`: name -> Link, or a value as the file has it.
+
+    A muted node, and what needs it, is not run; a bypassed one is left out, and what it was given goes on (`bypass.py`).
+    """
 
     kind: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
     title: str | None = None
     muted: bool = False
+    bypassed: bool = False
 
     def links(self) -> dict[str, Link]:
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
@@ -106,7 +110,8 @@ def to_api(graph: Graph) -> dict[str, Any]:
             for name, value in node.inputs.items()
         }
         prompt[id] = {"class_type": node.kind, "inputs": inputs}
-        meta = ({} if node.title is None else {"title": node.title}) | ({"muted": True} if node.muted else {})
+        meta = {} if node.title is None else {"title": node.title}
+        meta |= {name: True for name in ("muted", "bypassed") if getattr(node, name)}
         if meta:
             prompt[id]["_meta"] = meta
     return prompt
@@ -262,12 +267,13 @@ def _node(id: str, record: Any, problems: list[Problem]) -> Node | None:
     ]
     if len(problems) > before:
         return None
-    title, muted = meta.get("title"), meta.get("muted", False)
-    if title is not None and (not isinstance(title, str) or len(title) > LONGEST_TITLE) or not isinstance(muted, bool):
+    title, modes = meta.get("title"), [meta.get(name, False) for name in ("muted", "bypassed")]
+    wrong_title = title is not None and (not isinstance(title, str) or len(title) > LONGEST_TITLE)
+    if wrong_title or not all(isinstance(mode, bool) for mode in modes):
         problems.append(
             Problem(
                 "invalid_prompt",
-                f"_meta holds a title of at most {LONGEST_TITLE} characters and muted, true or false.",
+                f"_meta holds a title of at most {LONGEST_TITLE} characters, and muted and bypassed, true or false.",
                 id,
             )
         )
@@ -280,7 +286,7 @@ def _node(id: str, record: Any, problems: list[Problem]) -> Node | None:
             read_inputs[name] = value["__value__"]
         else:
             read_inputs[name] = value
-    return Node(kind, read_inputs, title, muted)
+    return Node(kind, read_inputs, title, *modes)
 
 
 def _is_link(value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.config import RunConfig
 from ...core.config.options import ConfigError, Option, did_you_mean, shown
+from .bypass import passed_through
 from .declaration import NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
 from .graph import Graph, GraphError, Link, Node, Problem
 from .parts import PARTS, config_from_parts
@@ -36,7 +37,7 @@ def faults(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = Fa
         wanted: ids of the nodes to run for; None = every node that has something to look at.
         disk: also look whether the folders and files are there that nodes name. Cost: one look at each.
     """
-    problems: list[Problem] = []
+    graph, problems = passed_through(graph), []
     for id, node in graph.nodes.items():
         problems += _node_faults(graph, id, node)
     order, cyclic = ordered(graph)
@@ -66,8 +67,9 @@ def faults(graph: Graph, wanted: Iterable[str] | None = None, *, disk: bool = Fa
 
 
 def roots(graph: Graph) -> list[str]:
-    """The nodes that a graph is run for: those with something to look at that are not muted."""
-    return [id for id, node in graph.nodes.items() if node.kind in NODES and NODES[node.kind].shows and not node.muted]
+    """The nodes that a graph is run for: those with something to look at that are neither muted nor bypassed."""
+    there = {id: node for id, node in graph.nodes.items() if not (node.muted or node.bypassed)}
+    return [id for id, node in there.items() if node.kind in NODES and NODES[node.kind].shows]
 
 
 def ordered(graph: Graph) -> tuple[list[str], list[str]]:

@@ -76,10 +76,11 @@ def add(page, words, x, y):
     expect(page.locator(".rsg-search")).to_have_count(0)
 
 
-def saved(page):
+def saved(page, how="As a file"):
     """What Save writes."""
+    page.get_by_role("button", name="Save", exact=True).click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_role("menuitem", name=how).click()
     return json.loads(download.value.path().read_text(encoding="utf-8"))
 
 
@@ -292,6 +293,39 @@ def test_the_keys_copy_mute_group_arrange_and_delete(editor):
     expect(page.locator(".react-flow__edge")).to_have_count(links)
 
 
+def test_what_a_comfyui_user_does_by_habit_works_and_the_graph_goes_there_and_back(editor):
+    page = editor()
+    box = page.locator(".rsg-canvas").bounding_box()
+    page.mouse.click(box["x"] + 700, box["y"] + 80, button="right")
+    page.get_by_role("menuitem", name="Add a node").click()
+    page.get_by_label("Search for a node").fill("train")  # also begins other titles
+    page.keyboard.press("Enter")
+    socket(page, "train", "Rollout, input, takes sampling").hover()
+    page.mouse.down()
+    page.mouse.move(box["x"] + 420, box["y"] + 300, steps=4)
+    page.mouse.up()
+    page.get_by_label("Search for a node").fill("reflexflow")
+    page.keyboard.press("Enter")
+    made = card(page, "reflexflow").bounding_box()
+    assert made["x"] < box["x"] + 420 < card(page, "train").bounding_box()["x"]  # what feeds a node stands left of it
+    page.keyboard.press("Control+m")
+    expect(card(page, "reflexflow")).to_have_attribute("data-state", "muted")
+    page.keyboard.press("Control+b")  # one way of leaving it out takes the other's place
+    expect(card(page, "reflexflow")).to_have_attribute("data-state", "bypassed")
+    assert saved(page)["prompt"]["reflexflow"]["_meta"] == {"bypassed": True}
+    there = saved(page, "For ComfyUI")
+    assert [(node["type"], node["mode"]) for node in there["nodes"]] == [
+        ("RolloutStudioTrain", 0),
+        ("RolloutStudioReflexFlow", 4),
+    ]
+    page.get_by_label("Open a file").set_input_files(
+        {"name": "from there.json", "mimeType": "application/json", "buffer": json.dumps(there).encode()}
+    )
+    expect(page.locator(".rsg-title")).to_have_text("from there")
+    expect(page.locator('[data-state="bypassed"]')).to_have_count(1)
+    expect(page.locator(".react-flow__edge")).to_have_count(1)
+
+
 def test_the_parts_without_a_screen(editor):
     """Pure functions, in the browser that ships with the tests: no other JavaScript engine is needed."""
     page = editor()
@@ -340,6 +374,7 @@ CHECKS = """async () => {
   is('a circle', link('b', 'a', 'y').includes('circle'), true);
   is('itself', link('a', 'a', 'y').includes('own result'), true);
   is('search', [search.find(kinds, 'orig').map((each) => each.key), search.find(kinds, 'zzz').length], [['A'], 0]);
+  is('a whole title first', search.find(types.byKind([{ ...kinds.get('A'), title: 'Targets' }, kinds.get('B')]), 'target').map((each) => each.key), ['B', 'A']);
   is('only what fits', search.find(kinds, '', search.fitting({ type: 'IMAGE', wants: 'takers' })).map((each) => each.key), ['B']);
 
   is('a number', [fields.read(number, '1e-3'), fields.read(number, '0.5'), fields.read(number, 'abc'), fields.read(number, '')], [0.001, undefined, 'abc', '']);

@@ -8,8 +8,9 @@ import sys
 import pytest
 from rollout_studio.core.config import load_preset
 from rollout_studio.nodes.execute.execute import execute
+from rollout_studio.nodes.graph.bypass import passed_through
 from rollout_studio.nodes.graph.compile import graph_of
-from rollout_studio.nodes.graph.graph import GraphError, to_data
+from rollout_studio.nodes.graph.graph import Graph, GraphError, Link, Node, to_data, to_json
 from rollout_studio.nodes.graph.validate import as_comfy, faults
 from rollout_studio.nodes.reading import read
 
@@ -177,3 +178,25 @@ def test_problems_take_the_form_of_comfyuis_answer():
 
 def test_the_whole_workflow_is_right():
     assert problems_of(whole()) == [] and problems_of(copy.deepcopy(whole())["prompt"]) == []
+
+
+def test_what_a_bypassed_node_was_given_goes_on_and_where_nothing_was_the_link_is_gone():
+    def graph(bypassed, sampling=("sampling", 0)):
+        linked = {} if sampling is None else {"rollout": Link(*sampling)}
+        return Graph({
+            "sampling": Node("RolloutStudioScheduledSampling", {"max_step_offset": 2}),
+            "reflexflow": Node("RolloutStudioReflexFlow", linked, bypassed=bypassed),
+            "plot": Node("RolloutStudioProbabilityRampPlot", {"rollout": Link("reflexflow", 0)}),
+        })  # fmt: skip
+
+    assert passed_through(graph(False)) == graph(False)
+    assert passed_through(graph(True)).nodes == {
+        "sampling": graph(True).nodes["sampling"],
+        "plot": Node("RolloutStudioProbabilityRampPlot", {"rollout": Link("sampling", 0)}),
+    }
+    assert not faults(graph(True))
+    [missing] = faults(graph(True, sampling=None))
+    assert (missing.type, missing.node, missing.input) == ("required_input_missing", "plot", "rollout")
+    assert faults(graph(True, sampling=("reflexflow", 0)))  # it feeds itself: no hang, and the link is gone
+    again, problems = read(to_json(graph(True)))
+    assert not problems and again == graph(True)
