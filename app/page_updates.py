@@ -10,6 +10,7 @@ from .graph.tab import GraphTab
 from .parts.panel import QUICK
 from .parts.pulse import Pulse
 from .parts.watch import Watch
+from .runs.notify import endings
 from .runs.shared import Peek
 from .runs.tab import RunsTab
 
@@ -25,7 +26,7 @@ class PageUpdates:
         self.lively = {*runs.lively, *graph.outputs, drift.lab.timer, self.seen}
         self._held: dict[str, dict[Any, Any]] = {}  # viewer -> updates that wait to be fetched
         self._given: dict[str, tuple[Any, ...]] = {}  # viewer -> what they chose and were sent, as of their last update
-        self.pulse = Pulse(self.has_news)
+        self.pulse = Pulse(self.has_news, lambda known: endings(watch, known))
 
     def wire(self, demo: gr.Blocks) -> None:
         """Connect the page's own events: arriving, leaving, news, and the choice of a report on the Drift tab."""

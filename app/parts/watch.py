@@ -11,11 +11,14 @@ from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, follow
 from ...core.runs.store import RunStore
+from ...core.runs.trash import Thrown
 from .preview_client import PreviewClient
 from .previews import Previews
 
 _POLL_EVERY_S = 1.0
 _PUMP_EVERY_S = 2.0
+_ENDINGS_KEPT = 20
+ENDED = ("done", "stopped", "failed", "crashed")
 
 
 def signature(*parts: Any) -> str:
@@ -32,6 +35,11 @@ class Watch:
         self._lock = threading.Lock()
         self._polled = self._pumped = float("-inf")
         self._runs: list[RunSummary] = []
+        self._trash: list[Thrown] = []
+        self.ended = 0
+        """How many runs have ended since the page was started."""
+        self.endings: list[RunSummary] = []
+        """The last of them, the newest last."""
         self._preview_client: PreviewClient | None = None
         self.waiting: list[str] = []
         """Names of the waiting runs in the order in which they will start; as old as the last answer of `runs`."""
@@ -69,13 +77,25 @@ class Watch:
                 self._pumped = time.monotonic()
             if fresh or now - self._polled > _POLL_EVERY_S:
                 try:
-                    self._runs = self.store.list()
+                    before, self._runs = self._runs, self.store.list()
+                    self._trash = self.store.trash()
+                    self._note_endings(before)
                     queued = any(run.state == "queued" for run in self._runs)
                     self.waiting = [job.run for job in self.store.queue()] if queued else []
                 except StorageError as error:
                     self.problem = str(error)
                 self._polled = time.monotonic()
             return self._runs
+
+    def _note_endings(self, before: list[RunSummary]) -> None:
+        going = {run.name for run in before if run.alive or run.state == "queued"}
+        ended = [run for run in self._runs if run.name in going and not run.alive and run.state in ENDED]
+        self.endings = [*self.endings, *ended][-_ENDINGS_KEPT:]
+        self.ended += len(ended)
+
+    def trash(self) -> list[Thrown]:
+        """The deleted runs, the newest first; as old as the last answer of `runs`."""
+        return self._trash
 
     def run(self, name: str | None) -> RunSummary | None:
         """One run of the list by its name, or None."""

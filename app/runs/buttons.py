@@ -6,11 +6,13 @@ from typing import Any
 import gradio as gr
 
 from ...core.config import ConfigError
+from ...core.runs.archive import pack
 from ...core.runs.errors import RunError
 from ...core.runs.rows import RunSummary
 from ..parts import notices
 from ..parts.panel import QUICK
 from ..parts.watch import Watch
+from .files import export_path
 from .report import write_run_report
 
 COMMANDS = {
@@ -49,17 +51,21 @@ class RunButtons:
             self.later = gr.Button("Later", size="sm", visible=False, elem_id="do-later")
             self.dequeue = gr.Button("Take out of the queue", size="sm", visible=False, elem_id="do-dequeue")
             self.report = gr.Button("Make a report to share", size="sm", visible=False, elem_id="do-report")
+            self.export = gr.Button("Pack into a zip", size="sm", visible=False, elem_id="do-export")
             self.delete = gr.Button("Delete", size="sm", variant="stop", visible=False, elem_id="do-delete")
         with gr.Row(visible=False, elem_classes="rs-card rs-bad") as self.confirm:
-            gr.HTML("<b>Delete this run with its checkpoints, samples and LoRA?</b> This cannot be undone.")
-            self.delete_yes = gr.Button("Yes, delete", size="sm", variant="stop", elem_id="do-delete-yes")
+            gr.HTML(
+                "<b>Delete this run with its checkpoints, samples and LoRA?</b> From the trash it can be brought back."
+            )
+            self.delete_yes = gr.Button("To the trash", size="sm", variant="stop", elem_id="do-delete-yes")
+            self.delete_now = gr.Button("Remove it for good", size="sm", variant="stop", elem_id="do-delete-now")
             self.delete_no = gr.Button("Keep it", size="sm", elem_id="do-delete-no")
 
     @property
     def named(self) -> dict[str, gr.Button]:
         """Every button that comes and goes with the state of a run, by the key that `shown` uses."""
         return {**self.commands, "force": self.force, "again": self.again, "clone": self.clone, "earlier": self.earlier,
-                "later": self.later, "dequeue": self.dequeue, "report": self.report, "delete": self.delete}  # fmt: skip
+                "later": self.later, "dequeue": self.dequeue, "report": self.report, "export": self.export, "delete": self.delete}  # fmt: skip
 
     @staticmethod
     def shown(run: RunSummary, silent: float | None) -> dict[str, str]:
@@ -73,7 +79,7 @@ class RunButtons:
             return {"earlier": "Earlier", "later": "Later", "dequeue": "Take out of the queue"}
         shown = {"clone": "Start again as a copy", "delete": "Delete"}
         if run.step:
-            shown["report"] = "Make a report to share"
+            shown |= {"report": "Make a report to share", "export": "Pack into a zip"}
         if run.resumable:
             shown["again"] = f"Resume from step {run.last_checkpoint}"
         elif run.state == "created":
@@ -122,9 +128,11 @@ class RunButtons:
         on_click(self.later, lambda name: self.watch.store.move(name, 1))
         on_click(self.dequeue, self._take_out)
         on_click(self.report, self._make_report)
+        on_click(self.export, self._export)
         on_click(self.delete_yes, self._delete)
+        on_click(self.delete_now, lambda name: self._delete(name, for_good=True))
         self.delete.click(lambda: gr.Row(visible=True), None, self.confirm, **QUICK)
-        for button in (self.delete_yes, self.delete_no):
+        for button in (self.delete_yes, self.delete_now, self.delete_no):
             button.click(lambda: gr.Row(visible=False), None, self.confirm, **QUICK)
 
     def _send(self, name: str, command: str) -> str:
@@ -172,6 +180,11 @@ class RunButtons:
     def _take_out(self, name: str) -> str:
         return "Taken out of the queue." if self.watch.store.dequeue(name) else "It has already started."
 
-    def _delete(self, name: str) -> str:
-        self.watch.store.delete(name)
-        return f"{name} is deleted."
+    def _export(self, name: str) -> str:
+        run = self.watch.store.summary(name)
+        path = pack(self.watch.store.get(name), export_path(run, self.watch))
+        return f"{path.name} is ready to download under Overview."
+
+    def _delete(self, name: str, for_good: bool = False) -> str:
+        self.watch.store.delete(name, for_good=for_good)
+        return f"{name} is {'removed' if for_good else 'in the trash, below the list'}."

@@ -19,10 +19,12 @@ from ..parts.words import text
 from .buttons import RunButtons
 from .compare.panel import ComparePanel
 from .curves import curves
-from .files import DiskUse, files_card, report_mark
+from .files import DiskUse, export_mark, files_card, report_mark
 from .head import head, silent_for
+from .keeping import NotesPanel, TrashPanel
 from .messages import messages, requests_card
-from .run_list import run_choices, storage_card
+from .notify import notify_box
+from .run_list import FIND, FIND_SCRIPT, run_choices, storage_card
 from .samples import glance, samples_grid
 from .shared import Changes, drift_over_training
 from .try_it.panel import TryPanel
@@ -41,6 +43,7 @@ class RunsTab:
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
                 gr.HTML('<h3 class="rs-list-title">Runs</h3>')
+                gr.HTML(FIND, js_on_load=FIND_SCRIPT, elem_id="find-run", apply_default_css=False)
                 self.storage = gr.HTML(elem_id="runs-storage", elem_classes="rs-maybe")
                 self.picker = gr.Radio(
                     choices=[],
@@ -50,9 +53,12 @@ class RunsTab:
                     elem_id="run-picker",
                     elem_classes="rs-cards rs-runs",
                 )
+                notify_box()
+                self.trash = TrashPanel(watch)
             with gr.Column(scale=9, min_width=320):
                 self.head = gr.HTML('<div class="rs-card rs-quiet">Looking for runs …</div>', elem_id="run-head")
                 self.buttons = RunButtons(watch)
+                self.notes = NotesPanel(watch)
                 self.requests = gr.HTML(elem_id="run-requests", elem_classes="rs-maybe")
                 self.messages = gr.HTML(elem_id="run-messages", elem_classes="rs-maybe")
                 with gr.Tabs(elem_id="run-parts"):
@@ -75,7 +81,7 @@ class RunsTab:
     @property
     def outputs(self) -> list[Any]:
         return [self.picker, self.storage, self.head, *self._of_one_run.values(), *self.try_it.outputs,
-                *self.buttons.named.values()]  # fmt: skip
+                *self.notes.outputs, *self.trash.outputs, *self.buttons.named.values()]  # fmt: skip
 
     @property
     def lively(self) -> list[Any]:
@@ -98,12 +104,14 @@ class RunsTab:
         if run is None:
             run = self.watch.current()
         name = run.name if run is not None else None
-        choices = run_choices(runs, self.watch.waiting)
+        choices = run_choices(runs, self.watch.waiting, self.watch.log)
         changes = Changes(seen)
         if viewer is not None:
             changes.updates |= self.try_it.view(name, viewer, seen)
         changes.draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
         changes.draw("picker", self.picker, signature(choices, name), lambda: gr.Radio(choices=choices, value=name))
+        self.notes.draw(run, changes)
+        self.trash.draw(changes)
         if run is None:
             self._clear(changes)
         else:
@@ -142,6 +150,7 @@ class RunsTab:
             log.saved,
             run.last_checkpoint,
             report_mark(run),
+            export_mark(run, self.watch),
         )
         draw("samples", lambda: samples_grid(run, log, self.watch), log.samples)
         draw("over_training", lambda: drift_over_training(run, log), log.drifts, run.total_steps)
@@ -158,6 +167,8 @@ class RunsTab:
         """Connect everything. `refresh(request, *inputs)` draws the page again for `outputs`."""
         self.buttons.wire(refresh, inputs, outputs)
         self.picker.input(refresh, inputs, outputs, **QUICK)
+        self.notes.wire(self.picker)
+        self.trash.wire(refresh, inputs, outputs)
         self.compare.wire(self._beside, self._parts, self.picker)
         self.try_it.wire(self.picker)
 

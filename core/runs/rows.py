@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .errors import RunError
 from .folder import ACTIVE_STATES, RunDir, device_of
+from .notes import FILE as NOTES
+from .notes import read_notes
 from .orphans import crash_message
 
 _SETTLED_NS = 2_000_000_000
@@ -33,6 +35,7 @@ class RunSummary:
     control: str | None = None
     """Which control it is (`core/before/controls.py`), of which run."""
     control_of: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def resumable(self) -> bool:
@@ -109,6 +112,7 @@ class Rows:
             preset=state.get("preset"),
             control=state.get("control"),
             control_of=state.get("control_of"),
+            tags=_tags(run),
         )
         return summary, written
 
@@ -123,11 +127,26 @@ class Rows:
             self._known.pop(name, None)
 
 
+def _tags(run: RunDir) -> tuple[str, ...]:
+    """Damaged notes are reported where they are shown; they hide no run."""
+    try:
+        return read_notes(run).tags
+    except (RunError, OSError):
+        return ()
+
+
 def _mark(run: RunDir) -> tuple[tuple[int, ...], int]:
     """(what changes when a file changes from which a run's row is made; when the last of them did, in nanoseconds)."""
     mark: list[int] = []
     newest = 0
-    for path in (run.state_path, run.config_path, run.lock_path, run.process_path, run.checkpoints_path):
+    for path in (
+        run.state_path,
+        run.config_path,
+        run.lock_path,
+        run.process_path,
+        run.checkpoints_path,
+        run.path / NOTES,
+    ):
         try:
             found = os.stat(path)
         except OSError as error:

@@ -1,6 +1,7 @@
 """The run store: a run is a directory and a process of its own. No torch here; the page and the command line use it.
 
     runs/<name>/          one run: see `folder.py`
+    runs/.trash/<name>/   a deleted one: see `trash.py`
     runs/.queue.sqlite3   the durable queue: see `queue.py`
 
 **How the queue is drained.** There is no daemon. `RunStore.pump()` starts the next waiting run on every device on which
@@ -27,6 +28,7 @@ from .process import WORKER, reap
 from .queue import Job, Queue
 from .root import RunsRoot, numbered
 from .rows import Rows, RunSummary
+from .trash import Thrown, Trash, remove
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 Summaries = list[RunSummary]
 Jobs = list[Job]
 Names = list[str]
+ThrownRuns = list[Thrown]
 
 
 class RunStore:
@@ -48,6 +51,7 @@ class RunStore:
     def __init__(self, root: Path | str | None = None, worker: Sequence[str] = WORKER) -> None:
         self._folder = RunsRoot(root)
         self.root = self._folder.path
+        self._trash = Trash(self._folder)
         self._queue = Queue(self._folder, self.get, worker)
         self._rows = Rows(self._queue.held_up)
 
@@ -146,17 +150,38 @@ class RunStore:
         """
         return self._rows.of(self.get(run) if isinstance(run, str) else run)
 
-    def delete(self, name: str) -> None:
-        """Remove a run and all its files. Refuses one that a live process owns, and anything outside the root."""
+    def delete(self, name: str, *, for_good: bool = False) -> None:
+        """Move a run with all its files to the trash, or remove it at once, `for_good`: a full disk has no room for a trash.
+
+        Refuses one that a live process owns, and anything outside the root.
+        """
         with self._queue.exclusive() as database:
             run = self.get(name)
             if run.owner() is not None:
                 raise RunError(f"Run {name!r} is running. Stop it first, then delete it.")
             database.execute("DELETE FROM jobs WHERE run = ?", (name,))
-            # The rename is what deletes: it happens at once, whatever interrupts the removal of the files.
-            trash = self.root / f".deleted-{uuid.uuid4().hex[:8]}"
-            platform_calls.replace(run.path, trash)
-        shutil.rmtree(trash)
+            gone = [self._trash.discard(run.path)] if for_good else []
+            if not for_good:
+                self._trash.put(run)
+        remove(gone)
+
+    def trash(self) -> ThrownRuns:
+        """The deleted runs, the newest first."""
+        return self._trash.entries()
+
+    def restore(self, name: str) -> RunDir:
+        """Bring a run back from the trash; under its old name where that is free. It is not queued again."""
+        with self._queue.exclusive():
+            run = RunDir(self.root / self._trash.restore(name))
+            if run.read_state()["state"] == "queued":
+                run.write_state(state="stopped" if run.events_path.exists() else "created")
+        return run
+
+    def empty_trash(self, *which: str) -> None:
+        """Remove deleted runs for good: those named, or all of them."""
+        with self._queue.exclusive():
+            gone = self._trash.take_out(which if which else None)
+        remove(gone)
 
     def failure(self, name: str) -> dict[str, Any] | None:
         """The last `error` event of a run (message, remedy, traceback), or None."""

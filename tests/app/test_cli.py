@@ -398,6 +398,15 @@ def test_runs_are_listed_shown_and_deleted(run, store):
     assert "  max_train_steps = " in shown
     assert run("runs", "delete", "first", "--yes", "--runs-dir", store.root)[0] == 0
     assert store.list() == []
+    assert run("runs", "trash", "--runs-dir", store.root)[1].startswith("first ")
+    assert run("runs", "restore", "first", "--runs-dir", store.root)[0] == 0
+    assert [each.name for each in store.list()] == ["first"]
+    assert run("runs", "delete", "first", "--yes", "--runs-dir", store.root)[0] == 0
+    assert run("runs", "empty-trash", "--yes", "--runs-dir", store.root)[0] == 0
+    assert (
+        not store.trash()
+        and "no run 'first' in the trash" in run("runs", "restore", "first", "--runs-dir", store.root)[2]
+    )
 
 
 def test_deleting_asks_and_refuses_without_a_terminal(run, store, monkeypatch):

@@ -200,7 +200,7 @@ def test_on_a_full_volume_runs_are_listed_and_deleting_one_makes_room(volume, ca
     assert states == {"done": "done", "dead": "crashed", "waiting": "queued", "big": "created"}
     assert "is full" in output.err and "no waiting run starts" in output.err and "Traceback" not in output.err
     assert cli.main(["runs", "show", "done", "--runs-dir", str(store.root)]) == 0
-    assert cli.main(["runs", "delete", "big", "--yes", "--runs-dir", str(store.root)]) == 0
+    assert cli.main(["runs", "delete", "big", "--for-good", "--yes", "--runs-dir", str(store.root)]) == 0
     assert "Traceback" not in capsys.readouterr().err
     assert platform_calls.free_bytes(store.root) > 2 << 20
 

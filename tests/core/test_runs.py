@@ -371,6 +371,26 @@ def test_deleting_removes_one_run_and_refuses_a_live_one(store, run):
         store.delete("first")
 
 
+def test_a_deleted_run_comes_back_whole_and_beside_one_that_took_its_name(store, run):
+    files = {path.relative_to(run.path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    store.enqueue("first")
+    store.delete("first")
+    store.create({"seed": 9}, "first")
+    store.delete("first")
+    assert [thrown.name for thrown in store.trash()] == ["first-2", "first"] and not store.list()
+    store.create({}, "first")
+    back = store.restore("first")
+    assert back.name == "first-2"  # the first one of all, with a number because its name is taken
+    assert {path.relative_to(back.path) for path in back.path.rglob("*") if path.is_file()} == set(files)
+    assert store.summary("first-2").state == "created" and not store.queue()
+    store.empty_trash("first-2")
+    assert not store.trash() and not list(store.root.glob(".deleted-*"))
+    with pytest.raises(RunError, match="no run 'first' in the trash. In it: nothing"):
+        store.restore("first")
+    store.delete("first", for_good=True)
+    assert not store.trash() and [each.name for each in store.list()] == ["first-2"]
+
+
 # -- processes ---------------------------------------------------------------------------------------------------------------
 
 
