@@ -19,6 +19,7 @@ from .reporting import Timer
 from .session import Session
 from .status import Status
 
+BASE_AFTER = 5  # steps; then the first points of the loss are there to look at
 PREVIEWS_KEPT = 6  # answers to previews that were requested of the running run
 
 _COMMAND_ARGUMENTS = {"sample": {"prompts", "negative_prompt", "steps", "guidance", "seed"}, "drift": {"request"}}
@@ -41,12 +42,36 @@ class Viewer:
 
     def __init__(self, status: Status, session: Session, room: DiskRoom, listener: Listener, timer: Timer) -> None:
         self.status, self.session, self.room, self.listener, self.timer = status, session, room, listener, timer
+        self._owes_base = False
+
+    def measure_base(self) -> None:
+        """The drift report of the base, unless it is there. With an adapter it is put off: the base is then at hand at any time (`drift.probe`), and
+        whoever watches sees the first steps first. A full fine-tune's base is gone with the first step.
+        """
+        if (self.status.run.drift_path / "step-000000").exists():
+            return
+        self._owes_base = self.session.model.has_adapter
+        if not self._owes_base and self.status.step == 0:
+            with self.timer.timed("drift"):
+                self.measure_drift(0)
+
+    def measure_owed_base(self) -> None:
+        """The drift report of the base, where it was put off."""
+        if self._owes_base:
+            self._survive("The drift report of the base", lambda: self.timer.timed("drift")(self.measure_drift)(0))
+            there = (self.status.run.drift_path / "step-000000").exists()
+            self._owes_base = not there and self.listener.poll()  # the run ends before it: a resume measures it
+            self.session.free_what_training_does_not_need()
 
     def view_if_due(self, only_missing: bool = False) -> None:
         """Samples and drift at their intervals. `only_missing`: those of this step that are not there yet."""
         if self.status.step == self.status.total:
             return  # the end of the run has its own
         run, config = self.status.run, self.session.config
+        if self.status.step >= BASE_AFTER or (
+            config.drift.step_interval and self.status.step % config.drift.step_interval == 0
+        ):
+            self.measure_owed_base()
         due = (
             ("samples", config.validation.step_interval, self.take_samples, run.samples_path, "Samples"),
             ("drift", config.drift.step_interval, self.measure_drift, run.drift_path, "The drift report"),
@@ -143,9 +168,9 @@ class Viewer:
         if self.listener.poll():
             raise _Abandoned
 
-    def measure_drift(self) -> None:
+    def measure_drift(self, step: int | None = None) -> None:
         """A drift report of the weights of now, base against tuned, on the held-out pictures and beside them on some
-        that are trained on.
+        that are trained on; of step 0, the base's.
         """
         if not self.status.ranks.is_main:
             return
@@ -167,7 +192,7 @@ class Viewer:
                 sets,
                 self.session.config,
                 status.run.drift_path,
-                step=status.step,
+                step=status.step if step is None else step,
                 should_stop=self.listener.poll,
                 progress=lambda done, total, what: status.journal.progress("drift", done, total),
             )

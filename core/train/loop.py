@@ -108,8 +108,7 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
         else:
             with timer.timed("samples"):
                 viewer.take_samples()
-            with timer.timed("drift"):
-                viewer.measure_drift()
+        viewer.measure_base()
     session.free_what_training_does_not_need()
 
     while status.step < status.total:
@@ -161,6 +160,7 @@ def _finish(listener: Listener, keeper: Keeper, viewer: Viewer) -> None:
         keeper.export()
     except ExportError as error:
         failed = error
+    viewer.measure_owed_base()
     viewer.take_samples()
     viewer.measure_drift()
     if failed is not None:

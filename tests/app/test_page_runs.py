@@ -1,11 +1,13 @@
 """The Runs tab in a real browser: runs side by side by steps and by seconds, a control in one click, and blur called blur."""
 
 import os
+import zipfile
 
 import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
+from rollout_studio.core.runs.notes import Notes, read_notes
 
 pytestmark = pytest.mark.timeout(300)
 ROLLED = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
@@ -73,6 +75,35 @@ def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(vis
     # all its steps took the same 0.6 s
     assert other["scheduled_sampling_max_step_offset"] == 0 and other["max_train_steps"] == 80
     assert runs.summary("mine-plain-time").control_of == "mine"
+
+
+def test_a_run_is_tagged_found_packed_thrown_away_and_brought_back(visit, runs, tab, write):
+    write.run(runs, "spare", 80, 80, "done")
+    page = visit()
+    open_run(page, tab, "spare")
+    page.locator("#run-tags input, #run-tags textarea").fill("keep, try 3")
+    page.locator("#run-note textarea").fill("rank 8 was <b>not</b> enough")
+    page.locator("#run-note textarea").blur()
+    expect(page.locator("#run-picker")).to_contain_text("#keep · #try 3")
+    assert read_notes(runs.get("spare")) == Notes(("keep", "try 3"), "rank 8 was <b>not</b> enough")
+    page.locator("#find-run input").fill("#TRY done")
+    expect(page.locator("#run-picker label").filter(visible=True)).to_have_count(1)
+    page.locator("#find-run input").fill("")
+    page.locator("#do-export").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="spare.zip").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        names = set(packed.namelist())
+    assert {"spare/config.json", "spare/events.jsonl", "spare/notes.json", "spare/lora/spare.safetensors"} <= names
+    assert not any("checkpoints" in name or "run.lock" in name for name in names)
+    page.locator("#do-delete").click()
+    page.locator("#do-delete-yes").click()
+    expect(page.locator("#trash")).to_contain_text("1 run")
+    expect(page.locator("#run-picker")).not_to_contain_text("spare")
+    page.locator("#do-restore").click()
+    expect(page.locator("#run-head h3")).to_have_text("spare")
+    expect(page.locator("#run-tags input, #run-tags textarea")).to_have_value("keep, try 3")
+    expect(page.locator("#trash")).to_be_hidden()
 
 
 def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):

@@ -17,6 +17,7 @@ from rollout_studio.app.runs.compare.findings import comparison, set_against
 from rollout_studio.app.runs.compare.panel import ComparePanel
 from rollout_studio.app.runs.compare.sides import default_choice, moments, shared_moment, sides
 from rollout_studio.app.runs.messages import requests_card
+from rollout_studio.app.runs.notify import endings
 from rollout_studio.app.runs.run_list import run_choices
 from rollout_studio.app.runs.shared import drift_over_training
 from rollout_studio.app.runs.tab import RunsTab
@@ -435,3 +436,19 @@ def test_a_tick_is_cheap_with_twenty_runs(store, write, watch, tab):
         tab.view("run-00", seen)
         took.append(time.process_time() - began)
     assert min(took) < 0.045
+
+
+def test_who_knows_of_an_ending_is_told_of_the_later_ones_only(store, monkeypatch):
+    watch = Watch(store.root)
+    for name in ("one", "two"):
+        store.create({}, name).write_state(state="queued")
+    watch.runs(fresh=True)
+    assert endings(watch, None) == (0, [])
+    store.get("one").write_state(state="failed", step=3, message="No room.")
+    watch.runs(fresh=True)
+    assert endings(watch, 0) == (1, ["one has failed: No room."])
+    assert endings(watch, None) == (1, [])  # a page that has just been opened
+    store.get("two").write_state(state="done", step=9)
+    watch.runs(fresh=True)
+    assert endings(watch, 1) == (2, ["two is done."]) and endings(watch, 2) == (2, [])
+    assert endings(watch, 99) == (2, [])  # the page's server was started anew
