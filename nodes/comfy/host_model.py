@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,12 +136,19 @@ class HostModel(Model):
             flow_shift=float(sampling.shift) if self.is_flow else None,
         )  # fmt: skip
         patched = len(patcher.patches)
-        name = f"{type(patcher.model.model_config).__name__} of ComfyUI" + (f", {patched} weights patched" if patched else "")
+        name = f"{type(patcher.model.model_config).__name__} of ComfyUI" + (
+            f", {patched} weights patched" if patched else ""
+        )
         self.source = Source(name, name, None, None, {})
 
     @cached_property
     def geometry(self) -> Geometry:
-        return Geometry(self._latents.latent_channels, int(self.codec.host.downscale_ratio), self.facts.geometry({}).cells_per_token, None)
+        return Geometry(
+            self._latents.latent_channels,
+            int(self.codec.host.downscale_ratio),
+            self.facts.geometry({}).cells_per_token,
+            None,
+        )
 
     @property
     def size_multiple(self) -> int:
@@ -172,7 +178,8 @@ class HostModel(Model):
         found = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
         if len(found) > 1:
             raise ModelError(
-                "The text encoder changes over the steps (scheduled hooks): a measurement has one text.", "Link a CLIP without a schedule."
+                "The text encoder changes over the steps (scheduled hooks): a measurement has one text.",
+                "Link a CLIP without a schedule.",
             )
         embeds, more = found[0]
         pooled = more.get("pooled_output")
@@ -180,7 +187,8 @@ class HostModel(Model):
         wanted = self.patcher.model.model_config.unet_config.get("context_dim", embeds.shape[-1])
         if embeds.shape[-1] != wanted:
             raise ModelError(
-                f"The CLIP gives texts of width {embeds.shape[-1]}, the model takes {wanted}.", "Link the CLIP of the same checkpoint."
+                f"The CLIP gives texts of width {embeds.shape[-1]}, the model takes {wanted}.",
+                "Link the CLIP of the same checkpoint.",
             )
         return encoded
 
@@ -199,7 +207,9 @@ class HostModel(Model):
         level = self.noise_path.at(t.detach().cpu().double()).expand(x.ndim)
         alpha, sigma = (value.to(torch.float32).to(x.device) for value in (level.alpha, level.sigma))
         state, ratio = (x.float(), sigma) if self.is_flow else (x.float() / alpha, sigma / alpha)
-        helpers.prepare_sampling(self.patcher, x.shape, {}, self.patcher.model_options)  # on the device, patched; at once if it is
+        helpers.prepare_sampling(
+            self.patcher, x.shape, {}, self.patcher.model_options
+        )  # on the device, patched; at once if it is
         options = _host("comfy.model_patcher").create_model_options_clone(self.patcher.model_options)
         helpers.prepare_model_patcher(self.patcher, {}, options)
         self.patcher.pre_run()
