@@ -102,7 +102,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = base / "server.log"
-        environment = {**os.environ, "PYTHONPATH": str(stand_ins), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(stand_ins), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         command = [python, "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--disable-auto-launch"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=comfyui, stdout=log, stderr=log, env=environment)
@@ -178,8 +178,8 @@ def loaded(pictures: list[str], captions: str) -> dict:
 def measured(**more) -> dict:
     host = {"model": ["ckpt", 0], "clip": ["ckpt", 1], "vae": ["ckpt", 2], "dataset": ["data", 0]}
     return {
-        "probe": node("RolloutStudioDriftProbe", offsets="1, 2", num_images=2),
-        "rollout": node("RolloutStudioScheduledSampling", grid_steps=8),
+        "probe": node("RolloutStudioDriftProbe", offsets="1", num_images=1, fine_factor=2),
+        "rollout": node("RolloutStudioScheduledSampling", grid_steps=4),
         "report": node("RolloutStudioComfyDriftReport", **host, rollout=["rollout", 0], drift=["probe", 0], **more),
     }
 
@@ -190,7 +190,7 @@ def drawn(model: list, clip: list) -> dict:
         "text": node("CLIPTextEncode", text="a thing", clip=clip),
         "none": node("CLIPTextEncode", text="", clip=clip),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampled": node("KSampler", model=model, seed=1, steps=6, cfg=2.0, sampler_name="euler", scheduler="normal",
+        "sampled": node("KSampler", model=model, seed=1, steps=4, cfg=2.0, sampler_name="euler", scheduler="normal",
                         positive=["text", 0], negative=["none", 0], latent_image=["empty", 0], denoise=1.0),
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=["ckpt", 2]),
         "saved": node("SaveImage", images=["decoded", 0], filename_prefix="check"),
@@ -228,7 +228,7 @@ def prove(server: Server, work: Path, pictures: list[str]) -> None:
     preview = {
         "strip": node("RolloutStudioComfyRolloutPreview", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2], dataset=["data", 0],
                       rollout=["rollout", 0], schedule="normal"),
-        "rollout": node("RolloutStudioScheduledSampling", grid_steps=8),
+        "rollout": node("RolloutStudioScheduledSampling", grid_steps=4),
     }  # fmt: skip
     strip = server.pixels(server.done(start | preview)["strip"])
     check("its rollout is shown as a filmstrip, along ComfyUI's own schedule", strip.std() > 1, f"{strip.shape[1]}x{strip.shape[0]} pixels")
@@ -249,7 +249,7 @@ def prove(server: Server, work: Path, pictures: list[str]) -> None:
         "own": own["own"],
         "lora": node("RolloutStudioLoRA", rank=4),
         "rate": node("RolloutStudioOptimizer", learning_rate=0.01),
-        "short": node("RolloutStudioTrainingSettings", max_train_steps=6, checkpointing_steps=6),
+        "short": node("RolloutStudioTrainingSettings", max_train_steps=4, checkpointing_steps=4),
         "train": node("RolloutStudioTrain", model=["own", 0], dataset=["data", 0], adapter=["lora", 0], optimizer=["rate", 0], settings=["short", 0]),
         "bridge": node("RolloutStudioComfyLoRA", checkpoint=["train", 1], model=["ckpt", 0], clip=["ckpt", 1], name="check"),
     }  # fmt: skip
