@@ -23,7 +23,7 @@ from tempfile import mkdtemp
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "narrow-sd1.safetensors"
-STAND_INS = '''
+STAND_INS = """
 import importlib.abc, importlib.machinery, importlib.util, sys, types
 class Anything(type):
     def __getattr__(cls, name):
@@ -50,7 +50,7 @@ class Finder(importlib.abc.MetaPathFinder):
             return importlib.machinery.ModuleSpec(name, Loader(), is_package=True)
 MISSING = {name for name in ("torchvision", "torchaudio", "spandrel", "spandrel_extra_arches") if importlib.util.find_spec(name) is None}
 sys.meta_path.insert(0, Finder())
-'''
+"""
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -86,7 +86,12 @@ def make_checkpoint(folder: Path) -> None:
         part.half()  # the same numbers in both layouts
     scheduler = PNDMScheduler(**SD_BETAS, steps_offset=1, skip_prk_steps=True, set_alpha_to_one=False)
     pipe = StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(folder / "diffusers")
     tensors = original_layout.vae(vae.state_dict(), 4) | original_layout.unet(unet.state_dict(), 1)
@@ -103,7 +108,16 @@ class Server:
             self.port = free.getsockname()[1]
         self.log = base / "server.log"
         environment = {**os.environ, "PYTHONPATH": str(stand_ins), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [python, "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(base), "--disable-auto-launch"]
+        command = [
+            python,
+            "main.py",
+            "--cpu",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(base),
+            "--disable-auto-launch",
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=comfyui, stdout=log, stderr=log, env=environment)
         for _ in range(240):
@@ -122,7 +136,9 @@ class Server:
     def run(self, prompt: dict) -> dict:
         """The history of a prompt that ran, whether or not it succeeded."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
+            f"http://127.0.0.1:{self.port}/prompt",
+            json.dumps({"prompt": prompt}).encode(),
+            {"Content-Type": "application/json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -203,50 +219,72 @@ def check(claim: str, holds: bool, figure: str = "") -> None:
         raise SystemExit(1)
 
 
-def prove(server: Server, work: Path, pictures: list[str]) -> None:
-    import numpy
-
-    print(f"ComfyUI {server.version}")
-    everything = server.get("/object_info")
-    check("the bridges are among its nodes", {"RolloutStudioComfyDriftReport", "RolloutStudioComfyLoRA"} <= set(everything))
-
+def prove_pictures(server: Server, work: Path, pictures: list[str]) -> dict:
+    """Stock pictures as our dataset; returns the nodes that make it."""
     start = loaded(pictures, "a red thing\na blue thing\na thing")
     data = start | {"look": node("RolloutStudioDatasetPreview", dataset=["data", 0])}
     server.done(data)
     [folder] = (work / "base" / "output" / "rollout-studio" / "runs" / ".pictures").iterdir()
     names = sorted(path.name for path in folder.iterdir())
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]
-    check("stock pictures became a folder with captions", len(names) == 6 and texts == ["a red thing", "a blue thing", "a thing"], ", ".join(names))
+    whole = len(names) == 6 and texts == ["a red thing", "a blue thing", "a thing"]
+    check("stock pictures became a folder with captions", whole, ", ".join(names))
     again = server.run(data)
     check("the same pictures again run nothing", {"folder", "data", "look"} <= set(server.cached(again)))
     server.done(loaded(pictures, "one caption") | {"look": data["look"]})
     check("other captions are another folder", len(list(folder.parent.iterdir())) == 2)
+    return start
+
+
+def prove_measurements(server: Server, work: Path, start: dict) -> int:
+    """Drift and rollout of a stock model; returns the number of pictures of its report."""
+    import numpy
 
     out = server.done(start | measured())["report"]
     words = out["text"][0]
-    check("the drift of a stock model is measured", len(out["images"]) >= 2 and "drift" in words.lower(), words.replace("\n", " "))
-    preview = {
+    check(
+        "the drift of a stock model is measured",
+        len(out["images"]) >= 2 and "drift" in words.lower(),
+        words.replace("\n", " "),
+    )
+    short = {"rollout": node("RolloutStudioScheduledSampling", grid_steps=4)}
+    preview = short | {
         "strip": node("RolloutStudioComfyRolloutPreview", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2], dataset=["data", 0],
-                      rollout=["rollout", 0], schedule="normal"),
-        "rollout": node("RolloutStudioScheduledSampling", grid_steps=4),
+                      rollout=["rollout", 0], offset=1, schedule="normal"),
     }  # fmt: skip
     strip = server.pixels(server.done(start | preview)["strip"])
-    check("its rollout is shown as a filmstrip, along ComfyUI's own schedule", strip.std() > 1, f"{strip.shape[1]}x{strip.shape[0]} pixels")
-    own = start | {
+    check(
+        "its rollout is shown as a filmstrip, along ComfyUI's own schedule",
+        strip.std() > 1,
+        f"{strip.shape[1]}x{strip.shape[0]} pixels",
+    )
+    own = short | {
         "own": node("RolloutStudioModel", pretrained_model_name_or_path=str(work / "diffusers"), base_model_precision="float32"),
-        "strip": node("RolloutStudioRolloutPreview", model=["own", 0], dataset=["data", 0], rollout=["rollout", 0]),
-        "rollout": preview["rollout"],
-    }
-    ours = server.pixels(server.done(own)["strip"])
+        "strip": node("RolloutStudioRolloutPreview", model=["own", 0], dataset=["data", 0], rollout=["rollout", 0], offset=1),
+    }  # fmt: skip
+    ours = server.pixels(server.done(start | own)["strip"])
     preview["strip"]["inputs"]["schedule"] = "pipeline"
     theirs = server.pixels(server.done(start | preview)["strip"])
-    same = ours.shape == theirs.shape
-    inside = abs(ours - theirs)[ours.shape[0] // 6 :] if same else numpy.array([255.0])  # above: the names of the models
-    check("on the pipeline's schedule it is the filmstrip of our own Model node on the same weights", same and inside.mean() < 0.5,
-          f"mean difference {inside.mean():.4f} of 255")  # fmt: skip
+    difference = abs(ours - theirs).mean() if ours.shape == theirs.shape else numpy.inf
+    check("on the pipeline's schedule it is the filmstrip of our own Model node on the same weights", difference < 0.5,
+          f"mean difference {difference:.4f} of 255")  # fmt: skip
+    edm = start | measured(model=["edm", 0]) | {
+        "edm": node("ModelSamplingContinuousEDM", model=["ckpt", 0], sampling="edm", sigma_max=120.0, sigma_min=0.002)
+    }  # fmt: skip
+    failed = server.run(edm)
+    message = next(
+        data["exception_message"] for kind, data in failed["status"]["messages"] if kind == "execution_error"
+    )
+    check(
+        "noise levels without a counterpart are refused in words", "has no counterpart here" in message, message.strip()
+    )
+    return len(out["images"])
 
+
+def prove_lora(server: Server, work: Path, start: dict, pictures_of_one: int) -> None:
+    """A LoRA that was trained here, on a stock model."""
     trained = start | {
-        "own": own["own"],
+        "own": node("RolloutStudioModel", pretrained_model_name_or_path=str(work / "diffusers"), base_model_precision="float32"),
         "lora": node("RolloutStudioLoRA", rank=4),
         "rate": node("RolloutStudioOptimizer", learning_rate=0.01),
         "short": node("RolloutStudioTrainingSettings", max_train_steps=4, checkpointing_steps=4),
@@ -258,59 +296,33 @@ def prove(server: Server, work: Path, pictures: list[str]) -> None:
     base = server.pixels(server.done({"ckpt": start["ckpt"], **drawn(["ckpt", 0], ["ckpt", 1])})["saved"])
     listed = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"][0]
     check("the LoRA is in LoraLoader's list", name in listed, name)
-    stock = {"ckpt": start["ckpt"], "stock": node("LoraLoader", model=["ckpt", 0], clip=["ckpt", 1], lora_name=name, strength_model=1.0, strength_clip=1.0)}
-    loaded_ = server.pixels(server.done(stock | drawn(["stock", 0], ["stock", 1]))["saved"])
-    change = abs(loaded_ - base).mean()
+    stock = {
+        "ckpt": start["ckpt"],
+        "stock": node(
+            "LoraLoader", model=["ckpt", 0], clip=["ckpt", 1], lora_name=name, strength_model=1.0, strength_clip=1.0
+        ),
+    }
+    through = server.pixels(server.done(stock | drawn(["stock", 0], ["stock", 1]))["saved"])
+    change = abs(through - base).mean()
     check("through the stock LoraLoader it changes the picture", change > 1, f"mean difference {change:.2f} of 255")
-    check("our node changes it in the same way", bool((loaded_ == tuned).all()))
-    print("     its header:", ", ".join(sorted(server.get(f"/view_metadata/loras?filename={urllib.parse.quote(name)}"))[:12]))
-
+    check("our node changes it in the same way", bool((through == tuned).all()))
+    header = server.get(f"/view_metadata/loras?filename={urllib.parse.quote(name)}")
+    check(
+        "its header has the training's settings",
+        "ss_network_dim" in header and "ss_base_model_version" in header,
+        ", ".join(sorted(header)[:6]),
+    )
     both = server.done(start | stock | measured(model=["stock", 0], base=["ckpt", 0]))["report"]
-    check("a model with a LoRA is measured against the one without", "base" in both["text"][0] or len(both["images"]) > len(out["images"]),
-          both["text"][0].replace("\n", " "))  # fmt: skip
-
-    edm = start | measured(model=["edm", 0]) | {"edm": node("ModelSamplingContinuousEDM", model=["ckpt", 0], sampling="edm", sigma_max=120.0, sigma_min=0.002)}
-    failed = server.run(edm)
-    message = next(data["exception_message"] for kind, data in failed["status"]["messages"] if kind == "execution_error")
-    check("noise levels without a counterpart are refused in words", "has no counterpart here" in message, message.strip())
+    more = len(both["images"]) > pictures_of_one
+    check("a model with a LoRA is measured against the one without", more, both["text"][0].replace("\n", " "))
 
 
-COMPARE = '''
-import sys
-comfyui, root, work = sys.argv[1:4]
-sys.argv = ["check", "--cpu"]
-sys.path.insert(0, comfyui)
-import comfy.options
-comfy.options.enable_args_parsing()
-import importlib.util, comfy.model_patcher, comfy.sampler_helpers, comfy.samplers, comfy.sd, torch
-spec = importlib.util.spec_from_file_location("rollout_studio", root + "/__init__.py", submodule_search_locations=[root])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["rollout_studio"] = pack
-spec.loader.exec_module(pack)
-from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.families import load_model
-from rollout_studio.nodes.comfy.host_model import HostModel
-flat = {"pretrained_model_name_or_path": work + "/diffusers", "base_model_precision": "float32"}
-with torch.inference_mode():
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(work + "/NAME", output_vae=True, output_clip=True)
-    host, own = HostModel(model, clip, vae), load_model(config_from_flat(flat).model, for_training=False)
-    def differ(what, one, other):
-        worst = float((one - other).abs().max() / other.abs().max())
-        print(f"{'ok  ' if worst < 1e-4 else 'FAIL'} {what}, in ComfyUI against diffusers: {worst:.1e} of the largest value")
-        return worst < 1e-4
-    words = ["a red circle", "sks on blue, far left"]
-    texts = own.encode_prompts(words)
-    right = differ("texts", *(torch.stack([p["prompt_embeds"] for p in m.encode_prompts(words)]) for m in (host, own)))
-    x = torch.randn(2, 4, 8, 8)
-    for t in ([999.0, 1.0], [500.0, 20.0], [3.3, 700.25]):
-        right &= differ(f"output at t = {t}", *(m.denoise(x, torch.tensor(t), m.collate(texts)) for m in (host, own)))
-    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
-    latents = own.encode_images(pixels)
-    right &= differ("latents of pictures", host.encode_images(pixels), latents)
-    right &= differ("pictures of latents", host.decode(latents), own.decode(latents))
-    right &= torch.equal(host.inference_times(30, (4, 8, 8)), own.inference_times(30, (4, 8, 8)))
-sys.exit(0 if right else 1)
-'''.replace("NAME", NAME)
+def prove(server: Server, work: Path, pictures: list[str]) -> None:
+    print(f"ComfyUI {server.version}")
+    there = set(server.get("/object_info"))
+    check("the bridges are among its nodes", {"RolloutStudioComfyDriftReport", "RolloutStudioComfyLoRA"} <= there)
+    start = prove_pictures(server, work, pictures)
+    prove_lora(server, work, start, prove_measurements(server, work, start))
 
 
 def main() -> None:
@@ -331,8 +343,8 @@ def main() -> None:
     (base / "models" / "checkpoints" / NAME).symlink_to(work / NAME)
     (base / "custom_nodes" / "rollout-studio").symlink_to(ROOT)
     compared = subprocess.run(
-        [given.python, "-c", COMPARE, str(given.comfyui.resolve()), str(ROOT), str(work)],
-        env={**os.environ, "PYTHONPATH": str(stand_ins), "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, text=True,
+        [given.python, str(ROOT / "tools" / "comfy_compare.py"), str(given.comfyui.resolve()), str(work / "diffusers"), str(work / NAME)],
+        env={**os.environ, "PYTHONPATH": str(stand_ins), "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     print(compared.stdout, end="")
     if compared.returncode:

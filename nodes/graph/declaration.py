@@ -17,6 +17,8 @@ from . import values
 
 PREFIX = "RolloutStudio"
 """Every node's key begins with it: ComfyUI keeps the nodes of all packs in one table."""
+IN_COMFYUI = f"{PREFIX}Comfy"
+"""The keys of nodes that are only there inside ComfyUI begin with it."""
 FIRST = "0.1"  # a socket is as old as its node
 LARGEST_INT = 2**53 - 1  # JavaScript alters larger ones
 UNSET = "unset"

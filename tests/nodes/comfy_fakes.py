@@ -23,7 +23,7 @@ class EPS:
         return noisy - output * sigma
 
 
-class V_PREDICTION(EPS):  # noqa: N801 - the host's name
+class V_PREDICTION(EPS):
     def calculate_denoised(self, sigma, output, noisy):
         return noisy / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
 
@@ -156,7 +156,12 @@ class Clip:
 
     def encode_from_tokens_scheduled(self, text):
         [found] = self.own.encode_prompts([text])
-        return [[found["prompt_embeds"][None], {"pooled_output": found["pooled_prompt_embeds"][None]} if self.pooled else {}]]
+        return [
+            [
+                found["prompt_embeds"][None],
+                {"pooled_output": found["pooled_prompt_embeds"][None]} if self.pooled else {},
+            ]
+        ]
 
     def clone(self):
         made = Clip(self.own, self.pooled)
@@ -187,21 +192,39 @@ def prepare_sampling(patcher, shape, conds, model_options=None):
 
 
 def calc_cond_batch(model, conds, x, sigma, options):
-    call = options.get("model_function_wrapper", lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
+    call = options.get(
+        "model_function_wrapper", lambda apply, given: apply(given["input"], given["timestep"], **given["c"])
+    )
     return [
-        call(model.apply_model, {"input": x, "timestep": sigma, "c": each[0]["model_conds"]}) if each else torch.zeros_like(x) for each in conds
+        call(model.apply_model, {"input": x, "timestep": sigma, "c": each[0]["model_conds"]})
+        if each
+        else torch.zeros_like(x)
+        for each in conds
     ]
 
 
 def encode_model_conds(function, conds, noise, device, prompt_type):
-    size = {"width": noise.shape[3] * 8, "height": noise.shape[2] * 8, "noise": noise, "device": device, "prompt_type": prompt_type}
-    return [{**each, "model_conds": function(**size, **{k: v for k, v in each.items() if k != "model_conds"})} for each in conds]
+    size = {
+        "width": noise.shape[3] * 8,
+        "height": noise.shape[2] * 8,
+        "noise": noise,
+        "device": device,
+        "prompt_type": prompt_type,
+    }
+    return [
+        {**each, "model_conds": function(**size, **{k: v for k, v in each.items() if k != "model_conds"})}
+        for each in conds
+    ]
 
 
 def load_lora_for_models(model, clip, tensors, strength_model, strength_clip):
     """Layers of the network are known by the beginnings that `model_lora_keys_unet` lists; others are passed over with a warning."""
     layers = [name for name in tensors if ".lora_A." in name or ".lora_down." in name]
-    own = [name for name in layers if name.startswith(("unet.", "lora_unet_", "diffusion_model.")) and "foreign" not in name]
+    own = [
+        name
+        for name in layers
+        if name.startswith(("unet.", "lora_unet_", "diffusion_model.")) and "foreign" not in name
+    ]
     changed = None if model is None else model.clone()
     if changed is not None:
         changed.add_patches(own, strength_model)

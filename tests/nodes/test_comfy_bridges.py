@@ -1,6 +1,5 @@
 """The bridges between ComfyUI's types and ours, on fakes of what they touch (comfy_fakes.py says what those follow)."""
 
-import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -42,7 +41,11 @@ def opened(tiny_folder):  # noqa: F811 - the fixture
 
     @cache
     def load(name):
-        flat = {"pretrained_model_name_or_path": str(tiny_folder(name)), "base_model_precision": "float32", "device": "cpu"}
+        flat = {
+            "pretrained_model_name_or_path": str(tiny_folder(name)),
+            "base_model_precision": "float32",
+            "device": "cpu",
+        }
         return load_model(config_from_flat(flat).model, for_training=False)
 
     return load
@@ -63,7 +66,9 @@ def tiny(opened):
 def call(key, **given):
     """What a node answers to ComfyUI."""
     types = CLASSES[f"RolloutStudio{key}"].INPUT_TYPES()
-    defaults = {name: entry[1].get("default") for part in ("required", "optional") for name, entry in types[part].items()}
+    defaults = {
+        name: entry[1].get("default") for part in ("required", "optional") for name, entry in types[part].items()
+    }
     return CLASSES[f"RolloutStudio{key}"]().run(**{**defaults, **given})
 
 
@@ -86,7 +91,7 @@ def test_the_hosts_model_answers_as_ours_with_the_same_weights(name, host, tiny)
 
 def test_nothing_stays_on_the_hosts_model(host, tiny):
     """It is cloned: the table that does not round is the clone's, as the host keeps patches."""
-    own, (model, clip, vae) = tiny()
+    _, (model, clip, vae) = tiny()
     adapted = HostModel(model, clip, vae)
     adapted.denoise(torch.randn(1, 4, 8, 8), torch.tensor([10.5]), adapted.collate(adapted.encode_prompts(WORDS[:1])))
     assert "model_sampling" not in model.objects and model.model.current_patcher is None
@@ -96,7 +101,7 @@ def test_nothing_stays_on_the_hosts_model(host, tiny):
 
 
 def test_the_hosts_wrapper_of_its_network_acts(host, tiny):
-    own, (model, clip, vae) = tiny()
+    _, (model, clip, vae) = tiny()
     seen = []
 
     def wrapper(apply, given):
@@ -110,7 +115,7 @@ def test_the_hosts_wrapper_of_its_network_acts(host, tiny):
 
 
 def test_texts_of_several_windows_are_repeated_to_one_length(host, tiny):
-    own, loaded = tiny()
+    _, loaded = tiny()
     long, short = torch.randn(6, 16), torch.randn(4, 16)
     texts = HostModel(*loaded).collate([{"prompt_embeds": long}, {"prompt_embeds": short}])["prompt_embeds"]
     assert texts.shape == (2, 12, 16) and torch.equal(texts[1, 4:8], short)
@@ -141,10 +146,14 @@ def test_a_stock_models_report_has_the_numbers_of_our_own(host, tiny, tmp_path):
     own, (model, clip, vae) = tiny()
     patched, data = model.clone(), dataset(tmp_path)
     patched.add_patches(["some.weight"], 0.5)
-    answer = call("ComfyDriftReport", model=patched, base=model, clip=clip, vae=vae, dataset=data, drift=PROBE, rollout=SHORT)
+    answer = call(
+        "ComfyDriftReport", model=patched, base=model, clip=clip, vae=vae, dataset=data, drift=PROBE, rollout=SHORT
+    )
     report, _, words = answer["result"]
     config = for_measuring(config_from_flat(data.flat | PROBE.flat | SHORT.flat))
-    expected = measure(own, probe_sets(own, config, tmp_path / "cache"), Settings.from_config(config), weights="base").curves
+    expected = measure(
+        own, probe_sets(own, config, tmp_path / "cache"), Settings.from_config(config), weights="base"
+    ).curves
     curves = read_report(report.path).curves
     found = [curve for curve in curves if curve.weights == "base"]
     assert [curve.role for curve in found] == [curve.role for curve in expected]
@@ -153,15 +162,22 @@ def test_a_stock_models_report_has_the_numbers_of_our_own(host, tiny, tmp_path):
             for point, right in zip(getattr(one, kind), getattr(other, kind), strict=True):
                 assert point.t == pytest.approx(right.t, rel=1e-4)
                 for name, measure_ in right.measures.items():
-                    assert point.measures[name].value == pytest.approx(measure_.value, rel=2e-3, abs=2e-4, nan_ok=True), name
-    assert curves[0].weights == "tuned" and curves[0].short[0].measures["distance"] != found[0].short[0].measures["distance"]
+                    assert point.measures[name].value == pytest.approx(
+                        measure_.value, rel=2e-3, abs=2e-4, nan_ok=True
+                    ), name
+    assert (
+        curves[0].weights == "tuned"
+        and curves[0].short[0].measures["distance"] != found[0].short[0].measures["distance"]
+    )
     assert len(patched.patches) == 1 and not model.patches
     assert words and answer["ui"]["text"] == [words] and len(answer["ui"]["images"]) >= 2
 
 
 def test_a_rollout_of_a_stock_model_is_shown(host, tiny, tmp_path):
     _, (model, clip, vae) = tiny()
-    answer = call("ComfyRolloutPreview", model=model, clip=clip, vae=vae, dataset=dataset(tmp_path), rollout=SHORT, offset=1)
+    answer = call(
+        "ComfyRolloutPreview", model=model, clip=clip, vae=vae, dataset=dataset(tmp_path), rollout=SHORT, offset=1
+    )
     assert len(answer["ui"]["images"]) == 1 and answer["result"][0].shape[-1] == 3
 
 
@@ -169,7 +185,9 @@ def test_what_cannot_be_measured_is_refused_and_a_node_named(host, tiny):
     own, (model, clip, vae) = tiny()
     given = {"model": model, "clip": clip, "vae": vae, "dataset": settings({})}
     model.model.model_config = fakes.Flux()
-    with pytest.raises(RuntimeError, match="its kind Flux: inside ComfyUI only .*Stable Diffusion XL.* Model node.*Rollout Preview"):
+    with pytest.raises(
+        RuntimeError, match="its kind Flux: inside ComfyUI only .*Stable Diffusion XL.* Model node.*Rollout Preview"
+    ):
         call("ComfyRolloutPreview", **given)
     own, (model, clip, vae) = tiny()
     model.model.model_config.unet_config["in_channels"] = 9
@@ -192,13 +210,15 @@ def test_the_widget_offers_the_schedules_that_the_adapter_knows():
 def test_a_stop_in_comfyui_ends_a_measurement(host, tiny, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    class InterruptProcessingException(BaseException):  # noqa: N818 - the host's name
+    class InterruptProcessingException(BaseException):
         pass
 
     def check():
         raise InterruptProcessingException
 
-    monkeypatch.setitem(sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check))
+    monkeypatch.setitem(
+        sys.modules, "comfy.model_management", SimpleNamespace(throw_exception_if_processing_interrupted=check)
+    )
     _, (model, clip, vae) = tiny()
     with pytest.raises(InterruptProcessingException):
         call("ComfyDriftReport", model=model, clip=clip, vae=vae, dataset=dataset(tmp_path), drift=PROBE, rollout=SHORT)
@@ -217,7 +237,11 @@ def lora_file(monkeypatch, tmp_path):
     def exported(context, checkpoint, name, folder):
         folder.mkdir(parents=True, exist_ok=True)
         assert not torch.is_inference_mode_enabled()
-        save_file({each: torch.ones(1, 2) for each in names}, str(folder / f"{name}.safetensors"), metadata={"ss_network_dim": "1"})
+        save_file(
+            {each: torch.ones(1, 2) for each in names},
+            str(folder / f"{name}.safetensors"),
+            metadata={"ss_network_dim": "1"},
+        )
         return folder / f"{name}.safetensors"
 
     monkeypatch.setattr(bridges, "exported", exported)
@@ -242,7 +266,9 @@ def test_without_a_model_the_lora_is_only_saved(host, lora_file):
 def test_a_lora_of_another_kind_is_refused_with_the_number_of_layers(host, tiny, lora_file):
     _, (model, _, _) = tiny()
     lora_file[:] = ["unet.a.lora_A.weight", "unet.foreign.lora_A.weight"]
-    with pytest.raises(RuntimeError, match=r"1 of the LoRA's 2 layers fit ComfyUI's model \(SD15\).*Sample Images node"):
+    with pytest.raises(
+        RuntimeError, match=r"1 of the LoRA's 2 layers fit ComfyUI's model \(SD15\).*Sample Images node"
+    ):
         call("ComfyLoRA", checkpoint="weights", model=model)
 
 
@@ -270,7 +296,9 @@ def test_stock_pictures_are_a_folder_named_by_its_content(host, store):
     assert CLASSES["RolloutStudioImagesToFolder"].INPUT_IS_LIST is True
     (folder,) = call("ImagesToFolder", images=batches, captions=lines)
     names = sorted(files_in(folder))
-    assert [Path(name).suffix for name in names] == [".png", ".txt"] * 3 and Path(folder.path).parent == store.root / ".pictures"
+    assert [Path(name).suffix for name in names] == [".png", ".txt"] * 3 and Path(
+        folder.path
+    ).parent == store.root / ".pictures"
     assert [files_in(folder)[name].decode() for name in names[1::2]] == ["a red thing", "a blue thing", "a thing"]
     assert call("ImagesToFolder", images=batches, captions=lines) == (folder,)
     assert call("ImagesToFolder", images=batches, captions=["x"])[0].path != folder.path
@@ -301,8 +329,28 @@ def test_captions_that_do_not_match_are_refused(host):
         call("ImagesToFolder", images=[picture(3, 8, 9, 3)], captions=["a\nb"])
 
 
-def test_the_pages_graph_has_the_pictures_node_and_none_of_comfyuis():
-    from rollout_studio.nodes.graph.declaration import NODES
+def test_outside_comfyui_its_nodes_are_refused_in_words():
+    from rollout_studio.nodes.graph.declaration import IN_COMFYUI, NODES
+    from rollout_studio.nodes.graph.graph import Graph, Node
+    from rollout_studio.nodes.graph.validate import faults
 
     assert "RolloutStudioImagesToFolder" in NODES and not set(NODES) & set(bridges.HOST_NODES)
-    assert json.dumps(sorted(bridges.HOST_NODES))
+    assert all(key.startswith(IN_COMFYUI) for key in bridges.HOST_NODES)
+    problems = list(faults(Graph({"1": Node("RolloutStudioComfyDriftReport")})))
+    assert any("run this workflow inside ComfyUI" in problem.message for problem in problems)
+
+
+def test_pictures_of_our_own_graph_keep_their_captions(store, tmp_path):
+    """Without ComfyUI: no tensors, and captions that pictures bring."""
+    from rollout_studio.nodes.execute.context import Context
+    from rollout_studio.nodes.graph.declaration import NODES
+    from rollout_studio.nodes.graph.values import Images, file_at
+
+    given = Images(
+        tuple(map(file_at, sorted(Path(dataset(tmp_path).flat["instance_data_dir"]).glob("*.png")))), ("one", "two")
+    )
+    run = NODES["RolloutStudioImagesToFolder"].function
+    more = dict.fromkeys(("images_b", "images_c", "images_d"))
+    (folder,) = run(Context(store, tmp_path, tmp_path), images=given, captions=(), **more)
+    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(folder.path).glob("*.txt"))]
+    assert texts == ["one", "two"]
