@@ -60,11 +60,29 @@ def measure_drift(
     Raises: DatasetError where there is nothing to measure on; ModelError.
     Cost: `drift.expected_rows` for the base, and again for the checkpoint.
     """
-    # what only training needs is left out: no class pictures are generated for a measurement
-    config = with_changes(
+    config = for_measuring(config)
+    model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+    sets, settings = probe_sets(model, config, cache_dir, progress), Settings.from_config(config)
+    told = in_rows(progress)
+    report = drift.measure(model, sets, settings, weights="base", step=0, progress=told)
+    if found is not None:
+        base = report
+        load_weights(model, config, found)
+        report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=told)
+        report = beside(report, base)
+    drift.save(report, folder)
+    return report
+
+
+def for_measuring(config: RunConfig) -> RunConfig:
+    """Without what only training needs: no class pictures are generated for a measurement."""
+    return with_changes(
         config, {"with_prior_preservation": False, "random_flip": False, "caption_dropout_probability": 0.0}
     )
-    model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+
+
+def probe_sets(model: Model, config: RunConfig, cache_dir: Path, progress: Progress | None = None) -> list[ProbeSet]:
+    """A config's pictures as what is measured on. Raises DatasetError where there are none."""
     data = prepare(model, config, scan(config.data), cache_dir, progress)
     sets = [
         ProbeSet(
@@ -78,19 +96,21 @@ def measure_drift(
     ]
     if not sets:
         raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
-    settings = Settings.from_config(config)
+    return sets
 
-    def report_progress(done: int, total: int, what: str) -> None:
+
+def beside(report: DriftReport, base: DriftReport) -> DriftReport:
+    """A report with the curves and filmstrips of its base behind its own."""
+    return dataclasses.replace(
+        report.with_curves(*base.curves), strips=report.strips + base.strips, seconds=report.seconds + base.seconds
+    )
+
+
+def in_rows(progress: Progress | None) -> Callable[[int, int, str], None]:
+    """`progress` as `drift.measure` calls it."""
+
+    def report(done: int, total: int, what: str) -> None:
         if progress is not None:
             progress(what, done, total)
 
-    report = drift.measure(model, sets, settings, weights="base", step=0, progress=report_progress)
-    if found is not None:
-        base = report
-        load_weights(model, config, found)
-        report = drift.measure(model, sets, settings, weights="tuned", step=found.step, progress=report_progress)
-        report = dataclasses.replace(
-            report.with_curves(*base.curves), strips=report.strips + base.strips, seconds=report.seconds + base.seconds
-        )
-    drift.save(report, folder)
     return report

@@ -3,10 +3,11 @@
 import sys
 from math import ceil, sqrt
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from ...core import platform_calls
-from ..graph.values import sha256
+from ..graph.values import NodeError, sha256
 
 FOLDER = "rollout-studio"  # in the host's output and temp folders
 INTERRUPT = "InterruptProcessingException"  # ComfyUI's; a BaseException in some versions, so it is known by its name
@@ -73,6 +74,20 @@ class Host:
         unload = getattr(_module("comfy.model_management"), "unload_all_models", None)
         if unload is not None:
             unload()
+
+    def temp_folder(self) -> Path:
+        """The host's temp folder, which it empties when it starts; a folder of the system's without a host."""
+        paths = _module("folder_paths")
+        return Path(paths.get_temp_directory() if paths is not None else gettempdir()).absolute()
+
+    def lora_folder(self) -> Path:
+        """The first folder whose files LoraLoader lists. Raises NodeError where there is no host."""
+        paths = _module("folder_paths")
+        if paths is None:
+            raise NodeError(
+                "There is no ComfyUI in this process.", "Run this node inside ComfyUI, or take Export LoRA."
+            )
+        return Path(paths.get_folder_paths("loras")[0]).absolute()
 
     def output_folder(self) -> Path:
         """The host's output folder, absolute; `output` here without a host."""

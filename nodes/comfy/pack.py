@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from inspect import Parameter, Signature
 from typing import ClassVar
 
-from ..graph.declaration import NODES, Declaration
+from ..graph.declaration import Declaration
 from ..graph.graph import Node
 from ..graph.validate import read_widgets, value_faults
-from . import running
+from . import bridges, running
 from .fields import input_type
 
 MENU = "Rollout Studio"
@@ -49,8 +49,9 @@ def mappings() -> tuple[dict[str, type], dict[str, str]]:
             f"[{MENU}] needs {', '.join(lacking)}: install the pack's requirements.txt into ComfyUI's Python, then restart.",
             file=sys.stderr,
         )
-    return {key: _class(declared) for key, declared in NODES.items()}, {
-        key: f"{declared.title} ({MENU})" for key, declared in NODES.items()
+    nodes = bridges.ALL
+    return {key: _class(declared) for key, declared in nodes.items()}, {
+        key: f"{declared.title} ({MENU})" for key, declared in nodes.items()
     }
 
 
@@ -90,7 +91,7 @@ def _class(declared: Declaration) -> type:
     more = {"VALIDATE_INPUTS": _validation(declared, fields)} if fields else {}
     return type(declared.key, (_Base,), {
         **more,
-        "declared": declared, "CATEGORY": f"{MENU}/{declared.category}", "DESCRIPTION": declared.help, "OUTPUT_NODE": declared.shows,
+        "declared": declared, "CATEGORY": f"{MENU}/{declared.category}", "DESCRIPTION": declared.help, "OUTPUT_NODE": declared.shows, "INPUT_IS_LIST": declared.takes_lists,
         "RETURN_TYPES": tuple(output.type for output in declared.outputs), "RETURN_NAMES": tuple(output.name for output in declared.outputs),
         "OUTPUT_TOOLTIPS": tuple(output.help for output in declared.outputs), "SEARCH_ALIASES": list(declared.aliases),
         "__doc__": declared.help, "__module__": __name__,

@@ -8,8 +8,9 @@ passed on to ComfyUI.
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..graph.declaration import Declaration, Widget
 from ..graph.validate import value_faults
 from ..graph.values import Images, Interrupted, NodeError, to_json
 from .host import FOLDER, Host
-from .values import images_of, inward, outward
+from .values import images_of, inward, of_list, outside_inference_mode, outward
 
 
 def run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pnginfo: Any) -> Any:
@@ -31,9 +32,13 @@ def run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pngi
     host = Host()
     out = host.output_folder() / FOLDER
     store = open_store(os.environ.get(ROOT_VARIABLE, out / "runs"))
+    if declared.takes_lists:
+        given = {name: of_list(declared.input(name), value) for name, value in given.items() if value is not None}
     inputs = _refusals_as_errors(lambda: _inputs(declared, given, out / "inputs"))
     if declared.lane == "instant":
         return _results(declared, _refusals_as_errors(lambda: declared.function(None, **inputs)), host)
+    if declared.lane == "host":
+        return _results(declared, _on_host(declared, inputs, store, out, host), host)
     kept, key = Cache(store.root / cache.FOLDER), _key(declared, inputs)
     outputs = None if declared.effect else kept.get(key)
     if outputs is None:
@@ -44,13 +49,25 @@ def run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pngi
         if declared.lane in ("run", "device"):
             host.make_room()
         try:
-            with _outside_inference_mode() if declared.lane == "device" else nullcontext():
+            with outside_inference_mode() if declared.lane == "device" else nullcontext():
                 outputs = _refusals_as_errors(lambda: declared.function(context, **inputs))
         except Interrupted:
             raise host.interrupt from None  # what was worth saving is saved
         if not declared.effect:
             kept.put(key, outputs, folder)
     return _results(declared, outputs, host)
+
+
+def _on_host(declared: Declaration, inputs: Mapping[str, Any], store: Any, out: Path, host: Host) -> tuple:
+    """Run a node that uses ComfyUI's own models: in its inference mode, with its models left where they are. Whether it has run before
+    the host knows, since its models have no address that we could keep a result under."""
+    folder = host.temp_folder() / FOLDER / uuid.uuid4().hex[:12]
+    folder.mkdir(parents=True)
+    context = Context(store, folder, out, {}, host.report, host.show, host.stop)
+    try:
+        return _refusals_as_errors(lambda: declared.function(context, **inputs))
+    except Interrupted:
+        raise host.interrupt from None
 
 
 def _refusals_as_errors(work: Callable[[], tuple]) -> tuple:
@@ -103,12 +120,6 @@ def _provenance(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
     if isinstance(extra_pnginfo, Mapping) and "workflow" in extra_pnginfo:
         found["workflow"] = json.dumps(extra_pnginfo["workflow"])
     return found
-
-
-def _outside_inference_mode() -> AbstractContextManager:
-    import torch
-
-    return torch.inference_mode(False)
 
 
 def _results(declared: Declaration, outputs: tuple, host: Host) -> Any:

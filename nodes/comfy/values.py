@@ -3,11 +3,12 @@ everything else passes as the immutable value that it is. Imports torch and Pill
 
 import ast
 import hashlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ...core.runs.folder import RunDir
-from ..graph.declaration import Widget
+from ..graph.declaration import Socket, Widget
 from ..graph.values import Images, Lora, Losses, file_at
 
 
@@ -21,6 +22,25 @@ def inward(widget: Widget, value: Any) -> Any:
             return value  # JSON or a person's own text: the option reads it, or says what is wrong
         return found if isinstance(found, list) else value
     return value
+
+
+def of_list(given: Socket | Widget, value: Any) -> Any:
+    """An input of a node that takes lists, where the host hands over every input as one: pictures in a row, texts below each other."""
+    if not isinstance(value, list):
+        return value
+    if isinstance(given, Socket):
+        return [picture for batch in value for picture in batch]  # of different sizes: no tensor can hold them
+    if given.option.type.startswith("list") and len(value) > 1:
+        lines = [line for each in value for line in (each if isinstance(each, list | tuple) else [each])]
+        return "\n".join(str(line) for line in lines)
+    return value[0] if value else None
+
+
+def outside_inference_mode() -> AbstractContextManager:
+    """ComfyUI runs nodes in inference mode, whose tensors cannot be trained or differentiated; not so inside."""
+    import torch
+
+    return torch.inference_mode(False)
 
 
 def outward(type_: str, value: Any) -> Any:
@@ -59,7 +79,7 @@ def tensor_of(images: Images) -> Any:
 
 
 def images_of(tensor: Any, folder: Path) -> Images:
-    """An IMAGE tensor (B, H, W, C) in 0..1 as files, named by their content."""
+    """An IMAGE tensor (B, H, W, C) in 0..1, or a list of pictures (H, W, C), as files named by their content."""
     from PIL import Image
 
     from ..execute.pictures import saved

@@ -17,12 +17,15 @@ from . import values
 
 PREFIX = "RolloutStudio"
 """Every node's key begins with it: ComfyUI keeps the nodes of all packs in one table."""
+IN_COMFYUI = f"{PREFIX}Comfy"
+"""The keys of nodes that are only there inside ComfyUI begin with it."""
 FIRST = "0.1"  # a socket is as old as its node
 LARGEST_INT = 2**53 - 1  # JavaScript alters larger ones
 UNSET = "unset"
 
-Lane = Literal["instant", "files", "run", "device"]
-"""What a node does: instant = only computes settings; files = reads and draws; run = waits for a training; device = uses a model."""
+Lane = Literal["instant", "files", "run", "device", "host"]
+"""What a node does: instant = only computes settings; files = reads and draws; run = waits for a training; device = uses a model;
+host = uses a model of ComfyUI, and is there only."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class Declaration:
     their own and are never served from the cache; `shows` nodes are roots of execution (there is something to look at).
     `fingerprint(inputs)` describes what the node reads besides its inputs, as text; `check(inputs, linked)` yields (input, what is
     wrong) for rules between inputs; `absent(inputs)` yields the same for what the inputs name on the disk and is not there.
-    `version` is raised when the function's results change.
+    `version` is raised when the function's results change. `takes_lists`: a list of pictures or texts in ComfyUI is one call of the
+    node, not one for each.
     """
 
     key: str
@@ -148,6 +152,7 @@ class Declaration:
     absent: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] | None = None
     version: int = 1
     aliases: tuple[str, ...] = ()
+    takes_lists: bool = False
 
     def input(self, name: str) -> Socket | Widget | None:
         return next((each for each in self.inputs if each.name == name), None)
@@ -176,11 +181,12 @@ def node(
     *,
     inputs: Iterable[Socket | Widget] = (),
     outputs: Iterable[Output] = (),
+    into: dict[str, Declaration] = NODES,
     **more: Any,
 ) -> Callable[[Callable[..., tuple]], Callable[..., tuple]]:
     """Declare the decorated function as a node; its docstring is the node's help.
 
-    Inputs are in the order of the versions that brought them, then as given: ComfyUI's files name widget values by position.
+    `into`: the table that it goes into; one of ComfyUI alone has its own. Inputs are in the order of the versions that brought them, then as given: ComfyUI's files name widget values by position.
     """
     inputs = sorted(
         inputs, key=lambda each: _version(each.option.since) if isinstance(each, Widget) else _version(FIRST)
@@ -191,9 +197,9 @@ def node(
             PREFIX + key, title, category, " ".join(function.__doc__.split()), tuple(inputs), tuple(outputs), function, **more
         )  # fmt: skip
         names = [each.name for each in declared.inputs]
-        if declared.key in NODES or len(set(names)) < len(names):
+        if declared.key in into or len(set(names)) < len(names):
             raise ValueError(f"{declared.key} is declared twice, or has two inputs of one name")
-        NODES[declared.key] = declared
+        into[declared.key] = declared
         return function
 
     return declare

@@ -13,7 +13,7 @@ from typing import Any
 from ...core.config import RunConfig
 from ...core.config.options import ConfigError, Option, did_you_mean, shown
 from .bypass import passed_through
-from .declaration import NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
+from .declaration import IN_COMFYUI, NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
 from .graph import Graph, GraphError, Link, Node, Problem
 from .parts import PARTS, config_from_parts
 from .values import Settings
@@ -102,9 +102,10 @@ def ordered(graph: Graph) -> tuple[list[str], list[str]]:
 def _node_faults(graph: Graph, id: str, node: Node) -> Iterable[Problem]:
     declared = NODES.get(node.kind)
     if declared is None:
-        yield Problem(
-            "missing_node_type", f"There is no node {shown(node.kind)[:100]}.{did_you_mean(node.kind[:100], NODES)}", id
-        )
+        why = f"There is no node {shown(node.kind)[:100]}.{did_you_mean(node.kind[:100], NODES)}"
+        if node.kind.startswith(IN_COMFYUI):
+            why = f"{node.kind[:100]} uses models that ComfyUI has loaded: run this workflow inside ComfyUI, or leave the node out."
+        yield Problem("missing_node_type", why, id)
         return
     known = {each.name: each for each in declared.inputs}
     for name, value in node.inputs.items():

@@ -58,9 +58,10 @@ def settings(flat: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with pictures, or a built-in name; None = none is named yet."""
+    """A folder with pictures, or a built-in name; None = none is named yet. `files`: what a node wrote into it, where one did."""
 
     path: str | None
+    files: "tuple[File, ...]" = ()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Pictures and captions."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
+from ...core import platform_calls
 from ...core.config.options import shown
 from ...core.demo import resolve
 from ...core.runs.run_log import PHASES
@@ -11,7 +14,11 @@ from ..execute import fingerprints, pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, local, node, of_option
 from ..graph.parts import CLASS_OPTIONS, DATASET_OPTIONS, picked, widgets
-from ..graph.values import Folder, Images, NodeError, settings
+from ..graph.values import File, Folder, Images, NodeError, holds, settings
+
+PICTURES = ".pictures"
+"""In the runs folder: folders that were made of pictures on wires, named by what is in them."""
+MORE = ("images_b", "images_c", "images_d")
 
 
 def _absent_folder(inputs):
@@ -128,6 +135,72 @@ def dataset_preview(context, dataset, most):
     cells = [(pictures.opened(item.path), f"{item.caption}\n{item.bucket[0]} x {item.bucket[1]}") for item in chosen]
     path = pictures.saved(pictures.sheet(cells, columns=min(6, len(cells))), context.work / "dataset.png")
     return (Images((values.file_at(path),), (f"{len(chosen)} of {len(found.items)} pictures",)),)
+
+
+@node(
+    "ImagesToFolder", "Images To Folder", "Data",
+    inputs=(
+        Socket("images", values.IMAGE, "Pictures; in ComfyUI also a list of them, of any sizes."),
+        *(Socket(name, values.IMAGE, "Further pictures, of another size if you like.", True) for name in MORE),
+        local(
+            "captions", "list[str]", (),
+            "One line for each picture, in their order; one line alone is for all; empty = those that the pictures bring, else none.",
+            split="\n",
+        ),
+    ),
+    outputs=(Output("folder", values.FOLDER, "A folder with these pictures and a caption file beside each."),),
+    lane="files",
+    takes_lists=True,
+    aliases=("dataset", "pictures to dataset", "save dataset"),
+)  # fmt: skip
+def images_to_folder(context, images, captions, **more):
+    """Pictures from other nodes as a training folder. It is named by its content: the same pictures and captions are the same folder, and
+    the same training."""
+    given = [images, *(more[name] for name in MORE if more[name] is not None)]
+    files = [file for each in given for file in each.files]
+    own = [caption for each in given for caption in (each.captions or ("",) * len(each.files))]
+    texts = list(captions) if captions else own
+    texts = texts * len(files) if len(captions) == 1 else texts
+    if len(texts) != len(files):
+        raise NodeError(
+            f"captions: {len(texts)} lines for {len(files)} pictures.",
+            "Give one line for each picture in their order, one line for all, or none.",
+        )
+    return (_folder_of(context.store.root / PICTURES, files, texts),)
+
+
+def _folder_of(root: Path, files: list[File], texts: list[str]) -> Folder:
+    """The folder of these pictures and captions below `root`, written where it is not there whole. Raises NodeError for a full disk."""
+    from ...core.data import captions
+
+    cleaned = [captions.clean(text) for text in texts]
+    content = json.dumps([[file.digest, text] for file, text in zip(files, cleaned, strict=True)])
+    target = root / hashlib.sha256(content.encode()).hexdigest()[:16]
+    made = []
+    for number, (file, text) in enumerate(zip(files, cleaned, strict=True)):
+        name = f"{number:04d}-{file.digest[:12]}"
+        made.append(File(str(target / f"{name}{Path(file.path).suffix.lower()}"), file.digest))
+        if text:
+            made.append(File(str(target / f"{name}.txt"), hashlib.sha256(text.encode()).hexdigest()))
+    folder = Folder(str(target), tuple(made))
+    if not holds(folder):
+        by_digest = {file.digest: file.path for file in files}
+        written = {hashlib.sha256(text.encode()).hexdigest(): text for text in cleaned}
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with platform_calls.replacing_folder(target) as part:
+                part.mkdir(parents=True)
+                for file in made:
+                    if file.digest in by_digest:
+                        shutil.copyfile(by_digest[file.digest], part / Path(file.path).name)
+                    else:
+                        (part / Path(file.path).name).write_text(written[file.digest], encoding="utf-8", newline="")
+        except OSError as error:
+            raise NodeError(
+                f"{target}: cannot be written ({error.strerror}).",
+                "Make room on the disk, or choose another runs folder.",
+            ) from None
+    return folder
 
 
 @node(

@@ -25,7 +25,7 @@ def _needs_one(first: str, second: str, why: str):
     return lambda inputs, linked: () if linked & {first, second} else ((first, f"link {first} or {second}: {why}"),)
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def refusals() -> tuple[type[Exception], ...]:
     """What the parts that need torch refuse: a person's to mend."""
     from ...core.data import DatasetError
     from ...core.families import ModelError
@@ -44,8 +44,23 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
             config, folder, context.cache, found,
             lambda what, done, total: context.progress(done, total, PHASES.get(what, what)),
         )  # fmt: skip
-    except _refusals() as error:
+    except refusals() as error:
         raise NodeError(str(error)) from None
+
+
+PREVIEWED = local(
+    "offset", "int", 3, "Grid steps of the short rollouts.", unit="grid steps", ge=1, le=OPTIONS["drift_offsets"].maximum
+)  # fmt: skip
+
+
+def preview_flat(offset: int, seed: int) -> dict[str, Any]:
+    """The options of a measurement of which only the filmstrip of one picture is shown."""
+    return {
+        "drift_offsets": [offset],
+        "drift_num_images": 1,
+        "drift_fine_factor": OPTIONS["drift_fine_factor"].minimum,
+        "drift_seed": seed,
+    }
 
 
 @node(
@@ -55,7 +70,7 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
         Socket("dataset", values.DATASET, "Whose pictures the rollout leads to; with a checkpoint: the run's own.", True),
         Socket("checkpoint", values.CHECKPOINT, "Trained weights, shown beside the model they started from.", True),
         Socket("rollout", values.ROLLOUT, "Solver and grid of the rollout; without it: the run's, or the defaults.", True),
-        local("offset", "int", 3, "Grid steps of the short rollouts.", unit="grid steps", ge=1, le=OPTIONS["drift_offsets"].maximum),
+        PREVIEWED,
         of_option("drift_seed"),
     ),
     outputs=(Output("pictures", values.IMAGE, "The filmstrips: the true path above, the model's own below, their difference."),),
@@ -70,12 +85,7 @@ def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
     flat: dict[str, Any] = {} if checkpoint is None else config_to_flat(following.config_of(checkpoint.run))
     for part in (model, dataset, rollout):
         flat |= {} if part is None else part.flat
-    flat |= {
-        "drift_offsets": [offset],
-        "drift_num_images": 1,
-        "drift_fine_factor": OPTIONS["drift_fine_factor"].minimum,
-        "drift_seed": seed,
-    }
+    flat |= preview_flat(offset, seed)
     folder = context.work / "preview"
     _measured(context, config_from_flat(flat), checkpoint, folder)
     files = sorted(folder.glob("filmstrip*.png"))
@@ -111,10 +121,15 @@ def drift_report_node(context, checkpoint, drift):
         flat = config_to_flat(following.config_of(checkpoint.run)) | ({} if drift is None else drift.flat)
         _measured(context, config_from_flat(flat), checkpoint, folder)
     found = read_report(folder)
+    report = Report(str(folder), values.sha256(folder / REPORT_FILE), checkpoint)
+    return report, pictures_of(folder), "\n".join(in_words.words(found))
+
+
+def pictures_of(folder: Path) -> Images:
+    """The pictures of a drift report's folder: curves, spectrum and filmstrips."""
     names = ["curves.png", "spectrum.png", *sorted(path.name for path in folder.glob("filmstrip*.png"))]
     files = tuple(values.file_at(folder / name) for name in names if (folder / name).is_file())
-    report = Report(str(folder), values.sha256(folder / REPORT_FILE), checkpoint)
-    return report, Images(files, tuple(Path(file.path).stem for file in files)), "\n".join(in_words.words(found))
+    return Images(files, tuple(Path(file.path).stem for file in files))
 
 
 @node(
@@ -226,7 +241,7 @@ def sample_images(context, model, checkpoint, prompts, negative_prompt, num_infe
             prompts, steps=num_inference_steps, guidance=guidance, negative_prompt=negative_prompt, seed=seed, height=side,
             width=side, on_picture=lambda done, total: context.progress(done, total, PHASES["samples"]),
         )  # fmt: skip
-    except _refusals() as error:
+    except refusals() as error:
         raise NodeError(str(error)) from None
     files = [pictures.saved(image, context.work / f"{number:03d}.png") for number, image in enumerate(images)]
     return (Images(tuple(map(values.file_at, files)), tuple(prompts)),)

@@ -156,21 +156,27 @@ def checkpoint_picker(context, run, step):
 )  # fmt: skip
 def export_lora(context, checkpoint, name):
     """The checkpoint as one LoRA file in the output folder, with its training settings and, if they may name folders and texts, this workflow inside."""
+    target = exported(context, checkpoint, name, context.out)
+    return str(target), values.Lora(File(str(target), sha256(target)))
+
+
+def exported(context, checkpoint, name: str, folder: Path) -> Path:
+    """The checkpoint's LoRA file in a folder, made where it is not there; its name tells the step and the weights."""
     run = RunDir(checkpoint.run)
     config = following.config_of(run.path)
     if config.training.model_type != "lora":
         raise NodeError(
             f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}."
         )
-    target = context.out / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
+    target = folder / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
     if target.is_file():
-        return str(target), values.Lora(values.file_at(target))
+        return target
     ready = run.lora_path / f"{run.name}.safetensors"
     if checkpoint.step != config.training.max_train_steps or not ready.is_file():
         ready = _exported(context, run, config, checkpoint.step)
     may_tell = config.saving.publish_folders and config.saving.publish_texts  # a workflow has both
     copy_with_metadata(ready, target, context.provenance if may_tell else {})
-    return str(target), values.Lora(File(str(target), sha256(target)))
+    return target
 
 
 def _exported(context, run: RunDir, config, step: int) -> Path:

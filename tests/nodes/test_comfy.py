@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rollout_studio.nodes.comfy.bridges import ALL
 from rollout_studio.nodes.comfy.pack import mappings
-from rollout_studio.nodes.graph.declaration import NODES
 
 CLASSES, NAMES = mappings()
 KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
@@ -28,7 +28,7 @@ def inputs_of(node):
 
 
 def test_every_node_is_there_under_one_prefix():
-    assert set(CLASSES) == set(NODES) == set(NAMES) and all(key.startswith("RolloutStudio") for key in CLASSES)
+    assert set(CLASSES) == set(ALL) == set(NAMES) and all(key.startswith("RolloutStudio") for key in CLASSES)
     assert len(CLASSES) >= 28
 
 
@@ -351,7 +351,7 @@ def test_the_last_live_picture_is_the_result(host, monkeypatch):
 
 def test_every_node_with_something_to_look_at_has_pictures_or_words():
     """A root of execution whose face stays empty looks as if nothing had happened."""
-    for declared in NODES.values():
+    for declared in ALL.values():
         if declared.shows and declared.key != "RolloutStudioSaveImage":
             assert {output.type for output in declared.outputs} & {"IMAGE", "STRING"}, declared.key
 
@@ -420,13 +420,13 @@ def as_a_pack(root, cwd, *hidden):
 
 
 def test_the_checkout_is_a_pack_in_a_process_that_owns_nodes_and_app(root, tmp_path):
-    assert as_a_pack(root, tmp_path) == (len(NODES), "[]", [])
+    assert as_a_pack(root, tmp_path) == (len(ALL), "[]", [])
 
 
 def test_missing_packages_are_one_line_and_no_crash(root, tmp_path):
     number, _, [line] = as_a_pack(root, tmp_path, "diffusers", "peft")
     # the nodes are there: a workflow that has them opens
-    assert number == len(NODES) and "needs diffusers, peft" in line
+    assert number == len(ALL) and "needs diffusers, peft" in line
     number, _, [line] = as_a_pack(root, tmp_path, "psutil")
     assert number == 0 and "psutil" in line and "requirements.txt" in line
 
@@ -512,7 +512,7 @@ def test_no_link_of_an_example_runs_behind_a_node(root, name):
 def test_a_node_of_an_example_has_room_for_all_that_it_shows(root, name):
     """Else the page makes it larger, over the next one: sockets 20 pixels each, fields 24, several lines 30 more, pictures 220, words 60."""
     for node in json.loads((root / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]:
-        declared = NODES[node["type"]]
+        declared = ALL[node["type"]]
         types = [output.type for output in declared.outputs]
         needs = (
             6
