@@ -136,7 +136,7 @@ WINGS = (  # of core, from the ground up; each may import those on the floors be
     ("config", "maths"),
     ("families", "runs"),
     ("data", "adapters", "remedies"),
-    ("before", "foreign"),
+    ("before", "captioning", "foreign"),
     ("look",),
     ("train",),
 )
