@@ -117,7 +117,13 @@ def find(name: str, revision: str | None = None) -> Found:
             f"'{name}' is not on this computer; {known} would be downloaded.",
             "Allow the download (--download, or its box on the page), or name a folder that holds the model.",
         )
-    return _examined(name, cached)
+    try:
+        return _examined(name, cached)
+    except NotHere as part:
+        raise NotHere(
+            f"'{name}' is only partly on this computer. {part.message}",
+            "Allow the download (--download, or its box on the page); it goes on where it was.",
+        ) from part
 
 
 class NotHere(CaptionError):

@@ -87,7 +87,7 @@ class Tagger:
         self.tags = read_tags(found.folder / "selected_tags.csv")
         try:
             self._session = onnxruntime.InferenceSession(str(found.folder / "model.onnx"), providers=providers)
-        except Exception as error:  # noqa: BLE001 - onnxruntime has a class of error for each status, with no common base of its own
+        except Exception as error:  # onnxruntime has a class of error for each status, with no common base
             raise CaptionError(
                 f"model.onnx of '{found.name}' cannot be opened: {error}", "Download it again."
             ) from error
