@@ -8,7 +8,6 @@ from typing import Any
 from ...core.captioning.settings import OPTIONS, read_settings
 from ...core.config.reference import default_of, values_of
 from ...core.findings import printable
-from ...core.platform_calls import use_all_cores
 from ...core.texts import translated
 from .answers import DONE, print_message
 from .progress import Progress
@@ -57,7 +56,6 @@ def _caption(given: argparse.Namespace) -> int:
             print(f"  left out: {printable(each.picture)}: {each.reason.rstrip('.')}. {each.remedy}".rstrip())
         print(f"{model_words(found)}.")
         return DONE
-    use_all_cores()
     progress = Progress(sys.stderr)
 
     def say(event: str, **values: Any) -> None:

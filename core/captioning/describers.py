@@ -1,7 +1,7 @@
 """BLIP and Florence-2: pictures to sentences, by transformers' own classes. A model's own code is never run, and only safetensors are read."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,31 +10,15 @@ from ..families.devices import resolve_device
 from ..families.source import ModelError
 from .models import KINDS, CaptionError, Found
 from .settings import CaptionSettings
-from .tagger import Tagger
 
 _TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
 _LONGEST = {"blip": 60, "florence2": 256}  # tokens
 _BEAMS = 3
 
 
-class Describer(Protocol):
-    """A model that is open. `device`: where it computes."""
+class Sentences:
+    """A model of transformers that is open, its weights in float32. Raises CaptionError where it cannot be opened, or the device lacks."""
 
-    device: str
-
-    def describe(self, pictures: Sequence[Image.Image]) -> list[str]:
-        """One text for each picture."""
-
-
-def open_describer(found: Found, settings: CaptionSettings) -> Describer:
-    """Open a model. Seconds to minutes; its weights in float32.
-
-    Raises: CaptionError where it cannot be opened, or the device lacks.
-    """
-    return Tagger(found, settings) if found.kind == "tagger" else _Sentences(found, settings)
-
-
-class _Sentences:
     def __init__(self, found: Found, settings: CaptionSettings) -> None:
         import transformers
 

@@ -60,6 +60,12 @@ class CaptionJob:
         with self._lock:
             return self._state
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        with self._lock:
+            return self._stopping
+
     def stop(self) -> None:
         """Stop after the current batch; at the latest after `STOP_PATIENCE_S`. Returns at once."""
         with self._lock:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..config.options import ConfigError
 from ..errors import Trouble
-from ..platform_calls import use_all_cores
 from .settings import read_settings
 from .writing import write_captions
 
@@ -43,7 +42,6 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(request["settings"])
         if not settings.download:
             os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's library is imported: nothing may ask it
-        use_all_cores()
         write_captions(request["folder"], settings, say, over.is_set)
     except ConfigError as error:
         say("refused", message=" ".join(fault.message for fault in error.faults), remedy="")

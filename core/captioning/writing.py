@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from PIL import Image
 
 from ..config.options import ConfigError
 from ..data import pictures
 from ..memory import is_out_of_memory, memory_message
+from ..platform_calls import use_all_cores
 from ..sizes import size
 from .folder import Plan, Skipped, Wanted, Writer, composed, plan
 from .models import KINDS, CaptionError, Found, Listed, NotHere, download, find, hub_listing
@@ -87,8 +88,6 @@ def write_captions(folder: str | Path, settings: CaptionSettings, say: Say, shou
             found = _present(settings, say)
             check_kind(settings, found)
             say("model", name=found.name, kind=KINDS[found.kind].label, bytes=found.bytes_)
-            from .describers import open_describer  # with torch
-
             describer = open_describer(found, settings)
             say("opened", device=describer.device)
         writer = Writer(made.folder, settings)
@@ -110,13 +109,34 @@ def write_captions(folder: str | Path, settings: CaptionSettings, say: Say, shou
     return Result(written, skipped + len(made.skipped), left)
 
 
+class Describer(Protocol):
+    """A model that is open. `device`: where it computes."""
+
+    device: str
+
+    def describe(self, pictures: Sequence[Image.Image]) -> list[str]:
+        """One text for each picture."""
+
+
+def open_describer(found: Found, settings: CaptionSettings) -> Describer:
+    """Open a model: seconds to minutes. Torch is only loaded for a model that needs it. Raises CaptionError."""
+    if found.kind == "tagger":
+        from .tagger import Tagger
+
+        return Tagger(found, settings)
+    from .describers import Sentences
+
+    use_all_cores()
+    return Sentences(found, settings)
+
+
 def _batches(wanted: Sequence[Wanted], count: int) -> Iterator[Sequence[Wanted]]:
     for first in range(0, len(wanted), count):
         yield wanted[first : first + count]
 
 
 def _captioned(
-    batch: Sequence[Wanted], describer: Any, settings: CaptionSettings
+    batch: Sequence[Wanted], describer: Describer, settings: CaptionSettings
 ) -> Iterator[tuple[Wanted, str | Skipped]]:
     """Each picture of a batch with its caption, or why it has none; those that cannot be read come first."""
     shown: list[tuple[Wanted, Image.Image]] = []

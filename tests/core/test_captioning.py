@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny_captioners
 from PIL import Image
-from rollout_studio.core.captioning import describers, models, tagger, writing
 from rollout_studio.core.captioning import job as job_module
+from rollout_studio.core.captioning import models, tagger, writing
 from rollout_studio.core.captioning.folder import HIDDEN, composed, plan
 from rollout_studio.core.captioning.job import CaptionJob
 from rollout_studio.core.captioning.models import CaptionError
@@ -21,7 +21,13 @@ from rollout_studio.core.config import OPTIONS as TRAINING_OPTIONS
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.demo import DREAMBOOTH
 
-COLOURS = {"red": (220, 10, 10), "blue": (10, 10, 230), "green": (10, 200, 30), "white": (255, 255, 255), "grey": (90, 90, 90)}
+COLOURS = {
+    "red": (220, 10, 10),
+    "blue": (10, 10, 230),
+    "green": (10, 200, 30),
+    "white": (255, 255, 255),
+    "grey": (90, 90, 90),
+}
 
 
 def picture(path, colour=(220, 10, 10), size=(60, 50)):
@@ -71,7 +77,7 @@ def named(monkeypatch, tmp_path):
     place.mkdir()
     for file in models.TAGGER_FILES:
         (place / file).write_text("never opened")
-    monkeypatch.setattr(describers, "open_describer", lambda found, settings: Naming())
+    monkeypatch.setattr(writing, "open_describer", lambda found, settings: Naming())
     return types.SimpleNamespace(settings=lambda **given: CaptionSettings(model=str(place), **given), shown=shown)
 
 
@@ -87,7 +93,9 @@ def run(folder, settings, stop_after=None):
         asked.append(1)
         return stop_after is not None and len(asked) > stop_after
 
-    result = write_captions(folder, settings, lambda event, **values: events.append({"event": event, **values}), should_stop)
+    result = write_captions(
+        folder, settings, lambda event, **values: events.append({"event": event, **values}), should_stop
+    )
     return result, events
 
 
@@ -149,14 +157,14 @@ def test_what_a_person_owns_is_never_overwritten_and_each_is_named(folder, named
 
 
 def test_a_caption_that_a_person_writes_meanwhile_stays(folder, named, monkeypatch):
-    original = describers.open_describer
+    original = writing.open_describer
 
     def opened(found, settings):
         (folder / "red.txt").write_text("mine")
         return original(found, settings)
 
-    monkeypatch.setattr(describers, "open_describer", opened)
-    result, events = run(folder, named.settings())
+    monkeypatch.setattr(writing, "open_describer", opened)
+    result, _ = run(folder, named.settings())
     assert texts(folder)["red"] == "mine" and result.skipped == 1 and result.written == 2
 
 
@@ -186,7 +194,9 @@ def test_a_stopped_start_goes_on_with_what_lacks(folder, named, existing):
     assert untouched == set(before) - ({"grey"} if existing != "keep" else set())
     kept = {path.name: path.read_text().strip() for path in folder.glob(f"{HIDDEN}/before-*/*.txt")}
     assert kept == ({"blue.txt": "the sea", "grey.txt": "a wall"} if existing == "back up" else {})
-    assert texts(folder) == ({name: name for name in COLOURS} | ({"blue": "the sea", "grey": "a wall"} if existing == "keep" else {}))
+    assert texts(folder) == (
+        {name: name for name in COLOURS} | ({"blue": "the sea", "grey": "a wall"} if existing == "keep" else {})
+    )
     assert not (folder / HIDDEN / "unfinished.jsonl").exists()
 
 
@@ -225,7 +235,11 @@ def test_a_killed_process_leaves_whole_captions_and_a_further_start_does_the_res
         job._reader.join(0.005)
     job._process.kill()
     state = job.wait(60)
-    assert state.phase == "failed" and f"exit code {job._process.returncode}" in state.message and "start again" in state.remedy
+    assert (
+        state.phase == "failed"
+        and f"exit code {job._process.returncode}" in state.message
+        and "start again" in state.remedy
+    )
     assert (state.total, state.device) == (40, "cpu")
     whole = texts(place)
     assert 2 <= len(whole) < 40 and all(len(text.split()) > 3 for text in whole.values())
@@ -259,7 +273,14 @@ say('finished', written=1, skipped=1, left=2)
     while not job.state.written:
         job._reader.join(0.005)
     state = job.state
-    assert (state.phase, state.model, state.device, state.total, state.done, state.kept) == ("writing", "owner/name", "cpu", 3, 1, 2)
+    assert (state.phase, state.model, state.device, state.total, state.done, state.kept) == (
+        "writing",
+        "owner/name",
+        "cpu",
+        3,
+        1,
+        2,
+    )
     assert state.last == "a.png: a cup" and [each.picture for each in state.skipped] == ["bad.png"] and not state.over
     job.stop()
     assert job.wait(30).phase == "stopped" and job._process.returncode == 0
@@ -267,7 +288,9 @@ say('finished', written=1, skipped=1, left=2)
 
 
 def test_a_job_whose_process_dies_says_so_with_the_end_of_its_log(monkeypatch, tmp_path):
-    scripted(monkeypatch, tmp_path, "say('opened', device='cpu')\nprint('libfoo: cannot', file=sys.stderr)\nsys.exit(9)")
+    scripted(
+        monkeypatch, tmp_path, "say('opened', device='cpu')\nprint('libfoo: cannot', file=sys.stderr)\nsys.exit(9)"
+    )
     state = CaptionJob(tmp_path, CaptionSettings()).wait(30)
     assert state.phase == "failed" and "exit code 9" in state.message and state.message.endswith("libfoo: cannot")
     scripted(monkeypatch, tmp_path, "say('refused', message='no', remedy='yes')")
@@ -282,7 +305,7 @@ def test_full_memory_and_disk_are_explained(folder, named, monkeypatch):
         def describe(self, pictures):
             raise MemoryError
 
-    monkeypatch.setattr(describers, "open_describer", lambda found, settings: Full())
+    monkeypatch.setattr(writing, "open_describer", lambda found, settings: Full())
     with pytest.raises(CaptionError, match="The memory is full.*caption_batch_size below 4"):
         run(folder, named.settings())
     with pytest.raises(CaptionError, match="a smaller model, or caption_device cpu"):
@@ -293,7 +316,11 @@ def test_full_memory_and_disk_are_explained(folder, named, monkeypatch):
 
     monkeypatch.undo()
     monkeypatch.setattr(writing.Writer, "write", lambda self, wanted, caption: full(wanted.file, caption))
-    monkeypatch.setattr(describers, "open_describer", lambda found, settings: types.SimpleNamespace(device="cpu", describe=lambda p: ["a"] * len(p)))
+    monkeypatch.setattr(
+        writing,
+        "open_describer",
+        lambda found, settings: types.SimpleNamespace(device="cpu", describe=lambda p: ["a"] * len(p)),
+    )
     with pytest.raises(CaptionError, match="No space left on device.*Free some space"):
         run(folder, named.settings())
 
@@ -317,7 +344,7 @@ def test_blip_writes_what_transformers_own_calls_give(blip, tmp_path):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 70, 3), dtype=np.uint8))
     for prompt, longest in ((None, 7), ("the old dog", 12)):
         settings = CaptionSettings(model=str(blip), prompt=prompt, max_tokens=longest, device="cpu")
-        written = describers.open_describer(models.find(str(blip)), settings).describe([image, image])
+        written = writing.open_describer(models.find(str(blip)), settings).describe([image, image])
         assert written == [directly(blip, image, text=prompt, max_new_tokens=longest)] * 2
         assert written[0].startswith(prompt or "")
 
@@ -326,7 +353,9 @@ def test_florence_gets_the_task_of_the_detail_and_writes_what_transformers_own_c
     image = Image.new("RGB", (70, 50), (200, 20, 20))
     found = models.find(str(florence))
     for detail, task in ((None, "<DETAILED_CAPTION>"), ("short", "<CAPTION>"), ("long", "<MORE_DETAILED_CAPTION>")):
-        describer = describers.open_describer(found, CaptionSettings(model=str(florence), detail=detail, max_tokens=6, device="cpu"))
+        describer = writing.open_describer(
+            found, CaptionSettings(model=str(florence), detail=detail, max_tokens=6, device="cpu")
+        )
         assert describer._texts(2) == [task] * 2
     assert describer.describe([image, image]) == [directly(florence, image, text=task, max_new_tokens=6)] * 2
 
@@ -336,8 +365,12 @@ def test_what_a_kind_of_model_does_not_have_is_refused_before_it_is_opened(blip,
     assert set(unset) == set(ONLY)
     for kind in models.KINDS:
         faults = CaptionSettings(**unset).refusals(kind)
-        assert {fault.options[0] for fault in faults} == {f"caption_{field}" for field, kinds in ONLY.items() if kind not in kinds}
-    with pytest.raises(ConfigError, match="caption_threshold = 0.5: BLIP has no such setting, only a tagger; leave it unset"):
+        assert {fault.options[0] for fault in faults} == {
+            f"caption_{field}" for field, kinds in ONLY.items() if kind not in kinds
+        }
+    with pytest.raises(
+        ConfigError, match="caption_threshold = 0.5: BLIP has no such setting, only a tagger; leave it unset"
+    ):
         run(folder, CaptionSettings(model=str(blip), threshold=0.5))
     assert len(texts(folder)) == 2
 
@@ -357,14 +390,19 @@ def spoil_config(folder, **changes):
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(copied):
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
-    with pytest.raises(CaptionError, match=r"only in pytorch_model.bin, which are not opened.*save_pretrained\('FOLDER'\)"):
+    with pytest.raises(
+        CaptionError, match=r"only in pytorch_model.bin, which are not opened.*save_pretrained\('FOLDER'\)"
+    ):
         models.find(str(copied))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architectures": ["BlipForQuestionAnswering"]}, "holds a BlipForQuestionAnswering.*Florence2ForConditionalGeneration"),
+        (
+            {"architectures": ["BlipForQuestionAnswering"]},
+            "holds a BlipForQuestionAnswering.*Florence2ForConditionalGeneration",
+        ),
         ({"architectures": None, "model_type": "clip"}, "holds a clip"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
     ],
@@ -412,12 +450,12 @@ def test_weights_that_would_be_random_are_refused(copied):
     del weights[lost]
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CaptionError, match=f"no weights for 1 parts.*{lost}"):
-        describers.open_describer(models.find(str(copied)), CaptionSettings(device="cpu"))
+        writing.open_describer(models.find(str(copied)), CaptionSettings(device="cpu"))
 
 
 def test_a_device_that_is_not_there_is_refused(blip):
     with pytest.raises(CaptionError, match="caption_device = cuda:7"):
-        describers.open_describer(models.find(str(blip)), CaptionSettings(device="cuda:7"))
+        writing.open_describer(models.find(str(blip)), CaptionSettings(device="cuda:7"))
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------------
@@ -450,7 +488,9 @@ class Hub:
         return self.cached(file)
 
 
-def test_nothing_is_asked_of_the_hub_unless_the_download_is_allowed_and_then_its_size_is_said_first(blip, folder, monkeypatch, tmp_path):
+def test_nothing_is_asked_of_the_hub_unless_the_download_is_allowed_and_then_its_size_is_said_first(
+    blip, folder, monkeypatch, tmp_path
+):
     hub = Hub(blip, monkeypatch, tmp_path / "cache")
     with pytest.raises(models.NotHere, match="is not on this computer; about 1.8 GiB would be downloaded"):
         run(folder, CaptionSettings(model=models.RECOMMENDED[2].name))
@@ -477,11 +517,14 @@ def test_a_hub_that_cannot_be_reached_or_has_only_pickles_is_explained(copied, f
     settings = CaptionSettings(model="owner/blip", download=True)
     hub = Hub(copied, monkeypatch, tmp_path / "cache")
     for error in (errors.OfflineModeIsEnabled("offline"), errors.HTTPError("no route")):
+
         def failing(error=error):
             raise error
 
         hub.info = failing
-        with pytest.raises(CaptionError, match="not on this computer, and the hub could not be reached.*hf download owner/blip"):
+        with pytest.raises(
+            CaptionError, match="not on this computer, and the hub could not be reached.*hf download owner/blip"
+        ):
             run(folder, settings)
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     hub = Hub(copied, monkeypatch, tmp_path / "other")
@@ -552,7 +595,9 @@ def test_a_tagger_in_onnx_writes_the_tags_of_each_picture(tmp_path, folder):
 
 def test_every_setting_has_a_name_of_its_own_help_and_version():
     labels = [option.label for option in OPTIONS.values()]
-    assert len(set(labels)) == len(labels) and all(option.help.endswith(".") and option.since == "0.3" for option in OPTIONS.values())
+    assert len(set(labels)) == len(labels) and all(
+        option.help.endswith(".") and option.since == "0.3" for option in OPTIONS.values()
+    )
     assert not {option.name for option in OPTIONS.values()} & set(TRAINING_OPTIONS)
 
 
@@ -562,5 +607,9 @@ def test_settings_read_text_and_name_every_fault():
     assert read_settings(json.loads(read.to_json())) == read
     with pytest.raises(ConfigError) as caught:
         read_settings({"threshold": 7, "existing": "none", "treshold": 1})
-    assert [fault.options for fault in caught.value.faults] == [("caption_threshold",), ("caption_existing",), ("treshold",)]
+    assert [fault.options for fault in caught.value.faults] == [
+        ("caption_threshold",),
+        ("caption_existing",),
+        ("treshold",),
+    ]
     assert "Did you mean 'threshold'?" in str(caught.value)
