@@ -230,6 +230,7 @@ def test_imports_inside_the_package_are_relative():
         "core.maths.solvers",
         "core.before.estimate",
         "app.train.model_card",
+        "core.captioning.job",
     ],
 )
 def test_starts_without_the_heavy_libraries(module):

@@ -273,3 +273,37 @@ def test_a_model_writes_captions_that_are_stopped_gone_on_with_and_corrected_lik
     page.get_by_role("button", name="Save captions").click()
     expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
     assert texts()["cup 11"] == "the qrx cup, corrected"
+
+
+@pytest.mark.slow
+def test_a_tiny_blip_writes_captions_on_the_page_is_stopped_and_goes_on(visit, tmp_path, tab, step):
+    """The same with a model of transformers, whose process takes seconds to open it."""
+    import tiny_captioners
+
+    model = tiny_captioners.save_blip(tmp_path / "blip")
+    mine = pictures(tmp_path / "mine", 150)
+
+    def texts():
+        return {path.stem: path.read_text() for path in mine.glob("*.txt")}
+
+    page = visit()
+    tab(page, "Train")
+    step(page, "pictures")
+    write(page, "instance_data_dir", str(mine))
+    expect(page.locator("#pictures")).to_contain_text("150 pictures")
+    page.get_by_text("Captions by a model").click()
+    write(page, "caption_model", str(model))
+    expect(page.locator("#caption-model")).to_contain_text("On this computer: BLIP")
+    page.get_by_text("More settings of the captions").click()
+    write(page, "caption_max_tokens", "40")
+    page.locator("#opt-caption_batch_size input[type=number]").fill("1")
+    page.locator("#opt-caption_batch_size input[type=number]").blur()
+    page.locator("#caption-start").click()
+    expect(page.get_by_label("Caption of cup 00.png")).not_to_have_value("")
+    page.locator("#caption-stop").click()
+    expect(page.locator("#caption-state")).to_contain_text("Stopped:")
+    stopped = texts()
+    assert 1 <= len(stopped) < 150
+    page.locator("#caption-start").click()
+    expect(page.locator("#caption-state")).to_contain_text(f"{150 - len(stopped)} captions written.")
+    assert len(texts()) == 150 and {**texts(), **stopped} == texts()
