@@ -66,6 +66,7 @@ def plan(folder: str | Path, settings: CaptionSettings) -> Plan:
         raise CaptionError("These pictures are built in, with their captions.", "Name a folder of your own.")
     listing, problem = list_folder(place, "The folder of pictures")
     if listing is None:
+        assert problem is not None  # one of the two
         raise CaptionError(problem.message[:1].upper() + problem.message[1:], problem.remedy)
     if not listing.pictures:
         raise CaptionError(

@@ -72,8 +72,7 @@ class CaptionJob:
             if self._stopping or self._state.over:
                 return
             self._stopping = True
-        with contextlib.suppress(OSError):  # it has ended by itself
-            self._process.stdin.close()
+        self._end_input()
         timer = threading.Timer(STOP_PATIENCE_S, self._process.kill)
         timer.daemon = True
         timer.start()
@@ -84,18 +83,24 @@ class CaptionJob:
         return self.state
 
     def _read(self) -> None:
-        for line in self._process.stdout:
+        answers = self._process.stdout
+        assert answers is not None  # `start_helper` gives pipes
+        for line in answers:
             event = json.loads(line)
             with self._lock:
                 self._state = _after(self._state, event)
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._process.stdout.close()
+        self._end_input()
+        answers.close()
         with self._lock:
             if not self._state.over:
                 self._state = self._ended()
         self._place.cleanup()
+
+    def _end_input(self) -> None:
+        assert self._process.stdin is not None  # see `_read`
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self._process.stdin.close()
 
     def _ended(self) -> JobState:
         """The process ended without an answer."""

@@ -1,6 +1,5 @@
 """The settings of automatic captions, declared once; the command line's flags, the page's fields and the worker's request come from here."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -132,9 +131,6 @@ class CaptionSettings(Checked):
         """What decides the text that a picture gets."""
         given = asdict(self)
         return {name: value for name, value in given.items() if name not in ("download", "device", "batch_size")}
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=True)
 
 
 OPTIONS: dict[str, Option] = {each.field: each for each in options_of(CaptionSettings, "captions")}

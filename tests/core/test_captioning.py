@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -604,7 +605,7 @@ def test_every_setting_has_a_name_of_its_own_help_and_version():
 def test_settings_read_text_and_name_every_fault():
     read = read_settings({"threshold": "0.5", "download": "true", "trigger_word": "none", "batch_size": "3"})
     assert read == CaptionSettings(threshold=0.5, download=True, batch_size=3)
-    assert read_settings(json.loads(read.to_json())) == read
+    assert read_settings(asdict(read)) == read
     with pytest.raises(ConfigError) as caught:
         read_settings({"threshold": 7, "existing": "none", "treshold": 1})
     assert [fault.options for fault in caught.value.faults] == [
