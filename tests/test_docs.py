@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from rollout_studio.core.captioning.settings import OPTIONS as CAPTION_OPTIONS
 from rollout_studio.core.config import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,7 @@ def test_flags_and_options_that_documents_name_exist():
         *(ROOT / "benchmarks").glob("*.py"),
     ]
     known = {f"--{name}" for name in OPTIONS} | OTHERS
+    known |= {f"--{field.replace('_', '-')}" for field in CAPTION_OPTIONS}
     known |= {flag for file in sources for flag in re.findall(r"(--[a-z][\w-]*)", text_of(file))}
     wrong = [
         f"{file.relative_to(ROOT)} names {flag}"

@@ -136,7 +136,7 @@ WINGS = (  # of core, from the ground up; each may import those on the floors be
     ("config", "maths"),
     ("families", "runs"),
     ("data", "adapters", "remedies"),
-    ("before", "foreign"),
+    ("before", "captioning", "foreign"),
     ("look",),
     ("train",),
 )
@@ -230,6 +230,7 @@ def test_imports_inside_the_package_are_relative():
         "core.maths.solvers",
         "core.before.estimate",
         "app.train.model_card",
+        "core.captioning.job",
     ],
 )
 def test_starts_without_the_heavy_libraries(module):

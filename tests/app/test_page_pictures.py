@@ -1,6 +1,8 @@
 """Steps 1 and 2 of the Train tab in a real browser: pictures dropped, captioned and kept; folders browsed; a model checked without a network."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -205,3 +207,104 @@ def test_a_model_is_checked_where_it_is_and_without_a_network_it_shows_what_work
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.get_by_role("button", name="Close the list of folders").click()
     expect(page.locator("#browse-model")).to_be_hidden()
+
+
+def test_a_model_writes_captions_that_are_stopped_gone_on_with_and_corrected_like_typed_ones(
+    visit, served, tmp_path, tab, step, monkeypatch
+):
+    """In a process of its own, the real worker; its model is a quick one. The tiny models of transformers are in `test_captioning.py`."""
+    quick = Path(__file__).parents[1] / "quick_captions_worker.py"
+    monkeypatch.setattr("rollout_studio.core.captioning.job.COMMAND", (sys.executable, str(quick)))
+    mine = tmp_path / "mine"
+    for number in range(12):
+        mine.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 80), (20 * number,) * 3).save(mine / f"cup {number:02d}.png")
+    (mine / "cup 03.txt").write_text("mine, <b>kept</b>")
+    (mine / "cup 05.png").write_bytes(b"no picture")
+    model = tmp_path / "tagger"
+    model.mkdir()
+    for name in ("model.onnx", "selected_tags.csv"):
+        (model / name).write_text("not opened here")
+
+    def texts():
+        return {path.stem: path.read_text().strip() for path in mine.glob("*.txt")}
+
+    page = visit()
+    tab(page, "Train")
+    step(page, "pictures")
+    write(page, "instance_data_dir", str(mine))
+    expect(page.locator("#pictures")).to_contain_text("12 pictures")
+    page.get_by_text("Captions by a model").click()
+    expect(page.locator("#caption-model")).to_contain_text("is not on this computer; about 448 MiB would be downloaded")
+    page.locator("#caption-start").click()
+    expect(page.locator(".toast-body")).to_contain_text("Allow the download")
+    page.locator(".toast-close").click()
+    assert len(texts()) == 1
+
+    write(page, "caption_model", str(model))
+    expect(page.locator("#caption-model")).to_contain_text("On this computer: a tagger")
+    write(page, "caption_trigger_word", "qrx")
+    page.get_by_text("More settings of the captions").click()
+    page.locator("#opt-caption_batch_size input[type=number]").fill("1")
+    page.locator("#opt-caption_batch_size input[type=number]").blur()
+    page.locator("#caption-start").click()
+    expect(page.locator("#caption-state")).to_contain_text("of 11 pictures, on cpu")
+    expect(page.get_by_label("Caption of cup 00.png")).to_have_value(
+        "qrx, a picture of brightness 0"
+    )  # while it goes on
+    page.locator("#caption-stop").click()
+    expect(page.locator("#caption-stop")).to_have_text("Stopping after these pictures")
+    (model / "go").touch()
+    expect(page.locator("#caption-state")).to_contain_text("Stopped: 3 captions written")
+    stopped = texts()
+    assert len(stopped) == 4 and not list(mine.glob(".*"))
+
+    page.locator("#caption-start").click()
+    expect(page.locator("#caption-state")).to_contain_text("1 picture left out")
+    expect(page.locator("#caption-state")).to_contain_text("Left out: cup 05.png")
+    expect(page.locator("#caption-state")).to_contain_text("had one already")
+    assert len(texts()) == 11 and {**texts(), **stopped} == texts() and texts()["cup 03"] == "mine, <b>kept</b>"
+    last = page.get_by_label("Caption of cup 11.png")
+    expect(last).to_have_value("qrx, a picture of brightness 220")
+    last.fill("the qrx cup, corrected")
+    page.locator("#caption-start").click()
+    expect(page.locator(".toast-body")).to_contain_text("Save or discard the captions that you typed")
+    page.locator(".toast-close").click()
+    page.get_by_role("button", name="Save captions").click()
+    expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
+    assert texts()["cup 11"] == "the qrx cup, corrected"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_tiny_blip_writes_captions_on_the_page_is_stopped_and_goes_on(visit, tmp_path, tab, step):
+    """The same with a model of transformers, whose process takes seconds to open it."""
+    import tiny_captioners
+
+    model = tiny_captioners.save_blip(tmp_path / "blip")
+    mine = pictures(tmp_path / "mine", 60)
+
+    def texts():
+        return {path.stem: path.read_text() for path in mine.glob("*.txt")}
+
+    page = visit()
+    tab(page, "Train")
+    step(page, "pictures")
+    write(page, "instance_data_dir", str(mine))
+    expect(page.locator("#pictures")).to_contain_text("60 pictures")
+    page.get_by_text("Captions by a model").click()
+    write(page, "caption_model", str(model))
+    expect(page.locator("#caption-model")).to_contain_text("On this computer: BLIP")
+    page.get_by_text("More settings of the captions").click()
+    write(page, "caption_max_tokens", "40")
+    page.locator("#opt-caption_batch_size input[type=number]").fill("1")
+    page.locator("#opt-caption_batch_size input[type=number]").blur()
+    page.locator("#caption-start").click()
+    expect(page.get_by_label("Caption of cup 00.png")).not_to_have_value("")
+    page.locator("#caption-stop").click()
+    expect(page.locator("#caption-state")).to_contain_text("Stopped:")
+    stopped = texts()
+    assert 1 <= len(stopped) < 60
+    page.locator("#caption-start").click()
+    expect(page.locator("#caption-state")).to_contain_text(f"{60 - len(stopped)} captions written.")
+    assert len(texts()) == 60 and {**texts(), **stopped} == texts()

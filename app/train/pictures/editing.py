@@ -123,6 +123,14 @@ class SetEditor:
                 out[path.name] = {"text": after, "was": saved if draft is None else draft.was}
         return out
 
+    def for_captions(self, data: DataConfig, edits: Edits) -> tuple[Path, bool, str]:
+        """(the folder whose captions a model may write, whether it is a new copy, what to say about that). Raises Refused."""
+        folder, kind = self._editable(data, edits)
+        target, copied = self._for_edit(folder)
+        runs = self._runs_with(target) if kind == "own" else []
+        words = f"{_and(runs)} was made with these captions and cannot be resumed once they change." if runs else ""
+        return target, copied, self._copied(True, folder).strip() if copied else words
+
     def _editable(self, data: DataConfig, edits: Edits) -> tuple[Path, Kind]:
         """The chosen folder, where its captions may be written. Raises Refused."""
         folder = folder_of(data)

@@ -20,6 +20,7 @@ from ...parts.folders import FolderBrowser
 from ...parts.forms import Form
 from ...parts.panel import SLOW, FormPage
 from ...parts.watch import Watch
+from .auto_captions import AutoCaptions
 from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, read_edits
 from .editing import Answer, SetEditor
 from .form_data import DataFields
@@ -70,6 +71,7 @@ class PicturesPanel:
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=view.shown, elem_id="pictures",
         )  # fmt: skip
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
+        self.auto_captions = AutoCaptions(self.set_editor, watch)
         with (
             gr.Accordion(
                 "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
@@ -138,6 +140,7 @@ class PicturesPanel:
         self.words.wire(page, lambda given, data: self._updates(self.reader.read(data, self._edits(given))), **quiet)
         self.editor.apply(self.on_insert, page.inputs, mine, **quiet)
         self._wire_edits(page, quiet)
+        self.auto_captions.wire(page, self.fields.read, self._edited, self.on_change, mine)
         self.browser.wire(folder, page.inputs, page.outputs, use("instance_data_dir"))
         self.class_browser.wire(class_folder, page.inputs, page.outputs, use("class_data_dir"))
 
