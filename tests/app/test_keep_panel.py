@@ -271,8 +271,8 @@ def test_a_model_that_is_not_trained_here_is_left_out_and_to_be_filled_in(tmp_pa
         write(
             tmp_path / "config.json",
             {
-                "model_family": "pixart_sigma",
-                "pretrained_model_name_or_path": "a/pixart",
+                "model_family": "hidream",
+                "pretrained_model_name_or_path": "a/hidream",
                 "lora_type": "lycoris",
                 "lora_rank": 8,
             },
