@@ -61,8 +61,8 @@ NOT_HERE = {
     "sample.sampler": "samples are drawn with the pipeline's own scheduler here", "sample.width": "samples are as large as the training pictures here",
     "sample.height": "samples are as large as the training pictures here", "sample.walk_seed": "every prompt starts from validation_seed here",
     "sample.network_multiplier": "samples have the adapter at full strength here", "sample.num_frames": "single pictures are drawn here", "sample.fps": "single pictures are drawn here",
-    "sample.sample_start_step": "samples come from the start on here", "training_folder": "runs lie in the folder of the runs here", "sqlite_db_path": "runs lie in the folder of the runs here",
-    "log_dir": "every run keeps its own curves here", "save.push_to_hub": "uploading is a step of its own here: rollout-studio lora upload",
+    "sample.sample_start_step": "samples come from the start on here", 
+    "save.push_to_hub": "uploading is a step of its own here: rollout-studio lora upload",
     "save.hf_repo_id": "uploading is a step of its own here: rollout-studio lora upload", "save.hf_private": "uploading is a step of its own here: rollout-studio lora upload",
     "logging.use_wandb": "see report_to",
 }  # fmt: skip
@@ -71,7 +71,7 @@ SILENT = (
     "train.force_first_sample", "train.disable_sampling", "train.xformers", "train.sdp", "train.attention_backend", "train.cache_text_embeddings", "train.train_unet", "train.noise_scheduler",
     "train.show_turbo_outputs", "model.qtype_te", "model.dtype", "model.vae_dtype", "model.te_dtype", "model.compile", "model.block_compile", "model.attn_masking",
     "model.layer_offloading_text_encoder_percent", "model.auto_memory", "model.text_encoder_bits", "sample.format", "sample.ext", "sample.do_cfg_norm", "network.transformer_only",
-    "network.old_lokr_format", "network.split_multistage_loras", "is_ui", "ui_version",
+    "network.old_lokr_format", "network.split_multistage_loras", "is_ui", "ui_version", "training_folder", "sqlite_db_path", "log_dir",
 )  # fmt: skip
 DATASET_ROWS = {"default_caption": "instance_prompt", "caption_dropout_rate": "caption_dropout_probability", "num_repeats": "repeats", "buckets": "aspect_buckets", "flip_x": "random_flip",
                 "bucket_tolerance": "bucket_step", "mask_path": "mask_dir"}  # fmt: skip
@@ -125,7 +125,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
     sheet.silent(SILENT, at)
     sheet.silent([key for key in sheet.open("meta")], why="is a remark, not a setting")
     sheet.silent(["job"], why="says that this is a training")
-    sheet.leave("config.name", "a run is named when it is started here")
+    sheet.leave("config.name", "a run is named when it is started here", quiet=True)
     for key in sheet.open("config.process["):
         if not key.startswith(at):
             sheet.leave(key, "belongs to another process of the job")

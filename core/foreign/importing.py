@@ -5,6 +5,7 @@ what a person must fill in again. A value of our own file that cannot be used re
 left, with the sentence that says why.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,3 +243,8 @@ def shown_value(value: Any, longest: int = 60) -> str:
     """A value as a person would write it, cut where it is long."""
     whole = shown(value)
     return whole if len(whole) <= longest else f"{whole[:longest]}…"
+
+
+def short_key(key: str) -> str:
+    """A key without the way to ai-toolkit's process, which every key of it has."""
+    return re.sub(r"^config\.process\[\d+\]\.", "", key)[:80]

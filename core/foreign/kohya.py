@@ -22,7 +22,8 @@ _SIGNS = {"LoRA_type", "network_module", "train_data_dir", "max_resolution", "Ly
           "unet_lr", "flux1_checkbox", "dataset_config", "network_alpha", "optimizer_type", "output_name", "bucket_no_upscale"}  # fmt: skip
 """Keys of which a config of its has at least three, and no other tool's."""
 
-ALIASES = {"optimizer_type": "optimizer", "max_data_loader_n_workers": "workers", "sdxl_checkbox": "sdxl"}
+ALIASES = {"optimizer_type": "optimizer", "sdxl_checkbox": "sdxl"}
+"""Another name of the same key."""
 
 ROWS = {
     "network_dim": "lora_rank", "network_dropout": "lora_dropout", "train_batch_size": "train_batch_size", "batch_size": "train_batch_size",
@@ -69,8 +70,8 @@ NOT_HERE = {
     "apply_t5_attn_mask": "texts are masked as the model's pipeline does here", "clip_l": "the pipeline's own text encoders are used here", "clip_g": "the pipeline's own text encoders are used here",
     "t5xxl": "the pipeline's own text encoders are used here", "ae": "the pipeline's own VAE is used here", "flux1_clip_l": "the pipeline's own text encoders are used here",
     "flux1_t5xxl": "the pipeline's own text encoders are used here", "train_t5xxl": "the text encoders are not trained here", "decompose_both": "belongs to LoKr",
-    "network_args": "arguments of its network modules are not read; look through them", "logging_dir": "every run keeps its own curves here",
-    "output_dir": "runs lie in the folder of the runs here", "output_name": "a run is named when it is started here", "log_with": "see report_to",
+    "network_args": "arguments of its network modules are not read; look through them", 
+    "log_with": "see report_to",
     "save_last_n_steps": "see checkpoints_total_limit", "save_last_n_epochs": "see checkpoints_total_limit", "stop_text_encoder_training": "the text encoder is not trained here",
     "stop_text_encoder_training_pct": "the text encoder is not trained here", "learning_rate_te": "the text encoder is not trained here",
     "learning_rate_te1": "the text encoder is not trained here", "learning_rate_te2": "the text encoder is not trained here",
@@ -81,7 +82,7 @@ NOT_HERE = {
 """Keys without a counterpart, with the reason."""
 
 SILENT = (
-    "cache_latents", "cache_latents_to_disk", "xformers", "sdpa", "mem_eff_attn", "mem_eff_save", "vae_batch_size", "persistent_data_loader_workers", "workers",
+    "cache_latents", "cache_latents_to_disk", "xformers", "sdpa", "mem_eff_attn", "mem_eff_save", "vae_batch_size", "persistent_data_loader_workers",
     "max_data_loader_n_workers", "num_cpu_threads_per_process", "num_machines", "num_processes", "main_process_port", "dynamo_backend", "dynamo_mode",
     "dynamo_use_dynamic", "dynamo_use_fullgraph", "extra_accelerate_launch_args", "sdxl_no_half_vae", "no_half_vae", "sdxl_cache_text_encoder_outputs", "cache_text_encoder_outputs",
     "cache_text_encoder_outputs_to_disk", "flux1_cache_text_encoder_outputs", "flux1_cache_text_encoder_outputs_to_disk", "sd3_cache_text_encoder_outputs",
@@ -91,7 +92,7 @@ SILENT = (
     "huggingface_token", "huggingface_path_in_repo", "huggingface_repo_type", "huggingface_repo_visibility", "lowvram", "highvram", "lowram", "skip_cache_check",
     "disable_mmap_load_safetensors", "no_token_padding", "save_t5xxl", "save_clip", "t5xxl_device", "t5xxl_dtype", "use_8bit_adam", "noise_offset_type", "LyCORIS_preset",
     "use_latent_files", "generate_caption_database", "generate_image_buckets", "full_path", "create_caption", "create_buckets", "template",
-    "caption_metadata_filename", "latent_metadata_filename", "unit", "constrain", "factor", "conv_dims", "conv_alphas", "config_file", "include_subdirectories", "debug_dataset", "use_safetensors",
+    "logging_dir", "output_dir", "output_name", "caption_metadata_filename", "latent_metadata_filename", "unit", "constrain", "factor", "conv_dims", "conv_alphas", "config_file", "include_subdirectories", "debug_dataset", "use_safetensors",
     "blockwise_fused_optimizers", "train_on_input", "save_n_epoch_ratio", "tokenizer_cache_dir",
 )  # fmt: skip
 """Keys that change nothing of what is learned, or that only matter with another one which is left."""
@@ -117,7 +118,7 @@ def looks_like(data: Any) -> bool:
         return bool({"network_module", "train_data_dir", "dataset_config", "ae"} & set(data)) or script != "train.py"
     if kohya_data.is_dataset(data):
         return True
-    return len(_SIGNS & set(kohya_data.flattened(data))) >= 3
+    return len(_SIGNS & set(kohya_data.flattened(data)[0])) >= 3
 
 
 def read(data: Any, near: Near) -> ImportedConfig:
@@ -126,10 +127,14 @@ def read(data: Any, near: Near) -> ImportedConfig:
         sheet = Sheet(NAME, data, _KNOWN)
         kohya_data.place_dataset(sheet, near, "")
         return sheet.done()
-    flat = kohya_data.flattened(data)
-    script = str(flat.pop(SCRIPT, ""))
+    flat, written = kohya_data.flattened(data)
+    script = str(flat.get(SCRIPT, ""))
     other = kohya_data.dataset_beside(flat, near)
-    sheet = Sheet(NAME, {**{ALIASES.get(key, key) if ALIASES.get(key, key) not in flat else key: value for key, value in flat.items()}, **other}, _KNOWN)
+    for name, ours in ALIASES.items():
+        if name in flat and ours not in flat:
+            flat[ours], written[ours] = flat.pop(name), written[name]
+    sheet = Sheet(NAME, {**flat, **other}, _KNOWN, written)
+    sheet.silent([SCRIPT], why="says which script was started")
     _model(sheet, script)
     rows = kohya_data.place_folders(sheet, near)
     _adapter(sheet)
@@ -144,6 +149,10 @@ def read(data: Any, near: Near) -> ImportedConfig:
     sheet.reasons({"min_bucket_reso": "sides of the shapes follow the resolution here", "max_bucket_reso": "sides of the shapes follow the resolution here",
                    "conv_dim": "belongs to LyCORIS and LoCon", "conv_alpha": "belongs to LyCORIS and LoCon", "lr_scheduler_num_cycles": "restarts are not counted here"})  # fmt: skip
     sheet.silent(SILENT)
+    if "LoRA_type" not in sheet.values and "epoch" not in sheet.values and not other:  # sd-scripts, not its GUI, which writes every key
+        sheet.assume("learning_rate", 2e-6)
+        if sheet.flat.get("max_train_steps") is None and "max_train_epochs" not in sheet.values:
+            sheet.assume("max_train_steps", 1600)
     return sheet.done()
 
 
@@ -230,8 +239,7 @@ def _loss(sheet: Sheet) -> None:
     sheet.words("loss_type", "loss_type", {"l2": "mse", "huber": "huber"})
     if sheet.flat.get("loss_type") == "huber":
         sheet.carry("huber_c", "huber_delta")
-    sheet.reasons({"huber_c": "is used with huber only"})
-    if kind == "l2":
+    else:
         sheet.silent(["huber_c", "huber_schedule", "huber_scale"], why="is used with huber only")
     if flow is False:
         sheet.silent(_FLOW_ONLY, why="is for flow models only")

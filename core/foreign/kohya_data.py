@@ -21,14 +21,17 @@ def is_dataset(data: Any) -> bool:
     return isinstance(sets, list) and any(isinstance(each, Mapping) and isinstance(each.get("subsets"), list) for each in sets)
 
 
-def flattened(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Its arguments without the section names of a TOML file, which mean nothing there."""
-    out: dict[str, Any] = {}
+def flattened(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Its arguments without the section names of a TOML file, which mean nothing there; and name -> the key with its section."""
+    flat: dict[str, Any] = {}
+    written: dict[str, str] = {}
     for key, value in data.items():
-        inner = value if isinstance(value, Mapping) and value and not any(isinstance(each, Mapping) for each in value.values()) else {key: value}
-        for name, each in inner.items():
-            out[f"{key}.{name}" if name in out and inner is value else name] = each
-    return out
+        is_section = isinstance(value, Mapping) and bool(value) and not any(isinstance(each, Mapping) for each in value.values())
+        for name, each in (value if is_section else {key: value}).items():
+            path = f"{key}.{name}" if is_section else key
+            name = path if name in flat else name
+            flat[name], written[name] = each, path
+    return flat, written
 
 
 def dataset_beside(flat: Mapping[str, Any], near: Near) -> dict[str, Any]:

@@ -356,7 +356,7 @@ def _when(sheet: Sheet, rows: int) -> None:
             sheet.carry(key, option, value=round(every))
         elif unit == "EPOCH":
             place_every(sheet, key, option, every, rows)
-        sheet.reasons({key: f"every {every} {unit.lower()}s; here: {option}, in steps"})
+        sheet.reasons({key: f"every {0 if every is None else every:g} {unit.lower()}s; here: {option}, in steps"})
         sheet.silent([f"{key}_unit"], why=f"is the unit of {key}")
     sheet.carry("rolling_backup_count", "checkpoints_total_limit")
 

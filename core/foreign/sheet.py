@@ -44,10 +44,18 @@ def whole(value: Any) -> int | None:
 
 
 class Sheet:
-    """A foreign config on its way. `values`: key -> value, of all keys; `flat`: ours, so far."""
+    """A foreign config on its way. `values`: key -> value, of all keys; `flat`: ours, so far.
 
-    def __init__(self, program: str, data: Any, known: Iterable[str] = ()) -> None:
+    Args:
+        program: the tool's name.
+        data: its data, nested as it likes.
+        known: names of keys that the importer knows, for "did you mean".
+        written: key -> how the file writes it, where the importer calls it otherwise; the lists name keys as the file does.
+    """
+
+    def __init__(self, program: str, data: Any, known: Iterable[str] = (), written: Mapping[str, str] | None = None) -> None:
         self.program = program
+        self._written = {} if written is None else dict(written)
         self.values: dict[str, Any] = dict(leaves(data))
         self.flat: dict[str, Any] = {}
         self.known = set(known)
@@ -85,19 +93,19 @@ class Sheet:
             return
         value = as_.get("value", self.values[key])
         if self._can(key, {option: value}, absent):
-            self._carried.append(Carried(key, self.values[key], option, value))
+            self._carried.append(Carried(self._name(key), self.values[key], option, value))
             self._set(key, {option: value})
 
     def change(self, key: str, options: Mapping[str, Any], how: str, absent: str = "") -> None:
         """The key is something else here: `options`, which may be none, and the sentence `how`."""
         if self.has(key) and self._can(key, options, absent):
-            self._changed.append(Changed(key, self.values[key], dict(options), how))
+            self._changed.append(Changed(self._name(key), self.values[key], dict(options), how))
             self._set(key, options)
 
     def leave(self, key: str, why: str, *, quiet: bool = False) -> None:
         """The key is not carried over."""
         if self.has(key):
-            self._left.append(Left(key, self.values[key], why, quiet))
+            self._left.append(Left(self._name(key), self.values[key], why, quiet))
             self._open.remove(key)
 
     def assume(self, option: str, value: Any) -> None:
@@ -110,6 +118,9 @@ class Sheet:
         """A sentence about the whole."""
         if sentence not in self._notes:
             self._notes.append(sentence)
+
+    def _name(self, key: str) -> str:
+        return self._written.get(key, key)
 
     def _can(self, key: str, options: Mapping[str, Any], absent: str) -> bool:
         given = self.values[key]
