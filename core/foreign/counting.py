@@ -77,4 +77,4 @@ def place_every(sheet: Sheet, key: str, option: str, every: float, rows: int) ->
         sheet.leave(key, f"every {every:g} epochs: the pictures are not on this computer, so they cannot be counted; set {option}")
     else:
         steps = max(1, round(math.ceil(rows / each) * every))
-        sheet.change(key, {option: steps}, f"Every {every:g} epochs are every {steps} steps.")
+        sheet.change(key, {option: steps}, f"{'Every epoch is' if every == 1 else f'Every {every:g} epochs are'} every {steps} steps.")

@@ -93,7 +93,7 @@ def looks_like(data: Any) -> bool:
     """Whether this is its config: its word for the kind of model, or several keys that only it has."""
     if not isinstance(data, dict):
         return False
-    return (data.get("model_type") in MODELS or str(data.get("model_type")).isupper() or "training_method" in data) and len(_SIGNS & set(data)) >= 2
+    return (str(data.get("model_type")).isupper() or "training_method" in data) and len(_SIGNS & set(data)) >= 2
 
 
 def read(data: Any, near: Near) -> ImportedConfig:

@@ -88,6 +88,11 @@ def _toml(text: str, name: str) -> Any:
 def _yaml(text: str, name: str) -> Any:
     import yaml  # only here: no other file needs it
 
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):  # before PyYAML, whose time grows with the square of the depth
+        depth += 1 if bracket in "[{" else -1
+        if depth > 8 * DEEPEST:
+            raise refused(name, "is nested too deeply; this is no tool's training config.")
     try:
         found = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:

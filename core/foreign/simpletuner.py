@@ -12,7 +12,7 @@ from typing import Any
 from ..config import OPTIONS, config_from_flat, config_to_flat
 from ..config.options import ConfigError, shown
 from . import simpletuner_export
-from .contract import Carried, Changed, ImportedConfig, Near, leaves
+from .contract import Carried, Changed, ImportedConfig, Left, Near, leaves
 from .reading import read_file
 from .sheet import Sheet, is_off, number
 from .simpletuner_data import place_backends, with_backends
@@ -257,7 +257,7 @@ def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mappin
     wrote = {**exported.config, **dict(leaves(exported.files[simpletuner_export.BACKEND], "data_backend"))}
     gone = {key for key in exported.config if key not in data}
 
-    def stands(each: Carried | Changed) -> bool:
+    def stands(each: Carried | Changed | Left) -> bool:
         return each.key in wrote and wrote[each.key] == each.given
 
     flat = dict(ours)
@@ -276,4 +276,5 @@ def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mappin
     flat |= {key: found.flat.get(key, OPTIONS[key].default) for key in gone if key in OPTIONS}
     note = "This file was exported from Rollout Studio: what was not edited since has our own settings."
     needed = tuple(name for name in found.fill_in if flat.get(name) is None)
-    return replace(found, flat=flat, carried=tuple(carried), changed=tuple(changed), assumed=(), notes=(*found.notes, note), fill_in=needed)
+    left = tuple(replace(each, quiet=True) if stands(each) else each for each in found.left)
+    return replace(found, flat=flat, left=left, carried=tuple(carried), changed=tuple(changed), assumed=(), notes=(*found.notes, note), fill_in=needed)
