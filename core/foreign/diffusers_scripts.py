@@ -76,7 +76,9 @@ def looks_like(data: Any) -> bool:
     script = str(data.get(SCRIPT, ""))
     if {"model_family", "LoRA_type", "network_module", "network_dim"} & set(data):
         return False
-    old = {"instance_data_dir", "output_dir", "resolution"} <= set(data) and bool({"lr_num_cycles", "adam_weight_decay", "num_validation_images", "rank"} & set(data))
+    old = {"instance_data_dir", "output_dir", "resolution"} <= set(data) and bool(
+        {"lr_num_cycles", "adam_weight_decay", "num_validation_images", "rank"} & set(data)
+    )
     return "weighting_scheme" in data or "dreambooth" in script or old
 
 
@@ -84,8 +86,14 @@ def read(data: Any, near: Near) -> ImportedConfig:
     """Our settings for its arguments."""
     sheet = Sheet(NAME, data, {*OPTIONS, *ALIASES, *NOT_HERE, *WHEN_ON})
     script = re.sub(r"\.py$", "", str(data.get(SCRIPT, "")))
-    lora = "lora" in script or any(key in ("rank", "lora_alpha", "lora_dropout", "lora_layers") or key.startswith("lora_") for key in data)
-    lumina = "lumina" in script or "system_prompt" in data or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
+    lora = "lora" in script or any(
+        key in ("rank", "lora_alpha", "lora_dropout", "lora_layers") or key.startswith("lora_") for key in data
+    )
+    lumina = (
+        "lumina" in script
+        or "system_prompt" in data
+        or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
+    )
     place_model(sheet, "pretrained_model_name_or_path")
     family = next((family for end, family in SCRIPTS.items() if script.endswith(end)), None)
     if family is not None:
@@ -108,7 +116,9 @@ def read(data: Any, near: Near) -> ImportedConfig:
     _length(sheet, near)
     _silences(sheet)
     for option, value in DEFAULTS.items():
-        sheet.assume(option, 0 if option == "lr_warmup_steps" and sheet.flat.get("lr_scheduler") == "constant" else value)
+        sheet.assume(
+            option, 0 if option == "lr_warmup_steps" and sheet.flat.get("lr_scheduler") == "constant" else value
+        )
     if lora:
         sheet.assume("lora_rank", 4)
     return sheet.done()
@@ -140,7 +150,9 @@ def _length(sheet: Sheet, near: Near) -> None:
     path = near.find_folder(sheet.get("instance_data_dir"))
     repeats = whole(sheet.get("repeats"))
     sheet.assume("train_batch_size", DEFAULTS["train_batch_size"])
-    place_epochs(sheet, "num_train_epochs", epochs, count(path) * (repeats if repeats else 1) if path is not None else 0)
+    place_epochs(
+        sheet, "num_train_epochs", epochs, count(path) * (repeats if repeats else 1) if path is not None else 0
+    )
 
 
 def _silences(sheet: Sheet) -> None:
@@ -164,16 +176,26 @@ def _weighting(sheet: Sheet, lumina: bool) -> None:
     sampling, weighting = SAMPLING[scheme]
     words = f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"'
     if lumina and weighting == "sigma_sqrt":
-        sheet.leave(key, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike")
+        sheet.leave(
+            key, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike"
+        )
         sheet.assume("timestep_sampling", sampling)
         weighting = "none"
-    sheet.change(key, {"timestep_sampling": sampling, "loss_weighting": weighting}, words + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here.")
+    sheet.change(
+        key,
+        {"timestep_sampling": sampling, "loss_weighting": weighting},
+        words + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here.",
+    )
     mean = number(sheet.get("logit_mean"))
     if sampling != "logit_normal":
         for other in ("logit_mean", "logit_std"):
             sheet.leave(other, "is used with logit_normal only", quiet=True)
     elif not lumina and mean:
-        sheet.change("logit_mean", {"logit_mean": -mean}, f"logit_mean {shown(sheet.get('logit_mean'))} is {shown(-mean)} here: there, above 0 means cleaner; here, as in the paper, noisier.")
+        sheet.change(
+            "logit_mean",
+            {"logit_mean": -mean},
+            f"logit_mean {shown(sheet.get('logit_mean'))} is {shown(-mean)} here: there, above 0 means cleaner; here, as in the paper, noisier.",
+        )
     if sampling != "mode":
         sheet.leave("mode_scale", "is used with mode only", quiet=True)
     if lumina:

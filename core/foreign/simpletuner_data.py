@@ -46,13 +46,36 @@ def place_backends(sheet: Sheet, near: Near) -> None:
         kind = sheet.get(f"{place}dataset_type", "image")
         for key in sheet.open(place):
             if place == mine:
-                off = is_off(sheet.get(key)) or key.endswith(("id", "cache_dir_vae", "cache_dir", "type", "metadata_backend", "preserve_data_backend_cache", "skip_file_discovery"))
-                sheet.leave(key, "changes nothing of what is learned" if off else "pictures are prepared as the settings say here", quiet=off)
+                off = is_off(sheet.get(key)) or key.endswith(
+                    (
+                        "id",
+                        "cache_dir_vae",
+                        "cache_dir",
+                        "type",
+                        "metadata_backend",
+                        "preserve_data_backend_cache",
+                        "skip_file_discovery",
+                    )
+                )
+                sheet.leave(
+                    key,
+                    "changes nothing of what is learned" if off else "pictures are prepared as the settings say here",
+                    quiet=off,
+                )
             elif place in pictures and key.endswith("is_regularisation_data") and is_on(sheet.get(key)):
-                sheet.leave(key, "there the frozen model's own prediction is the target of these pictures; class pictures here are trained as they are: see with_prior_preservation")
+                sheet.leave(
+                    key,
+                    "there the frozen model's own prediction is the target of these pictures; class pictures here are trained as they are: see with_prior_preservation",
+                )
             else:
                 quiet = place not in pictures or not key.endswith(("instance_data_dir", "dataset_name"))
-                sheet.leave(key, f"is a set of the kind {kind}" if place not in pictures else "a run here has one folder of pictures; train the others apart", quiet=quiet)
+                sheet.leave(
+                    key,
+                    f"is a set of the kind {kind}"
+                    if place not in pictures
+                    else "a run here has one folder of pictures; train the others apart",
+                    quiet=quiet,
+                )
 
 
 def _is_pictures(sheet: Sheet, place: str) -> bool:
@@ -72,18 +95,32 @@ def _pictures(sheet: Sheet, place: str, near: Near) -> None:
     if is_on(sheet.get(f"{place}only_instance_prompt")):
         if sheet.flat.get("caption_strategy") not in (None, "instanceprompt"):
             sheet.leave(f"{place}only_instance_prompt", "set caption_strategy to instanceprompt")
-        sheet.change(f"{place}only_instance_prompt", {"caption_strategy": "instanceprompt"}, "Every picture has instance_prompt as its caption.")
+        sheet.change(
+            f"{place}only_instance_prompt",
+            {"caption_strategy": "instanceprompt"},
+            "Every picture has instance_prompt as its caption.",
+        )
     sheet.reasons({"prepend_instance_prompt": "captions are taken as they are written here"}, place)
     repeats = whole(sheet.get(f"{place}repeats"))
     if repeats is not None:
-        sheet.change(f"{place}repeats", {"repeats": repeats + 1}, f"{repeats} extra repeats are {repeats + 1} times in all.")
+        sheet.change(
+            f"{place}repeats", {"repeats": repeats + 1}, f"{repeats} extra repeats are {repeats + 1} times in all."
+        )
     style = str(sheet.get(f"{place}crop_style", "random")).lower()
     if is_on(sheet.get(f"{place}crop")) and style in ("center", "centre", "random", "corner"):
-        sheet.change(f"{place}crop_style", {"center_crop": style.startswith("cent")}, f"Pictures are cropped from {'the middle' if style.startswith('cent') else 'a place drawn once per picture'}.")
+        sheet.change(
+            f"{place}crop_style",
+            {"center_crop": style.startswith("cent")},
+            f"Pictures are cropped from {'the middle' if style.startswith('cent') else 'a place drawn once per picture'}.",
+        )
     sheet.reasons({"crop_style": "pictures are cropped from the middle or a place drawn once per picture here"}, place)
     aspect = str(sheet.get(f"{place}crop_aspect", "")).lower()
     if aspect:
-        sheet.change(f"{place}crop_aspect", {"aspect_buckets": aspect != "square"}, f"{aspect}: aspect_buckets {str(aspect != 'square').lower()}.")
+        sheet.change(
+            f"{place}crop_aspect",
+            {"aspect_buckets": aspect != "square"},
+            f"{aspect}: aspect_buckets {str(aspect != 'square').lower()}.",
+        )
     sheet.leave(f"{place}crop", "what is left over of a bucket is always cropped here", quiet=True)
     _resolution(sheet, place)
     sheet.silent_at({"probability": (1, 1.0)}, place)
@@ -98,6 +135,18 @@ def _resolution(sheet: Sheet, place: str) -> None:
     elif size is not None:
         sheet.carry(key, "resolution", value=round(size))
     sheet.leave(key, "is not set there", quiet=True)
-    sheet.reasons({"resolution_type": "pictures are always scaled to an area here, given as the side of a square"} if kind not in ("pixel_area", "pixel area", "area") else {}, place)
+    sheet.reasons(
+        {"resolution_type": "pictures are always scaled to an area here, given as the side of a square"}
+        if kind not in ("pixel_area", "pixel area", "area")
+        else {},
+        place,
+    )
     sheet.silent([f"{place}resolution_type"], why="is read with resolution")
-    sheet.reasons({"minimum_image_size": "small pictures are reported by the check here", "maximum_image_size": "large pictures are scaled down here", "target_downsample_size": "large pictures are scaled down here"}, place)
+    sheet.reasons(
+        {
+            "minimum_image_size": "small pictures are reported by the check here",
+            "maximum_image_size": "large pictures are scaled down here",
+            "target_downsample_size": "large pictures are scaled down here",
+        },
+        place,
+    )
