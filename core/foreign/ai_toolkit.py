@@ -176,7 +176,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
                      "train.reg_weight": (1, 1.0), "logging.project_name": ()}, at)  # fmt: skip
     sheet.reasons(NOT_HERE, at)
     sheet.silent(SILENT, at)
-    sheet.silent([key for key in sheet.open("meta")], why="is a remark, not a setting")
+    sheet.silent(sheet.open("meta"), why="is a remark, not a setting")
     sheet.silent(["job"], why="says that this is a training")
     sheet.leave("config.name", "a run is named when it is started here", quiet=True)
     for key in sheet.open("config.process["):
@@ -265,7 +265,7 @@ def _rates(sheet: Sheet, at: str) -> None:
 
 def _preservation(sheet: Sheet, key: str) -> None:
     """What the model answers to a class prompt is kept: three keys there, of which one is the switch."""
-    weight, prompt = number(sheet.get(f"{key}_multiplier")), sheet.get(f"{key}_class")
+    weight = number(sheet.get(f"{key}_multiplier"))
     if is_on(sheet.get(key)):
         strength = 1.0 if weight is None else weight
         how = f"The untrained model's answer to class_prompt is kept, with the weight {strength:g}."

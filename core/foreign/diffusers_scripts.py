@@ -15,7 +15,7 @@ from .contract import ImportedConfig, Near
 from .counting import count, place_epochs
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
-from .words import place_model, place_optimizer
+from .words import NO_NEW_TOKENS, NO_OFFSET_NOISE, place_dora, place_model, place_optimizer, place_text_encoder
 
 NAME = "diffusers"
 
@@ -51,15 +51,13 @@ NOT_HERE = {
     "logging_dir": "every run keeps its own curves here", "guidance_scale": "a network that takes guidance as a number is fed the family's own in training here",
     "pretrained_vae_model_name_or_path": "the checkpoint's own VAE is used here", "image_interpolation_mode": "pictures are scaled one way here",
     "aspect_ratio_buckets": "sides of the shapes follow resolution and bucket_step here",
-    "adam_weight_decay_text_encoder": "the text encoder is not trained here",
+    "adam_weight_decay_text_encoder": "all that is trained has one weight_decay here",
 }  # fmt: skip
 """Arguments without a counterpart, with the reason."""
 WHEN_ON = {"push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing is uploaded here", "scale_lr": "the rate is taken as it is here",
-           "train_text_encoder_ti": "new tokens: not here", "enable_npu_flash_attention": "does not exist here", "do_edm_style_training": "does not exist here", "noise_offset": "offset noise does not exist here",
+           "enable_npu_flash_attention": "does not exist here", "do_edm_style_training": "does not exist here",
            "bnb_quantization_config_path": "see base_model_quantization", "fp8_training": "see base_model_quantization", "do_fp8_training": "see base_model_quantization",
            "prodigy_beta3": "prodigy's own is used here", "upcast_before_saving": "see save_precision"}  # fmt: skip
-COMING = {"train_text_encoder": ("train_text_encoder", "the text encoder is not trained here"), "use_dora": ("use_dora", "DoRA does not exist here"),
-          "text_encoder_lr": ("text_encoder_learning_rate", "the text encoder is not trained here")}  # fmt: skip
 SILENT = (
     SCRIPT, "config_file", "local_rank", "dataloader_num_workers", "dataset_config_name", "image_column", "caption_column", "hub_token", "prodigy_decouple", "prodigy_use_bias_correction",
     "prodigy_safeguard_warmup", "allow_tf32", "prior_generation_precision", "vae_encode_mode", "cache_latents", "offload", "enable_xformers_memory_efficient_attention", "set_grads_to_none",
@@ -98,17 +96,19 @@ def read(data: Any, near: Near) -> ImportedConfig:
     family = next((family for end, family in SCRIPTS.items() if script.endswith(end)), None)
     if family is not None:
         sheet.assume("model_family", family)
-    sheet.assume("model_type", "lora" if lora else "full")
+    if not lora:
+        sheet.assume("model_type", "full")
     place_optimizer(sheet, "optimizer", eight_bit=is_on(sheet.get("use_8bit_adam")))
     if "optimizer" not in data and is_on(sheet.get("use_8bit_adam")):
         sheet.carry("use_8bit_adam", "optimizer", value="adamw_8bit")
     _prompts(sheet)
     _weighting(sheet, lumina)
-    for key, (option, why) in COMING.items():
-        off = is_off(sheet.get(key))
-        if off and option not in OPTIONS:
-            sheet.leave(key, "is off there", quiet=True)
-        sheet.carry(key, option, absent=why)
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    if is_on(sheet.get("noise_offset")):
+        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave("noise_offset", "is off there", quiet=True)
+    _new_tokens(sheet)
     for key in list(sheet.values):
         option = ALIASES.get(key, key)
         if option in OPTIONS and key not in NOT_HERE:
@@ -122,6 +122,25 @@ def read(data: Any, near: Near) -> ImportedConfig:
     if lora:
         sheet.assume("lora_rank", 4)
     return sheet.done()
+
+
+def _new_tokens(sheet: Sheet) -> None:
+    """Textual inversion beside the LoRA, of the advanced scripts: tokens that start as a word."""
+    key, word = "train_text_encoder_ti", sheet.get("initializer_concept")
+    if is_on(sheet.get(key)) and isinstance(word, str):
+        tokens = whole(sheet.get("num_new_tokens_per_abstraction"))
+        options = {"new_tokens": 2 if tokens is None else tokens, "new_token_initializer": word}
+        how = f"The trigger word becomes {options['new_tokens']} tokens that start as {word}."
+        sheet.change(key, options, how, NO_NEW_TOKENS)
+    off, carried = is_off(sheet.get(key)), sheet.gave("new_tokens")
+    for name in (key, "initializer_concept", "num_new_tokens_per_abstraction"):
+        why = "is off there" if off else "is new_tokens here" if carried else NO_NEW_TOKENS
+        sheet.leave(name, why, quiet=off or carried)
+    fractions = {
+        "train_text_encoder_ti_frac": "see new_token_steps",
+        "train_text_encoder_frac": "see text_encoder_steps",
+    }
+    sheet.reasons({"token_abstraction": "see trigger_word", **fractions})
 
 
 def _one(sheet: Sheet, key: str, option: str) -> None:

@@ -16,7 +16,16 @@ from .contract import Carried, Changed, ImportedConfig, Left, Near, leaves
 from .reading import read_file
 from .sheet import Sheet, is_off, number
 from .simpletuner_data import place_backends, with_backends
-from .words import SCHEDULES, is_flow, leave_model, place_model, place_optimizer, place_quantised
+from .words import (
+    SCHEDULES,
+    is_flow,
+    leave_model,
+    place_dora,
+    place_model,
+    place_optimizer,
+    place_quantised,
+    place_text_encoder,
+)
 
 NAME = "SimpleTuner"
 
@@ -63,21 +72,10 @@ ONLY_WHEN_ON = {
     "flow_schedule_auto_shift": "a shift that follows the resolution does not exist here",
 }
 """The same, where only a value other than off is worth a word."""
-COMING = {
-    "use_dora": ("use_dora", "DoRA does not exist here"), "train_text_encoder": ("train_text_encoder", "the text encoder is not trained here"),
-    "text_encoder_lr": ("text_encoder_learning_rate", "the text encoder is not trained here"),
-}  # fmt: skip
-"""key -> (option, why it is left where this version lacks the option)."""
 OWN = {
-    *NOT_HERE,
-    *ONLY_WHEN_ON,
-    *COMING,
-    *ALIASES,
-    "lora_type",
-    "validation_prompt",
-    "input_perturbation",
-    "flow_sigmoid_scale",
-}
+    *NOT_HERE, *ONLY_WHEN_ON, *ALIASES, "use_dora", "train_text_encoder", "text_encoder_lr", "lora_type", "validation_prompt", "input_perturbation", "flow_sigmoid_scale",
+}  # fmt: skip
+"""Its keys that are no option of ours, or were none in every version."""
 _PLACEHOLDER = re.compile(r"\{env:[^}]*\}")
 _TRUE = {"true", "1", "yes", "on"}
 _SAMPLING = "scheduled_sampling_"
@@ -92,8 +90,10 @@ def looks_like(data: Any) -> bool:
         ("base_model_precision", "no_change"),
         ("loss_type", "l2"),
         ("loss_type", "smooth_l1"),
+        ("lora_type", "standard"),
+        ("lora_type", "lycoris"),
     )
-    return bool(OWN & set(data)) or any(data.get(key) == word for key, word in words)
+    return bool((OWN - set(OPTIONS)) & set(data)) or any(data.get(key) == word for key, word in words)
 
 
 def read(data: Mapping[str, Any], near: Near) -> ImportedConfig:
@@ -120,17 +120,14 @@ def _translated(data: Mapping[str, Any], near: Near) -> ImportedConfig:
     _flow(sheet, flow, auto_shift)
     _rollout(sheet, flow)
     _perturbation(sheet)
-    for key, (option, why) in COMING.items():
-        off = is_off(sheet.get(key))
-        if off and option not in OPTIONS:
-            sheet.leave(key, "is off there", quiet=True)
-        sheet.carry(key, option, absent=why)
-    sheet.reasons({key: why for key, why in ONLY_WHEN_ON.items()})
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    sheet.reasons(ONLY_WHEN_ON)
     for key, why in NOT_HERE.items():
         sheet.leave(key, why)
     if str(sheet.get("lora_type", "")) == "standard":
-        sheet.silent(["lora_type"], why="plain LoRA")
-    sheet.leave("lora_type", "only plain LoRA is trained here")
+        sheet.silent(["lora_type"], why="a LoRA; use_dora says which")
+    sheet.leave("lora_type", "its algorithm stands in another file; set the kind of adapter here")
     for key in OPTIONS:
         sheet.carry(names.get(key, key), key)
     _defaults(sheet, flow, auto_shift)

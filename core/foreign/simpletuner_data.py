@@ -7,9 +7,9 @@ from ..config.options import ConfigError
 from .contract import Near
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
+from .words import ONE_FOLDER, place_things
 
 KEY = "data_backend"
-_KINDS = {"image", "text_embeds", "image_embeds", "video", "conditioning", "eval", "caption", "audio"}
 
 
 def is_backend_file(data: Any) -> bool:
@@ -42,6 +42,8 @@ def place_backends(sheet: Sheet, near: Near) -> None:
     mine = next((place for place in pictures if not is_on(sheet.get(f"{place}is_regularisation_data"))), None)
     if mine is not None:
         _pictures(sheet, mine, near)
+    further = [each for each in pictures if each != mine and is_off(sheet.get(f"{each}is_regularisation_data"))]
+    place_things(sheet, [_thing(sheet, each) for each in further])
     for place in places:
         kind = sheet.get(f"{place}dataset_type", "image")
         for key in sheet.open(place):
@@ -71,11 +73,22 @@ def place_backends(sheet: Sheet, near: Near) -> None:
                 quiet = place not in pictures or not key.endswith(("instance_data_dir", "dataset_name"))
                 sheet.leave(
                     key,
-                    f"is a set of the kind {kind}"
-                    if place not in pictures
-                    else "a run here has one folder of pictures; train the others apart",
+                    f"is a set of the kind {kind}" if place not in pictures else ONE_FOLDER,
                     quiet=quiet,
                 )
+
+
+def _thing(sheet: Sheet, place: str) -> tuple[list[str], dict[str, Any]]:
+    """A further set, under our names; extra repeats there are one less than ours."""
+    table = {
+        key: sheet.get(place + key)
+        for key in ("instance_data_dir", "instance_prompt")
+        if sheet.get(place + key) is not None
+    }
+    repeats = whole(sheet.get(f"{place}repeats"))
+    if repeats is not None:
+        return [*(place + key for key in table), f"{place}repeats"], {**table, "repeats": repeats + 1}
+    return [place + key for key in table], table
 
 
 def _is_pictures(sheet: Sheet, place: str) -> bool:

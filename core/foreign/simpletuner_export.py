@@ -42,7 +42,7 @@ BACKEND_OPTIONS = (
     "aspect_buckets",
 )
 """Options that the data-backend file holds."""
-_ELSEWHERE = {*SAME, *BACKEND_OPTIONS, "model_family", "optimizer", "loss_type", "base_model_quantization", "validation_prompts", "validation_step_interval", "input_perturbation_gamma",
+_ELSEWHERE = {"lora_type", "train_text_encoder", "text_encoder_learning_rate", *SAME, *BACKEND_OPTIONS, "model_family", "optimizer", "loss_type", "base_model_quantization", "validation_prompts", "validation_step_interval", "input_perturbation_gamma",
               "scheduled_sampling_max_step_offset", "scheduled_sampling_grid", "scheduled_sampling_grid_steps", "scheduled_sampling_target", "scheduled_sampling_sampler",
               "scheduled_sampling_order", "scheduled_sampling_reflexflow", "scheduled_sampling_reflexflow_norm"}  # fmt: skip
 
@@ -129,6 +129,17 @@ def _choices(flat: dict[str, Any], out: dict[str, Any], changed: list[Changed], 
         left.append(Left("base_model_quantization", kept, "its name there is not known here"))
     if flat["model_type"] == "lora":
         out["lora_type"] = "standard"
+        kind = flat.get("lora_type", "lora")  # not an option of every version
+        if kind == "dora":
+            out["use_dora"] = True
+        elif kind != "lora":
+            left.append(
+                Left("lora_type", kind, "its LyCORIS adapters stand in a file of their own; a plain LoRA is written")
+            )
+    if flat.get("train_text_encoder"):
+        out["train_text_encoder"] = True
+        if flat["text_encoder_learning_rate"] is not None:
+            out["text_encoder_lr"] = flat["text_encoder_learning_rate"]
     if flat["input_perturbation_gamma"]:
         out["input_perturbation"] = flat["input_perturbation_gamma"]
 

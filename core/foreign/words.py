@@ -117,6 +117,7 @@ SCHEDULES = {
 
 PLAIN_LORA = "only plain LoRA is trained here; the rest of its settings is taken for one"
 NO_TEXT_ENCODER = "the text encoder is not trained here"
+NO_NEW_TOKENS = "new tokens do not exist here"
 NO_MASKS = "masks do not exist here"
 NO_PRESERVATION = "output preservation does not exist here"
 NO_OFFSET_NOISE = (

@@ -110,7 +110,11 @@ def test_a_config_is_recognised_and_each_key_is_carried_changed_or_left(tmp_path
     )
     flat = config_to_flat(found.config)
     assert {name: flat[name] for name in expected} == expected
-    assert {f"{at}{key}" for key in left} <= {key for key, _, _ in found.left_out}
+    said = {key for key, _, _ in found.left_out}
+    placed = {each.key for each in (*found.carried, *found.changed)}
+    for words in left:
+        key, _, option = words.partition("|")
+        assert f"{at}{key}" in (placed if option in OPTIONS else said), words
     each_key_once(importer.read(data, Near()), data)
 
 
@@ -151,10 +155,10 @@ def test_a_key_is_placed_once_whatever_an_importer_does():
 
 
 def test_an_option_that_comes_later_is_carried_by_the_same_table(monkeypatch):
-    data = {**KOHYA, "noise_offset": 0.05, "dora_wd": True}
-    assert "use_dora" not in kohya.read(data, Near()).flat or "use_dora" in OPTIONS
-    monkeypatch.setitem(OPTIONS, "use_dora", OPTIONS["use_ema"])
-    assert kohya.read(data, Near()).flat["use_dora"] is True
+    data = {**KOHYA, "noise_offset": 0.05}
+    assert "noise_offset" not in OPTIONS and "noise_offset" not in kohya.read(data, Near()).flat
+    monkeypatch.setitem(OPTIONS, "noise_offset", OPTIONS["input_perturbation_gamma"])
+    assert kohya.read(data, Near()).flat["noise_offset"] == 0.05
 
 
 # -- kohya's folders, TOML and command lines ---------------------------------------------------------------------------------
@@ -192,9 +196,9 @@ def test_kohyas_folder_names_are_repeats_and_prompt_and_epochs_become_steps(tmp_
     assert (flat["max_train_steps"], flat["checkpoint_step_interval"], flat["lr_warmup_steps"]) == (105, 35, 10)
     pictures(tmp_path / "img" / "5_rex cat", 2)
     found = import_file(tmp_path / "config.json")
-    assert any(
-        "Not taken: 5_rex cat" in remark for remark in found.remarks
-    ) and found.config.data.instance_data_dir == str(mine)
+    words = "Further things of the run: 5_rex cat" if "concepts" in OPTIONS else "Not taken: 5_rex cat"
+    assert any(words in remark for remark in found.remarks)
+    assert found.config.data.instance_data_dir == str(mine)
 
 
 TOML = """
@@ -428,7 +432,7 @@ def test_a_preset_exported_to_simpletuner_comes_back_identical(tmp_path, name):
 
 
 def test_any_config_exported_to_simpletuner_comes_back_identical(tmp_path):
-    for seed in range(25):
+    for seed in range(12):
         config = random_config(seed)
         assert there_and_back(config, tmp_path).config == config, seed
 
@@ -444,7 +448,7 @@ EXPRESSIBLE = {
 
 def test_what_its_format_holds_comes_back_without_our_remark_too(tmp_path):
     """The remark is not what carries: the settings that its files hold are read from its own keys."""
-    for seed in range(20):
+    for seed in range(10):
         config = random_config(seed)
         flow, full = config.model.is_flow(), config.training.model_type == "full"
         flat = config_to_flat(config)
@@ -491,7 +495,7 @@ def test_what_a_person_edited_after_the_export_holds(tmp_path):
 def test_an_export_writes_only_keys_of_the_format_and_refuses_what_it_has_no_name_for(tmp_path):
     facts = {*simpletuner.OWN, *simpletuner_export.SAME, "model_family", "optimizer", "loss_type", "base_model_precision", "validation_step_interval", "scheduled_sampling_max_step_offset",
              "scheduled_sampling_sampler", "scheduled_sampling_order", "scheduled_sampling_reflexflow", "_metadata"}  # fmt: skip
-    for seed in range(20):
+    for seed in range(10):
         data = simpletuner_export.export(random_config(seed)).config
         assert set(data) <= facts and None not in data.values()
         assert data["num_train_epochs"] == 0 and isinstance(data["scheduled_sampling_reflexflow"], bool)
