@@ -6,28 +6,26 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.config import OPTIONS, config_to_flat, preset_names, read_preset
+from ...core.config import preset_names, read_preset
 from ...core.config.options import ConfigError, Fault
 from ...core.config.own_presets import Exists, delete_preset, folder_of, name_for, own_presets, save_preset
 from ...core.foreign.importing import (
     Imported,
-    import_file,
+    import_files,
     import_header,
     import_path,
     import_run,
-    possessive,
-    shown_value,
-    summary,
 )
+from ...core.foreign.reading import TEXT_KINDS
 from ...core.runs.errors import RunError
 from ..parts.cards import problems
-from ..parts.forms import Form, label
+from ..parts.forms import Form
 from ..parts.panel import QUICK, SLOW, FormPage
 from ..parts.watch import Watch
 from ..parts.words import text
+from .import_card import import_card
 from .model_panel import is_other, preset_choices, shipped_with
 
-_LEFT_OUT_SHOWN = 40
 _READS_HEADERS = (Path(__file__).parents[1] / "js" / "lora_header.js").read_text(encoding="utf-8")
 
 
@@ -61,13 +59,15 @@ class KeepPanel:
                 with gr.Column(min_width=280):
                     gr.HTML("<h4>Import settings</h4>", padding=False)
                     self.file = gr.File(
-                        label="A config.json or a LoRA file",
+                        label="A config or a LoRA file",
                         type="filepath",
                         height=160,
                         elem_id="import-file",
-                        file_types=[".json", ".safetensors"],
+                        file_count="multiple",
+                        file_types=[*TEXT_KINDS, ".safetensors"],
                     )
-                    gr.HTML('<p class="rs-quiet">A config.json of Rollout Studio or of SimpleTuner, the arguments of a diffusers DreamBooth script as JSON, or a LoRA file that was trained here. '
+                    gr.HTML('<p class="rs-quiet">A config of Rollout Studio, SimpleTuner, kohya_ss (JSON or TOML), ai-toolkit (YAML) or OneTrainer, the command line of a diffusers or '
+                            "sd-scripts training in a shell script, or a LoRA file that was trained here. Files that a config names (data sets, concepts) can be dropped together with it. "
                             "It fills the form; nothing starts. Of a LoRA only the settings are read; its weights stay where they are.</p>")  # fmt: skip
                     self.header = gr.HTML(html_template="<span hidden></span>", js_on_load=_READS_HEADERS, apply_default_css=False, container=False,
                                           elem_id="import-header")  # fmt: skip
@@ -222,8 +222,9 @@ class KeepPanel:
             return {**page.refused(given, error), **gone}
 
     def on_file(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        path = Path(given[self.file])
-        return {**self._brought(page, given, lambda: import_file(path), path.name), self.file: None}
+        held = given[self.file]
+        paths = {Path(each).name: Path(each) for each in (held if isinstance(held, list) else [held])}
+        return {**self._brought(page, given, lambda: import_files(paths), " and ".join(paths)), self.file: None}
 
     def on_path(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
         typed = _one_line(given[self.path])
@@ -260,31 +261,6 @@ class KeepPanel:
             **self.chosen(chosen, model),
             self.report: import_card(imported),
         }
-
-
-def import_card(imported: Imported) -> str:
-    """What was taken, what means something else there, what must be filled in again, and what was left out with its reason."""
-    fill_in = "".join(f"<li>{text(label(OPTIONS[name]))} <code>{text(name)}</code></li>" for name in imported.fill_in)
-    remarks = "".join(f"<li>{text(remark)}</li>" for remark in imported.remarks)
-    left = "".join(
-        f"<li><code>{text(key[:80])}</code> = {text(shown_value(value))}: {text(why)}</li>"
-        for key, value, why in imported.left_out[:_LEFT_OUT_SHOWN]
-    )
-    more = len(imported.left_out) - _LEFT_OUT_SHOWN
-    parts = [f"<p>{text(summary(imported))}</p>"]
-    if fill_in:
-        parts.append(f"<h5>Fill in again</h5><ul>{fill_in}</ul>")
-    if remarks:
-        parts.append(f"<h5>What means something else there</h5><ul>{remarks}</ul>")
-    if imported.assumed:
-        flat = config_to_flat(imported.config)
-        names = ", ".join(f"{text(name)} {text(shown_value(flat[name]))}" for name in imported.assumed)
-        parts.append(
-            f"<details><summary>{text(possessive(imported.program))} defaults that were put in</summary><p>{names}</p></details>"
-        )
-    if left:
-        parts.append(f"<h5>Left out</h5><ul>{left}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>")
-    return f'<div class="rs-card {"rs-mild" if fill_in or left else "rs-good"}" role="status"><h4>Settings brought in</h4>{"".join(parts)}</div>'
 
 
 def _mine(runs_dir: Path) -> list[tuple[str, str]]:

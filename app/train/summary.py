@@ -1,13 +1,13 @@
 """A config in words and whole: the plan in one sentence, what differs from the preset, what does nothing, the resolved JSON."""
 
 import json
-from urllib.parse import quote
 
 from ...core.before.remarks import remarks
 from ...core.config import OPTIONS, RunConfig, config_to_flat, differences, load_preset
 from ...core.config.options import shown
 from ..parts.forms import label
 from ..parts.words import text
+from .export_links import address_of, for_simpletuner
 from .rollout_panel import OWN, level_of
 
 
@@ -60,11 +60,11 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
         lines.append(
             f"<span{mark}>  {text(json.dumps(name))}: {text(json.dumps(value, ensure_ascii=False))}{comma}</span>"
         )
-    address = "data:application/json;charset=utf-8," + quote(config.to_json() + "\n")
+    address = address_of(config.to_json())
     return (
         f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
         + (f'<ul class="rs-remarks">{items}</ul>' if items else "")
-        + f'<h5>Changed from the preset</h5>{table}<details><summary>The whole configuration</summary><p><a download="config.json" href="{address}">save as config.json</a></p>'
+        + f'<h5>Changed from the preset</h5>{table}<details><summary>The whole configuration</summary><p><a download="config.json" href="{address}">save as config.json</a>{for_simpletuner(config)}</p>'
         f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n'
         + "\n".join(lines)
         + f"\n{text('}')}</pre></details></div>"

@@ -214,10 +214,11 @@ def differences(config: RunConfig, base: RunConfig | None = None) -> dict[str, A
     return {name: value for name, value in config_to_flat(config).items() if value != other[name]}
 
 
-def read_flat(path: str | Path) -> dict[str, Any]:
+def read_flat(path: str | Path, *, unwrap: bool = True) -> dict[str, Any]:
     """The options in a config file, as written: one flat JSON object.
 
-    Keys may be bare or start with `--`; `{"_metadata": ..., "config": {...}}` is unwrapped; other keys with `_` are remarks.
+    Keys may be bare or start with `--`; `{"_metadata": ..., "config": {...}}` is unwrapped, unless `unwrap` is false; other keys with `_` are
+    remarks.
 
     Raises:
         ConfigError: no such file, not UTF-8, broken JSON (with line and column), a key twice, not an object.
@@ -254,7 +255,7 @@ def read_flat(path: str | Path) -> dict[str, Any]:
         raise ConfigError([Fault(f"{path}: is nested too deeply; a config is one flat JSON object.")]) from None
     except ValueError:  # Python reads no whole number of more than 4300 digits
         raise ConfigError([Fault(f"{path}: holds a number with thousands of digits; no option takes one.")]) from None
-    if isinstance(flat, dict) and isinstance(flat.get("config"), dict):
+    if unwrap and isinstance(flat, dict) and isinstance(flat.get("config"), dict):
         flat = flat["config"]
     if not isinstance(flat, dict):
         raise ConfigError([Fault(f'{path}: must be one JSON object, for example {{"max_train_steps": 500}}.')])

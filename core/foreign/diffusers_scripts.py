@@ -1,167 +1,229 @@
-"""The arguments of diffusers' DreamBooth scripts for flow models, as a JSON object (`json.dump(vars(args))`, or written by hand).
+"""The arguments of diffusers' DreamBooth scripts: as a JSON or YAML object (`json.dump(vars(args))`, or written by hand), or as the command line in a
+shell script.
 
-Facts: `train_dreambooth_sd3.py`, `train_dreambooth_lora_sd3.py` and `train_dreambooth_lora_lumina2.py` in its examples. What means
-something else there: `weighting_scheme` names both how times are drawn and how the loss is weighed; `logit_mean` has the other sign
-(the drawn number is a place in a table that runs from noise to clean), except for Lumina 2, whose script turns the table round.
+Facts: `train_dreambooth_sd3.py`, `train_dreambooth_lora_sd3.py` and `train_dreambooth_lora_lumina2.py` in its examples, and their like for other
+models. What means something else there: `weighting_scheme` names both how times are drawn and how the loss is weighed; `logit_mean` has the other
+sign (the drawn number is a place in a table that runs from noise to clean), except for Lumina 2, whose script turns the table round.
 """
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 from ..config import OPTIONS
-from ..config.options import did_you_mean, shown
-from .simpletuner import Read
+from ..config.options import shown
+from .contract import ImportedConfig, Near
+from .counting import count, place_epochs
+from .reading import SCRIPT
+from .sheet import Sheet, is_off, is_on, number, whole
+from .words import NO_NEW_TOKENS, NO_OFFSET_NOISE, place_dora, place_model, place_optimizer, place_text_encoder
+
+NAME = "diffusers"
 
 ALIASES = {
-    "rank": "lora_rank", "lora_layers": "lora_targets", "adam_weight_decay": "weight_decay",
-    "checkpointing_steps": "checkpoint_step_interval", "validation_prompt": "validation_prompts", "cache_dir": "data_cache_dir",
+    "rank": "lora_rank", "lora_layers": "lora_targets", "adam_weight_decay": "weight_decay", "checkpointing_steps": "checkpoint_step_interval",
+    "validation_steps": "validation_step_interval", "cache_dir": "data_cache_dir", "gamma": "snr_gamma", "input_perturbation": "input_perturbation_gamma",
 }  # fmt: skip
+"""Its name -> ours, with the same meaning. All others are called the same."""
 DEFAULTS: dict[str, Any] = {
-    "optimizer": "AdamW", "learning_rate": 1e-4, "lr_scheduler": "constant", "lr_warmup_steps": 500, "weight_decay": 1e-4,
-    "train_batch_size": 4, "checkpoint_step_interval": 500, "logit_mean": 0.0, "logit_std": 1.0, "mode_scale": 1.29,
+    "optimizer": "adamw", "learning_rate": 1e-4, "lr_scheduler": "constant", "lr_warmup_steps": 500, "weight_decay": 1e-4,
+    "train_batch_size": 4, "checkpoint_step_interval": 500,
 }  # fmt: skip
 """What an absent argument means there, where we have the setting and it matters."""
-
 SAMPLING = {"logit_normal": ("logit_normal", "none"), "mode": ("mode", "none"), "none": ("uniform", "none"),
             "sigma_sqrt": ("uniform", "sigma_sqrt"), "cosmap": ("uniform", "cosmap")}  # fmt: skip
 """`weighting_scheme` -> (timestep_sampling, loss_weighting)."""
+SCRIPTS = {
+    "sd3": "sd3", "flux2_klein": "flux2_klein", "flux2": "flux2_dev", "flux": "flux", "sdxl": "sdxl", "lumina2": "lumina2", "sana": "sana", "qwen_image": "qwen", "z_image": "zimage",
+}  # fmt: skip
+"""The end of a script's name -> family, the longer ones first."""
 
-_NOT_HERE = {
+NOT_HERE = {
     "output_dir": "runs lie in the folder of the runs here",
-    "num_train_epochs": "the length of a run is given in steps here: max_train_steps",
     "validation_epochs": "samples come every so many steps here: validation_step_interval",
     "num_validation_images": "one sample is drawn for each prompt here",
     "final_validation_prompt": "validation_prompts are drawn at the end too",
     "resume_from_checkpoint": "a run is resumed by name here",
     "dataset_name": "name the folder with your pictures: instance_data_dir",
-    "text_encoder_lr": "the text encoder is not trained here",
     "max_sequence_length": "texts are as long as the model's pipeline takes them here",
     "system_prompt": "the pipeline's own is used here",
     "sample_batch_size": "class pictures are drawn as the memory allows here",
     "lr_num_cycles": "restarts are not counted here", "lr_power": "is fixed here",
-    "logging_dir": "every run keeps its own curves here",
+    "logging_dir": "every run keeps its own curves here", "guidance_scale": "a network that takes guidance as a number is fed the family's own in training here",
+    "pretrained_vae_model_name_or_path": "the checkpoint's own VAE is used here", "image_interpolation_mode": "pictures are scaled one way here",
+    "aspect_ratio_buckets": "sides of the shapes follow resolution and bucket_step here",
+    "adam_weight_decay_text_encoder": "all that is trained has one weight_decay here",
 }  # fmt: skip
-"""Arguments without a counterpart, with the reason. What is off or unset is not worth a word."""
-_SILENT = {"config_file", "local_rank", "dataloader_num_workers", "dataset_config_name", "image_column", "caption_column", "hub_token", "prodigy_beta3",
-           "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup", "adam_weight_decay_text_encoder", "allow_tf32",
-           "prior_generation_precision", "vae_encode_mode", "cache_latents", "upcast_before_saving", "offload"}  # fmt: skip
+"""Arguments without a counterpart, with the reason."""
+WHEN_ON = {"push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing is uploaded here", "scale_lr": "the rate is taken as it is here",
+           "enable_npu_flash_attention": "does not exist here", "do_edm_style_training": "does not exist here",
+           "bnb_quantization_config_path": "see base_model_quantization", "fp8_training": "see base_model_quantization", "do_fp8_training": "see base_model_quantization",
+           "prodigy_beta3": "prodigy's own is used here", "upcast_before_saving": "see save_precision"}  # fmt: skip
+SILENT = (
+    SCRIPT, "config_file", "local_rank", "dataloader_num_workers", "dataset_config_name", "image_column", "caption_column", "hub_token", "prodigy_decouple", "prodigy_use_bias_correction",
+    "prodigy_safeguard_warmup", "allow_tf32", "prior_generation_precision", "vae_encode_mode", "cache_latents", "offload", "enable_xformers_memory_efficient_attention", "set_grads_to_none",
+    "tokenizer_name", "tokenizer_max_length", "pre_compute_text_embeddings", "text_encoder_use_attention_mask", "skip_final_inference", "skip_save_text_encoder",
+    "fsdp_text_encoder", "remote_text_encoder", "use_8bit_adam", "log_level", "text_encoder_out_layers", "vae_dtype",
+)  # fmt: skip
 """Arguments that change nothing of what is learned."""
-_WHEN_ON = {"push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing is uploaded here", "scale_lr": "the rate is taken as it is here",
-            "train_text_encoder": "the text encoder is not trained here", "use_dora": "DoRA does not exist here"}  # fmt: skip
 
 
-def is_one(flat: Mapping[str, Any]) -> bool:
-    """Whether these are such a script's arguments: the one argument that all of them have, and no other program."""
-    return "weighting_scheme" in flat
-
-
-def translated(flat: Mapping[str, Any]) -> Read:
-    """Our settings for its arguments. A value that cannot be used is left as it is: `config_from_flat` refuses it by name."""
-    out, left, remarks, assumed = Read(), [], [], []
-    given = {key: value for key, value in flat.items() if value is not None}
-    lumina = "system_prompt" in given or "lumina" in str(given.get("pretrained_model_name_or_path", "")).lower()
-    for key in [key for key in given if key in {*_NOT_HERE, *_SILENT, *_WHEN_ON}]:
-        value = given.pop(key)
-        if key in _NOT_HERE or (key in _WHEN_ON and value not in (False, 0, "")):
-            left.append((key, value, {**_NOT_HERE, **_WHEN_ON}[key]))
-    for alias, key in ALIASES.items():
-        if alias in given:
-            given[key] = given.pop(alias)
-    lora = any(key.startswith("lora_") for key in given)
-    given["model_type"] = "lora" if lora else "full"
-    for key, value in DEFAULTS.items():
-        if key not in given:
-            given[key] = value
-            assumed.append(key)
-    if lora and "lora_rank" not in given:
-        given["lora_rank"] = 4
-        assumed.append("lora_rank")
-    _optimizer(given)
-    if isinstance(given.get("lr_warmup_steps"), int) and given["lr_scheduler"] == "constant":
-        given["lr_warmup_steps"] = 0  # "constant" knows no warm-up there either
-    if isinstance(given.get("validation_prompts"), str):
-        given["validation_prompts"] = [given["validation_prompts"]]
-    _weighting(given, left, remarks, assumed, lumina)
-    for key, value in given.items():
-        if key not in OPTIONS:
-            left.append((key, value, f"there is no such option here.{did_you_mean(key, OPTIONS)}"))
-            continue
-        choices = OPTIONS[key].choices
-        if choices is not None and isinstance(value, str) and value not in choices:
-            left.append(
-                (
-                    key,
-                    value,
-                    f"is not here; taken instead: {shown(OPTIONS[key].default)}. There are: {', '.join(choices)}",
-                )
-            )
-            continue
-        out.flat[key] = value
-    out.assumed = tuple(key for key in assumed if key in out.flat)
-    out.taken = tuple(key for key in out.flat if key not in out.assumed)
-    out.left_out, out.remarks = tuple(left), tuple(remarks)
-    out.fill_in = tuple(
-        key for key in ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps") if key not in out.flat
+def looks_like(data: Any) -> bool:
+    """Whether these are such a script's arguments: one that all flow scripts have and no other program, or the command that starts one."""
+    if not isinstance(data, dict):
+        return False
+    script = str(data.get(SCRIPT, ""))
+    if {"model_family", "LoRA_type", "network_module", "network_dim"} & set(data):
+        return False
+    old = {"instance_data_dir", "output_dir", "resolution"} <= set(data) and bool(
+        {"lr_num_cycles", "adam_weight_decay", "num_validation_images", "rank"} & set(data)
     )
-    return out
+    return "weighting_scheme" in data or "dreambooth" in script or old
 
 
-def _optimizer(given: dict[str, Any]) -> None:
-    eight_bit = given.pop("use_8bit_adam", False) in (True, 1)
-    name = str(given["optimizer"]).lower()
-    given["optimizer"] = "adamw_8bit" if name == "adamw" and eight_bit else name
+def read(data: Any, near: Near) -> ImportedConfig:
+    """Our settings for its arguments."""
+    sheet = Sheet(NAME, data, {*OPTIONS, *ALIASES, *NOT_HERE, *WHEN_ON})
+    script = re.sub(r"\.py$", "", str(data.get(SCRIPT, "")))
+    lora = "lora" in script or any(
+        key in ("rank", "lora_alpha", "lora_dropout", "lora_layers") or key.startswith("lora_") for key in data
+    )
+    lumina = (
+        "lumina" in script
+        or "system_prompt" in data
+        or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
+    )
+    place_model(sheet, "pretrained_model_name_or_path")
+    family = next((family for end, family in SCRIPTS.items() if script.endswith(end)), None)
+    if family is not None:
+        sheet.assume("model_family", family)
+    if not lora:
+        sheet.assume("model_type", "full")
+    place_optimizer(sheet, "optimizer", eight_bit=is_on(sheet.get("use_8bit_adam")))
+    if "optimizer" not in data and is_on(sheet.get("use_8bit_adam")):
+        sheet.carry("use_8bit_adam", "optimizer", value="adamw_8bit")
+    _prompts(sheet)
+    _weighting(sheet, lumina)
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    if is_on(sheet.get("noise_offset")):
+        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave("noise_offset", "is off there", quiet=True)
+    _new_tokens(sheet)
+    for key in list(sheet.values):
+        option = ALIASES.get(key, key)
+        if option in OPTIONS and key not in NOT_HERE:
+            _one(sheet, key, option)
+    _length(sheet, near)
+    _silences(sheet)
+    for option, value in DEFAULTS.items():
+        sheet.assume(
+            option, 0 if option == "lr_warmup_steps" and sheet.flat.get("lr_scheduler") == "constant" else value
+        )
+    if lora:
+        sheet.assume("lora_rank", 4)
+    return sheet.done()
 
 
-def _weighting(given: dict[str, Any], left: list, remarks: list[str], assumed: list[str], lumina: bool) -> None:
+def _new_tokens(sheet: Sheet) -> None:
+    """Textual inversion beside the LoRA, of the advanced scripts: tokens that start as a word."""
+    key, word = "train_text_encoder_ti", sheet.get("initializer_concept")
+    if is_on(sheet.get(key)) and isinstance(word, str):
+        tokens = whole(sheet.get("num_new_tokens_per_abstraction"))
+        options = {"new_tokens": 2 if tokens is None else tokens, "new_token_initializer": word}
+        how = f"The trigger word becomes {options['new_tokens']} tokens that start as {word}."
+        sheet.change(key, options, how, NO_NEW_TOKENS)
+    off, carried = is_off(sheet.get(key)), sheet.gave("new_tokens")
+    for name in (key, "initializer_concept", "num_new_tokens_per_abstraction"):
+        why = "is off there" if off else "is new_tokens here" if carried else NO_NEW_TOKENS
+        sheet.leave(name, why, quiet=off or carried)
+    fractions = {
+        "train_text_encoder_ti_frac": "see new_token_steps",
+        "train_text_encoder_frac": "see text_encoder_steps",
+    }
+    sheet.reasons({"token_abstraction": "see trigger_word", **fractions})
+
+
+def _one(sheet: Sheet, key: str, option: str) -> None:
+    """An argument with a counterpart of the same meaning."""
+    value = sheet.get(key)
+    if value is None:
+        sheet.leave(key, "is not set there", quiet=True)
+    elif option == "lr_warmup_steps" and sheet.values.get("lr_scheduler", "constant") == "constant" and number(value):
+        sheet.leave(key, '"constant" knows no warm-up there', quiet=True)
+    elif key == "prior_loss_weight" and is_off(sheet.get("with_prior_preservation")):
+        sheet.leave(key, "is used with class pictures only", quiet=True)
+    else:
+        sheet.carry(key, option)
+
+
+def _prompts(sheet: Sheet) -> None:
+    key, prompt = "validation_prompt", sheet.get("validation_prompt")
+    sheet.carry(key, "validation_prompts", value=[prompt] if isinstance(prompt, str) else prompt)
+
+
+def _length(sheet: Sheet, near: Near) -> None:
+    epochs = whole(sheet.get("num_train_epochs"))
+    if sheet.gave("max_train_steps") or not epochs:
+        sheet.leave("num_train_epochs", "the length of a run is given in steps here: max_train_steps")
+        return
+    path = near.find_folder(sheet.get("instance_data_dir"))
+    repeats = whole(sheet.get("repeats"))
+    sheet.assume("train_batch_size", DEFAULTS["train_batch_size"])
+    place_epochs(
+        sheet, "num_train_epochs", epochs, count(path) * (repeats if repeats else 1) if path is not None else 0
+    )
+
+
+def _silences(sheet: Sheet) -> None:
+    for key, why in NOT_HERE.items():
+        sheet.leave(key, why, quiet=sheet.get(key) is None)
+    sheet.reasons(WHEN_ON)
+    sheet.silent(SILENT)
+
+
+def _weighting(sheet: Sheet, lumina: bool) -> None:
     """Times and weights by noise level, each under our name and with our sign."""
-    scheme = given.pop("weighting_scheme")
+    key = "weighting_scheme"
+    if not sheet.has(key):
+        return
+    scheme = sheet.get(key)
     if not isinstance(scheme, str) or scheme not in SAMPLING:
-        left.append(("weighting_scheme", scheme, f"is not one of {', '.join(SAMPLING)}; our default is used"))
-        for key in ("logit_mean", "logit_std", "mode_scale", "precondition_outputs"):
-            given.pop(key, None)
+        sheet.leave(key, f"is not one of {', '.join(SAMPLING)}; our default is used")
+        for other in ("logit_mean", "logit_std", "mode_scale", "precondition_outputs"):
+            sheet.leave(other, "belongs to weighting_scheme")
         return
     sampling, weighting = SAMPLING[scheme]
+    words = f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"'
     if lumina and weighting == "sigma_sqrt":
-        left.append(
-            (
-                "weighting_scheme",
-                scheme,
-                "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike",
-            )
+        sheet.leave(
+            key, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike"
         )
+        sheet.assume("timestep_sampling", sampling)
         weighting = "none"
-    given |= {"timestep_sampling": sampling, "loss_weighting": weighting}
-    remarks.append(
-        f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"'
-        + (f' and loss_weighting "{weighting}"' if weighting != "none" else "")
-        + " here."
+    sheet.change(
+        key,
+        {"timestep_sampling": sampling, "loss_weighting": weighting},
+        words + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here.",
     )
+    mean = number(sheet.get("logit_mean"))
     if sampling != "logit_normal":
-        del given["logit_mean"], given["logit_std"]
-    elif not lumina and _number(given["logit_mean"]) not in (None, 0.0):
-        theirs = given["logit_mean"]
-        given["logit_mean"] = -_number(theirs)
-        remarks.append(
-            f"logit_mean {shown(theirs)} is {shown(given['logit_mean'])} here: there, above 0 means cleaner; here, as in the paper, noisier."
+        for other in ("logit_mean", "logit_std"):
+            sheet.leave(other, "is used with logit_normal only", quiet=True)
+    elif not lumina and mean:
+        sheet.change(
+            "logit_mean",
+            {"logit_mean": -mean},
+            f"logit_mean {shown(sheet.get('logit_mean'))} is {shown(-mean)} here: there, above 0 means cleaner; here, as in the paper, noisier.",
         )
     if sampling != "mode":
-        del given["mode_scale"]
+        sheet.leave("mode_scale", "is used with mode only", quiet=True)
     if lumina:
-        remarks.append(
-            "Lumina 2's script lets the schedule's shift push towards the picture; here it pushes towards noise. For the same, set "
-            "flow_schedule_shift to 1 / the checkpoint's."
-        )
-        given.pop("precondition_outputs", None)
+        sheet.note("Lumina 2's script lets the schedule's shift push towards the picture; here it pushes towards noise. For the same, set "
+                   "flow_schedule_shift to 1 / the checkpoint's.")  # fmt: skip
+        sheet.leave("precondition_outputs", "Lumina 2's script does not use it", quiet=True)
         return
-    if "precondition_outputs" not in given:
-        given["precondition_outputs"] = True
-        assumed.append("precondition_outputs")
-    elif _number(given["precondition_outputs"]) is not None:
-        given["precondition_outputs"] = _number(given["precondition_outputs"]) != 0
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    outputs = number(sheet.get("precondition_outputs"))
+    if "precondition_outputs" not in sheet.values:
+        sheet.assume("precondition_outputs", True)
+    elif outputs is not None:
+        sheet.carry("precondition_outputs", "precondition_outputs", value=outputs != 0)

@@ -1,25 +1,36 @@
-"""Settings brought in from elsewhere: a config.json (ours, SimpleTuner's, or a diffusers script's), a LoRA file of ours, another run.
+"""Settings brought in from elsewhere: a config of ours or of another tool, a LoRA file of ours, another run.
 
-Nothing is taken or left out silently: `Imported` lists what came, from where, what was not carried over and why,
-and what a person must fill in again. A value that cannot be used refuses the whole, with every fault; an unknown key is only listed.
+Nothing is taken or left out silently: `Imported` lists what came, from where, what means something else, what was not carried over and why, and
+what a person must fill in again. A value of our own file that cannot be used refuses the whole, with every fault; in another tool's file it is
+left, with the sentence that says why.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..adapters.header import LARGEST_HEADER, PATHS, ExportError, config_of_header, parsed_header, read_lora_config
-from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat
+from ..adapters.header import (
+    LARGEST_HEADER,
+    PATHS,
+    ExportError,
+    config_of_header,
+    parsed_header,
+    read_header,
+    read_lora_config,
+)
+from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
 from ..runs.folder import RunDir
-from ..sizes import size
-from . import diffusers_scripts, simpletuner
+from . import ai_toolkit, diffusers_scripts, elsewhere, kohya, onetrainer, simpletuner
+from .contract import Carried, Changed, Importer, Left, Near, settled
+from .kohya_data import is_dataset
+from .reading import TEXT_KINDS, read_file, refused
 
-PROGRAMS = {"diffusers": diffusers_scripts, "SimpleTuner": simpletuner}
-"""Whose files are read with their own meaning, in the order in which they are tried: several names are in both."""
-LARGEST_JSON = 512 * 1024  # bytes; a config with long prompts has some ten thousand
+IMPORTERS: tuple[Importer, ...] = (kohya, ai_toolkit, onetrainer, diffusers_scripts, simpletuner)
+"""In the order in which they are tried: several names are in more than one, and SimpleTuner's keys are mostly ours."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Imported:
         remarks: what means something else there.
         fill_in: flat names that a person must give again.
         program: the other program that the file is of, if any: "SimpleTuner".
+        carried, changed, left: of another program's file, every key in exactly one of them; `left` has also what was off there.
     """
 
     config: RunConfig
@@ -45,22 +57,59 @@ class Imported:
     remarks: tuple[str, ...] = ()
     fill_in: tuple[str, ...] = ()
     program: str = ""
+    carried: tuple[Carried, ...] = field(default=())
+    changed: tuple[Changed, ...] = field(default=())
+    left: tuple[Left, ...] = field(default=())
 
 
-def import_file(path: Path, name: str | None = None) -> Imported:
-    """The settings in a file: .json, or .safetensors with our header. `name`: as people know it.
+def import_file(
+    path: Path, name: str | None = None, along: Mapping[str, Path] | None = None, *, beside: bool = True
+) -> Imported:
+    """The settings in a file: a config of ours or of another tool, or .safetensors with our header.
+
+    Args:
+        path: the file.
+        name: as people know it.
+        along: name -> path of files that were given with it: a dataset file, concepts, data backends.
+        beside: look for such files in its folder, too; not for what a browser sent.
 
     Raises: ConfigError with every fault.
     """
     name = path.name if name is None else name
-    kind = Path(name).suffix.lower()
-    if kind == ".safetensors":
-        return _lora(lambda: _config_of(path, name), name)
-    if kind == ".json":
-        return _json(path, name)
-    raise ConfigError(
-        [Fault(f"{name}: is neither a config.json nor a LoRA file; choose one that ends in .json or .safetensors.")]
-    )
+    if Path(name).suffix.lower() == ".safetensors":
+        return _lora(lambda: _config_of(path, name), name, lambda: read_header(path))
+    near = Near(path.parent if beside else None, {} if along is None else along)
+    data = read_file(path, name)
+    try:
+        return _of_data(data, name, near)
+    except RecursionError:
+        raise refused(name, "is nested too deeply; this is no training config.") from None
+
+
+def import_files(paths: Mapping[str, Path], *, beside: bool = False) -> Imported:
+    """The settings in several files that belong together, by name: the first that is a config, with the others along.
+
+    Raises: ConfigError; of several files that are none, about the first.
+    """
+    first: ConfigError | None = None
+    rank = sorted(paths, key=lambda name: _is_part(paths[name], name))
+    for name in rank:
+        try:
+            return import_file(
+                paths[name], name, {other: path for other, path in paths.items() if other != name}, beside=beside
+            )
+        except ConfigError as error:
+            first = error if first is None else first
+    raise first if first is not None else ConfigError([Fault("No file was given.")])
+
+
+def _is_part(path: Path, name: str) -> bool:
+    """Whether a file is only part of a config: a list, or a dataset file."""
+    try:
+        data = read_file(path, name)
+    except ConfigError:
+        return False
+    return isinstance(data, list) or is_dataset(data)
 
 
 def possessive(program: str) -> str:
@@ -73,41 +122,48 @@ def import_run(run: RunDir) -> Imported:
     return _ours(run.read_config(), f"the run {run.name}")
 
 
-def _json(path: Path, name: str) -> Imported:
-    count = path.stat().st_size
-    if count > LARGEST_JSON:
+def _of_data(data: Any, name: str, near: Near) -> Imported:
+    for importer in IMPORTERS:
+        each = _flat(data, name) if importer is simpletuner else data
+        if importer.looks_like(each):
+            return _foreign(importer, each, name, near)
+    known = elsewhere.recognised(data)
+    if known:
+        raise refused(name, known)
+    if not isinstance(data, Mapping):
+        raise refused(name, 'must be one object, for example {"max_train_steps": 500}.')
+    return _ours({key: value for key, value in _flat(data, name).items() if not key.startswith("_")}, name)
+
+
+def _foreign(importer: Importer, data: Any, name: str, near: Near) -> Imported:
+    try:
+        config, read = settled(importer.read(data, near))
+    except ConfigError as error:
         raise ConfigError(
             [
-                Fault(
-                    f"{name}: has {size(count)}, and a config.json at most {size(LARGEST_JSON)}; this is another kind of file."
-                )
+                Fault(fault.message if name in fault.message else f"{name}: {fault.message}", fault.options)
+                for fault in error.faults
             ]
-        )
-    try:
-        written = read_flat(path)
-    except ConfigError as error:
-        # The path is where the page put the upload; people know the file by its name.
-        raise ConfigError(
-            [Fault(fault.message.replace(str(path), name), fault.options) for fault in error.faults]
         ) from None
-    flat = {str(key).removeprefix("--"): value for key, value in written.items() if not str(key).startswith("_")}
-    if len(flat) < sum(not str(key).startswith("_") for key in written):
-        config_from_flat(written)  # a key bare and with dashes: refused there, with its name
-    for program, language in PROGRAMS.items():
-        if language.is_one(flat):
-            read = language.translated(flat)
-            config = config_from_flat(read.flat)
-            return Imported(
-                config,
-                f"{possessive(program)} {name}",
-                read.taken,
-                read.assumed,
-                read.left_out,
-                read.remarks,
-                read.fill_in,
-                program,
-            )
-    return _ours(flat, name)
+    taken = tuple(key for key in OPTIONS if key in read.flat and key not in read.assumed)
+    loud = tuple((each.key, each.given, each.why) for each in read.left if not each.quiet)
+    remarks = (*dict.fromkeys(each.how for each in read.changed), *read.notes)
+    return Imported(
+        config, f"{possessive(read.program)} {name}", taken, read.assumed, loud, remarks, read.fill_in, read.program, read.carried, read.changed, read.left
+    )  # fmt: skip
+
+
+def _flat(data: Any, name: str) -> Any:
+    """A flat config without dashes before its keys, and out of the object that may be around it; other data as it is."""
+    if not isinstance(data, Mapping):
+        return data
+    if isinstance(data.get("config"), Mapping):
+        data = {**data["config"], **{key: value for key, value in data.items() if key == "_metadata"}}
+    flat = {str(key).removeprefix("--"): value for key, value in data.items()}
+    if len(flat) < len(data):
+        twice = next(key for key in flat if key in data and f"--{key}" in data)
+        raise ConfigError([Fault(f"{name}: Option '{twice}' is given twice, once as '--{twice}'; keep one.", (twice,))])
+    return flat
 
 
 def import_path(typed: str) -> Imported:
@@ -118,7 +174,9 @@ def import_path(typed: str) -> Imported:
     path = Path(written).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "there is no such file on this computer"
-        raise ConfigError([Fault(f"{written}: {what}; name a .json or .safetensors file.")])
+        raise ConfigError(
+            [Fault(f"{written}: {what}; name a config ({', '.join(TEXT_KINDS)}) or a .safetensors file.")]
+        )
     return import_file(path)
 
 
@@ -127,17 +185,24 @@ def import_header(text: Any, name: Any) -> Imported:
     name = name[:200] if isinstance(name, str) else "the file"
     if not isinstance(text, str) or len(text) > LARGEST_HEADER:
         raise ConfigError([Fault(f"{name}: its header was not sent as text.")])
-    return _lora(lambda: config_of_header(parsed_header(text, name), name), name)
+    return _lora(lambda: config_of_header(parsed_header(text, name), name), name, lambda: parsed_header(text, name))
 
 
-def _lora(read: Callable[[], dict[str, Any] | None], name: str) -> Imported:
+def _lora(read: Callable[[], dict[str, Any] | None], name: str, header: Callable[[], Mapping[str, Any]]) -> Imported:
     try:
         flat = read()
     except ExportError as error:
         raise ConfigError([Fault(str(error))]) from None
     if flat is None:
+        metadata = header().get("__metadata__")
+        tool = elsewhere.writer_of(metadata) if isinstance(metadata, Mapping) else ""
+        remedy = f" It was written by {tool}; bring the config that it was trained with." if tool else ""
         raise ConfigError(
-            [Fault(f"{name}: carries no settings of Rollout Studio; only LoRA files that were trained here do.")]
+            [
+                Fault(
+                    f"{name}: carries no settings of Rollout Studio; only LoRA files that were trained here do.{remedy}"
+                )
+            ]
         )
     gone = {key: flat[key] for key in PATHS if isinstance(flat.get(key), str) and not _can_be_found(key, flat[key])}
     kept = {key: value for key, value in flat.items() if key not in gone or key == "pretrained_model_name_or_path"}
@@ -201,3 +266,8 @@ def shown_value(value: Any, longest: int = 60) -> str:
     """A value as a person would write it, cut where it is long."""
     whole = shown(value)
     return whole if len(whole) <= longest else f"{whole[:longest]}…"
+
+
+def short_key(key: str) -> str:
+    """A key without the way to ai-toolkit's process, which every key of it has."""
+    return re.sub(r"^config\.process\[\d+\]\.", "", key)[:80]

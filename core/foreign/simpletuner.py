@@ -1,17 +1,33 @@
 """SimpleTuner's config.json, read with its own meaning: its defaults for absent keys, its names, what means something else there.
 
-Facts of its format 4.8. Used only where a person brings such a file in; everywhere else a flat file has our own meaning.
+Facts of its format 4.8. Used only where a person brings such a file in; everywhere else a flat file has our own meaning. A file that
+`simpletuner_export` wrote carries our own settings as a remark: they hold for every key that was not edited since.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ..config import OPTIONS
-from ..config.options import did_you_mean, shown
-from ..families.registry import FAMILIES
+from ..config import OPTIONS, config_from_flat, config_to_flat
+from ..config.options import ConfigError, shown
+from . import simpletuner_export
+from .contract import Carried, Changed, ImportedConfig, Left, Near, leaves
+from .reading import read_file
+from .sheet import Sheet, is_off, number
+from .simpletuner_data import place_backends, with_backends
+from .words import (
+    SCHEDULES,
+    is_flow,
+    leave_model,
+    place_dora,
+    place_model,
+    place_optimizer,
+    place_quantised,
+    place_text_encoder,
+)
+
+NAME = "SimpleTuner"
 
 ALIASES = {
     "validation_steps": "validation_step_interval",
@@ -19,25 +35,24 @@ ALIASES = {
     "save_total_limit": "checkpoints_total_limit",
 }
 DEFAULTS: dict[str, Any] = {
-    "model_type": "full", "mixed_precision": "bf16", "base_model_precision": "no_change",
-    "lora_rank": 16, "lora_dropout": 0.1,
-    "optimizer": "adamw_bf16", "learning_rate": 4e-7, "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 0,
+    "model_type": "full", "mixed_precision": "bf16", "lora_rank": 16, "lora_dropout": 0.1,
+    "optimizer": "adamw", "learning_rate": 4e-7, "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 0,
     "max_grad_norm": 2.0, "train_batch_size": 4, "gradient_accumulation_steps": 1, "gradient_checkpointing": True,
-    "loss_type": "l2", "flow_schedule_shift": 3.0, "use_ema": False, "ema_decay": 0.995,
-    "resolution": 1024, "checkpoint_step_interval": 500, "checkpoints_total_limit": 5, "validation_step_interval": 100,
-    "validation_guidance": 7.5, "validation_num_inference_steps": 30,
+    "loss_type": "mse", "use_ema": False, "ema_decay": 0.995, "resolution": 1024, "checkpoint_step_interval": 500, "checkpoints_total_limit": 5,
+    "validation_step_interval": 100, "validation_guidance": 7.5, "validation_num_inference_steps": 30,
     "scheduled_sampling_prob_end": 0.5, "scheduled_sampling_reflexflow_beta1": 10.0,
 }  # fmt: skip
-"""What an absent key means there, where we have the setting and it matters."""
+"""What an absent key means there, in our words, where we have the setting and it matters. `flow_schedule_shift` is 3 for flow models."""
 
-_NOT_HERE = {
+FAMILIES = {"z_image": "zimage", "qwen_image": "qwen", "pixart_sigma": "pixart"}
+"""Its names of families that have another one here; the rest is called the same."""
+
+NOT_HERE = {
     "model_flavour": "the model is named by pretrained_model_name_or_path here",
     "lora_format": "both layouts, diffusers and ComfyUI, are always written here",
     "init_lora": "a LoRA is always begun anew here",
-    "text_encoder_lr": "the text encoder is not trained here",
     "num_train_epochs": "the length of a run is given in steps here",
     "noise_offset": "offset noise does not exist here",
-    "flow_sigmoid_scale": "is the width of the noise levels: see logit_std",
     "masked_loss_probability": "masks do not exist here",
     "data_backend_config": "is the name of another file; name the folder with your pictures",
     "resolution_type": "pictures are always scaled to an area here, given as the side of a square",
@@ -50,291 +65,268 @@ _NOT_HERE = {
     "user_prompt_library": "is the name of another file; paste its prompts",
     "push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing is uploaded here",
 }  # fmt: skip
-"""Its keys that have no counterpart, with the reason."""
-_ONLY_WHEN_ON = {
-    "use_dora": "DoRA does not exist here", "train_text_encoder": "the text encoder is not trained here",
+"""Its keys that have no counterpart, with the reason, whatever their value."""
+ONLY_WHEN_ON = {
     "offset_noise": "offset noise does not exist here",
     "input_perturbation_steps": "input perturbation holds for the whole run here",
     "flow_schedule_auto_shift": "a shift that follows the resolution does not exist here",
-}  # fmt: skip
+}
 """The same, where only a value other than off is worth a word."""
-_OWN = {*_NOT_HERE, *_ONLY_WHEN_ON, *ALIASES, "lora_type", "validation_prompt", "input_perturbation"}
+OWN = {
+    *NOT_HERE, *ONLY_WHEN_ON, *ALIASES, "use_dora", "train_text_encoder", "text_encoder_lr", "lora_type", "validation_prompt", "input_perturbation", "flow_sigmoid_scale",
+}  # fmt: skip
+"""Its keys that are no option of ours, or were none in every version."""
 _PLACEHOLDER = re.compile(r"\{env:[^}]*\}")
 _TRUE = {"true", "1", "yes", "on"}
+_SAMPLING = "scheduled_sampling_"
 
 
-@dataclass
-class Read:
-    """A translation: flat keys of ours, and everything worth a word."""
-
-    flat: dict[str, Any] = field(default_factory=dict)
-    taken: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    left_out: tuple[tuple[str, Any, str], ...] = ()
-    remarks: tuple[str, ...] = ()
-    fill_in: tuple[str, ...] = ()
-
-
-def is_one(flat: Mapping[str, Any]) -> bool:
+def looks_like(data: Any) -> bool:
     """Whether a flat config speaks SimpleTuner's language: a key or a word that only it has."""
+    if not isinstance(data, Mapping):
+        return False
     words = (
         ("optimizer", "adamw_bf16"),
         ("base_model_precision", "no_change"),
         ("loss_type", "l2"),
         ("loss_type", "smooth_l1"),
+        ("lora_type", "standard"),
+        ("lora_type", "lycoris"),
     )
-    return bool(_OWN & set(flat)) or any(flat.get(key) == word for key, word in words)
+    return bool((OWN - set(OPTIONS)) & set(data)) or any(data.get(key) == word for key, word in words)
 
 
-def translated(flat: Mapping[str, Any]) -> Read:
-    """Our settings for its config."""
-    return _Translation(flat).done()
+def read(data: Mapping[str, Any], near: Near) -> ImportedConfig:
+    """Our settings for its config. Other values than the options take are left, key by key."""
+    found = _translated(data, near)
+    metadata = data.get("_metadata")
+    remembered = metadata.get(simpletuner_export.REMARK) if isinstance(metadata, Mapping) else None
+    return _restored(found, data, remembered) if isinstance(remembered, Mapping) else found
 
 
-class _Translation:
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = {ALIASES.get(key, key): value for key, value in given.items()}
-        self.out = Read()
-        self._left: list[tuple[str, Any, str]] = []
-        self._remarks: list[str] = []
-        self._assumed: list[str] = []
-        for alias, key in ALIASES.items():
-            if alias in given and key in given:
-                self.leave(alias, given[alias], f"{key} has the same meaning and is used")
-                self.given[key] = given[key]
+def _translated(data: Mapping[str, Any], near: Near) -> ImportedConfig:
+    sheet = Sheet(NAME, with_backends(data, near), {*OPTIONS, *OWN})
+    names = {key: alias for alias, key in ALIASES.items() if alias in sheet.values and key not in sheet.values}
+    for alias, key in ALIASES.items():
+        if key in sheet.values:
+            sheet.leave(alias, f"{key} has the same meaning and is used")
+    _strings(sheet)
+    _model(sheet)
+    flow = is_flow(sheet) is True
+    auto_shift = _on(sheet.get("flow_schedule_auto_shift"))
+    place_backends(sheet, near)
+    _words(sheet)
+    _prompts(sheet, near)
+    _flow(sheet, flow, auto_shift)
+    _rollout(sheet, flow)
+    _perturbation(sheet)
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    sheet.reasons(ONLY_WHEN_ON)
+    for key, why in NOT_HERE.items():
+        sheet.leave(key, why)
+    if str(sheet.get("lora_type", "")) == "standard":
+        sheet.silent(["lora_type"], why="a LoRA; use_dora says which")
+    sheet.leave("lora_type", "its algorithm stands in another file; set the kind of adapter here")
+    for key in OPTIONS:
+        sheet.carry(names.get(key, key), key)
+    _defaults(sheet, flow, auto_shift)
+    return sheet.done()
 
-    def leave(self, key: str, value: Any, why: str) -> None:
-        self._left.append((key, value, why))
 
-    def done(self) -> Read:
-        self._strings()
-        self._without_counterpart()
-        family = self.given.get("model_family")
-        flow = isinstance(family, str) and family in FAMILIES and FAMILIES[family].is_flow
-        self._defaults(flow)
-        for key, how in _WORDS.items():
-            if key in self.given:
-                how(self, key, self.given[key])
-        self._data()
-        self._flow(flow)
-        self._rollout(flow)
-        self._perturbation()
-        for key, value in self.given.items():
-            if key not in OPTIONS:
-                self.leave(
-                    key, value, f"this name is known neither there nor here.{did_you_mean(key, [*OPTIONS, *_OWN])}"
-                )
-                continue
-            self.out.flat[key] = value
-        self._model(family)
-        out = self.out
-        out.assumed = tuple(key for key in self._assumed if key in out.flat)
-        out.taken = tuple(key for key in out.flat if key not in self._assumed)
-        out.left_out, out.remarks = tuple(self._left), tuple(self._remarks)
-        out.fill_in = tuple(
-            key
-            for key in ("pretrained_model_name_or_path", "instance_data_dir", "max_train_steps")
-            if key not in out.flat
+def _strings(sheet: Sheet) -> None:
+    """The string "false" is dropped there; unset ones are absent; placeholders are filled in or cannot be."""
+    for key, value in list(sheet.values.items()):
+        if key.startswith(("_", "data_backend[")):
+            continue
+        if value is None or value == "":
+            sheet.leave(key, "is not set there", quiet=True)
+        elif isinstance(value, str) and value.strip().lower() == "false":
+            sheet.leave(key, 'the text "false" is dropped there, so that its default holds; write false without quotes')
+        elif isinstance(value, str) and _PLACEHOLDER.search(value):
+            sheet.leave(key, "names a variable of another computer; fill it in")
+        elif isinstance(value, str) and "{model_family}" in value and isinstance(sheet.get("model_family"), str):
+            sheet.values[key] = value.replace("{model_family}", sheet.values["model_family"])
+
+
+def _model(sheet: Sheet) -> None:
+    family = sheet.get("model_family")
+    name = str(sheet.get("pretrained_model_name_or_path", ""))
+    ours = FAMILIES.get(family, family) if isinstance(family, str) else family
+    if family == "flux2":
+        ours = "flux2_klein" if "klein" in f"{name} {sheet.get('model_flavour', '')}".lower() else "flux2_dev"
+    if family is not None and ours not in (OPTIONS["model_family"].choices or ()):
+        leave_model(sheet, "model_family", "pretrained_model_name_or_path", family)
+        sheet.leave("prediction_type", f"it belongs to a {family} model")
+    sheet.carry("model_family", "model_family", value=ours)
+    place_model(sheet, "pretrained_model_name_or_path")
+
+
+def _prompts(sheet: Sheet, near: Near) -> None:
+    """One prompt, and a library of more where that file is at hand."""
+    prompt = sheet.get("validation_prompt")
+    together = [prompt] if isinstance(prompt, str) else prompt
+    path = near.find_file(sheet.get("user_prompt_library"))
+    try:
+        library = read_file(path, path.name) if path is not None else {}
+    except ConfigError:  # its key then says that it was not read
+        library = {}
+    more = (
+        [each for each in library.values() if isinstance(each, str) and each != prompt]
+        if isinstance(library, dict)
+        else []
+    )
+    if more:
+        together = [*(together if isinstance(together, list) else []), *more]
+        sheet.change(
+            "user_prompt_library",
+            {"validation_prompts": together},
+            f"Its {len(more)} prompts are among validation_prompts here.",
         )
-        return out
+    sheet.carry("validation_prompt", "validation_prompts", value=together)
 
-    def _strings(self) -> None:
-        """The string "false" is dropped there; unset ones are absent; placeholders are filled in or cannot be."""
-        for key, value in list(self.given.items()):
-            if value is None or value == "":
-                del self.given[key]
-            elif isinstance(value, str) and value.strip().lower() == "false":
-                self.leave(
-                    key,
-                    value,
-                    'the text "false" is dropped there, so that its default holds; write false without quotes',
-                )
-                del self.given[key]
-            elif isinstance(value, str) and _PLACEHOLDER.search(value):
-                self.leave(key, value, "names a variable of another computer; fill it in")
-                del self.given[key]
-            elif (
-                isinstance(value, str) and "{model_family}" in value and isinstance(self.given.get("model_family"), str)
-            ):
-                self.given[key] = value.replace("{model_family}", self.given["model_family"])
 
-    def _without_counterpart(self) -> None:
-        given = self.given
-        scale = given.get("flow_sigmoid_scale")
-        if isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale) and scale != 1:
-            given["logit_std"] = scale
-            self._remarks.append(
-                f"flow_sigmoid_scale {shown(scale)} is logit_std here: the width of the noise levels trained."
-            )
-        for key in list(given):
-            value = given[key]
-            if key in _NOT_HERE:
-                self.leave(key, value, _NOT_HERE[key])
-            elif key in _ONLY_WHEN_ON:
-                if _on(value):
-                    self.leave(key, value, _ONLY_WHEN_ON[key])
-            elif key == "lora_type":
-                if value != "standard":
-                    self.leave(key, value, "only plain LoRA is trained here")
-            else:
-                continue
-            del given[key]
-        if any(key == "flow_schedule_auto_shift" for key, _, _ in self._left) and "flow_schedule_shift" in given:
-            self.leave(
-                "flow_schedule_shift",
-                given.pop("flow_schedule_shift"),
-                "there the resolution decides, as flow_schedule_auto_shift is on",
-            )
+def _words(sheet: Sheet) -> None:
+    """Choices that have other words there."""
+    place_optimizer(sheet, "optimizer")
+    if sheet.get("lr_scheduler") == "constant" and number(sheet.get("lr_warmup_steps")):
+        sheet.carry("lr_scheduler", "lr_scheduler", value="constant_with_warmup")
+    sheet.words("lr_scheduler", "lr_scheduler", SCHEDULES)
+    sheet.words("loss_type", "loss_type", {"l2": "mse", "mse": "mse", "huber": "huber"})
+    word = sheet.get("base_model_precision")
+    if isinstance(word, str) and word in (OPTIONS["base_model_precision"].choices or ()):
+        sheet.carry("base_model_precision", "base_model_precision")
+    elif word == "no_change":
+        sheet.carry("base_model_precision", "base_model_precision", value="float32")
+    elif isinstance(word, str):
+        place_quantised(sheet, "base_model_precision", word)
 
-    def _defaults(self, flow: bool) -> None:
-        auto_shift = any(key == "flow_schedule_auto_shift" for key, _, _ in self._left)
-        left = {key for key, _, _ in self._left}
-        for key, value in DEFAULTS.items():
-            if (
-                key in self.given
-                or (key == "flow_schedule_shift" and (not flow or auto_shift))
-                or (key == "resolution" and key in left)
-            ):
-                continue
-            self.given[key] = value
-            self._assumed.append(key)
 
-    def _data(self) -> None:
-        if "validation_prompt" in self.given:
-            prompt = self.given.pop("validation_prompt")
-            self.given["validation_prompts"] = [prompt] if isinstance(prompt, str) else prompt
+def _defaults(sheet: Sheet, flow: bool, auto_shift: bool) -> None:
+    for option, value in DEFAULTS.items():
+        if not (
+            option == "resolution" and "resolution" in sheet.values
+        ):  # one that could not be used is not replaced by another
+            sheet.assume(option, value)
+    if flow and not auto_shift:
+        sheet.assume("flow_schedule_shift", 3.0)
 
-    def _flow(self, flow: bool) -> None:
-        if not flow and "flow_schedule_shift" in self.given:
-            self.leave("flow_schedule_shift", self.given.pop("flow_schedule_shift"), "only flow models have a shift")
-        if not flow and "logit_std" in self.given:
-            del self.given["logit_std"]
 
-    def _rollout(self, flow: bool) -> None:
-        """Its rollout counts another grid, trains another target and weighs with another norm."""
-        prefix = "scheduled_sampling_"
-        given = {key.removeprefix(prefix): value for key, value in self.given.items() if key.startswith(prefix)}
-        if given.get("sampler") == "unip":
-            self.given[prefix + "sampler"] = "unipc"
-        if not flow:
-            for key in [key for key in self.given if key.startswith(prefix + "reflexflow")]:
-                value = self.given.pop(key)
-                if key not in self._assumed:
-                    self.leave(key, value, "ReflexFlow is for flow models")
-        if _number(given.get("max_step_offset")) in (None, 0):
-            return
-        self.out.flat |= {prefix + "grid": "training", prefix + "target": "original"}
-        self._remarks.append(
-            "Offsets count the 1000 steps of the training table there, and rolled rows keep their old target: set so."
+def _flow(sheet: Sheet, flow: bool, auto_shift: bool) -> None:
+    scale = number(sheet.get("flow_sigmoid_scale"))
+    if scale == 1:
+        sheet.silent(["flow_sigmoid_scale"], why="is the usual width")
+    elif flow and scale is not None:
+        sheet.change(
+            "flow_sigmoid_scale",
+            {"logit_std": scale},
+            f"flow_sigmoid_scale {shown(scale)} is logit_std here: the width of the noise levels trained.",
         )
-        if flow:
-            self.out.flat[prefix + "reflexflow_norm"] = "l1"
-            self._remarks.append(
-                "Its frequency weight is divided by the l1 norm, which does nearly nothing at real sizes: set so."
-            )
-            solver = self.given.pop(prefix + "sampler", "unipc")
-            self.given.pop(prefix + "order", None)
-            self.out.flat[prefix + "sampler"] = "euler"
-            if solver != "euler":
-                self._remarks.append(
-                    f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) is: set so."
-                )
-        start, ramp = _number(given.get("probability")), _number(given.get("ramp_steps"))
-        if start and ramp and "prob_start" not in given:
-            end = given.get("prob_end", 0.5)
-            self._remarks.append(
-                f"The ramp is taken as written, from 0 to {shown(end)}; there it ran from {shown(start)} to {shown(end)}."
-            )
-
-    def _perturbation(self) -> None:
-        value = self.given.pop("input_perturbation", 0)
-        if not _on(value):
-            return
-        if _number(self.given.get("scheduled_sampling_max_step_offset")) in (None, 0):
-            self.given["input_perturbation_gamma"] = value
-        else:
-            self.leave(
-                "input_perturbation", value, "together with scheduled sampling it is refused here: a run has one remedy"
-            )
-
-    def _model(self, family: Any) -> None:
-        known = OPTIONS["model_family"].choices
-        if family is not None and family not in known:
-            self.out.flat.pop("model_family", None)
-            self.leave(
-                "model_family",
-                family,
-                f"Rollout Studio trains {', '.join(each for each in known if each != 'auto')}; choose such a model",
-            )
-            if "pretrained_model_name_or_path" in self.out.flat:
-                name = self.out.flat.pop("pretrained_model_name_or_path")
-                self.leave("pretrained_model_name_or_path", name, f"it is a {family} model")
-            if "prediction_type" in self.out.flat:
-                self.leave("prediction_type", self.out.flat.pop("prediction_type"), f"it belongs to a {family} model")
+    sheet.leave("flow_sigmoid_scale", "only flow models have noise levels of this kind")
+    if auto_shift:
+        sheet.leave("flow_schedule_shift", "there the resolution decides, as flow_schedule_auto_shift is on")
+    if not flow:
+        sheet.leave("flow_schedule_shift", "only flow models have a shift")
 
 
-def _words(**known: str) -> Callable[["_Translation", str, Any], None]:
-    """Its words of a choice -> ours; a word that is neither is left out."""
-
-    def read(self: "_Translation", key: str, value: Any) -> None:
-        if not isinstance(value, str):
-            return
-        if value in known:
-            self.given[key] = known[value]
-        elif value not in OPTIONS[key].choices:
-            self.leave(
-                key,
-                value,
-                f"is not here; taken instead: {shown(OPTIONS[key].default)}. There are: {', '.join(OPTIONS[key].choices)}",
-            )
-            del self.given[key]
-
-    return read
-
-
-def _optimizer(self: "_Translation", key: str, value: Any) -> None:
-    if not isinstance(value, str) or value in OPTIONS[key].choices:
+def _rollout(sheet: Sheet, flow: bool) -> None:
+    """Its rollout counts another grid, trains another target and weighs with another norm."""
+    offset, sampler = f"{_SAMPLING}max_step_offset", f"{_SAMPLING}sampler"
+    if sheet.get(sampler) == "unip":
+        sheet.carry(sampler, sampler, value="unipc")
+    if not flow:
+        for key in sheet.open(f"{_SAMPLING}reflexflow"):
+            sheet.leave(key, "ReflexFlow is for flow models", quiet=is_off(sheet.get(key)))
+    if number(sheet.get(offset)) in (None, 0):
         return
-    plain = value.lower().replace("-", "_")
-    ours = next((ours for word, ours in (("schedulefree", None), ("8bit", "adamw_8bit" if "adamw" in plain else None), ("adamw", "adamw"),
-                                         ("prodigy", "prodigy"), ("adafactor", "adafactor")) if word in plain), None)  # fmt: skip
-    if ours is None:
-        self.leave(key, value, f"is not here; taken instead: adamw. There are: {', '.join(OPTIONS[key].choices)}")
-        del self.given[key]
-        return
-    self.given[key] = ours
-    if key not in self._assumed or value == "adamw_bf16":
-        self._remarks.append(f"Optimizer {value} is {ours} here; the trained weights stay in 32 bits.")
+    options = {offset: sheet.get(offset), f"{_SAMPLING}grid": "training", f"{_SAMPLING}target": "original"}
+    how = "Offsets count the 1000 steps of the training table there, and rolled rows keep their old target: set so."
+    if flow:
+        options |= {f"{_SAMPLING}reflexflow_norm": "l1", sampler: "euler"}
+        how += " Its frequency weight is divided by the l1 norm, which does nearly nothing at real sizes: set so."
+    sheet.change(offset, options, how)
+    if flow:
+        solver = sheet.get(sampler, "unipc")
+        if solver != "euler":
+            sheet.change(
+                sampler,
+                {sampler: "euler"},
+                f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) is: set so.",
+            )
+            if sampler not in sheet.values:
+                sheet.note("Flow models always step with Euler there: set so.")
+        sheet.carry(sampler, sampler)
+        sheet.leave(f"{_SAMPLING}order", "Euler has no order", quiet=True)
+    start, ramp = number(sheet.get(f"{_SAMPLING}probability")), number(sheet.get(f"{_SAMPLING}ramp_steps"))
+    if start and ramp and f"{_SAMPLING}prob_start" not in sheet.values:
+        end = sheet.get(f"{_SAMPLING}prob_end", 0.5)
+        sheet.note(
+            f"The ramp is taken as written, from 0 to {shown(end)}; there it ran from {shown(start)} to {shown(end)}."
+        )
 
 
-def _scheduler(self: "_Translation", key: str, value: Any) -> None:
-    warm = _number(self.given.get("lr_warmup_steps"))
-    if value == "cosine_with_warmup":
-        self.given[key] = "cosine"
-    elif value == "constant" and warm:
-        self.given[key] = "constant_with_warmup"
-    else:
-        _words()(self, key, value)
-
-
-_WORDS: dict[str, Callable[["_Translation", str, Any], None]] = {
-    "loss_type": _words(l2="mse"),
-    "base_model_precision": _words(no_change="float32"),
-    "mixed_precision": _words(),
-    "report_to": _words(),
-    "optimizer": _optimizer,
-    "lr_scheduler": _scheduler,
-}  # fmt: skip
+def _perturbation(sheet: Sheet) -> None:
+    if number(sheet.get(f"{_SAMPLING}max_step_offset")) in (None, 0):
+        sheet.carry("input_perturbation", "input_perturbation_gamma")
+    off = not _on(sheet.get("input_perturbation", 0))
+    sheet.leave(
+        "input_perturbation",
+        "is off there" if off else "together with scheduled sampling it is refused here: a run has one remedy",
+        quiet=off,
+    )
 
 
 def _on(value: Any) -> bool:
-    number = _number(value)
-    return number != 0 if number is not None else str(value).lower() in _TRUE
+    found = number(value)
+    return found != 0 if found is not None else str(value).lower() in _TRUE
 
 
-def _number(value: Any) -> float | None:
-    """A number, also written as text; None for anything else."""
+def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mapping[str, Any]) -> ImportedConfig:
+    """Our own settings, as `simpletuner_export` remembered them, for all keys that stand as they were exported; the others as they were read."""
     try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+        config = config_from_flat({key: value for key, value in remembered.items() if key in OPTIONS})
+        exported = simpletuner_export.export(config)
+    except ConfigError:
+        return replace(
+            found,
+            notes=(
+                *found.notes,
+                "The remark with our own settings cannot be used; the file is read as any of SimpleTuner's.",
+            ),
+        )
+    ours = config_to_flat(config)
+    wrote = {**exported.config, **dict(leaves(exported.files[simpletuner_export.BACKEND], "data_backend"))}
+    gone = {key for key in exported.config if key not in data}
+
+    def stands(each: Carried | Changed | Left) -> bool:
+        return each.key in wrote and wrote[each.key] == each.given
+
+    flat = dict(ours)
+    carried, changed = [], []
+    for one in found.carried:
+        if not stands(one):
+            flat[one.option] = one.value
+        carried.append(replace(one, value=ours[one.option]) if stands(one) else one)
+    for each in found.changed:
+        if not stands(each):
+            flat |= each.options
+            changed.append(each)
+        else:
+            options = {name: ours[name] for name in each.options}
+            changed.append(
+                replace(each, options=options, how="Stands as it was exported from here, so our own setting holds.")
+            )
+    flat |= {key: found.flat.get(key, OPTIONS[key].default) for key in gone if key in OPTIONS}
+    note = "This file was exported from Rollout Studio: what was not edited since has our own settings."
+    needed = tuple(name for name in found.fill_in if flat.get(name) is None)
+    left = tuple(replace(each, quiet=True) if stands(each) else each for each in found.left)
+    return replace(
+        found,
+        flat=flat,
+        left=left,
+        carried=tuple(carried),
+        changed=tuple(changed),
+        assumed=(),
+        notes=(*found.notes, note),
+        fill_in=needed,
+    )

@@ -11,6 +11,7 @@ from rollout_studio.core.before.cost import perturbed_slope
 from rollout_studio.core.config import config_from_flat, idle_remarks
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.foreign import simpletuner
+from rollout_studio.core.foreign.contract import Near
 from rollout_studio.core.maths.noise import VariancePreserving, prediction_from_output
 from rollout_studio.core.randomness import row_noise
 from rollout_studio.core.remedies import Batch, Ground, InputPerturbation, Network, Plain, remedy_for, rows_of
@@ -224,12 +225,12 @@ def test_the_node_puts_it_on_the_wire_of_the_rollout():
 
 
 def test_simpletuners_option_of_that_name_is_read():
-    read = simpletuner.translated({"input_perturbation": 0.1, "input_perturbation_steps": 100})
+    read = simpletuner.read({"input_perturbation": 0.1, "input_perturbation_steps": 100}, Near())
     assert read.flat["input_perturbation_gamma"] == 0.1
-    assert [key for key, *_ in read.left_out] == ["input_perturbation_steps"]
-    both = simpletuner.translated({"input_perturbation": 0.1, "scheduled_sampling_max_step_offset": 5})
+    assert [each.key for each in read.left] == ["input_perturbation_steps"]
+    both = simpletuner.read({"input_perturbation": 0.1, "scheduled_sampling_max_step_offset": 5}, Near())
     assert "input_perturbation_gamma" not in both.flat
-    assert "input_perturbation" in [key for key, *_ in both.left_out]
+    assert "input_perturbation" in [each.key for each in both.left]
 
 
 def test_a_run_trains_with_it_and_its_control_and_draws_what_the_plain_run_draws(tiny_run, without_drift):
