@@ -19,7 +19,7 @@ from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .captioning import Captioning
 from .inspecting import inspect_all
 from .listing import empty_folder, list_folder
-from .looks import BLURRED, MOST_COMPARED, near_duplicates
+from .looks import BLURRED, MOST_COMPARED, Look, near_duplicates
 from .progress import Progress
 from .transform import Crop, crop_for
 
@@ -198,6 +198,8 @@ def scan_folder(
     texts = Captioning(listing, strategy, prompt, prompt_option, trigger_word)
 
     items: list[Item] = []
+    sound: list[Item] = []  # those without a caption too: they are looked at all the same
+    looks: dict[str, Look] = {}
     for path, found in zip(listing.pictures, inspected, strict=True):
         if isinstance(found, pictures.BadPicture):
             problems.append(Finding("warning", str(path), f"left out: {found.message}.", found.remedy, "picture-bad"))
@@ -208,24 +210,27 @@ def scan_folder(
                 Finding("note", str(path), found.remark + ".", "Turn and save it in an image editor.", "exif-bad")
             )
         caption = texts.of(path)
-        if caption is None:
-            continue
         try:
             cut = read_cut(path, found.width, found.height)
         except BadCrop as bad:
             problems.append(Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"))
             continue
         width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
-        item = Item(path, path.name, caption, width, height, choose(width, height, sizes), found.digest, cut)
-        items.append(item)
-        problems += _blurred(item, found, data.resolution)
-        problems += _cropped(item, data.aspect_buckets)
-    problems += _enlarged(items)
+        item = Item(
+            path,
+            path.name,
+            "" if caption is None else caption,
+            width,
+            height,
+            choose(width, height, sizes),
+            found.digest,
+            cut,
+        )
+        looks[found.digest] = found.look
+        sound.append(item)
+        items += [item] if caption is not None else []
+    problems += _about(sound, looks, data)
     problems += texts.findings()
-    problems += _duplicates(items)
-    problems += _near_duplicates(
-        items, {found.digest: found for found in inspected if isinstance(found, pictures.Inspection)}
-    )
     if not items and not may_be_empty:
         any_error = any(problem.level == "error" for problem in problems)
         problems.append(empty_folder(folder, option, listing, any_error))
@@ -233,6 +238,16 @@ def scan_folder(
 
 
 # What is wrong with pictures ------------------------------------------------------------------------------------------
+
+
+def _about(items: list[Item], looks: dict[str, Look], data) -> Iterable[Finding]:
+    """`looks`: what is measured of a picture, by digest."""
+    for item in items:
+        yield from _blurred(item, looks[item.digest], data.resolution)
+        yield from _cropped(item, data.aspect_buckets)
+    yield from _enlarged(items)
+    yield from _duplicates(items)
+    yield from _near_duplicates(items, looks)
 
 
 def _crop(item: Item) -> Crop:
@@ -264,8 +279,8 @@ def _enlarged(items: list[Item]) -> Iterable[Finding]:
             )
 
 
-def _blurred(item: Item, found: pictures.Inspection, resolution: int) -> Iterable[Finding]:
-    sharp = found.look.sharpness_at(resolution)
+def _blurred(item: Item, look: Look, resolution: int) -> Iterable[Finding]:
+    sharp = look.sharpness_at(resolution)
     if sharp is not None and sharp < BLURRED:
         yield Finding(
             "warning",
@@ -277,7 +292,7 @@ def _blurred(item: Item, found: pictures.Inspection, resolution: int) -> Iterabl
         )
 
 
-def _near_duplicates(items: list[Item], found: dict[str, pictures.Inspection]) -> Iterable[Finding]:
+def _near_duplicates(items: list[Item], looks: dict[str, Look]) -> Iterable[Finding]:
     """Pictures that nearly equal an earlier one. Exact copies are reported by themselves, and parts of one picture are meant."""
     firsts = {item.digest: item for item in reversed(items)}
     different = [item for item in items if firsts[item.digest] is item]
@@ -289,7 +304,7 @@ def _near_duplicates(items: list[Item], found: dict[str, pictures.Inspection]) -
             "",
             "near-duplicate-many",
         )
-    pairs = near_duplicates(tuple(found[item.digest].look.fingerprint for item in different))
+    pairs = near_duplicates(tuple(looks[item.digest].fingerprint for item in different))
     for number, first in pairs.items():
         if different[number].cut == different[first].cut:
             yield Finding(
