@@ -6,7 +6,7 @@
 
 const box = element.querySelector('.rs-set');
 const STORE = 'rollout-studio-captions';
-const kept = window.rolloutStudioCaptions || (window.rolloutStudioCaptions = {drafts: stored(), sent: ''});
+const kept = window.rolloutStudioCaptions || (window.rolloutStudioCaptions = {drafts: stored(), sent: '', chosen: {}, undos: {}});
 let areas = new Map();
 let signature = '';
 let later = null;
@@ -85,15 +85,20 @@ function marks(item) {
 
 function card(item) {
   const figure = make('figure', 'rs-picture');
+  figure.tabIndex = -1;
   if (item.url) {
-    const image = make('img');
+    const image = make('img'), frame = make('div', 'rs-picture-frame');
     image.src = item.url; image.alt = item.name; image.loading = 'lazy';
-    figure.append(image);
+    frame.append(image);
+    figure.append(frame);
   } else figure.append(make('div', 'rs-gone', 'cannot be shown'));
   const head = make('div', 'rs-picture-head');
   const name = make('span', 'rs-picture-name', item.name);
   name.title = item.size ? `${item.name}, ${item.size}` : item.name;
+  let select = null;
+  if (item.editable) { select = selector(item); head.append(select); }
   head.append(name);
+  if (props.shown.markable && item.readable) head.append(button('✂', 'rs-remove rs-edit', () => send('edit', {name: item.name}), `Crop or mask ${item.name}`));
   if (props.shown.removable) head.append(button('×', 'rs-remove', () => send('delete', {name: item.name}), `Remove ${item.name}`));
   figure.append(head);
   let area = null;
@@ -107,8 +112,9 @@ function card(item) {
   } else figure.append(make('figcaption', '', item.caption || item.fallback));
   let row = marks(item);
   figure.append(row);
-  const held = {item, area, refresh(next) {
+  const held = {item, area, select, refresh(next) {
     Object.assign(item, next);
+    part(figure, item.cut);
     const replaced = marks(item);
     row.replaceWith(replaced); row = replaced;
     if (!area) return;
@@ -121,6 +127,21 @@ function card(item) {
   held.refresh(item);
   areas.set(item.name, held);
   return figure;
+}
+
+// A frame over the thumbnail around what is kept of the picture.
+function part(figure, cut) {
+  const frame = figure.querySelector('.rs-picture-frame');
+  if (!frame) return;
+  const old = frame.querySelector('.rs-kept');
+  if (old) old.remove();
+  if (!cut) return;
+  const across = Math.min(1, cut.aspect), down = Math.min(1, 1 / cut.aspect); // how much of the square the picture fills
+  const made = make('div', 'rs-kept');
+  const percent = (share) => `${100 * share}%`;
+  Object.assign(made.style, {left: percent((1 - across) / 2 + cut.left * across), top: percent((1 - down) / 2 + cut.top * down),
+    width: percent(cut.width * across), height: percent(cut.height * down)});
+  frame.append(made);
 }
 
 function pager(shown) {
@@ -177,13 +198,14 @@ function take(shown) {
     kept.drafts[shown.folder] = {...kept.drafts[shown.moved_from], ...kept.drafts[shown.folder]};
     delete kept.drafts[shown.moved_from];
   }
+  remember(shown);
   const mine = drafts();
   for (const [name, was] of Object.entries(shown.changed)) if (mine[name]) mine[name].was = was;
   for (const [name, text] of Object.entries(shown.saved)) {
     if (mine[name] && mine[name].text === text.sent) delete mine[name];
     else if (mine[name]) mine[name].was = text.now; // typed on meanwhile
   }
-  for (const [name, draft] of Object.entries(shown.proposed)) mine[name] = draft;
+  for (const [name, {text, was}] of Object.entries(shown.proposed)) mine[name] = {text, was};
 }
 
 function draw() {
@@ -196,7 +218,7 @@ function draw() {
     const draft = drafts()[item.name];
     if (draft && (draft.text === item.caption || !item.editable)) delete drafts()[item.name];
   }
-  const now = JSON.stringify([shown.folder, shown.page, shown.total, shown.editable, shown.removable, shown.items.map((item) => [item.name, item.url, item.editable])]);
+  const now = JSON.stringify([shown.folder, shown.page, shown.total, shown.editable, shown.removable, shown.markable, shown.items.map((item) => [item.name, item.url, item.editable, item.readable])]);
   if (now === signature && box.childElementCount) {
     for (const item of shown.items) areas.get(item.name).refresh(item);
     box.querySelector('.rs-set-head').textContent = shown.head;
@@ -206,7 +228,8 @@ function draw() {
     const grid = make('div', 'rs-grid-pictures');
     grid.append(...shown.items.map(card));
     const parts = [make('p', 'rs-set-head', shown.head)];
-    if (shown.editable) parts.push(tools(shown));
+    if (shown.editable) parts.push(tools(shown), captionTools());
+    box.classList.toggle('rs-selecting', Boolean(shown.editable && kept.tools));
     if (shown.pages > 1) parts.push(pager(shown));
     parts.push(grid);
     if (shown.pages > 1) parts.push(pager(shown));
@@ -215,7 +238,9 @@ function draw() {
   undo(shown);
   lost(shown);
   bar();
+  if (shown.editable) { toolbar(); undoLine(); }
   report();
+  arrive();
 }
 
 function undo(shown) {
@@ -239,8 +264,14 @@ function lost(shown) {
   box.append(note);
 }
 
+kept.lead = null;
+kept.leads = lead; // of the component that is on the page now
 if (!kept.guarded) {
   kept.guarded = true;
+  document.addEventListener('click', (event) => {
+    const name = event.target.closest('#picture-checks [data-picture-at]');
+    if (name) kept.leads(Number(name.dataset.pictureAt));
+  });
   window.addEventListener('beforeunload', (event) => { if (unsavedAnywhere()) event.preventDefault(); });
 }
 draw();

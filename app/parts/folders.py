@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from ...core.data.beside import is_mask
 from ...core.data.pictures import SUFFIXES
 from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
@@ -85,7 +86,10 @@ def _count(folder: Path) -> int:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                count += os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith(".")
+                name = entry.name
+                count += (
+                    os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and not is_mask(name)
+                )
                 if count == _MOST_COUNTED:
                     break
     except OSError:

@@ -55,17 +55,20 @@ class Previews:
             platform_calls.write_atomically(copy, real.read_bytes())
         return self._url(copy)
 
-    def thumbnail(self, path: Path, side: int = 192) -> str | None:
-        """The address of a small copy of a person's picture, without its metadata; None when it cannot be read as one."""
+    def thumbnail(self, path: Path, side: int = 192, *, lossless: bool = False) -> str | None:
+        """The address of a copy of a person's picture of at most `side` pixels a side, without its metadata; None when it cannot be read as
+        one. `lossless`: every value of the smaller copy is exact."""
         try:
             stat = path.stat()
-            copy = self._named(path.absolute(), stat.st_mtime_ns, stat.st_size, f"-{side}.webp")
+            copy = self._named(
+                path.absolute(), stat.st_mtime_ns, stat.st_size, f"-{side}{'-exact' if lossless else ''}.webp"
+            )
             if not copy.exists():
                 picture = decode(read_bytes(path))
                 if max(picture.size) > side:
                     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
                 data = io.BytesIO()
-                picture.save(data, "WEBP", quality=88)
+                picture.save(data, "WEBP", quality=88, lossless=lossless)
                 platform_calls.write_atomically(copy, data.getvalue())
         except (OSError, BadPicture):
             return None  # the check beside the pictures says what is wrong with it

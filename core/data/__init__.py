@@ -3,12 +3,14 @@
     pictures, captions   read picture and caption files, and report what is wrong with them
     buckets, transform   the shape each picture trains in
     listing, inspecting, captioning   the names in a folder, each picture decoded once, the caption of each
+    looks                how sharp a picture is, and which are nearly the same
+    beside               the crop and the mask that lie beside a picture
     scanning, holdout    the whole folder: what will be trained on, what is kept out
     tidying              the size of the cache on disk
     cache, prompts, class_pictures, preparing   latents and encoded prompts, kept on disk by content
     batches              which rows a step trains on: a pure function of the seed and the step
 
-The first ten need no torch. `prepare`, `Prepared` and `Batch` do, and are imported on first use.
+The first twelve need no torch. `prepare`, `Prepared` and `Batch` do, and are imported on first use.
 """
 
 from ..findings import Finding

@@ -4,7 +4,10 @@ word in them."""
 import codecs
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from ..sizes import size
 
@@ -75,3 +78,46 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     if not trigger or mentions(caption, trigger):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
+
+
+# Editing ------------------------------------------------------------------------------------------------------------------
+
+
+def tags(caption: str) -> list[str]:
+    """The parts of a caption between commas, without empty ones: "qrx, a cup,  red" -> ["qrx", "a cup", "red"]."""
+    return [tag for tag in (clean(part) for part in caption.split(",")) if tag]
+
+
+def tag_counts(several: Iterable[str]) -> dict[str, int]:
+    """How many captions have each tag, most first, then by name. Case does not count; a tag is written as it was met first."""
+    spelled: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for caption in several:
+        for tag in {tag.casefold(): tag for tag in reversed(tags(caption))}.values():
+            spelled.setdefault(tag.casefold(), tag)
+            counts[tag.casefold()] += 1
+    return {spelled[key]: count for key, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))}
+
+
+def with_tag(caption: str, tag: str, where: Literal["front", "end"]) -> str:
+    """The caption with a tag at one end, unless it has it already, in any case. `tag` may be several, with commas between them."""
+    have = tags(caption)
+    known = {each.casefold() for each in have}
+    new = list({each.casefold(): each for each in tags(tag) if each.casefold() not in known}.values())
+    if not new:
+        return caption
+    return ", ".join([*new, *have] if where == "front" else [*have, *new])
+
+
+def without_tag(caption: str, tag: str) -> str:
+    """The caption without a tag, in any case; a caption that does not have it stays as it is, blanks and commas too."""
+    gone = {each.casefold() for each in tags(tag)}
+    kept = [each for each in tags(caption) if each.casefold() not in gone]
+    return caption if len(kept) == len(tags(caption)) else ", ".join(kept)
+
+
+def replaced(caption: str, find: str, replacement: str, *, match_case: bool) -> tuple[str, int]:
+    """(the caption with every occurrence of `find` replaced, how many there were). `find` is plain text, not a pattern."""
+    pattern = re.compile(re.escape(find), 0 if match_case else re.IGNORECASE)
+    changed, count = pattern.subn(lambda _: replacement, caption)
+    return (clean(changed), count) if count else (caption, 0)

@@ -1,5 +1,6 @@
 """What is known of each picture file after it was decoded once."""
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,15 +8,18 @@ from pathlib import Path
 from . import pictures
 from .progress import Progress, throttled
 
-# Results by (path, size, times): the page scans again at every change of a setting. Bounded by starting over.
+# Results by (path, size, times): the page scans again at every change of a setting; and by content, for a picture that was copied, moved or
+# touched. Bounded by starting over.
 _inspected: dict[tuple, pictures.Inspection | pictures.BadPicture] = {}
+_by_content: dict[str, pictures.Inspection] = {}
 _MOST_INSPECTED = 300_000
 
 
 def inspect_all(paths: list[Path], progress: Progress | None) -> list[pictures.Inspection | pictures.BadPicture]:
-    """Decode every picture once, on a few threads; one whose name, size and times are as before is not read again."""
+    """Decode every picture once, on a few threads; one whose name, size and times are as before is not read again, one with known content not decoded again."""
     if len(_inspected) > _MOST_INSPECTED:
         _inspected.clear()
+        _by_content.clear()
     results, report = [], throttled(progress)
     # Pillow decodes outside the interpreter's lock. At most four: each may hold a picture of 64 Mpx.
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
@@ -34,9 +38,13 @@ def _inspect(path: Path) -> pictures.Inspection | pictures.BadPicture:
     if key is not None and key in _inspected:
         return _inspected[key]
     try:
-        result: pictures.Inspection | pictures.BadPicture = pictures.inspect(pictures.read_bytes(path))
+        data = pictures.read_bytes(path)
+        known = _by_content.get(hashlib.sha256(data).hexdigest())
+        result: pictures.Inspection | pictures.BadPicture = known if known is not None else pictures.inspect(data)
     except pictures.BadPicture as bad:
         result = bad
+    if isinstance(result, pictures.Inspection):
+        _by_content[result.digest] = result
     if key is not None:
         _inspected[key] = result
     return result

@@ -1,11 +1,12 @@
 """The names in a folder of pictures, sorted by what they are. Nothing is opened."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..findings import Finding
 from . import pictures
+from .beside import MASK_ENDING, is_mask
 
 _SIDECARS = frozenset(
     {".txt", ".json", ".jsonl", ".csv", ".md", ".npz", ".npy", ".safetensors", ".pt", ".yaml", ".yml", ".toml"}
@@ -15,13 +16,15 @@ _COUNTED_UP_TO = 1000
 
 @dataclass
 class Listing:
-    """The names in a folder, by what they are: pictures, pictures of formats that are not read, captions, others, sub-folders."""
+    """The names in a folder, by what they are: pictures, pictures of formats that are not read, captions, others, sub-folders,
+    masks of pictures."""
 
     pictures: list[Path]
     other_pictures: list[Path]
     texts: list[Path]
     unknown: list[str]
     folders: list[Path]
+    masks: list[Path] = field(default_factory=list)
 
     def findings(self, folder: Path) -> list[Finding]:
         """What is passed over in it."""
@@ -34,6 +37,18 @@ class Listing:
                 "picture-bad",
             )
             for path in self.other_pictures
+        ]
+        stems = {path.stem.casefold() for path in self.pictures}
+        found += [
+            Finding(
+                "warning",
+                str(mask),
+                f"left out: its name says that it is the mask of a picture {mask.stem[: -len(MASK_ENDING)]}, and there is none.",
+                "Delete it, or give it another name if it is a picture to train on.",
+                "mask-orphan",
+            )
+            for mask in self.masks
+            if mask.stem[: -len(MASK_ENDING)].casefold() not in stems
         ]
         for sub_folder in self.folders:
             count = _count_pictures(sub_folder)
@@ -89,6 +104,8 @@ def list_folder(folder: Path, option: str) -> tuple[Listing | None, Finding | No
             continue
         if is_folder:
             listing.folders.append(path)
+        elif is_mask(name):
+            listing.masks.append(path)
         elif suffix in pictures.SUFFIXES:
             listing.pictures.append(path)
         elif suffix in pictures.OTHER_PICTURE_SUFFIXES:

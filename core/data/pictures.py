@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, features
 
 from ..errors import Trouble
 from ..sizes import size
+from .looks import SIDES, Look, copy_size, look_at
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP") + (("AVIF",) if features.check("avif") else ())
 """What is read. Only these decoders of Pillow ever see a file: every other one would be more code that untrusted bytes
@@ -56,12 +57,13 @@ class BadPicture(Trouble, ValueError):
 
 @dataclass(frozen=True)
 class Inspection:
-    """A sound picture: its size in pixels the right way up, the sha256 of the file, and what a person should know ("" =
-    nothing)."""
+    """A sound picture: its size in pixels the right way up, the sha256 of the file, what it looks like, and what a person should know
+    ("" = nothing)."""
 
     width: int
     height: int
     digest: str
+    look: Look
     remark: str = ""
 
 
@@ -86,8 +88,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inspect(data: bytes) -> Inspection:
-    """Decode the picture in full and give its size; JPEGs at an eighth of their size, which reads every byte in a third
-    of the time.
+    """Decode the picture in full, give its size and measure it; JPEGs at a half to an eighth of their size where the measures need no
+    more, which reads every byte in a third of the time.
 
     Raises:
         BadPicture: it is not a picture, is of a format that is not read, is too large, or is broken.
@@ -98,11 +100,16 @@ def inspect(data: bytes) -> Inspection:
         orientation, remark = _orientation(image)
         width, height = image.size
         if image.format in ("JPEG", "MPO"):
-            image.draft(None, (max(1, width // 8), max(1, height // 8)))
+            image.draft(None, copy_size(width, height, SIDES[0]))
         _load(image)
+        rgb = _to_rgb(image)
+    if orientation in _UPRIGHT:
+        rgb = rgb.resize(copy_size(*rgb.size, SIDES[0]), Image.Resampling.LANCZOS, reducing_gap=2.0).transpose(
+            _UPRIGHT[orientation]
+        )
     if orientation in _SWAPS_SIDES:
         width, height = height, width
-    return Inspection(width, height, hashlib.sha256(data).hexdigest(), remark)
+    return Inspection(width, height, hashlib.sha256(data).hexdigest(), look_at(rgb), remark)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -207,7 +207,7 @@ class _Latents:
         self.reused = self.made = self.rebuilt = 0
 
     def _job(self, item: Item, size: Size, flip: bool) -> _Job:
-        crop = transform.crop_for(item.width, item.height, size, center=self.center, digest=item.digest)
+        crop = item.crop(size, center=self.center)
         box = [crop.left, crop.top, crop.right, crop.bottom]
         key = key_of(
             kind="latents", picture=item.digest, box=box, size=size, resample="lanczos", flip=flip, vae=self.vae, family=self.model.name

@@ -14,10 +14,12 @@ from pathlib import Path
 from ..demo import resolve
 from ..findings import Finding
 from . import captions, pictures
+from .beside import BadCrop, Cut, read_cut
 from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .captioning import Captioning
 from .inspecting import inspect_all
 from .listing import empty_folder, list_folder
+from .looks import BLURRED, MOST_COMPARED, Look, near_duplicates
 from .progress import Progress
 from .transform import Crop, crop_for
 
@@ -27,7 +29,7 @@ _KEPT_TOO_LITTLE = 0.6
 @dataclass(frozen=True)
 class Item:
     """One picture: where, what it is called in logs, what it shows, its upright size, the bucket it trains in, the
-    sha256 of its file."""
+    sha256 of its file; `cut`: the part that is kept of it (`beside`), whose size is then `width` and `height`; None = all."""
 
     path: Path
     name: str
@@ -36,6 +38,18 @@ class Item:
     height: int
     bucket: Size
     digest: str
+    cut: Cut | None = None
+
+    @property
+    def content(self) -> str:
+        """What tells it from every other picture to train on: the digest, and the part that is kept."""
+        cut = self.cut
+        return self.digest if cut is None else f"{self.digest} {cut.left} {cut.top} {cut.right} {cut.bottom}"
+
+    def crop(self, size: Size, *, center: bool) -> Crop:
+        """What the bucket `size` takes of it, in pixels of the whole upright picture."""
+        crop = crop_for(self.width, self.height, size, center=center, digest=self.digest)
+        return crop if self.cut is None else crop.moved(self.cut.left, self.cut.top)
 
 
 @dataclass(frozen=True)
@@ -184,6 +198,8 @@ def scan_folder(
     texts = Captioning(listing, strategy, prompt, prompt_option, trigger_word)
 
     items: list[Item] = []
+    sound: list[Item] = []  # those without a caption too: they are looked at all the same
+    looks: dict[str, Look] = {}
     for path, found in zip(listing.pictures, inspected, strict=True):
         if isinstance(found, pictures.BadPicture):
             problems.append(Finding("warning", str(path), f"left out: {found.message}.", found.remedy, "picture-bad"))
@@ -194,15 +210,27 @@ def scan_folder(
                 Finding("note", str(path), found.remark + ".", "Turn and save it in an image editor.", "exif-bad")
             )
         caption = texts.of(path)
-        if caption is None:
+        try:
+            cut = read_cut(path, found.width, found.height)
+        except BadCrop as bad:
+            problems.append(Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"))
             continue
-        bucket = choose(found.width, found.height, sizes)
-        item = Item(path, path.name, caption, found.width, found.height, bucket, found.digest)
-        items.append(item)
-        problems += _cropped(item, data.aspect_buckets)
-    problems += _enlarged(items)
+        width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
+        item = Item(
+            path,
+            path.name,
+            "" if caption is None else caption,
+            width,
+            height,
+            choose(width, height, sizes),
+            found.digest,
+            cut,
+        )
+        looks[found.digest] = found.look
+        sound.append(item)
+        items += [item] if caption is not None else []
+    problems += _about(sound, looks, data)
     problems += texts.findings()
-    problems += _duplicates(items)
     if not items and not may_be_empty:
         any_error = any(problem.level == "error" for problem in problems)
         problems.append(empty_folder(folder, option, listing, any_error))
@@ -210,6 +238,16 @@ def scan_folder(
 
 
 # What is wrong with pictures ------------------------------------------------------------------------------------------
+
+
+def _about(items: list[Item], looks: dict[str, Look], data) -> Iterable[Finding]:
+    """`looks`: what is measured of a picture, by digest."""
+    for item in items:
+        yield from _blurred(item, looks[item.digest], data.resolution)
+        yield from _cropped(item, data.aspect_buckets)
+    yield from _enlarged(items)
+    yield from _duplicates(items)
+    yield from _near_duplicates(items, looks)
 
 
 def _crop(item: Item) -> Crop:
@@ -241,6 +279,43 @@ def _enlarged(items: list[Item]) -> Iterable[Finding]:
             )
 
 
+def _blurred(item: Item, look: Look, resolution: int) -> Iterable[Finding]:
+    sharp = look.sharpness_at(resolution)
+    if sharp is not None and sharp < BLURRED:
+        yield Finding(
+            "warning",
+            str(item.path),
+            f"blurred, or without fine detail: its sharpest part has a sharpness of {sharp:.2f} of 1 (below {BLURRED} is reported), and the "
+            "model learns the blur.",
+            "Take a sharper picture in its place, or keep it where it is meant to look so.",
+            "picture-blurred",
+        )
+
+
+def _near_duplicates(items: list[Item], looks: dict[str, Look]) -> Iterable[Finding]:
+    """Pictures that nearly equal an earlier one. Exact copies are reported by themselves, and parts of one picture are meant."""
+    firsts = {item.digest: item for item in reversed(items)}
+    different = [item for item in items if firsts[item.digest] is item]
+    if len(different) > MOST_COMPARED:
+        yield Finding(
+            "note",
+            "",
+            f"nearly the same pictures were not looked for: that is done for at most {MOST_COMPARED} pictures.",
+            "",
+            "near-duplicate-many",
+        )
+    pairs = near_duplicates(tuple(looks[item.digest].fingerprint for item in different))
+    for number, first in pairs.items():
+        if different[number].cut == different[first].cut:
+            yield Finding(
+                "warning",
+                str(different[number].path),
+                f"nearly the same picture as {different[first].name}; what it shows counts twice.",
+                "Keep the better one, or keep both where they are meant to count twice.",
+                "near-duplicate",
+            )
+
+
 def _resolution_for(item: Item) -> int:
     return max(MULTIPLE, min(item.width, item.height) // MULTIPLE * MULTIPLE)
 
@@ -248,7 +323,7 @@ def _resolution_for(item: Item) -> int:
 def _duplicates(items: list[Item]) -> Iterable[Finding]:
     by_digest: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        by_digest[item.digest].append(item)
+        by_digest[item.content].append(item)
     for copies in by_digest.values():
         if len(copies) > 1:
             yield Finding(

@@ -1,7 +1,7 @@
 """From a picture to the pixels of its bucket: crop to the bucket's shape, then one Lanczos resize."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,10 @@ class Crop:
     def kept(self, width: int, height: int) -> float:
         """The share of a `width` x `height` picture that stays, 0..1."""
         return (self.right - self.left) * (self.bottom - self.top) / (width * height)
+
+    def moved(self, x: float, y: float) -> "Crop":
+        """The same crop where what it was made for lies at (x, y) of a larger picture."""
+        return replace(self, left=self.left + x, top=self.top + y, right=self.right + x, bottom=self.bottom + y)
 
 
 def crop_for(width: int, height: int, size: Size, *, center: bool, digest: str) -> Crop:

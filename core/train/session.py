@@ -61,7 +61,7 @@ class Session:
     def data_fingerprint(self) -> dict[str, str]:
         """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
         rows = [
-            *((item.name, item.digest, item.caption) for item in self.data.items),
+            *((item.name, item.content, item.caption) for item in self.data.items),
             *(
                 (f"{row.name} at {shape}", row.latents, row.caption)
                 for shape, rows in self.data.class_rows.items()

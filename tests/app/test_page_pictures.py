@@ -9,6 +9,9 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from PIL import Image
 from playwright.sync_api import expect
+from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.data import scan
+from rollout_studio.core.data.beside import Cut
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -187,6 +190,89 @@ def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and
     page.get_by_role("button", name="Save captions").click()
     expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
     assert (mine / "cup 05.txt").read_text() == "typed on the first page\n" and len(list(mine.glob("*.txt"))) == 1
+    captions_are_edited_together(page, mine)
+    a_crop_and_a_mask_are_made_by_mouse(page, mine)
+
+
+def captions_are_edited_together(page, mine):
+    """Tags and texts of many captions, undone and saved; and a name in the checks leads to its picture on another page."""
+    write(page, "instance_prompt", "a cup")
+    write(page, "trigger_word", "qrx")
+    page.locator("#picture-checks summary").click()
+    page.locator("#picture-checks").get_by_role("button", name="cup 29.png").click()
+    expect(page.locator("#pictures")).to_contain_text("25–30 of 30")
+    expect(page.locator("#pictures .rs-picture.rs-found")).to_contain_text("cup 29.png")
+    page.get_by_text("Edit many captions").click()
+    page.get_by_label("Select cup 29.png").check()
+    page.get_by_text("the 1 selected").click()
+    page.get_by_label("Tag", exact=True).fill("tall, qrx")
+    page.get_by_role("button", name="Add in front").click()
+    expect(page.get_by_label("Caption of cup 29.png")).to_have_value("tall, qrx, a cup")
+    page.get_by_text("all 30 pictures").click()
+    page.get_by_label("Find in captions").fill("TYPED on")
+    page.get_by_label("Replace by").fill("seen on")
+    page.get_by_role("button", name="Replace", exact=True).click()
+    expect(page.locator("#pictures")).to_contain_text("2 captions changed and not saved yet (1 on other pages)")
+    page.get_by_role("button", name="Add at the end").click()  # "tall, qrx" to the 29 others
+    expect(page.locator("#pictures .rs-tags")).to_contain_text("tall30")
+    page.get_by_role("button", name="Undo this").click()
+    expect(page.locator("#pictures")).to_contain_text("2 captions changed and not saved yet (1 on other pages)")
+    page.get_by_role("button", name="Save captions").click()
+    expect(page.locator("#pictures")).not_to_contain_text("not saved yet")
+    saved = {file.name: file.read_text() for file in mine.glob("*.txt")}
+    assert saved == {"cup 05.txt": "seen on the first page\n", "cup 29.txt": "tall, qrx, a cup\n"}
+    page.get_by_role("button", name="Undo this").click()  # after saving, too
+    expect(page.locator("#pictures")).to_contain_text("1 caption changed and not saved yet (1 on other pages)")
+    page.get_by_role("button", name="Discard changes").click()
+
+
+def a_crop_and_a_mask_are_made_by_mouse(page, mine):
+    """Of the 96 x 80 picture the right half is kept, of that the upper half trained on; the data layer of the next run sees both."""
+    before = (mine / "cup 24.png").read_bytes()
+    page.get_by_role("button", name="Crop or mask cup 24.png").click()
+    tool, canvas = page.locator("dialog.rs-tool"), page.locator("dialog.rs-tool canvas")
+    expect(canvas).to_be_focused()
+    box = canvas.bounding_box()
+
+    def drag(*points):
+        for number, (x, y) in enumerate(points):
+            page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y, steps=3)
+            if number == 0:
+                page.mouse.down()
+        page.mouse.up()
+
+    drag((0.0, 0.5), (0.3, 0.5), (0.5, 0.5))  # the left edge
+    expect(tool).to_contain_text("48 × 80 px of 96 × 80 are kept")
+    page.keyboard.press("ArrowLeft")
+    expect(tool.get_by_label("Left")).to_have_value("47")
+    page.keyboard.press("Control+z")
+    expect(tool.get_by_label("Left")).to_have_value("48")
+    tool.get_by_role("button", name="Mask", exact=True).click()
+    box = canvas.bounding_box()  # the rows below are others
+    tool.locator("input[type=range]").fill("50")
+    drag((0.5, 0.1), (1.0, 0.1))
+    tool.get_by_role("button", name="Leave out").click()
+    drag((0.5, 1.0), (1.0, 1.0))
+    canvas.focus()
+    page.keyboard.press("Escape")
+    tool.get_by_role("button", name="Keep editing").click()
+    tool.get_by_role("button", name="Save").click()
+    expect(tool).to_be_hidden()
+    expect(page.locator("#pictures .rs-picture", has_text="cup 24.png")).to_contain_text("cropped")
+    assert (mine / "cup 24.png").read_bytes() == before and not (mine / ".replaced").exists()
+    found = scan(config_from_flat({"instance_data_dir": str(mine), "instance_prompt": "a cup", "resolution": 64}).data)
+    item = {each.name: each for each in found.items}["cup 24.png"]
+    assert (len(found.items), item.width, item.height, item.cut) == (30, 48, 80, Cut(48, 0, 96, 80))
+    with Image.open(mine / "cup 24-mask.png") as mask:
+        values = [mask.getpixel(at) for at in ((72, 5), (72, 75), (5, 75))]
+        assert (mask.size, values) == ((96, 80), [255, 0, 0])
+    page.get_by_role("button", name="Crop or mask cup 24.png").click()  # what was saved is there again
+    expect(tool.get_by_label("Left")).to_have_value("48")
+    tool.get_by_role("button", name="Mask", exact=True).click()
+    tool.get_by_role("button", name="Remove the mask").click()
+    tool.get_by_role("button", name="Save").click()
+    expect(tool).to_be_hidden()
+    assert not (mine / "cup 24-mask.png").exists() and len(list((mine / ".replaced").iterdir())) == 1
 
 
 def test_a_model_is_checked_where_it_is_and_without_a_network_it_shows_what_works(visit, tab):

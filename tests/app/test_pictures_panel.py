@@ -1,5 +1,7 @@
 """Pictures and captions as the page handles them: what is written where, what is refused, and that nothing typed is lost. No browser here."""
 
+import base64
+import io
 import json
 import os
 import stat
@@ -20,9 +22,13 @@ from rollout_studio.app.train.pictures.captions import (
     save_captions,
 )
 from rollout_studio.app.train.pictures.checks import KINDS, checks_card
+from rollout_studio.app.train.pictures.many import ManyEdit, read_edit
 from rollout_studio.app.train.pictures.panel import PicturesPanel
 from rollout_studio.app.train.pictures.set_view import PER_PAGE
+from rollout_studio.app.train.pictures.tool import Marks, read_marks, save_marks
 from rollout_studio.core.config import load_preset, with_changes
+from rollout_studio.core.data import scan
+from rollout_studio.core.data.beside import Cut
 from rollout_studio.core.demo import DREAMBOOTH
 from rollout_studio.core.findings import Finding
 
@@ -270,18 +276,130 @@ def test_a_removed_picture_can_be_brought_back_and_a_persons_own_is_never_remove
 def test_the_trigger_word_is_proposed_once_for_every_caption_that_lacks_it(panel, folder):
     mine = data(folder, trigger_word="qrx", instance_prompt="a thing")
     edits = Edits(str(folder), drafts={"große Tasse.png": Draft("die QRX, groß", "eine große Tasse")})
-    proposed = panel.set_editor.with_trigger(mine, edits)
+    put_in = ManyEdit("trigger")
+    proposed = panel.set_editor.many(mine, edits, put_in).texts
     assert proposed == {
-        "cup.png": {"text": "qrx, a cup", "was": "a cup"},
-        "Zug 日本.jpg": {"text": "qrx, a thing", "was": ""},
+        "cup.png": {"text": "qrx, a cup", "was": "a cup", "before": "a cup"},
+        "Zug 日本.jpg": {"text": "qrx, a thing", "was": "", "before": ""},
     }
     assert tree(folder)["cup.txt"] == b"a cup", "nothing is written before Save"
-    typed = {**edits.drafts, **{name: Draft(**each) for name, each in proposed.items()}}
-    assert panel.set_editor.with_trigger(mine, Edits(str(folder), drafts=typed)) == {}
+    typed = {**edits.drafts, **{name: Draft(each["text"], each["was"]) for name, each in proposed.items()}}
+    assert panel.set_editor.many(mine, Edits(str(folder), drafts=typed), put_in).texts == {}
     panel.set_editor.save(mine, Edits(str(folder), drafts=typed))
-    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n" and panel.set_editor.with_trigger(
-        mine, Edits(str(folder))
-    ) == {}
+    assert (folder / "Zug 日本.txt").read_text(encoding="utf-8") == "qrx, a thing\n"
+    assert panel.set_editor.many(mine, Edits(str(folder)), put_in).texts == {}
+
+
+def test_tags_and_texts_of_many_captions_are_edited_and_what_stood_there_comes_along_for_undo(panel, folder):
+    mine = data(folder, instance_prompt="a thing")
+    edits = Edits(str(folder), drafts={"cup.png": Draft("a cup, red", "a cup")})
+
+    def edited(**sent):
+        texts = panel.set_editor.many(mine, edits, read_edit(sent)).texts
+        return {name: each["text"] for name, each in texts.items()}
+
+    assert edited(act="end", text="photo, RED") == {
+        "cup.png": "a cup, red, photo", "große Tasse.png": "eine große Tasse, photo, RED", "Zug 日本.jpg": "a thing, photo, RED",
+    }  # fmt: skip
+    assert edited(act="front", text="tall", names=["cup.png", "gone.png"]) == {"cup.png": "tall, a cup, red"}
+    assert edited(act="remove", text="Red") == {"cup.png": "a cup"}
+    assert edited(act="replace", text="TASSE", replacement="cup") == {"große Tasse.png": "eine große cup"}
+    assert edited(act="replace", text="TASSE", replacement="cup", exact=True) == {}
+    proposal = panel.set_editor.many(mine, edits, read_edit({"act": "remove", "text": "red"}))
+    assert proposal.texts["cup.png"] == {"text": "a cup", "was": "a cup", "before": "a cup, red"}
+    assert (proposal.message, proposal.label) == (
+        '"red" removed from 1 caption. Check them, then save.',
+        '"red" removed',
+    )
+    for wrong in (
+        {"act": "end", "text": " , "},
+        {"act": "replace", "text": ""},
+        {"act": "drop"},
+        {"act": "end", "text": "x", "names": []},
+    ):
+        with pytest.raises(Refused):
+            edited(**wrong)
+    shown = panel.reader.read(mine, edits).shown
+    assert shown["tags"] == [("a cup", 1), ("a thing", 1), ("eine große Tasse", 1), ("red", 1)]
+
+
+def grey(picture):
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def sent_marks(folder, name, cut, mask):
+    return read_marks(json.dumps({"folder": str(folder), "name": name, "cut": cut, "mask": mask}))
+
+
+def test_a_crop_and_a_mask_are_saved_beside_the_picture_and_nothing_of_a_persons_own_is_lost(panel, folder):
+    mine, before = data(folder, instance_prompt="a thing"), tree(folder)
+    half = Image.new("L", (48, 40), 255)
+    half.paste(0, (0, 0, 24, 40))
+    box = {"left": 10, "top": 0, "right": 90, "bottom": 80}
+    panel.set_editor.mark(mine, sent_marks(folder, "cup.png", box, {"png": grey(half)}))
+    with Image.open(folder / "cup-mask.png") as mask:
+        assert (mask.size, mask.mode, mask.getpixel((10, 40)), mask.getpixel((80, 40))) == ((96, 80), "L", 0, 255)
+    items = {item.name: item for item in scan(mine).items}
+    assert len(items) == 3 and (items["cup.png"].width, items["cup.png"].height) == (80, 80)
+    panel.set_editor.mark(mine, sent_marks(folder, "cup.png", None, {"png": ""}))
+    kept = list((folder / ".replaced").iterdir())
+    assert len(kept) == 1 and not (folder / "cup-mask.png").exists() and not (folder / "cup-crop.json").exists()
+    assert {name: content for name, content in tree(folder).items() if not name.startswith(".")} == before
+    for cut, mask in ((None, {"png": grey(Image.new("L", (48, 40)))}), (box, {"png": grey(half.rotate(180).crop((24, 0, 48, 40)))}),
+                      ({**box, "right": 97}, None), ({**box, "right": 12}, None)):  # fmt: skip
+        with pytest.raises(Refused):
+            panel.set_editor.mark(mine, sent_marks(folder, "cup.png", cut, mask))
+    for name, place in (
+        ("../cup.png", folder),
+        ("cup.txt", folder),
+        ("absent.png", folder),
+        ("cup-mask.png", folder),
+        ("cup.png", folder.parent),
+    ):
+        with pytest.raises(Refused):
+            panel.set_editor.mark(mine, sent_marks(place, name, None, None))
+    with pytest.raises(Refused, match="built in"):
+        panel.set_editor.mark(data(DREAMBOOTH), sent_marks(DREAMBOOTH, "thing-1.png", None, None))
+    assert {name: content for name, content in tree(folder).items() if not name.startswith(".")} == before
+
+
+@pytest.mark.parametrize("mask", ["data:image/png;base64,QUJD", "QUJD", "data:image/png;base64,!", 7, None])
+def test_a_mask_that_no_browser_of_ours_sends_is_refused(mask):
+    with pytest.raises(Refused, match="Reload the page"):
+        read_marks(json.dumps({"folder": "f", "name": "n.png", "cut": None, "mask": {"png": mask}}))
+    with pytest.raises(Refused, match="Reload the page"):
+        read_marks(
+            json.dumps({"folder": "f", "name": "n.png", "cut": None, "mask": {"png": grey(Image.new("L", (1025, 4)))}})
+        )
+
+
+def test_crop_and_mask_go_with_their_picture_when_it_is_removed_brought_back_or_dropped_again(panel, tmp_path, folder):
+    half = Image.new("L", (96, 80), 255)
+    half.save(folder / "cup-mask.png")
+    sets = panel.sets
+    mine = sets.add(sorted(folder.iterdir())).folder
+    assert {path.name for path in mine.iterdir()} == {
+        "cup.png",
+        "cup.txt",
+        "cup-mask.png",
+        "große Tasse.png",
+        "große Tasse.txt",
+        "Zug 日本.jpg",
+    }
+    save_marks(mine, Marks(str(mine), "cup.png", Cut(0, 0, 40, 40), None))
+    before = tree(mine)
+    sets.remove(mine, "cup.png")
+    assert not [path for path in mine.iterdir() if path.name.startswith("cup")]
+    assert (
+        sets.bring_back(mine) == "cup.png"
+        and {name: each for name, each in tree(mine).items() if "/" not in name} == before
+    )
+    half.paste(0, (0, 0, 9, 9))
+    half.save(tmp_path / "cup-mask.png")
+    added = sets.add([tmp_path / "cup-mask.png"], mine)
+    assert (added.masks, added.pictures) == (1, 0) and len(list((mine / ".replaced").iterdir())) == 1
 
 
 def test_two_hundred_pictures_come_in_pages_and_their_captions_all_count(panel, tmp_path):
@@ -294,7 +412,7 @@ def test_two_hundred_pictures_come_in_pages_and_their_captions_all_count(panel, 
     assert last["items"][0]["name"] == "192.png" and len(last["items"]) == 8
     assert panel.reader.read(mine, Edits(name, page=99)).shown["page"] == 8
     assert panel.reader.read(mine, Edits("another folder", page=3)).shown["page"] == 0
-    assert len(panel.set_editor.with_trigger(mine, Edits(name))) == 200
+    assert len(panel.set_editor.many(mine, Edits(name), ManyEdit("trigger")).texts) == 200
 
 
 def test_the_look_can_be_sent_to_a_browser_whatever_the_files_are_called(panel, folder):
@@ -349,11 +467,13 @@ def test_each_check_stands_at_its_picture_and_once_in_the_list(panel, folder):
     marks = {item["name"]: [mark["short"] for mark in item["marks"]] for item in look.shown["items"]}
     assert marks["broken.png"] == marks["phone.heic"] == ["unreadable"]
     assert set(marks["cup.png"]) == {"twice", "too small", 'no "qrx"'}
-    assert marks["Zug 日本.jpg"] == ["no caption"] and "twice" in marks["twin.png"]
+    assert marks["Zug 日本.jpg"] == ["no caption", "too small"] and "twice" in marks["twin.png"]
     assert (
         look.checks.count("<li") == len({"bad png", "bad heic", "missing", "small", "twice", "trigger"})
-        and "3 × Too small" in look.checks
+        and "4 × Too small" in look.checks
     )
+    at = [item["name"] for item in look.shown["items"]].index("Zug 日本.jpg")
+    assert f'data-picture-at="{at}" translate="no">Zug 日本.jpg</button>' in look.checks, "a name leads to its picture"
     assert "“Caption for pictures without one”" in look.checks and "instance_prompt" not in look.checks
     assert "6 pictures (2 left out" in look.shown["head"]
     typed = Edits(str(folder), drafts={"Zug 日本.jpg": Draft("a qrx train", "")})

@@ -364,7 +364,7 @@ def test_a_folder_full_of_trouble_is_reported_completely_and_its_sound_pictures_
     found = scan(data_of(tmp_path, trigger_word="sks"))
     assert codes(found) == {
         "picture-bad": 3, "picture-small": 1, "picture-cropped": 1, "duplicate-picture": 1, "duplicate-stem": 1, "caption-orphan": 2,
-        "caption-encoding": 1, "sub-folder": 1, "other-files": 1, "caption-default": 1, "trigger-inserted": 1,
+        "caption-encoding": 1, "sub-folder": 1, "other-files": 1, "caption-default": 1, "trigger-inserted": 1, "picture-blurred": 5,
     }  # fmt: skip
     assert not found.errors
     assert all(problem.remedy for problem in found.problems if problem.level != "note")

@@ -17,6 +17,7 @@ from typing import Literal
 
 from ....core import platform_calls
 from ....core.data import captions
+from ....core.data.beside import MASK_ENDING, crop_path, is_mask, mask_path
 from ....core.data.pictures import SUFFIXES
 from ....core.demo import ASSETS
 from ....core.sizes import size
@@ -29,6 +30,7 @@ UPLOADS = tuple(sorted({*SUFFIXES, ".txt"}))
 _LONGEST_STEM = 80
 _MOST_DRAFTS = 100_000
 _REMOVED = ".removed"  # a hidden folder inside a set: scans pass over it
+_REPLACED = ".replaced"
 _NOT_IN_NAMES = set('<>:"/\\|?*')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
@@ -133,11 +135,11 @@ def save_captions(folder: Path, drafts: Mapping[str, Draft], empty_means: Litera
         return Written(failed=dict.fromkeys(drafts, reason))
     by_file: dict[Path, set[str]] = {}
     for name, draft in drafts.items():
-        if _is_plain(name):
+        if is_picture_name(name):
             by_file.setdefault(caption_file(folder / name, names), set()).add(captions.clean(draft.text))
     for name, draft in drafts.items():
         try:
-            if not _is_plain(name) or not (folder / name).is_file():
+            if not is_picture_name(name) or not (folder / name).is_file():
                 raise Refused("there is no such picture in the folder any more")
             file = caption_file(folder / name, names)
             if len(by_file[file]) > 1:
@@ -179,13 +181,14 @@ def _write(file: Path, draft: Draft, empty_means: str, changed: dict[str, str], 
     return text
 
 
-def _is_plain(name: str) -> bool:
+def is_picture_name(name: str) -> bool:
     """Whether it is the name of a picture, and of nothing outside the folder."""
     return (
         Path(name).name == name
         and "\\" not in name
         and not name.startswith(".")
         and Path(name).suffix.lower() in SUFFIXES
+        and not is_mask(name)
     )
 
 
@@ -199,6 +202,7 @@ class Added:
     folder: Path | None = None
     pictures: int = 0
     captions: int = 0
+    masks: int = 0
     twice: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -223,22 +227,26 @@ class DroppedSets:
         """
         paths = sorted(paths, key=lambda path: (path.name.casefold(), path.name))
         texts = {path.stem.casefold(): path for path in paths if path.suffix.lower() == ".txt"}
-        pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        masks = {path.stem[: -len(MASK_ENDING)].casefold(): path for path in paths if is_mask(path.name)}
+        pictures = [path for path in paths if path.suffix.lower() in SUFFIXES and not is_mask(path.name)]
         out = Added(refused=[f"{path.name} (no picture)" for path in paths if path.suffix.lower() not in UPLOADS])
-        if not pictures and (into is None or not texts):
+        if not pictures and (into is None or not (texts or masks)):
             out.refused += [f"{path.name} (a caption without its picture)" for path in texts.values()]
+            out.refused += [f"{path.name} (a mask without its picture)" for path in masks.values()]
             return out
         folder = into if into is not None else self._new()
         try:
             out.folder = folder
-            self._copy(folder, pictures, texts, out)
+            self._copy(folder, pictures, texts, masks, out)
         except OSError:
             if into is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         return out
 
-    def _copy(self, folder: Path, pictures: list[Path], texts: dict[str, Path], out: Added) -> None:
+    def _copy(
+        self, folder: Path, pictures: list[Path], texts: dict[str, Path], masks: dict[str, Path], out: Added
+    ) -> None:
         present = {path.stem.casefold(): path for path in _pictures(folder)}
         used = set()
         for path in pictures:
@@ -252,11 +260,20 @@ class DroppedSets:
                 platform_calls.write_atomically(target, data)
                 present[target.stem.casefold()] = target
                 out.pictures += 1
+            mask = masks.pop(path.stem.casefold(), None)
+            if mask is not None:
+                _put_mask(target, mask, out)
             caption = texts.get(path.stem.casefold())
             if caption is not None:
                 used.add(path.stem.casefold())
                 platform_calls.write_atomically(target.with_suffix(".txt"), caption.read_bytes())
                 out.captions += 1
+        for key, mask in masks.items():
+            target = present.get(safe_stem(key).casefold())
+            if target is None:
+                out.refused.append(f"{mask.name} (a mask without its picture)")
+            else:
+                _put_mask(target, mask, out)
         for key, caption in texts.items():
             if key in used:
                 continue
@@ -271,15 +288,16 @@ class DroppedSets:
         """Take one picture, with its caption, out of a dropped set. It is put aside inside the set: `bring_back` undoes it."""
         if self.kind(folder) != "dropped":
             raise Refused("Only pictures that were dropped here are removed here. Remove it in its own folder.")
-        if not _is_plain(name) or not (folder / name).is_file():
+        if not is_picture_name(name) or not (folder / name).is_file():
             raise Refused(f"There is no picture {name} in this set any more.")
         aside = folder / _REMOVED / f"{time.time_ns():020d}"
         aside.mkdir(parents=True)
         caption = caption_file(folder / name, caption_names(folder))
         shared = sum(path.stem.casefold() == Path(name).stem.casefold() for path in _pictures(folder)) > 1
         platform_calls.replace(folder / name, aside / name)
-        if caption.is_file() and not shared:
-            platform_calls.replace(caption, aside / caption.name)
+        for beside in (caption, crop_path(folder / name), mask_path(folder / name)):
+            if beside.is_file() and not shared:
+                platform_calls.replace(beside, aside / beside.name)
 
     def removed(self, folder: Path) -> int:
         """How many removals of a set can be undone."""
@@ -297,7 +315,7 @@ class DroppedSets:
         for path in files:
             platform_calls.replace(path, folder / path.name)
         aside[-1].rmdir()
-        return next((path.name for path in files if path.suffix.lower() in SUFFIXES), "")
+        return next((path.name for path in files if is_picture_name(path.name)), "")
 
     def copy(self, folder: Path) -> Path:
         """A new set with the same pictures and captions."""
@@ -321,6 +339,20 @@ class DroppedSets:
         return folder
 
 
+def _put_mask(picture: Path, mask: Path, out: Added) -> None:
+    keep_replaced(mask_path(picture))
+    platform_calls.write_atomically(mask_path(picture), mask.read_bytes())
+    out.masks += 1
+
+
+def keep_replaced(file: Path) -> None:
+    """Before a mask is replaced: copy it into a hidden folder beside it, because a person may have made it elsewhere. Scans pass over it."""
+    if file.is_file():
+        aside = file.parent / _REPLACED
+        aside.mkdir(exist_ok=True)
+        platform_calls.write_atomically(aside / f"{file.stem}-{time.time_ns():020d}{file.suffix}", file.read_bytes())
+
+
 def safe_stem(stem: str) -> str:
     """A file's name, without its ending, as every system takes it; what is readable stays as it is."""
     kept = captions.clean("".join(" " if character in _NOT_IN_NAMES else character for character in stem))
@@ -339,8 +371,4 @@ def _free(stem: str, present: Mapping[str, Path]) -> str:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    return [path for path in folder.iterdir() if is_picture_name(path.name) and path.is_file()]

@@ -1,7 +1,7 @@
 """What a scan found about a set of pictures, in a person's words: one line for each kind, and a short mark at each picture."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ from ...parts.forms import label
 from ...parts.words import text
 
 _NAMES_SHOWN = 4
+_MORE_NAMES = 200
 
 KINDS = {
     "picture-bad": ("Cannot be used", "unreadable"),
     "picture-small": ("Too small", "too small"),
     "picture-cropped": ("Much is cut off", "cut off"),
+    "picture-blurred": ("Blurred", "blurred"),
+    "crop-bad": ("The crop does not fit", "crop does not fit"),
+    "mask-orphan": ("Mask without a picture", ""),
+    "near-duplicate": ("Nearly the same picture", "nearly twice"),
+    "near-duplicate-many": ("Nearly the same pictures", ""),
     "duplicate-picture": ("The same picture more than once", "twice"),
     "exif-bad": ("Which side is up is not known", "which side is up?"),
     "class-overlap": ("Both a class picture and one of yours", "also a class picture"),
@@ -27,6 +33,7 @@ KINDS = {
     "caption-orphan": ("Caption without a picture", ""),
     "caption-default": ("The caption for all is used", ""),
     "duplicate-stem": ("One caption for several pictures", "shares its caption"),
+    "caption-trigger": ("Without the trigger word", ""),
     "trigger-inserted": ("The trigger word is added", ""),
     "sub-folder": ("Sub-folders are not read", ""),
     "other-files": ("Other files", ""),
@@ -42,8 +49,14 @@ _REMEDIES = {"caption-missing": "Write one under the picture, or fill in instanc
 """Where the page offers a nearer remedy than the one that is written for the command line."""
 
 
-def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> str:
-    """The findings, worst first, one line for each kind with the files that it concerns; `all_well` where there are none."""
+def checks_card(
+    findings: Iterable[Finding], pictures: int, all_well: str, places: Mapping[str, int] | None = None
+) -> str:
+    """The findings, worst first, one line for each kind with the files that it concerns; `all_well` where there are none.
+
+    `places`: file of a picture or of its caption -> the picture's number in the set; a name that is in it is a button (`js/captions.js`).
+    """
+    places = {} if places is None else places
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for number, finding in enumerate(by_severity(findings)):
         groups.setdefault(
@@ -51,7 +64,7 @@ def checks_card(findings: Iterable[Finding], pictures: int, all_well: str) -> st
         ).append(finding)
     if not groups:
         return f'<div class="rs-quiet rs-checks-well">✓ {text(all_well)}</div>' if pictures else ""
-    rows = "".join(_row(level, group) for (level, _, _), group in groups.items())
+    rows = "".join(_row(level, group, places) for (level, _, _), group in groups.items())
     levels = {level for level, _, _ in groups}
     colour = "rs-bad" if "error" in levels else "rs-mild" if "warning" in levels else ""
     title = (
@@ -71,22 +84,37 @@ def _pattern(finding: Finding) -> str:
     return finding.remedy if finding.code in ("picture-bad", "caption-bad") else ""
 
 
-def _row(level: str, group: list[Finding]) -> str:
+def _row(level: str, group: list[Finding], places: Mapping[str, int]) -> str:
     first = group[0]
     title = KINDS.get(first.code, ("", ""))[0]
     if not title:
         title = label(OPTIONS[first.where]) if first.where in OPTIONS else Path(first.where).name
     about_files = first.where not in OPTIONS and first.where != ""
-    names = [printable(Path(finding.where).name) for finding in group] if about_files else []
-    files = ""
+    files = rest_of = ""
+    names = [_name(finding, places) for finding in group] if about_files else []
     if names:
-        more = len(names) - _NAMES_SHOWN
-        files = f" ({text(', '.join(names[:_NAMES_SHOWN]))}{f' and {more} more' if more > 0 else ''})"
+        more = names[_NAMES_SHOWN : _NAMES_SHOWN + _MORE_NAMES]
+        rest = len(names) - _NAMES_SHOWN - len(more)
+        files = f" ({', '.join(names[:_NAMES_SHOWN])})"
+        if more:
+            last = f" and {rest} further" if rest > 0 else ""
+            files = f" ({', '.join(names[:_NAMES_SHOWN])} and {len(more) + max(0, rest)} more)"
+            rest_of = f'<details class="rs-more"><summary>The others</summary>{", ".join(more)}{last}</details>'
     remedy = _REMEDIES.get(first.code, first.remedy)
     hint = f' <span class="rs-quiet">{text(_labelled(printable(remedy)))}</span>' if remedy else ""
-    example = f"{text(names[0])}: " if len(names) > 1 else ""
+    example = f"{text(printable(Path(first.where).name))}: " if len(names) > 1 else ""
     count = f"{len(names)} × " if len(names) > 1 else ""
-    return f'<li class="rs-check-{level}"><b>{count}{text(title)}</b>{files}: {example}{text(_labelled(printable(first.message)))}{hint}</li>'
+    return f'<li class="rs-check-{level}"><b>{count}{text(title)}</b>{files}: {example}{text(_labelled(printable(first.message)))}{hint}{rest_of}</li>'
+
+
+def _name(finding: Finding, places: Mapping[str, int]) -> str:
+    """The file's name; where it is a picture of the set, or belongs to one, as a button that leads there."""
+    name, at = text(printable(Path(finding.where).name)), places.get(finding.where)
+    return (
+        name
+        if at is None
+        else f'<button type="button" class="rs-link" data-picture-at="{at}" translate="no">{name}</button>'
+    )
 
 
 def _labelled(message: str) -> str:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from ....core.config import DataConfig
 from ....core.data import scan
-from ....core.data.captions import clean, with_trigger
 from ....core.data.scanning import located
 from ....core.findings import printable
 from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
 from ....core.runs.store import RunStore
-from ...parts.words import is_text
-from .captions import DroppedSets, Edits, Kind, Refused, caption_file, read_caption, save_captions
-from .set_view import count_of, fallback_caption, folder_of, known_caption_names, picture_paths, trigger_of
+from .captions import DroppedSets, Edits, Kind, Refused, is_picture_name, save_captions
+from .many import ManyEdit, Proposal, proposed
+from .set_view import count_of, folder_of, known_captions, picture_paths, trigger_of
+from .tool import Marks, save_marks
 
 
 @dataclass
@@ -78,7 +78,8 @@ class SetEditor:
                 f"Already there: {', '.join(map(printable, added.twice[:5]))}{' and more' if len(added.twice) > 5 else ''}."
             )
         if ours:
-            answer.infos.append(f"{count_of(added.pictures, 'picture')} added.{self._copied(copied, folder)}")
+            masks = f" and {count_of(added.masks, 'mask')}" if added.masks else ""
+            answer.infos.append(f"{count_of(added.pictures, 'picture')}{masks} added.{self._copied(copied, folder)}")
         elif added.folder is not None and folder is not None and self.sets.kind(folder) == "own":
             answer.infos.append(
                 f"The dropped pictures are a set of their own now; your folder {printable(str(folder))} is as it was."
@@ -105,23 +106,30 @@ class SetEditor:
             raise Refused("No picture was removed from this set.")
         return Answer(infos=[f"{printable(self.sets.bring_back(folder))} is back."])
 
-    def with_trigger(self, data: DataConfig, edits: Edits) -> dict[str, dict[str, str]]:
-        """The captions, saved or typed, of all pages that lack the trigger word, with it in front: {picture: {text, was}}."""
-        trigger = trigger_of(data)
-        try:
-            folder, _ = self._editable(data, edits)
-        except Refused:
-            return {}
-        names, fallback, out = known_caption_names(folder), fallback_caption(data), {}
-        for path in picture_paths(scan(data), folder):
-            saved, problem = read_caption(caption_file(path, names))
-            draft = edits.drafts.get(path.name)
-            own = saved if draft is None else clean(draft.text)
-            before = own if own else fallback
-            after = with_trigger(before, trigger)
-            if trigger and not problem and is_text(path.name) and after != before:
-                out[path.name] = {"text": after, "was": saved if draft is None else draft.was}
-        return out
+    def many(self, data: DataConfig, edits: Edits, edit: ManyEdit) -> Proposal:
+        """What an edit makes of the captions of all pages, saved or typed. Raises Refused where none may be edited."""
+        folder, _ = self._editable(data, edits)
+        return proposed(edit, known_captions(data, edits, picture_paths(scan(data), folder), folder), trigger_of(data))
+
+    def mark(self, data: DataConfig, marks: Marks) -> Answer:
+        """Save the crop and the mask of a picture."""
+        folder = folder_of(data)
+        if folder is None or marks.folder != str(folder):
+            raise Refused("Another folder was chosen meanwhile. Choose it again, then open the picture once more.")
+        if self.sets.kind(folder) == "built-in":
+            raise Refused("These pictures are built in and cannot be edited. Drop your own to edit.")
+        if not is_picture_name(marks.name) or not (folder / marks.name).is_file():
+            raise Refused(f"There is no picture {printable(marks.name)} in this folder any more.")
+        target, copied = self._for_edit(folder)
+        save_marks(target, marks)
+        answer = Answer(folder=target if copied else None, copied=copied)
+        answer.infos.append(
+            f"Saved beside {printable(marks.name)}; the picture is as it was.{self._copied(copied, folder)}"
+        )
+        runs = self._runs_with(target) if self.sets.kind(folder) == "own" else []
+        if runs:
+            answer.infos.append(f"{_and(runs)} was made without it and cannot be resumed with it.")
+        return answer
 
     def for_captions(self, data: DataConfig, edits: Edits) -> tuple[Path, bool, str]:
         """(the folder whose captions a model may write, whether it is a new copy, what to say about that). Raises Refused."""

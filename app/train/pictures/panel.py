@@ -14,20 +14,23 @@ import gradio as gr
 
 from ....core.config import DataConfig, RunConfig
 from ....core.config.options import ConfigError
-from ....core.findings import Finding
+from ....core.findings import Finding, printable
 from ...parts import notices
 from ...parts.folders import FolderBrowser
 from ...parts.forms import Form
 from ...parts.panel import SLOW, FormPage
 from ...parts.watch import Watch
 from .auto_captions import AutoCaptions
-from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, read_edits
+from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, is_picture_name, read_edits
 from .editing import Answer, SetEditor
 from .form_data import DataFields
-from .set_view import SetReader, SetView, count_of, folder_of, trigger_of
+from .many import read_edit
+from .set_view import SetReader, SetView, count_of, folder_of
+from .tool import PictureTool, read_marks
 from .words import WordsPanel
 
-_SCRIPT = (Path(__file__).parents[2] / "js" / "captions.js").read_text(encoding="utf-8")
+_JS = Path(__file__).parents[2] / "js"
+_SCRIPT = "\n".join((_JS / name).read_text(encoding="utf-8") for name in ("caption_tools.js", "captions.js"))
 # A change of these changes what the checks say.
 _WATCHED = ("instance_data_dir", "trigger_word", "instance_prompt", "caption_strategy", "resolution", "aspect_buckets", "with_prior_preservation",
             "class_prompt", "class_data_dir", "num_class_images")  # fmt: skip
@@ -70,6 +73,7 @@ class PicturesPanel:
         self.editor = gr.HTML(
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=view.shown, elem_id="pictures",
         )  # fmt: skip
+        self.tool = PictureTool(watch.previews)
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
         self.auto_captions = AutoCaptions(self.set_editor, watch)
         with (
@@ -88,11 +92,11 @@ class PicturesPanel:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.editor, self.held]
+        return [self.editor, self.tool.component, self.held]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.checks, self.classes, self.files, self.held, *self.words.outputs]
+        return [self.editor, self.tool.component, self.checks, self.classes, self.files, self.held, *self.words.outputs]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""
@@ -138,7 +142,8 @@ class PicturesPanel:
             _change_events(folder), lambda given: self.on_folder(page, given), page.inputs, page.outputs, trigger_mode="always_last", **quiet,
         )  # fmt: skip
         self.words.wire(page, lambda given, data: self._updates(self.reader.read(data, self._edits(given))), **quiet)
-        self.editor.apply(self.on_insert, page.inputs, mine, **quiet)
+        self.editor.apply(self.on_many, page.inputs, mine, **quiet)
+        self.editor.edit(self.on_open, page.inputs, [self.tool.component], **quiet)
         self._wire_edits(page, quiet)
         self.auto_captions.wire(page, self.fields.read, self._edited, self.on_change, mine)
         self.browser.wire(folder, page.inputs, page.outputs, use("instance_data_dir"))
@@ -161,6 +166,7 @@ class PicturesPanel:
             updates = self._edited(page, given, lambda data, edits: self.set_editor.add(data, dropped))
             return {**updates, self.files: None}
 
+        self.tool.component.submit(lambda given: self.on_marks(page, given), page.inputs, page.outputs, **quiet)
         self.editor.submit(save, page.inputs, page.outputs, **quiet)
         self.editor.delete(remove, page.inputs, page.outputs, **quiet)
         self.editor.undo(undo, page.inputs, page.outputs, **quiet)
@@ -183,23 +189,45 @@ class PicturesPanel:
         updates, data = self.fields.fill(page, given, config, self.words.changes(given, config))
         return {**updates, **self._updates(self.reader.read(data, edits)), self.held: folder}
 
-    def on_insert(self, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Propose the trigger word in front of every caption that lacks it; nothing is written before "Save captions"."""
+    def on_many(self, given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """Propose other captions: the trigger word in front, text replaced, tags added or removed; nothing is written before "Save captions"."""
         data, edits = self.fields.read(given), self._edits(given)
-        proposed = self.set_editor.with_trigger(data, edits)
-        trigger = trigger_of(data)
-        if not trigger:
-            notices.warn("Write a trigger word first.")
-        elif proposed:
-            notices.inform(
-                f'"{trigger}" now stands in front of {count_of(len(proposed), "caption")}. Check them, then save.'
-            )
-        else:
-            notices.inform(f'Every caption has "{trigger}" already.')
-        typed = {name: Draft(each["text"], each["was"]) for name, each in proposed.items()}
-        return self._updates(
-            self.reader.read(data, replace(edits, drafts={**edits.drafts, **typed}), proposed=proposed)
-        )
+        try:
+            proposal = self.set_editor.many(data, edits, read_edit(event._data))
+        except Refused as refused:
+            notices.warn(str(refused))
+            return self._updates(self.reader.read(data, edits))
+        notices.inform(proposal.message)
+        typed = {name: Draft(each["text"], each["was"]) for name, each in proposal.texts.items()}
+        with_typed = replace(edits, drafts={**edits.drafts, **typed})
+        return self._updates(self.reader.read(data, with_typed, proposed=proposal.texts, label=proposal.label))
+
+    def on_open(self, given: Mapping[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """Open a picture in the crop and mask tool."""
+        data, name = self.fields.read(given), _text_of(event, "name")
+        folder = folder_of(data)
+        try:
+            if folder is None or not is_picture_name(name) or not (folder / name).is_file():
+                raise Refused(f"There is no picture {printable(name)} in this folder any more.")
+            return {self.tool.component: self.tool.opened(data, folder, name)}
+        except Refused as refused:
+            notices.warn(str(refused))
+            return {self.tool.component: self.tool.closed()}
+
+    def on_marks(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Save what the tool drew; where that is refused the tool stays open, with the reason in it."""
+        problem = ""
+
+        def act(data: DataConfig, edits: Edits) -> Answer:
+            nonlocal problem
+            try:
+                return self.set_editor.mark(data, read_marks(given[self.tool.component]))
+            except (Refused, OSError) as error:
+                problem = str(error) if isinstance(error, Refused) else f"The disk did not take it: {error}."
+                return Answer()
+
+        updates = self._edited(page, given, act)
+        return {**updates, self.tool.component: self.tool.kept(problem) if problem else self.tool.closed()}
 
     def _edited(
         self, page: FormPage, given: Mapping[Any, Any], act: Callable[[DataConfig, Edits], Answer]

@@ -8,7 +8,10 @@ from typing import Any
 
 from ....core.config import DataConfig
 from ....core.data import Scan, scan
-from ....core.data.captions import clean, from_name, mentions
+from ....core.data.beside import mask_path
+from ....core.data.captions import clean, from_name, mentions, tag_counts
+from ....core.data.inspecting import inspect_all
+from ....core.data.pictures import BadPicture
 from ....core.data.scanning import Item, located
 from ....core.findings import Finding, printable
 from ...parts.previews import Previews
@@ -16,8 +19,10 @@ from ...parts.words import is_text
 from .captions import Draft, DroppedSets, Edits, Kind, caption_file, caption_names, read_caption
 from .checks import checks_card, marks_of
 from .class_pictures import about_class_pictures, class_card
+from .many import Caption, without_trigger
 
 PER_PAGE = 24
+_MOST_TAGS = 200
 _HINTS = {
     "dropped": "Write what each picture shows. Saving puts a text file beside it.",
     "own": "Write what each picture shows. Nothing is written into your folder until you press Save captions.",
@@ -41,12 +46,12 @@ class SetReader:
         self.sets, self.previews = sets, previews
 
     def read(self, data: DataConfig, edits: Edits | None = None, **answer: Any) -> SetView:
-        """Read the folder and describe all of it; `answer` are the script's `saved`, `changed`, `proposed`, `moved_from`."""
+        """Read the folder and describe all of it; `answer` are the script's `saved`, `changed`, `proposed`, `moved_from`, `label`."""
         edits = edits if edits is not None else Edits()
         shown: dict[str, Any] = {
             "folder": "", "page": 0, "pages": 1, "per_page": PER_PAGE, "total": 0, "names": [], "items": [], "head": "", "hint": "", "where": "",
-            "editable": False, "removable": False, "removed": 0, "trigger": "", "stamp": str(time.monotonic_ns()), "saved": {}, "changed": {},
-            "proposed": {}, "moved_from": "", **answer,
+            "editable": False, "removable": False, "markable": False, "tags": [], "removed": 0, "trigger": "", "stamp": str(time.monotonic_ns()), "saved": {}, "changed": {},
+            "proposed": {}, "moved_from": "", "label": "", **answer,
         }  # fmt: skip
         folder = folder_of(data)
         if folder is None:
@@ -64,15 +69,22 @@ class SetReader:
         shown |= {
             "folder": printable(str(folder)) if not is_text(str(folder)) else str(folder), "page": page, "pages": pages, "total": len(paths),
             "names": [path.name for path in paths if is_text(path.name)], "editable": editable, "removable": kind == "dropped",
+            "markable": kind != "built-in",
             "removed": self.sets.removed(folder) if kind == "dropped" else 0, "trigger": trigger_of(data),
             "head": _head(kind, folder, len(paths), sum(finding.code == "picture-bad" for finding in problems), data), "hint": _HINTS[kind],
             "where": f"Saving writes a text file beside each of these pictures, in {printable(str(folder))}.",
         }  # fmt: skip
-        cards = _Cards(data, edits, found, problems, known_caption_names(folder), editable, self.previews)
+        names = known_caption_names(folder)
+        if editable:
+            texts = known_captions(data, edits, paths, folder)
+            shown["tags"] = list(tag_counts(each.used for each in texts.values()).items())[:_MOST_TAGS]
+            problems = _with_trigger_findings(problems, texts, trigger_of(data), folder)
+        cards = _Cards(data, edits, found, problems, names, editable, self.previews)
         shown["items"] = [cards.card(path) for path in paths[page * PER_PAGE : (page + 1) * PER_PAGE]]
-        well = f"All {len(paths)} pictures can be read, are large enough for {data.resolution} px and have a caption; none is there twice."
+        well = f"All {len(paths)} pictures can be read, are sharp and large enough for {data.resolution} px and have a caption; none is there twice."
+        places = {str(file): at for at, path in enumerate(paths) for file in (caption_file(path, names), path)}
         classes = class_card(data, found, of_class, self.previews, PER_PAGE)
-        return SetView(shown, checks_card(problems, len(paths), well), classes)
+        return SetView(shown, checks_card(problems, len(paths), well, places), classes)
 
 
 class _Cards:
@@ -86,7 +98,7 @@ class _Cards:
         self.items = {item.path: item for item in found.items}
         self.first_with: dict[str, Item] = {}  # digest of a picture's content -> the first picture with it
         for item in found.items:
-            self.first_with.setdefault(item.digest, item)
+            self.first_with.setdefault(item.content, item)
 
     def card(self, path: Path) -> dict[str, Any]:
         """One picture with its caption, its marks and its thumbnail."""
@@ -97,7 +109,8 @@ class _Cards:
         own = saved if draft is None else clean(draft.text)
         return {
             "name": path.name if is_text(path.name) else printable(path.name),
-            "size": f"{item.width} × {item.height} px" if item is not None else "", "caption": "" if unreadable else saved,
+            "size": f"{item.width} × {item.height} px" if item is not None else "", "cut": _shares(item), "readable": not unreadable,
+            "caption": "" if unreadable else saved,
             "fallback": "" if unreadable else fallback, "marks": self._marks(path, file, draft, own if own else fallback),
             "url": None if unreadable else self.previews.thumbnail(path),
             "editable": self.editable and not problem and not unreadable and is_text(path.name),
@@ -118,14 +131,53 @@ class _Cards:
             full = "Write one, or set the caption for pictures without one."
             marks.append({"level": "error", "short": "no caption", "full": full})
         item = self.items.get(path)
-        if item is not None and self.first_with[item.digest] is not item:
-            full = f"The same picture as {printable(self.first_with[item.digest].name)}; remove one of them."
+        if item is not None and item.cut is not None:
+            full = f"Training sees {item.width} × {item.height} px of it."
+            marks.append({"level": "note", "short": "cropped", "full": full})
+        if mask_path(path).is_file():
+            marks.append({"level": "note", "short": "mask", "full": f"{mask_path(path).name}: white is trained on."})
+        if item is not None and self.first_with[item.content] is not item:
+            full = f"The same picture as {printable(self.first_with[item.content].name)}; remove one of them."
             marks.append({"level": "warning", "short": "twice", "full": full})
         trigger = trigger_of(self.data)
         if trigger and caption and not mentions(caption, trigger):
             full = "Training puts the trigger word in front by itself; the button above writes it into the caption."
             marks.append({"level": "note", "short": f'no "{trigger}"', "full": full})
         return marks
+
+
+def _shares(item: Item | None) -> dict[str, float] | None:
+    """Where the kept part lies in the picture, for a frame over its thumbnail: shares of the whole picture's width and height."""
+    if item is None or item.cut is None:
+        return None
+    found = inspect_all([item.path], None)[0]  # remembered from the scan
+    if isinstance(found, BadPicture):
+        return None  # changed this moment: the next reading says so
+    cut, w, h = item.cut, found.width, found.height
+    return {"left": cut.left / w, "top": cut.top / h, "width": cut.width / w, "height": cut.height / h, "aspect": w / h}
+
+
+def _with_trigger_findings(
+    problems: list[Finding], texts: Mapping[str, Caption], trigger: str, folder: Path
+) -> list[Finding]:
+    """The findings, with one for each picture without the trigger word in place of their number: those lead to the picture."""
+    kept = [finding for finding in problems if finding.code != "trigger-inserted"]
+    message = f'the caption lacks "{trigger}"; training puts it in front by itself.'
+    remedy = "The button above the pictures writes it into the captions."
+    return kept + [
+        Finding("note", str(folder / name), message, remedy, "caption-trigger")
+        for name in without_trigger(texts, trigger)
+    ]
+
+
+def known_captions(data: DataConfig, edits: Edits, paths: list[Path], folder: Path) -> dict[str, Caption]:
+    """The captions of pictures by name, as an edit finds them; without those that cannot be edited."""
+    names, fallback, out = known_caption_names(folder), fallback_caption(data), {}
+    for path in paths:
+        saved, problem = read_caption(caption_file(path, names))
+        if not problem and is_text(path.name):
+            out[path.name] = Caption(saved, edits.drafts.get(path.name), fallback)
+    return out
 
 
 def folder_of(data: DataConfig) -> Path | None:
@@ -153,7 +205,11 @@ def fallback_caption(data: DataConfig) -> str:
 
 def picture_paths(found: Scan, folder: Path) -> list[Path]:
     """Every picture of the folder, usable or not, in the order of their names."""
-    bad = {Path(finding.where) for finding in found.problems if finding.code in ("picture-bad", "caption-missing")}
+    bad = {
+        Path(finding.where)
+        for finding in found.problems
+        if finding.code in ("picture-bad", "caption-missing", "crop-bad")
+    }
     every = {item.path for item in found.items} | {path for path in bad if path.parent == folder}
     return sorted(every, key=lambda path: (path.name.casefold(), path.name))
 
