@@ -89,6 +89,13 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             ("base_model_precision", "model_type"),
         )
     yield from _rules_of_kept_weights(config)
+    kind, quantised = config.lora.type, config.model.base_model_quantization
+    if config.training.model_type == "lora" and kind != "lora" and quantised != "none":
+        yield Fault(
+            f"lora_type = {shown(kind)}: needs the base's weights as numbers, and base_model_quantization = {shown(quantised)} packs them; set "
+            "lora_type to lora, or base_model_quantization to none.",
+            ("lora_type", "base_model_quantization"),
+        )
 
 
 def _rules_of_kept_weights(config) -> Iterator[Fault]:

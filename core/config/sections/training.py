@@ -18,9 +18,10 @@ class TrainingConfig(Checked):
         "Train a small adapter (lora), or every weight of the denoiser (full: far more memory, a whole model as the result).",
         label="What is trained",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "prodigy", "adafactor"] = option(
+    optimizer: Literal["adamw", "adamw_8bit", "prodigy", "adafactor", "lion", "came"] = option(
         "adamw",
-        "The update rule; adamw_8bit needs bitsandbytes and a CUDA device; prodigy finds its own rate (set learning_rate to 1).",
+        "The update rule. adamw_8bit needs bitsandbytes and a CUDA device; prodigy finds its own rate (learning_rate 1); adafactor wants "
+        "about 1e-2, lion a third to a tenth of adamw's rate; lion and came need pytorch-optimizer.",
     )
     learning_rate: float = option(1e-4, "Size of an update. Higher learns faster and forgets faster.", ge=1e-9, le=10)
     adam_beta1: float = option(
