@@ -107,7 +107,10 @@ def export_lora(
         return _export_kohya(model, path, config, dtype, state, step)
     if config.lora.type in LYCORIS:
         raise LoraError(f"diffusers has no file for lora_type = {config.lora.type}.", "Set lora_layout = kohya.")
-    layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
+    layers = {  # a DoRA's lengths in 32 bits: they multiply the whole weight, not a small change of it
+        file_name(name): (tensor if MAGNITUDE in name else tensor.to(dtype)).contiguous()
+        for name, tensor in folded(model, state).items()
+    }
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:

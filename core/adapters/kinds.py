@@ -73,3 +73,8 @@ def network_words(kind: Kind, factor: int | None) -> tuple[str, dict[str, str]]:
     if kind == "dora":
         return "lycoris.kohya", {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"}
     return "lycoris.kohya", {"algo": kind} | ({"factor": str(factor)} if kind == "lokr" and factor is not None else {})
+
+
+def tuner(kind: Kind) -> str:
+    """Kinds of the same tuner stand beside each other in one model's layers."""
+    return kind if kind in LYCORIS else "lora"

@@ -138,17 +138,24 @@ def restore_adapter(model: "Model", config: "LoraConfig", state: Mapping[str, Te
     """
     from ..config.rank_pattern import ranks_of
     from . import variants
-    from .kinds import scale_of
+    from .files import file_name
+    from .kinds import LYCORIS, scale_of
     from .matrices import shapes_of
 
     parts, shapes = variants.layers_of_state(state), shapes_of(model.denoiser)
+    ranks = ranks_of(list(parts), config.rank, config.alpha, config.rank_pattern)
+    scales = {layer: scale_of(*each, config.rslora) for layer, each in ranks.items()}
+    if config.type not in LYCORIS:
+        tensors = {}
+        for parameter, tensor in state.items():
+            layer, is_b, _ = parameter.partition(".lora_B.")
+            tensors[f"{model.component}.{file_name(parameter)}"] = tensor * scales[layer] if is_b else tensor
+        return load_lora(model, tensors, name, text_encoders=False)
     unknown = [layer for layer in parts if layer not in shapes]
     if unknown:
         raise LoraError(f"The checkpoint does not fit {model.source.name}, which has no layer {unknown[0]}.", _OTHER_MODEL)
-    ranks = ranks_of(list(parts), config.rank, config.alpha, config.rank_pattern)
-    layers = {layer: variants.Change(config.type, each, scale_of(*ranks[layer], config.rslora)) for layer, each in parts.items()}
     with _quietly():
-        variants.place(model, layers, name)
+        variants.place(model, {layer: variants.Change(config.type, each, scales[layer]) for layer, each in parts.items()}, name)
     change, number = _checked_effect(model, name, "The checkpoint", expected=0, total=len(state))
     model.denoiser.requires_grad_(False)
     return Fit(len(state), len(state), number, change)

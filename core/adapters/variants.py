@@ -214,7 +214,8 @@ def _dora_written(layers: Mapping[str, Change], base: "Base", weights: Weights, 
                 rows = layers[part].lengths * rows / _length(before + layers[part].matrices.delta())
             scales.append(rows)
         joined, kernel = torch.cat(scales), weights(layer).ndim - 2
-        tensors[f"{found.name}.{DORA_SCALE}"] = joined.reshape(-1, 1, *(1 for _ in range(kernel))).to(dtype).contiguous()
+        # in 32 bits, whatever the matrices are in: it multiplies the whole weight, not a small change of it
+        tensors[f"{found.name}.{DORA_SCALE}"] = joined.reshape(-1, 1, *(1 for _ in range(kernel))).contiguous()
     return tensors
 
 
