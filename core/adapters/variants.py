@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Weights = Callable[[str], Tensor]
 """Layer -> the base's weight."""
+_OTHER_MODEL = "Choose a LoRA that was trained on this model."
 _PART = re.compile(rf"(.+)\.(lora_A|lora_B|{MAGNITUDE}|{'|'.join(PARTS)})\.[^.]+(?:\.weight)?")
-LARGEST_LENGTH = 1e-12
+LEAST_LENGTH = 1e-12
 """Rows shorter than this have no direction, and are taken at this length."""
 
 
@@ -80,7 +81,7 @@ def _product(parts: Mapping[str, Tensor], name: str, core: str) -> Tensor:
 
 
 def _length(rows: Tensor) -> Tensor:
-    return rows.norm(dim=1).clamp_min(LARGEST_LENGTH)
+    return rows.norm(dim=1).clamp_min(LEAST_LENGTH)
 
 
 # From and onto a model ------------------------------------------------------------------------------------------------
@@ -125,12 +126,10 @@ def place(model: "Model", layers: Mapping[str, Change], name: str) -> None:
     for layer, change in layers.items():
         module: Any = model.denoiser.get_submodule(layer)
         weight = module.base_layer.weight
-        if change.of(weight).shape != weight.flatten(1).shape:
+        wrong = _misfit(change, weight)
+        if wrong is not None:
             model.denoiser.delete_adapters(name)
-            raise LoraError(
-                f"{layer} is changed in {tuple(change.of(weight).shape)} places, and this model's has {tuple(weight.flatten(1).shape)}.",
-                "Choose a LoRA that was trained on this model.",
-            )
+            raise LoraError(f"{layer} has the shape {tuple(weight.shape)} here, and {wrong}.", _OTHER_MODEL)
         module.scaling[name] = change.scale
         for part in PARTS if kind in ("loha", "lokr") else ():
             if name in getattr(module, part, {}):
@@ -143,6 +142,15 @@ def place(model: "Model", layers: Mapping[str, Change], name: str) -> None:
                 owner = getattr(module, part)[name]
                 owner.weight = torch.nn.Parameter(value.reshape(owner.weight.shape), requires_grad=False)
     model.denoiser.set_adapter(name)
+
+
+def _misfit(change: Change, weight: Tensor) -> str | None:
+    """Why a change does not go onto a weight; None where it does."""
+    try:
+        shape = tuple(change.of(weight).shape)
+    except RuntimeError as error:  # torch's word for factors that do not go together
+        return f"the factors do not go together ({' '.join(str(error).split())[:200]})"
+    return None if shape == tuple(weight.flatten(1).shape) else f"the change has {shape}"
 
 
 # Files of other tools -------------------------------------------------------------------------------------------------
@@ -240,11 +248,21 @@ def read(
             alphas[layer] = float(tensor)
     found = {}
     for layer, parts in layers.items():
+        if not _is_whole(kind, parts):
+            left += [key for key in tensors if names.get(key.rpartition(".")[0]) == layer]
+            continue
         change = Change(kind, parts, 1.0)
         inner = _inner_rank(change)
         scale = 1.0 if inner is None or layer not in alphas else alphas[layer] / inner
         found[layer] = Change(kind, parts, scale)
     return found, sorted(left)
+
+
+def _is_whole(kind: Kind, parts: Mapping[str, Tensor]) -> bool:
+    """Whether a layer has every factor, whole or as a product."""
+    if kind == "loha":
+        return {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= parts.keys()
+    return all(one in parts or {f"{one}_a", f"{one}_b"} <= parts.keys() for one in ("lokr_w1", "lokr_w2"))
 
 
 def _spellings(base: "Base") -> dict[str, str]:

@@ -15,11 +15,16 @@ from rollout_studio.core.adapters.merge import merge
 from rollout_studio.core.adapters.resize import resize
 from rollout_studio.core.adapters.trainable import adapted_layers
 from rollout_studio.core.adapters.variants import layers_of_state
-from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.families import ModelError, load_model
+from rollout_studio.core.look.bench import Bench
+from rollout_studio.core.look.preview.answer import answer
+from rollout_studio.core.look.preview.request import Weights
+from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
 from tiny import PROMPTS
+from tiny_run import ROLLOUT, events
 
 LAYOUT = {"lora": "both", "dora": "both", "loha": "kohya", "lokr": "kohya"}
 CONVOLUTIONS = ("to_q", "to_k", "conv1", "proj_in", "ff.net.0.proj")
@@ -295,6 +300,23 @@ def test_a_checkpoints_adapter_is_put_on_another_model_as_it_was(name, kind, tra
         assert torch.equal(predicted(fresh), base)
 
 
+@pytest.mark.parametrize("spoil", [
+    lambda tensors, layer: tensors.pop(f"{layer}.lokr_w1"), lambda tensors, layer: tensors.pop(f"{layer}.lokr_w2_b"),
+    lambda tensors, layer: tensors.update({f"{layer}.lokr_w2_a": torch.ones(3, 4)}),
+    lambda tensors, layer: tensors.update({f"{layer}.lokr_w1": torch.ones(2, 2)}),
+], ids=["a factor lost", "half a product lost", "factors apart", "another size"])  # fmt: skip
+def test_a_spoilt_lokr_is_refused_by_the_layer_and_leaves_no_adapter(spoil, trained, tmp_path):
+    model, config = trained("lumina2", "lokr")
+    path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
+    tensors = load_file(path)
+    spoil(tensors, "lycoris_layers_0_attn_to_k")
+    save_file(tensors, path)
+    fresh = load_model(config.model, for_training=False)
+    with pytest.raises(LoraError, match="layers.0.attn.to_k|lycoris_layers_0_attn_to_k"):
+        load_lora(fresh, path, "drawn")
+    assert not fresh.has_adapter
+
+
 def test_a_file_for_another_model_is_refused_and_leaves_no_adapter(trained, tmp_path):
     model, config = trained("sd1", "loha")
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
@@ -302,3 +324,50 @@ def test_a_file_for_another_model_is_refused_and_leaves_no_adapter(trained, tmp_
     with pytest.raises(LoraError, match="0 of its"):
         load_lora(other, path, "drawn")
     assert not other.has_adapter
+
+
+# Whole runs -----------------------------------------------------------------------------------------------------------
+
+RUNS = [pytest.param("lumina2", "lokr")] + [
+    pytest.param(name, kind, marks=pytest.mark.slow) for name, kind in CASES if (name, kind) != ("lumina2", "lokr")
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), RUNS)
+def test_a_run_with_rollout_measures_base_and_tuned_and_its_checkpoint_shows_what_its_file_shows(
+    name, kind, tiny_run, pictures, tmp_path
+):
+    """Two steps with an average; ReflexFlow on the flow model. Whether it resumes bit for bit: `test_resume.py`."""
+    config = with_kind("x", name, kind)
+    own = {each: value for each, value in config_to_flat(config).items() if each.startswith("lora_")}
+    often = {**ROLLOUT, "scheduled_sampling_probability": 1.0}
+    run = tiny_run(name, **often, **own, max_train_steps=2, use_ema=True, ema_decay=0.5, drift_step_interval=2)
+    assert train(run) == 0, run.read_state()
+    [exported] = events(run, "exported")
+    assert exported["check"]["passed"] and exported["check"]["effect"] > 0
+    assert {layout["layout"] for layout in exported["files"]} <= {"diffusers", "kohya"}
+    assert sum(event["rolled_rows"] for event in events(run, "step")) > 0
+    curves = json.loads((run.path / events(run, "drift")[-1]["path"]).read_text())["curves"]
+    assert {curve["weights"] for curve in curves} == {"base", "tuned"}
+    weights = [{"run": str(run.path), "step": 2}, {"lora": str(run.lora_path / f"{run.name}.safetensors")}, "base"]
+    request = {"config": run.read_config(), "image": str(pictures / "0.png"), "target": 0.3, "offset": 2, "columns": 2, "checkpoints": weights}
+    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
+    shown = answer(Bench(), request, tmp_path / "a", **nothing)["numbers"]
+    assert shown[f"{run.name}, step 2"] == pytest.approx(shown[run.name], rel=1e-4, abs=1e-5)
+    assert shown["base"]["cos_clean"] != shown[run.name]["cos_clean"]
+
+
+def test_adapters_of_two_kinds_are_shown_one_after_the_other(tiny_folder, trained, tmp_path):
+    """A LoKr does not stand in the layers of a LoRA: the model is opened anew."""
+    files = []
+    for kind in ("dora", "lokr"):
+        model, config = trained("lumina2", kind)
+        files.append(adapters.export_lora(model, tmp_path / f"{kind}.safetensors", config, layout="diffusers" if kind == "dora" else "kohya"))
+    bench, expected = Bench(), [predicted(trained("lumina2", kind)[0]) for kind in ("dora", "lokr")]
+    base = predicted(load_model(config.model))
+    bench.open(config)
+    for which in (0, 1, 0):
+        bench.with_weights(Weights("lora", files[which], None, "x"))
+        assert (predicted(bench.model) - expected[which]).abs().max() < 1e-5
+    bench.with_weights(Weights("base", None, None, "base"))
+    assert torch.equal(predicted(bench.model), base)
