@@ -76,10 +76,13 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             f"{_model_shown(config.model)} is not one; leave it unset.",
             ("flow_schedule_shift", "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
-    for name in config.training.weighs_by_noise if is_flow is False else ():
+    for name in () if is_flow is None else config.training.not_for(is_flow=is_flow):
         yield Fault(
             f"{name} = {shown(getattr(config.training, name))}: is defined for flow models only, and {_model_shown(config.model)} is not "
-            "one; leave it out (snr_gamma weighs by noise level there).",
+            "one; leave it out (snr_gamma weighs by noise level there)."
+            if not is_flow
+            else f"{name} = {shown(getattr(config.training, name))}: is not defined for flow models, and {_model_shown(config.model)} is one; take "
+            "cosmap or sigma_sqrt, or leave it out.",
             (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
     if config.training.model_type == "full" and config.model.base_model_precision != "float32":

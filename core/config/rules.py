@@ -282,6 +282,8 @@ def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
 
 def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
     training = config.training
+    if training.loss_weighting == "noise_error" and config.model.known_prediction_type() == "epsilon":
+        yield 'loss_weighting "noise_error" changes nothing here: the model predicts the noise itself.'
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
