@@ -286,8 +286,16 @@ def check_read_back(
         reference, prediction = probe.prediction(model, state), by_definition
     exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
     apart = SAME_CHANGE if exact else SAME_CHANGE_ROUNDED
-    arrived = {layer for layer, one in trained.items() if layer in layers and _apart(one, layers[layer], weights(layer)) < apart}
-    lost = variants.keys({layer: one for layer, one in trained.items() if layer not in arrived}, base) if arrived != set(trained) else set()
+    arrived = {
+        layer
+        for layer, one in trained.items()
+        if layer in layers and _apart(one, layers[layer], weights(layer)) < apart
+    }
+    lost = (
+        variants.keys({layer: one for layer, one in trained.items() if layer not in arrived}, base)
+        if arrived != set(trained)
+        else set()
+    )
     effect = float((reference - without).abs().max())
     return ExportCheck(
         path=str(path),

@@ -153,9 +153,13 @@ def restore_adapter(model: "Model", config: "LoraConfig", state: Mapping[str, Te
         return load_lora(model, tensors, name, text_encoders=False)
     unknown = [layer for layer in parts if layer not in shapes]
     if unknown:
-        raise LoraError(f"The checkpoint does not fit {model.source.name}, which has no layer {unknown[0]}.", _OTHER_MODEL)
+        raise LoraError(
+            f"The checkpoint does not fit {model.source.name}, which has no layer {unknown[0]}.", _OTHER_MODEL
+        )
     with _quietly():
-        variants.place(model, {layer: variants.Change(config.type, each, scales[layer]) for layer, each in parts.items()}, name)
+        variants.place(
+            model, {layer: variants.Change(config.type, each, scales[layer]) for layer, each in parts.items()}, name
+        )
     change, number = _checked_effect(model, name, "The checkpoint", expected=0, total=len(state))
     model.denoiser.requires_grad_(False)
     return Fit(len(state), len(state), number, change)
@@ -165,7 +169,10 @@ def _checked_effect(model: "Model", name: str, what: str, *, expected: int, tota
     """(change, layers) of the loaded adapter, as in `Fit`. Where not all `expected` tensors found a place, or the change is not
     sane, the adapter is removed again and LoraError raised."""
     loaded = [
-        module for part in _parts(model) for module in part.modules() if has_adapter(module, name) or has_variant(module, name)
+        module
+        for part in _parts(model)
+        for module in part.modules()
+        if has_adapter(module, name) or has_variant(module, name)
     ]
     used = sum(3 if name in getattr(module, MAGNITUDE, {}) else 2 for module in loaded)
     if used < expected:
@@ -317,7 +324,9 @@ def _as_change(module: nn.Module, name: str) -> "Change":
     if has_adapter(module, name):
         a, b, _, scale = adapter_matrices(module, name)
         lengths = module.lora_magnitude_vector[name].weight
-        return Change("dora", {"lora_A": a.detach().cpu(), "lora_B": b.detach().cpu(), MAGNITUDE: lengths.detach().cpu()}, scale)
+        return Change(
+            "dora", {"lora_A": a.detach().cpu(), "lora_B": b.detach().cpu(), MAGNITUDE: lengths.detach().cpu()}, scale
+        )
     parts = {part: getattr(module, part)[name].detach().cpu() for part in PARTS if name in getattr(module, part, {})}
     return Change("loha" if "hada_w1_a" in parts else "lokr", parts, module.scaling[name])
 

@@ -91,7 +91,11 @@ def peft_config(config: "LoraConfig", layers: list[str]) -> "PeftConfig":
         factor = -1 if config.lokr_factor is None else config.lokr_factor
         return peft.LoKrConfig(alpha=alpha, decompose_factor=factor, init_weights="lycoris", **shared)
     return peft.LoraConfig(
-        lora_alpha=alpha, lora_dropout=config.dropout, use_dora=config.type == "dora", use_rslora=config.rslora, **shared
+        lora_alpha=alpha,
+        lora_dropout=config.dropout,
+        use_dora=config.type == "dora",
+        use_rslora=config.rslora,
+        **shared,
     )
 
 

@@ -102,7 +102,7 @@ def of_trained(model: "Model", kind: Kind, state: Mapping[str, Tensor]) -> dict[
     """The layers of the trained adapter. `state`: as `trainable.adapter_state` gives it."""
     from .trainable import ADAPTER
 
-    scaling: Callable[[str], Any] = lambda layer: model.denoiser.get_submodule(layer).scaling[ADAPTER]  # noqa: E731
+    scaling: Callable[[str], Any] = lambda layer: model.denoiser.get_submodule(layer).scaling[ADAPTER]
     return {layer: Change(kind, parts, float(scaling(layer))) for layer, parts in layers_of_state(state).items()}
 
 
@@ -169,7 +169,9 @@ def file_names(base: "Base", layers: list[str]) -> dict[str, str]:
             f"{base.label} has no names for LoHa and LoKr that another tool is known to read.",
             "Set lora_type to lora or dora, with lora_layout diffusers.",
         )
-    return {layer: base.lycoris + (layer if base.lycoris.endswith(".") else layer.replace(".", "_")) for layer in layers}
+    return {
+        layer: base.lycoris + (layer if base.lycoris.endswith(".") else layer.replace(".", "_")) for layer in layers
+    }
 
 
 def written(layers: Mapping[str, Change], base: "Base", weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -198,14 +200,20 @@ def keys(layers: Mapping[str, Change], base: "Base") -> set[str]:
     if next(iter(layers.values())).kind == "dora":
         layout = base.kohya()
         found = kohya.keys(layout, base.network, list(layers))
-        return found | {name.removesuffix(layout.down) + f".{DORA_SCALE}" for name in found if name.endswith(layout.down)}
+        return found | {
+            name.removesuffix(layout.down) + f".{DORA_SCALE}" for name in found if name.endswith(layout.down)
+        }
     names = file_names(base, list(layers))
     return {f"{names[layer]}.{part}" for layer, change in layers.items() for part in (*change.parts, kohya.ALPHA[1:])}
 
 
-def _dora_written(layers: Mapping[str, Change], base: "Base", weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+def _dora_written(
+    layers: Mapping[str, Change], base: "Base", weights: Weights, dtype: torch.dtype
+) -> dict[str, Tensor]:
     layout = base.kohya()
-    tensors = kohya.written({layer: one.matrices for layer, one in layers.items()}, layout, base.network, base.shapes, dtype)
+    tensors = kohya.written(
+        {layer: one.matrices for layer, one in layers.items()}, layout, base.network, base.shapes, dtype
+    )
     done = set()
     for layer in layers:
         found = layout.place(layer, base.network)
@@ -273,7 +281,13 @@ def _spellings(base: "Base") -> dict[str, str]:
         if place is not None and not place.joined:
             names[place.name] = layer
         flat = layer.replace(".", "_")
-        for prefix, rest in (("lycoris_", flat), ("lora_unet_", flat), ("", layer), (f"{base.component}.", layer), ("diffusion_model.", layer)):
+        for prefix, rest in (
+            ("lycoris_", flat),
+            ("lora_unet_", flat),
+            ("", layer),
+            (f"{base.component}.", layer),
+            ("diffusion_model.", layer),
+        ):
             names.setdefault(prefix + rest, layer)
     return names
 
@@ -284,15 +298,23 @@ def _dora_diffusers(
     from .lora_layers import diffusers_layers
 
     lengths = {name: tensor for name, tensor in tensors.items() if MAGNITUDE in name}
-    matrices, left = diffusers_layers({name: each for name, each in tensors.items() if name not in lengths}, base, metadata)
-    return _joined(matrices, {name.partition(f".{MAGNITUDE}")[0].removeprefix(base.component + "."): each for name, each in lengths.items()}, left)
+    matrices, left = diffusers_layers(
+        {name: each for name, each in tensors.items() if name not in lengths}, base, metadata
+    )
+    return _joined(
+        matrices,
+        {name.partition(f".{MAGNITUDE}")[0].removeprefix(base.component + "."): each for name, each in lengths.items()},
+        left,
+    )
 
 
 def _joined(
     matrices: Mapping[str, Matrices], lengths: Mapping[str, Tensor], left: list[str]
 ) -> tuple[dict[str, Change], list[str]]:
     """Layers that have both; a length without matrices has no place. A layer without a length is a plain one, which no DoRA has."""
-    odd = [f"{layer}.{MAGNITUDE}" for layer in lengths if layer not in matrices] + [f"{each}.lora_A" for each in matrices if each not in lengths]
+    odd = [f"{layer}.{MAGNITUDE}" for layer in lengths if layer not in matrices] + [
+        f"{each}.lora_A" for each in matrices if each not in lengths
+    ]
     made = {
         layer: Change("dora", {"lora_A": one.a, "lora_B": one.b, MAGNITUDE: lengths[layer].flatten()}, one.scale)
         for layer, one in matrices.items()
@@ -304,7 +326,9 @@ def _joined(
 def _dora_read(tensors: Mapping[str, Tensor], base: "Base", weights: Weights) -> tuple[dict[str, Change], list[str]]:
     layout = base.kohya()
     scales = {name: tensor for name, tensor in tensors.items() if name.endswith(f".{DORA_SCALE}")}
-    matrices, left = kohya.read({key: each for key, each in tensors.items() if key not in scales}, layout, base.network, base.shapes)
+    matrices, left = kohya.read(
+        {key: each for key, each in tensors.items() if key not in scales}, layout, base.network, base.shapes
+    )
     lengths: dict[str, Tensor] = {}
     for layer, one in matrices.items():
         found = layout.place(layer, base.network)

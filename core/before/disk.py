@@ -107,5 +107,7 @@ def adapter_shapes(config: RunConfig, model: ModelFacts) -> dict[str, tuple[int,
     return {
         f"{layer}.{part}": shape
         for layer in layers
-        for part, shape in tensor_shapes(lora.type, model.shapes[f"{layer}.weight"], ranks[layer][0], lora.lokr_factor).items()
+        for part, shape in tensor_shapes(
+            lora.type, model.shapes[f"{layer}.weight"], ranks[layer][0], lora.lokr_factor
+        ).items()
     }

@@ -47,7 +47,9 @@ def parsed(line: str) -> RankLine:
         if not 0 < alpha <= LARGEST_ALPHA:
             raise ValueError(f"alpha must be above 0 and at most {LARGEST_ALPHA:g}.")
     if "" in pattern.split("."):
-        raise ValueError(f"{pattern} begins or ends with a dot, or has two in a row; write parts of a name, such as attn2 or ff.net.")
+        raise ValueError(
+            f"{pattern} begins or ends with a dot, or has two in a row; write parts of a name, such as attn2 or ff.net."
+        )
     return RankLine(pattern, rank, alpha)
 
 
@@ -71,7 +73,10 @@ def faults_of(layers: Sequence[str], lines: Sequence[str]) -> Iterator[tuple[str
     for number, line in enumerate(read):
         own = [layer for layer in layers if line.means(layer)]
         if not own:
-            yield f"{line.pattern} is in the name of none of the {len(layers)} layers that train", _near(line.pattern, layers)
+            yield (
+                f"{line.pattern} is in the name of none of the {len(layers)} layers that train",
+                _near(line.pattern, layers),
+            )
         elif all(any(later.means(layer) for later in read[number + 1 :]) for layer in own):
             yield (
                 f"{line.pattern} has no effect, because later lines hold for all of its {len(own)} layers",
@@ -82,9 +87,18 @@ def faults_of(layers: Sequence[str], lines: Sequence[str]) -> Iterator[tuple[str
 def _near(pattern: str, layers: Sequence[str]) -> str:
     """Parts of names that are near, else what there is."""
     wanted = pattern.count(".") + 1
-    parts = {".".join(names[at : at + wanted]) for names in (layer.split(".") for layer in layers) for at in range(len(names) - wanted + 1)}
+    parts = {
+        ".".join(names[at : at + wanted])
+        for names in (layer.split(".") for layer in layers)
+        for at in range(len(names) - wanted + 1)
+    }
     near = difflib.get_close_matches(pattern, sorted(parts), n=3, cutoff=0.5)
     if near:
         return f"Did you mean {' or '.join(near)}?"
-    ends = sorted({layer.split(".")[-1] if not layer.split(".")[-1].isdigit() else ".".join(layer.split(".")[-2:]) for layer in layers})
+    ends = sorted(
+        {
+            layer.split(".")[-1] if not layer.split(".")[-1].isdigit() else ".".join(layer.split(".")[-2:])
+            for layer in layers
+        }
+    )
     return f"The layers end in {', '.join(ends[:8])}; the first is {layers[0]}." if layers else "No layer trains."

@@ -247,7 +247,9 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')
     elif config.lora.type != "lokr":
-        yield Idle(("lora_lokr_factor",), "only lokr splits layers into two factors", f'lora_type is "{config.lora.type}"')
+        yield Idle(
+            ("lora_lokr_factor",), "only lokr splits layers into two factors", f'lora_type is "{config.lora.type}"'
+        )
     if not training.use_ema:
         yield Idle(("ema_decay",), "no running mean is kept", "use_ema is false")
     if training.loss_type != "huber":

@@ -126,7 +126,11 @@ class Bench:
             )
         tensors = found.tensors["ema"] if "ema" in found.tensors else found.tensors["trainable"]
         if trained["model_type"] == "lora":
-            own = {each.field: trained[name] for name, each in OPTIONS.items() if each.section == "lora" and name in trained}
+            own = {
+                each.field: trained[name]
+                for name, each in OPTIONS.items()
+                if each.section == "lora" and name in trained
+            }
             self._load_adapter(state, tensors, LoraConfig(**own))
             self._activate(state)
         else:

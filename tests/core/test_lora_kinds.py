@@ -28,7 +28,15 @@ from tiny_run import ROLLOUT, events
 
 LAYOUT = {"lora": "both", "dora": "both", "loha": "kohya", "lokr": "kohya"}
 CONVOLUTIONS = ("to_q", "to_k", "conv1", "proj_in", "ff.net.0.proj")
-CASES = [("sd1", "dora"), ("sd1", "loha"), ("sd1", "lokr"), ("lumina2", "dora"), ("lumina2", "loha"), ("lumina2", "lokr"), ("sd1", "lora")]
+CASES = [
+    ("sd1", "dora"),
+    ("sd1", "loha"),
+    ("sd1", "lokr"),
+    ("lumina2", "dora"),
+    ("lumina2", "loha"),
+    ("lumina2", "lokr"),
+    ("sd1", "lora"),
+]
 """A UNet with convolutions and a transformer; of plain LoRA the ranks by layer and the rank-stabilised scale."""
 
 
@@ -76,7 +84,7 @@ def predicted(model):
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_what_is_said_of_a_kind_is_what_trains(name, kind, trained):
     """Names and shapes of every tensor, in every layer with its own rank."""
-    model, config = trained(name, kind)
+    model, _ = trained(name, kind)
     shapes, layers = shapes_of(model.denoiser), layers_of_state(adapters.adapter_state(model))
     assert list(layers) == adapted_layers(model)
     ranks = {"to_q": 2, "conv1": 5}
@@ -150,6 +158,7 @@ def test_what_cannot_be_honoured_is_refused_at_the_field(changes, words):
 
 def comfyui_weight(tensors, name, weight):
     """A layer's weight as ComfyUI makes it of a file (comfy/weight_adapter, 2025), from its formulas."""
+
     def get(part):
         found = tensors.get(f"{name}.{part}")
         return None if found is None else found.float()
@@ -245,7 +254,9 @@ def test_a_dora_in_16_bits_keeps_its_lengths_in_32_and_passes_its_check_in_both_
     for layout, part in (("diffusers", "lora_magnitude_vector"), ("kohya", "dora_scale")):
         path = adapters.export_lora(model, tmp_path / f"{layout}.safetensors", config, "bfloat16", layout=layout)
         assert adapters.check_export(path, config, model).passed
-        kinds = {name.endswith(part): tensor.dtype for name, tensor in load_file(path).items() if not name.endswith(".alpha")}
+        kinds = {
+            name.endswith(part): tensor.dtype for name, tensor in load_file(path).items() if not name.endswith(".alpha")
+        }
         assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
@@ -259,8 +270,12 @@ def test_parts_that_do_not_train_keep_their_rows_in_a_fused_layer(tiny_folder, t
     layers = [f"transformer_blocks.0.attn.to_{each}" for each in "qkv"]
     draws = torch.Generator().manual_seed(4)
     weights = {layer: torch.randn(6, 5, generator=draws) for layer in layers}
-    base = Base("x", "FLUX.1", "transformer", FAMILIES["flux"].kohya, "", {}, {layer: (6, 5) for layer in layers}, "lycoris_")
-    parts = {"lora_A": torch.randn(2, 5, generator=draws), "lora_B": torch.randn(6, 2, generator=draws), MAGNITUDE: torch.rand(6) + 1}
+    base = Base("x", "FLUX.1", "transformer", FAMILIES["flux"].kohya, "", {}, dict.fromkeys(layers, (6, 5)), "lycoris_")
+    parts = {
+        "lora_A": torch.randn(2, 5, generator=draws),
+        "lora_B": torch.randn(6, 2, generator=draws),
+        MAGNITUDE: torch.rand(6) + 1,
+    }
     change = variants.Change("dora", parts, 0.5)
     tensors = variants.written({layers[0]: change}, base, weights.__getitem__, torch.float32)
     assert tensors.keys() == variants.keys({layers[0]: change}, base)
@@ -282,7 +297,10 @@ def test_a_merged_model_has_the_change_and_what_cannot_be_done_is_refused(name, 
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
     done = merge(path, model.source, tmp_path / "whole")
     assert done.effect > 1e-3 > 100 * done.difference
-    for refused in (lambda out: convert(path, out, "diffusers", model.source), lambda out: resize(path, out, 2, model.source)):
+    for refused in (
+        lambda out: convert(path, out, "diffusers", model.source),
+        lambda out: resize(path, out, 2, model.source),
+    ):
         with pytest.raises(LoraError, match="lora merge"):
             refused(tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
@@ -350,7 +368,14 @@ def test_a_run_with_rollout_measures_base_and_tuned_and_its_checkpoint_shows_wha
     curves = json.loads((run.path / events(run, "drift")[-1]["path"]).read_text())["curves"]
     assert {curve["weights"] for curve in curves} == {"base", "tuned"}
     weights = [{"run": str(run.path), "step": 2}, {"lora": str(run.lora_path / f"{run.name}.safetensors")}, "base"]
-    request = {"config": run.read_config(), "image": str(pictures / "0.png"), "target": 0.3, "offset": 2, "columns": 2, "checkpoints": weights}
+    request = {
+        "config": run.read_config(),
+        "image": str(pictures / "0.png"),
+        "target": 0.3,
+        "offset": 2,
+        "columns": 2,
+        "checkpoints": weights,
+    }
     nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
     shown = answer(Bench(), request, tmp_path / "a", **nothing)["numbers"]
     assert shown[f"{run.name}, step 2"] == pytest.approx(shown[run.name], rel=1e-4, abs=1e-5)
@@ -362,7 +387,11 @@ def test_adapters_of_two_kinds_are_shown_one_after_the_other(tiny_folder, traine
     files = []
     for kind in ("dora", "lokr"):
         model, config = trained("lumina2", kind)
-        files.append(adapters.export_lora(model, tmp_path / f"{kind}.safetensors", config, layout="diffusers" if kind == "dora" else "kohya"))
+        files.append(
+            adapters.export_lora(
+                model, tmp_path / f"{kind}.safetensors", config, layout="diffusers" if kind == "dora" else "kohya"
+            )
+        )
     bench, expected = Bench(), [predicted(trained("lumina2", kind)[0]) for kind in ("dora", "lokr")]
     base = predicted(load_model(config.model))
     bench.open(config)

@@ -276,10 +276,15 @@ def test_weights_by_noise_are_those_of_diffusers_snr_for_every_output(kind):
     from diffusers.training_utils import compute_snr
     from rollout_studio.core.maths.noise import Level
 
-    schedule, times = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012), torch.tensor([0, 3, 250, 700, 999])
+    schedule, times = (
+        DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        torch.tensor([0, 3, 250, 700, 999]),
+    )
     snr, product = compute_snr(schedule, times), schedule.alphas_cumprod[times]
     level = Level(times.float(), product.sqrt(), (1 - product).sqrt())
-    on_output = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]  # an error of the image of 1, in the output
+    on_output = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[
+        kind
+    ]  # an error of the image of 1, in the output
     for weight, on_image in (
         (losses.min_snr_weight(level, 5.0, kind), snr.clamp(max=5)),
         (losses.picture_weight(level, "debiased", kind), snr.sqrt()),
@@ -289,7 +294,9 @@ def test_weights_by_noise_are_those_of_diffusers_snr_for_every_output(kind):
     if kind == "epsilon":
         torch.testing.assert_close(losses.picture_weight(level, "debiased", kind), 1 / snr.sqrt(), rtol=1e-4, atol=0)
     if kind == "v_prediction":  # sd-scripts' scale_v_pred_loss_like_noise_pred
-        torch.testing.assert_close(losses.picture_weight(level, "noise_error", kind), snr / (snr + 1), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            losses.picture_weight(level, "noise_error", kind), snr / (snr + 1), rtol=1e-4, atol=0
+        )
 
 
 def test_the_weight_of_a_row_without_any_picture_is_finite():
@@ -309,7 +316,9 @@ def test_a_weighting_of_other_models_weighs_their_rows_and_is_refused_on_a_flow_
     with pytest.raises(ValueError, match="not defined for flow models"):
         loss_of(Model(), training=asked["training"])
     with pytest.raises(ConfigError, match="keep one of the two"):
-        config_from_flat({"loss_weighting": weighting, "snr_gamma": 5, "pretrained_model_name_or_path": "someone/unknown"})
+        config_from_flat(
+            {"loss_weighting": weighting, "snr_gamma": 5, "pretrained_model_name_or_path": "someone/unknown"}
+        )
 
 
 @pytest.mark.parametrize("asked", [{"loss_weighting": "cosmap"}, {"precondition_outputs": True}], ids=str)

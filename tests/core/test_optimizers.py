@@ -61,7 +61,7 @@ def by_adafactor():
         rows, columns = torch.lerp(torch.as_tensor(rows, dtype=torch.float64).expand(3), square.mean(1), share), torch.lerp(
             torch.as_tensor(columns, dtype=torch.float64).expand(4), square.mean(0), share)  # fmt: skip
         update = gradient / (rows[:, None] * columns / rows.mean()).sqrt()
-        size = RATE if RATE < number**-0.5 else number**-0.5
+        size = min(RATE, number**-0.5)
         step = size * max(1e-3, float(weight.square().mean().sqrt()))
         weight = weight * (1 - RATE * DECAY)
         yield (weight := weight - step * update / max(1.0, float(update.square().mean().sqrt())))
@@ -78,12 +78,17 @@ def by_came():
         update = update / max(1.0, float(update.square().mean().sqrt()))
         moment = 0.9 * moment + 0.1 * update
         unsure = (update - moment) ** 2
-        odd_rows, odd_columns = 0.9999 * odd_rows + 0.0001 * unsure.mean(1), 0.9999 * odd_columns + 0.0001 * unsure.mean(0)
+        odd_rows, odd_columns = (
+            0.9999 * odd_rows + 0.0001 * unsure.mean(1),
+            0.9999 * odd_columns + 0.0001 * unsure.mean(0),
+        )
         weight = weight * (1 - RATE * DECAY)
         yield (weight := weight - RATE * moment / (odd_rows[:, None] * odd_columns / odd_rows.mean()).sqrt())
 
 
-@pytest.mark.parametrize(("name", "formula"), [("adamw", by_adamw), ("lion", by_lion), ("adafactor", by_adafactor), ("came", by_came)])
+@pytest.mark.parametrize(
+    ("name", "formula"), [("adamw", by_adamw), ("lion", by_lion), ("adafactor", by_adafactor), ("came", by_came)]
+)
 def test_two_steps_are_those_of_the_paper(name, formula):
     for ours, expected in zip(stepped(name), formula(), strict=True):
         torch.testing.assert_close(ours.double(), expected, atol=2e-5, rtol=1e-4)
@@ -93,13 +98,23 @@ def test_prodigy_steps_as_its_library_does_with_its_advice_for_diffusion_models(
     from prodigyopt import Prodigy
 
     weight, found = nn.Parameter(START.clone()), []
-    theirs = Prodigy([weight], lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY, use_bias_correction=True, safeguard_warmup=True)
+    theirs = Prodigy(
+        [weight],
+        lr=RATE,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=DECAY,
+        use_bias_correction=True,
+        safeguard_warmup=True,
+    )
     for gradient in GRADIENTS:
         weight.grad = gradient.clone()
         theirs.step()
         found.append(weight.detach().clone())
     ours = stepped("prodigy", lr_scheduler="constant_with_warmup", lr_warmup_steps=2)
-    assert all(torch.equal(one, other) for one, other in zip(ours, found, strict=True)) and not torch.equal(ours[1], START)
+    assert all(torch.equal(one, other) for one, other in zip(ours, found, strict=True)) and not torch.equal(
+        ours[1], START
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -111,7 +126,12 @@ def test_an_optimizer_keeps_as_many_numbers_as_the_estimate_counts(name):
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    kept = sum(each.numel() for state in optimizer.state.values() for each in state.values() if torch.is_tensor(each) and each.ndim)
+    kept = sum(
+        each.numel()
+        for state in optimizer.state.values()
+        for each in state.values()
+        if torch.is_tensor(each) and each.ndim
+    )
     assert kept == moment_numbers(name, shapes)
 
 
@@ -121,14 +141,24 @@ def test_an_optimizer_keeps_as_many_numbers_as_the_estimate_counts(name):
      ("prodigy", 1e-4, "1 is usual"), ("came", 1e-4, None), ("adamw", 1e-4, None)],
 )  # fmt: skip
 def test_a_rate_of_another_optimizers_size_is_remarked(name, rate, word):
-    remarks = [each for each in idle_remarks(config_from_flat({"optimizer": name, "learning_rate": rate})) if "learning_rate" in each]
+    remarks = [
+        each
+        for each in idle_remarks(config_from_flat({"optimizer": name, "learning_rate": rate}))
+        if "learning_rate" in each
+    ]
     assert [word in each for each in remarks] == ([] if word is None else [True])
 
 
 @pytest.mark.parametrize("name", ["adafactor", *COLLECTED])
 def test_settings_of_adam_are_said_to_do_nothing_elsewhere(name):
-    remarks = idle_remarks(config_from_flat({"optimizer": name, "adam_beta2": 0.99, "learning_rate": 1e-2 if name == "adafactor" else 1e-5}))
-    assert f'adam_beta2 is not used: optimizer is "{name}".' in remarks or any("adam_beta2" in each and name in each for each in remarks)
+    remarks = idle_remarks(
+        config_from_flat(
+            {"optimizer": name, "adam_beta2": 0.99, "learning_rate": 1e-2 if name == "adafactor" else 1e-5}
+        )
+    )
+    assert f'adam_beta2 is not used: optimizer is "{name}".' in remarks or any(
+        "adam_beta2" in each and name in each for each in remarks
+    )
     assert not any("adam_beta2" in each for each in idle_remarks(config_from_flat({"adam_beta2": 0.99})))
 
 
@@ -137,5 +167,7 @@ def test_without_their_package_they_are_refused_with_the_command(name, monkeypat
     import sys
 
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    with pytest.raises(ValueError, match=f"optimizer = {name} needs the package pytorch-optimizer.*pip install pytorch-optimizer"):
+    with pytest.raises(
+        ValueError, match=f"optimizer = {name} needs the package pytorch-optimizer.*pip install pytorch-optimizer"
+    ):
         make_optimizer(TrainingConfig(optimizer=name), [nn.Parameter(torch.ones(2))])

@@ -86,7 +86,11 @@ def assert_resumes_exactly(tiny_run, **changes) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
-    [("prodigy", 1.0), ("adafactor", 1e-2), *(pytest.param(name, 1e-3, marks=pytest.mark.slow) for name in ("lion", "came"))],
+    [
+        ("prodigy", 1.0),
+        ("adafactor", 1e-2),
+        *(pytest.param(name, 1e-3, marks=pytest.mark.slow) for name in ("lion", "came")),
+    ],
 )
 def test_every_optimizer_goes_on_as_it_stood(tiny_run, without_drift, optimizer, rate):
     if optimizer in ("lion", "came"):

@@ -55,7 +55,11 @@ def layout(situation: Situation) -> Iterable[Finding]:
 def _layers(situation: Situation, facts: FamilyFacts) -> list[str]:
     """The layers of the model that get an adapter."""
     lora, model = situation.config.lora, situation.model
-    return [] if model is None else adapted_layers(model.shapes, lora.targets if lora.targets else (facts.lora_targets or ATTENTION))
+    return (
+        []
+        if model is None
+        else adapted_layers(model.shapes, lora.targets if lora.targets else (facts.lora_targets or ATTENTION))
+    )
 
 
 def _lycoris(situation: Situation, facts: FamilyFacts, layout: KohyaLayout | None, network: dict) -> Iterable[Finding]:

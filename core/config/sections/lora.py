@@ -60,8 +60,8 @@ class LoraConfig(Checked):
     )
     type: Literal["lora", "dora", "loha", "lokr"] = option(
         "lora",
-        "lora: two small matrices a layer, read everywhere. dora: with a trained length of every row, learns a little more, a slower step. "
-        "loha, lokr: products that reach more with as many numbers; read by ComfyUI (lora_layout kohya), not by diffusers.",
+        "lora: two small matrices a layer, read everywhere. dora: also trains the length of every row; a step is slower. loha, lokr: products of "
+        "smaller factors, with lora_layout kohya; ComfyUI reads them, diffusers does not.",
         label="Kind of adapter",
         source="DoRA (arXiv 2402.09353), LyCORIS (arXiv 2309.14859)",
         level="advanced",

@@ -205,9 +205,7 @@ class TrainingConfig(Checked):
     def not_for(self, *, is_flow: bool) -> tuple[str, ...]:
         """Those of them that are defined for the other kind of models alone."""
         elsewhere = (self.loss_weighting in OFF_THE_FLOW) == is_flow
-        return tuple(
-            name for name in self.weighs_by_noise if (elsewhere if name == "loss_weighting" else not is_flow)
-        )
+        return tuple(name for name in self.weighs_by_noise if (elsewhere if name == "loss_weighting" else not is_flow))
 
 
 OFF_THE_FLOW = ("debiased", "noise_error")
