@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..families.quantised import shape_of, weight_of
+from ..families.quantised import is_quantised, shape_of, weight_of
 from ..randomness import kept_random_state
 from .header import read_header
-from .kinds import MAGNITUDE, PARTS
+from .kinds import MAGNITUDE, NAMES, PARTS
 from .lora_file import LoraError, LoraFile, read_lora_header
 from .matrices import squared_norm
 
@@ -120,6 +120,12 @@ def _load_variant(model: "Model", file: LoraFile, name: str) -> Fit:
             f"'{file.path}' does not fit {model.source.name}: {len(tensors) - len(left)} of its {len(tensors)} tensors have a place in it; the "
             f"first that has none is {left[0][:120] if left else next(iter(tensors))[:120]}.",
             _OTHER_MODEL,
+        )
+    packed = [layer for layer in layers if is_quantised(model.denoiser.get_submodule(layer))]
+    if packed:
+        raise LoraError(
+            f"'{file.path}' is a {NAMES[file.kind]}, which needs the base's weights as numbers, and those of {packed[0]} are quantised.",
+            "Open the base with base_model_quantization = none.",
         )
     with _quietly():
         variants.place(model, layers, name)
@@ -312,7 +318,7 @@ def _change(loaded: list[nn.Module], name: str) -> float:
             a, b, _, scale = adapter_matrices(module, name)
             changed += scale**2 * squared_norm(a, b)
         else:
-            changed += float(_as_change(module, name).of(base.weight).norm()) ** 2
+            changed += float(_as_change(module, name).of(weight_of(base)).norm()) ** 2
         whole += float(weight_of(base).float().norm()) ** 2
     return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
 

@@ -8,7 +8,7 @@ A DoRA's rows in the other layout (`dora_scale`) are written as ComfyUI and Forg
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +42,7 @@ class Change:
 
     def of(self, weight: Tensor) -> Tensor:
         """The change of a weight (outputs, inputs, ...), flattened to (outputs, inputs * ...), float32."""
-        added = self._added()
+        added = self.added()
         if self.kind != "dora":
             return added
         before = weight.detach().to("cpu", torch.float32).flatten(1)
@@ -59,7 +59,8 @@ class Change:
         a, b = self.parts["lora_A"], self.parts["lora_B"]
         return Matrices(a, b, self.scale * a.shape[0])
 
-    def _added(self) -> Tensor:
+    def added(self) -> Tensor:
+        """What is added to the weight; of a DoRA before its rows get their lengths."""
         if self.kind in ("lora", "dora"):
             return self.matrices.delta()
         parts = {name: tensor.float() for name, tensor in self.parts.items()}
@@ -135,7 +136,7 @@ def place(model: "Model", layers: Mapping[str, Change], name: str) -> None:
             if name in getattr(module, part, {}):
                 del getattr(module, part)[name]
         for part, tensor in change.parts.items():
-            value = torch.nn.Parameter(tensor.to(weight.device, torch.float32), requires_grad=False)
+            value = torch.nn.Parameter(tensor.to(model.device, torch.float32), requires_grad=False)
             if kind in ("loha", "lokr"):
                 getattr(module, part)[name] = value
             else:
@@ -145,9 +146,10 @@ def place(model: "Model", layers: Mapping[str, Change], name: str) -> None:
 
 
 def _misfit(change: Change, weight: Tensor) -> str | None:
-    """Why a change does not go onto a weight; None where it does."""
+    """Why a change does not go onto a weight; None where it does. Computes shapes alone."""
+    shapes_only = replace(change, parts={name: tensor.to("meta") for name, tensor in change.parts.items()})
     try:
-        shape = tuple(change.of(weight).shape)
+        shape = tuple(shapes_only.added().shape)
     except RuntimeError as error:  # torch's word for factors that do not go together
         return f"the factors do not go together ({' '.join(str(error).split())[:200]})"
     return None if shape == tuple(weight.flatten(1).shape) else f"the change has {shape}"
