@@ -2,6 +2,7 @@
 
 import json
 
+from ...core.adapters.kinds import NAMES
 from ...core.before.remarks import remarks
 from ...core.config import OPTIONS, RunConfig, config_to_flat, differences, load_preset
 from ...core.config.options import shown
@@ -15,7 +16,7 @@ def plan_sentence(config: RunConfig) -> str:
     """What Start will do, in one sentence."""
     training, data = config.training, config.data
     rows = training.train_batch_size * training.gradient_accumulation_steps
-    what = f"LoRA of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
+    what = f"{NAMES[config.lora.type]} of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
     rollout = level_of(config) if config.rollout.rolls_out else "no"
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"

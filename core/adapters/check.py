@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
-from . import kohya
+from . import kohya, variants
+from .files import base_weight, file_name
 from .header import ExportError, read_header
+from .kinds import MAGNITUDE
 from .loading import adapter_matrices, has_adapter
+from .lora_file import read_lora_header
 from .lora_layers import Base
 from .matrices import Matrices, difference
-from .trainable import adapted_layers
+from .trainable import ADAPTER, adapted_layers, adapter_state
+from .variants import Change
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -106,6 +110,8 @@ def check_export(
     with kept_random_state(), torch.no_grad():
         if path.is_dir():
             check = _check_full(path, model, state)
+        elif not read_lora_header(path).is_read_by_diffusers:
+            check = check_read_back(path, config, model, state)
         elif _layout(path) == "kohya":
             check = _check_kohya(path, config, model, state)
         else:
@@ -173,19 +179,19 @@ def _check_lora(
     if model is not None:
         reference = probe.prediction(model, state)
     else:
-        with layers_added(fresh, _pairs(in_file, fresh.component)):
+        with layers_added(fresh, _of_diffusers(path, in_file, fresh)):
             reference = probe.prediction(fresh)
 
     prediction, ran = _with_the_file(fresh, path, probe)
     loaded = {
-        f"{fresh.component}.{name.replace('.check.', '.')}": tensor
+        f"{fresh.component}.{file_name(name.replace('.check.', f'.{ADAPTER}.'))}": tensor
         for name, tensor in fresh.denoiser.state_dict().items()
         if ".lora_" in name
     }
     used = sum(
         name in loaded
         and torch.equal(loaded[name].cpu(), tensor.to(loaded[name].dtype))
-        and name.removesuffix(".weight").removeprefix(f"{fresh.component}.") in ran
+        and name.removesuffix(".weight").removeprefix(f"{fresh.component}.").replace(MAGNITUDE, "lora_B") in ran
         for name, tensor in in_file.items()
     )
     effect = float((reference - base).abs().max())
@@ -252,6 +258,65 @@ def _check_kohya(
         reference="file" if model is None else "trainer",
         layout="kohya",
     )
+
+
+def check_read_back(
+    path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None
+) -> ExportCheck:
+    """Of files that no stock pipeline reads whole: the keys by the kind and the layers, and the base with every layer changed as the file
+    and the kind's definition say, against the trainer's model. The definitions are those of ComfyUI's and LyCORIS' readers."""
+    from safetensors.torch import load_file
+
+    fresh, in_file, kind = _opened(config, model), load_file(path), read_lora_header(path).kind
+    base, weights = Base.of_model(fresh), partial(base_weight, fresh)
+    metadata = {str(key): str(value) for key, value in (read_header(path).get("__metadata__") or {}).items()}
+    layers, left = variants.read(in_file, kind, base, weights, metadata)
+    trained = layers
+    if model is not None:
+        trained = variants.of_trained(model, kind, adapter_state(model) if state is None else state)
+    named = variants.keys(trained, base)
+    probe = Probe(fresh, model)
+    without = probe.prediction(fresh)
+    with layers_added(fresh, layers):
+        by_definition = probe.prediction(fresh)
+    if model is None:  # peft's layers with the file's tensors against the definition
+        variants.place(fresh, layers, "check")
+        reference, prediction = by_definition, probe.prediction(fresh)
+    else:
+        reference, prediction = probe.prediction(model, state), by_definition
+    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    apart = SAME_CHANGE if exact else SAME_CHANGE_ROUNDED
+    arrived = {
+        layer
+        for layer, one in trained.items()
+        if layer in layers and _apart(one, layers[layer], weights(layer)) < apart
+    }
+    lost = (
+        variants.keys({layer: one for layer, one in trained.items() if layer not in arrived}, base)
+        if arrived != set(trained)
+        else set()
+    )
+    effect = float((reference - without).abs().max())
+    return ExportCheck(
+        path=str(path),
+        missing=tuple(sorted(named - in_file.keys())),
+        unexpected=tuple(sorted((in_file.keys() - named) | set(left))),
+        used=len((in_file.keys() & named) - lost),
+        total=len(in_file),
+        max_difference=float((prediction - reference).abs().max()),
+        effect=effect,
+        tolerance=(EXACT if exact else ROUNDED) * effect + probe.floor(reference),
+        reference="file" if model is None else "trainer",
+        layout="kohya",
+    )
+
+
+def _apart(one: Change, other: Change, weight: Tensor) -> float:
+    """The share by which two changes of a layer differ."""
+    mine, its = one.of(weight), other.of(weight)
+    size, apart = float(mine.norm()), float((mine - its).norm())
+    # where nothing was trained, what is left is rounding of the weight itself
+    return apart / size if size > NOISE_FLOOR * float(weight.float().norm()) else apart
 
 
 def _with_the_file(fresh: "Model", path: Path, probe: "Probe") -> tuple[Tensor, set[str]]:
@@ -331,7 +396,7 @@ class Probe:
 
 @contextmanager
 def _weights(model: "Model", state: Mapping[str, Tensor]):
-    from .trainable import adapter_state, load_adapter_state
+    from .trainable import load_adapter_state
 
     own = adapter_state(model)
     load_adapter_state(model, state)
@@ -341,8 +406,11 @@ def _weights(model: "Model", state: Mapping[str, Tensor]):
         load_adapter_state(model, own)
 
 
-def _pairs(tensors: Mapping[str, Tensor], component: str) -> dict[str, Matrices]:
+def _of_diffusers(path: Path, tensors: Mapping[str, Tensor], fresh: "Model") -> Mapping[str, Matrices | Change]:
     """The layers of a file in the diffusers layout, at scale 1."""
+    component = fresh.component
+    if read_lora_header(path).kind == "dora":
+        return variants.read(tensors, "dora", Base.of_model(fresh), partial(base_weight, fresh), {})[0]
     return {
         name.removeprefix(f"{component}.").removesuffix(".lora_A.weight"): Matrices(
             a, tensors[name.replace(".lora_A.", ".lora_B.")], float(a.shape[0])
@@ -353,18 +421,19 @@ def _pairs(tensors: Mapping[str, Tensor], component: str) -> dict[str, Matrices]
 
 
 @contextmanager
-def layers_added(model: "Model", layers: Mapping[str, Matrices]):
-    """The base with W + alpha / rank * B A in every layer: LoRA by its definition, without any loader. Of a quantised layer the output:
-    W x + alpha / rank * B A x."""
+def layers_added(model: "Model", layers: Mapping[str, Matrices | Change]):
+    """The base with W + alpha / rank * B A in every layer: LoRA by its definition (other kinds by theirs), without any loader. Of a
+    quantised layer the output: W x + alpha / rank * B A x."""
     weights, undo = model.denoiser.state_dict(), []
     for layer, matrices in layers.items():
         module = model.denoiser.get_submodule(layer)
-        if is_quantised(module):
+        if is_quantised(module) and isinstance(matrices, Matrices):
             undo.append(module.register_forward_hook(partial(_plus_matrices, matrices)).remove)
             continue
         weight = weights[f"{layer}.weight"]
         undo.append(partial(weight.copy_, weight.clone()))
-        weight += matrices.delta().reshape(weight.shape).to(weight)
+        change = matrices.of(weight) if isinstance(matrices, Change) else matrices.delta()
+        weight += change.reshape(weight.shape).to(weight)
     try:
         yield
     finally:

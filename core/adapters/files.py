@@ -7,6 +7,7 @@ the matrices. `check.check_export` proves either on a fresh stock pipeline.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from .. import platform_calls
 from ..families.loading import WHOLE
-from . import kohya
+from . import kohya, variants
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
+from .kinds import LYCORIS, MAGNITUDE
+from .lora_file import LoraError
 from .lora_layers import Base, Layout, network_notes
 from .matrices import of_adapter
 from .trainable import ADAPTER, adapted_layers, adapter_state
@@ -46,7 +49,10 @@ def check_layout(model: "Model", config: "RunConfig") -> None:
     if config.training.model_type != "lora" or config.lora.layout == "diffusers":
         return
     base = Base.of_model(model)
-    kohya.check_named(base.kohya(), base.network, adapted_layers(model))
+    if config.lora.type in LYCORIS:
+        variants.file_names(base, adapted_layers(model))
+    else:
+        kohya.check_named(base.kohya(), base.network, adapted_layers(model))
 
 
 def export(
@@ -99,7 +105,12 @@ def export_lora(
     state = adapter_state(model) if state is None else state
     if layout == "kohya":
         return _export_kohya(model, path, config, dtype, state, step)
-    layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
+    if config.lora.type in LYCORIS:
+        raise LoraError(f"diffusers has no file for lora_type = {config.lora.type}.", "Set lora_layout = kohya.")
+    layers = {  # a DoRA's lengths in 32 bits: they multiply the whole weight, not a small change of it
+        file_name(name): (tensor if MAGNITUDE in name else tensor.to(dtype)).contiguous()
+        for name, tensor in folded(model, state).items()
+    }
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:
@@ -117,9 +128,17 @@ def _export_kohya(
 ) -> Path:
     from safetensors.torch import save_file
 
-    base, layers = Base.of_model(model), of_adapter(model, state)
-    tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
-    title, notes = path.stem.removesuffix(KOHYA_END), network_notes(layers, "kohya", base)
+    base, kind = Base.of_model(model), config.lora.type
+    if kind == "lora":
+        layers = of_adapter(model, state)
+        tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
+        notes = network_notes(layers, "kohya", base)
+    else:
+        changes = variants.of_trained(model, kind, state)
+        tensors = variants.written(changes, base, partial(base_weight, model), dtype)
+        rank, alpha = config.lora.rank, config.lora.alpha
+        notes = {"ss_network_alpha": str(float(rank if alpha is None else alpha)), "rollout_studio_layout": "kohya"}
+    title = path.stem.removesuffix(KOHYA_END)
     metadata = lora_metadata(config, model.facts.header, title=title, step=step, network=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:
@@ -141,8 +160,15 @@ def folded(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def file_name(parameter: str) -> str:
-    """`layers.0.attn.to_q.lora_A.default.weight` -> `layers.0.attn.to_q.lora_A.weight`."""
-    return parameter.replace(f".{ADAPTER}.", ".")
+    """`layers.0.attn.to_q.lora_A.default.weight` -> `layers.0.attn.to_q.lora_A.weight`; a DoRA's lengths without `.weight`, as peft has them."""
+    name = parameter.replace(f".{ADAPTER}.", ".")
+    return name.removesuffix(".weight") if name.endswith(f".{MAGNITUDE}.weight") else name
+
+
+def base_weight(model: "Model", layer: str) -> Tensor:
+    """The base's weight of a layer, whether or not it has an adapter."""
+    module = model.denoiser.get_submodule(layer)
+    return getattr(module, "base_layer", module).weight  # type: ignore[return-value]
 
 
 def export_full(

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Trouble
+from .kinds import network_words
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -158,6 +159,7 @@ def lora_metadata(
     The trained alpha stands under `rollout_studio_alpha`."""
     training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
+    module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
     model, word = flat.get("pretrained_model_name_or_path"), flat.get("trigger_word")
     metadata = {
         "format": "pt",
@@ -169,10 +171,10 @@ def lora_metadata(
         "rollout_studio_trigger_word": word,
         "ss_v2": base["ss_base_model_version"] == "sd_v2",
         "ss_base_model_version": base["ss_base_model_version"],
-        "ss_network_module": "networks.lora",
+        "ss_network_module": module,
         "ss_network_dim": rank,
         "ss_network_alpha": float(rank),
-        "ss_network_args": "{}",
+        "ss_network_args": json.dumps(arguments),
         "ss_output_name": title,
         "ss_sd_model_name": model,
         "ss_resolution": f"({data.resolution}, {data.resolution})",

@@ -4,6 +4,7 @@ Where the original network has one layer for several of ours (q, k and v in one)
 each other, their B's along the diagonal, at the sum of their ranks. That is exact; at the rank of one it would not be.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ def written(
     Raises: LoraError for a layer that has no name in the layout.
     """
     check_named(layout, network, list(layers))
+    layers = _at_one_alpha(layers)
     groups: dict[str, dict[str, Matrices]] = {}
     places: dict[str, Place] = {}
     for layer, matrices in layers.items():
@@ -85,6 +87,18 @@ def read(
         whole = Matrices(a, b, float(a.shape[0] if alpha is None else alpha))
         layers |= _parted(whole, [part for part in parts[name] if part in shapes], shapes)
     return layers, sorted(left)
+
+
+def _at_one_alpha(layers: Mapping[str, Matrices]) -> Mapping[str, Matrices]:
+    """The same changes with the most frequent alpha in every layer, the rest multiplied into B: diffusers (0.42) mistakes the alphas of a
+    UNet's attention layers where they differ (`alpha_pattern` has other names than the layers)."""
+    usual, times = Counter(one.alpha for one in layers.values()).most_common(1)[0]
+    if times == len(layers):
+        return layers
+    return {
+        layer: one if one.alpha == usual else Matrices(one.a, one.b.float() * (one.alpha / usual), usual)
+        for layer, one in layers.items()
+    }
 
 
 def _joined(parts: Mapping[str, Matrices], joined: tuple[str, ...], shapes: Shapes) -> Matrices:

@@ -8,19 +8,24 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..families.quantised import shape_of, weight_of
+from ..families.quantised import is_quantised, shape_of, weight_of
 from ..randomness import kept_random_state
+from .header import read_header
+from .kinds import MAGNITUDE, NAMES, PARTS
 from .lora_file import LoraError, LoraFile, read_lora_header
 from .matrices import squared_norm
 
 if TYPE_CHECKING:
+    from ..config import LoraConfig
     from ..families.base import Model
+    from .variants import Change
 
 LARGEST_CHANGE = 100.0
 """A LoRA may change the weights of its layers by so many times their own size (Frobenius norms, all layers together). Trained ones
@@ -66,6 +71,8 @@ def load_lora(
     file = read_lora_header(source) if not isinstance(source, Mapping) else None
     what = "The checkpoint" if file is None else f"'{file.path}'"
     _check_values(what, file, source)
+    if file is not None and not file.is_read_by_diffusers:
+        return _load_variant(model, file, name)
     pipe = model.pipe
     given = (
         (dict(source), {})
@@ -96,22 +103,90 @@ def load_lora(
     return Fit(total, total, layers, change)
 
 
+def _load_variant(model: "Model", file: LoraFile, name: str) -> Fit:
+    """A file that diffusers would refuse, or read without a part of it: our own reader's."""
+    from safetensors.torch import load_file
+
+    from . import variants
+    from .files import base_weight
+    from .lora_layers import Base
+
+    tensors = load_file(file.path)
+    metadata = {str(key): str(value) for key, value in (read_header(file.path).get("__metadata__") or {}).items()}
+    weights = partial(base_weight, model)
+    layers, left = variants.read(tensors, file.kind, Base.of_model(model), weights, metadata)
+    if left or not layers:
+        raise LoraError(
+            f"'{file.path}' does not fit {model.source.name}: {len(tensors) - len(left)} of its {len(tensors)} tensors have a place in it; the "
+            f"first that has none is {left[0][:120] if left else next(iter(tensors))[:120]}.",
+            _OTHER_MODEL,
+        )
+    packed = [layer for layer in layers if is_quantised(model.denoiser.get_submodule(layer))]
+    if packed:
+        raise LoraError(
+            f"'{file.path}' is a {NAMES[file.kind]}, which needs the base's weights as numbers, and those of {packed[0]} are quantised.",
+            "Open the base with base_model_quantization = none.",
+        )
+    with _quietly():
+        variants.place(model, layers, name)
+    total = len(file.weights)
+    change, number = _checked_effect(model, name, f"'{file.path}'", expected=0, total=total)
+    model.denoiser.requires_grad_(False)
+    return Fit(total, total, number, change)
+
+
+def restore_adapter(model: "Model", config: "LoraConfig", state: Mapping[str, Tensor], name: str) -> Fit:
+    """Put a run's adapter, as its checkpoint has it, on the denoiser as the adapter `name`; it is then the active one.
+
+    Args:
+        config: that of the run. state: by the parameters' names, as `trainable.adapter_state` gives it.
+    Raises: LoraError where it does not fit; the model is then as it was.
+    """
+    from ..config.rank_pattern import ranks_of
+    from . import variants
+    from .files import file_name
+    from .kinds import LYCORIS, scale_of
+    from .matrices import shapes_of
+
+    parts, shapes = variants.layers_of_state(state), shapes_of(model.denoiser)
+    ranks = ranks_of(list(parts), config.rank, config.alpha, config.rank_pattern)
+    scales = {layer: scale_of(*each, config.rslora) for layer, each in ranks.items()}
+    if config.type not in LYCORIS:
+        tensors = {}
+        for parameter, tensor in state.items():
+            layer, is_b, _ = parameter.partition(".lora_B.")
+            tensors[f"{model.component}.{file_name(parameter)}"] = tensor * scales[layer] if is_b else tensor
+        return load_lora(model, tensors, name, text_encoders=False)
+    unknown = [layer for layer in parts if layer not in shapes]
+    if unknown:
+        raise LoraError(
+            f"The checkpoint does not fit {model.source.name}, which has no layer {unknown[0]}.", _OTHER_MODEL
+        )
+    with _quietly():
+        variants.place(
+            model, {layer: variants.Change(config.type, each, scales[layer]) for layer, each in parts.items()}, name
+        )
+    change, number = _checked_effect(model, name, "The checkpoint", expected=0, total=len(state))
+    model.denoiser.requires_grad_(False)
+    return Fit(len(state), len(state), number, change)
+
+
 def _checked_effect(model: "Model", name: str, what: str, *, expected: int, total: int) -> tuple[float, int]:
     """(change, layers) of the loaded adapter, as in `Fit`. Where not all `expected` tensors found a place, or the change is not
     sane, the adapter is removed again and LoraError raised."""
     loaded = [
-        (layer, *adapter_matrices(module, name))
+        module
         for part in _parts(model)
-        for layer, module in part.named_modules()
-        if has_adapter(module, name)
+        for module in part.modules()
+        if has_adapter(module, name) or has_variant(module, name)
     ]
-    used = 2 * len(loaded)
+    used = sum(3 if name in getattr(module, MAGNITUDE, {}) else 2 for module in loaded)
     if used < expected:
         drop(model, name)
         raise LoraError(
             f"{what} does not fit {model.source.name}: {used} of its {total} tensors found a place in it.", _OTHER_MODEL
         )
-    change = _change(loaded)
+    change = _change(loaded, name)
     if not change <= LARGEST_CHANGE:  # also where it is NaN
         drop(model, name)
         raise LoraError(
@@ -167,9 +242,12 @@ def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], to
     wrong = dict.fromkeys(elsewhere, f"this model's weights are named {model.component}.…")
     modules = dict(model.denoiser.named_modules())
     layers: dict[str, dict[str, Tensor]] = {}
+    lengths: dict[str, Tensor] = {}
     for name, tensor in _in_peft_names(own, model.component).items():
         layer, mark, end = name.rpartition(".lora_")
-        if not mark or end not in ("A.weight", "B.weight", "A.default.weight", "B.default.weight"):
+        if mark and end in ("magnitude_vector", "magnitude_vector.weight"):
+            lengths[layer] = tensor
+        elif not mark or end not in ("A.weight", "B.weight", "A.default.weight", "B.default.weight"):
             wrong[f"{model.component}.{name}"] = "it is not a matrix of a LoRA"
         else:
             layers.setdefault(layer, {})[end[0]] = tensor
@@ -177,6 +255,10 @@ def _check_places(what: str, model: "Model", converted: Mapping[str, Tensor], to
         why = _misfit(modules.get(layer), pair)
         if why is not None:
             wrong |= {f"{model.component}.{layer}.lora_{letter}.weight": why for letter in pair}
+    for layer, tensor in lengths.items():
+        rows = layers[layer]["B"].shape[0] if "B" in layers.get(layer, {}) else 0
+        if tensor.numel() != rows:
+            wrong[f"{model.component}.{layer}.{MAGNITUDE}"] = f"{tensor.numel()} lengths, for a layer of {rows} rows"
     if wrong:
         first, why = next(iter(wrong.items()))
         fitting = max(0, len(converted) - len(wrong))
@@ -189,7 +271,7 @@ def _in_peft_names(tensors: dict[str, Tensor], component: str) -> dict[str, Tens
     bare = {name.removeprefix(f"{component}."): tensor for name, tensor in tensors.items()}
     return (
         bare
-        if all(".lora_A." in name or ".lora_B." in name for name in bare)
+        if all(".lora_A." in name or ".lora_B." in name or MAGNITUDE in name for name in bare)
         else convert_unet_state_dict_to_peft(bare)
     )
 
@@ -217,18 +299,42 @@ def has_adapter(module: nn.Module, name: str) -> bool:
     return hasattr(module, "lora_A") and name in module.lora_A
 
 
+def has_variant(module: nn.Module, name: str) -> bool:
+    """Whether a layer has the adapter `name`, of a kind without matrices A and B."""
+    return any(name in getattr(module, part, {}) for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a"))
+
+
 def adapter_matrices(module: nn.Module, name: str) -> tuple[Tensor, Tensor, nn.Module, float]:
     """(A, B, the layer itself, scale) of the adapter `name` on a layer."""
     return module.lora_A[name].weight, module.lora_B[name].weight, module.base_layer, module.scaling[name]
 
 
-def _change(loaded: list[tuple[str, Tensor, Tensor, nn.Module, float]]) -> float:
-    """|scale B A| / |W| over all layers."""
+def _change(loaded: list[nn.Module], name: str) -> float:
+    """|change| / |W| over all layers."""
     changed = whole = 0.0
-    for _, a, b, layer, scale in loaded:
-        changed += scale**2 * squared_norm(a, b)
-        whole += float(weight_of(layer).float().norm()) ** 2
+    for module in loaded:
+        base = module.base_layer
+        if has_adapter(module, name) and name not in getattr(module, MAGNITUDE, {}):
+            a, b, _, scale = adapter_matrices(module, name)
+            changed += scale**2 * squared_norm(a, b)
+        else:
+            changed += float(_as_change(module, name).of(weight_of(base)).norm()) ** 2
+        whole += float(weight_of(base).float().norm()) ** 2
     return math.sqrt(changed / whole) if whole > 0 else (0.0 if changed == 0 else math.inf)
+
+
+def _as_change(module: nn.Module, name: str) -> "Change":
+    """The adapter `name` of a layer that is no plain LoRA's."""
+    from .variants import Change
+
+    if has_adapter(module, name):
+        a, b, _, scale = adapter_matrices(module, name)
+        lengths = module.lora_magnitude_vector[name].weight
+        return Change(
+            "dora", {"lora_A": a.detach().cpu(), "lora_B": b.detach().cpu(), MAGNITUDE: lengths.detach().cpu()}, scale
+        )
+    parts = {part: getattr(module, part)[name].detach().cpu() for part in PARTS if name in getattr(module, part, {})}
+    return Change("loha" if "hada_w1_a" in parts else "lokr", parts, module.scaling[name])
 
 
 def _unread(what: str, model: "Model", error: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from ..families.source import ModelError
 from ..sizes import size
 from .header import LARGEST_HEADER
+from .kinds import DORA_SCALE, MAGNITUDE, PARTS, Kind
 
 LARGEST_FILE = 8 * 2**30
 LARGEST_METADATA = 2**20  # characters
@@ -21,7 +22,6 @@ MOST_TENSORS = 20_000
 KINDS = ("F32", "F16", "BF16", "F64")
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, and bare pickles
-_OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA"}
 _AGAIN = "Copy or download it again."
 _ANOTHER = "Choose a .safetensors file that holds a LoRA; what Rollout Studio exports lies in a run's lora folder."
 
@@ -36,6 +36,20 @@ class LoraFile:
 
     path: Path
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is, by the tensors that only one kind has."""
+        ends = {name.rpartition(".")[2] for name in self.tensors}
+        found = next((PARTS[part] for part in PARTS if part in ends), None)
+        if found is not None:
+            return "loha" if found == "loha" else "lokr"
+        return "dora" if any(MAGNITUDE in name for name in self.tensors) or DORA_SCALE in ends else "lora"
+
+    @property
+    def is_read_by_diffusers(self) -> bool:
+        """Does a pipeline's own loader take the whole of it? Of a DoRA in the other layout it leaves a part away, with a warning."""
+        return self.kind == "lora" or (self.kind == "dora" and not any(DORA_SCALE in name for name in self.tensors))
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -59,15 +73,14 @@ def read_lora_header(path: Path | str) -> LoraFile:
     tensors = _tensors(path, header, there)
     if len(tensors) > MOST_TENSORS:
         raise LoraError(f"'{path}' holds {len(tensors):,} tensors; a LoRA has at most {MOST_TENSORS:,}.", _ANOTHER)
-    others = [kind for mark, kind in _OTHER_KINDS.items() if any(mark in name for name in tensors)]
-    if others:
-        raise LoraError(
-            f"'{path}' is a {others[0]}, a kind of adapter that is not supported: it would be drawn without a part of it.",
-            "Get or train it as a plain LoRA.",
-        )
-    layers = {re.split(r"[._]lora_", name)[0] for name in tensors}  # a layer's alpha may be named by the layer alone
+    # a layer's alpha may be named by the layer alone
+    layers = {re.split(rf"[._]lora_|\.(?:{'|'.join(PARTS)})$", name)[0] for name in tensors}
     foreign = [
-        name for name in tensors if "lora" not in name.lower() and not (name.endswith(".alpha") and name[:-6] in layers)
+        name
+        for name in tensors
+        if "lora" not in name.lower()
+        and name.rpartition(".")[2] not in PARTS
+        and not (name.endswith((".alpha", f".{DORA_SCALE}")) and name.rpartition(".")[0] in layers)
     ]
     if not tensors or foreign:
         first = f" (the first of the others is {foreign[0][:80]!r})" if foreign else ""

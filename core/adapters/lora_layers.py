@@ -13,6 +13,7 @@ from .. import platform_calls
 from ..families.lora_facts import kohya_layout
 from . import kohya
 from .header import read_header
+from .kinds import NAMES
 from .lora_file import LoraError, read_lora_header
 from .matrices import Matrices, Shapes, network_of, shapes_of
 
@@ -28,7 +29,8 @@ _ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps rank and al
 
 @dataclass(frozen=True)
 class Base:
-    """The network that a LoRA is for: its family's component and label, its config and the layers that it has."""
+    """The network that a LoRA is for: its family's component and label, its config and the layers that it has. `lycoris`: as in
+    `FamilyFacts`."""
 
     name: str
     label: str
@@ -37,6 +39,7 @@ class Base:
     why_no_layout: str
     network: Mapping[str, Any]
     shapes: Shapes
+    lycoris: str | None = None
 
     @classmethod
     def of(cls, source: "Source") -> "Base":
@@ -53,7 +56,7 @@ class Base:
     @classmethod
     def _made(cls, name: str, facts: "FamilyFacts", network: Mapping[str, Any], shapes: Shapes) -> "Base":
         layout, why = kohya_layout(facts.kohya, network)
-        return cls(name, facts.label, facts.component, layout, why, network, shapes)
+        return cls(name, facts.label, facts.component, layout, why, network, shapes, facts.lycoris)
 
     def kohya(self) -> "KohyaLayout":
         """Raises LoraError with the reason where files of the kohya layout are not written for this model."""
@@ -73,19 +76,24 @@ class LoraLayers:
 
 
 def read_lora(path: Path | str, base: Base) -> LoraLayers:
-    """Read a LoRA file of either layout for `base`.
+    """Read a plain LoRA file of either layout for `base`.
 
-    Raises: LoraError for a file that is no LoRA, for another network, or with tensors that have no place in it (a text encoder's).
+    Raises: LoraError for a file that is no LoRA or one of another kind, for another network, or with tensors that have no place in it (a text encoder's).
     """
     from safetensors.torch import load_file
 
     file = read_lora_header(path)
+    if file.kind != "lora":
+        raise LoraError(
+            f"'{path}' is a {NAMES[file.kind]}: its layers are no two matrices whose rank or layout could be changed alone.",
+            "Merge it into its base (`rollout-studio lora merge`), or train it again as wanted (lora_layout, lora_rank).",
+        )
     tensors = load_file(file.path)
     metadata = {str(key): str(value) for key, value in (read_header(path).get("__metadata__") or {}).items()}
     dtype = next(tensor.dtype for name, tensor in tensors.items() if not name.endswith(kohya.ALPHA))
     layout: Layout
     if all(name.startswith(base.component + ".") for name in tensors):
-        layout, (layers, left) = "diffusers", _diffusers(tensors, base, metadata)
+        layout, (layers, left) = "diffusers", diffusers_layers(tensors, base, metadata)
     else:
         layout, (layers, left) = "kohya", kohya.read(tensors, base.kohya(), base.network, base.shapes)
     if left or not layers:
@@ -143,9 +151,10 @@ def network_notes(layers: Mapping[str, Matrices], layout: Layout, base: Base) ->
     }
 
 
-def _diffusers(
+def diffusers_layers(
     tensors: Mapping[str, Tensor], base: Base, metadata: Mapping[str, str]
 ) -> tuple[dict[str, Matrices], list[str]]:
+    """(the layers of a file in the diffusers layout, keys that have no place in the network)."""
     alpha_of = _alphas(metadata, base.component)
     layers, left = {}, dict(tensors)
     for key in tensors:
@@ -165,13 +174,13 @@ def _alphas(metadata: Mapping[str, str], component: str) -> Any:
         notes = {} if text is None else json.loads(text)
     except ValueError as error:
         raise LoraError(f"Its {_ADAPTER_METADATA} is damaged ({error}).", "Copy or download it again.") from error
-    if any(notes.get(f"{component}.{kind}") for kind in ("use_rslora", "use_dora")):
-        raise LoraError("It is a LoRA of another kind (rank-stabilised or DoRA).", "Get or train it as a plain LoRA.")
+    stabilised = bool(notes.get(f"{component}.use_rslora"))
     usual, others = notes.get(f"{component}.lora_alpha"), notes.get(f"{component}.alpha_pattern") or {}
 
     def alpha(layer: str, rank: int) -> float:
         named = next((value for name, value in others.items() if layer == name or layer.endswith("." + name)), usual)
-        return float(rank if named is None else named)
+        found = float(rank if named is None else named)
+        return found * rank**0.5 if stabilised else found  # alpha / sqrt(rank), as alpha / rank
 
     return alpha
 

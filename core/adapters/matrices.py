@@ -68,12 +68,13 @@ def _double(one: Tensor) -> Tensor:
 
 def of_adapter(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Matrices]:
     """The layers of a trained adapter. `state`: as `trainable.adapter_state` gives it; on the CPU in float32, alpha as trained."""
-    alpha = float(model.denoiser.peft_config[ADAPTER].lora_alpha)  # type: ignore[index,union-attr]
     layers = {}
     for name, tensor in state.items():
         layer, is_a, _ = name.partition(".lora_A.")
         if is_a:
             b = state[name.replace(".lora_A.", ".lora_B.")]
+            scale = model.denoiser.get_submodule(layer).scaling[ADAPTER]  # type: ignore[index,union-attr]
+            alpha = float(scale) * tensor.shape[0]
             layers[layer] = Matrices(*(each.detach().to("cpu", torch.float32) for each in (tensor, b)), alpha)
     return layers
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..config import OPTIONS, RunConfig, config_to_flat
 from ..config.options import shown
 from ..names import is_hub_id
+from .kinds import NAMES
 
 _SHOWN = (
     "lora_rank", "lora_alpha", "learning_rate", "optimizer", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
@@ -47,7 +48,7 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
         lines += ["## Trigger word", "", f"Put {_code(word)} into the prompt.", ""]
     if prompts:
         lines += ["## Prompts that were drawn during training", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
-    lines += ["## Use", "", *_use(files[0], base if hub else None), "", "## Files", ""]
+    lines += ["## Use", "", *_use(files[0], base if hub else None, flat), "", "## Files", ""]
     lines += [
         f"- `{file.name}`"
         + (" (names and alpha tensors for ComfyUI, Forge and AUTOMATIC1111)" if "kohya" in file.stem else "")
@@ -62,8 +63,10 @@ def _front(head: Mapping[str, Any]) -> str:
     return f"---\n{ModelCardData(**head).to_yaml()}\n---\n"
 
 
-def _use(file: Path, base: str | None) -> list[str]:
-    model = base if base is not None else "the base model"
+def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
+    model, kind = base if base is not None else "the base model", flat.get("lora_type", "lora")
+    if kind != "lora" and flat.get("lora_layout") == "kohya":
+        return [f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."]
     return [
         "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
         f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",

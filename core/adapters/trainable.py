@@ -6,16 +6,21 @@ same tensors.
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ..config.rank_pattern import faults_of, ranks_of
 from ..families.source import ModelError
 from ..randomness import kept_random_state
+from .kinds import LYCORIS, MAGNITUDE
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from ..config import LoraConfig, RunConfig
     from ..families.base import Model
 
@@ -32,41 +37,89 @@ def attach(model: "Model", config: "RunConfig") -> None:
 
 
 def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
-    """Put a LoRA on the denoiser; only its weights train.
+    """Put a LoRA, or another kind of adapter, on the denoiser; only its weights train.
 
-    It starts without effect (B = 0) and reproducibly: A depends on the seed and the layer's name alone, not on what was
-    drawn before nor on which other layers have an adapter. Draws no global random numbers.
+    It starts without effect (one of its factors is 0) and reproducibly: the others depend on the seed and the layer's name alone, not on
+    what was drawn before nor on which other layers have an adapter. Draws no global random numbers.
 
     Args:
-        config: `rank`, `alpha` (None = rank), `dropout`, `targets` (ends of layer names; () = the family's).
+        config: `type`, `rank`, `alpha` (None = rank), `rank_pattern`, `dropout`, `targets` (ends of layer names; () = the family's).
 
-    Raises: ModelError where a target matches no layer, or the model has an adapter already.
-    Source: LoRA, Hu et al., arXiv 2106.09685.
+    Raises: ModelError where a target or a pattern matches no layer, or the model has an adapter already.
+    Source: LoRA, Hu et al., arXiv 2106.09685; the other kinds: `kinds`.
     """
-    from peft import LoraConfig as PeftConfig
-
     if model.has_adapter:
         raise ModelError("The model has an adapter already.", "Load the model again before attaching another.")
     denoiser = model.denoiser
     denoiser.requires_grad_(False)
     targets = matching_layers(denoiser, config.targets if config.targets else model.facts.lora_targets, model.name)
-    alpha = config.rank if config.alpha is None else config.alpha
+    check_ranks(denoiser, targets, config)
     with kept_random_state():
-        denoiser.add_adapter(
-            PeftConfig(r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=targets),
-            adapter_name=ADAPTER,
-        )
+        denoiser.add_adapter(peft_config(config, targets), adapter_name=ADAPTER)
     with torch.no_grad():
+        start_lengths(denoiser, ADAPTER)
         for name, parameter in denoiser.named_parameters():
             if not parameter.requires_grad:
                 continue
             parameter.data = parameter.data.to(
                 model.device, torch.float32
             )  # beside a streamed layer it came in main memory
-            if ".lora_A." in name:
+            if ".lora_A." in name or (".lora_" not in name and bool(parameter.any())):
                 start = torch.empty(parameter.shape)
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=_named_generator(seed, name))
                 parameter.copy_(start)
+
+
+def peft_config(config: "LoraConfig", layers: list[str]) -> "PeftConfig":
+    """peft's config of the adapter on these layers, by their full names."""
+    import peft
+
+    ranks = ranks_of(layers, config.rank, config.alpha, config.rank_pattern)
+    alpha = config.rank if config.alpha is None else config.alpha
+    usual = (config.rank, float(alpha))
+    others = {f"^{re.escape(layer)}": each for layer, each in ranks.items() if each != usual}
+    shared = {
+        "r": config.rank,
+        "target_modules": layers,
+        "rank_pattern": {layer: each[0] for layer, each in others.items()},
+        "alpha_pattern": {layer: each[1] for layer, each in others.items()},
+    }
+    if config.type == "loha":
+        return peft.LoHaConfig(alpha=alpha, **shared)
+    if config.type == "lokr":
+        # LyCORIS' own start: the large factor is 0. peft's other one makes the small factor 0, through which then all gradients go.
+        factor = -1 if config.lokr_factor is None else config.lokr_factor
+        return peft.LoKrConfig(alpha=alpha, decompose_factor=factor, init_weights="lycoris", **shared)
+    return peft.LoraConfig(
+        lora_alpha=alpha,
+        lora_dropout=config.dropout,
+        use_dora=config.type == "dora",
+        use_rslora=config.rslora,
+        **shared,
+    )
+
+
+def check_ranks(denoiser: nn.Module, layers: list[str], config: "LoraConfig") -> None:
+    """Raises: ModelError where a line of `rank_pattern` changes no layer, or the kind of adapter has no form for a layer."""
+    for wrong, remedy in faults_of(layers, config.rank_pattern):
+        raise ModelError(f"lora_rank_pattern: {wrong}.", remedy)
+    if config.type in LYCORIS:
+        deep = [layer for layer in layers if isinstance(denoiser.get_submodule(layer), nn.Conv3d)]
+        if deep:
+            raise ModelError(
+                f"lora_type = {config.type}: {len(deep)} of the layers are three-dimensional convolutions, which it has no form for; the "
+                f"first is {deep[0]}.",
+                "Set lora_type to lora, or leave these layers out of lora_targets.",
+            )
+
+
+def start_lengths(denoiser: nn.Module, adapter: str) -> None:
+    """The rows' own lengths as a DoRA's start, in the 32 bits that it computes in; of a 16-bit base peft takes them rounded."""
+    for module in denoiser.modules():
+        lengths = getattr(module, MAGNITUDE, {})
+        if adapter in lengths:
+            one, weight = lengths[adapter], module.base_layer.weight.float()
+            one.weight.data = one.get_weight_norm(weight, torch.zeros((), device=weight.device), 1.0)
 
 
 def attach_full(model: "Model") -> None:
@@ -112,8 +165,9 @@ def trainable_names(model: "Model") -> list[str]:
 
 def adapted_layers(model: "Model") -> list[str]:
     """The layers that have the trained adapter."""
-    ends = f".lora_A.{ADAPTER}.weight"
-    return [name.removesuffix(ends) for name, _ in model.denoiser.named_parameters() if name.endswith(ends)]
+    ends = (f".lora_A.{ADAPTER}.weight", f".hada_w1_a.{ADAPTER}", f".lokr_w1.{ADAPTER}")
+    names = (name for name, _ in model.denoiser.named_parameters())
+    return [name.removesuffix(end) for name in names for end in ends if name.endswith(end)]
 
 
 def adapter_state(model: "Model") -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """How many bytes a run writes, and how many weights it trains; no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..adapters.kinds import tensor_shapes
 from ..config import RunConfig
+from ..config.rank_pattern import ranks_of
 from ..data import Scan, bucket_counts
 from ..families.facts import ATTENTION
 from .model_files import ModelFacts
@@ -43,24 +45,47 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
         + prompts * text
     )
 
-    weights = 0 if model is None else trained_weights(config, model)
-    copies = 3 + (1 if training.use_ema else 0)  # weights, two moments, the running mean
+    shapes = {} if model is None else trained_shapes(config, model)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    saved = weights * (2 if training.use_ema else 1) + moment_numbers(training.optimizer, shapes.values())
     steps, every = training.max_train_steps, config.saving.checkpoint_step_interval
     saves = (
         1 if every == 0 else min(config.saving.checkpoints_total_limit, math.ceil(steps / every)) + 1
     )  # + one being written
     sampled = 2 + (steps // config.validation.step_interval if config.validation.step_interval else 0)
     pictures_bytes = sampled * len(config.validation.prompts) * 2 * data.resolution**2
-    return DiskEstimate(cache, weights * 4 * (copies * saves + 1) + pictures_bytes)
+    return DiskEstimate(cache, math.ceil(4 * (saved * saves + weights)) + pictures_bytes)
 
 
 def trained_weights(config: RunConfig, model: ModelFacts) -> int:
     """How many numbers train: those of the adapter, or of the whole network."""
+    return sum(math.prod(shape) for shape in trained_shapes(config, model).values())
+
+
+def trained_shapes(config: RunConfig, model: ModelFacts) -> dict[str, tuple[int, ...]]:
+    """The tensors that train: those of the adapter, or of the whole network."""
     if config.training.model_type == "full":
         tables = () if model.family is None else model.family.untrained
-        return sum(math.prod(shape) for name, shape in model.shapes.items() if not name.endswith(tables))
-    usual = ATTENTION if model.family is None else model.family.lora_targets
-    return adapter_weights(model.shapes, config.lora.rank, config.lora.targets if config.lora.targets else usual)
+        return {name: shape for name, shape in model.shapes.items() if not name.endswith(tables)}
+    return adapter_shapes(config, model)
+
+
+def moment_numbers(optimizer: str, shapes: Iterable[tuple[int, ...]]) -> float:
+    """Numbers of 4 bytes that an optimizer keeps for tensors of these shapes (adamw_8bit: two of one byte each, counted as a quarter)."""
+    if optimizer in ("adafactor", "came"):
+        return float(sum(_factored(optimizer, shape) for shape in shapes))
+    return KEPT_PER_WEIGHT[optimizer] * sum(math.prod(shape) for shape in shapes)
+
+
+KEPT_PER_WEIGHT = {"adamw": 2.0, "adamw_8bit": 0.5, "prodigy": 4.0, "lion": 1.0}
+"""The moments of an optimizer; of prodigy also the start and the sum that its rate is estimated from."""
+
+
+def _factored(optimizer: str, shape: tuple[int, ...]) -> int:
+    """A row and a column in place of a matrix (of came two of each, and its first moment); vectors are kept whole."""
+    numbers = math.prod(shape)
+    lines = numbers if len(shape) < 2 else numbers // shape[-1] + numbers // shape[-2]
+    return lines if optimizer == "adafactor" else numbers + lines * (1 if len(shape) < 2 else 2)
 
 
 def adapted_layers(shapes: Mapping[str, tuple[int, ...]], targets: tuple[str, ...]) -> list[str]:
@@ -74,7 +99,15 @@ def adapted_layers(shapes: Mapping[str, tuple[int, ...]], targets: tuple[str, ..
     ]
 
 
-def adapter_weights(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: tuple[str, ...]) -> int:
-    """Weights of an adapter on the layers that end in `targets`."""
-    layers = (shapes[f"{layer}.weight"] for layer in adapted_layers(shapes, targets))
-    return sum(rank * (shape[0] + math.prod(shape[1:])) for shape in layers)
+def adapter_shapes(config: RunConfig, model: ModelFacts) -> dict[str, tuple[int, ...]]:
+    """What trains of an adapter: name -> shape."""
+    lora, usual = config.lora, ATTENTION if model.family is None else model.family.lora_targets
+    layers = adapted_layers(model.shapes, lora.targets if lora.targets else usual)
+    ranks = ranks_of(layers, lora.rank, lora.alpha, lora.rank_pattern)
+    return {
+        f"{layer}.{part}": shape
+        for layer in layers
+        for part, shape in tensor_shapes(
+            lora.type, model.shapes[f"{layer}.weight"], ranks[layer][0], lora.lokr_factor
+        ).items()
+    }

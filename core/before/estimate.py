@@ -17,12 +17,13 @@ from pathlib import Path
 from ..config import OPTIONS, ModelConfig, RunConfig, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
+from ..families.facts import ATTENTION
 from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..sizes import off_by, size
 from .cost import plain_step_in_forwards, rollout_cost
-from .disk import DiskEstimate, disk_estimate, trained_weights
+from .disk import DiskEstimate, adapted_layers, disk_estimate, moment_numbers, trained_shapes
 from .held import held_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
@@ -54,7 +55,7 @@ MEASURED_RANGE = (0.5, 4.0)
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
-    "device", "lora_rank", "lora_targets",
+    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same."""
 _TAIL_BYTES = 256 * 1024
@@ -316,7 +317,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         weights     P * bytes of base_model_precision (full: 4), or as they are quantised, without blocks that stream (`held`);
                     on a CPU also text encoders and VAE
         visiting    the largest block that streams; of quantised weights those that are unpacked at one time
-        trained     T * 4 * (1 + 1 gradient + moments of the optimizer + 1 for EMA); full: without the weights themselves
+        trained     T * 4 * (1 + 1 gradient + 1 for EMA) and the optimizer's moments; full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
         activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times what checkpointing leaves where it is on
     and on a CPU the process itself. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
@@ -328,14 +329,15 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     training, full = config.training, config.training.model_type == "full"
     held = 4 if full else 4 if config.model.base_model_precision == "float32" else 2
     kept = held_weights(config.model, facts.shapes, streams=device == "cuda")
-    trained = trained_weights(config, facts)
-    moments = {"adamw": 2.0, "adamw_8bit": 0.5, "prodigy": 4.0, "adafactor": 0.1}[training.optimizer]
+    shapes = trained_shapes(config, facts)
+    trained = sum(math.prod(shape) for shape in shapes.values())
+    moments = moment_numbers(training.optimizer, shapes.values())
     parts = {"weights": kept.weights}
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
         parts["weights"] += beside * (4 if config.model.base_model_precision == "float32" else 2)
-    parts["training"] = trained * 4 * ((0 if full else 1) + 1 + moments + (1 if training.use_ema else 0))
+    parts["training"] = 4 * (trained * ((0 if full else 1) + 1 + (1 if training.use_ema else 0)) + moments)
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):
         parts["training"] += 2.0 * kept.whole
@@ -346,6 +348,9 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]
     numbers *= _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
     parts["activations"] = rows * wide * numbers * _outputs(facts, config.data.resolution)
+    if not full and config.lora.type != "lora":
+        left = _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
+        parts["activations"] += _whole_changes(config, facts, left) * (2 if mixed else 4)
     total = sum(parts.values())
     # the weights themselves are known
     worker, step = (
@@ -362,6 +367,17 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         device,
         f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
+
+
+def _whole_changes(config: RunConfig, facts: ModelFacts, left: float) -> float:
+    """Numbers of the layers' changes as whole weights: LoHa and LoKr compute them and keep them for the backward pass, DoRA those of one
+    layer for a moment, with a square of its inputs' size (docs/training.md)."""
+    usual = ATTENTION if facts.family is None else facts.family.lora_targets
+    layers = adapted_layers(facts.shapes, config.lora.targets if config.lora.targets else usual)
+    weights = [facts.shapes[f"{layer}.weight"] for layer in layers]
+    if config.lora.type == "dora":
+        return float(max((3 * math.prod(shape) + math.prod(shape[1:]) ** 2 for shape in weights), default=0))
+    return left * sum(math.prod(shape) for shape in weights)
 
 
 def ways_to_need_less(config: RunConfig) -> str:

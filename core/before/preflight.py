@@ -47,6 +47,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     computing.packages,
     folders.folders,
     lora_files.layout,
+    lora_files.ranks,
     lora_files.folder,
     idle_settings,
     costly_settings,

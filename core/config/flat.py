@@ -76,10 +76,13 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             f"{_model_shown(config.model)} is not one; leave it unset.",
             ("flow_schedule_shift", "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
-    for name in config.training.weighs_by_noise if is_flow is False else ():
+    for name in () if is_flow is None else config.training.not_for(is_flow=is_flow):
         yield Fault(
             f"{name} = {shown(getattr(config.training, name))}: is defined for flow models only, and {_model_shown(config.model)} is not "
-            "one; leave it out (snr_gamma weighs by noise level there).",
+            "one; leave it out (snr_gamma weighs by noise level there)."
+            if not is_flow
+            else f"{name} = {shown(getattr(config.training, name))}: is not defined for flow models, and {_model_shown(config.model)} is one; take "
+            "cosmap or sigma_sqrt, or leave it out.",
             (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
     if config.training.model_type == "full" and config.model.base_model_precision != "float32":
@@ -89,6 +92,13 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             ("base_model_precision", "model_type"),
         )
     yield from _rules_of_kept_weights(config)
+    kind, quantised = config.lora.type, config.model.base_model_quantization
+    if config.training.model_type == "lora" and kind != "lora" and quantised != "none":
+        yield Fault(
+            f"lora_type = {shown(kind)}: needs the base's weights as numbers, and base_model_quantization = {shown(quantised)} packs them; set "
+            "lora_type to lora, or base_model_quantization to none.",
+            ("lora_type", "base_model_quantization"),
+        )
 
 
 def _rules_of_kept_weights(config) -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from ..families.registry import FAMILIES
 from ..names import is_model_file
 from .flat import OPTIONS, RunConfig, differences
 from .options import shown
-from .sections import LoraConfig, RolloutConfig, probability_at
+from .sections import LoraConfig, RolloutConfig, TrainingConfig, probability_at
 
 PREFIX = RolloutConfig.prefix
 ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
@@ -246,12 +246,17 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')
+    elif config.lora.type != "lokr":
+        yield Idle(
+            ("lora_lokr_factor",), "only lokr splits layers into two factors", f'lora_type is "{config.lora.type}"'
+        )
     if not training.use_ema:
         yield Idle(("ema_decay",), "no running mean is kept", "use_ema is false")
     if training.loss_type != "huber":
         yield Idle(("huber_delta",), "the distance is not huber", 'loss_type is not "huber"')
-    if training.optimizer == "adafactor":
-        yield Idle(("adam_beta1", "adam_beta2", "adam_epsilon"), "adafactor has its own", 'optimizer is "adafactor"')
+    if training.optimizer in ("adafactor", "lion", "came"):
+        because = f'optimizer is "{training.optimizer}"'
+        yield Idle(("adam_beta1", "adam_beta2", "adam_epsilon"), f"{training.optimizer} has its own", because)
     if training.timestep_sampling in ("uniform", "mode"):
         because = f'timestep_sampling is "{training.timestep_sampling}"'
         yield Idle(("logit_mean", "logit_std"), "noise levels are drawn another way", because)
@@ -279,6 +284,8 @@ def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
 
 def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
     training = config.training
+    if training.loss_weighting == "noise_error" and config.model.known_prediction_type() == "epsilon":
+        yield 'loss_weighting "noise_error" changes nothing here: the model predicts the noise itself.'
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'
@@ -287,5 +294,18 @@ def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
                 'loss_weighting "sigma_sqrt" without precondition_outputs lets the few cleanest rows carry nearly all of the loss: it grows '
                 "as 1 / sigma^2. diffusers' script for SD 3 has both on."
             )
+    yield from _notes_on_rate(training)
+
+
+def _notes_on_rate(training: TrainingConfig) -> Iterator[str]:
+    """What a learning rate means differs from optimizer to optimizer by factors of thousands."""
+    rate = f"learning_rate = {training.learning_rate:g}"
     if training.optimizer == "prodigy" and training.learning_rate < 0.1:
-        yield f"learning_rate = {training.learning_rate:g} slows prodigy down: it finds its own rate; 1 is usual."
+        yield f"{rate} slows prodigy down: it finds its own rate; 1 is usual."
+    if training.optimizer == "lion" and training.learning_rate >= 1e-4:
+        yield f"{rate} is much for lion, which moves every weight by the whole rate: a third to a tenth of adamw's is usual, with more weight_decay."
+    if training.optimizer == "adafactor" and training.learning_rate < 1e-3:
+        yield (
+            f"{rate} is little for adafactor, which multiplies it by the weights' own size (a LoRA's are small, of 0 it takes 0.001): "
+            "about 1e-2 is usual."
+        )

@@ -184,6 +184,8 @@ class FamilyFacts:
         unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
+        lycoris: what ComfyUI reads before a layer's own name in a file of LoHa or LoKr ("lycoris_": dots are underscores), where the kohya
+            layout has no names or joins layers; None where it reads no such file.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
         single_file: how a checkpoint in one file is recognised and opened; None where it is not.
@@ -206,6 +208,7 @@ class FamilyFacts:
     unsuitable: tuple[Unsuitable, ...] = ()
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
+    lycoris: str | None = None
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import OPTIONS, LoraConfig
 from ..families.loading import WHOLE
 from ..runs import checkpoint
 from .preview.request import PreviewError, Weights
@@ -36,6 +37,7 @@ class Bench:
         self._base: dict[str, Tensor] | None = None  # the base's weights, while those of a full fine-tune are in place
         self._state = "base"
         self._numbers = 0
+        self._tuner = ""
 
     def is_open(self, config: "RunConfig") -> bool:
         """Whether the config's model is the one that is loaded."""
@@ -124,29 +126,39 @@ class Bench:
             )
         tensors = found.tensors["ema"] if "ema" in found.tensors else found.tensors["trainable"]
         if trained["model_type"] == "lora":
-            rank = trained["lora_rank"]
-            alpha = rank if trained["lora_alpha"] is None else trained["lora_alpha"]
-            file = {
-                f"{self.model.component}.{name.replace('.default.', '.')}": tensor * (alpha / rank) if ".lora_B." in name else tensor
-                for name, tensor in tensors.items()
-            }  # fmt: skip
-            self._load_adapter(state, file)
+            own = {
+                each.field: trained[name]
+                for name, each in OPTIONS.items()
+                if each.section == "lora" and name in trained
+            }
+            self._load_adapter(state, tensors, LoraConfig(**own))
             self._activate(state)
         else:
             self._load_full(state, tensors)
 
-    def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
-        """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
-        from ..adapters.loading import load_lora
-        from ..adapters.lora_file import LoraError
+    def _load_adapter(self, state: str, source: Path | Mapping[str, Tensor], trained: LoraConfig | None = None) -> None:
+        """Load a LoRA beside the others; the oldest goes. `source`: a file, or a checkpoint's tensors with their run's settings. Raises
+        PreviewError where it does not fit."""
+        from ..adapters.kinds import tuner
+        from ..adapters.loading import load_lora, restore_adapter
+        from ..adapters.lora_file import LoraError, read_lora_header
 
         self._unload_full()
+        kind = read_lora_header(source).kind if trained is None else trained.type
+        if self._adapters and self._tuner != tuner(kind):  # layers of two kinds do not stand in one another
+            config = self._config
+            self.free()
+            self.open(config)
+        self._tuner = tuner(kind)
         while len(self._adapters) >= ADAPTERS_KEPT:
             self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
         self._numbers += 1
         name = f"preview{self._numbers}"
         try:
-            load_lora(self.model, source, name, text_encoders=False)
+            if trained is None:
+                load_lora(self.model, source, name, text_encoders=False)
+            else:
+                restore_adapter(self.model, trained, source, name)
         except LoraError as error:
             raise PreviewError(error.message, error.remedy) from error
         self._adapters[state] = name

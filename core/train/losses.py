@@ -71,18 +71,21 @@ def huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
 
 
 def timestep_weight(training: "TrainingConfig", level: Level, prediction_type: PredictionType) -> Tensor | None:
-    """(B,) weights by noise level that hold for every row, or None where all are 1: Min-SNR, or a flow model's own.
+    """(B,) weights by noise level that hold for every row, or None where all are 1: Min-SNR, or one of `loss_weighting`.
 
-    Raises: ValueError where a flow model's weighting is asked for on another model.
+    Raises: ValueError where a weighting is asked for that is not defined for the model.
     """
     if training.snr_gamma is not None:
         return min_snr_weight(level, training.snr_gamma, prediction_type).float()
     if not training.weighs_by_noise:
         return None
-    if prediction_type != "flow_matching":
-        raise ValueError(
-            f"{training.weighs_by_noise[0]}: is defined for flow models only, this one predicts {prediction_type}."
-        )
+    is_flow = prediction_type == "flow_matching"
+    wrong = training.not_for(is_flow=is_flow)
+    if wrong:
+        only = "not defined for flow models" if is_flow else "defined for flow models only"
+        raise ValueError(f"{wrong[0]}: is {only}, this one predicts {prediction_type}.")
+    if not is_flow:
+        return picture_weight(level, training.loss_weighting, prediction_type).float()
     return flow_weight(level.sigma, training.loss_weighting, training.precondition_outputs).float()
 
 
@@ -101,6 +104,28 @@ def flow_weight(
         case _:
             weight = torch.ones_like(sigma)
     return weight * sigma**2 if precondition_outputs else weight
+
+
+LEAST_SNR = 1e-4
+"""Below it `debiased` weighs no more: at the zero terminal SNR of some schedules its weight of an epsilon would be infinite."""
+
+
+def picture_weight(
+    level: Level, weighting: Literal["debiased", "noise_error"], prediction_type: PredictionType
+) -> Tensor:
+    """(B,) weights that count an error of the clean image, whatever the output is, by sqrt(SNR) (debiased) or by SNR (noise_error, that is
+    the error of the noise). See `min_snr_weight` for how an error of the output moves the clean image.
+
+    Source: debiased: Yu et al., arXiv 2310.08442, 1 / sqrt(SNR) on epsilon. Differs: sd-scripts has 1 / (SNR + 1) there for v.
+    """
+    snr = (level.alpha / level.sigma).square()
+    match prediction_type:
+        case "epsilon":
+            return torch.ones_like(snr) if weighting == "noise_error" else snr.clamp(min=LEAST_SNR).rsqrt()
+        case "v_prediction":
+            return (snr if weighting == "noise_error" else snr.sqrt()) * level.sigma.square()
+        case _:
+            return snr if weighting == "noise_error" else snr.sqrt()
 
 
 def min_snr_weight(level: Level, gamma: float, prediction_type: PredictionType) -> Tensor:

@@ -16,11 +16,11 @@ def make_optimizer(config: "TrainingConfig", parameters: Sequence[Tensor]) -> Op
     """Build the optimizer that `config.optimizer` names.
 
     AdamW runs fused (3.5 to 4.6 times the speed of the plain loop on a CPU) where every parameter allows it. Prodigy
-    finds its own rate: `learning_rate` multiplies it and should be 1.0. Adafactor is torch's: no first moment, a fixed
-        relative threshold.
+    finds its own rate: `learning_rate` multiplies it and should be 1.0. Adafactor is torch's: no first moment, and an
+    update of `learning_rate` times the weights' own root mean square. Lion and CAME have their papers' betas.
 
     Raises:
-        ValueError: nothing to train, or 8-bit AdamW without bitsandbytes.
+        ValueError: nothing to train, or a package that is not installed.
     """
     parameters = list(parameters)
     if not parameters:
@@ -56,7 +56,22 @@ def make_optimizer(config: "TrainingConfig", parameters: Sequence[Tensor]) -> Op
         )
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, lr=rate, weight_decay=decay)
-    raise ValueError(f"optimizer = {config.optimizer}: must be adamw, adamw_8bit, prodigy or adafactor.")
+    return _of_collection(config.optimizer, parameters, rate, decay)
+
+
+def _of_collection(name: str, parameters: Sequence[Tensor], rate: float, decay: float) -> Optimizer:
+    """Lion (arXiv 2302.06675) and CAME (arXiv 2307.02047), of the package pytorch-optimizer; weight decay is decoupled."""
+    try:
+        from pytorch_optimizer import CAME, Lion
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer = {name} needs the package pytorch-optimizer, which is not installed: "
+            "pip install pytorch-optimizer, or choose optimizer = adamw."
+        ) from error
+    kinds: dict[str, type[Optimizer]] = {"lion": Lion, "came": CAME}
+    if name not in kinds:
+        raise ValueError(f"optimizer = {name}: must be adamw, adamw_8bit, prodigy, adafactor, lion or came.")
+    return kinds[name](parameters, lr=rate, weight_decay=decay)
 
 
 class Schedule:

@@ -127,11 +127,12 @@ def _open_model(config: RunConfig, listener: Listener) -> Model:
         reflexflow.is_on(config.rollout, model.noise_path)
     except ValueError as error:
         raise Refused(str(error), "Set scheduled_sampling_reflexflow to null or false.") from error
-    if training.weighs_by_noise and not model.is_flow:
+    wrong = training.not_for(is_flow=model.is_flow)
+    if wrong:
+        only = "not defined for flow models" if model.is_flow else "defined for flow models only"
         raise Refused(
-            f"{', '.join(training.weighs_by_noise)}: defined for flow models only, and {model.name} predicts "
-            f"{model.prediction_type}.",
-            "Leave it out; snr_gamma weighs by noise level there.",
+            f"{', '.join(wrong)}: {only}, and {model.name} predicts {model.prediction_type}.",
+            "Leave it out." if model.is_flow else "Leave it out; snr_gamma weighs by noise level there.",
         )
     listener.progress("model", 1, 1)
     return model

@@ -334,6 +334,25 @@ def test_as_many_weights_are_reported_as_train(name, kind, tiny_folder):
     assert trained_weights(config, facts(str(tiny_folder(name)))) == real > 0
 
 
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
+@pytest.mark.parametrize("name", ["sd1", "lumina2"])
+def test_as_many_weights_are_reported_as_train_of_every_kind(name, kind, tiny_folder):
+    """With convolutions, ranks by layer and a factor."""
+    from rollout_studio.core import adapters
+    from rollout_studio.core.families import load_model
+
+    layers = {"lora_targets": ["conv1", "to_q", "to_out.0", "proj_in", "ff.net.0.proj"]} if name == "sd1" else {}
+    pattern = ["to_q=2"] + (["conv1=5:2"] if layers else [])
+    config = config_from_flat(
+        {"pretrained_model_name_or_path": str(tiny_folder(name)), "device": "cpu", "lora_rank": 3, "lora_type": kind, "lora_lokr_factor": 4,
+         "lora_layout": "diffusers" if kind == "dora" else "kohya", "lora_rank_pattern": pattern, **layers}
+    )  # fmt: skip
+    model = load_model(config.model)
+    adapters.attach(model, config)
+    real = sum(weight.numel() for weight in adapters.trainable_parameters(model))
+    assert trained_weights(config, facts(str(tiny_folder(name)))) == real > 0
+
+
 # Weights that are quantised, or stream -----------------------------------------------------------------------------------
 
 

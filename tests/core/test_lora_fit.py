@@ -139,13 +139,6 @@ BROKEN = {
     "shape of words": (lambda good: header_of({"lora": tensor(("a",))}, b"1234"), "damaged"),
     "no tensors": (lambda good: header_of({}), "0 of its 0"),
     "a whole model": (lambda good: header_of({"conv_in.weight": tensor()}, b"1234"), "'conv_in.weight'"),
-    "LoKr": (lambda good: header_of({"transformer.x.lokr_w1": tensor()}, b"1234"), "a LoKr"),
-    "DoRA": (
-        lambda good: header_of(
-            {"transformer.x.lora_A.weight": tensor(), "transformer.x.dora_scale": tensor()}, b"1234"
-        ),
-        "a DoRA",
-    ),
     "8 bits": (
         lambda good: header_of({"transformer.x.lora_A.weight": tensor((4,), kind="F8_E4M3")}, b"1234"),
         "F8_E4M3",

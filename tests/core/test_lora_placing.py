@@ -111,6 +111,22 @@ def test_a_layout_that_could_not_be_proven_is_refused_with_the_reason(variant, t
     assert not refused(tiny_run(variant, "plain"), "lora_layout")
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_a_kind_that_no_known_tool_reads_for_this_model_is_refused(kind, tiny_run):
+    """By its names: a fused layer of FLUX and a family without the layout have others, which ComfyUI reads."""
+    [finding] = refused(tiny_run("sana", lora_type=kind, lora_layout="kohya"), "lora_type")
+    assert finding.level == "error" and "no names for it" in finding.message and "lora or dora" in finding.remedy
+    for variant in ("lumina2", "flux", "sd1"):
+        run = tiny_run(variant, variant, lora_type=kind, lora_layout="kohya")
+        assert not refused(run, "lora_type") and not refused(run, "lora_layout")
+
+
+def test_a_rank_pattern_that_fits_no_layer_is_refused_before_a_start_with_near_names(tiny_run):
+    [finding] = refused(tiny_run("sd1", lora_rank_pattern=["attn3=4", "to_q=2"]), "lora_rank_pattern")
+    assert finding.level == "error" and "attn3 is in the name of none" in finding.message and "attn2" in finding.remedy
+    assert not refused(tiny_run("sd1", "sound", lora_rank_pattern=["attn2=4", "down_blocks.*.attentions=2:1"]), "lora_rank_pattern")
+
+
 def test_a_layer_without_a_name_in_the_layout_is_refused(tiny_run):
     assert not refused(tiny_run("sdxl", "usual", lora_layout="both"), "lora_layout")
     [finding] = refused(tiny_run("sdxl", lora_layout="both", lora_targets=["to_q", "conv1"]), "lora_layout")

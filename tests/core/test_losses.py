@@ -269,6 +269,58 @@ def test_a_flow_models_weighting_gives_the_loss_of_diffusers_dreambooth_script(s
     torch.testing.assert_close(found.parts.total, theirs)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_weights_by_noise_are_those_of_diffusers_snr_for_every_output(kind):
+    """`compute_snr` on a real schedule, and the weights that diffusers' scripts and the papers write with it."""
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+    from rollout_studio.core.maths.noise import Level
+
+    schedule, times = (
+        DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        torch.tensor([0, 3, 250, 700, 999]),
+    )
+    snr, product = compute_snr(schedule, times), schedule.alphas_cumprod[times]
+    level = Level(times.float(), product.sqrt(), (1 - product).sqrt())
+    on_output = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[
+        kind
+    ]  # an error of the image of 1, in the output
+    for weight, on_image in (
+        (losses.min_snr_weight(level, 5.0, kind), snr.clamp(max=5)),
+        (losses.picture_weight(level, "debiased", kind), snr.sqrt()),
+        (losses.picture_weight(level, "noise_error", kind), snr),
+    ):
+        torch.testing.assert_close(weight * on_output, on_image, rtol=1e-4, atol=0)
+    if kind == "epsilon":
+        torch.testing.assert_close(losses.picture_weight(level, "debiased", kind), 1 / snr.sqrt(), rtol=1e-4, atol=0)
+    if kind == "v_prediction":  # sd-scripts' scale_v_pred_loss_like_noise_pred
+        torch.testing.assert_close(
+            losses.picture_weight(level, "noise_error", kind), snr / (snr + 1), rtol=1e-4, atol=0
+        )
+
+
+def test_the_weight_of_a_row_without_any_picture_is_finite():
+    from rollout_studio.core.maths.noise import Level
+
+    level = Level(torch.tensor([999.0]), torch.tensor([0.0]), torch.tensor([1.0]))
+    assert float(losses.picture_weight(level, "debiased", "epsilon")) == 100.0
+
+
+@pytest.mark.parametrize("weighting", ["debiased", "noise_error"])
+def test_a_weighting_of_other_models_weighs_their_rows_and_is_refused_on_a_flow_model(weighting):
+    asked = {"training": {"loss_weighting": weighting, "pretrained_model_name_or_path": "someone/unknown"}}
+    (weighed, plan), (plain, _) = main_of("v_prediction", snr_gamma=0, **asked), main_of("v_prediction", snr_gamma=0)
+    torch.testing.assert_close(weighed, plain * losses.picture_weight(plan.target, weighting, "v_prediction").float())
+    with pytest.raises(ConfigError, match="not defined for flow models, and demo-flow is one"):
+        config_from_flat({"pretrained_model_name_or_path": "demo-flow", "loss_weighting": weighting})
+    with pytest.raises(ValueError, match="not defined for flow models"):
+        loss_of(Model(), training=asked["training"])
+    with pytest.raises(ConfigError, match="keep one of the two"):
+        config_from_flat(
+            {"loss_weighting": weighting, "snr_gamma": 5, "pretrained_model_name_or_path": "someone/unknown"}
+        )
+
+
 @pytest.mark.parametrize("asked", [{"loss_weighting": "cosmap"}, {"precondition_outputs": True}], ids=str)
 def test_a_weighting_of_flow_models_is_refused_on_another_model(asked):
     with pytest.raises(ConfigError, match="defined for flow models only, and demo-epsilon is not one"):

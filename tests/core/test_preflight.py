@@ -335,7 +335,8 @@ def test_the_build_of_torch_is_read_without_importing_it():
 @pytest.mark.parametrize(
     ("changes", "package"),
     [({"report_to": each}, each) for each in ("tensorboard", "wandb", "trackio")]
-    + [({"optimizer": "adamw_8bit"}, "bitsandbytes"), ({"optimizer": "prodigy", "learning_rate": 1.0}, "prodigyopt")],
+    + [({"optimizer": "adamw_8bit"}, "bitsandbytes"), ({"optimizer": "prodigy", "learning_rate": 1.0}, "prodigyopt")]
+    + [({"optimizer": each, "learning_rate": 1e-5}, "pytorch-optimizer") for each in ("lion", "came")],
 )
 def test_a_package_that_is_not_installed_is_named_with_its_command(check, monkeypatch, changes, package):
     monkeypatch.setattr(installation, "torch_build", lambda: (True, True))

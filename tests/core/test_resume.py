@@ -84,9 +84,24 @@ def assert_resumes_exactly(tiny_run, **changes) -> None:
     assert_same(whole, parts)
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("prodigy", 1.0), ("adafactor", 1e-2)])
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [
+        ("prodigy", 1.0),
+        ("adafactor", 1e-2),
+        *(pytest.param(name, 1e-3, marks=pytest.mark.slow) for name in ("lion", "came")),
+    ],
+)
 def test_every_optimizer_goes_on_as_it_stood(tiny_run, without_drift, optimizer, rate):
+    if optimizer in ("lion", "came"):
+        pytest.importorskip("pytorch_optimizer")
     assert_resumes_exactly(tiny_run, optimizer=optimizer, learning_rate=rate)
+
+
+@pytest.mark.parametrize("kind", ["dora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("loha", "lokr"))])
+def test_every_kind_of_adapter_goes_on_as_it_stood(tiny_run, without_drift, kind):
+    files = {} if kind == "dora" else {"lora_layout": "kohya", "lora_dropout": 0.0}
+    assert_resumes_exactly(tiny_run, lora_type=kind, lora_rank_pattern=["to_q=2:1"], **files)
 
 
 def test_a_full_fine_tune_goes_on_as_it_stood(tiny_run, without_drift):

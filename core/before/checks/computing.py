@@ -8,6 +8,9 @@ from ...findings import Finding
 from .. import installation
 from .situation import Situation
 
+OPTIMIZER_PACKAGES = {"prodigy": "prodigyopt", "lion": "pytorch-optimizer", "came": "pytorch-optimizer"}
+"""By the name of an optimizer, as pip calls them; adamw_8bit needs a GPU too, and has its own check."""
+
 
 def device(situation: Situation) -> Iterable[Finding]:
     """PyTorch is installed, and its build and the computer have the device that is set."""
@@ -170,8 +173,10 @@ def packages(situation: Situation) -> Iterable[Finding]:
             "Run `wandb login` once before.",
             "tracker-login",
         )
-    if config.training.optimizer == "prodigy" and not installation.installed("prodigyopt"):
+    chosen = config.training.optimizer
+    package = OPTIMIZER_PACKAGES.get(chosen)
+    if package is not None and not installation.installed(package.replace("-", "_")):
         yield Finding(
-            "error", "optimizer", "prodigy needs the package prodigyopt, which is not installed.",
-            "Run `pip install prodigyopt`, or set optimizer = adamw.", "package-missing",
+            "error", "optimizer", f"{chosen} needs the package {package}, which is not installed.",
+            f"Run `pip install {package}`, or set optimizer = adamw.", "package-missing",
         )  # fmt: skip

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...adapters.kinds import LYCORIS
+from ...config.rank_pattern import faults_of
 from ...families.facts import ATTENTION, FamilyFacts
-from ...families.lora_facts import kohya_layout
+from ...families.lora_facts import KohyaLayout, kohya_layout
 from ...families.registry import FAMILIES
 from ...families.source import ModelError, locate
 from ...findings import Finding
@@ -23,6 +25,9 @@ def layout(situation: Situation) -> Iterable[Finding]:
         return  # known when the model is there; the export itself refuses, too
     network = {} if model is None else _network(facts, model.folder)
     found, why = kohya_layout(facts.kohya, network)
+    if config.lora.type in LYCORIS:
+        yield from _lycoris(situation, facts, found, network)
+        return
     if found is None:
         yield Finding(
             "error",
@@ -34,8 +39,7 @@ def layout(situation: Situation) -> Iterable[Finding]:
         return
     if model is None:
         return
-    usual = config.lora.targets if config.lora.targets else (facts.lora_targets or ATTENTION)
-    layers = adapted_layers(model.shapes, usual)
+    layers = _layers(situation, facts)
     nameless = [layer for layer in layers if found.place(layer, network) is None]
     if nameless:
         yield Finding(
@@ -46,6 +50,39 @@ def layout(situation: Situation) -> Iterable[Finding]:
             "Set lora_layout = diffusers, or leave lora_targets empty.",
             "lora-layout",
         )
+
+
+def _layers(situation: Situation, facts: FamilyFacts) -> list[str]:
+    """The layers of the model that get an adapter."""
+    lora, model = situation.config.lora, situation.model
+    return (
+        []
+        if model is None
+        else adapted_layers(model.shapes, lora.targets if lora.targets else (facts.lora_targets or ATTENTION))
+    )
+
+
+def _lycoris(situation: Situation, facts: FamilyFacts, layout: KohyaLayout | None, network: dict) -> Iterable[Finding]:
+    """An error where no tool is known to read a LoHa or LoKr of these layers (`variants.file_names`)."""
+    places = [] if layout is None else [layout.place(layer, network) for layer in _layers(situation, facts)]
+    if facts.lycoris is None and (not places or any(place is None or place.joined for place in places)):
+        yield Finding(
+            "error",
+            "lora_type",
+            f"{situation.config.lora.type}, but {facts.label} has no names for it that another tool is known to read.",
+            "Set lora_type = lora or dora, with lora_layout = diffusers.",
+            "lora-layout",
+        )
+
+
+def ranks(situation: Situation) -> Iterable[Finding]:
+    """An error for every line of lora_rank_pattern that changes no layer of this model."""
+    config, model = situation.config, situation.model
+    facts = None if model is None else model.family
+    if config.training.model_type != "lora" or facts is None:
+        return  # the training refuses it, too
+    for wrong, remedy in faults_of(_layers(situation, facts), config.lora.rank_pattern):
+        yield Finding("error", "lora_rank_pattern", f"{wrong}.", remedy, "lora-ranks")
 
 
 def _network(facts: FamilyFacts, folder: Path) -> dict:

@@ -1,9 +1,11 @@
 """The adapter."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..options import Checked, option
+from ..options import Checked, Fault, option, shown
+from ..rank_pattern import parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +58,66 @@ class LoraConfig(Checked):
         level="advanced",
         since="0.3",
     )
+    type: Literal["lora", "dora", "loha", "lokr"] = option(
+        "lora",
+        "lora: two small matrices a layer, read everywhere. dora: also trains the length of every row; a step is slower. loha, lokr: products of "
+        "smaller factors, with lora_layout kohya; ComfyUI reads them, diffusers does not.",
+        label="Kind of adapter",
+        source="DoRA (arXiv 2402.09353), LyCORIS (arXiv 2309.14859)",
+        level="advanced",
+        since="0.3",
+    )
+    rslora: bool = option(
+        False,
+        "Scale of the adapter is alpha / sqrt(rank), so that a high rank does not learn more slowly (lora, dora).",
+        label="Rank-stabilised scale (rsLoRA)",
+        source="rsLoRA (arXiv 2312.03732)",
+        level="advanced",
+        since="0.3",
+    )
+    rank_pattern: tuple[str, ...] = option(
+        (),
+        "Other ranks for some layers, as pattern=rank or pattern=rank:alpha: attn2=8, ff.net=4:2. A pattern is parts of a layer's name, * stands "
+        "for any letters; the last that fits a layer holds. One that fits none is refused.",
+        label="Rank by layer",
+        level="advanced",
+        since="0.3",
+    )
+    lokr_factor: int | None = option(
+        None,
+        "lokr: size of the small factor of every layer. A small number makes the large one larger, and the file with it; unset = both near the "
+        "square root, the smallest file.",
+        label="LoKr factor",
+        ge=2,
+        le=1024,
+        source="LyCORIS (arXiv 2309.14859)",
+        level="advanced",
+        since="0.3",
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        for line in self.rank_pattern:
+            try:
+                parsed(line)
+            except ValueError as wrong:
+                yield Fault(f"lora_rank_pattern = {shown(line)}: {wrong}", ("lora_rank_pattern",))
+        if self.type not in ("loha", "lokr"):
+            return
+        if self.layout != "kohya":
+            yield Fault(
+                f"lora_layout = {shown(self.layout)}: diffusers has no file for lora_type {shown(self.type)}; set lora_layout to kohya, the names "
+                "that ComfyUI reads, or lora_type to lora or dora.",
+                ("lora_layout", "lora_type"),
+            )
+        if self.dropout > 0:
+            yield Fault(
+                f"lora_dropout = {shown(self.dropout)}: lora_type {shown(self.type)} has no matrix that its inputs go through alone; set "
+                "lora_dropout to 0, or lora_type to lora or dora.",
+                ("lora_dropout", "lora_type"),
+            )
+        if self.rslora:
+            yield Fault(
+                f"lora_rslora = true: is defined for lora and dora, and lora_type is {shown(self.type)}; set it to false (lora_alpha sets "
+                "the scale).",
+                ("lora_rslora", "lora_type"),
+            )

@@ -18,9 +18,10 @@ class TrainingConfig(Checked):
         "Train a small adapter (lora), or every weight of the denoiser (full: far more memory, a whole model as the result).",
         label="What is trained",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "prodigy", "adafactor"] = option(
+    optimizer: Literal["adamw", "adamw_8bit", "prodigy", "adafactor", "lion", "came"] = option(
         "adamw",
-        "The update rule; adamw_8bit needs bitsandbytes and a CUDA device; prodigy finds its own rate (set learning_rate to 1).",
+        "The update rule. adamw_8bit needs bitsandbytes and a CUDA device; prodigy finds its own rate (learning_rate 1); adafactor wants "
+        "about 1e-2, lion a third to a tenth of adamw's rate; lion and came need pytorch-optimizer.",
     )
     learning_rate: float = option(1e-4, "Size of an update. Higher learns faster and forgets faster.", ge=1e-9, le=10)
     adam_beta1: float = option(
@@ -122,12 +123,12 @@ class TrainingConfig(Checked):
         level="advanced",
         since="0.2",
     )
-    loss_weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
+    loss_weighting: Literal["none", "sigma_sqrt", "cosmap", "debiased", "noise_error"] = option(
         "none",
-        "Flow models: how much an error counts at a noise level: everywhere alike (none), 1 / sigma^2 (sigma_sqrt), or more in the "
-        "middle (cosmap).",
+        "How much an error counts at a noise level: everywhere alike (none). Flow models: 1 / sigma^2 (sigma_sqrt), or more in the middle "
+        "(cosmap). The others: noisier rows more (debiased), or the error of the noise whatever is predicted (noise_error, for v-prediction).",
         label="Weight by noise level",
-        source="SD 3 (arXiv 2403.03206), as diffusers' DreamBooth scripts have it",
+        source="SD 3 (arXiv 2403.03206), as diffusers' DreamBooth scripts have it; debiased: arXiv 2310.08442",
         level="advanced",
         since="0.2",
     )
@@ -197,6 +198,15 @@ class TrainingConfig(Checked):
 
     @property
     def weighs_by_noise(self) -> tuple[str, ...]:
-        """The options for flow models alone that weigh the loss by noise level here."""
+        """The options that weigh the loss by noise level here, beside snr_gamma."""
         asked = {"loss_weighting": self.loss_weighting != "none", "precondition_outputs": self.precondition_outputs}
         return tuple(name for name, on in asked.items() if on)
+
+    def not_for(self, *, is_flow: bool) -> tuple[str, ...]:
+        """Those of them that are defined for the other kind of models alone."""
+        elsewhere = (self.loss_weighting in OFF_THE_FLOW) == is_flow
+        return tuple(name for name in self.weighs_by_noise if (elsewhere if name == "loss_weighting" else not is_flow))
+
+
+OFF_THE_FLOW = ("debiased", "noise_error")
+"""Values of `loss_weighting` for variance-preserving models alone; the others but "none" are for flow models alone."""

@@ -33,6 +33,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     kohya=NOT_READ,
+    lycoris="transformer.",
     header={"ss_base_model_version": "auraflow", "architecture": "auraflow"},
     licence="Apache 2.0",
     examples=("fal/AuraFlow-v0.3",),

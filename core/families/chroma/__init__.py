@@ -56,6 +56,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,
     kohya=FLUX1,
+    lycoris="lycoris_",
     unsuitable=(
         Unsuitable(
             what="Chroma1-Flash",

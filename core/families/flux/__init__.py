@@ -78,6 +78,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer", cells_per_token=CELLS, native_cells=128),
     text=text,
     kohya=FLUX1,
+    lycoris="lycoris_",
     unsuitable=(
         Unsuitable(
             what="FLUX.1 schnell",

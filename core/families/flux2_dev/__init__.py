@@ -38,6 +38,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     kohya=FLUX2,
+    lycoris="lycoris_",
     unsuitable=(
         Unsuitable(
             what="forms distilled further",

@@ -25,6 +25,7 @@ FACTS = FamilyFacts(
     geometry=geometry,
     text=text,
     kohya=FLUX2,
+    lycoris="lycoris_",
     unsuitable=(
         Unsuitable(
             what="FLUX.2 klein 4B and 9B in their distilled form",

@@ -28,6 +28,7 @@ FACTS = FamilyFacts(
     kohya=NoKohyaLayout(
         "has a file of another layout that diffusers reads only where it has every layer of each block; ComfyUI reads its diffusers layout"
     ),
+    lycoris="lycoris_",
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
     licence="Apache 2.0",
     examples=("Alpha-VLLM/Lumina-Image-2.0",),

@@ -31,6 +31,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer"),
     text=text,
     kohya=NOT_READ,
+    lycoris="transformer.",
     unsuitable=(
         Unsuitable(
             what="PixArt-alpha",

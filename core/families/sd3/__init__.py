@@ -89,6 +89,7 @@ FACTS = FamilyFacts(
     geometry=vae_geometry("transformer"),
     text=text,
     kohya=NOT_READ,
+    lycoris="lycoris_",
     unsuitable=(
         Unsuitable(
             what="SD 3.5 Large Turbo and Medium Turbo",
