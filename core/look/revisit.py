@@ -61,9 +61,13 @@ def measure_drift(
     Cost: `drift.expected_rows` for the base, and again for the checkpoint.
     """
     # what only training needs is left out: no class pictures are generated for a measurement
-    config = with_changes(
-        config, {"with_prior_preservation": False, "random_flip": False, "caption_dropout_probability": 0.0}
-    )
+    unused = {
+        "with_prior_preservation": False,
+        "output_preservation_weight": 0.0,
+        "random_flip": False,
+        "caption_dropout_probability": 0.0,
+    }
+    config = with_changes(config, unused)
     model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
     data = prepare(model, config, scan(config.data), cache_dir, progress)
     sets = [

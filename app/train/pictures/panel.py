@@ -80,6 +80,7 @@ class PicturesPanel:
             form.place("with_prior_preservation", "class_prompt")
             with gr.Row():
                 form.place("class_data_dir", "num_class_images")
+            form.place("output_preservation_weight")
             self.class_browser = FolderBrowser("pictures", "browse-class", self._places)
             self.class_browser.place()
             self.classes = gr.HTML(view.classes, elem_id="class-shown", elem_classes="rs-maybe")
