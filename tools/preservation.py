@@ -105,7 +105,9 @@ def table(found: list[dict[str, Any]]) -> str:
         )
     for kind in ("pictures", "output"):
         by_seed = {each["seed"]: each["shape"] for each in found if each["kind"] == kind}
-        gains = [100 * (by_seed[e["seed"]] - e["shape"]) for e in found if e["kind"] == "plain" and e["seed"] in by_seed]
+        gains = [
+            100 * (by_seed[e["seed"]] - e["shape"]) for e in found if e["kind"] == "plain" and e["seed"] in by_seed
+        ]
         if len(gains) > 1:
             error = statistics.stdev(gains) / math.sqrt(len(gains))
             lines.append(

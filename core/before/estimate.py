@@ -348,7 +348,9 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["training"] += 2.0 * kept.whole
     if kept.visiting:
         parts["visiting"] = kept.visiting
-    preserved = config.data.output_preservation_weight > 0  # the graph of the class prompt's rows waits beside the other
+    preserved = (
+        config.data.output_preservation_weight > 0
+    )  # the graph of the class prompt's rows waits beside the other
     rows = training.train_batch_size * (1 + config.data.with_prior_preservation + preserved)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
     numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 from ...data import bucket_counts, scan_probe
+from ...data.class_record import record_findings
 from ...data.holdout import FEWEST
 from ...data.scanning import located
 from ...findings import Finding
@@ -82,7 +83,7 @@ def batches(situation: Situation) -> Iterable[Finding]:
 
 
 def class_pictures(situation: Situation) -> Iterable[Finding]:
-    """How many class pictures are generated first, and whether their folder takes them."""
+    """How many class pictures are generated first, whether their folder takes them, and whether those in it were made likewise."""
     data = situation.config.data
     if not data.with_prior_preservation:
         return
@@ -97,5 +98,7 @@ def class_pictures(situation: Situation) -> Iterable[Finding]:
             "",
             "class-generated",
         )
+    if data.class_data_dir is not None:
+        yield from record_findings(located(data.class_data_dir), situation.config, max(0, missing))
     if data.class_data_dir is not None and missing > 0:
         yield from writable(located(data.class_data_dir), "class_data_dir")
