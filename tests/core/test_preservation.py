@@ -13,8 +13,8 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.remedies import Batch, State
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.train.losses import elementwise_loss, timestep_weight
 from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.losses import elementwise_loss, timestep_weight
 from rollout_studio.core.train.preservation import untrained_answers
 from tiny import ONE_PER_FAMILY
 from tiny_run import ROLLOUT, draw_pictures, events, losses
