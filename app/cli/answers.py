@@ -7,7 +7,7 @@ or a request that cannot be honoured.
 import sys
 from pathlib import Path
 
-from ...core.before.cost import expected_cost, guidance_of, plain_step_in_forwards
+from ...core.before.cost import expected_cost, guidance_of, plain_step_in_forwards, preservation_in_forwards
 from ...core.config import RunConfig, differences
 from ...core.config.options import shown
 from ...core.findings import format_findings, has_errors
@@ -37,7 +37,10 @@ def cost_sentence(config: RunConfig) -> str:
     # unset: on for a flow model; where only the checkpoint can decide, the dearer case is given
     reflexflow = config.rollout.reflexflow is not False and config.model.is_flow() is not False
     plain = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
-    return f"Cost of a step: {expected_cost(config.rollout, plain, reflexflow, guidance=guidance_of(config))}."
+    beside = preservation_in_forwards(config)
+    cost = expected_cost(config.rollout, plain, reflexflow, guidance=guidance_of(config), beside=beside)
+    more = f" Output preservation makes every step {(plain + beside) / plain:.2f} times as long." if beside else ""
+    return f"Cost of a step: {cost}.{more}"
 
 
 def may_start(config: RunConfig, run_dir: Path | None, runs_dir: Path | None) -> bool:

@@ -10,6 +10,7 @@ _LOSS_PARTS = (
     ("main", "denoising part", "clean"),
     ("adr", "anti-drift part", "rolled"),
     ("prior", "class pictures", "quiet"),
+    ("preservation", "output preservation", "bad"),
 )
 """(column of the series, its name in the legend, colour)."""
 

@@ -25,7 +25,7 @@ _OF_CLASS = ("with_prior_preservation", "class_data_dir", "num_class_images")
 WORDS = {
     "trigger_word": "a rare word for your thing, or leave it empty",
     "instance_prompt": "needed for every picture without a caption of its own",
-    _CLASS_PROMPT: "only prior preservation needs one, and that is off now",
+    _CLASS_PROMPT: "only prior preservation and output preservation need one, and both are off now",
     "validation_prompts": "what is drawn while it trains; empty = no samples",
 }
 """The options that hold words about the pictures, and what to write there."""
@@ -66,7 +66,7 @@ def changes(config: RunConfig, preset: RunConfig, before: str | None, prompts: I
 def cleared(config: RunConfig, preset: RunConfig, prompts: Iterable[str] = ()) -> dict[str, Any]:
     """Flat keys that take what the preset says about its built-in pictures out of `config`, with `prompts` in place of its own.
 
-    Prior preservation goes with its class prompt, without which it cannot be. The resolution follows the model: the built-in models
+    Prior preservation and output preservation go with their class prompt, without which they cannot be. The resolution follows the model: the built-in models
     keep their 64 px.
     """
     now, its = config_to_flat(config), config_to_flat(preset)
@@ -76,7 +76,7 @@ def cleared(config: RunConfig, preset: RunConfig, prompts: Iterable[str] = ()) -
     if "validation_prompts" in new:
         new["validation_prompts"] = list(prompts)
     if new.get(_CLASS_PROMPT, now[_CLASS_PROMPT]) is None:
-        new["with_prior_preservation"] = False
+        new["with_prior_preservation"], new["output_preservation_weight"] = False, 0.0
     else:  # the person's own class prompt: class pictures stay on, but not the demo's
         new = {
             name: value for name, value in new.items() if name not in ("with_prior_preservation", "num_class_images")

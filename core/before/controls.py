@@ -19,7 +19,7 @@ from ..runs.pace import StepTime
 from ..runs.rows import RunSummary
 from ..runs.run_log import RunLog, follow
 from ..runs.store import RunStore
-from .cost import plain_step_in_forwards, rollout_cost
+from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, rollout_cost
 
 Kind = Literal["plain-steps", "plain-time", "source-noise"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -118,7 +118,8 @@ def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime
     """Why the measured ratio of the two kinds cannot come from the rollout; None when it can."""
     seconds, rolled_seconds = (statistics.median(each.seconds for each in kind) for kind in (plain, rolled))
     ratio = rolled_seconds / seconds
-    c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
+    beside = preservation_in_forwards(config)
+    c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing) + beside
     rows, calls = (
         statistics.median(getattr(each, name) for each in rolled)
         - statistics.median(getattr(each, name) for each in plain)
@@ -127,7 +128,7 @@ def _implausible(config: RunConfig, plain: list[StepTime], rolled: list[StepTime
     if math.isnan(rows) or math.isnan(calls):  # a run from before these were recorded
         least, most = _LEAST_RATIO, math.inf
     else:
-        accumulated = statistics.median(each.calls for each in plain)
+        accumulated = statistics.median(each.calls for each in plain) / (1 + (PRESERVATION_CALLS if beside else 0))
         least = max(_LEAST_RATIO, _FASTER_THAN_ROWS * (c + rows) / c)
         most = _SLOWER_THAN_CALLS * (c + max(0.0, rows, calls / max(1.0, accumulated))) / c
     if least <= ratio <= most:

@@ -50,6 +50,25 @@ def plain_step_in_forwards(model_type: Literal["lora", "full"], gradient_checkpo
     return {"lora": 2.0, "full": 3.0}[model_type] + (1.0 if gradient_checkpointing else 0.0)
 
 
+PRESERVATION_CALLS = 2
+"""Of output preservation for each batch, all instance rows in each: the untrained network's answer, and the tuned one's with gradient."""
+
+
+def preserved_share(weight: float, with_prior_preservation: bool) -> float:
+    """The share of a batch's rows in which output preservation of this weight has a part: all but the class rows; 0 where it is off.
+
+    So a plain step asks the network for `1 + PRESERVATION_CALLS * share` rows for each of its rows.
+    """
+    return 0.0 if weight == 0 else 0.5 if with_prior_preservation else 1.0
+
+
+def preservation_in_forwards(config: "RunConfig") -> float:
+    """What output preservation adds to a step, in forwards per row of its batch."""
+    data, training = config.data, config.training
+    share = preserved_share(data.output_preservation_weight, data.with_prior_preservation)
+    return share * (1 + plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
+
+
 @dataclass(frozen=True)
 class Cost:
     """What rollout adds to a training step, in forwards per row: on average, and for the unluckiest row.
@@ -73,6 +92,7 @@ def expected_cost(
     reflexflow: bool = False,
     probability: float | None = None,
     guidance: Guidance = CLASSIFIER_FREE,
+    beside: float = 0.0,
 ) -> Cost:
     """The cost that the options imply, before any offset is reduced at the noisy end of the grid (so an upper estimate).
 
@@ -80,6 +100,7 @@ def expected_cost(
         c: a plain step in forwards (`plain_step_in_forwards`).
         reflexflow: is it on? `rollout.reflexflow` may be None: then the model decides.
         probability: at which chance of a row to be rolled; None = the highest of the run (the end of a rising ramp).
+        beside: what every step takes beside c whether it rolls out or not (`preservation_in_forwards`).
 
     `paper` mode steps on the training pass's own answer and makes a forward at the clean state and a second gradient pass: 1 + c
     forwards for every chosen row.
@@ -99,7 +120,7 @@ def expected_cost(
         mean = probability * (
             each * sum(k * chance for k, chance in enumerate(chances)) + (rolled if reflexflow else 0)
         )
-    return Cost(mean, float(most if probability > 0 else 0), (c + mean) / c)
+    return Cost(mean, float(most if probability > 0 else 0), (c + beside + mean) / (c + beside))
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,8 @@ class RunCost:
 
 
 def rollout_cost(config: "RunConfig") -> RunCost:
-    """The cost that a config implies, its ramp averaged over `max_train_steps` (at up to 1000 evenly spaced steps).
+    """The cost that a config implies, its ramp averaged over `max_train_steps` (at up to 1000 evenly spaced steps). A plain step is one
+    without rollout; output preservation belongs to it.
 
     Where only the checkpoint can say whether ReflexFlow is on, the dearer case is given.
     """
@@ -124,9 +146,9 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     c = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
     count = min(training.max_train_steps, 1000)
     chances = [rollout.probability_at(i * training.max_train_steps // count) for i in range(count)]
-    guidance = guidance_of(config)
-    mean = expected_cost(rollout, c, reflexflow, sum(chances) / count, guidance)
-    peak = expected_cost(rollout, c, reflexflow, max(chances), guidance)
+    guidance, beside = guidance_of(config), preservation_in_forwards(config)
+    mean = expected_cost(rollout, c, reflexflow, sum(chances) / count, guidance, beside)
+    peak = expected_cost(rollout, c, reflexflow, max(chances), guidance, beside)
     return RunCost(
         mean.forwards_mean, peak.forwards_mean, round(peak.forwards_max), mean.relative_time, peak.relative_time
     )

@@ -22,7 +22,7 @@ from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..sizes import off_by, size
-from .cost import plain_step_in_forwards, rollout_cost
+from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, preserved_share, rollout_cost
 from .disk import DiskEstimate, adapted_layers, disk_estimate, moment_numbers, trained_shapes
 from .held import held_weights
 from .installation import device_of
@@ -57,7 +57,8 @@ _SAME_WORK = (
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
     "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor",
 )  # fmt: skip
-"""Options that a plain step's time depends on: an earlier run counts when all of them are the same."""
+"""Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
+preservation."""
 _TAIL_BYTES = 256 * 1024
 _FEWEST_STEPS = 5
 _RUNS_COMPARED = 3
@@ -170,7 +171,8 @@ def _demo_step(config: RunConfig) -> float | None:
         or training.gradient_checkpointing
     ):
         return None
-    return seconds * _rows(config) / MEASURED_ROWS
+    more = 1 + preservation_in_forwards(config) / plain_step_in_forwards("lora", False)
+    return seconds * more * _rows(config) / MEASURED_ROWS
 
 
 def _rows(config: RunConfig) -> int:
@@ -198,7 +200,7 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
     if not runs_dir.is_dir():
         return []
     wanted = config_to_flat(config)
-    wanted = {name: wanted[name] for name in _SAME_WORK}
+    wanted, preserves = {name: wanted[name] for name in _SAME_WORK}, config.data.output_preservation_weight > 0
     folders = []
     for folder in runs_dir.iterdir():
         config_stamp, events_stamp = _stamp(folder / "config.json"), _stamp(folder / "events.jsonl")
@@ -207,7 +209,9 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
     paces: list[Pace] = []
     for _, folder, config_stamp, events_stamp in sorted(folders, key=lambda each: each[0], reverse=True):
         flat = _run_config(folder, config_stamp)
-        if flat is not None and all(flat.get(name, OPTIONS[name].default) == value for name, value in wanted.items()):
+        if flat is None or bool(flat.get("output_preservation_weight", 0.0)) != preserves:
+            continue
+        if all(flat.get(name, OPTIONS[name].default) == value for name, value in wanted.items()):
             try:
                 pace = pace_of(folder, events_stamp)
             except FileNotFoundError:  # deleted this moment
@@ -242,11 +246,13 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     """Seconds of a plain step in a run, from its last `step` events; None with fewer than five.
 
     A step with rolled rows counts as `(c + n) / c` plain ones, `n` the forwards per row that it really took
-    (docs/mathematics.md, "Cost of a step").
+    (docs/mathematics.md, "Cost of a step"). Output preservation belongs to a plain step.
     """
     run = RunDir(folder)
     flat = run.read_config()
     c = plain_step_in_forwards(flat["model_type"], flat["gradient_checkpointing"])
+    share = preserved_share(flat.get("output_preservation_weight", 0.0), flat.get("with_prior_preservation", False))
+    forwards, asked = c + share * (1 + c), 1 + PRESERVATION_CALLS * share  # of a plain step, per row
     size = run.events_path.stat().st_size
     events, _ = run.events(max(0, size - _TAIL_BYTES))
     steps = [
@@ -261,7 +267,8 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     if fewest <= 0:
         return None
     plain = [
-        e["seconds"] / (1 + (e["network_rows"] / all_rows - 1) / c) for e, all_rows in zip(steps, rows, strict=True)
+        e["seconds"] / (1 + (e["network_rows"] / all_rows - asked) / forwards)
+        for e, all_rows in zip(steps, rows, strict=True)
     ]
     quarters = statistics.quantiles(plain, n=4)
     return Pace(folder.name, quarters[0], statistics.median(plain), quarters[2], _beside(events))
@@ -343,7 +350,10 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["training"] += 2.0 * kept.whole
     if kept.visiting:
         parts["visiting"] = kept.visiting
-    rows = training.train_batch_size * (2 if config.data.with_prior_preservation else 1)
+    preserved = (
+        config.data.output_preservation_weight > 0
+    )  # the graph of the class prompt's rows waits beside the other
+    rows = training.train_batch_size * (1 + config.data.with_prior_preservation + preserved)
     wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
     numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]
     numbers *= _checkpointed(facts, device) if training.gradient_checkpointing else 1.0

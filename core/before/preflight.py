@@ -37,6 +37,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     data.drift_pictures,
     data.batches,
     data.class_pictures,
+    data.class_prompt,
     model.model,
     model.resolution,
     model.negative_prompt,

@@ -70,6 +70,8 @@ def memory_key(config: RunConfig) -> str:
             own = name.removeprefix("scheduled_sampling_")
             if not config.rollout.is_active or own.startswith(_NO_MEMORY_OF_ROLLOUT):
                 del counted[name]
+    if config.data.output_preservation_weight > 0:  # only whether: and probes from before it was there stay good
+        counted["output_preservation"] = True
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -85,6 +85,12 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "cosmap or sigma_sqrt, or leave it out.",
             (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
+    if config.training.model_type == "full" and config.data.output_preservation_weight > 0:
+        yield Fault(
+            f"output_preservation_weight = {shown(config.data.output_preservation_weight)}: the untrained model's answer is read with the adapter "
+            'switched off, and model_type "full" has none; set it to 0 and with_prior_preservation to true, or model_type to "lora".',
+            ("output_preservation_weight", "model_type"),
+        )
     if config.training.model_type == "full" and config.model.base_model_precision != "float32":
         yield Fault(
             f'base_model_precision = "{config.model.base_model_precision}": with model_type "full" the weights are trained, and that '

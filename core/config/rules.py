@@ -233,7 +233,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("pretrained_components",), "the model is no single file, and has all its parts")
     if not config.data.with_prior_preservation:
         idle: tuple[str, ...] = (
-            "class_prompt",
+            *(("class_prompt",) if config.data.output_preservation_weight == 0 else ()),
             "class_data_dir",
             "prior_loss_weight",
             "num_class_images",

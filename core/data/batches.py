@@ -88,7 +88,8 @@ class Batch:
     on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `numbers`
     (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first.
     `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
-    `flipped` which are mirrored.
+    `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
+    frame says; None without output preservation.
     """
 
     latents: Tensor
@@ -98,6 +99,7 @@ class Batch:
     ids: list[str]
     captions: list[str]
     flipped: list[bool]
+    class_conditioning: "Conditioning | None" = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Prepared:
 
     `items`: the pictures trained on; `bucket`: the most common shape, in which probes are; `probe`: the held-out
     pictures, None where there are none; `training_probe`: some of those trained on; `problems`: what preparing found;
-    `counts`: what it did.
+    `counts`: what it did; `class_prompt`: the prompt whose answers output preservation keeps, None where it is off.
     """
 
     model: "Model"
@@ -163,6 +165,7 @@ class Prepared:
     counts: Counts = field(default_factory=lambda: Counts(0, 0, 0, 0))
     probe: Probe | None = None
     training_probe: Probe | None = None
+    class_prompt: str | None = None
 
     @property
     def rows_per_batch(self) -> int:
@@ -238,4 +241,12 @@ class Prepared:
             ids=[row.name for row in rows],
             captions=captions,
             flipped=flipped,
+            class_conditioning=self._class_conditioning(frames[: int((mine < instances).sum())]),
         )
+
+    def _class_conditioning(self, frames: "Sequence[Frame]") -> "Conditioning | None":
+        """The class prompt for rows with these frames; None without output preservation."""
+        if self.class_prompt is None:
+            return None
+        prompt = self.model.collate([self.conditioning(self.class_prompt)])
+        return self.model.framed(prompt.repeat(len(frames)), frames)

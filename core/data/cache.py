@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,17 @@ class TensorCache:
     def remove_leftovers(self, older_than_s: float = 24 * 3600) -> None:
         """Delete unfinished files that a killed process left behind; younger ones may be another run's at this
         moment."""
-        for partial in self.folder.glob("*/.*.partial"):
-            try:
-                if time.time() - partial.stat().st_mtime > older_than_s:
-                    partial.unlink()
-            except FileNotFoundError:
-                continue  # another run was faster
+        remove_partials(self.folder.glob("*/.*.partial"), older_than_s)
+
+
+def remove_partials(partials: Iterable[Path], older_than_s: float = 24 * 3600) -> None:
+    """Delete those of the unfinished files of `write_whole` that are older than so many seconds."""
+    for partial in partials:
+        try:
+            if time.time() - partial.stat().st_mtime > older_than_s:
+                partial.unlink()
+        except FileNotFoundError:
+            continue  # another run was faster
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -69,7 +69,7 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     text = Prompts(model, cache_dir, MEMORY_BYTES)
     model.text.shelf = text.shelf
     captions = [item.caption for item in (*trained, *classes.items, *probe)]
-    captions += [data.class_prompt] if classes.missing else []
+    captions += [data.class_prompt] if classes.missing or data.output_preservation_weight > 0 else []
     captions += [""] if data.caption_dropout_probability > 0 else []
     text_problems = text.make(captions, _drawn_prompts(config), progress)
     _remember_prompts(model, config)
@@ -147,6 +147,7 @@ def _prepared(
         ),
         probe=_probe(chosen.probe, chosen.bucket, latents, text, held_out=True),
         training_probe=_probe(chosen.training_probe, chosen.bucket, latents, text, held_out=False),
+        class_prompt=data.class_prompt if data.output_preservation_weight > 0 else None,
     )
 
 

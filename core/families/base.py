@@ -297,12 +297,12 @@ class Loaded(Family):
     def free_text_encoders(self) -> None:
         """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
         self.text.free()
-        self._empty_cache()
+        self.empty_cache()
 
     def free_vae(self) -> None:
         """Keep the VAE on the CPU between calls; encode and decode bring it back for the call."""
         self.codec.park()
-        self._empty_cache()
+        self.empty_cache()
 
     def _choose_prediction(self, wanted: PredictionType | None) -> PredictionType:
         found = self.checkpoint_prediction()
@@ -319,7 +319,7 @@ class Loaded(Family):
         encoders = loader_of(self.facts, self.source, self.dtype).text_encoders()
         return {part: encoder.requires_grad_(False).eval().to(self.device) for part, encoder in encoders.items()}
 
-    def _empty_cache(self) -> None:
+    def empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

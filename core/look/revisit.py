@@ -76,9 +76,13 @@ def measure_drift(
 
 def for_measuring(config: RunConfig) -> RunConfig:
     """Without what only training needs: no class pictures are generated for a measurement."""
-    return with_changes(
-        config, {"with_prior_preservation": False, "random_flip": False, "caption_dropout_probability": 0.0}
-    )
+    unused = {
+        "with_prior_preservation": False,
+        "output_preservation_weight": 0.0,
+        "random_flip": False,
+        "caption_dropout_probability": 0.0,
+    }
+    return with_changes(config, unused)
 
 
 def probe_sets(model: Model, config: RunConfig, cache_dir: Path, progress: Progress | None = None) -> list[ProbeSet]:

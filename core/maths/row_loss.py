@@ -32,24 +32,29 @@ class LossParts:
     main: Tensor  # weighted by noise level, the remedy's factor and the prior weight
     extra: Tensor  # the remedy's own term, times prior weight; 0 for plain rows
     reported: Mapping[str, float]
+    preservation: Tensor | None = None  # of output preservation, weighted; 0 for class rows. None: it is off
 
     @property
     def total(self) -> Tensor:
         """(B,)"""
-        return self.main + self.extra
+        return self.main + self.extra if self.preservation is None else self.main + self.extra + self.preservation
 
     def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
-        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows.
+        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows; where it is on,
+        preservation: of the instance rows, what output preservation adds.
 
         `adr` is the name of the extra term in the events of all versions (anti-drift rectification, so far the only one).
         """
         share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
         batch = len(self.main)
-        return {
+        parts = {
             "main": float(self.main.detach()[~share].sum() / batch),
             "adr": float(self.extra.detach()[~share].sum() / batch),
             "prior": float(self.total.detach()[share].sum() / batch),
         }
+        if self.preservation is not None:
+            parts["preservation"] = float(self.preservation.detach()[~share].sum() / batch)
+        return parts
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

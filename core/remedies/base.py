@@ -38,6 +38,9 @@ class Batch:
     noise: Tensor  # N(0, I), like x0
     conditioning: "Conditioning"  # collated, of B rows
     is_class: Tensor | None = None  # (B,) bool: the rows of prior preservation
+    class_conditioning: "Conditioning | None" = (
+        None  # of output preservation: the class prompt, a row for each instance row, in order
+    )
 
 
 class Plan(Protocol):

@@ -31,14 +31,14 @@ PHASES = {
 """Every phase that a `phase` event may name, in words for people."""
 
 COLUMNS = (
-    "loss", "main", "adr", "prior", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
+    "loss", "main", "adr", "prior", "preservation", "lr", "grad_norm", "rolled_rows", "mean_offset", "network_rows", "network_calls",
     "frequency_weight_std", "effective_probability", "seconds", "memory_mib", "rows", "source_noise_rows",
     "rolled_step",
 )  # fmt: skip
 """Of every step. The last one is made here: 1 where rows were rolled out, else 0."""
 _PACES_KEPT = 16
 _ANSWERED_BY_EVENT = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
-_PARTS = ("main", "adr", "prior")
+_PARTS = ("main", "adr", "prior", "preservation")
 _CHUNK = 4 << 20
 
 

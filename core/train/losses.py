@@ -6,7 +6,7 @@ Nothing here touches a weight of the network: who is led where, at which time an
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..maths.noise import Level, PredictionType
 from ..maths.row_loss import LossParts, row_losses, squared_error
 from ..remedies.base import Batch, Counts, Network, Plan, Remedy
+from .preservation import untrained_answers
 
 if TYPE_CHECKING:
     from ..config import RunConfig, TrainingConfig
@@ -40,10 +41,12 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
 
     Args:
         remedy: the config's (`remedies.remedy_for`), for latents of this shape; plan: its plan for these rows.
-    Cost: B rows with gradient, and what the remedy asks of the network beside.
+    Cost: B rows with gradient, what the remedy asks of the network beside, and what output preservation does.
     """
     network = Network(model, batch.conditioning)
     state = remedy.state(batch, plan, network)
+    weight = config.data.output_preservation_weight
+    preserved = untrained_answers(model, batch, state) if weight > 0 else None
     output = network.denoise(state.x, state.level)
     parts = row_losses(
         output,
@@ -53,7 +56,15 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         prior_weight=prior_weights(config.data.prior_loss_weight, batch.is_class),
         terms=remedy.terms(batch, state, output, network),
     )
-    return BatchLoss(parts, remedy.counts(plan), network.rows, network.calls)
+    rows, calls = network.rows, network.calls
+    if preserved is not None:
+        by_level = timestep_weight(config.training, preserved.level, model.prediction_type)
+        kept = preserved.loss(
+            len(output), weight=weight, elementwise=elementwise_loss(config.training), timestep_weight=by_level
+        )
+        parts = replace(parts, preservation=kept)
+        rows, calls = rows + preserved.network.rows, calls + preserved.network.calls
+    return BatchLoss(parts, remedy.counts(plan), rows, calls)
 
 
 def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], Tensor]:

@@ -32,7 +32,7 @@ class StepTally:
         """Count a micro-step."""
         rows, counts, figures = len(found.parts.main), found.counts, found.parts.reported
         for name, value in found.parts.logged(is_class).items():
-            self.parts[name] += value * rows / self.rows
+            self.parts[name] = self.parts.get(name, 0.0) + value * rows / self.rows
         self._spread += figures.get("frequency_weight_std", 0.0) * counts.rolled
         self._clamped += figures.get("frequency_weight_clamped", 0.0) * counts.rolled
         self.rolled += counts.rolled

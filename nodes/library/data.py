@@ -69,10 +69,11 @@ def dreambooth_dataset(context, folder, **given):
         *widgets(CLASS_OPTIONS[1:]),
     ),
     outputs=(Output("dataset", values.DATASET, "The training set with prior preservation."),),
-    aliases=("prior preservation", "regularization"),
+    aliases=("prior preservation", "regularization", "output preservation"),
 )  # fmt: skip
 def class_images(context, dataset, folder, **given):
-    """Prior preservation: pictures of the whole class, so that the model does not forget it. Missing ones are generated."""
+    """Prior preservation: pictures of the whole class, so that the model does not forget it. Missing ones are generated.
+    Output preservation keeps the model's answers to the class prompt, with or without pictures."""
     where = None if folder is None else folder.path
     return (dataset.with_({"class_data_dir": where}).with_(picked(CLASS_OPTIONS, given)),)
 

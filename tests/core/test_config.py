@@ -54,6 +54,7 @@ def other_value(option):
 COMPANIONS = {  # what an option needs beside it to be allowed at its other value
     "caption_strategy": {"caption_strategy": "filename"},
     "with_prior_preservation": {"class_prompt": "a shape"},
+    "output_preservation_weight": {"class_prompt": "a shape"},
     "lr_warmup_steps": {"lr_warmup_steps": 10, "lr_scheduler": "constant_with_warmup"},
     "base_model_quantization": {"gradient_checkpointing": True},
     "streamed_blocks": {"gradient_checkpointing": True},

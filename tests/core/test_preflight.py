@@ -165,6 +165,16 @@ def test_class_pictures_that_will_be_generated_are_announced(check, tmp_path):
     assert one(check(**prior, class_data_dir=str(file / "inside")), "not-writable").level == "error"
 
 
+def test_a_class_prompt_that_names_the_thing_itself_is_warned_about(check):
+    kept = {"trigger_word": "SKS", "output_preservation_weight": 1.0}
+    assert one(check(**kept, class_prompt="a photo of sks dog"), "class-prompt-trigger").where == "class_prompt"
+    for fine in (
+        {**kept, "class_prompt": "a photo of a sksish dog"},
+        {"trigger_word": "sks", "class_prompt": "a sks dog"},
+    ):
+        assert not [each for each in check(**fine) if each.code == "class-prompt-trigger"]
+
+
 # The model ---------------------------------------------------------------------------------------------------------------
 
 

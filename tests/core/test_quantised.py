@@ -166,6 +166,22 @@ def test_a_training_with_drift_pictures_and_checkpointing_is_exported_checked_an
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_output_preservation_keeps_what_the_quantised_base_answers(kind, tiny_run, without_drift, anywhere):
+    """A new LoRA changes nothing, so at first the answers with and without it are the same; a stopped run goes on to the same losses."""
+    anywhere(kind)
+    changes = {**ROLLOUT, "base_model_quantization": kind, "gradient_checkpointing": kind == "int8", "class_prompt": "a circle",
+               "output_preservation_weight": 1.0}  # fmt: skip
+    whole, parts = tiny_run("flux", "whole", **changes), tiny_run("flux", "parts", **changes)
+    assert train(whole) == 0
+    first, *later = (event["loss_parts"]["preservation"] for event in events(whole, "step"))
+    assert first < 1e-9 and all(value > 1e-7 for value in later)
+    assert train(parts, listen=at_step(1, lambda: parts.send("stop-and-save"))) == 0
+    assert train(parts, resume=True) == 0
+    assert losses(parts) == losses(whole)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_quantised_blocks_stream(kind, tiny_run, without_drift, anywhere):
     anywhere(kind)

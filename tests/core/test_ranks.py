@@ -26,6 +26,7 @@ from tiny_run import ROLLOUT, events
 EVERYTHING_DRAWN = {
     **ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "random_flip": True, "caption_dropout_probability": 0.4,
     "with_prior_preservation": True, "class_prompt": "a circle", "num_class_images": 4, "class_sample_steps": 1,
+    "output_preservation_weight": 0.5,
 }  # fmt: skip
 
 
@@ -40,6 +41,7 @@ def test_two_ranks_have_between_them_exactly_the_rows_noises_times_and_plans_of_
     def rows_of(ranks, step):
         """Number in the global batch -> everything that decides what its row trains on."""
         batches = [data.batch(step, micro, ranks.share) for micro in range(2)]
+        assert all(batch.class_conditioning.count == int((~batch.is_class).sum()) for batch in batches)
         shapes, numbers = [batch.latents.shape[1:] for batch in batches], [batch.numbers for batch in batches]
 
         def grid(shape):

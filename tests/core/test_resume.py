@@ -118,6 +118,10 @@ def test_prior_preservation_goes_on_as_it_stood(tiny_run, without_drift):
     assert_resumes_exactly(tiny_run, **prior)
 
 
+def test_output_preservation_goes_on_as_it_stood(tiny_run, without_drift):
+    assert_resumes_exactly(tiny_run, class_prompt="a circle", output_preservation_weight=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [
     {"mixed_precision": "bf16"}, {"base_model_precision": "bfloat16"}, {"loss_type": "huber"}, {"gradient_checkpointing": True},

@@ -38,7 +38,8 @@ _WATCHED = ("instance_data_dir", "trigger_word", "instance_prompt", "caption_str
 _ADVICE = """<p class="rs-quiet">5 to 20 pictures of one thing, from different sides and on different backgrounds. A caption may lie beside a
 picture: photo.txt for photo.png. Drop more later: they are added.</p>"""
 _ABOUT_CLASS = """<p class="rs-quiet">Class pictures show <b>ordinary things of the same kind</b> (other dogs, when yours is one dog). They are trained on
-beside yours, so that the model keeps knowing what the kind looks like: <em>prior preservation</em>. A step then takes about twice as long.</p>"""
+beside yours, so that the model keeps knowing what the kind looks like: <em>prior preservation</em>. A step then takes about twice as long.
+<em>Output preservation</em> keeps what the model answers to the class prompt and needs no pictures.</p>"""
 
 
 class PicturesPanel:
@@ -86,6 +87,7 @@ class PicturesPanel:
             form.place("with_prior_preservation", "class_prompt")
             with gr.Row():
                 form.place("class_data_dir", "num_class_images")
+            form.place("output_preservation_weight")
             self.class_browser = FolderBrowser("pictures", "browse-class", self._places)
             self.class_browser.place()
             self.classes = gr.HTML(view.classes, elem_id="class-shown", elem_classes="rs-maybe")

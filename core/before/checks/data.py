@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 
 from ...data import bucket_counts, scan_probe
+from ...data.captions import clean
+from ...data.class_record import record_findings
 from ...data.holdout import FEWEST
 from ...data.scanning import located
 from ...findings import Finding
@@ -82,7 +84,7 @@ def batches(situation: Situation) -> Iterable[Finding]:
 
 
 def class_pictures(situation: Situation) -> Iterable[Finding]:
-    """How many class pictures are generated first, and whether their folder takes them."""
+    """How many class pictures are generated first, whether their folder takes them, and whether those in it were made likewise."""
     data = situation.config.data
     if not data.with_prior_preservation:
         return
@@ -97,5 +99,24 @@ def class_pictures(situation: Situation) -> Iterable[Finding]:
             "",
             "class-generated",
         )
+    if data.class_data_dir is not None:
+        yield from record_findings(located(data.class_data_dir), situation.config, max(0, missing))
     if data.class_data_dir is not None and missing > 0:
         yield from writable(located(data.class_data_dir), "class_data_dir")
+
+
+def class_prompt(situation: Situation) -> Iterable[Finding]:
+    """Whether the class prompt names the very thing that is learnt."""
+    data = situation.config.data
+    uses = data.with_prior_preservation or data.output_preservation_weight > 0
+    if not uses or data.class_prompt is None or data.trigger_word is None or not clean(data.trigger_word):
+        return
+    if f" {clean(data.trigger_word).casefold()} " in f" {clean(data.class_prompt).casefold()} ":
+        yield Finding(
+            "warning",
+            "class_prompt",
+            f'"{clean(data.class_prompt)}" holds the trigger word "{clean(data.trigger_word)}": what is kept there as the untrained model has it is '
+            "what the pictures are to change.",
+            "Name the ordinary kind of thing alone, without the trigger word.",
+            "class-prompt-trigger",
+        )
