@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ..demo import resolve
 from ..findings import Finding
-from . import captions, pictures
+from . import captions, masks, pictures
 from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .captioning import Captioning
 from .inspecting import inspect_all
 from .listing import empty_folder, list_folder
+from .masks import Mask
 from .progress import Progress
 from .transform import Crop, crop_for
 
@@ -27,7 +28,7 @@ _KEPT_TOO_LITTLE = 0.6
 @dataclass(frozen=True)
 class Item:
     """One picture: where, what it is called in logs, what it shows, its upright size, the bucket it trains in, the
-    sha256 of its file."""
+    sha256 of its file; which thing it shows (its place in `DataConfig.things`), and the part of it that trains (None = all of it)."""
 
     path: Path
     name: str
@@ -36,6 +37,8 @@ class Item:
     height: int
     bucket: Size
     digest: str
+    concept: int = 0
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Scan:
         return tuple(problem for problem in self.problems if problem.level == "error")
 
 
-def scan(data, progress: Progress | None = None) -> Scan:
-    """Scan the instance folder and, with prior preservation, the class folder.
+def scan_thing(data, progress: Progress | None = None) -> Scan:
+    """Scan the instance folder and, with prior preservation, the class folder: those of one thing, whatever `concepts` says.
 
     Args:
         data: the data section of a config.
@@ -112,6 +115,7 @@ def scan_class_folder(folder: Path, data) -> tuple[tuple[Item, ...], list[Findin
         prompt_option="class_prompt",
         trigger_word=None,
         may_be_empty=True,
+        may_have_masks=False,
     )
 
 
@@ -159,6 +163,7 @@ def scan_folder(
     prompt_option: str,
     trigger_word: str | None,
     may_be_empty: bool = False,
+    may_have_masks: bool = True,
     progress: Progress | None = None,
 ) -> tuple[tuple[Item, ...], list[Finding]]:
     """(usable pictures by name, findings) of one folder.
@@ -172,12 +177,15 @@ def scan_folder(
         prompt_option: the option that would give it, for the messages.
         trigger_word: put in front of captions that lack it.
         may_be_empty: whether a folder without pictures is fine.
+        may_have_masks: whether `masked_training` is about these pictures; class pictures train whole.
     """
     folder = located(folder)
     listing, problem = list_folder(folder, option)
     if problem is not None:
         return (), [problem]
     problems = listing.findings(folder)
+    found_masks = masks.taken(listing, data.masked_training != "off" and may_have_masks)
+    problems += found_masks.findings()
     inspected = inspect_all(listing.pictures, progress)
     square = ((data.resolution, data.resolution),)
     sizes = bucket_sizes(data.resolution, data.bucket_step) if data.aspect_buckets else square
@@ -197,7 +205,10 @@ def scan_folder(
         if caption is None:
             continue
         bucket = choose(found.width, found.height, sizes)
-        item = Item(path, path.name, caption, found.width, found.height, bucket, found.digest)
+        crop = crop_for(found.width, found.height, bucket, center=data.center_crop, digest=found.digest)
+        mask = found_masks.of(path, found, crop)
+        problems += mask.problems
+        item = Item(path, path.name, caption, found.width, found.height, bucket, found.digest, mask=mask.mask)
         items.append(item)
         problems += _cropped(item, data.aspect_buckets)
     problems += _enlarged(items)

@@ -38,6 +38,7 @@ class Batch:
     noise: Tensor  # N(0, I), like x0
     conditioning: "Conditioning"  # collated, of B rows
     is_class: Tensor | None = None  # (B,) bool: the rows of prior preservation
+    mask: Tensor | None = None  # (B, 1, h, w) in 0..1: what each cell counts in the loss; None = every one fully
 
 
 class Plan(Protocol):

@@ -15,7 +15,7 @@ from ..adapters.files import check_layout
 from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
-from ..data import Prepared, Scan, prepare, scan
+from ..data import Item, Prepared, Scan, prepare, scan
 from ..data.tidying import tidy
 from ..families import load_model
 from ..families.base import Model
@@ -61,7 +61,7 @@ class Session:
     def data_fingerprint(self) -> dict[str, str]:
         """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
         rows = [
-            *((item.name, item.digest, item.caption) for item in self.data.items),
+            *((item.name, _content(item), item.caption) for item in self.data.items),
             *(
                 (f"{row.name} at {shape}", row.latents, row.caption)
                 for shape, rows in self.data.class_rows.items()
@@ -82,6 +82,11 @@ class Session:
         if self.model.device.type != "cpu":
             self.model.free_text_encoders()
             self.model.free_vae()
+
+
+def _content(item: Item) -> str:
+    """What a picture trains with: its file, and its mask where it has one."""
+    return item.digest if item.mask is None else f"{item.digest} masked by {item.mask.digest}"
 
 
 def open_session(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 from ...data import bucket_counts, scan_probe
+from ...data.concepts import about, sets_of_class_pictures
 from ...data.holdout import FEWEST
 from ...data.scanning import located
 from ...findings import Finding
@@ -56,7 +57,9 @@ def batches(situation: Situation) -> Iterable[Finding]:
     config, train = situation.config, situation.train
     if not train:
         return
-    size, repeats = config.training.train_batch_size, config.data.repeats
+    size = config.training.train_batch_size
+    # of several things the repeats are shares, and every picture comes as often as its thing needs it
+    repeats = config.data.things[0].repeats if len(config.data.things) == 1 else 1
     if size > len(train) * repeats:
         yield Finding(
             "note",  # common for a handful of pictures: each row still has its own noise
@@ -86,16 +89,44 @@ def class_pictures(situation: Situation) -> Iterable[Finding]:
     data = situation.config.data
     if not data.with_prior_preservation:
         return
-    missing = data.num_class_images - len(situation.scan.class_items)
-    if missing > 0:
-        where = "the cache" if data.class_data_dir is None else str(located(data.class_data_dir))
-        yield Finding(
+    for number, of_set in sets_of_class_pictures(data).items():
+        missing = of_set.num_class_images - sum(item.concept == number for item in situation.scan.class_items)
+        if missing <= 0:
+            continue
+        where = "the cache" if of_set.class_data_dir is None else str(located(of_set.class_data_dir))
+        note = Finding(
             "note",
             "num_class_images",
-            f'up to {missing} pictures of "{data.class_prompt}" are generated into {where} before the training '
+            f'up to {missing} pictures of "{of_set.class_prompt}" are generated into {where} before the training '
             f"({data.class_sample_steps} sampling steps each).",
             "",
             "class-generated",
         )
-    if data.class_data_dir is not None and missing > 0:
-        yield from writable(located(data.class_data_dir), "class_data_dir")
+        yield about(note, data, number)
+        if of_set.class_data_dir is not None:
+            for finding in writable(located(of_set.class_data_dir), "class_data_dir"):
+                yield about(finding, data, number)
+
+
+def masks(situation: Situation) -> Iterable[Finding]:
+    """How many pictures have a mask, where masks are on."""
+    data, items = situation.config.data, situation.scan.items
+    if data.masked_training == "off" or not items:
+        return
+    masked = sum(item.mask is not None for item in items)
+    if masked == 0:
+        yield Finding(
+            "warning",
+            "masked_training",
+            "no picture has a mask: all of them train whole.",
+            "Put photo-mask.png (white = train here) beside photo.jpg, use pictures with transparency, or set it to off.",
+            "mask-none",
+        )
+    elif masked < len(items):
+        yield Finding(
+            "note",
+            "masked_training",
+            f"{masked} of {len(items)} pictures have a mask; the others train whole.",
+            "",
+            "mask-some",
+        )
