@@ -58,14 +58,11 @@ class Masks:
     files: dict[str, Path]
     """Name of a picture without its ending, folded -> its mask."""
     unused: list[tuple[Path, str]] = field(default_factory=list)
-    pictures: int = 0
-    masked: int = 0
 
     def of(self, path: Path, picture: pictures.Inspection, crop: transform.Crop) -> Found:
         """The mask of a sound picture. `crop`: what of it trains."""
         if not self.on:
             return Found()
-        self.pictures += 1
         file = self.files.get(path.stem.casefold())
         try:
             seen = _seen(path if file is None else file, alpha=file is None)
@@ -74,7 +71,6 @@ class Masks:
             return _wrong(where, f"the mask cannot be used: {bad.message}.", bad.remedy, "mask-bad")
         if seen is None or (file is None and seen.full):
             return Found()
-        self.masked += 1
         where = path if file is None else file
         if seen.size != (picture.width, picture.height):
             width, height = seen.size
