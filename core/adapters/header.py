@@ -97,6 +97,7 @@ PATHS = (
     "drift_data_dir",
     "lora_folder",
 )
+"""Options that name a file or folder. `concepts` holds folders and texts; see `_published_concepts`."""
 TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt")
 """Options that hold what a person wrote."""
 
@@ -111,10 +112,27 @@ def published_config(config: "RunConfig") -> dict[str, Any]:
 
     flat, saving = config_to_flat(config), config.saving
     flat |= {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
+    flat["concepts"] = _published_concepts(config)
     hidden = set() if saving.publish_texts else set(TEXTS)
     if not saving.publish_folders:
         hidden |= {key for key in PATHS if flat[key] is not None and not public_name(config, key)}
+    if flat["concepts"] is None and config.data.concepts is not None:
+        hidden.add("concepts")
     return {key: value for key, value in flat.items() if key not in hidden}
+
+
+def _published_concepts(config: "RunConfig") -> str | None:
+    """The further things as a file for others has them: folders by their last part; none of them where folders or texts stay private,
+    because a thing without its folder or words is none."""
+    from ..config.concepts import concepts_of, read_concepts
+
+    if not (config.saving.publish_folders and config.saving.publish_texts):
+        return None
+    folders = ("instance_data_dir", "class_data_dir")
+    return read_concepts([
+        {name: _last_part(value) if name in folders else value for name, value in concept.given().items()}
+        for concept in concepts_of(config.data.concepts)
+    ])
 
 
 def public_name(config: "RunConfig", key: str) -> bool:
@@ -158,7 +176,8 @@ def lora_metadata(
     The trained alpha stands under `rollout_studio_alpha`."""
     training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
-    model, word = flat.get("pretrained_model_name_or_path"), flat.get("trigger_word")
+    model = flat.get("pretrained_model_name_or_path")
+    word = ", ".join(data.trigger_words) if config.saving.publish_texts and data.trigger_words else None
     metadata = {
         "format": "pt",
         CONFIG_KEY: json.dumps(flat, ensure_ascii=False),

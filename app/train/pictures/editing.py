@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....core.config import DataConfig
-from ....core.data import scan
+from ....core.data import scan_thing
 from ....core.data.captions import clean, with_trigger
 from ....core.data.scanning import located
 from ....core.findings import printable
@@ -113,7 +113,7 @@ class SetEditor:
         except Refused:
             return {}
         names, fallback, out = known_caption_names(folder), fallback_caption(data), {}
-        for path in picture_paths(scan(data), folder):
+        for path in picture_paths(scan_thing(data), folder):
             saved, problem = read_caption(caption_file(path, names))
             draft = edits.drafts.get(path.name)
             own = saved if draft is None else clean(draft.text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.config import DataConfig
-from ....core.data import Scan, scan
+from ....core.data import Scan, scan_thing
 from ....core.data.captions import clean, from_name, mentions
 from ....core.data.scanning import Item, located
 from ....core.findings import Finding, printable
@@ -52,7 +52,7 @@ class SetReader:
         if folder is None:
             shown["head"] = "No pictures yet. Drop some above, or name a folder on this computer."
             return SetView(shown, "", class_card(data, Scan(()), [], self.previews, PER_PAGE))
-        found = scan(data)
+        found = scan_thing(data)
         of_class = [finding for finding in found.problems if about_class_pictures(finding, data)]
         problems = [finding for finding in found.problems if finding not in of_class]
         kind = self.sets.kind(folder)
