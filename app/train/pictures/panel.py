@@ -24,6 +24,7 @@ from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, read_edits
 from .editing import Answer, SetEditor
 from .form_data import DataFields
 from .set_view import SetReader, SetView, count_of, folder_of, trigger_of
+from .things import ThingsPanel
 from .words import WordsPanel
 
 _SCRIPT = (Path(__file__).parents[2] / "js" / "captions.js").read_text(encoding="utf-8")
@@ -70,6 +71,7 @@ class PicturesPanel:
             value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=view.shown, elem_id="pictures",
         )  # fmt: skip
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
+        self.things = ThingsPanel(form, self.fields, config)
         with (
             gr.Accordion(
                 "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
@@ -86,18 +88,19 @@ class PicturesPanel:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.editor, self.held]
+        return [self.editor, self.held, *self.things.inputs]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.checks, self.classes, self.files, self.held, *self.words.outputs]
+        return [self.editor, self.checks, self.classes, self.files, self.held, *self.words.outputs, *self.things.outputs]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""
-        return self.words.drawn(config, preset)
+        return {**self.words.drawn(config, preset), **self.things.drawn(config)}
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return {**self._updates(self.reader.read(config.data)), self.held: config.data.instance_data_dir}
+        seen = self._updates(self.reader.read(config.data))
+        return {**seen, **self.things.reread(config), self.held: config.data.instance_data_dir}
 
     def unsaved(self, given: Mapping[Any, Any]) -> list[Finding]:
         """An error where captions of the chosen folder are typed and not saved: training would read the old ones."""
@@ -135,6 +138,7 @@ class PicturesPanel:
         gr.on(
             _change_events(folder), lambda given: self.on_folder(page, given), page.inputs, page.outputs, trigger_mode="always_last", **quiet,
         )  # fmt: skip
+        self.things.wire(page)
         self.words.wire(page, lambda given, data: self._updates(self.reader.read(data, self._edits(given))), **quiet)
         self.editor.apply(self.on_insert, page.inputs, mine, **quiet)
         self._wire_edits(page, quiet)
