@@ -129,10 +129,12 @@ def _published_concepts(config: "RunConfig") -> str | None:
     if not (config.saving.publish_folders and config.saving.publish_texts):
         return None
     folders = ("instance_data_dir", "class_data_dir")
-    return read_concepts([
-        {name: _last_part(value) if name in folders else value for name, value in concept.given().items()}
-        for concept in concepts_of(config.data.concepts)
-    ])
+    return read_concepts(
+        [
+            {name: _last_part(value) if name in folders else value for name, value in concept.given().items()}
+            for concept in concepts_of(config.data.concepts)
+        ]
+    )
 
 
 def public_name(config: "RunConfig", key: str) -> bool:
@@ -153,6 +155,12 @@ def _last_part(path: str) -> str:
     kinds = [kind(path) for kind in (PurePosixPath, PureWindowsPath)]
     full = path.startswith("~") or any(kind.is_absolute() for kind in kinds)
     return kinds[1].name if full else path  # the Windows reading knows both separators
+
+
+def _trigger_phrase(config: "RunConfig") -> str | None:
+    """The trigger words of all things, with commas between; None where there is none, or it stays private."""
+    words = config.data.trigger_words if config.saving.publish_texts else ()
+    return ", ".join(words) if words else None
 
 
 def lora_metadata(
@@ -176,8 +184,7 @@ def lora_metadata(
     The trained alpha stands under `rollout_studio_alpha`."""
     training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
-    model = flat.get("pretrained_model_name_or_path")
-    word = ", ".join(data.trigger_words) if config.saving.publish_texts and data.trigger_words else None
+    model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)
     metadata = {
         "format": "pt",
         CONFIG_KEY: json.dumps(flat, ensure_ascii=False),

@@ -60,7 +60,11 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
 def _trigger_words(flat: Mapping[str, Any]) -> list[str]:
     """The trigger words of all things, each once."""
     try:
-        further = [concept.trigger_word for concept in concepts_of(read_concepts(flat["concepts"]))] if flat.get("concepts") else []
+        further = (
+            [concept.trigger_word for concept in concepts_of(read_concepts(flat["concepts"]))]
+            if flat.get("concepts")
+            else []
+        )
     except ConfigError:
         further = []  # written by a version with other fields; the settings below have them as they are
     first = [] if flat.get("concepts") and flat.get("instance_data_dir") is None else [flat.get("trigger_word")]

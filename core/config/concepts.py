@@ -6,6 +6,7 @@ A table has the fields of `Concept`; the four of diffusers' `concepts_list` file
 `caption_strategy`, `num_class_images` and `repeats` is as the run's own options have it; words and folders are each thing's own.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -90,10 +91,8 @@ def read_concepts(value: Any) -> str | None:
 def _read_one(number: int, table: Any, faults: list[Fault]) -> Concept | None:
     where = f"{OPTION}, entry {number + 1}"
     if isinstance(table, str):  # on the command line each may be a text of its own
-        try:
+        with contextlib.suppress(ValueError, RecursionError):  # it is then no table, which is the fault below
             table = json.loads(table)
-        except (ValueError, RecursionError):
-            pass  # it is then no table, which is the fault below
     if not isinstance(table, Mapping):
         faults.append(
             Fault(f'{where} = {shown(table)}: must be a table, for example {{"instance_data_dir": "cat"}}.', (OPTION,))
@@ -115,7 +114,9 @@ def _read_one(number: int, table: Any, faults: list[Fault]) -> Concept | None:
             values[key] = known[key].read(value, text=True)
         except ConfigError as error:
             faults += [Fault(f"{where}, {fault.message}", (OPTION,)) for fault in error.faults]
-    if values.get("instance_data_dir") is None and not any("instance_data_dir" in fault.message for fault in faults[wrong:]):
+    if values.get("instance_data_dir") is None and not any(
+        "instance_data_dir" in fault.message for fault in faults[wrong:]
+    ):
         faults.append(
             Fault(f"{where}: needs instance_data_dir, the folder with the pictures of this thing.", (OPTION,))
         )

@@ -257,7 +257,9 @@ class Prepared:
         height, width = entries[0]["latents"].shape[-2:]
         whole = torch.ones(1, height, width)
         counted = [
-            weights(entry["mask"], hard=self.hard_masks, background=self.background_weight) if "mask" in entry else whole
+            weights(entry["mask"], hard=self.hard_masks, background=self.background_weight)
+            if "mask" in entry
+            else whole
             for entry in entries
         ]
         return torch.stack(counted).to(self.model.device)

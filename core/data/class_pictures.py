@@ -59,7 +59,9 @@ def existing_class_sets(model, config: "RunConfig", scan: Scan, cache_dir: Path)
     for number, data in sets_of_class_pictures(config.data).items():
         own = replace(scan, class_items=tuple(item for item in scan.class_items if item.concept == number))
         of_set = replace(config, data=data)
-        found.append((number, of_set, _numbered(existing_class_pictures(model, of_set, own, cache_dir), config, number)))
+        found.append(
+            (number, of_set, _numbered(existing_class_pictures(model, of_set, own, cache_dir), config, number))
+        )
     return ClassSets(tuple(found))
 
 

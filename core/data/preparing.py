@@ -243,7 +243,9 @@ class _Latents:
     def _job(self, item: Item, size: Size, flip: bool) -> _Job:
         crop = transform.crop_for(item.width, item.height, size, center=self.center, digest=item.digest)
         box = [crop.left, crop.top, crop.right, crop.bottom]
-        masked = {} if item.mask is None else {"mask": ["alpha" if item.mask.path is None else "file", item.mask.digest]}
+        masked = (
+            {} if item.mask is None else {"mask": ["alpha" if item.mask.path is None else "file", item.mask.digest]}
+        )
         key = key_of(
             kind="latents", picture=item.digest, box=box, size=size, resample="lanczos", flip=flip, vae=self.vae, family=self.model.name,
             **masked,

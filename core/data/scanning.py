@@ -8,7 +8,7 @@ not fail an hour later.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo import resolve
@@ -183,9 +183,8 @@ def scan_folder(
     listing, problem = list_folder(folder, option)
     if problem is not None:
         return (), [problem]
-    problems = listing.findings(folder)
     found_masks = masks.taken(listing, data.masked_training != "off" and may_have_masks)
-    problems += found_masks.findings()
+    problems = [*listing.findings(folder), *found_masks.findings()]
     inspected = inspect_all(listing.pictures, progress)
     square = ((data.resolution, data.resolution),)
     sizes = bucket_sizes(data.resolution, data.bucket_step) if data.aspect_buckets else square
@@ -205,15 +204,11 @@ def scan_folder(
         if caption is None:
             continue
         bucket = choose(found.width, found.height, sizes)
-        crop = crop_for(found.width, found.height, bucket, center=data.center_crop, digest=found.digest)
-        mask = found_masks.of(path, found, crop)
-        problems += mask.problems
-        item = Item(path, path.name, caption, found.width, found.height, bucket, found.digest, mask=mask.mask)
-        items.append(item)
-        problems += _cropped(item, data.aspect_buckets)
-    problems += _enlarged(items)
-    problems += texts.findings()
-    problems += _duplicates(items)
+        whole = Item(path, path.name, caption, found.width, found.height, bucket, found.digest)
+        mask = found_masks.of(path, found, _crop(whole, data.center_crop))
+        items.append(replace(whole, mask=mask.mask))
+        problems += (*mask.problems, *_cropped(whole, data.aspect_buckets))
+    problems += (*_enlarged(items), *texts.findings(), *_duplicates(items))
     if not items and not may_be_empty:
         any_error = any(problem.level == "error" for problem in problems)
         problems.append(empty_folder(folder, option, listing, any_error))
@@ -223,8 +218,8 @@ def scan_folder(
 # What is wrong with pictures ------------------------------------------------------------------------------------------
 
 
-def _crop(item: Item) -> Crop:
-    return crop_for(item.width, item.height, item.bucket, center=True, digest=item.digest)
+def _crop(item: Item, center: bool = True) -> Crop:
+    return crop_for(item.width, item.height, item.bucket, center=center, digest=item.digest)
 
 
 def _cropped(item: Item, aspect_buckets: bool) -> Iterable[Finding]:

@@ -68,9 +68,7 @@ def anti_drift(u: Tensor, xr: Tensor, x0: Tensor, mask: Tensor | None = None) ->
     return (unit(u, mask) - unit((xr - x0).detach(), mask)).square().flatten(1).sum(1)
 
 
-def frequency_weight(
-    u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm, mask: Tensor | None = None
-) -> Tensor:
+def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm, mask: Tensor | None = None) -> Tensor:
     """Weights of the elements of a rolled row, like u, detached: `1 + alpha * d / norm(d)`, at least 0.
 
     `d = u_clean - u_rolled` is the exposure bias in the paper's data-ward sign. A row without bias has weight 1.

@@ -78,7 +78,9 @@ class Stepper:
         index = micro * self.ranks.world_size + self.ranks.rank
         torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
-            rows = Rows(batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class, batch.mask)
+            rows = Rows(
+                batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class, batch.mask
+            )
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         value = float(loss.detach())

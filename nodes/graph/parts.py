@@ -67,7 +67,9 @@ def foreign_folder(text: str | None) -> str | None:
         for name in ("instance_data_dir", "class_data_dir"):
             folder = getattr(concept, name)
             if folder is not None and folder.startswith(("\\\\", "//", "file:")):
-                return f"{entry(number, concept)}, {name}: names another machine or is a URL; copy the files here first."
+                return (
+                    f"{entry(number, concept)}, {name}: names another machine or is a URL; copy the files here first."
+                )
     return None
 
 

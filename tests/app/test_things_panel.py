@@ -39,12 +39,16 @@ def panel():
     with gr.Blocks():
         form = Form(config)
         made = ThingsPanel(form, DataFields(form), config)
-        form.place(*(name for name, option in OPTIONS.items() if option.section == "data" and name not in form.components))
+        form.place(
+            *(name for name, option in OPTIONS.items() if option.section == "data" and name not in form.components)
+        )
     return made
 
 
 def holding(panel, which="new", concepts=None, **typed):
-    flat = config_to_flat(config_from_flat({"instance_data_dir": "demo-dreambooth", "trigger_word": "zwx", "concepts": concepts}))
+    flat = config_to_flat(
+        config_from_flat({"instance_data_dir": "demo-dreambooth", "trigger_word": "zwx", "concepts": concepts})
+    )
     given = {field: to_component(OPTIONS[name], flat[name]) for name, field in panel.form.components.items()}
     return given | {box: typed.get(name, "") for name, box in panel.boxes.items()} | {panel.which: which}
 
@@ -65,7 +69,9 @@ def test_a_change_keeps_what_the_small_form_does_not_show(panel, said):
     given = holding(panel, "1", two)
     shown = panel.on_choice(given)
     assert shown[panel.boxes["trigger_word"]] == "vbk" and shown[panel.keep] == "Save the change"
-    panel.on_keep(page, given | {panel.boxes["instance_data_dir"]: "demo-dreambooth-post", panel.boxes["trigger_word"]: "qrx"})
+    panel.on_keep(
+        page, given | {panel.boxes["instance_data_dir"]: "demo-dreambooth-post", panel.boxes["trigger_word"]: "qrx"}
+    )
     assert things(page)[1] == {"instance_data_dir": "demo-dreambooth-post", "trigger_word": "qrx", "class_data_dir": "pets",
                                "caption_strategy": "filename"}  # fmt: skip
     assert things(page)[0] == two[0]
@@ -83,7 +89,11 @@ def test_the_chosen_thing_is_removed_and_the_last_one_leaves_the_option_unset(pa
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [({"trigger_word": "vbk"}, "needs instance_data_dir"), ({**POST, "repeats": "many"}, "repeats"), ({"instance_data_dir": "demo-dreambooth"}, "is also that of")],
+    [
+        ({"trigger_word": "vbk"}, "needs instance_data_dir"),
+        ({**POST, "repeats": "many"}, "repeats"),
+        ({"instance_data_dir": "demo-dreambooth"}, "is also that of"),
+    ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_put_into_the_form(panel, said, typed, words):
     page = Page()

@@ -38,11 +38,19 @@ def test_a_list_json_text_and_a_file_are_the_same_option_and_come_back(tmp_path)
     file = tmp_path / "concepts.json"
     file.write_text(json.dumps([CAT]), encoding="utf-8-sig")
     wanted = read_concepts([CAT])
-    for given in (json.dumps([CAT]), str(file), [json.dumps(CAT)], json.dumps(CAT), [{**CAT, "_note": "mine", "class_prompt": None}]):
+    for given in (
+        json.dumps([CAT]),
+        str(file),
+        [json.dumps(CAT)],
+        json.dumps(CAT),
+        [{**CAT, "_note": "mine", "class_prompt": None}],
+    ):
         config = config_from_flat({"concepts": given})
         assert config.data.concepts == wanted
         assert config_from_flat(config_to_flat(config)) == config
-    assert config_from_flat({"concepts": []}).data.concepts is None is config_from_flat({"concepts": "none"}).data.concepts
+    assert (
+        config_from_flat({"concepts": []}).data.concepts is None is config_from_flat({"concepts": "none"}).data.concepts
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,11 @@ def test_a_thing_has_its_own_words_and_folders_and_the_rest_from_the_run():
             "concepts": [CAT, {"instance_data_dir": "cup", "repeats": 5}]}  # fmt: skip
     data = config_from_flat(flat).data
     dog, cat, cup = data.things
-    assert (dog.trigger_word, cat.trigger_word, cup.trigger_word) == ("zwx", "qrx", None) and cup.instance_prompt is None
+    assert (dog.trigger_word, cat.trigger_word, cup.trigger_word) == (
+        "zwx",
+        "qrx",
+        None,
+    ) and cup.instance_prompt is None
     assert (dog.repeats, cat.repeats, cup.repeats) == (3, 3, 5) and cup.resolution == 96
     assert data.trigger_words == ("zwx", "qrx")
 
@@ -103,7 +115,15 @@ def test_without_a_folder_of_their_own_the_options_words_do_nothing():
 
 
 @pytest.mark.parametrize(
-    ("counts", "repeats"), [((5, 8), (1, 1)), ((5, 8), (3, 1)), ((3, 4, 17), (1, 2, 1)), ((1000, 999), (1, 1)), ((4, 4), (7, 7)), ((2, 61), (1, 5))]
+    ("counts", "repeats"),
+    [
+        ((5, 8), (1, 1)),
+        ((5, 8), (3, 1)),
+        ((3, 4, 17), (1, 2, 1)),
+        ((1000, 999), (1, 1)),
+        ((4, 4), (7, 7)),
+        ((2, 61), (1, 5)),
+    ],
 )
 def test_things_come_as_often_as_their_repeats_say_whatever_their_number_of_pictures(counts, repeats):
     counts, repeats = dict(enumerate(counts)), dict(enumerate(repeats))
@@ -163,14 +183,20 @@ def test_pictures_have_the_captions_of_their_thing_and_names_of_their_own(two):
     found = scan(config_from_flat(two).data)
     assert not found.errors
     captions = {item.name: item.caption for item in found.items}
-    assert len(captions) == 9 and captions["0.png"] == "zwx, a circle, number 0" and captions["2 qrx/0.png"] == "qrx, a cat"
+    assert (
+        len(captions) == 9
+        and captions["0.png"] == "zwx, a circle, number 0"
+        and captions["2 qrx/0.png"] == "qrx, a cat"
+    )
     assert [item.concept for item in found.items] == [0] * 5 + [1] * 4
 
 
 def test_what_is_wrong_with_a_things_option_names_the_entry_and_the_field(two, tmp_path):
     lost = [{"instance_data_dir": str(tmp_path / "lost"), "trigger_word": "qrx"}]
     (problem,) = scan(config_from_flat({**two, "concepts": lost}).data).errors
-    assert problem.where == "concepts" and problem.message.startswith("concepts, entry 1 (qrx), instance_data_dir: the folder")
+    assert problem.where == "concepts" and problem.message.startswith(
+        "concepts, entry 1 (qrx), instance_data_dir: the folder"
+    )
 
 
 def test_a_picture_of_two_things_and_a_class_folder_of_anothers_pictures_are_named(two, tmp_path):
@@ -191,7 +217,9 @@ def test_each_thing_gives_as_many_pictures_to_the_probe(two):
 
 @pytest.fixture(scope="module")
 def model(tiny_folder):
-    return load_model(config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model)
+    return load_model(
+        config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model
+    )
 
 
 def test_a_prior_batch_has_class_rows_of_each_rows_thing_drawn_where_they_are_missing(model, two, pictures, tmp_path):
@@ -203,14 +231,24 @@ def test_a_prior_batch_has_class_rows_of_each_rows_thing_drawn_where_they_are_mi
     found = scan(config.data)
     data = prepare(model, config, found, tmp_path / "cache")
     assert data.counts.generated == 2 and len({item.concept for item in data.items}) == 2
-    assert {name.split("/")[0] for name in data.probe.ids} == {"2 qrx", *(name for name in data.probe.ids if "/" not in name)}
-    assert len(data.probe.ids) == 2 and any("/" in name for name in data.probe.ids) and any("/" not in name for name in data.probe.ids)
+    assert {name.split("/")[0] for name in data.probe.ids} == {
+        "2 qrx",
+        *(name for name in data.probe.ids if "/" not in name),
+    }
+    assert (
+        len(data.probe.ids) == 2
+        and any("/" in name for name in data.probe.ids)
+        and any("/" not in name for name in data.probe.ids)
+    )
     seen = Counter()
     for step in range(8):
         batch = data.batch(step)
         for name, beside in zip(batch.ids[:2], batch.ids[2:], strict=True):
             assert beside.startswith("class/2 qrx/") == name.startswith("2 qrx/")
-        assert all((caption == "some cat") == name.startswith("class/2 qrx/") for name, caption in zip(batch.ids[2:], batch.captions[2:], strict=True))
+        assert all(
+            (caption == "some cat") == name.startswith("class/2 qrx/")
+            for name, caption in zip(batch.ids[2:], batch.captions[2:], strict=True)
+        )
         seen.update(name.startswith("2 qrx/") for name in batch.ids[:2])
     assert seen[True] == seen[False] == 8
 
@@ -230,7 +268,9 @@ def test_one_thing_trains_bit_for_bit_the_same_however_it_is_declared(tiny_run, 
     changes = {**ROLLOUT, "random_flip": True, "aspect_buckets": True, "trigger_word": "zwx", "repeats": 2}
     plain = tiny_run("lumina2", "plain", **changes)
     one = {"instance_data_dir": str(pictures), "trigger_word": "zwx"}
-    listed = tiny_run("lumina2", "listed", **{**changes, "instance_data_dir": None, "trigger_word": None, "concepts": [one]})
+    listed = tiny_run(
+        "lumina2", "listed", **{**changes, "instance_data_dir": None, "trigger_word": None, "concepts": [one]}
+    )
     assert train(plain) == train(listed) == 0
     assert len(losses(plain)) == 3 and losses(plain) == losses(listed)
 
@@ -248,7 +288,9 @@ def test_a_run_of_two_things_resumes_bit_for_bit_and_names_both_words(tiny_run, 
     from safetensors import safe_open
 
     with safe_open(whole.path / events(whole, "exported")[0]["path"], "pt") as file:
-        assert file.metadata()["modelspec.trigger_phrase"] == file.metadata()["rollout_studio_trigger_word"] == "zwx, qrx"
+        assert (
+            file.metadata()["modelspec.trigger_phrase"] == file.metadata()["rollout_studio_trigger_word"] == "zwx, qrx"
+        )
 
 
 # What is published -------------------------------------------------------------------------------------------------------
@@ -265,7 +307,11 @@ def test_a_lora_names_all_trigger_words_and_no_full_path():
     config = published()
     assert json.loads(sidecar_text(config, "sdxl_base_v1-0"))["activation text"] == "zwx, qrx"
     flat = published_config(config)
-    assert "/home" not in json.dumps(flat) and "secret" not in json.dumps(flat) and config_from_flat(flat).data.trigger_words == ("zwx", "qrx")
+    assert (
+        "/home" not in json.dumps(flat)
+        and "secret" not in json.dumps(flat)
+        and config_from_flat(flat).data.trigger_words == ("zwx", "qrx")
+    )
     from pathlib import Path
 
     card = model_card([Path("a.safetensors")], {}, flat, "SDXL")

@@ -121,7 +121,9 @@ def test_a_mask_without_a_picture_is_named(masked):
 
 def test_the_check_before_a_start_counts_the_masks(masked, pictures, tmp_path):
     def codes(folder):
-        found = preflight(config_from_flat({"instance_data_dir": str(folder), "resolution": 32, **ON}), tmp_path / "runs" / "x")
+        found = preflight(
+            config_from_flat({"instance_data_dir": str(folder), "resolution": 32, **ON}), tmp_path / "runs" / "x"
+        )
         return {finding.code: finding for finding in found}
 
     assert "2 of 3 pictures" in codes(masked)["mask-some"].message
@@ -129,7 +131,9 @@ def test_the_check_before_a_start_counts_the_masks(masked, pictures, tmp_path):
 
 
 def test_a_weight_for_the_background_waits_for_masks():
-    assert any("masked_background_weight" in each for each in idle_remarks(config_from_flat({"masked_background_weight": 0.2})))
+    assert any(
+        "masked_background_weight" in each for each in idle_remarks(config_from_flat({"masked_background_weight": 0.2}))
+    )
     with pytest.raises(ConfigError, match="masked_background_weight = 1.5"):
         config_from_flat({"masked_background_weight": 1.5})
 
@@ -163,13 +167,22 @@ def test_soft_counts_shares_hard_counts_from_one_half_on_and_the_background_fill
 
 @pytest.fixture(scope="module")
 def flow_model(tiny_folder):
-    return load_model(config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model)
+    return load_model(
+        config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("lumina2")), "device": "cpu"}).model
+    )
 
 
 @pytest.fixture
 def ready(flow_model, masked, tmp_path):
     def make(folder=masked, **changes):
-        flat = {"instance_data_dir": str(folder), "resolution": 32, "train_batch_size": 3, "drift_holdout_images": 0, **ON, **changes}
+        flat = {
+            "instance_data_dir": str(folder),
+            "resolution": 32,
+            "train_batch_size": 3,
+            "drift_holdout_images": 0,
+            **ON,
+            **changes,
+        }
         config = config_from_flat(flat)
         return prepare(flow_model, config, scan(config.data), tmp_path / "cache")
 
@@ -177,7 +190,12 @@ def ready(flow_model, masked, tmp_path):
 
 
 def test_a_batch_has_each_rows_mask_mirrored_with_it_and_class_rows_are_whole(ready, tmp_path, pictures):
-    prior = {"with_prior_preservation": True, "class_prompt": "a cup", "class_data_dir": str(pictures), "num_class_images": 4}
+    prior = {
+        "with_prior_preservation": True,
+        "class_prompt": "a cup",
+        "class_data_dir": str(pictures),
+        "num_class_images": 4,
+    }
     data, seen = ready(random_flip=True, center_crop=True, **prior), set()
     for step in range(6):
         batch = data.batch(step)
@@ -224,10 +242,14 @@ def test_a_mask_of_which_no_cell_is_half_white_is_refused_when_hard(ready, maske
 
 # The loss ----------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
-    ("variant", "mode"), [("sd1", "single-pass"), *((flow, mode) for flow in ("sd3", "flux", "qwen") for mode in ("single-pass", "paper"))]
+    ("variant", "mode"),
+    [("sd1", "single-pass"), *((flow, mode) for flow in ("sd3", "flux", "qwen") for mode in ("single-pass", "paper"))],
 )
-def test_what_lies_outside_the_mask_has_no_gradient_the_anti_drift_term_included(tiny_folder, variant, mode, monkeypatch):
+def test_what_lies_outside_the_mask_has_no_gradient_the_anti_drift_term_included(
+    tiny_folder, variant, mode, monkeypatch
+):
     """Rows roll, on flow models with both of ReflexFlow's terms; the outputs that carry gradient are watched. A U-Net (which predicts
     epsilon, so ReflexFlow is off), latents as they are, and latents that travel as packed tokens."""
     flat = {
@@ -243,7 +265,11 @@ def test_what_lies_outside_the_mask_has_no_gradient_the_anti_drift_term_included
     mask = torch.zeros(2, 1, 8, 8)
     mask[0, :, 2:5, 1:4], mask[1, :, :, 6:] = 1, 0.5
     cond = model.collate(model.encode_prompts(["a cup", "a red cup"]))
-    grid = build_grid(config.rollout, lambda steps: model.inference_times(steps, x0.shape[1:]), lambda: model.training_times(x0.shape[1:]))
+    grid = build_grid(
+        config.rollout,
+        lambda steps: model.inference_times(steps, x0.shape[1:]),
+        lambda: model.training_times(x0.shape[1:]),
+    )
     remedy = remedy_for(config, Ground(model.noise_path, model.prediction_type, grid))
     t = torch.tensor([0.3, 0.5]) * model.noise_path.t_max
     plan = next(plan for step in range(30) if bool((plan := remedy.plan(t, step=step, seed=3)).rolled.all()))
@@ -265,7 +291,9 @@ def test_what_lies_outside_the_mask_has_no_gradient_the_anti_drift_term_included
         rows = mask if len(output) == len(mask) else mask[plan.rows]
         outside = (rows == 0).expand_as(output)
         assert output.grad[outside].abs().max() == 0 and float((output.grad[~outside] != 0).float().mean()) > 0.9
-    assert any(float(parameter.grad.abs().max()) > 0 for parameter in trainable_parameters(model) if parameter.grad is not None)
+    assert any(
+        float(parameter.grad.abs().max()) > 0 for parameter in trainable_parameters(model) if parameter.grad is not None
+    )
 
 
 @pytest.mark.parametrize("norm", ["max", "mean", "l2", "l1"])
@@ -278,7 +306,10 @@ def test_the_frequency_weight_inside_a_mask_is_that_of_the_inside_alone(norm):
     inside = frequency_weight(rolled[..., 1:3], clean[..., 1:3], 0.7, norm)
     torch.testing.assert_close(weight[..., 1:3], inside)
     assert bool((weight[..., 3:] == 1).all())
-    assert torch.equal(frequency_weight(rolled, clean, 0.7, norm, torch.ones(2, 3, 4, 5)).isfinite(), torch.ones(2, 3, 4, 5, dtype=torch.bool))
+    assert torch.equal(
+        frequency_weight(rolled, clean, 0.7, norm, torch.ones(2, 3, 4, 5)).isfinite(),
+        torch.ones(2, 3, 4, 5, dtype=torch.bool),
+    )
 
 
 def test_a_rows_loss_is_the_mean_over_what_counts():
@@ -291,7 +322,14 @@ def test_a_rows_loss_is_the_mean_over_what_counts():
 
 
 def test_a_masked_run_resumes_bit_for_bit_and_another_mask_is_another_set(tiny_run, without_drift, masked):
-    changes = {**ON, **ROLLOUT, "instance_data_dir": str(masked), "random_flip": True, "aspect_buckets": True, "checkpoint_step_interval": 2}
+    changes = {
+        **ON,
+        **ROLLOUT,
+        "instance_data_dir": str(masked),
+        "random_flip": True,
+        "aspect_buckets": True,
+        "checkpoint_step_interval": 2,
+    }
     whole = tiny_run("lumina2", "whole", max_train_steps=3, **changes)
     assert train(whole) == 0
     plain = tiny_run("lumina2", "plain", max_train_steps=3, **{**changes, "masked_background_weight": 1.0})

@@ -92,7 +92,15 @@ class PicturesPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.checks, self.classes, self.files, self.held, *self.words.outputs, *self.things.outputs]
+        return [
+            self.editor,
+            self.checks,
+            self.classes,
+            self.files,
+            self.held,
+            *self.words.outputs,
+            *self.things.outputs,
+        ]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""

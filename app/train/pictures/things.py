@@ -185,5 +185,7 @@ def _listed(config: RunConfig) -> str:
     for each in concepts:
         share = "" if each.repeats is None else f" · {each.repeats} times"
         folder = printable(str(each.instance_data_dir))
-        lines.append(f'<li><b>{text(printable(each.name))}</b> <span class="rs-quiet">{text(folder)}{share}</span></li>')
+        lines.append(
+            f'<li><b>{text(printable(each.name))}</b> <span class="rs-quiet">{text(folder)}{share}</span></li>'
+        )
     return f'<ol class="rs-things">{"".join(lines)}</ol>'

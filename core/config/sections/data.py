@@ -150,8 +150,8 @@ class DataConfig(Checked):
 
     concepts: str | None = option(
         None,
-        'Further things to learn in the same run: a JSON list of tables, each with an instance_data_dir and, as it needs them, '
-        'instance_prompt, trigger_word, caption_strategy, class_prompt, class_data_dir, num_class_images and repeats; or the path of a '
+        "Further things to learn in the same run: a JSON list of tables, each with an instance_data_dir and, as it needs them, "
+        "instance_prompt, trigger_word, caption_strategy, class_prompt, class_data_dir, num_class_images and repeats; or the path of a "
         "file with such a list (diffusers' concepts_list files are ones). All things come equally often, times their repeats. Unset = "
         "one thing.",
         label="Further things in the same run",
@@ -183,7 +183,10 @@ class DataConfig(Checked):
         where they name no folder and `concepts` does), then those of `concepts`."""
         first = (replace(self, concepts=None),) if self.instance_data_dir is not None or self.concepts is None else ()
         own = dict.fromkeys(("instance_prompt", "trigger_word", "class_prompt", "class_data_dir"))
-        return (*first, *(replace(self, concepts=None, **{**own, **each.given()}) for each in concepts_of(self.concepts)))
+        return (
+            *first,
+            *(replace(self, concepts=None, **{**own, **each.given()}) for each in concepts_of(self.concepts)),
+        )
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
