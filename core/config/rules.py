@@ -285,6 +285,9 @@ def _notes_on_rollout(config: RunConfig) -> Iterator[str]:
 
 def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
     training = config.training
+    words = [thing.trigger_word for thing in config.data.things if thing.trigger_word is not None]
+    for word in dict.fromkeys(word for word in words if words.count(word) > 1):
+        yield f'trigger_word "{word}" is that of {words.count(word)} things: a prompt with it means all of them, as if their pictures were one set.'
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'

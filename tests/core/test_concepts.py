@@ -111,6 +111,11 @@ def test_without_a_folder_of_their_own_the_options_words_do_nothing():
     assert len(config_from_flat({"concepts": [CAT]}).data.things) == 1
 
 
+def test_one_trigger_word_for_two_things_is_remarked():
+    said = idle_remarks(config_from_flat({"instance_data_dir": "dog", "trigger_word": "qrx", "concepts": [CAT]}))
+    assert any('trigger_word "qrx" is that of 2 things' in each for each in said)
+
+
 # Drawing them ------------------------------------------------------------------------------------------------------------
 
 
