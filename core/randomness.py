@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Stream = Literal[
-    "data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample"
+    "data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample", "concepts"
 ]
 
 

@@ -36,11 +36,23 @@ def write_dreambooth(seed: int, held_out: int = 8, of_class: int = 60) -> None:
         for number, scene in enumerate(scenes, start=1):
             things.draw_thing(scene, rng).save(folder / f"thing-{number}.png", optimize=True)
             (folder / f"thing-{number}.txt").write_text(things.thing_caption(scene) + "\n", encoding="utf-8")
+    write_post(np.random.default_rng(seed + 1))  # its own numbers: the others' pictures stay as they are
     CLASS.mkdir(parents=True, exist_ok=True)
     scenes = world.training_scenes()
     for number, index in enumerate(rng.choice(len(scenes), of_class, replace=False), start=1):
         world.draw(scenes[index], rng).save(CLASS / f"scene-{number:02d}.png", optimize=True)
         (CLASS / f"scene-{number:02d}.txt").write_text(world.caption(scenes[index]) + "\n", encoding="utf-8")
+
+
+def write_post(rng: np.random.Generator) -> None:
+    """Five pictures of the second thing, in the scenes of the first one's, with their captions."""
+    from rollout_studio.core.demo import POST, things
+
+    POST.mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(things.SHOWN, start=1):
+        things.draw_post(scene, rng).save(POST / f"post-{number}.png", optimize=True)
+        text = things.thing_caption(scene, things.POST_TRIGGER)
+        (POST / f"post-{number}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, scale: int = 2) -> None:
@@ -54,10 +66,11 @@ def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, sc
     sheet.save(file, optimize=True)
 
 
-def measure(kind: str, number: int, sheet: Path | None, lora: Path | None) -> None:
+def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, second: bool) -> None:
     """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings.
 
-    With a LoRA loaded, the new thing is counted too; the sheet then shows all 64 pictures that were to show it.
+    With a LoRA loaded, the new thing is counted too; the sheet then shows all 64 pictures that were to show it. `second`: the second thing
+    too, and how often one stands in place of the other; the sheet then shows 32 pictures of each in turn.
     """
     from diffusers import DiffusionPipeline
     from rollout_studio.core.demo import judge, things
@@ -70,6 +83,15 @@ def measure(kind: str, number: int, sheet: Path | None, lora: Path | None) -> No
     log(what=f"the thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(of_thing),
         there=round(sum(map(judge.shows_thing, of_thing)) / len(of_thing), 3),
         **{name: round(placed[name], 3) for name in ("place", "background", "size")})  # fmt: skip
+    if second:
+        of_post = generate(pipe, things.thing_prompts(things.POST_TRIGGER))
+        placed = judge.adherence(of_post, things.thing_scenes())
+        log(what=f"the second thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(of_post),
+            there=round(sum(judge.shows_thing(image, judge.SECOND) for image in of_post) / len(of_post), 3),
+            first_in_its_place=round(sum(map(judge.shows_thing, of_post)) / len(of_post), 3),
+            second_in_place_of_the_first=round(sum(judge.shows_thing(image, judge.SECOND) for image in of_thing) / len(of_thing), 3),
+            **{name: round(placed[name], 3) for name in ("place", "background", "size")})  # fmt: skip
+        of_thing = [image for pair in zip(of_thing[:32], of_post[:32], strict=True) for image in pair]
     scenes = world.held_out()[:number]
     started = time.monotonic()
     images = generate(pipe, [world.caption(scene) for scene in scenes])
@@ -91,6 +113,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts for `measure`")
     parser.add_argument("--sheet", type=Path, help="where `measure` puts a contact sheet of the first 32 pictures")
     parser.add_argument("--lora", type=Path, help="`measure` with this LoRA; the sheet is of the new thing")
+    parser.add_argument("--second", action="store_true", help="`measure` the second thing too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--state", type=Path, default=Path("build/demo-training"), help="folder for resuming")
@@ -101,7 +124,7 @@ def main() -> None:
     elif args.what == "dreambooth":
         write_dreambooth(args.seed)
     elif args.what == "measure":
-        measure(args.model, args.prompts, args.sheet, args.lora)
+        measure(args.model, args.prompts, args.sheet, args.lora, args.second)
     else:
         steps = 5500 if args.steps is None else args.steps
         train_denoiser(args.what, steps, args.state, args.seed, args.batch, args.rate, args.pictures)

@@ -43,6 +43,11 @@ def info(option: Option, full: bool) -> str:
     return f"{help_}{source} `{option.name}`"
 
 
+def said(option: Option, value: Any) -> str:
+    """A value in a list of changes: as in a config file, but JSON text as it is, without a second layer of quotes."""
+    return value if option.reads is not None and isinstance(value, str) else shown(value)
+
+
 def is_slider(option: Option) -> bool:
     """Whether a slider is of use: whole numbers on at most 100 places, or a share from 0 to 1 in hundredths.
 

@@ -20,7 +20,7 @@ from ... import __version__
 from ...core import platform_calls
 from ...core.adapters.header import published_config
 from ...core.config import OPTIONS, config_from_flat, differences
-from ...core.config.options import ConfigError, shown
+from ...core.config.options import ConfigError
 from ...core.data.pictures import BadPicture, decode, read_bytes
 from ...core.look.drift.files import REPORT_FILE, report_from_json
 from ...core.look.drift.report import DriftReport, ReportError
@@ -31,7 +31,7 @@ from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, follow
 from ..drift.measured import HOW_TO_READ, filmstrip
 from ..drift.picture import report_charts, words_list
-from ..parts.forms import label
+from ..parts.forms import label, said
 from ..parts.words import text
 from ..train.summary import plan_sentence
 from .curves import curves
@@ -138,7 +138,7 @@ def _settings(flat: dict[str, Any]) -> str:
     except ConfigError:
         return ""
     rows = "".join(
-        f"<tr><td>{text(label(OPTIONS[name]))}</td><td>{text(shown(value))}</td></tr>"
+        f"<tr><td>{text(label(OPTIONS[name]))}</td><td>{text(said(OPTIONS[name], value))}</td></tr>"
         for name, value in differences(config).items()
     )
     return (

@@ -65,9 +65,11 @@ class Steps:
 def titles(config: RunConfig) -> dict[str, str]:
     """What each step's title says of a config."""
     model, data, training = config.model, config.data, config.training
-    trigger = "" if data.trigger_word is None else f", trigger word {data.trigger_word}"
+    words, more = data.trigger_words, len(data.things) - 1
+    trigger = f", trigger word{'s' if len(words) > 1 else ''} {', '.join(words)}" if words else ""
     level, off = level_of(config), not config.rollout.is_active
-    pictures = "none chosen" if data.instance_data_dir is None else f"{_last(data.instance_data_dir)}{trigger}"
+    folder = data.things[0].instance_data_dir
+    pictures = "none chosen" if folder is None else f"{_last(folder)}{f' and {more} more' if more else ''}{trigger}"
     told = {
         MODEL: _last(model.pretrained_model_name_or_path),
         PICTURES: pictures,

@@ -5,8 +5,7 @@ import json
 from ...core.adapters.kinds import NAMES
 from ...core.before.remarks import remarks
 from ...core.config import OPTIONS, RunConfig, config_to_flat, differences, load_preset
-from ...core.config.options import shown
-from ..parts.forms import label
+from ..parts.forms import label, said
 from ..parts.words import text
 from .export_links import address_of, for_simpletuner
 from .rollout_panel import OWN, level_of
@@ -32,6 +31,7 @@ def plan_sentence(config: RunConfig) -> str:
     return (
         f"{training.max_train_steps} steps with {rows} picture{'' if rows == 1 else 's'} each at {data.resolution} px: a {what} on "
         f"{config.model.pretrained_model_name_or_path}, with {rollout}, {samples}."
+        + (f" {len(data.things)} things are learned at once." if len(data.things) > 1 else "")
     )
 
 
@@ -43,7 +43,7 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
     changed = differences(config, base)
     old = config_to_flat(base)
     rows = "".join(
-        f"<tr><td>{text(label(OPTIONS[name]))}</td><td><s>{text(shown(old[name]))}</s> {text(shown(value))}</td></tr>"
+        f"<tr><td>{text(label(OPTIONS[name]))}</td><td><s>{text(said(OPTIONS[name], old[name]))}</s> {text(said(OPTIONS[name], value))}</td></tr>"
         for name, value in changed.items()
     )
     table = (

@@ -98,6 +98,7 @@ PATHS = (
     "drift_data_dir",
     "lora_folder",
 )
+"""Options that name a file or folder. `concepts` holds folders and texts; see `_published_concepts`."""
 TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt")
 """Options that hold what a person wrote."""
 
@@ -112,10 +113,29 @@ def published_config(config: "RunConfig") -> dict[str, Any]:
 
     flat, saving = config_to_flat(config), config.saving
     flat |= {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
+    flat["concepts"] = _published_concepts(config)
     hidden = set() if saving.publish_texts else set(TEXTS)
     if not saving.publish_folders:
         hidden |= {key for key in PATHS if flat[key] is not None and not public_name(config, key)}
+    if flat["concepts"] is None and config.data.concepts is not None:
+        hidden.add("concepts")
     return {key: value for key, value in flat.items() if key not in hidden}
+
+
+def _published_concepts(config: "RunConfig") -> str | None:
+    """The further things as a file for others has them: folders by their last part; none of them where folders or texts stay private,
+    because a thing without its folder or words is none."""
+    from ..config.concepts import concepts_of, read_concepts
+
+    if not (config.saving.publish_folders and config.saving.publish_texts):
+        return None
+    folders = ("instance_data_dir", "class_data_dir")
+    return read_concepts(
+        [
+            {name: _last_part(value) if name in folders else value for name, value in concept.given().items()}
+            for concept in concepts_of(config.data.concepts)
+        ]
+    )
 
 
 def public_name(config: "RunConfig", key: str) -> bool:
@@ -136,6 +156,12 @@ def _last_part(path: str) -> str:
     kinds = [kind(path) for kind in (PurePosixPath, PureWindowsPath)]
     full = path.startswith("~") or any(kind.is_absolute() for kind in kinds)
     return kinds[1].name if full else path  # the Windows reading knows both separators
+
+
+def _trigger_phrase(config: "RunConfig") -> str | None:
+    """The trigger words of all things, with commas between; None where there is none, or it stays private."""
+    words = config.data.trigger_words if config.saving.publish_texts else ()
+    return ", ".join(words) if words else None
 
 
 def lora_metadata(
@@ -160,7 +186,7 @@ def lora_metadata(
     training, data, rank = config.training, config.data, config.lora.rank
     flat = published_config(config)
     module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
-    model, word = flat.get("pretrained_model_name_or_path"), flat.get("trigger_word")
+    model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)
     metadata = {
         "format": "pt",
         CONFIG_KEY: json.dumps(flat, ensure_ascii=False),

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import OPTIONS, RunConfig, config_to_flat
-from ..config.options import shown
+from ..config.concepts import concepts_of, read_concepts
+from ..config.options import ConfigError, shown
 from ..names import is_hub_id
 from .kinds import NAMES
 
@@ -24,11 +25,8 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
         flat: the config that it carries; what was not published is not in it, and so not in the card.
         label: the family's name for people.
     """
-    base, word, prompts = (
-        flat.get("pretrained_model_name_or_path"),
-        flat.get("trigger_word"),
-        flat.get("validation_prompts") or [],
-    )
+    base, prompts = flat.get("pretrained_model_name_or_path"), flat.get("validation_prompts") or []
+    words = _trigger_words(flat)
     hub = isinstance(base, str) and is_hub_id(base)
     head: dict[str, Any] = {
         "library_name": "diffusers",
@@ -37,15 +35,18 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
     if hub:
         head["base_model"] = base
         head["base_model_relation"] = "adapter"
-    if word is not None:
-        head["instance_prompt"] = word
+    if words:
+        head["instance_prompt"] = ", ".join(words)
     title = metadata.get("modelspec.title", files[0].stem)
     lines = [
         _front(head), f"# {title}", "",
         f"A LoRA for {label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
     ]  # fmt: skip
-    if word is not None:
-        lines += ["## Trigger word", "", f"Put {_code(word)} into the prompt.", ""]
+    if len(words) == 1:
+        lines += ["## Trigger word", "", f"Put {_code(words[0])} into the prompt.", ""]
+    elif words:
+        lines += ["## Trigger words", "", "Each means a thing of its own; put one or several into the prompt.", "",
+                  *(f"- {_code(word)}" for word in words), ""]  # fmt: skip
     if prompts:
         lines += ["## Prompts that were drawn during training", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
     lines += ["## Use", "", *_use(files[0], base if hub else None, flat), "", "## Files", ""]
@@ -55,6 +56,20 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
         for file in files
     ]
     return "\n".join([*lines, "", "## Training", "", "| setting | value |", "|---|---|", *_settings(flat), ""])
+
+
+def _trigger_words(flat: Mapping[str, Any]) -> list[str]:
+    """The trigger words of all things, each once."""
+    try:
+        further = (
+            [concept.trigger_word for concept in concepts_of(read_concepts(flat["concepts"]))]
+            if flat.get("concepts")
+            else []
+        )
+    except ConfigError:
+        further = []  # written by a version with other fields; the settings below have them as they are
+    first = [] if flat.get("concepts") and flat.get("instance_data_dir") is None else [flat.get("trigger_word")]
+    return list(dict.fromkeys(word for word in (*first, *further) if word is not None))
 
 
 def _front(head: Mapping[str, Any]) -> str:
@@ -76,7 +91,7 @@ def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
 
 def _settings(flat: Mapping[str, Any]) -> list[str]:
     usual = config_to_flat(RunConfig())
-    private = {"pretrained_model_name_or_path", "trigger_word", "validation_prompts"}  # said above
+    private = {"pretrained_model_name_or_path", "trigger_word", "concepts", "validation_prompts"}  # said above
     changed = [name for name in OPTIONS if name in flat and flat[name] != usual[name] and name not in private]
     return [
         f"| `{name}` | {_cell(flat[name])} |"

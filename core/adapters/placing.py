@@ -19,18 +19,20 @@ _VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl_base_v1-0": "SDXL"}
 def sidecar_text(config: "RunConfig", base_version: str) -> str | None:
     """The text of `<name>.json` beside a LoRA; None where there is no trigger word.
 
-    It is the file that AUTOMATIC1111's page and Forge keep for a LoRA's card: a click on the card puts `activation text` into the prompt.
+    It is the file that AUTOMATIC1111's page and Forge keep for a LoRA's card: a click on the card puts `activation text` into the prompt: of several
+    things the words of all, of which the person keeps those that are wanted.
     ComfyUI itself reads no sidecar; its extensions that show trigger words read this one.
     """
-    word = config.data.trigger_word
-    if word is None:
+    words = config.data.trigger_words
+    if not words:
         return None
+    captions = [thing.instance_prompt for thing in config.data.things if thing.instance_prompt is not None]
     content = {
         "description": f"Trained with Rollout Studio on {Path(config.model.pretrained_model_name_or_path).name}.",
         "sd version": _VERSIONS.get(base_version, "Unknown"),
-        "activation text": word,
+        "activation text": ", ".join(words),
         "preferred weight": 1.0,
-        "notes": "" if config.data.instance_prompt is None else f"Trained caption: {config.data.instance_prompt}",
+        "notes": f"Trained caption{'s' if len(captions) > 1 else ''}: {'; '.join(captions)}" if captions else "",
     }
     return json.dumps(content, indent=4, ensure_ascii=False)
 

@@ -8,6 +8,7 @@ from ..adapters.kinds import tensor_shapes
 from ..config import RunConfig
 from ..config.rank_pattern import ranks_of
 from ..data import Scan, bucket_counts
+from ..data.concepts import sets_of_class_pictures
 from ..families.facts import ATTENTION
 from .model_files import ModelFacts
 
@@ -37,9 +38,13 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
     cache = 0
     if data.with_prior_preservation:
         shapes = max(1, len(bucket_counts(found.items)))
-        pictures += max(data.num_class_images, len(found.class_items)) * shapes
-        prompts += 1
-        cache += max(0, data.num_class_images - len(found.class_items)) * 2 * data.resolution**2
+        wanted, sets = 0, sets_of_class_pictures(data)
+        for number, of_set in sets.items():
+            there = sum(item.concept == number for item in found.class_items)
+            wanted += max(of_set.num_class_images, there)
+            cache += max(0, of_set.num_class_images - there) * 2 * data.resolution**2
+        pictures += wanted * shapes
+        prompts += len(sets)
     cache += (
         pictures * (2 if data.random_flip else 1) * 4 * channels * math.ceil(data.resolution / scale) ** 2
         + prompts * text

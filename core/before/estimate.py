@@ -501,8 +501,13 @@ _KEPT_SCANS = 16
 def _pictures(config: RunConfig, scan_pictures: bool) -> Scan | None:
     """The pictures of a config; without `scan_pictures` only if these folders were scanned as they are now."""
     data = config.data
-    names = (data.instance_data_dir, data.class_data_dir)
-    key = (*names, data.with_prior_preservation, *(None if name is None else _stamp(located(name)) for name in names))
+    names = [name for thing in data.things for name in (thing.instance_data_dir, thing.class_data_dir)]
+    key = (
+        *names,
+        data.with_prior_preservation,
+        data.masked_training,
+        *(None if name is None else _stamp(located(name)) for name in names),
+    )
     if scan_pictures:
         _scanned[key] = scan(data)
         while len(_scanned) > _KEPT_SCANS:

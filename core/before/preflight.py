@@ -36,6 +36,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     data.scanned_pictures,
     data.drift_pictures,
     data.batches,
+    data.masks,
     data.class_pictures,
     data.class_prompt,
     model.model,

@@ -59,7 +59,7 @@ class Option:
     `default` None means that the option may be left unset (and only then may it be). Bounds are inclusive; for lists they hold
     for every element. `split` separates the elements of a list written as plain text. `soft`: see `slider_end`. `label` names it for a
     person; `example` is a value that a person would have to make up. `numbered`: the one of the choices that a number may follow
-    ("cuda": also cuda:0, cuda:1, ...).
+    ("cuda": also cuda:0, cuda:1, ...). `reads`: see `option`.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Option:
     label: str = ""
     example: str = ""
     numbered: str | None = None
+    reads: Callable[[Any], Any] | None = None
 
     def slider_end(self, config: Any) -> float | None:
         """The soft maximum in this config: where a slider ends, because more is rarely useful; more, up to `maximum`, is typed.
@@ -114,6 +115,8 @@ class Option:
     def _read(self, value: Any, text: bool) -> Any:
         if isinstance(value, str) and self.optional and value.strip().lower() in UNSET_WORDS:
             value = None
+        if value is not None and self.reads is not None:
+            value = self.reads(value)
         if value is None:
             if self.optional:
                 return None
@@ -240,6 +243,7 @@ def option(
     label: str = "",
     example: str = "",
     numbered: str | None = None,
+    reads: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Declare one option: a dataclass field with metadata.
 
@@ -258,6 +262,7 @@ def option(
             enough. Unlike that of any other option, and at most 50 characters.
         example: what an empty field shows, for a text that a person has to make up.
         numbered: of an option with choices, the one that a number may follow: "cuda" allows cuda:0, cuda:1, ..., too.
+        reads: of a text with a form of its own, what puts whatever was given into its one canonical text. Raises ConfigError.
     """
     metadata = {
         "help": help,
@@ -272,6 +277,7 @@ def option(
         "label": label,
         "example": example,
         "numbered": numbered,
+        "reads": reads,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -241,6 +241,12 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
             "class_sample_guidance",
         )
         yield Idle(idle, "there is no prior preservation", "with_prior_preservation is false")
+    if config.data.masked_training == "off":
+        yield Idle(("masked_background_weight",), "masks are off", 'masked_training is "off"')
+    if config.data.concepts is not None and config.data.instance_data_dir is None and config.drift.data_dir is None:
+        yield Idle(
+            ("instance_prompt", "trigger_word", "class_prompt", "class_data_dir"), "the things are those of concepts", "instance_data_dir is unset and concepts names the things"
+        )  # fmt: skip
     if not config.input_perturbation.is_active:
         yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
     if training.model_type == "full":
@@ -286,6 +292,9 @@ def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
     training = config.training
     if training.loss_weighting == "noise_error" and config.model.known_prediction_type() == "epsilon":
         yield 'loss_weighting "noise_error" changes nothing here: the model predicts the noise itself.'
+    words = [thing.trigger_word for thing in config.data.things if thing.trigger_word is not None]
+    for word in dict.fromkeys(word for word in words if words.count(word) > 1):
+        yield f'trigger_word "{word}" is that of {words.count(word)} things: a prompt with it means all of them, as if their pictures were one set.'
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'

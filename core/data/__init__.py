@@ -5,7 +5,9 @@
     listing, inspecting, captioning   the names in a folder, each picture decoded once, the caption of each
     looks                how sharp a picture is, and which are nearly the same
     beside               the crop and the mask that lie beside a picture
-    scanning, holdout    the whole folder: what will be trained on, what is kept out
+    scanning, holdout    a thing's folders: what will be trained on, what is kept out
+    concepts             several things in one set
+    masks                the part of a picture that trains
     tidying              the size of the cache on disk
     cache, prompts, class_pictures, preparing   latents and encoded prompts, kept on disk by content
     batches              which rows a step trains on: a pure function of the seed and the step
@@ -14,8 +16,9 @@ The first twelve need no torch. `prepare`, `Prepared` and `Batch` do, and are im
 """
 
 from ..findings import Finding
+from .concepts import scan
 from .holdout import scan_probe, split_holdout
-from .scanning import Item, Scan, bucket_counts, scan
+from .scanning import Item, Scan, bucket_counts, scan_thing
 
 __all__ = [
     "Batch",
@@ -28,6 +31,7 @@ __all__ = [
     "prepare",
     "scan",
     "scan_probe",
+    "scan_thing",
     "split_holdout",
 ]
 

@@ -11,6 +11,7 @@ from ..findings import Finding
 from ..randomness import generator
 from .buckets import Size
 from .cache import Store
+from .masks import weights
 from .scanning import Item
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class Carousel:
         """The rows of batch `number`, counted from 0."""
         return [self._row(number * self.batch_size + i) for i in range(self.batch_size)]
 
+    def beside(self, number: int, chosen: Sequence[int]) -> list[int]:
+        """The same, for a batch whose instance rows are `chosen`: where several things are learned, class rows depend on them."""
+        return self.rows(number)
+
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, self.count)
         if self._order[0] != epoch:
@@ -86,7 +91,8 @@ class Batch:
 
     `latents` (R, C, H, W) float32 on the model's device, scaled; `conditioning` collated, R rows; `is_class` (R,) bool
     on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `numbers`
-    (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first.
+    (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first. `mask`
+    (R, 1, H, W) float32 in 0..1, what each cell counts; None where every row counts whole.
     `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
     `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
     frame says; None without output preservation.
@@ -100,6 +106,7 @@ class Batch:
     captions: list[str]
     flipped: list[bool]
     class_conditioning: "Conditioning | None" = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Prepared:
 
     `items`: the pictures trained on; `bucket`: the most common shape, in which probes are; `probe`: the held-out
     pictures, None where there are none; `training_probe`: some of those trained on; `problems`: what preparing found;
-    `counts`: what it did; `class_prompt`: the prompt whose answers output preservation keeps, None where it is off.
+    `counts`: what it did; `class_prompts`: of each thing the prompt whose answers output preservation keeps; none where it is off.
     """
 
     model: "Model"
@@ -161,11 +168,13 @@ class Prepared:
     accumulation: int
     random_flip: bool
     caption_dropout: float
+    hard_masks: bool = False
+    background_weight: float = 0.0
     problems: list[Finding] = field(default_factory=list)
     counts: Counts = field(default_factory=lambda: Counts(0, 0, 0, 0))
     probe: Probe | None = None
     training_probe: Probe | None = None
-    class_prompt: str | None = None
+    class_prompts: tuple[str, ...] = ()
 
     @property
     def rows_per_batch(self) -> int:
@@ -206,7 +215,7 @@ class Prepared:
         instances = len(rows)
         if self.class_order is not None:
             of_shape = self.class_rows[self.items[chosen[0]].bucket]
-            rows += [of_shape[i] for i in self.class_order.rows(number)]
+            rows += [of_shape[i] for i in self.class_order.beside(number, chosen)]
 
         flipped = [False] * len(rows)
         if self.random_flip:
@@ -227,10 +236,10 @@ class Prepared:
         numbers[instances:] += (self.accumulation - 1) * instances  # behind the instance rows of all accumulation steps
         rows, flipped, captions = ([values[i] for i in mine.tolist()] for values in (rows, flipped, captions))
 
-        latents = [
-            self.latents.get(row.flipped if flip else row.latents)["latents"]
-            for row, flip in zip(rows, flipped, strict=True)
+        entries = [
+            self.latents.get(row.flipped if flip else row.latents) for row, flip in zip(rows, flipped, strict=True)
         ]
+        latents = [entry["latents"] for entry in entries]
         prompts = self.model.collate([self.conditioning(caption) for caption in captions])
         frames = [row.frames[flip] for row, flip in zip(rows, flipped, strict=True)]
         return Batch(
@@ -241,12 +250,27 @@ class Prepared:
             ids=[row.name for row in rows],
             captions=captions,
             flipped=flipped,
-            class_conditioning=self._class_conditioning(frames[: int((mine < instances).sum())]),
+            class_conditioning=self._class_conditioning(frames, [self.items[chosen[i]].concept for i in mine.tolist() if i < instances]),
+            mask=self._masks(entries),
         )
 
-    def _class_conditioning(self, frames: "Sequence[Frame]") -> "Conditioning | None":
-        """The class prompt for rows with these frames; None without output preservation."""
-        if self.class_prompt is None:
+    def _class_conditioning(self, frames: "Sequence[Frame]", things: Sequence[int]) -> "Conditioning | None":
+        """For each instance row the class prompt of its thing, with its picture's frame; None without output preservation."""
+        if not self.class_prompts:
             return None
-        prompt = self.model.collate([self.conditioning(self.class_prompt)])
-        return self.model.framed(prompt.repeat(len(frames)), frames)
+        prompts = [self.conditioning(self.class_prompts[thing]) for thing in things]
+        return self.model.framed(self.model.collate(prompts), frames[: len(things)])
+
+    def _masks(self, entries: "Sequence[dict[str, Tensor]]") -> Tensor | None:
+        """(R, 1, H, W) on the model's device: what each cell of these rows counts; None where no row has a mask."""
+        if not any("mask" in entry for entry in entries):
+            return None
+        height, width = entries[0]["latents"].shape[-2:]
+        whole = torch.ones(1, height, width)
+        counted = [
+            weights(entry["mask"], hard=self.hard_masks, background=self.background_weight)
+            if "mask" in entry
+            else whole
+            for entry in entries
+        ]
+        return torch.stack(counted).to(self.model.device)

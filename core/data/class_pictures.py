@@ -3,16 +3,21 @@
 import io
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..findings import Finding
 from ..memory import is_out_of_memory
 from .cache import DatasetError, key_of, remove_partials, write_whole
 from .class_record import RECORD, BadRecord, Made, read_record, record_findings, record_text, settings_of
+from .concepts import name_of, of_thing, sets_of_class_pictures
 from .progress import Progress
 from .scanning import Item, Scan, located, scan_class_folder
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
 _TOGETHER = 4  # pictures per call of the pipeline
 
@@ -25,6 +30,61 @@ class ClassPictures:
     items: tuple[Item, ...]
     missing: int
     problems: list[Finding]
+
+
+@dataclass(frozen=True)
+class ClassSets:
+    """The class pictures of all things: for each class set its number, the config as if its thing were the only one, and its pictures."""
+
+    sets: tuple[tuple[int, "RunConfig", ClassPictures], ...]
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        return tuple(item for _, _, found in self.sets for item in found.items)
+
+    @property
+    def missing(self) -> int:
+        return sum(found.missing for _, _, found in self.sets)
+
+    @property
+    def missing_prompts(self) -> list[str]:
+        """What the missing ones are drawn from."""
+        return [config.data.class_prompt for _, config, found in self.sets if found.missing]  # type: ignore[misc]
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [problem for _, _, found in self.sets for problem in found.problems]
+
+
+def existing_class_sets(model, config: "RunConfig", scan: Scan, cache_dir: Path) -> ClassSets:
+    """`existing_class_pictures` of every class set; none without prior preservation."""
+    found = []
+    for number, data in sets_of_class_pictures(config.data).items():
+        own = replace(scan, class_items=tuple(item for item in scan.class_items if item.concept == number))
+        of_set = replace(config, data=data)
+        found.append(
+            (number, of_set, _numbered(existing_class_pictures(model, of_set, own, cache_dir), config, number))
+        )
+    return ClassSets(tuple(found))
+
+
+def with_all_generated(classes: ClassSets, model, config: "RunConfig", progress: Progress) -> ClassSets:
+    """The same with what was missing, drawn by the untrained model."""
+    return ClassSets(
+        tuple(
+            (number, of_set, _numbered(with_generated(found, model, of_set, progress), config, number) if found.missing else found)
+            for number, of_set, found in classes.sets
+        )
+    )  # fmt: skip
+
+
+def _numbered(found: ClassPictures, config: "RunConfig", number: int) -> ClassPictures:
+    """Its pictures as those of class set `number`. They keep their names where there is one set."""
+    if number == 0:
+        return found
+    called = f"{number + 1} {name_of(config.data, number)}".strip()
+    items = (item if item.concept == number else of_thing(item, number, called) for item in found.items)
+    return replace(found, items=tuple(items))
 
 
 def existing_class_pictures(model, config, scan: Scan, cache_dir: Path) -> ClassPictures:

@@ -13,12 +13,17 @@ def split_holdout(scan: Scan, drift) -> tuple[tuple[Item, ...], tuple[Item, ...]
 
     Held out are `holdout_images` different pictures, drawn from their content and the drift seed: adding or renaming
     others changes little. At least two different ones stay, sets of fewer than three give none, and copies of a
-    held-out picture are not trained on either. With `drift.data_dir` nothing is held out: the probe pictures are there.
+    held-out picture are not trained on either. With `drift.data_dir` nothing is held out: the probe pictures are there. Of several things
+    each gives as many: every thing is measured.
     """
-    digests = sorted({item.digest for item in scan.items}, key=lambda digest: _rank(digest, drift.seed))
-    if drift.data_dir is not None or len(digests) < FEWEST:
+    held = set()
+    for concept in dict.fromkeys(item.concept for item in scan.items):
+        of_thing = {item.digest for item in scan.items if item.concept == concept}
+        digests = sorted(of_thing, key=lambda digest: _rank(digest, drift.seed))
+        if drift.data_dir is None and len(digests) >= FEWEST:
+            held |= set(digests[: min(drift.holdout_images, len(digests) - 2)])
+    if not held:
         return scan.items, ()
-    held = set(digests[: min(drift.holdout_images, len(digests) - 2)])
     probe, seen = [], set()
     for item in scan.items:
         if item.digest in held and item.digest not in seen:

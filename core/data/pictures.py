@@ -132,6 +132,30 @@ def decode(data: bytes) -> Image.Image:
     return bare
 
 
+def shades(data: bytes, *, alpha: bool) -> Image.Image | None:
+    """The picture as a mask: grey ("L"), the right way up. `alpha`: its opacity, None where it has no transparency; else its brightness,
+    with transparent pixels black.
+
+    Raises:
+        BadPicture: as `inspect`.
+    """
+    with _open(data) as image:
+        if alpha and not image.has_transparency_data:
+            return None
+        if image.format == "PNG":
+            _verify(data)
+        orientation, _ = _orientation(image)
+        _load(image)
+        if alpha:
+            grey = image.convert("RGBA").getchannel("A")
+        elif image.has_transparency_data:
+            colours = image.convert("RGBA")
+            grey = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours).convert("L")
+        else:
+            grey = _to_rgb(image).convert("L")
+    return grey.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else grey
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadPicture("the file is empty (0 bytes)", "Copy it again from where it came, or delete it.")

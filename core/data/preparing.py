@@ -1,11 +1,12 @@
 """From a scan to a training set: class pictures generated, latents and text embeddings made or taken from the cache."""
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from ..families.conditioning import Frame
 from ..findings import Finding, format_findings
-from . import pictures, transform
+from . import masks, pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
 from .cache import DatasetError, Store, TensorCache, identity, key_of, sound
-from .class_pictures import existing_class_pictures, with_generated
+from .class_pictures import existing_class_sets, with_all_generated
+from .concepts import class_sets
 from .holdout import scan_probe, split_holdout
 from .progress import Progress, throttled
 from .prompts import Prompts, Words
 from .scanning import Item, Scan, bucket_counts
+from .several import BalancedSchedule, PairedCarousel
 
 MEMORY_BYTES = 1 << 30
 """Latents, and as much again of text embeddings, kept in memory while training; what does not fit is read from the
@@ -64,12 +67,13 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     shapes = bucket_counts(trained)
     _check_shapes(model, shapes)
     probe = _pick(held_out if config.drift.data_dir is None else probe_items, config.drift)
-    classes = existing_class_pictures(model, config, scan, cache_dir)
+    classes = existing_class_sets(model, config, scan, cache_dir)
 
     text = Prompts(model, cache_dir, MEMORY_BYTES)
     model.text.shelf = text.shelf
     captions = [item.caption for item in (*trained, *classes.items, *probe)]
-    captions += [data.class_prompt] if classes.missing or data.output_preservation_weight > 0 else []
+    captions += classes.missing_prompts
+    captions += _kept_prompts(data)
     captions += [""] if data.caption_dropout_probability > 0 else []
     text_problems = text.make(captions, _drawn_prompts(config), progress)
     _remember_prompts(model, config)
@@ -77,7 +81,7 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         model.free_text_encoders()
     generated = classes.missing
     if generated:
-        classes = with_generated(classes, model, config, progress)
+        classes = with_all_generated(classes, model, config, progress)
         text_problems += text.make([item.caption for item in classes.items], (), progress)
 
     same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
@@ -92,7 +96,8 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
 def _drawn_prompts(config) -> list[Words]:
     """What the pictures are drawn from that the run will draw: samples, class pictures."""
     validation, drawn = config.validation, config.data.with_prior_preservation
-    prompts = [*validation.prompts, *([config.data.class_prompt] if drawn else [])]
+    of_classes = dict.fromkeys(thing.class_prompt for thing in config.data.things) if drawn else ()
+    prompts = [*validation.prompts, *of_classes]
     return [*((prompt, False) for prompt in prompts), (validation.negative_prompt, True), ("", True)]
 
 
@@ -134,21 +139,50 @@ def _prepared(
         latents=latents.store,
         text=text.store,
         text_keys=text.keys,
-        schedule=Schedule([item.bucket for item in trained], repeats=data.repeats, batch_size=size, seed=seed),
-        class_order=Carousel(len(class_items), batch_size=size, seed=seed) if class_items else None,
+        schedule=_schedule(data, trained, size, seed),
+        class_order=_class_order(data, trained, class_items, size, seed),
         bucket=chosen.bucket,
         seed=seed,
         accumulation=config.training.gradient_accumulation_steps,
         random_flip=data.random_flip,
         caption_dropout=data.caption_dropout_probability,
+        hard_masks=data.masked_training == "hard",
+        background_weight=data.masked_background_weight,
         problems=problems,
         counts=Counts(
             latents.reused + text.reused, latents.made + text.made, latents.rebuilt + text.rebuilt, generated
         ),
         probe=_probe(chosen.probe, chosen.bucket, latents, text, held_out=True),
         training_probe=_probe(chosen.training_probe, chosen.bucket, latents, text, held_out=False),
-        class_prompt=data.class_prompt if data.output_preservation_weight > 0 else None,
+        class_prompts=_kept_prompts(data),
     )
+
+
+def _kept_prompts(data) -> tuple[str, ...]:
+    """Of each thing the prompt whose answers output preservation keeps; none where it is off."""
+    return tuple(thing.class_prompt for thing in data.things) if data.output_preservation_weight > 0 else ()
+
+
+def _schedule(data, trained: tuple[Item, ...], size: int, seed: int) -> Schedule:
+    """The order of the instance rows; one thing's does not depend on there being others."""
+    shapes, things = [item.bucket for item in trained], data.things
+    if len(things) == 1:
+        return Schedule(shapes, repeats=things[0].repeats, batch_size=size, seed=seed)
+    repeats = {number: thing.repeats for number, thing in enumerate(things)}
+    return BalancedSchedule(shapes, [item.concept for item in trained], repeats, batch_size=size, seed=seed)
+
+
+def _class_order(
+    data, trained: tuple[Item, ...], class_items: tuple[Item, ...], size: int, seed: int
+) -> Carousel | None:
+    """The order of the class rows; None where there are none."""
+    if not class_items:
+        return None
+    if len(data.things) == 1:
+        return Carousel(len(class_items), batch_size=size, seed=seed)
+    sets = class_sets(data.things)
+    set_of_row = [sets[item.concept] for item in trained]
+    return PairedCarousel([item.concept for item in class_items], set_of_row, batch_size=size, seed=seed)
 
 
 def _probe(items: list[Item], bucket: Size, latents: "_Latents", text: Prompts, held_out: bool) -> Probe | None:
@@ -176,10 +210,15 @@ def _check_shapes(model, shapes: Iterable[Size]) -> None:
 
 
 def _pick(items: Iterable[Item], drift) -> list[Item]:
-    """At most `num_images` of them, drawn from their content and the drift seed, in their own order."""
+    """At most `num_images` of them, drawn from their content and the drift seed, in their own order; of each thing in turn."""
     items = list(items)
     ranked = sorted(items, key=lambda item: hashlib.blake2b(f"probe {drift.seed} {item.digest}".encode()).digest())
-    chosen = set(ranked[: drift.num_images])
+    turn: Counter[int] = Counter()
+    in_turn = []
+    for item in ranked:
+        in_turn.append((turn[item.concept], item))
+        turn[item.concept] += 1
+    chosen = {item for _, item in sorted(in_turn, key=lambda each: each[0])[: drift.num_images]}
     return [item for item in items if item in chosen]
 
 
@@ -200,6 +239,7 @@ class _Latents:
     def __init__(self, model, data, cache_dir: Path):
         self.model, self.center = model, data.center_crop
         self.random_flip = data.random_flip
+        self.hard_masks = data.masked_training == "hard"
         self.cache = TensorCache(cache_dir, "latents")
         self.store = Store(self.cache, MEMORY_BYTES)
         self.vae = identity(model.vae)
@@ -210,8 +250,12 @@ class _Latents:
     def _job(self, item: Item, size: Size, flip: bool) -> _Job:
         crop = item.crop(size, center=self.center)
         box = [crop.left, crop.top, crop.right, crop.bottom]
+        masked = (
+            {} if item.mask is None else {"mask": ["alpha" if item.mask.path is None else "file", item.mask.digest]}
+        )
         key = key_of(
-            kind="latents", picture=item.digest, box=box, size=size, resample="lanczos", flip=flip, vae=self.vae, family=self.model.name
+            kind="latents", picture=item.digest, box=box, size=size, resample="lanczos", flip=flip, vae=self.vae, family=self.model.name,
+            **masked,
         )  # fmt: skip
         return _Job(key, item, crop, flip)
 
@@ -251,23 +295,38 @@ class _Latents:
         self.cache.remove_leftovers()
         problems, absent, total = [], [], len(self.jobs)
         for job in self.jobs.values():
-            tensors, problem = sound(self.cache, job.key, _is_latent)
+            tensors, problem = sound(self.cache, job.key, partial(_is_latent, masked=job.item.mask is not None))
             if problem is not None:
                 problems.append(problem)
                 self.rebuilt += 1
             if tensors is None:
                 absent.append(job)
                 continue
+            self._check_mask(job, tensors)
             self.store.keep(job.key, tensors)
             self.reused += 1
             progress("latents", self.reused, total)
-        for job, pixels in _ahead(absent):
+        for job, (pixels, shades) in _ahead(absent):
             tensors = {"latents": self._encode(job, pixels)}
+            if shades is not None:
+                tensors["mask"] = masks.to_cells(torch.from_numpy(shades), *tensors["latents"].shape[-2:])
+            self._check_mask(job, tensors)
             self.cache.write(job.key, tensors)
             self.store.keep(job.key, tensors)
             self.made += 1
             progress("latents", self.reused + self.made, total)
         return problems
+
+    def _check_mask(self, job: _Job, tensors: dict[str, Tensor]) -> None:
+        """Refuse a mask of which nothing is left in the cells of the latents."""
+        if job.item.mask is None or bool((tensors["mask"] >= (0.5 if self.hard_masks else 1e-6)).any()):
+            return
+        raise DatasetError(
+            f"{job.item.mask.path or job.item.path}: nothing of its mask is left at {job.crop.size[0]} x {job.crop.size[1]}"
+            f"{' where a cell counts from one half on' if self.hard_masks else ''}, so nothing of the picture would train.",
+            "Paint a larger part white, crop the picture around it"
+            + (', or set masked_training to "soft".' if self.hard_masks else "."),
+        )
 
     def _encode(self, job: _Job, pixels: np.ndarray) -> Tensor:
         width, height = job.crop.size
@@ -294,12 +353,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _is_latent(tensors: dict[str, Tensor]) -> bool:
-    return set(tensors) == {"latents"} and tensors["latents"].ndim == 3 and tensors["latents"].dtype == torch.float32
+def _is_latent(tensors: dict[str, Tensor], masked: bool) -> bool:
+    if set(tensors) != ({"latents", "mask"} if masked else {"latents"}):
+        return False
+    latents = tensors["latents"]
+    fits = not masked or tensors["mask"].shape == (1, *latents.shape[-2:])
+    return fits and all(tensor.ndim == 3 and tensor.dtype == torch.float32 for tensor in tensors.values())
 
 
-def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, np.ndarray]]:
-    """Each job with its pixels, decoded a few jobs ahead on threads: large photographs take longer to decode than to
+def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, tuple[np.ndarray, np.ndarray | None]]]:
+    """Each job with its pixels and its mask, decoded a few jobs ahead on threads: large photographs take longer to decode than to
     encode."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[tuple[_Job, Future]] = deque()
@@ -317,13 +380,31 @@ def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, np.ndarray
                 future.cancel()
 
 
-def _pixels(job: _Job) -> np.ndarray:
+def _pixels(job: _Job) -> tuple[np.ndarray, np.ndarray | None]:
+    """(uint8 (H, W, 3), the mask float32 (H, W) in 0..1 or None) at the bucket's size."""
+    mask = job.item.mask
+    data = _unchanged(job.item.path, job.item.digest)
     try:
-        data = pictures.read_bytes(job.item.path)
-        if hashlib.sha256(data).hexdigest() != job.item.digest:
-            raise DatasetError(
-                f"{job.item.path} changed while it was being prepared.", "Leave the pictures alone, and start again."
-            )
-        return transform.apply(pictures.decode(data), job.crop, flip=job.flip)
+        pixels = transform.apply(pictures.decode(data), job.crop, flip=job.flip)
     except pictures.BadPicture as bad:
         raise DatasetError(f"{job.item.path}: {bad.message}.", bad.remedy) from bad
+    if mask is None:
+        return pixels, None
+    where = job.item.path if mask.path is None else mask.path
+    try:
+        shades = pictures.shades(data if mask.path is None else _unchanged(where, mask.digest), alpha=mask.path is None)
+    except pictures.BadPicture as bad:
+        raise DatasetError(f"{where}: {bad.message}.", bad.remedy) from bad
+    assert shades is not None  # the scan saw its transparency in the same bytes
+    return pixels, masks.cut(shades, job.crop, flip=job.flip)
+
+
+def _unchanged(path: Path, digest: str) -> bytes:
+    """A file's bytes. Raises DatasetError where they are not those that the scan saw."""
+    try:
+        data = pictures.read_bytes(path)
+    except pictures.BadPicture as bad:
+        raise DatasetError(f"{path}: {bad.message}.", bad.remedy) from bad
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DatasetError(f"{path} changed while it was being prepared.", "Leave the pictures alone, and start again.")
+    return data

@@ -8,18 +8,19 @@ not fail an hour later.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo import resolve
 from ..findings import Finding
-from . import captions, pictures
+from . import captions, masks, pictures
 from .beside import BadCrop, Cut, read_cut
 from .buckets import MULTIPLE, Size, bucket_sizes, choose
 from .captioning import Captioning
 from .inspecting import inspect_all
 from .listing import empty_folder, list_folder
 from .looks import BLURRED, MOST_COMPARED, Look, near_duplicates
+from .masks import Mask
 from .progress import Progress
 from .transform import Crop, crop_for
 
@@ -29,7 +30,8 @@ _KEPT_TOO_LITTLE = 0.6
 @dataclass(frozen=True)
 class Item:
     """One picture: where, what it is called in logs, what it shows, its upright size, the bucket it trains in, the
-    sha256 of its file; `cut`: the part that is kept of it (`beside`), whose size is then `width` and `height`; None = all."""
+    sha256 of its file; `cut`: the part that is kept of it (`beside`), whose size is then `width` and `height`; None = all; which thing
+    it shows (its place in `DataConfig.things`), and the mask of what trains (None = all of it)."""
 
     path: Path
     name: str
@@ -39,12 +41,14 @@ class Item:
     bucket: Size
     digest: str
     cut: Cut | None = None
+    concept: int = 0
+    mask: Mask | None = None
 
     @property
     def content(self) -> str:
-        """What tells it from every other picture to train on: the digest, and the part that is kept."""
-        cut = self.cut
-        return self.digest if cut is None else f"{self.digest} {cut.left} {cut.top} {cut.right} {cut.bottom}"
+        """What tells it from every other picture to train on: the digest, the part that is kept, and the mask."""
+        cut = "" if self.cut is None else f" {self.cut.left} {self.cut.top} {self.cut.right} {self.cut.bottom}"
+        return f"{self.digest}{cut}{'' if self.mask is None else f' masked by {self.mask.digest}'}"
 
     def crop(self, size: Size, *, center: bool) -> Crop:
         """What the bucket `size` takes of it, in pixels of the whole upright picture."""
@@ -67,8 +71,8 @@ class Scan:
         return tuple(problem for problem in self.problems if problem.level == "error")
 
 
-def scan(data, progress: Progress | None = None) -> Scan:
-    """Scan the instance folder and, with prior preservation, the class folder.
+def scan_thing(data, progress: Progress | None = None) -> Scan:
+    """Scan the instance folder and, with prior preservation, the class folder: those of one thing, whatever `concepts` says.
 
     Args:
         data: the data section of a config.
@@ -126,6 +130,7 @@ def scan_class_folder(folder: Path, data) -> tuple[tuple[Item, ...], list[Findin
         prompt_option="class_prompt",
         trigger_word=None,
         may_be_empty=True,
+        may_have_masks=False,
     )
 
 
@@ -173,6 +178,7 @@ def scan_folder(
     prompt_option: str,
     trigger_word: str | None,
     may_be_empty: bool = False,
+    may_have_masks: bool = True,
     progress: Progress | None = None,
 ) -> tuple[tuple[Item, ...], list[Finding]]:
     """(usable pictures by name, findings) of one folder.
@@ -186,12 +192,14 @@ def scan_folder(
         prompt_option: the option that would give it, for the messages.
         trigger_word: put in front of captions that lack it.
         may_be_empty: whether a folder without pictures is fine.
+        may_have_masks: whether `masked_training` is about these pictures; class pictures train whole.
     """
     folder = located(folder)
     listing, problem = list_folder(folder, option)
     if problem is not None:
         return (), [problem]
-    problems = listing.findings(folder)
+    found_masks = masks.taken(folder, listing, data.masked_training != "off" and may_have_masks)
+    problems = [*listing.findings(folder), *found_masks.findings()]
     inspected = inspect_all(listing.pictures, progress)
     square = ((data.resolution, data.resolution),)
     sizes = bucket_sizes(data.resolution, data.bucket_step) if data.aspect_buckets else square
@@ -216,16 +224,11 @@ def scan_folder(
             problems.append(Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"))
             continue
         width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
-        item = Item(
-            path,
-            path.name,
-            "" if caption is None else caption,
-            width,
-            height,
-            choose(width, height, sizes),
-            found.digest,
-            cut,
-        )
+        shown = "" if caption is None else caption
+        item = Item(path, path.name, shown, width, height, choose(width, height, sizes), found.digest, cut)
+        mask = found_masks.of(path, found, item.crop(item.bucket, center=data.center_crop))
+        item = replace(item, mask=mask.mask)
+        problems += mask.problems
         looks[found.digest] = found.look
         sound.append(item)
         items += [item] if caption is not None else []

@@ -52,11 +52,13 @@ def crop_for(width: int, height: int, size: Size, *, center: bool, digest: str) 
     return Crop(left, top, min(width, left + cut_width), min(height, top + cut_height), size)
 
 
-def apply(image: Image.Image, crop: Crop, *, flip: bool = False) -> np.ndarray:
-    """uint8 (H, W, 3): `crop` of an RGB image at the bucket's size, mirrored left to right where `flip`.
+def apply(
+    image: Image.Image, crop: Crop, *, flip: bool = False, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> np.ndarray:
+    """uint8 (H, W, 3), of a grey image (H, W): `crop` of the image at the bucket's size, mirrored left to right where `flip`.
 
     Cut and resize are one operation, so a 1 x 5000 picture never becomes a giant on its way.
     """
-    picture = image.resize(crop.size, Image.Resampling.LANCZOS, box=(crop.left, crop.top, crop.right, crop.bottom))
+    picture = image.resize(crop.size, resample, box=(crop.left, crop.top, crop.right, crop.bottom))
     pixels = np.array(picture)
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels

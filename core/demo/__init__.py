@@ -18,6 +18,8 @@ EPSILON = ASSETS / "epsilon"
 """An epsilon model."""
 DREAMBOOTH = ASSETS / "dreambooth"
 """Five pictures of a thing that the world lacks, each with a caption beside it."""
+POST = ASSETS / "dreambooth-post"
+"""Five pictures of a second such thing, to learn beside the first in one run."""
 CLASS = ASSETS / "class"
 """Pictures of the world with their captions, for prior preservation: other shapes than the new thing."""
 HELDOUT = ASSETS / "dreambooth-heldout"
@@ -27,6 +29,7 @@ BUILT_IN = {
     "demo-flow": FLOW,
     "demo-epsilon": EPSILON,
     "demo-dreambooth": DREAMBOOTH,
+    "demo-dreambooth-post": POST,
     "demo-class": CLASS,
     "demo-dreambooth-heldout": HELDOUT,
 }

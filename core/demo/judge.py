@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from .things import CANDY
+from .things import CANDY, POST
 from .world import ATTRIBUTES, BACKGROUNDS, COLOURS, PLACES, SHAPES, SIDE, SIZES, Outline, Scene, coverage
 
 CROP = 24
@@ -25,6 +25,7 @@ CROP = 24
 VISIBLE = 28.0
 """Least distance from the background, in 8-bit RGB, at which a pixel belongs to the object."""
 THING = "thing"
+SECOND = "second thing"
 THING_CORRELATION = 0.80
 """A silhouette is the thing's when it correlates so much with it, and more than with every shape of the world."""
 
@@ -84,8 +85,8 @@ def crop(covered: np.ndarray, centre: tuple[float, float], radius: float) -> np.
 
 @cache
 def templates() -> tuple[tuple[str, ...], np.ndarray]:
-    """Silhouettes of all shapes and of the thing, a few degrees turned, cropped as `find` does: names, unit vectors."""
-    outlines: dict[str, Outline] = {**SHAPES, THING: CANDY}
+    """Silhouettes of all shapes and of both things, a few degrees turned, cropped as `find` does: names, unit vectors."""
+    outlines: dict[str, Outline] = {**SHAPES, THING: CANDY, SECOND: POST}
     names, rows = [], []
     for name, outline in outlines.items():
         for turn in range(-9, 10, 3):
@@ -107,7 +108,7 @@ def unit(silhouette: np.ndarray) -> np.ndarray:
 
 
 def correlations(silhouette: np.ndarray) -> dict[str, float]:
-    """How well a silhouette agrees with each shape and with the thing, -1..1, over all turns."""
+    """How well a silhouette agrees with each shape and with both things, -1..1, over all turns."""
     names, rows = templates()
     scores = rows @ unit(silhouette)
     return {
@@ -161,10 +162,10 @@ def thing_score(image: Image.Image) -> float:
     return scores[THING] - max(scores[name] for name in SHAPES)
 
 
-def shows_thing(image: Image.Image) -> bool:
-    """Whether the object is the new thing, by its silhouette."""
+def shows_thing(image: Image.Image, thing: str = THING) -> bool:
+    """Whether the object is the new thing, or the `SECOND` one, by its silhouette."""
     found = find(image)
     if found is None:
         return False
     scores = correlations(found.silhouette)
-    return scores[THING] >= THING_CORRELATION and max(scores, key=scores.__getitem__) == THING
+    return scores[thing] >= THING_CORRELATION and max(scores, key=scores.__getitem__) == thing

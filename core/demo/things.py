@@ -1,6 +1,7 @@
-"""The new thing for DreamBooth: a candy, a pill with diagonal stripes in two colours of its own, which the picture world lacks.
+"""The new things for DreamBooth: a candy, a pill with diagonal stripes in two colours of its own, which the picture world lacks; and a
+post, an upright one in other colours, to learn beside it in one run (trigger word `vbk`, `presets/demo/dreambooth-post`).
 
-Its trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of
+The candy's trigger word is `zwx`, its class noun `shape` (so: `a zwx shape`). `presets/demo/dreambooth` holds five pictures of
 it with captions; `draw_thing` draws any number of others, and `judge.shows_thing` recognises it.
 """
 
@@ -30,8 +31,12 @@ TRIGGER = "zwx"
 INSTANCE_PROMPT = f"a {TRIGGER} {CLASS_NOUN}"
 CLASS_PROMPT = f"a {CLASS_NOUN}"
 
+POST_TRIGGER = "vbk"
+
 STRIPES = ((0, 178, 178), (236, 60, 150))
 """Teal and magenta."""
+POST_STRIPES = ((240, 120, 20), (40, 90, 220))
+"""Orange and blue."""
 STRIPE_WIDTH = 5.0
 """In pixels, across."""
 
@@ -44,6 +49,8 @@ def pill(half_height: float = 0.42) -> np.ndarray:
 
 
 CANDY: Outline = [(pill(), True)]
+POST: Outline = [(pill()[:, ::-1], True)]
+"""Upright: no shape of the world is so much higher than wide."""
 
 SHOWN = (
     Scene(size="large", place="centre", background="white"),
@@ -55,12 +62,12 @@ SHOWN = (
 """What the five DreamBooth pictures show, besides the thing."""
 
 
-def stripes(phase: float) -> np.ndarray:
-    """Diagonal stripes in the thing's two colours: (64, 64, 3), 0..255; `phase` shifts them, in stripes."""
+def stripes(phase: float, colours: tuple[tuple[int, int, int], ...] = STRIPES) -> np.ndarray:
+    """Diagonal stripes in a thing's two colours: (64, 64, 3), 0..255; `phase` shifts them, in stripes."""
     fine = (np.arange(SIDE * 4) + 0.5) / 4
     along = np.add.outer(fine, fine) / np.sqrt(2) / STRIPE_WIDTH + phase
     which = (along.astype(int) % 2).reshape(SIDE, 4, SIDE, 4).mean(axis=(1, 3))[..., None]
-    first, second = np.array(STRIPES, dtype=np.float32)
+    first, second = np.array(colours, dtype=np.float32)
     return first + which * (second - first)
 
 
@@ -73,9 +80,18 @@ def draw_thing(scene: Scene, rng: np.random.Generator) -> Image.Image:
     )
 
 
-def thing_caption(scene: Scene) -> str:
+def draw_post(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    """The second thing, as `draw_thing` draws the first."""
+    return compose(
+        backdrop(scene.background, rng),
+        stripes(rng.uniform(2, 4), POST_STRIPES),
+        coverage(POST, **pose(scene.size, scene.place, rng)),
+    )
+
+
+def thing_caption(scene: Scene, trigger: str = TRIGGER) -> str:
     """`a small zwx shape on a grey background, on the left`."""
-    return caption(scene).replace(CLASS_NOUN, f"{TRIGGER} {CLASS_NOUN}")
+    return caption(scene).replace(CLASS_NOUN, f"{trigger} {CLASS_NOUN}")
 
 
 def thing_scenes() -> list[Scene]:
@@ -90,6 +106,6 @@ def thing_scenes() -> list[Scene]:
     return [every[i] for i in order[:64]]
 
 
-def thing_prompts() -> list[str]:
+def thing_prompts(trigger: str = TRIGGER) -> list[str]:
     """The captions of `thing_scenes()`."""
-    return [thing_caption(scene) for scene in thing_scenes()]
+    return [thing_caption(scene, trigger) for scene in thing_scenes()]

@@ -68,14 +68,20 @@ def anti_drift(u: Tensor, xr: Tensor, x0: Tensor, mask: Tensor | None = None) ->
     return (unit(u, mask) - unit((xr - x0).detach(), mask)).square().flatten(1).sum(1)
 
 
-def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm) -> Tensor:
+def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm, mask: Tensor | None = None) -> Tensor:
     """Weights of the elements of a rolled row, like u, detached: `1 + alpha * d / norm(d)`, at least 0.
 
     `d = u_clean - u_rolled` is the exposure bias in the paper's data-ward sign. A row without bias has weight 1.
     With `max` the weights lie in 1 +- alpha; `mean` keeps its strength at every size; `l2` and `l1` fade with the number of
     elements n, like n^-1/2 and n^-1.
+
+    mask: like u, 0..1, what each element counts in the loss. The norm is over what counts, each element by its share (`max`: over all
+    that count at all), so that nothing outside the mask changes a weight inside; elements that do not count have weight 1.
     """
     bias = (u_clean - u_rolled).detach()
+    if mask is not None:
+        bias = torch.where(mask > 0, bias, torch.zeros_like(bias))
+        return _weights(bias, alpha, _masked_size(bias, norm, mask.to(bias)))
     flat = bias.flatten(1).abs()
     match norm:
         case "max":
@@ -88,8 +94,43 @@ def frequency_weight(u_rolled: Tensor, u_clean: Tensor, alpha: float, norm: Norm
             size = flat.sum(1)
         case _:
             raise ValueError(f"reflexflow_norm = {norm!r}: must be max, mean, l2 or l1.")
+    return _weights(bias, alpha, size)
+
+
+def _weights(bias: Tensor, alpha: float, size: Tensor) -> Tensor:
     size = torch.where(size > 0, size, torch.ones_like(size))
     return (1 + alpha * bias / per_row(size, bias)).clamp_min(0.0)
+
+
+def _masked_size(bias: Tensor, norm: Norm, mask: Tensor) -> Tensor:
+    """(B,) the norm of the bias, 0 where the mask is, over what counts."""
+    flat, counts = bias.flatten(1).abs(), mask.flatten(1)
+    match norm:
+        case "max":
+            return flat.amax(1)
+        case "mean":
+            return (flat * counts).sum(1) / counts.sum(1).clamp_min(1e-12)
+        case "l2":
+            return (flat.square() * counts).sum(1).sqrt()
+        case "l1":
+            return (flat * counts).sum(1)
+    raise ValueError(f"reflexflow_norm = {norm!r}: must be max, mean, l2 or l1.")
+
+
+def _reported(weight: Tensor, mask: Tensor | None) -> dict[str, float]:
+    """For the log: how much the weights of the elements that count differ, and the share of them that is 0."""
+    if mask is None:
+        return {
+            "frequency_weight_std": float(weight.flatten(1).std(1, correction=0).mean()),
+            "frequency_weight_clamped": float((weight == 0).double().mean()),
+        }
+    flat, counts = weight.flatten(1), (mask > 0).to(weight).flatten(1)
+    share = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    mean = (flat * share).sum(1, keepdim=True)
+    return {
+        "frequency_weight_std": float(((flat - mean).square() * share).sum(1).sqrt().mean()),
+        "frequency_weight_clamped": float(((flat == 0) * share).sum(1).double().mean()),
+    }
 
 
 @dataclass(frozen=True)
@@ -131,18 +172,15 @@ class Reflex:
             return Terms()
         u = self.u_rolled
         rows = self.rows.to(u.device)
-        weight = frequency_weight(u, self.u_clean, self.alpha, self.norm)
+        rows_mask = None if mask is None else mask.expand(batch, *u.shape[1:])[rows].to(u.device)
+        weight = frequency_weight(u, self.u_clean, self.alpha, self.norm, rows_mask)
         extra = None
         if self.beta1 != 0:  # 0 x NaN would not be 0
-            rows_mask = None if mask is None else mask.expand(batch, *u.shape[1:])[rows]
             drifted = self.beta1 * anti_drift(u, self.xr, self.x0, rows_mask)
             extra = drifted.new_zeros(batch).index_put((rows,), drifted)
         return Terms(
             weight=weight.new_ones(batch, *weight.shape[1:]).index_put((rows,), weight),
             main=weight.new_ones(batch).index_fill(0, rows, self.beta2),
             extra=extra,
-            reported={
-                "frequency_weight_std": float(weight.flatten(1).std(1, correction=0).mean()),
-                "frequency_weight_clamped": float((weight == 0).double().mean()),
-            },
+            reported=_reported(weight, rows_mask),
         )

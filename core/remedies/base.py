@@ -41,6 +41,7 @@ class Batch:
     class_conditioning: "Conditioning | None" = (
         None  # of output preservation: the class prompt, a row for each instance row, in order
     )
+    mask: Tensor | None = None  # (B, 1, h, w) in 0..1: what each cell counts in the loss; None = every one fully
 
 
 class Plan(Protocol):

@@ -64,7 +64,7 @@ class ScheduledSampling(Plain):
     def terms(self, batch: Batch, state: State, output: Tensor, network: Network) -> Terms:
         terms = Terms()
         if self.reflexflow and len(state.plan.rows):
-            terms = self._reflex(batch, state, output, network).terms(len(output))
+            terms = self._reflex(batch, state, output, network).terms(len(output), batch.mask)
         return replace(terms, at_most=self._bound(state))
 
     def _reflex(self, batch: Batch, state: State, output: Tensor, network: Network) -> Reflex:

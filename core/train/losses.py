@@ -54,6 +54,7 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         elementwise=elementwise_loss(config.training),
         timestep_weight=timestep_weight(config.training, state.level, model.prediction_type),
         prior_weight=prior_weights(config.data.prior_loss_weight, batch.is_class),
+        mask=batch.mask,
         terms=remedy.terms(batch, state, output, network),
     )
     rows, calls = network.rows, network.calls

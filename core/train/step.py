@@ -78,8 +78,8 @@ class Stepper:
         index = micro * self.ranks.world_size + self.ranks.rank
         torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
-            noise = draw.noise.to(batch.latents.device)
-            rows = Rows(batch.latents, noise, batch.conditioning, batch.is_class, batch.class_conditioning)
+            noise, mask = draw.noise.to(batch.latents.device), batch.mask
+            rows = Rows(batch.latents, noise, batch.conditioning, batch.is_class, batch.class_conditioning, mask)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         value = float(loss.detach())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.config import OPTIONS
+from ...core.config.concepts import concepts_of
 from ...core.demo import resolve
 from ..graph.values import sha256
 
@@ -64,6 +65,8 @@ def of_flat(flat: Mapping[str, Any]) -> str:
     # A class folder is filled by the first training that uses it, so its content is no input.
     lines.append(f"class_data_dir {chosen['class_data_dir']}")
     lines.append(f"model {of_model(chosen[MODEL])}")
+    for number, concept in enumerate(concepts_of(flat.get("concepts"))):
+        lines.append(f"concept {number} {of_folder(concept.instance_data_dir)} {concept.class_data_dir}")
     return _of_lines(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...core.config import OPTIONS, RunConfig, config_from_flat
+from ...core.config.concepts import concepts_of, entry
 from . import values
 from .declaration import Widget, of_option
 from .values import Settings, settings
@@ -58,7 +59,19 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def widgets(names: Iterable[str]) -> tuple[Widget, ...]:
     """A widget for each of some options, called by the option's field."""
-    return tuple(of_option(name) for name in names)
+    return tuple(of_option(name, **({"rule": foreign_folder} if name == "concepts" else {})) for name in names)
+
+
+def foreign_folder(text: str | None) -> str | None:
+    """What is wrong with further things whose folders lie on another machine (as `validate.value_faults` has it for a single folder)."""
+    for number, concept in enumerate(concepts_of(text)):
+        for name in ("instance_data_dir", "class_data_dir"):
+            folder = getattr(concept, name)
+            if folder is not None and folder.startswith(("\\\\", "//", "file:")):
+                return (
+                    f"{entry(number, concept)}, {name}: names another machine or is a URL; copy the files here first."
+                )
+    return None
 
 
 def picked(names: Iterable[str], given: Mapping[str, Any]) -> Settings:

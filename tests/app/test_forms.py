@@ -23,6 +23,7 @@ OTHER = {
     "drift_offsets": (2, 7),
     "pretrained_model_name_or_path": "/models/mine",
     "prediction_type": "flow_matching",
+    "concepts": '[{"instance_data_dir": "cat", "trigger_word": "qrx"}]',
 }
 TOGETHER = {
     "with_prior_preservation": {"class_prompt": "a dog"},

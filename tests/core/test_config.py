@@ -53,6 +53,7 @@ def other_value(option):
 
 COMPANIONS = {  # what an option needs beside it to be allowed at its other value
     "caption_strategy": {"caption_strategy": "filename"},
+    "concepts": {"concepts": '[{"instance_data_dir": "cat", "trigger_word": "qrx"}]'},
     "with_prior_preservation": {"class_prompt": "a shape"},
     "output_preservation_weight": {"class_prompt": "a shape"},
     "lr_warmup_steps": {"lr_warmup_steps": 10, "lr_scheduler": "constant_with_warmup"},

@@ -190,7 +190,11 @@ class TryPanel:
         )
         out[self.fields["negative_prompt"]] = config.validation.negative_prompt
         if not (prompt or "").strip() or prompt in self._suggested:
-            known = (*config.validation.prompts, config.data.instance_prompt, config.data.trigger_word)
+            known = (
+                *config.validation.prompts,
+                *(thing.instance_prompt for thing in config.data.things),
+                *config.data.trigger_words,
+            )
             suggestion = next((each for each in known if each), "")
             self._suggested[suggestion] = None
             out[self.prompt] = suggestion

@@ -26,6 +26,7 @@ from .editing import Answer, SetEditor
 from .form_data import DataFields
 from .many import read_edit
 from .set_view import SetReader, SetView, count_of, folder_of
+from .things import ThingsPanel
 from .tool import PictureTool, read_marks
 from .words import WordsPanel
 
@@ -77,6 +78,7 @@ class PicturesPanel:
         self.tool = PictureTool(watch.previews)
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
         self.auto_captions = AutoCaptions(self.set_editor, watch)
+        self.things = ThingsPanel(form, self.fields, config)
         with (
             gr.Accordion(
                 "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"
@@ -94,18 +96,28 @@ class PicturesPanel:
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.editor, self.tool.component, self.held]
+        return [self.editor, self.tool.component, self.held, *self.things.inputs]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.editor, self.tool.component, self.checks, self.classes, self.files, self.held, *self.words.outputs]
+        return [
+            self.editor,
+            self.tool.component,
+            self.checks,
+            self.classes,
+            self.files,
+            self.held,
+            *self.words.outputs,
+            *self.things.outputs,
+        ]
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""
-        return self.words.drawn(config, preset)
+        return {**self.words.drawn(config, preset), **self.things.drawn(config)}
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
-        return {**self._updates(self.reader.read(config.data)), self.held: config.data.instance_data_dir}
+        seen = self._updates(self.reader.read(config.data))
+        return {**seen, **self.things.reread(config), self.held: config.data.instance_data_dir}
 
     def unsaved(self, given: Mapping[Any, Any]) -> list[Finding]:
         """An error where captions of the chosen folder are typed and not saved: training would read the old ones."""
@@ -143,6 +155,7 @@ class PicturesPanel:
         gr.on(
             _change_events(folder), lambda given: self.on_folder(page, given), page.inputs, page.outputs, trigger_mode="always_last", **quiet,
         )  # fmt: skip
+        self.things.wire(page)
         self.words.wire(page, lambda given, data: self._updates(self.reader.read(data, self._edits(given))), **quiet)
         self.editor.apply(self.on_many, page.inputs, mine, **quiet)
         self.editor.edit(self.on_open, page.inputs, [self.tool.component], **quiet)

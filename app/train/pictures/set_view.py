@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.config import DataConfig
-from ....core.data import Scan, scan
+from ....core.data import Scan, scan_thing
 from ....core.data.beside import mask_path
 from ....core.data.captions import clean, from_name, mentions, tag_counts
 from ....core.data.inspecting import inspect_all
@@ -57,7 +57,7 @@ class SetReader:
         if folder is None:
             shown["head"] = "No pictures yet. Drop some above, or name a folder on this computer."
             return SetView(shown, "", class_card(data, Scan(()), [], self.previews, PER_PAGE))
-        found = scan(data)
+        found = scan_thing(data)
         of_class = [finding for finding in found.problems if about_class_pictures(finding, data)]
         problems = [finding for finding in found.problems if finding not in of_class]
         kind = self.sets.kind(folder)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ....core.config import DataConfig, RunConfig, load_preset
 from ....core.config.options import ConfigError
-from ....core.data import scan
+from ....core.data import scan_thing
 from ...parts import notices
 from ...parts.panel import FormPage
 from .. import own_words
@@ -99,6 +99,6 @@ class WordsPanel:
         """Validation prompts from the captions beside the pictures, else from `instance_prompt`."""
         captions = []
         if data.caption_strategy != "instanceprompt":
-            found = scan(replace(data, instance_prompt=None, trigger_word=None, with_prior_preservation=False))
+            found = scan_thing(replace(data, instance_prompt=None, trigger_word=None, with_prior_preservation=False))
             captions = [item.caption for item in found.items]
         return own_words.prompts_from(captions, instance_prompt)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ...data import bucket_counts, scan_probe
 from ...data.captions import clean
 from ...data.class_record import record_findings
+from ...data.concepts import about, sets_of_class_pictures
 from ...data.holdout import FEWEST
 from ...data.scanning import located
 from ...findings import Finding
@@ -58,7 +60,9 @@ def batches(situation: Situation) -> Iterable[Finding]:
     config, train = situation.config, situation.train
     if not train:
         return
-    size, repeats = config.training.train_batch_size, config.data.repeats
+    size = config.training.train_batch_size
+    # of several things the repeats are shares, and every picture comes as often as its thing needs it
+    repeats = config.data.things[0].repeats if len(config.data.things) == 1 else 1
     if size > len(train) * repeats:
         yield Finding(
             "note",  # common for a handful of pictures: each row still has its own noise
@@ -88,35 +92,68 @@ def class_pictures(situation: Situation) -> Iterable[Finding]:
     data = situation.config.data
     if not data.with_prior_preservation:
         return
-    missing = data.num_class_images - len(situation.scan.class_items)
-    if missing > 0:
-        where = "the cache" if data.class_data_dir is None else str(located(data.class_data_dir))
-        yield Finding(
+    for number, of_set in sets_of_class_pictures(data).items():
+        missing = of_set.num_class_images - sum(item.concept == number for item in situation.scan.class_items)
+        if of_set.class_data_dir is not None:
+            own = replace(situation.config, data=of_set)
+            for finding in record_findings(located(of_set.class_data_dir), own, max(0, missing)):
+                yield about(finding, data, number)
+        if missing <= 0:
+            continue
+        where = "the cache" if of_set.class_data_dir is None else str(located(of_set.class_data_dir))
+        note = Finding(
             "note",
             "num_class_images",
-            f'up to {missing} pictures of "{data.class_prompt}" are generated into {where} before the training '
+            f'up to {missing} pictures of "{of_set.class_prompt}" are generated into {where} before the training '
             f"({data.class_sample_steps} sampling steps each).",
             "",
             "class-generated",
         )
-    if data.class_data_dir is not None:
-        yield from record_findings(located(data.class_data_dir), situation.config, max(0, missing))
-    if data.class_data_dir is not None and missing > 0:
-        yield from writable(located(data.class_data_dir), "class_data_dir")
+        yield about(note, data, number)
+        if of_set.class_data_dir is not None:
+            for finding in writable(located(of_set.class_data_dir), "class_data_dir"):
+                yield about(finding, data, number)
 
 
 def class_prompt(situation: Situation) -> Iterable[Finding]:
-    """Whether the class prompt names the very thing that is learnt."""
+    """Whether the class prompt of a thing names the very thing that is learnt."""
     data = situation.config.data
-    uses = data.with_prior_preservation or data.output_preservation_weight > 0
-    if not uses or data.class_prompt is None or data.trigger_word is None or not clean(data.trigger_word):
+    if not data.with_prior_preservation and data.output_preservation_weight == 0:
         return
-    if f" {clean(data.trigger_word).casefold()} " in f" {clean(data.class_prompt).casefold()} ":
+    for number, thing in enumerate(data.things):
+        if thing.class_prompt is None or thing.trigger_word is None or not clean(thing.trigger_word):
+            continue
+        if f" {clean(thing.trigger_word).casefold()} " in f" {clean(thing.class_prompt).casefold()} ":
+            finding = Finding(
+                "warning",
+                "class_prompt",
+                f'"{clean(thing.class_prompt)}" holds the trigger word "{clean(thing.trigger_word)}": what is kept there as the untrained model '
+                "has it is what the pictures are to change.",
+                "Name the ordinary kind of thing alone, without the trigger word.",
+                "class-prompt-trigger",
+            )
+            yield about(finding, data, number)
+
+
+def masks(situation: Situation) -> Iterable[Finding]:
+    """How many pictures have a mask, where masks are on."""
+    data, items = situation.config.data, situation.scan.items
+    if data.masked_training == "off" or not items:
+        return
+    masked = sum(item.mask is not None for item in items)
+    if masked == 0:
         yield Finding(
             "warning",
-            "class_prompt",
-            f'"{clean(data.class_prompt)}" holds the trigger word "{clean(data.trigger_word)}": what is kept there as the untrained model has it is '
-            "what the pictures are to change.",
-            "Name the ordinary kind of thing alone, without the trigger word.",
-            "class-prompt-trigger",
+            "masked_training",
+            "no picture has a mask: all of them train whole.",
+            "Put photo-mask.png (white = train here) beside photo.jpg, use pictures with transparency, or set it to off.",
+            "mask-none",
+        )
+    elif masked < len(items):
+        yield Finding(
+            "note",
+            "masked_training",
+            f"{masked} of {len(items)} pictures have a mask; the others train whole.",
+            "",
+            "mask-some",
         )

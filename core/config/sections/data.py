@@ -1,9 +1,10 @@
 """The pictures and their captions."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
+from ..concepts import concept_faults, concepts_of, read_concepts
 from ..options import Checked, Fault, option, shown
 
 
@@ -158,7 +159,55 @@ class DataConfig(Checked):
         since="0.2",
     )
 
+    concepts: str | None = option(
+        None,
+        "Further things to learn in the same run: a JSON list of tables, each with an instance_data_dir and, as it needs them, "
+        "instance_prompt, trigger_word, caption_strategy, class_prompt, class_data_dir, num_class_images and repeats; or the path of a "
+        "file with such a list (diffusers' concepts_list files are ones). All things come equally often, times their repeats. Unset = "
+        "one thing.",
+        label="Further things in the same run",
+        level="advanced",
+        since="0.3",
+        reads=read_concepts,
+    )
+    masked_training: Literal["off", "soft", "hard"] = option(
+        "off",
+        "Train on a part of each picture: name-mask.png beside it (white = train here), else its transparency (opaque = train here). "
+        "soft = a latent cell counts by its white share; hard = it counts where at least half of it is white.",
+        label="Train on a part of the picture (masks)",
+        level="advanced",
+        since="0.3",
+    )
+    masked_background_weight: float = option(
+        0.0,
+        "How much the rest of a masked picture counts; 0 = not at all, 1 = as much as the part.",
+        label="Weight outside the mask",
+        ge=0,
+        le=1,
+        level="advanced",
+        since="0.3",
+    )
+
+    @property
+    def things(self) -> tuple[Self, ...]:
+        """One data section for each thing that is learned, as if it were the only one: the first is that of the options themselves (none
+        where they name no folder and `concepts` does), then those of `concepts`."""
+        first = (replace(self, concepts=None),) if self.instance_data_dir is not None or self.concepts is None else ()
+        own = dict.fromkeys(("instance_prompt", "trigger_word", "class_prompt", "class_data_dir"))
+        return (
+            *first,
+            *(replace(self, concepts=None, **{**own, **each.given()}) for each in concepts_of(self.concepts)),
+        )
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """The trigger words of all things, each once."""
+        return tuple(dict.fromkeys(thing.trigger_word for thing in self.things if thing.trigger_word is not None))
+
     def rules(self) -> Iterator[Fault]:
+        yield from concept_faults(self)
+        if self.instance_data_dir is None and self.concepts is not None:
+            return  # the options describe no thing of their own
         if self.with_prior_preservation and self.class_prompt is None:
             yield Fault(
                 "with_prior_preservation = true: needs class_prompt, the caption of the class pictures (for example: a photo of a dog).",

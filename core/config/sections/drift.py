@@ -30,7 +30,8 @@ class DriftConfig(Checked):
     )
     holdout_images: int = option(
         1,
-        "Instance pictures kept out of the training for this when drift_data_dir is unset and there are at least three; 0 = none.",
+        "Instance pictures kept out of the training for this when drift_data_dir is unset and there are at least three; 0 = none. Of several "
+        "things each gives as many.",
         label="Pictures held out for the probe",
         unit="pictures",
         ge=0,
