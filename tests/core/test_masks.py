@@ -64,7 +64,7 @@ def found_in(folder, **changes):
 
 def test_a_mask_is_the_file_beside_the_picture_or_its_transparency_and_no_picture_itself(masked):
     items, problems = found_in(masked)
-    assert list(items) == ["0.png", "1.png", "2.png"] and not problems
+    assert list(items) == ["0.png", "1.png", "2.png"] and not any("mask" in code for code in problems)
     assert items["0.png"].mask.path == masked / "0-mask.png"
     assert items["1.png"].mask.path is None and items["1.png"].mask.digest == items["1.png"].digest
     assert items["2.png"].mask is None
@@ -75,11 +75,11 @@ def test_the_file_comes_before_the_transparency(masked):
     assert found_in(masked)[0]["1.png"].mask.path == masked / "1-MASK.png"
 
 
-def test_while_masks_are_off_nothing_changes_but_a_mask_among_the_pictures_is_named(masked):
+def test_while_masks_are_off_the_pictures_are_whole_and_a_note_says_that_a_mask_is_there(masked):
     items, problems = found_in(masked, masked_training="off", instance_prompt="a cup")
-    assert list(items) == ["0-mask.png", "0.png", "1.png", "2.png"]
+    assert list(items) == ["0.png", "1.png", "2.png"]
     assert all(item.mask is None for item in items.values())
-    assert problems["mask-unused"].where == str(masked / "0-mask.png")
+    assert problems["mask-unused"].level == "note" and "1 picture has a mask" in problems["mask-unused"].message
 
 
 @pytest.mark.parametrize(
