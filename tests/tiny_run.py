@@ -67,7 +67,7 @@ def without_drift(monkeypatch) -> None:
     """No drift reports: a test that is not about them need not wait for them."""
     from rollout_studio.core.train.looking import Viewer
 
-    monkeypatch.setattr(Viewer, "measure_drift", lambda self: None)
+    monkeypatch.setattr(Viewer, "measure_drift", lambda self, step=None: None)
 
 
 def events(run: RunDir, kind: str | None = None) -> list[dict]:

@@ -637,7 +637,7 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
     ]
     assert reported == [
         ("start", None),
-        ("prepared", 0), ("sample", 0), ("drift", 0), ("step", 1), ("step", 2), ("saved", 2), ("sample", 2), ("drift", 2),
+        ("prepared", 0), ("sample", 0), ("step", 1), ("step", 2), ("saved", 2), ("drift", 0), ("sample", 2), ("drift", 2),
         ("step", 3), ("saved", 3), ("exported", 3), ("sample", 3), ("drift", 3), ("end", 3)]  # fmt: skip
     assert events(run, "start")[0] | {"time": 0, "pid": 0, "device": 0, "expected_mib": 0} == {
         "event": "start", "time": 0, "pid": 0, "device": 0, "expected_mib": 0, "config_hash": read_config(run.config_path).hash(), "total_steps": 3,
