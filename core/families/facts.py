@@ -184,6 +184,7 @@ class FamilyFacts:
         unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
+        comfyui: what ComfyUI calls its models of this family (classes of `comfy.supported_models`), which can be measured inside it.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
         single_file: how a checkpoint in one file is recognised and opened; None where it is not.
@@ -206,6 +207,7 @@ class FamilyFacts:
     unsuitable: tuple[Unsuitable, ...] = ()
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
+    comfyui: tuple[str, ...] = ()
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()
