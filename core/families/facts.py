@@ -186,6 +186,7 @@ class FamilyFacts:
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
         lycoris: what ComfyUI reads before a layer's own name in a file of LoHa or LoKr ("lycoris_": dots are underscores), where the kohya
             layout has no names or joins layers; None where it reads no such file.
+        comfyui: what ComfyUI calls its models of this family (classes of `comfy.supported_models`), which can be measured inside it.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
         single_file: how a checkpoint in one file is recognised and opened; None where it is not.
@@ -209,6 +210,7 @@ class FamilyFacts:
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
     lycoris: str | None = None
+    comfyui: tuple[str, ...] = ()
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

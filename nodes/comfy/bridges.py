@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.config import config_from_flat
-from ..execute import pictures
+from ..execute import following, pictures
 from ..graph import values
 from ..graph.declaration import NODES, Declaration, Output, Socket, local, node, of_option
 from ..graph.values import Images, NodeError, Report
@@ -154,7 +154,7 @@ def lora(context, checkpoint, model, clip, strength_model, strength_clip, name):
     inside. Without a model it is only saved."""
     folder = Host().lora_folder()
     with outside_inference_mode():
-        file = exported(context, checkpoint, name, folder / FOLDER)
+        file = for_loader(context, checkpoint, name, folder / FOLDER)
     listed = str(file.relative_to(folder))
     if model is None and clip is None:
         return None, None, listed
@@ -174,6 +174,40 @@ def lora(context, checkpoint, model, clip, strength_model, strength_clip, name):
                 "Link the model that the run started from; or draw with this pack's Sample Images node, which takes the checkpoint itself.",
             )
     return *changed, listed
+
+
+def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
+    """The checkpoint's LoRA in a folder of the host's, in the kohya layout where its family has one.
+
+    ComfyUI 0.3.64 (`comfy/lora.py`, `model_lora_keys_unet`) knows no name of the diffusers layout for the UNets of SD 1, SD 2 and SDXL:
+    such a file is listed and changes nothing. Raises NodeError where the layout exists and the file cannot be written in it.
+    """
+    import shutil
+
+    from ...core import platform_calls
+    from ...core.adapters.convert import convert
+    from ...core.adapters.lora_file import read_lora_header
+    from ...core.families.lora_facts import KohyaLayout
+    from ...core.families.registry import FAMILIES
+    from ...core.families.source import ModelError, locate
+
+    ours = exported(context, checkpoint, name, context.work)
+    target = folder / ours.name
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        model = following.config_of(checkpoint.run).model
+        source = locate(model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_components)
+        diffusers = any(".lora_A." in tensor for tensor in read_lora_header(ours).tensors)
+        if diffusers and isinstance(FAMILIES[source.family].kohya, KohyaLayout):
+            convert(ours, target, "kohya", source)
+            return target
+    except ModelError as error:
+        raise NodeError(str(error)) from None
+    with platform_calls.replacing(target) as part:
+        shutil.copyfile(ours, part)
+    return target
 
 
 def layers_in(names: Any) -> dict[str, int]:

@@ -31,16 +31,7 @@ from ...core.families.times import Times
 from ...core.maths.grid import falling
 from ...core.maths.noise import NoisePath, PredictionType, RectifiedFlow, VariancePreserving
 
-KINDS = {
-    "SD15": "sd1x",
-    "SD20": "sd2x",
-    "SDXL": "sdxl",
-    "SSD1B": "sdxl",
-    "Segmind_Vega": "sdxl",
-    "KOALA_700M": "sdxl",
-    "KOALA_1B": "sdxl",
-    "SD3": "sd3",
-}
+KINDS = {kind: facts.name for facts in FAMILIES.values() for kind in facts.comfyui}
 """The host's class of a model's facts (`comfy.supported_models`) -> our family."""
 PARAMETRISATIONS: dict[str, PredictionType] = {
     "EPS": "epsilon",

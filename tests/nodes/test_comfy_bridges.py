@@ -234,7 +234,7 @@ def lora_file(monkeypatch, tmp_path):
 
     names = ["unet.a.lora_A.weight", "unet.b.lora_A.weight"]
 
-    def exported(context, checkpoint, name, folder):
+    def for_loader(context, checkpoint, name, folder):
         folder.mkdir(parents=True, exist_ok=True)
         assert not torch.is_inference_mode_enabled()
         save_file(
@@ -244,7 +244,7 @@ def lora_file(monkeypatch, tmp_path):
         )
         return folder / f"{name}.safetensors"
 
-    monkeypatch.setattr(bridges, "exported", exported)
+    monkeypatch.setattr(bridges, "for_loader", for_loader)
     return names
 
 
@@ -277,6 +277,34 @@ def test_a_text_encoders_layers_go_onto_the_clip(host, tiny, lora_file):
     lora_file.append("lora_te_x.lora_down.weight")
     _, text, _ = call("ComfyLoRA", checkpoint="weights", model=model, clip=clip)["result"]
     assert list(text.patcher.patches) == ["lora_te_x.lora_down.weight"]
+
+
+def test_the_saved_file_has_the_names_that_comfyui_knows(opened, monkeypatch, tmp_path, store):
+    """The diffusers layout of a UNet is not among them. The header goes along."""
+    from types import SimpleNamespace
+
+    from rollout_studio.core.adapters import attach, export
+    from rollout_studio.core.adapters.header import read_header
+    from rollout_studio.nodes.execute.context import Context
+
+    own = opened("sd1")
+    flat = {"pretrained_model_name_or_path": own.source.location, "lora_rank": 2, "device": "cpu"}
+    config = config_from_flat(flat)
+    model = load_model(config.model, for_training=False)
+    attach(model, config)
+    ready = export(model, tmp_path / "run.safetensors", config, step=3)
+    monkeypatch.setattr(bridges, "exported", lambda context, checkpoint, name, folder: ready)
+    monkeypatch.setattr(bridges.following, "config_of", lambda run: config)
+    file = bridges.for_loader(
+        Context(store, tmp_path, tmp_path), SimpleNamespace(run=tmp_path), "mine", tmp_path / "loras" / "ours"
+    )
+    header = read_header(file)
+    told = header.pop("__metadata__")
+    assert all(name.startswith("lora_unet_") for name in header) and any(
+        name.endswith(".lora_down.weight") for name in header
+    )
+    assert told["ss_network_dim"] == "2" and told["ss_base_model_version"] == "sd_v1" and "ss_steps" in told
+    assert len(header) == 3 * len([name for name in read_header(ready) if ".lora_A." in name])
 
 
 # ---- pictures on wires as a dataset

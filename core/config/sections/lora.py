@@ -45,7 +45,7 @@ class LoraConfig(Checked):
     )  # fmt: skip
     layout: Literal["diffusers", "kohya", "both"] = option(
         "diffusers",
-        "Names in the LoRA file: diffusers (also read by ComfyUI), kohya (as ComfyUI, Forge, AUTOMATIC1111 and sd-scripts name layers, with "
+        "Names in the LoRA file: diffusers (which ComfyUI reads for transformers, not for UNets), kohya (as ComfyUI, Forge, AUTOMATIC1111 and sd-scripts name layers, with "
         "alpha tensors), or a file of each.",
         label="Layout of the LoRA file",
         level="advanced",

@@ -29,6 +29,7 @@ FACTS = FamilyFacts(
     ),
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
     kohya=UNDERSCORED,
+    comfyui=("SD15",),
     header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
     licence="CreativeML Open RAIL-M",
     examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),

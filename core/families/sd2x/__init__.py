@@ -42,6 +42,7 @@ FACTS = FamilyFacts(
     ),
     claims=lambda configs: bool(configs.get("unet", {}).get("use_linear_projection")),
     kohya=UNDERSCORED,
+    comfyui=("SD20",),
     header={"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"},
     licence="CreativeML Open RAIL++-M",
     single_file=SingleFile(

@@ -98,6 +98,7 @@ FACTS = FamilyFacts(
             hub=("stabilityai/stable-diffusion-3.5-large-turbo", "tensorart/stable-diffusion-3.5-medium-turbo"),
         ),
     ),
+    comfyui=("SD3",),
     header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
     licence="Stability AI Community License",
     examples=("stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"),

@@ -48,6 +48,7 @@ FACTS = FamilyFacts(
             "SG161222/RealVisXL_V4.0_Lightning",
         ),
     ),
+    comfyui=("SDXL", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B"),
     header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
     licence="CreativeML Open RAIL++-M",
     examples=(BASE,),
