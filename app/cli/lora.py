@@ -80,6 +80,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="R", help="with a hub id: branch, tag or commit")
     parser.add_argument("--variant", metavar="V", help="the variant of the base's files, for example fp16")
+    parser.add_argument(
+        "--components",
+        metavar="M",
+        help="of a base in one file: the folder or hub id with what is not in it (as pretrained_components in training; default: the one that "
+        "the LoRA names with its base, else the official model where weights are missing)",
+    )
 
 
 def _lora(given: argparse.Namespace) -> int:
@@ -145,21 +151,36 @@ def _source(given: argparse.Namespace) -> Any:
     from ...core.adapters.header import read_lora_config
     from ...core.adapters.lora_file import read_lora_header
     from ...core.families.source import ModelError, locate
+    from ...core.names import is_model_file
 
     read_lora_header(given.file)
-    if given.model is not None:
-        return locate(given.model, given.revision, given.variant)
-    flat = read_lora_config(given.file)
-    name = None if flat is None else flat.get("pretrained_model_name_or_path")
-    if not isinstance(name, str):
-        raise ConfigError([Fault(f"{given.file}: does not name its base model; name it with --model.")])
-    try:
-        return locate(name, given.revision, given.variant)
-    except ModelError as error:
+    name, components = given.model, given.components
+    if name is None:
+        flat = read_lora_config(given.file)
+        name = None if flat is None else flat.get("pretrained_model_name_or_path")
+        if not isinstance(name, str):
+            raise ConfigError([Fault(f"{given.file}: does not name its base model; name it with --model.")])
+        named = flat.get("pretrained_components")
+        if components is None and is_model_file(name) and isinstance(named, str):
+            components = named
+    if given.components is not None and not is_model_file(name):
         raise ConfigError(
             [
                 Fault(
-                    f"{given.file} names its base model {name}, which is not found here ({error.message}) Name it with --model."
+                    f"--components {given.components}: only a base in one .safetensors file lacks parts, and {name} is none; leave it out."
+                )
+            ]
+        )
+    try:
+        return locate(name, given.revision, given.variant, components)
+    except ModelError as error:
+        if given.model is not None:
+            raise
+        where = "--model, and what it lacks with --components" if is_model_file(name) else "--model"
+        raise ConfigError(
+            [
+                Fault(
+                    f"{given.file} names its base model {name}, which is not found here ({error.message}) Name it with {where}."
                 )
             ]
         ) from error

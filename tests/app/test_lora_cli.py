@@ -2,20 +2,23 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub import errors
+from original_layout import single_file
 from rollout_studio.app.cli.main import main as cli
 from rollout_studio.app.cli.progress import Progress
 from rollout_studio.core import adapters
+from rollout_studio.core.adapters import header
 from rollout_studio.core.adapters.upload import card_of, upload
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import load_model
 from rollout_studio.core.runs.store import RunStore
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import build
 
 SETTINGS = {
@@ -98,6 +101,34 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(words, lora, 
     assert cli(["lora", *(word.format(path, tmp_path, folder) for word in words.split())]) == 78
     message = capsys.readouterr().err
     assert "Traceback" not in message and message.strip() and not list(tmp_path.iterdir())
+
+
+def test_a_base_in_one_file_gets_the_parts_that_it_lacks_from_the_pipeline_that_is_named(
+    lora, tmp_path, capsys, monkeypatch
+):
+    path, folder = lora
+    file = single_file("sd1", folder, tmp_path, without=("first_stage_model.", "cond_stage_model."))
+    words = ["lora", "resize", str(path), "--rank", "2", "--out", str(tmp_path / "small.safetensors")]
+
+    def offline(*args, **how):
+        raise errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    assert cli([*words, "--model", str(file)]) == 78  # the official pipeline, which is not here
+    assert re.search("has no .*vae.*; that comes from 'stable-diffusion", capsys.readouterr().err)
+    merged = ["lora", "merge", str(path), "--out", str(tmp_path / "whole")]
+    assert cli([*merged, "--model", str(file), "--components", str(folder)]) == 0
+    assert (tmp_path / "whole" / "vae").is_dir() and "whose effect is" in capsys.readouterr().err
+    assert cli([*words, "--model", str(folder), "--components", str(folder)]) == 78
+    assert "only a base in one .safetensors file lacks parts" in capsys.readouterr().err
+    # what the LoRA itself names
+    for lender, code in ((str(folder), 0), (str(tmp_path / "gone"), 78)):
+        named = {"pretrained_model_name_or_path": str(file), "pretrained_components": lender}
+        save_file(load_file(path), tmp_path / "named.safetensors", metadata={header.CONFIG_KEY: json.dumps(named)})
+        target = tmp_path / f"small-{code}.safetensors"
+        assert cli(["lora", "resize", str(tmp_path / "named.safetensors"), "--rank", "2", "--out", str(target)]) == code
+        assert target.exists() == (code == 0)
+    assert "what it lacks with --components" in capsys.readouterr().err
 
 
 # The hub -------------------------------------------------------------------------------------------------------------------
