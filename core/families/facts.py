@@ -187,6 +187,7 @@ class FamilyFacts:
         lycoris: what ComfyUI reads before a layer's own name in a file of LoHa or LoKr ("lycoris_": dots are underscores), where the kohya
             layout has no names or joins layers; None where it reads no such file.
         comfyui: what ComfyUI calls its models of this family (classes of `comfy.supported_models`), which can be measured inside it.
+        elsewhere: other training tool -> its words for the family, the usual one first; "" = what it trains where no word says so.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
         single_file: how a checkpoint in one file is recognised and opened; None where it is not.
@@ -211,6 +212,7 @@ class FamilyFacts:
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
     lycoris: str | None = None
     comfyui: tuple[str, ...] = ()
+    elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

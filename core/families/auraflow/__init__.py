@@ -35,6 +35,7 @@ FACTS = FamilyFacts(
     kohya=NOT_READ,
     lycoris="transformer.",
     header={"ss_base_model_version": "auraflow", "architecture": "auraflow"},
+    elsewhere={"SimpleTuner": ("auraflow",), "ai-toolkit": ("auraflow", "is_auraflow")},
     licence="Apache 2.0",
     examples=("fal/AuraFlow-v0.3",),
     model="AuraFlow",

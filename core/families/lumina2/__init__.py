@@ -30,6 +30,12 @@ FACTS = FamilyFacts(
     ),
     lycoris="lycoris_",
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
+    elsewhere={
+        "SimpleTuner": ("lumina2",),
+        "ai-toolkit": ("lumina2", "is_lumina2"),
+        "kohya_ss": ("lumina",),
+        "diffusers": ("lumina2",),
+    },
     licence="Apache 2.0",
     examples=("Alpha-VLLM/Lumina-Image-2.0",),
     model="Lumina2",
