@@ -23,13 +23,14 @@ def inspect_all(paths: list[Path], progress: Progress | None) -> list[pictures.I
     results, report = [], throttled(progress)
     # Pillow decodes outside the interpreter's lock. At most four: each may hold a picture of 64 Mpx.
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(_inspect, paths), start=1):
+        for done, result in enumerate(pool.map(inspect_one, paths), start=1):
             results.append(result)
             report("pictures", done, len(paths))
     return results
 
 
-def _inspect(path: Path) -> pictures.Inspection | pictures.BadPicture:
+def inspect_one(path: Path) -> pictures.Inspection | pictures.BadPicture:
+    """What is known of one picture, or why it cannot be used; decoded only where its content is new."""
     try:
         status = os.stat(path)
         key = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

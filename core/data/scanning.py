@@ -219,13 +219,10 @@ def scan_folder(
             )
         caption = texts.of(path)
         try:
-            cut = read_cut(path, found.width, found.height)
+            item = _item(path, found, caption, sizes)
         except BadCrop as bad:
             problems.append(Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"))
             continue
-        width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
-        shown = "" if caption is None else caption
-        item = Item(path, path.name, shown, width, height, choose(width, height, sizes), found.digest, cut)
         mask = found_masks.of(path, found, item.crop(item.bucket, center=data.center_crop))
         item = replace(item, mask=mask.mask)
         problems += mask.problems
@@ -235,9 +232,16 @@ def scan_folder(
     problems += _about(sound, looks, data)
     problems += texts.findings()
     if not items and not may_be_empty:
-        any_error = any(problem.level == "error" for problem in problems)
-        problems.append(empty_folder(folder, option, listing, any_error))
+        problems.append(empty_folder(folder, option, listing, any(each.level == "error" for each in problems)))
     return tuple(items), problems
+
+
+def _item(path: Path, found: pictures.Inspection, caption: str | None, sizes: tuple[Size, ...]) -> Item:
+    """The picture with what is kept of it and the bucket of that. Raises BadCrop."""
+    cut = read_cut(path, found.width, found.height)
+    width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
+    text = "" if caption is None else caption
+    return Item(path, path.name, text, width, height, choose(width, height, sizes), found.digest, cut)
 
 
 # What is wrong with pictures ------------------------------------------------------------------------------------------

@@ -244,9 +244,9 @@ def a_crop_and_a_mask_are_made_by_mouse(page, mine):
     drag((0.0, 0.5), (0.3, 0.5), (0.5, 0.5))  # the left edge
     expect(tool).to_contain_text("48 × 80 px of 96 × 80 are kept")
     page.keyboard.press("ArrowLeft")
-    expect(tool.get_by_label("Left")).to_have_value("47")
+    expect(tool.get_by_label("Left", exact=True)).to_have_value("47")
     page.keyboard.press("Control+z")
-    expect(tool.get_by_label("Left")).to_have_value("48")
+    expect(tool.get_by_label("Left", exact=True)).to_have_value("48")
     tool.get_by_role("button", name="Mask", exact=True).click()
     box = canvas.bounding_box()  # the rows below are others
     tool.locator("input[type=range]").fill("50")
@@ -267,7 +267,7 @@ def a_crop_and_a_mask_are_made_by_mouse(page, mine):
         values = [mask.getpixel(at) for at in ((72, 5), (72, 75), (5, 75))]
         assert (mask.size, values) == ((96, 80), [255, 0, 0])
     page.get_by_role("button", name="Crop or mask cup 24.png").click()  # what was saved is there again
-    expect(tool.get_by_label("Left")).to_have_value("48")
+    expect(tool.get_by_label("Left", exact=True)).to_have_value("48")
     tool.get_by_role("button", name="Mask", exact=True).click()
     tool.get_by_role("button", name="Remove the mask").click()
     tool.get_by_role("button", name="Save").click()

@@ -55,6 +55,15 @@ def test_nearly_the_same_pictures_are_found_and_others_are_not():
     plain = [Image.new("RGB", (90, 90), colour) for colour in ("red", "blue")]
     prints = tuple(look_at(each).fingerprint for each in (scene(2), one, small, scene(3), bright, negative, *plain))
     assert near_duplicates(prints) == {2: 1, 4: 1}
+    pale = Image.fromarray((np.asarray(one) * 0.3 + 170).astype(np.uint8))
+    assert near_duplicates((prints[1], look_at(pale).fingerprint)) == {}, "the same shapes in quite other colours"
+    across, down = np.linspace(110, 150, 90), np.linspace(110, 150, 90)[:, None]
+    flat = [
+        np.broadcast_to(across, (90, 90)),
+        down + (across - 110) / 2,
+    ]  # each pixel lighter than its left neighbour, in both
+    ramps = [look_at(Image.fromarray(each.astype(np.uint8)).convert("RGB")).fingerprint for each in flat]
+    assert ramps[0][:8] == ramps[1][:8] and near_duplicates(tuple(ramps)) == {}
 
 
 def test_a_scan_names_blurred_and_nearly_same_pictures_and_looks_at_each_content_once(tmp_path, monkeypatch):

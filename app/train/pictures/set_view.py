@@ -8,9 +8,9 @@ from typing import Any
 
 from ....core.config import DataConfig
 from ....core.data import Scan, scan_thing
-from ....core.data.beside import mask_path
+from ....core.data.beside import BadCrop, Cut, mask_path, read_cut
 from ....core.data.captions import clean, from_name, mentions, tag_counts
-from ....core.data.inspecting import inspect_all
+from ....core.data.inspecting import inspect_one
 from ....core.data.pictures import BadPicture
 from ....core.data.scanning import Item, located
 from ....core.findings import Finding, printable
@@ -102,16 +102,17 @@ class _Cards:
 
     def card(self, path: Path) -> dict[str, Any]:
         """One picture with its caption, its marks and its thumbnail."""
-        file, item = caption_file(path, self.names), self.items.get(path)
+        file, (size, cut) = caption_file(path, self.names), _size_and_cut(path)
         saved, problem = self._saved_caption(path, file)
         unreadable = any(finding.code == "picture-bad" and finding.where == str(path) for finding in self.problems)
         fallback, draft = fallback_caption(self.data), self.edits.drafts.get(path.name)
         own = saved if draft is None else clean(draft.text)
         return {
             "name": path.name if is_text(path.name) else printable(path.name),
-            "size": f"{item.width} × {item.height} px" if item is not None else "", "cut": _shares(item), "readable": not unreadable,
+            "size": f"{size[0]} × {size[1]} px" if size is not None else "",
+            "cut": _shares(size, cut) if size is not None and cut is not None else None, "readable": not unreadable,
             "caption": "" if unreadable else saved,
-            "fallback": "" if unreadable else fallback, "marks": self._marks(path, file, draft, own if own else fallback),
+            "fallback": "" if unreadable else fallback, "marks": self._marks(path, file, draft, own if own else fallback, cut),
             "url": None if unreadable else self.previews.thumbnail(path),
             "editable": self.editable and not problem and not unreadable and is_text(path.name),
         }  # fmt: skip
@@ -122,7 +123,9 @@ class _Cards:
             return read_caption(file)
         return (from_name(path) if self.data.caption_strategy == "filename" else ""), ""
 
-    def _marks(self, path: Path, file: Path, draft: Draft | None, caption: str) -> list[dict[str, str]]:
+    def _marks(
+        self, path: Path, file: Path, draft: Draft | None, caption: str, cut: Cut | None
+    ) -> list[dict[str, str]]:
         """The marks of a picture, for the caption that it has with what is typed."""
         outdated = ("caption-missing", "caption-empty") if draft is not None else ()
         findings = [finding for finding in self.problems if finding.code not in outdated]
@@ -131,8 +134,8 @@ class _Cards:
             full = "Write one, or set the caption for pictures without one."
             marks.append({"level": "error", "short": "no caption", "full": full})
         item = self.items.get(path)
-        if item is not None and item.cut is not None:
-            full = f"Training sees {item.width} × {item.height} px of it."
+        if cut is not None:
+            full = f"Training sees {cut.width} × {cut.height} px of it."
             marks.append({"level": "note", "short": "cropped", "full": full})
         if mask_path(path).is_file():
             marks.append({"level": "note", "short": "mask", "full": f"{mask_path(path).name}: white is trained on."})
@@ -146,14 +149,20 @@ class _Cards:
         return marks
 
 
-def _shares(item: Item | None) -> dict[str, float] | None:
-    """Where the kept part lies in the picture, for a frame over its thumbnail: shares of the whole picture's width and height."""
-    if item is None or item.cut is None:
-        return None
-    found = inspect_all([item.path], None)[0]  # remembered from the scan
+def _size_and_cut(path: Path) -> tuple[tuple[int, int] | None, Cut | None]:
+    """(width and height, the part that is kept or None for all); None and None for a picture that cannot be used. Remembered from the scan."""
+    found = inspect_one(path)
     if isinstance(found, BadPicture):
-        return None  # changed this moment: the next reading says so
-    cut, w, h = item.cut, found.width, found.height
+        return None, None
+    try:
+        return (found.width, found.height), read_cut(path, found.width, found.height)
+    except BadCrop:
+        return (found.width, found.height), None  # the scan has reported it
+
+
+def _shares(size: tuple[int, int], cut: Cut) -> dict[str, float]:
+    """Where the kept part lies in the picture, for a frame over its thumbnail: shares of the whole picture's width and height."""
+    w, h = size
     return {"left": cut.left / w, "top": cut.top / h, "width": cut.width / w, "height": cut.height / h, "aspect": w / h}
 
 

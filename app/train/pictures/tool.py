@@ -20,7 +20,7 @@ from ....core.config import DataConfig
 from ....core.data import beside
 from ....core.data.beside import BadCrop, Cut
 from ....core.data.buckets import bucket_sizes
-from ....core.data.inspecting import inspect_all
+from ....core.data.inspecting import inspect_one
 from ....core.data.pictures import BadPicture
 from ....core.findings import printable
 from ...parts.previews import Previews
@@ -87,7 +87,7 @@ class PictureTool:
 
 def picture_size(picture: Path) -> tuple[int, int]:
     """(width, height) of a picture the right way up. Raises Refused where it cannot be read."""
-    found = inspect_all([picture], None)[0]
+    found = inspect_one(picture)
     if isinstance(found, BadPicture):
         raise Refused(f"{printable(picture.name)} cannot be used: {found.message}. {found.remedy}")
     return found.width, found.height
