@@ -15,7 +15,9 @@ def plan_sentence(config: RunConfig) -> str:
     """What Start will do, in one sentence."""
     training, data = config.training, config.data
     rows = training.train_batch_size * training.gradient_accumulation_steps
-    what = f"{NAMES[config.lora.type]} of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
+    what = (
+        f"{NAMES[config.lora.type]} of rank {config.lora.rank}" if training.model_type == "lora" else "full fine-tune"
+    )
     rollout = level_of(config) if config.rollout.rolls_out else "no"
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"

@@ -183,8 +183,7 @@ def lora_metadata(
             is multiplied into the weights and equals the rank.
 
     The trained alpha stands under `rollout_studio_alpha`."""
-    training, data, rank = config.training, config.data, config.lora.rank
-    flat = published_config(config)
+    training, data, rank, flat = config.training, config.data, config.lora.rank, published_config(config)
     module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
     model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)
     metadata = {

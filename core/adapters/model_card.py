@@ -81,7 +81,9 @@ def _front(head: Mapping[str, Any]) -> str:
 def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
     model, kind = base if base is not None else "the base model", flat.get("lora_type", "lora")
     if kind != "lora" and flat.get("lora_layout") == "kohya":
-        return [f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."]
+        return [
+            f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."
+        ]
     return [
         "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
         f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",

@@ -20,6 +20,7 @@ from rollout_studio.core.config.options import ConfigError
 OTHER = {
     "validation_prompts": ("one, with a comma", "[two]", " kept blanks ", "line\nbreak"),
     "lora_targets": ("to_q", "to_k"),
+    "lora_rank_pattern": ("to_q=8", "to_k=4:2"),
     "drift_offsets": (2, 7),
     "pretrained_model_name_or_path": "/models/mine",
     "prediction_type": "flow_matching",

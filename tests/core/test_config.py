@@ -60,6 +60,9 @@ COMPANIONS = {  # what an option needs beside it to be allowed at its other valu
     "base_model_quantization": {"gradient_checkpointing": True},
     "streamed_blocks": {"gradient_checkpointing": True},
     P + "min_sigma": {P + "min_sigma": 0.5},
+    "lora_type": {"lora_layout": "kohya"},
+    "lora_rank_pattern": {"lora_rank_pattern": ["to_q=8", "to_k=4:2"]},
+    "loss_weighting": {"loss_weighting": "cosmap"},
 }
 
 

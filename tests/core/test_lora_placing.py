@@ -124,7 +124,9 @@ def test_a_kind_that_no_known_tool_reads_for_this_model_is_refused(kind, tiny_ru
 def test_a_rank_pattern_that_fits_no_layer_is_refused_before_a_start_with_near_names(tiny_run):
     [finding] = refused(tiny_run("sd1", lora_rank_pattern=["attn3=4", "to_q=2"]), "lora_rank_pattern")
     assert finding.level == "error" and "attn3 is in the name of none" in finding.message and "attn2" in finding.remedy
-    assert not refused(tiny_run("sd1", "sound", lora_rank_pattern=["attn2=4", "down_blocks.*.attentions=2:1"]), "lora_rank_pattern")
+    assert not refused(
+        tiny_run("sd1", "sound", lora_rank_pattern=["attn2=4", "down_blocks.*.attentions=2:1"]), "lora_rank_pattern"
+    )
 
 
 def test_a_layer_without_a_name_in_the_layout_is_refused(tiny_run):

@@ -30,6 +30,8 @@ def other_value(option, draw):
         return True if option.default is None else not option.default
     if option.type == "str":
         return draw.choice(["a folder", "with 'quotes' and \"more\"", "ünïcode ☃", "{}[]<b>"])
+    if option.name == "lora_rank_pattern":
+        return ["to_q=8", "ff.net=4:2"]
     if option.type.startswith("list"):
         return {"str": ["one, two", "three"], "int": [2, 7]}[option.type[5:-1]]
     low = 0 if option.minimum is None else option.minimum
