@@ -97,7 +97,7 @@ class Masks:
     def findings(self) -> list[Finding]:
         """Masks without a picture, and masks that would be trained on as pictures."""
         return [
-            Finding("warning", str(path), f"a mask without a picture: there is no {stem} with another ending.", "Rename it after its picture, or delete it.", "mask-orphan")
+            Finding("warning", str(path), f"left out: it is named like a mask, and there is no picture named {stem}.", "Rename it after its picture, or delete it.", "mask-orphan")
             if self.on
             else Finding("warning", str(path), "looks like a mask; masks are off, so it is trained on as a picture.", "Set masked_training to soft, or move the masks elsewhere.", "mask-unused")
             for path, stem in self.unused
