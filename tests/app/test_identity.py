@@ -206,6 +206,21 @@ def _another(option):
     return value if value != option.default else value + (1 if option.type == "int" else 0.125)
 
 
+def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, store):
+    tab, browser = page[1], viewer
+    things = tab.pictures.things
+    typed = ("demo-dreambooth-post", "vbk", "a vbk shape", "a shape", "")
+    for box, value in zip(things.boxes.values(), typed, strict=True):
+        browser.set(box, value)
+    browser.fire(things.keep, "click")
+    assert "vbk" in browser.of(things.list) and browser.of(things.boxes["trigger_word"]) == ""
+    browser.fire(tab.form.components["seed"], "input")
+    assert "2 things are learned at once" in browser.of(tab.side)
+    browser.press(tab.start, "click")
+    (run,) = store.list()
+    assert read_config(run.path / "config.json").data.trigger_words == ("zwx", "vbk")
+
+
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
          "input_perturbation_gamma": 0.25, "lora_type": "dora"}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
