@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
-from . import kohya
+from . import encoder_files, kohya, text_encoders
 from .header import ExportError, read_header
 from .loading import adapter_matrices, has_adapter
-from .lora_layers import Base
+from .lora_layers import Base, kohya_keys
 from .matrices import Matrices, difference
 from .trainable import adapted_layers
 
@@ -36,6 +36,9 @@ SAME_CHANGE, SAME_CHANGE_ROUNDED = 1e-4, 2e-2
 NOISE_FLOOR = 2e-5
 NOISE_FLOOR_ROUNDED = 5e-2
 """And what float32 itself may differ by, in shares of the prediction's root mean square; the same for 16 bits."""
+
+WORDS = "a photo of a thing"
+"""What both models are asked for where text encoders are compared too."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def check_export(
 
 def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
     """A second model: the stock pipeline from disk, its network kept as the live one's or as the config says, so that the file alone can
-    make a difference. Text encoders only where no live model can lend a prompt."""
+    make a difference. Text encoders only where no live model can lend a prompt, or they are trained too."""
     from ..families import family_class
     from ..families.devices import DTYPES, resolve_device
     from ..families.loading import Storage
@@ -137,7 +140,7 @@ def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | No
         Storage(config.model.base_model_quantization, config.model.streamed_blocks) if model is None else model.storage
     )
     storage.check(device)
-    without = () if model is None else family.facts.text_encoders
+    without = () if model is None or model.text.stay else family.facts.text_encoders
     pipe = family.open_pipeline(source, dtype, device, storage, without)
     return family(
         pipe, source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None, storage=storage
@@ -167,9 +170,9 @@ def _check_lora(
 ) -> ExportCheck:
     from safetensors.torch import load_file
 
-    fresh = _opened(config, model)
-    probe = Probe(fresh, model)
-    base, in_file = probe.prediction(fresh), load_file(path)
+    fresh, in_file = _opened(config, model), load_file(path)
+    probe = Probe(fresh, model, by_words=any(map(text_encoders.is_encoders, in_file)))
+    base = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
     else:
@@ -178,9 +181,12 @@ def _check_lora(
 
     prediction, ran = _with_the_file(fresh, path, probe)
     loaded = {
-        f"{fresh.component}.{name.replace('.check.', '.')}": tensor
-        for name, tensor in fresh.denoiser.state_dict().items()
-        if ".lora_" in name
+        f"{name if text_encoders.is_encoders(name) else f'{fresh.component}.{name}'}.lora_{letter}.weight": getattr(
+            module, f"lora_{letter}"
+        )["check"].weight
+        for name, module in text_encoders.modules(fresh)
+        if has_adapter(module, "check")
+        for letter in "AB"
     }
     used = sum(
         name in loaded
@@ -210,11 +216,11 @@ def _check_kohya(
 
     fresh = _opened(config, model)
     base, in_file = Base.of_model(fresh), load_file(path)
-    layout = base.kohya()
-    layers, _ = kohya.read(in_file, layout, base.network, base.shapes)
+    of_encoders, others = encoder_files.read(in_file, base.facts, base.encoder_shapes)
+    layers = kohya.read(others, base.kohya(), base.network, base.shapes)[0] | of_encoders
     trained = list(layers) if model is None else adapted_layers(model)
-    named = kohya.keys(layout, base.network, trained)
-    probe = Probe(fresh, model)
+    named = kohya_keys(trained, base)
+    probe = Probe(fresh, model, by_words=bool(of_encoders))
     without = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
@@ -225,7 +231,7 @@ def _check_kohya(
     prediction, ran = _with_the_file(fresh, path, probe)
     loaded = {
         layer: Matrices(a, b, scale * a.shape[0])
-        for layer, module in fresh.denoiser.named_modules()
+        for layer, module in text_encoders.modules(fresh)
         if has_adapter(module, "check")
         for a, b, _, scale in [adapter_matrices(module, "check")]
     }
@@ -237,7 +243,7 @@ def _check_kohya(
         and layer in loaded
         and difference(one, loaded[layer]) < (SAME_CHANGE if exact else SAME_CHANGE_ROUNDED)
     }
-    lost = kohya.keys(layout, base.network, [layer for layer in layers if layer not in arrived])
+    lost = kohya_keys([layer for layer in layers if layer not in arrived], base)
     added = {f"{fresh.component}.{layer}" for layer, one in loaded.items() if layer not in layers and bool(one.b.any())}
     effect = float((reference - without).abs().max())
     return ExportCheck(
@@ -306,11 +312,15 @@ def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] |
 
 
 class Probe:
-    """Two rows of noise at two noise levels, with a prompt: the same for both models."""
+    """Two rows of noise at two noise levels, with a prompt: the same for both models.
 
-    def __init__(self, fresh: "Model", model: "Model | None"):
+    `by_words`: each model encodes the words itself, with the text encoders that it has then; else one encodes the empty prompt for both.
+    """
+
+    def __init__(self, fresh: "Model", model: "Model | None", by_words: bool = False):
         one = (fresh if model is None else model).unconditional()
         self.cond = fresh.collate([one, one])
+        self.by_words = by_words
         side = min(16, *(size // fresh.latent_scale for size in fresh.default_size))
         draws = torch.Generator().manual_seed(0)
         self.x = torch.randn(2, fresh.latent_channels, side, side, generator=draws).to(fresh.device)
@@ -322,7 +332,8 @@ class Probe:
         from ..families.modes import evaluating
 
         with evaluating(model.denoiser), _weights(model, state) if state is not None else nullcontext():
-            return model.denoise(self.x, self.t, self.cond)
+            cond = model.collate(model.encode_prompts([WORDS]) * 2) if self.by_words else self.cond
+            return model.denoise(self.x, self.t, cond)
 
     def floor(self, reference: Tensor) -> float:
         share = NOISE_FLOOR if next(iter(self.cond.values())).dtype == torch.float32 else NOISE_FLOOR_ROUNDED
@@ -356,13 +367,13 @@ def _pairs(tensors: Mapping[str, Tensor], component: str) -> dict[str, Matrices]
 def layers_added(model: "Model", layers: Mapping[str, Matrices]):
     """The base with W + alpha / rank * B A in every layer: LoRA by its definition, without any loader. Of a quantised layer the output:
     W x + alpha / rank * B A x."""
-    weights, undo = model.denoiser.state_dict(), []
+    undo, modules = [], dict(text_encoders.modules(model))
     for layer, matrices in layers.items():
-        module = model.denoiser.get_submodule(layer)
+        module = modules[layer]
         if is_quantised(module):
             undo.append(module.register_forward_hook(partial(_plus_matrices, matrices)).remove)
             continue
-        weight = weights[f"{layer}.weight"]
+        weight: Any = module.weight
         undo.append(partial(weight.copy_, weight.clone()))
         weight += matrices.delta().reshape(weight.shape).to(weight)
     try:
@@ -395,7 +406,7 @@ def _layers_that_ran(model: "Model"):
     """Names of the adapter's matrices that a forward inside went through."""
     ran: set[str] = set()
     hooks = []
-    for name, module in model.denoiser.named_modules():
+    for name, module in text_encoders.modules(model):
         if name.endswith((".lora_A.check", ".lora_B.check")):
             hooks.append(module.register_forward_hook(lambda *_, name=name: ran.add(name.removesuffix(".check"))))
     try:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from .. import platform_calls
 from ..families.loading import WHOLE
-from . import kohya
+from . import kohya, text_encoders
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
-from .lora_layers import Base, Layout, network_notes
+from .lora_layers import Base, Layout, in_kohya, network_notes
 from .matrices import of_adapter
-from .trainable import ADAPTER, adapted_layers, adapter_state
+from .start import ADAPTER
+from .trainable import adapted_layers, adapter_state
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -46,7 +47,8 @@ def check_layout(model: "Model", config: "RunConfig") -> None:
     if config.training.model_type != "lora" or config.lora.layout == "diffusers":
         return
     base = Base.of_model(model)
-    kohya.check_named(base.kohya(), base.network, adapted_layers(model))
+    layers, _ = text_encoders.split(dict.fromkeys(adapted_layers(model)))
+    kohya.check_named(base.kohya(), base.network, list(layers))
 
 
 def export(
@@ -99,13 +101,18 @@ def export_lora(
     state = adapter_state(model) if state is None else state
     if layout == "kohya":
         return _export_kohya(model, path, config, dtype, state, step)
-    layers = {file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()}
+    layers, of_encoders = text_encoders.split({
+        file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()
+    })  # fmt: skip
+    parts = {model.component: layers} | {
+        part: text_encoders.of_part(of_encoders, part) for part in map(text_encoders.part_of, of_encoders)
+    }
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:
         type(model.pipe).save_lora_weights(
             path.parent,
-            **{f"{model.component}_lora_layers": layers},
+            **{f"{part}_lora_layers": tensors for part, tensors in parts.items()},
             weight_name=part.name,
             save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata),
         )
@@ -118,7 +125,7 @@ def _export_kohya(
     from safetensors.torch import save_file
 
     base, layers = Base.of_model(model), of_adapter(model, state)
-    tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
+    tensors = in_kohya(layers, base, dtype)
     title, notes = path.stem.removesuffix(KOHYA_END), network_notes(layers, "kohya", base)
     metadata = lora_metadata(config, model.facts.header, title=title, step=step, network=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +137,7 @@ def _export_kohya(
 def folded(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in float32 on the CPU with alpha / rank multiplied into every B."""
     scales = {
-        name: module.scaling[ADAPTER] for name, module in model.denoiser.named_modules() if hasattr(module, "lora_B")
+        name: module.scaling[ADAPTER] for name, module in text_encoders.modules(model) if hasattr(module, "lora_B")
     }
     result = {}
     for name, tensor in state.items():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,8 @@ def drop(model: "Model", name: str) -> None:
     """Remove the adapter `name`, wherever it was loaded."""
     for part in _parts(model):
         if name in (getattr(part, "peft_config", None) or {}):
-            part.delete_adapters(name)
+            remove: Any = part
+            (remove.delete_adapters if part is model.denoiser else remove.delete_adapter)(name)  # diffusers', transformers' own
 
 
 def _parts(model: "Model") -> list[nn.Module]:

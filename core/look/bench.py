@@ -73,7 +73,9 @@ class Bench:
         return Remembering(self.model, self._state, self.memory)
 
     def _activate(self, state: str) -> None:
-        """The base, or an adapter that is loaded."""
+        """The base, or an adapter that is loaded, on the text encoders too where it has layers there."""
+        from ..adapters.text_encoders import adapted_encoders
+
         denoiser = self.model.denoiser
         self._unload_full()
         if self.model.has_adapter:
@@ -82,6 +84,12 @@ class Bench:
             else:
                 denoiser.enable_adapters()
                 denoiser.set_adapter(self._adapters[state])
+            for encoder in adapted_encoders(self.model).values():
+                if state != "base" and self._adapters[state] in encoder.peft_config:
+                    encoder.enable_adapters()
+                    encoder.set_adapter(self._adapters[state])
+                else:
+                    encoder.disable_adapters()
         if state != "base":
             self._adapters.move_to_end(state)
         self._state = state
@@ -127,9 +135,9 @@ class Bench:
             rank = trained["lora_rank"]
             alpha = rank if trained["lora_alpha"] is None else trained["lora_alpha"]
             file = {
-                f"{self.model.component}.{name.replace('.default.', '.')}": tensor * (alpha / rank) if ".lora_B." in name else tensor
+                _file_name(self.model.component, name): tensor * (alpha / rank) if ".lora_B." in name else tensor
                 for name, tensor in tensors.items()
-            }  # fmt: skip
+            }
             self._load_adapter(state, file)
             self._activate(state)
         else:
@@ -137,16 +145,16 @@ class Bench:
 
     def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
         """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
-        from ..adapters.loading import load_lora
+        from ..adapters.loading import drop, load_lora
         from ..adapters.lora_file import LoraError
 
         self._unload_full()
         while len(self._adapters) >= ADAPTERS_KEPT:
-            self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
+            drop(self.model, self._adapters.popitem(last=False)[1])
         self._numbers += 1
         name = f"preview{self._numbers}"
         try:
-            load_lora(self.model, source, name, text_encoders=False)
+            load_lora(self.model, source, name, text_encoders=bool(self.model.facts.trained_encoders))
         except LoraError as error:
             raise PreviewError(error.message, error.remedy) from error
         self._adapters[state] = name
@@ -182,3 +190,11 @@ class Bench:
                 for name, tensor in self.model.denoiser.state_dict().items():
                     tensor.copy_(self._base[name])
             self._base, self._state = None, "base"
+
+
+def _file_name(component: str, name: str) -> str:
+    """A trained parameter as a file of the diffusers layout names it."""
+    from ..adapters.text_encoders import is_encoders
+
+    bare = name.replace(".default.", ".")
+    return bare if is_encoders(name) else f"{component}.{bare}"

@@ -65,17 +65,10 @@ def measure_drift(
         config, {"with_prior_preservation": False, "random_flip": False, "caption_dropout_probability": 0.0}
     )
     model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+    model.text.stay = found is not None and config.text_encoder.is_on
     data = prepare(model, config, scan(config.data), cache_dir, progress)
-    sets = [
-        ProbeSet(
-            tuple(probe.latents),
-            tuple(probe.conditioning),
-            tuple(probe.captions),
-            "held-out" if probe.held_out else "training",
-        )
-        for probe in (data.probe, data.training_probe)
-        if probe is not None
-    ]
+    live = model if model.text.stay else None
+    sets = [ProbeSet.of(probe, live) for probe in (data.probe, data.training_probe) if probe is not None]
     if not sets:
         raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
     settings = Settings.from_config(config)

@@ -12,6 +12,7 @@ from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..randomness import stream_seed
 from ..remedies.base import Batch as Rows
+from .live_text import conditioning_of
 from .losses import batch_loss
 from .outcome import Broken
 from .ranks import Ranks
@@ -78,7 +79,8 @@ class Stepper:
         index = micro * self.ranks.world_size + self.ranks.rank
         torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
-            rows = Rows(batch.latents, draw.noise.to(batch.latents.device), batch.conditioning, batch.is_class)
+            given = conditioning_of(session.model, session.config, batch, step)
+            rows = Rows(batch.latents, draw.noise.to(batch.latents.device), given, batch.is_class)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         value = float(loss.detach())

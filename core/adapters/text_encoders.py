@@ -1,0 +1,131 @@
+"""A LoRA on the text encoders, beside the denoiser's: which layers, what they are called, and where they lie.
+
+A layer of an encoder is called `text_encoder.text_model.encoder.layers.0.self_attn.q_proj` everywhere, in checkpoints as in files of the
+diffusers layout: the part's name, then the name that CLIP's modules had before transformers 5 dropped `text_model.` from some of them.
+Layers of the denoiser have no part before them.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..families.source import ModelError
+from .start import add_adapter
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..families.base import Model
+    from ..families.facts import FamilyFacts
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""Layers with an adapter: the attention's, as diffusers' scripts have them."""
+_STEM = "text_model."
+_ENCODER = "text_encoder"
+
+Value = TypeVar("Value")
+
+
+def is_encoders(name: str) -> bool:
+    """Does a layer or a tensor of ours belong to a text encoder?"""
+    return name.startswith(_ENCODER)
+
+
+def split(named: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """(what belongs to the denoiser, what belongs to text encoders)."""
+    return (
+        {name: value for name, value in named.items() if not is_encoders(name)},
+        {name: value for name, value in named.items() if is_encoders(name)},
+    )
+
+
+def full_name(part: str, name: str) -> str:
+    """Our name of a module or parameter of the encoder `part`."""
+    return f"{part}.{name if name.startswith(_STEM) else _STEM + name}"
+
+
+def encoders(model: "Model") -> dict[str, Any]:
+    """The encoders in memory that may be trained, by part."""
+    found = {part: getattr(model.pipe, part, None) for part in model.facts.trained_encoders}
+    return {part: encoder for part, encoder in found.items() if encoder is not None}
+
+
+def part_of(name: str) -> str:
+    """The encoder that a layer or tensor of ours belongs to; "" = the denoiser."""
+    return name.partition(".")[0] if is_encoders(name) else ""
+
+
+def adapted_encoders(model: "Model") -> dict[str, Any]:
+    """The encoders that have an adapter, by part."""
+    return {part: encoder for part, encoder in encoders(model).items() if getattr(encoder, "peft_config", None)}
+
+
+def adapted(model: "Model") -> dict[str, Any]:
+    """The denoiser, as "", and the encoders that have an adapter, by part."""
+    return {"": model.denoiser} | adapted_encoders(model)
+
+
+def modules(model: "Model") -> Iterator[tuple[str, nn.Module]]:
+    """Every module of the denoiser, then of the encoders in memory, by our names."""
+    yield from model.denoiser.named_modules()
+    for part, encoder in encoders(model).items():
+        yield from ((full_name(part, name), module) for name, module in encoder.named_modules())
+
+
+def trained(model: "Model") -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter that trains, by our names: the denoiser's, then the encoders'."""
+    yield from ((name, each) for name, each in model.denoiser.named_parameters() if each.requires_grad)
+    if model.text.stay:
+        for part, encoder in encoders(model).items():
+            yield from ((full_name(part, name), each) for name, each in encoder.named_parameters() if each.requires_grad)
+
+
+def check_trainable(facts: "FamilyFacts", config: "RunConfig") -> None:
+    """Raises ModelError where the config trains text encoders of a family whose encoders are not trained here."""
+    from ..config.text_encoder_rules import why_not
+
+    if config.text_encoder.is_on and not facts.trained_encoders:
+        why = why_not(facts.label)
+        raise ModelError(why[:1].upper() + why[1:], "Set train_text_encoder = false.")
+
+
+def attach(model: "Model", config: "RunConfig") -> None:
+    """Put a LoRA on every text encoder of the model, as `trainable.attach_lora` on the denoiser: without effect at first, reproducibly.
+
+    Its scale is that of the denoiser's. No dropout: rollout and loss share one encoding of each caption.
+    """
+    from peft import LoraConfig as PeftConfig
+
+    lora, text = config.lora, config.text_encoder
+    rank = lora.rank if text.text_encoder_lora_rank is None else text.text_encoder_lora_rank
+    scale = 1.0 if lora.alpha is None else lora.alpha / lora.rank
+    model.text.stay = True
+    model.text.opened()
+    for part, encoder in encoders(model).items():
+        settings = PeftConfig(r=rank, lora_alpha=scale * rank, target_modules=list(TARGETS))
+        add_adapter(encoder, settings, model.device, config.training.seed, partial(full_name, part))
+        encoder.eval()
+
+
+def shapes_of_encoders(configs: Mapping[str, Mapping[str, Any]], facts: "FamilyFacts") -> dict[str, tuple[int, ...]]:
+    """The layers of a family's trainable encoders, by our names, as (outputs, inputs); from their config files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in facts.trained_encoders:
+        config = configs.get(part, {})
+        width, inner, layers = (
+            config.get(key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+        )
+        if width is None or inner is None or layers is None:
+            continue
+        for number in range(layers):
+            at = f"{part}.{_STEM}encoder.layers.{number}"
+            shapes |= {f"{at}.self_attn.{target}": (width, width) for target in TARGETS}
+            shapes |= {f"{at}.mlp.fc1": (inner, width), f"{at}.mlp.fc2": (width, inner)}
+    return shapes
+
+
+def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, without its name before them."""
+    start = part + "."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
