@@ -77,8 +77,11 @@ def _sample(given: argparse.Namespace) -> int:
         side = config.data.resolution // model.size_multiple * model.size_multiple
         height, width = side if height is None else height, side if width is None else width
     if given.lora is not None:
+        from ...core.adapters.embedding_files import words_beside
         from ...core.adapters.loading import load_lora
+        from ...core.adapters.text_encoders import put_tokens
 
+        put_tokens(model, *words_beside(model, given.lora))
         print_message(f"{given.lora}: {load_lora(model, given.lora, 'given')}.")
     progress = Progress(sys.stderr)
     try:

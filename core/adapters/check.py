@@ -171,7 +171,7 @@ def _check_lora(
     from safetensors.torch import load_file
 
     fresh, in_file = _opened(config, model), load_file(path)
-    probe = Probe(fresh, model, by_words=any(map(text_encoders.is_encoders, in_file)))
+    probe = Probe(fresh, model, words=WORDS if any(map(text_encoders.is_encoders, in_file)) else None)
     base = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
@@ -220,7 +220,7 @@ def _check_kohya(
     layers = kohya.read(others, base.kohya(), base.network, base.shapes)[0] | of_encoders
     trained = list(layers) if model is None else adapted_layers(model)
     named = kohya_keys(trained, base)
-    probe = Probe(fresh, model, by_words=bool(of_encoders))
+    probe = Probe(fresh, model, words=WORDS if of_encoders else None)
     without = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
@@ -314,13 +314,13 @@ def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] |
 class Probe:
     """Two rows of noise at two noise levels, with a prompt: the same for both models.
 
-    `by_words`: each model encodes the words itself, with the text encoders that it has then; else one encodes the empty prompt for both.
+    `words`: each model encodes them itself, with the text encoders that it has then; None = one encodes the empty prompt for both.
     """
 
-    def __init__(self, fresh: "Model", model: "Model | None", by_words: bool = False):
+    def __init__(self, fresh: "Model", model: "Model | None", words: str | None = None):
         one = (fresh if model is None else model).unconditional()
         self.cond = fresh.collate([one, one])
-        self.by_words = by_words
+        self.words = words
         side = min(16, *(size // fresh.latent_scale for size in fresh.default_size))
         draws = torch.Generator().manual_seed(0)
         self.x = torch.randn(2, fresh.latent_channels, side, side, generator=draws).to(fresh.device)
@@ -332,7 +332,7 @@ class Probe:
         from ..families.modes import evaluating
 
         with evaluating(model.denoiser), _weights(model, state) if state is not None else nullcontext():
-            cond = model.collate(model.encode_prompts([WORDS]) * 2) if self.by_words else self.cond
+            cond = self.cond if self.words is None else model.collate(model.encode_prompts([self.words]) * 2)
             return model.denoise(self.x, self.t, cond)
 
     def floor(self, reference: Tensor) -> float:

@@ -102,7 +102,9 @@ def export_lora(
     if layout == "kohya":
         return _export_kohya(model, path, config, dtype, state, step)
     layers, of_encoders = text_encoders.split({
-        file_name(name): tensor.to(dtype).contiguous() for name, tensor in folded(model, state).items()
+        file_name(name): tensor.to(dtype).contiguous()
+        for name, tensor in folded(model, state).items()
+        if not text_encoders.is_tokens(name)
     })  # fmt: skip
     parts = {model.component: layers} | {
         part: text_encoders.of_part(of_encoders, part) for part in map(text_encoders.part_of, of_encoders)

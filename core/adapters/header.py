@@ -97,7 +97,8 @@ PATHS = (
     "drift_data_dir",
     "lora_folder",
 )
-TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt")
+TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt",
+         "new_token_initializer")  # fmt: skip
 """Options that hold what a person wrote."""
 
 

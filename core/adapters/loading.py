@@ -73,7 +73,7 @@ def load_lora(
         else (str(file.path.parent), {"weight_name": file.path.name, "local_files_only": True})
     )
     names = tuple(source) if file is None else file.weights
-    with _quietly(), kept_random_state():
+    with quietly(), kept_random_state():
         try:
             converted = pipe.lora_state_dict(given[0], **given[1], **model.lora_options(), return_lora_metadata=True)[0]
         except Exception as error:  # the loader raises whatever its converters raise
@@ -237,7 +237,7 @@ def _unread(what: str, model: "Model", error: Exception) -> str:
 
 
 @contextmanager
-def _quietly():
+def quietly():
     """Silence the loaders' logs: unmatched names are counted here, and failures raised."""
     from diffusers.utils import logging
 

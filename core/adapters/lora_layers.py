@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import platform_calls
+from ..families.clip_shapes import encoder_shapes
 from ..families.lora_facts import kohya_layout
 from . import encoder_files, kohya, text_encoders
 from .header import read_header
@@ -47,7 +48,7 @@ class Base:
     @cached_property
     def encoder_shapes(self) -> Shapes:
         """The layers of the text encoders that may have a LoRA, by `text_encoders.full_name`; none where the family's have none."""
-        return text_encoders.shapes_of_encoders(self.configs, self.facts)
+        return encoder_shapes(self.configs, self.facts)
 
     def shape_of(self, layer: str) -> tuple[int, ...]:
         """Of a layer's weight, the denoiser's or an encoder's."""

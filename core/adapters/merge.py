@@ -9,7 +9,7 @@ import torch
 from .. import platform_calls
 from ..randomness import kept_random_state
 from . import text_encoders
-from .check import EXACT, ROUNDED, Probe
+from .check import EXACT, ROUNDED, WORDS, Probe
 from .header import ExportError
 from .loading import Fit, load_lora
 
@@ -52,7 +52,7 @@ def merge(
     """
     with kept_random_state(), torch.no_grad():
         model = _opened(source, precision, device)
-        probe = Probe(model, None, by_words=bool(model.facts.trained_encoders))
+        probe = Probe(model, None, words=WORDS if model.facts.trained_encoders else None)
         base = probe.prediction(model)
         fit = load_lora(model, lora, _NAME, text_encoders=bool(model.facts.trained_encoders))
         model.pipe.set_adapters([_NAME], [scale])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..families.clip_shapes import STEM, TARGETS
+from ..families.new_tokens import NewTokens, initial_rows, tokenizer_of
 from ..families.source import ModelError
 from .start import add_adapter
 
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
     from ..families.base import Model
     from ..families.facts import FamilyFacts
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""Layers with an adapter: the attention's, as diffusers' scripts have them."""
-_STEM = "text_model."
+TOKENS = "embeddings.token_embedding.rows"
+"""New tokens' embeddings (`families.new_tokens.WordTable`) in an encoder."""
 _ENCODER = "text_encoder"
 
 Value = TypeVar("Value")
@@ -30,6 +31,11 @@ Value = TypeVar("Value")
 def is_encoders(name: str) -> bool:
     """Does a layer or a tensor of ours belong to a text encoder?"""
     return name.startswith(_ENCODER)
+
+
+def is_tokens(name: str) -> bool:
+    """Is a tensor of ours the embeddings of new tokens?"""
+    return is_encoders(name) and name.endswith(TOKENS)
 
 
 def split(named: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
@@ -42,7 +48,7 @@ def split(named: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value
 
 def full_name(part: str, name: str) -> str:
     """Our name of a module or parameter of the encoder `part`."""
-    return f"{part}.{name if name.startswith(_STEM) else _STEM + name}"
+    return f"{part}.{name if name.startswith(STEM) else STEM + name}"
 
 
 def encoders(model: "Model") -> dict[str, Any]:
@@ -74,11 +80,16 @@ def modules(model: "Model") -> Iterator[tuple[str, nn.Module]]:
 
 
 def trained(model: "Model") -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter that trains, by our names: the denoiser's, then the encoders'."""
+    """Every parameter that trains, by our names: the denoiser's, then the encoders' layers, then their new tokens."""
     yield from ((name, each) for name, each in model.denoiser.named_parameters() if each.requires_grad)
     if model.text.stay:
-        for part, encoder in encoders(model).items():
-            yield from ((full_name(part, name), each) for name, each in encoder.named_parameters() if each.requires_grad)
+        found = [
+            (full_name(part, name), each)
+            for part, encoder in encoders(model).items()
+            for name, each in encoder.named_parameters()
+            if each.requires_grad
+        ]
+        yield from sorted(found, key=lambda named: is_tokens(named[0]))
 
 
 def check_trainable(facts: "FamilyFacts", config: "RunConfig") -> None:
@@ -87,7 +98,7 @@ def check_trainable(facts: "FamilyFacts", config: "RunConfig") -> None:
 
     if config.text_encoder.is_on and not facts.trained_encoders:
         why = why_not(facts.label)
-        raise ModelError(why[:1].upper() + why[1:], "Set train_text_encoder = false.")
+        raise ModelError(why[:1].upper() + why[1:], "Set train_text_encoder = false and new_tokens = 0.")
 
 
 def attach(model: "Model", config: "RunConfig") -> None:
@@ -108,21 +119,39 @@ def attach(model: "Model", config: "RunConfig") -> None:
         encoder.eval()
 
 
-def shapes_of_encoders(configs: Mapping[str, Mapping[str, Any]], facts: "FamilyFacts") -> dict[str, tuple[int, ...]]:
-    """The layers of a family's trainable encoders, by our names, as (outputs, inputs); from their config files."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for part in facts.trained_encoders:
-        config = configs.get(part, {})
-        width, inner, layers = (
-            config.get(key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+def attach_tokens(model: "Model", config: "RunConfig") -> None:
+    """Make the trigger word new tokens of every text encoder; only their rows train.
+
+    Raises: ModelError where the word is a token already, or the initializer is none.
+    """
+    text, word = config.text_encoder, config.data.trigger_word
+    model.text.stay = True
+    model.text.opened()
+    rows = {
+        part: initial_rows(
+            getattr(model.pipe, tokenizer_of(part)),
+            encoder.get_input_embeddings(),
+            str(text.new_token_initializer),
+            text.new_tokens,
         )
-        if width is None or inner is None or layers is None:
-            continue
-        for number in range(layers):
-            at = f"{part}.{_STEM}encoder.layers.{number}"
-            shapes |= {f"{at}.self_attn.{target}": (width, width) for target in TARGETS}
-            shapes |= {f"{at}.mlp.fc1": (inner, width), f"{at}.mlp.fc2": (width, inner)}
-    return shapes
+        for part, encoder in encoders(model).items()
+    }
+    put_tokens(model, str(word), rows)
+
+
+def put_tokens(model: "Model", word: str, rows: Mapping[str, Tensor]) -> None:
+    """Give the encoders a word with these embeddings, part -> (n, width), in place of new tokens that they have. Empty: none."""
+    if model.text.tokens is not None:
+        model.text.tokens.remove()
+        model.text.tokens = None
+    if rows:
+        model.text.opened()
+        model.text.tokens = NewTokens(model.pipe, tuple(rows), word, rows)
+
+
+def rows_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Part -> the new tokens' embeddings in a state of what trains."""
+    return {part_of(name): tensor for name, tensor in state.items() if is_tokens(name)}
 
 
 def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

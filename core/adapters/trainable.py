@@ -28,6 +28,8 @@ def attach(model: "Model", config: "RunConfig") -> None:
         attach_lora(model, config.lora, config.training.seed)
         if config.text_encoder.train_text_encoder:
             text_encoders.attach(model, config)
+        if config.text_encoder.new_tokens:
+            text_encoders.attach_tokens(model, config)
     else:
         attach_full(model)
 

@@ -8,6 +8,7 @@ from ..config import RunConfig
 from ..data import Scan, bucket_counts
 from ..families.facts import ATTENTION
 from .model_files import ModelFacts
+from .text_encoders import encoder_load
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ def disk_estimate(config: RunConfig, found: Scan, model: ModelFacts | None) -> D
 
 
 def trained_weights(config: RunConfig, model: ModelFacts) -> int:
-    """How many numbers train: those of the adapter, or of the whole network."""
+    """How many numbers train: those of the adapter and of what trains of the text encoders, or of the whole network."""
     if config.training.model_type == "full":
         tables = () if model.family is None else model.family.untrained
         return sum(math.prod(shape) for name, shape in model.shapes.items() if not name.endswith(tables))
     usual = ATTENTION if model.family is None else model.family.lora_targets
-    return adapter_weights(model.shapes, config.lora.rank, config.lora.targets if config.lora.targets else usual)
+    targets = config.lora.targets if config.lora.targets else usual
+    return adapter_weights(model.shapes, config.lora.rank, targets) + encoder_load(config, model).trained
 
 
 def adapted_layers(shapes: Mapping[str, tuple[int, ...]], targets: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from ..names import is_model_file
 from .flat import OPTIONS, RunConfig, differences
 from .options import shown
 from .sections import LoraConfig, RolloutConfig, probability_at
-from .text_encoder_rules import LORA_PART
+from .text_encoder_rules import LORA_PART, TOKEN_PART
 
 PREFIX = RolloutConfig.prefix
 ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
@@ -267,6 +267,10 @@ def _idle_text_encoder(config: RunConfig) -> Iterator[Idle]:
         yield Idle(LORA_PART, "the text encoders are not trained", "train_text_encoder is false")
     elif text.text_encoder_steps is not None and text.text_encoder_steps >= steps:
         yield Idle(("text_encoder_steps",), f"the run ends with step {steps}")
+    if not text.new_tokens:
+        yield Idle(TOKEN_PART, "the trigger word gets no new tokens", "new_tokens is 0")
+    elif text.new_token_steps is not None and text.new_token_steps >= steps:
+        yield Idle(("new_token_steps",), f"the run ends with step {steps}")
 
 
 # What works, and needs a caution --------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What may be trained of text encoders: refusals between sections, and settings that do nothing."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ from .options import Fault, shown
 
 LORA_PART = ("text_encoder_learning_rate", "text_encoder_lora_rank", "text_encoder_steps")
 """Options that wait for `train_text_encoder`."""
+TOKEN_PART = ("new_token_initializer", "new_token_learning_rate", "new_token_steps", "new_token_steps_alone")
+"""Options that wait for `new_tokens`."""
+_WORD = re.compile(r"<?[a-z][a-z0-9-]*>?")
 
 
 def text_encoder_rules(config: Any) -> Iterator[Fault]:
@@ -15,7 +19,7 @@ def text_encoder_rules(config: Any) -> Iterator[Fault]:
     text, training = config.text_encoder, config.training
     if not text.is_on:
         return
-    asked = "train_text_encoder"
+    asked = "train_text_encoder" if text.train_text_encoder else "new_tokens"
     if training.model_type == "full":
         yield Fault(
             f'{asked} = {shown(getattr(text, asked))}: is trained beside a LoRA, and model_type is "full"; set model_type to "lora", or leave '
@@ -34,6 +38,38 @@ def text_encoder_rules(config: Any) -> Iterator[Fault]:
             f"text_encoder_learning_rate = {shown(rate)}: prodigy finds one rate for all that trains, and learning_rate is "
             f"{shown(training.learning_rate)}; leave text_encoder_learning_rate unset, or take another optimizer.",
             ("text_encoder_learning_rate", "optimizer"),
+        )
+    if text.new_tokens:
+        yield from _token_rules(config)
+
+
+def _token_rules(config: Any) -> Iterator[Fault]:
+    tokens, steps, word = config.text_encoder.new_tokens, config.training.max_train_steps, config.data.trigger_word
+    if word is None or not _WORD.fullmatch(word):
+        given = "no trigger_word is set" if word is None else f"trigger_word is {shown(word)}"
+        yield Fault(
+            f"new_tokens = {tokens}: the trigger word becomes them, and {given}; take one word of small letters, digits and hyphens that "
+            "begins with a letter, for example qrx or <qrx>.",
+            ("trigger_word", "new_tokens"),
+        )
+    if config.training.optimizer == "prodigy":
+        yield Fault(
+            f"new_tokens = {tokens}: new tokens need a learning rate of their own, and prodigy finds one rate for all that trains; take "
+            "another optimizer.",
+            ("optimizer", "new_tokens"),
+        )
+    alone = config.text_encoder.new_token_steps_alone
+    if alone >= steps:
+        yield Fault(
+            f"new_token_steps_alone = {alone}: the run has {steps} steps, so its LoRA would never train; lower it.",
+            ("new_token_steps_alone", "max_train_steps"),
+        )
+    last = config.text_encoder.text_encoder_steps
+    if config.text_encoder.train_text_encoder and last is not None and last <= alone:
+        yield Fault(
+            f"text_encoder_steps = {last}: the LoRA begins after new_token_steps_alone = {alone}, so that of the text encoders would never "
+            "train; raise text_encoder_steps, or lower new_token_steps_alone.",
+            ("text_encoder_steps", "new_token_steps_alone"),
         )
 
 

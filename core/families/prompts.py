@@ -10,6 +10,7 @@ from torch import nn
 from ..randomness import kept_random_state
 from .conditioning import Prompt
 from .modes import evaluating
+from .new_tokens import NewTokens
 
 KNOWN_PROMPTS = 32
 """So many prompts are remembered, so that validation pictures need no text encoder a second time."""
@@ -46,10 +47,12 @@ class PromptEncoder:
 
     Attributes:
         shelf: where `remembered` looks before it encodes, and puts what it encoded; None = in this object's memory alone.
+        tokens: new words of the encoders; None = none.
         stay: the encoders are trained or will be: `free` leaves them where they are.
     """
 
     shelf: Shelf | None = None
+    tokens: NewTokens | None = None
 
     def __init__(
         self,
@@ -112,13 +115,14 @@ class PromptEncoder:
             tensor.numel() * tensor.element_size() for encoder in self._there() for tensor in encoder.parameters()
         )
 
-    def adapted(self) -> list[nn.Module]:
-        """The encoders that have a LoRA which is on."""
-        return [encoder for encoder in self._there() if is_adapted(encoder)]
+    def adapted(self) -> list[nn.Module | NewTokens]:
+        """What makes the encoders encode otherwise than the base's now: those that have a LoRA which is on, new words that are on."""
+        words = [self.tokens] if self.tokens is not None and self.tokens.is_on else []
+        return [*words, *(encoder for encoder in self._there() if is_adapted(encoder))]
 
     @property
     def are_changed(self) -> bool:
-        """Do they encode otherwise than the base's, by a LoRA that is on?"""
+        """Do they encode otherwise than the base's?"""
         return bool(self.adapted())
 
     def free(self) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..families.base import Model
 
+Words = tuple[str, Mapping[str, Tensor]]
+"""A trigger word, and the text encoders' embeddings of its new tokens; none for most."""
 ADAPTERS_KEPT = 4
 SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
 """What must be equal in the configs of a run and of the request that shows its checkpoint."""
@@ -33,6 +35,7 @@ class Bench:
         self._key: Any = None
         self._config: RunConfig | None = None
         self._adapters: OrderedDict[str, str] = OrderedDict()  # state -> the adapter's name, least recently used first
+        self._words: dict[str, Words] = {}  # state -> the new tokens that belong to its adapter
         self._base: dict[str, Tensor] | None = None  # the base's weights, while those of a full fine-tune are in place
         self._state = "base"
         self._numbers = 0
@@ -57,6 +60,7 @@ class Bench:
         self.model, self._key, self._config, self._base, self._state = None, None, None, None, "base"
         self._numbers = 0
         self._adapters.clear()
+        self._words.clear()
         self.memory.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -74,7 +78,7 @@ class Bench:
 
     def _activate(self, state: str) -> None:
         """The base, or an adapter that is loaded, on the text encoders too where it has layers there."""
-        from ..adapters.text_encoders import adapted_encoders
+        from ..adapters.text_encoders import adapted_encoders, put_tokens
 
         denoiser = self.model.denoiser
         self._unload_full()
@@ -84,6 +88,8 @@ class Bench:
             else:
                 denoiser.enable_adapters()
                 denoiser.set_adapter(self._adapters[state])
+            word, rows = ("", {}) if state == "base" else self._words[state]
+            put_tokens(self.model, word, rows)
             for encoder in adapted_encoders(self.model).values():
                 if state != "base" and self._adapters[state] in encoder.peft_config:
                     encoder.enable_adapters()
@@ -132,32 +138,41 @@ class Bench:
             )
         tensors = found.tensors["ema"] if "ema" in found.tensors else found.tensors["trainable"]
         if trained["model_type"] == "lora":
+            from ..adapters.text_encoders import is_tokens, rows_of
+
             rank = trained["lora_rank"]
             alpha = rank if trained["lora_alpha"] is None else trained["lora_alpha"]
             file = {
                 _file_name(self.model.component, name): tensor * (alpha / rank) if ".lora_B." in name else tensor
                 for name, tensor in tensors.items()
+                if not is_tokens(name)
             }
-            self._load_adapter(state, file)
+            self._load_adapter(state, file, (str(trained.get("trigger_word")), rows_of(tensors)))
             self._activate(state)
         else:
             self._load_full(state, tensors)
 
-    def _load_adapter(self, state: str, source: Path | dict[str, Tensor]) -> None:
-        """Load a LoRA beside the others; the oldest goes. Raises PreviewError where it does not fit."""
+    def _load_adapter(self, state: str, source: Path | dict[str, Tensor], words: Words | None = None) -> None:
+        """Load a LoRA beside the others; the oldest goes. `words`: its new tokens; None = those of the embedding file beside it. Raises
+        PreviewError where it does not fit."""
+        from ..adapters.embedding_files import words_beside
+        from ..adapters.header import ExportError
         from ..adapters.loading import drop, load_lora
         from ..adapters.lora_file import LoraError
 
         self._unload_full()
         while len(self._adapters) >= ADAPTERS_KEPT:
-            drop(self.model, self._adapters.popitem(last=False)[1])
+            old, adapter = self._adapters.popitem(last=False)
+            drop(self.model, adapter)
+            del self._words[old]
         self._numbers += 1
         name = f"preview{self._numbers}"
         try:
+            words = words_beside(self.model, source) if words is None else words  # type: ignore[arg-type] # then it is a path
             load_lora(self.model, source, name, text_encoders=bool(self.model.facts.trained_encoders))
-        except LoraError as error:
+        except (LoraError, ExportError) as error:
             raise PreviewError(error.message, error.remedy) from error
-        self._adapters[state] = name
+        self._adapters[state], self._words[state] = name, words
 
     def _load_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""

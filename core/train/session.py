@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..adapters.files import check_layout
-from ..adapters.text_encoders import check_trainable, encoders
+from ..adapters.text_encoders import check_trainable
 from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
@@ -168,7 +168,7 @@ def _prepare_data(
         rebuilt=counts.rebuilt,
         class_pictures=counts.generated,
         encoders_opened=model.text.were_opened,
-        encoders_trained=list(encoders(model)) if config.text_encoder.is_on else [],
+        encoders_trained=list(model.facts.trained_encoders) if config.text_encoder.is_on else [],
         removed_bytes=removed.bytes_,
     )
     return data

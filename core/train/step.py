@@ -12,7 +12,7 @@ from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..randomness import stream_seed
 from ..remedies.base import Batch as Rows
-from .live_text import conditioning_of
+from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
 from .outcome import Broken
 from .ranks import Ranks
@@ -66,6 +66,7 @@ class Stepper:
             loss = self._micro_step(step, micro, batch, draw, tally)
             if self.ranks.any(not math.isfinite(loss)):
                 raise _not_finite("loss", loss, step, batches)
+        let_rest(session.config, session.names, session.parameters, step)
         norm = self._clipped_norm()
         if self.ranks.any(not self._may_update(norm)):
             raise _not_finite("gradient", norm, step, batches)
