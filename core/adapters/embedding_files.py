@@ -38,7 +38,12 @@ def path_beside(lora: Path, word: str) -> Path:
 
 
 def export_embedding(
-    model: "Model", path: Path, config: "RunConfig", state: Mapping[str, Tensor] | None = None, *, step: int | None = None
+    model: "Model",
+    path: Path,
+    config: "RunConfig",
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    step: int | None = None,
 ) -> Path:
     """Write the new tokens, whole or not at all. `state`: instead of the current weights, as `trainable.adapter_state` gives it.
 
@@ -52,7 +57,10 @@ def export_embedding(
         raise ExportError("The model has no new tokens to export; new_tokens makes some.")
     word, dtype = model.text.tokens.word, DTYPES[config.saving.save_precision]
     rows = text_encoders.rows_of(adapter_state(model) if state is None else state)
-    named = {_PARTS[part] if len(rows) > 1 else word: each.detach().cpu().to(dtype).contiguous() for part, each in rows.items()}
+    named = {
+        _PARTS[part] if len(rows) > 1 else word: each.detach().cpu().to(dtype).contiguous()
+        for part, each in rows.items()
+    }
     notes = {"format": "pt", WORD: word, "ss_base_model_version": model.facts.header["ss_base_model_version"]}
     if step is not None:
         notes["rollout_studio_step"] = str(step)
@@ -70,7 +78,9 @@ def read_embedding(path: Path) -> tuple[str, dict[str, Tensor]]:
     tensors = load_file(path)
     parts = {part: tensors[key] for part, key in _PARTS.items() if key in tensors}
     if not isinstance(word, str) or not (parts or len(tensors) == 1):
-        raise LoraError(f"'{path}' is no embedding file of Rollout Studio.", "Take the one that the run wrote beside its LoRA.")
+        raise LoraError(
+            f"'{path}' is no embedding file of Rollout Studio.", "Take the one that the run wrote beside its LoRA."
+        )
     return word, parts if parts else {"text_encoder": next(iter(tensors.values()))}
 
 

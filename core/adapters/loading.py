@@ -126,7 +126,9 @@ def drop(model: "Model", name: str) -> None:
     for part in _parts(model):
         if name in (getattr(part, "peft_config", None) or {}):
             remove: Any = part
-            (remove.delete_adapters if part is model.denoiser else remove.delete_adapter)(name)  # diffusers', transformers' own
+            (remove.delete_adapters if part is model.denoiser else remove.delete_adapter)(
+                name
+            )  # diffusers', transformers' own
 
 
 def _parts(model: "Model") -> list[nn.Module]:

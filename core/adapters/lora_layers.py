@@ -100,7 +100,10 @@ def read_lora(path: Path | str, base: Base) -> LoraLayers:
     metadata = {str(key): str(value) for key, value in (read_header(path).get("__metadata__") or {}).items()}
     dtype = next(tensor.dtype for name, tensor in tensors.items() if not name.endswith(kohya.ALPHA))
     layout: Layout
-    if all(name.startswith((base.component + ".", *(part + "." for part in base.facts.trained_encoders))) for name in tensors):
+    if all(
+        name.startswith((base.component + ".", *(part + "." for part in base.facts.trained_encoders)))
+        for name in tensors
+    ):
         layout, (layers, left) = "diffusers", _diffusers(tensors, base, metadata)
     else:
         of_encoders, others = encoder_files.read(tensors, base.facts, base.encoder_shapes)

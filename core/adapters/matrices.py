@@ -70,7 +70,9 @@ def _double(one: Tensor) -> Tensor:
 
 def of_adapter(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Matrices]:
     """The layers of a trained adapter. `state`: as `trainable.adapter_state` gives it; on the CPU in float32, alpha as trained."""
-    alphas = {part: float(module.peft_config[ADAPTER].lora_alpha) for part, module in text_encoders.adapted(model).items()}
+    alphas = {
+        part: float(module.peft_config[ADAPTER].lora_alpha) for part, module in text_encoders.adapted(model).items()
+    }
     layers = {}
     for name, tensor in state.items():
         layer, is_a, _ = name.partition(".lora_A.")

@@ -57,7 +57,9 @@ def merge(
         fit = load_lora(model, lora, _NAME, text_encoders=bool(model.facts.trained_encoders))
         model.pipe.set_adapters([_NAME], [scale])
         reference = probe.prediction(model)
-        model.pipe.fuse_lora(components=[model.component, *text_encoders.adapted_encoders(model)], lora_scale=1.0, safe_fusing=True)
+        model.pipe.fuse_lora(
+            components=[model.component, *text_encoders.adapted_encoders(model)], lora_scale=1.0, safe_fusing=True
+        )
         model.pipe.unload_lora_weights()
         with platform_calls.replacing_folder(folder) as part:
             model.pipe.to("cpu").save_pretrained(part, safe_serialization=True)

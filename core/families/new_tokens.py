@@ -112,7 +112,8 @@ def initial_rows(tokenizer: Any, table: nn.Embedding, initializer: str, count: i
     ids = tokenizer(initializer, add_special_tokens=False).input_ids
     if not ids:
         raise ModelError(
-            f"new_token_initializer = {initializer!r}: the tokenizer makes no token of it.", "Name a plain word, such as dog."
+            f"new_token_initializer = {initializer!r}: the tokenizer makes no token of it.",
+            "Name a plain word, such as dog.",
         )
     chosen = torch.tensor([ids[number % len(ids)] for number in range(count)])
     return table.weight.detach().cpu().float()[chosen].clone()

@@ -94,7 +94,9 @@ class Keeper:
         embedding = self._embedding(files[0][1], state) if config.text_encoder.new_tokens else {}
         status.journal.progress("export", 2 * len(files), 2 * len(files))
         placed = self._place([path for _, path in files]) if is_lora else None
-        status.emit("exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed, **embedding)
+        status.emit(
+            "exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed, **embedding
+        )
 
     def _embedding(self, lora: Path, state: dict[str, Tensor] | None) -> dict[str, Any]:
         """Write the new tokens beside the LoRA, and prove both together; what the event says of it."""

@@ -36,13 +36,22 @@ def tuned(folder, **changes):
 def drawn(pipe, prompt=PROMPT):
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval()
-    return pipe(prompt, num_inference_steps=3, output_type="latent", generator=torch.Generator().manual_seed(3), height=32, width=32).images
+    return pipe(
+        prompt,
+        num_inference_steps=3,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(3),
+        height=32,
+        width=32,
+    ).images
 
 
 @pytest.mark.parametrize(("variant", "more"), [
     ("sd1", {}), ("sdxl", {"train_text_encoder": True}), pytest.param("sd2_v", {"new_tokens": 1}, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_stock_pipeline_with_lora_and_embedding_draws_what_the_trained_model_draws(variant, more, tiny_folder, tmp_path):
+def test_a_stock_pipeline_with_lora_and_embedding_draws_what_the_trained_model_draws(
+    variant, more, tiny_folder, tmp_path
+):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     model, config = tuned(tiny_folder(variant), **more)
@@ -55,12 +64,16 @@ def test_a_stock_pipeline_with_lora_and_embedding_draws_what_the_trained_model_d
     assert not any("token_embedding" in name for name in load_file(lora))
     assert adapters.check_export(lora, config, model).passed and check_embedding(path, lora, config, model).passed
 
-    pipe = (StableDiffusionXLPipeline if variant == "sdxl" else StableDiffusionPipeline).from_pretrained(tiny_folder(variant))
+    pipe = (StableDiffusionXLPipeline if variant == "sdxl" else StableDiffusionPipeline).from_pretrained(
+        tiny_folder(variant)
+    )
     pipe.load_lora_weights(str(tmp_path), weight_name=lora.name)
     without = drawn(pipe)
     if variant == "sdxl":
         pipe.load_textual_inversion(tensors["clip_l"], token="qrx")
-        pipe.load_textual_inversion(tensors["clip_g"], token="qrx", tokenizer=pipe.tokenizer_2, text_encoder=pipe.text_encoder_2)
+        pipe.load_textual_inversion(
+            tensors["clip_g"], token="qrx", tokenizer=pipe.tokenizer_2, text_encoder=pipe.text_encoder_2
+        )
     else:
         pipe.load_textual_inversion(str(path.parent), weight_name=path.name)  # the word is in the file
     expected = drawn(model.pipe)
@@ -78,7 +91,9 @@ def test_a_run_changes_the_new_rows_alone_and_the_lora_waits_for_them(tiny_run, 
     run = tiny_run("sd1", **TOKENS, new_token_steps_alone=1, new_token_steps=2, checkpoint_step_interval=1, use_ema=True,
                    ema_decay=0.5, validation_prompts=[PROMPT], validation_num_inference_steps=1)  # fmt: skip
     assert train(run) == 0
-    first, second, third = (checkpoint.load(path).tensors["trainable"] for path in checkpoint.checkpoints(run.checkpoints_path))
+    first, second, third = (
+        checkpoint.load(path).tensors["trainable"] for path in checkpoint.checkpoints(run.checkpoints_path)
+    )
     rows = "text_encoder.text_model.embeddings.token_embedding.rows"
     moved = [[not torch.equal(one[name], other[name]) for name in (rows, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.default.weight")]
              for one, other in ((first, second), (second, third))]  # fmt: skip
@@ -105,7 +120,11 @@ def _shown(run, config):
     """A checkpoint and the file with the embedding beside it read the word alike; the base reads it as letters."""
     bench, file = Bench(), run.lora_path / f"{run.name}.safetensors"
     model = bench.open(config)
-    alone = [Weights("base", None, None, "base"), Weights("run", run.path, 3, "step"), Weights("lora", file, None, "file")]
+    alone = [
+        Weights("base", None, None, "base"),
+        Weights("run", run.path, 3, "step"),
+        Weights("lora", file, None, "file"),
+    ]
     encoded = []
     for weights in (*alone, alone[0]):
         shown = bench.with_weights(weights)
@@ -122,7 +141,9 @@ def _shown(run, config):
 
 def test_the_base_reads_the_word_as_its_tokenizer_does(tiny_folder):
     model, _ = tuned(tiny_folder("sdxl"))
-    fresh = load_model(config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("sdxl")), "device": "cpu"}).model)
+    fresh = load_model(
+        config_from_flat({"pretrained_model_name_or_path": str(tiny_folder("sdxl")), "device": "cpu"}).model
+    )
     words = model.by_words([PROMPT])
     with model.adapters_disabled():
         inside = model.collate(words)

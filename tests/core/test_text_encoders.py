@@ -4,16 +4,16 @@ import pytest
 import torch
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters.convert import convert
-from rollout_studio.core.adapters.matrices import difference
 from rollout_studio.core.adapters.lora_layers import Base, read_lora
+from rollout_studio.core.adapters.matrices import difference
 from rollout_studio.core.adapters.merge import merge
 from rollout_studio.core.adapters.resize import resize
-from rollout_studio.core.before.checks.model import text_encoders as checked
-from rollout_studio.core.before.remarks import remarks
 from rollout_studio.core.adapters.trainable import adapted_layers as adapters_layers
+from rollout_studio.core.before.checks.model import text_encoders as checked
 from rollout_studio.core.before.disk import trained_weights
 from rollout_studio.core.before.estimate import known_facts, memory_estimate
 from rollout_studio.core.before.preflight import read_situation
+from rollout_studio.core.before.remarks import remarks
 from rollout_studio.core.before.text_encoders import encoder_load
 from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.config.options import ConfigError
@@ -38,7 +38,13 @@ def tuned(tiny_folder):
     """A variant -> (the live model with a LoRA of some effect on denoiser and encoders, its config)."""
 
     def make(variant: str, **changes):
-        flat = {"pretrained_model_name_or_path": str(tiny_folder(variant)), "device": "cpu", "lora_rank": 3, **TEXT, **changes}
+        flat = {
+            "pretrained_model_name_or_path": str(tiny_folder(variant)),
+            "device": "cpu",
+            "lora_rank": 3,
+            **TEXT,
+            **changes,
+        }
         config = config_from_flat(flat)
         model = load_model(config.model)
         adapters.attach(model, config)
@@ -60,7 +66,14 @@ def stock(folder, variant: str):
 
 
 def latents_of(pipe, prompt: str):
-    return pipe(prompt, num_inference_steps=3, output_type="latent", generator=torch.Generator().manual_seed(3), height=32, width=32).images
+    return pipe(
+        prompt,
+        num_inference_steps=3,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(3),
+        height=32,
+        width=32,
+    ).images
 
 
 def ours(model, prompt: str):
@@ -148,7 +161,9 @@ def test_a_run_encodes_once_a_step_trains_the_encoders_to_their_last_step_and_pr
     assert (moved(0, 1), moved(1, 2)) == (16, 0)
     assert not torch.equal(*(next(iter(state.values())) for state in states[1:]))  # the denoiser trains on
     checks = [file["check"] for file in events(run, "exported")[0]["files"]]
-    assert [check["passed"] for check in checks] == [True, True] and all(check["used"] == check["total"] for check in checks)
+    assert [check["passed"] for check in checks] == [True, True] and all(
+        check["used"] == check["total"] for check in checks
+    )
     _shown(run, tmp_path, pictures)
 
 
@@ -158,7 +173,14 @@ def quietly(bench, record, folder):
 
 
 def asked_of(run, pictures, **more):
-    return {"config": run.read_config(), "image": str(pictures / "0.png"), "target": 0.3, "offset": 2, "columns": 2, **more}
+    return {
+        "config": run.read_config(),
+        "image": str(pictures / "0.png"),
+        "target": 0.3,
+        "offset": 2,
+        "columns": 2,
+        **more,
+    }
 
 
 def _shown(run, tmp_path, pictures):
@@ -184,7 +206,10 @@ def test_drift_while_training_and_afterwards_has_the_encoders_of_its_weights(tin
     assert losses[0] != losses[1]  # the denoiser hardly moved: it is the words
     trained = read_report(run.drift_path / "step-000002" / "report.json")
     for weights, curve in (("base", base), ("tuned", tuned)):
-        there = {round(point.sigma, 3): point.measures["loss"].value for point in trained.find(weights, "training").clean_loss}
+        there = {
+            round(point.sigma, 3): point.measures["loss"].value
+            for point in trained.find(weights, "training").clean_loss
+        }
         again = {round(point.sigma, 3): point.measures["loss"].value for point in curve.clean_loss}
         shared = there.keys() & again.keys()
         assert shared and all(there[sigma] == pytest.approx(again[sigma], rel=1e-4) for sigma in shared)
@@ -211,16 +236,26 @@ def test_what_cannot_be_trained_together_is_refused(flat, words):
 def test_a_family_without_encoders_to_train_is_refused_before_and_at_the_start(tiny_run, tiny_folder):
     run = tiny_run("lumina2", **TEXT)
     config = config_from_flat(run.read_config())
-    assert [finding.code for finding in checked(read_situation(config, None, run.path.parent, None))] == ["text-encoder"]
+    assert [finding.code for finding in checked(read_situation(config, None, run.path.parent, None))] == [
+        "text-encoder"
+    ]
     assert train(run) == 78
     assert "Lumina" in events(run, "error")[0]["message"]
 
 
 def test_settings_that_wait_for_the_encoders_are_named():
     said = remarks(config_from_flat({"text_encoder_lora_rank": 4, "text_encoder_steps": 3}))
-    assert any("text_encoder_lora_rank, text_encoder_steps" in each and "train_text_encoder is false" in each for each in said)
-    assert any("text_encoder_steps is not used" in each for each in remarks(config_from_flat({"train_text_encoder": True, "text_encoder_steps": 1000})))
-    assert any("lora_dropout holds" in each for each in remarks(config_from_flat({"train_text_encoder": True, "lora_dropout": 0.1})))
+    assert any(
+        "text_encoder_lora_rank, text_encoder_steps" in each and "train_text_encoder is false" in each for each in said
+    )
+    assert any(
+        "text_encoder_steps is not used" in each
+        for each in remarks(config_from_flat({"train_text_encoder": True, "text_encoder_steps": 1000}))
+    )
+    assert any(
+        "lora_dropout holds" in each
+        for each in remarks(config_from_flat({"train_text_encoder": True, "lora_dropout": 0.1}))
+    )
 
 
 def test_the_estimate_counts_what_trains_and_stays(tuned, tiny_folder):
@@ -230,7 +265,10 @@ def test_the_estimate_counts_what_trains_and_stays(tuned, tiny_folder):
     assert trained_weights(config, facts) == weights
     encoders = (model.pipe.text_encoder, model.pipe.text_encoder_2)
     frozen = sum(
-        each.numel() for encoder in encoders for each in encoder.parameters() if each.ndim > 1 and not each.requires_grad
+        each.numel()
+        for encoder in encoders
+        for each in encoder.parameters()
+        if each.ndim > 1 and not each.requires_grad
     )
     assert encoder_load(config, facts).weights == frozen - model.pipe.text_encoder_2.text_projection.weight.numel()
     off = with_changes(config, {"train_text_encoder": False})
