@@ -58,6 +58,7 @@ COMPANIONS = {  # what an option needs beside it to be allowed at its other valu
     "base_model_quantization": {"gradient_checkpointing": True},
     "streamed_blocks": {"gradient_checkpointing": True},
     P + "min_sigma": {P + "min_sigma": 0.5},
+    "new_tokens": {"trigger_word": "qrx", "new_token_initializer": "dog"},
 }
 
 
@@ -79,6 +80,7 @@ def test_flat_names_are_prefix_and_field():
         "model",
         "data",
         "lora",
+        "text_encoder",
         "training",
         "rollout",
         "input_perturbation",
