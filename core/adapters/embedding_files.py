@@ -17,7 +17,7 @@ from ..families.new_tokens import names_of, tokenizer_of
 from ..randomness import kept_random_state
 from . import text_encoders
 from .check import EXACT, ROUNDED, ExportCheck, Probe, fresh_model
-from .header import ExportError, config_of_header, read_header
+from .header import NEW_TOKENS, ExportError, read_header
 from .loading import quietly
 from .lora_file import LoraError
 from .trainable import adapter_state
@@ -90,15 +90,17 @@ def words_beside(model: "Model", lora: Path) -> tuple[str, dict[str, Tensor]]:
 
     Raises: LoraError where the embedding file is missing or belongs to another kind of model.
     """
-    flat = config_of_header(read_header(lora), str(lora))
-    count = 0 if flat is None else flat.get("new_tokens", 0)
-    if not count:
+    notes = read_header(lora).get("__metadata__")
+    count = notes.get(NEW_TOKENS) if isinstance(notes, dict) else None
+    if count is None:
         return "", {}
-    files = sorted((lora.parent / FOLDER).glob("*.safetensors"))
+    word = notes.get(WORD)  # not there where the file tells no texts
+    named = path_beside(lora, word) if isinstance(word, str) else None
+    files = [named] if named is not None and named.is_file() else sorted((lora.parent / FOLDER).glob("*.safetensors"))
     if len(files) != 1:
         raise LoraError(
             f"'{lora}' was trained with new tokens ({count}), and {lora.parent / FOLDER} has {len(files)} embedding files.",
-            "Put the embedding file that the run wrote into that folder, alone.",
+            "Put the embedding file that the run wrote into that folder, by itself.",
         )
     word, rows = read_embedding(files[0])
     there = text_encoders.encoders(model)

@@ -6,9 +6,11 @@ Layers of the denoiser have no part before them.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..families.clip_shapes import STEM, TARGETS
@@ -117,6 +119,20 @@ def attach(model: "Model", config: "RunConfig") -> None:
         settings = PeftConfig(r=rank, lora_alpha=scale * rank, target_modules=list(TARGETS))
         add_adapter(encoder, settings, model.device, config.training.seed, partial(full_name, part))
         encoder.eval()
+
+
+@contextmanager
+def in_32_bits(model: "Model") -> Iterator[None]:
+    """The encoders compute in float32 inside; afterwards every weight has the bits that it had."""
+    parameters = [each for encoder in encoders(model).values() for each in encoder.parameters()]
+    were = [(each, each.dtype) for each in parameters if each.dtype != torch.float32]
+    for each, _ in were:
+        each.data = each.data.float()
+    try:
+        yield
+    finally:
+        for each, dtype in were:
+            each.data = each.data.to(dtype)
 
 
 def attach_tokens(model: "Model", config: "RunConfig") -> None:

@@ -116,6 +116,15 @@ def test_a_run_changes_the_new_rows_alone_and_the_lora_waits_for_them(tiny_run, 
     _shown(run, config)
 
 
+@pytest.mark.slow
+def test_16_bit_encoders_train_and_their_files_pass_the_check(tiny_run, without_drift):
+    run = tiny_run("sdxl", **TOKENS, train_text_encoder=True, base_model_precision="bfloat16", mixed_precision="bf16", learning_rate=1e-3,
+                   gradient_accumulation_steps=2, lora_layout="both", save_precision="float16")  # fmt: skip
+    assert train(run) == 0
+    told = events(run, "exported")[0]
+    assert all(each["check"]["passed"] for each in (*told["files"], told["embedding"]))
+
+
 def _shown(run, config):
     """A checkpoint and the file with the embedding beside it read the word alike; the base reads it as letters."""
     bench, file = Bench(), run.lora_path / f"{run.name}.safetensors"
