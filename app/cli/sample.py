@@ -77,9 +77,7 @@ def _sample(given: argparse.Namespace) -> int:
         side = config.data.resolution // model.size_multiple * model.size_multiple
         height, width = side if height is None else height, side if width is None else width
     if given.lora is not None:
-        from ...core.adapters.loading import load_lora
-
-        print_message(f"{given.lora}: {load_lora(model, given.lora, 'given')}.")
+        print_message(f"{given.lora}: {_loaded(model, given.lora)}.")
     progress = Progress(sys.stderr)
     try:
         pictures = model.sample(
@@ -94,3 +92,13 @@ def _sample(given: argparse.Namespace) -> int:
         picture.save(path)
         print(path)
     return DONE
+
+
+def _loaded(model: Any, lora: Path) -> Any:
+    """What became of a LoRA file's tensors; new tokens that were trained with it come from the embedding file beside it."""
+    from ...core.adapters.embedding_files import words_beside
+    from ...core.adapters.loading import load_lora
+    from ...core.adapters.text_encoders import put_tokens
+
+    put_tokens(model, *words_beside(model, lora))
+    return load_lora(model, lora, "given")

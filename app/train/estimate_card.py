@@ -8,6 +8,7 @@ from ..parts.words import duration, quantity, text
 _WHAT = {
     "process": "the process itself",
     "weights": "the model",
+    "text encoders": "the text encoders, which stay",
     "training": "what is trained, with its optimizer",
     "visiting": "weights that are fetched or unpacked",
     "activations": "one step's own numbers",

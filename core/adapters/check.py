@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
-from . import kohya, variants
+from . import encoder_files, kohya, text_encoders, variants
 from .files import base_weight, file_name
 from .header import ExportError, read_header
 from .kinds import MAGNITUDE
 from .loading import adapter_matrices, has_adapter
 from .lora_file import read_lora_header
-from .lora_layers import Base
+from .lora_layers import Base, kohya_keys
 from .matrices import Matrices, difference
 from .trainable import ADAPTER, adapted_layers, adapter_state
 from .variants import Change
@@ -40,6 +40,9 @@ SAME_CHANGE, SAME_CHANGE_ROUNDED = 1e-4, 2e-2
 NOISE_FLOOR = 2e-5
 NOISE_FLOOR_ROUNDED = 5e-2
 """And what float32 itself may differ by, in shares of the prediction's root mean square; the same for 16 bits."""
+
+WORDS = "a photo of a thing"
+"""What both models are asked for where text encoders are compared too."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def check_export(
 
 def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | None") -> "Model":
     """A second model: the stock pipeline from disk, its network kept as the live one's or as the config says, so that the file alone can
-    make a difference. Text encoders only where no live model can lend a prompt."""
+    make a difference. Text encoders only where no live model can lend a prompt, or they are trained too."""
     from ..families import family_class
     from ..families.devices import DTYPES, resolve_device
     from ..families.loading import Storage
@@ -143,7 +146,7 @@ def fresh_model(source: "Source", model: "Model | None", config: "RunConfig | No
         Storage(config.model.base_model_quantization, config.model.streamed_blocks) if model is None else model.storage
     )
     storage.check(device)
-    without = () if model is None else family.facts.text_encoders
+    without = () if model is None or model.text.stay else family.facts.text_encoders
     pipe = family.open_pipeline(source, dtype, device, storage, without)
     return family(
         pipe, source, prediction_type=prediction, device=device, dtype=dtype, flow_shift=None, storage=storage
@@ -173,9 +176,9 @@ def _check_lora(
 ) -> ExportCheck:
     from safetensors.torch import load_file
 
-    fresh = _opened(config, model)
-    probe = Probe(fresh, model)
-    base, in_file = probe.prediction(fresh), load_file(path)
+    fresh, in_file = _opened(config, model), load_file(path)
+    probe = Probe(fresh, model, words=WORDS if any(map(text_encoders.is_encoders, in_file)) else None)
+    base = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
     else:
@@ -187,6 +190,11 @@ def _check_lora(
         f"{fresh.component}.{file_name(name.replace('.check.', f'.{ADAPTER}.'))}": tensor
         for name, tensor in fresh.denoiser.state_dict().items()
         if ".lora_" in name
+    } | {
+        f"{name}.lora_{letter}.weight": getattr(module, f"lora_{letter}")["check"].weight
+        for name, module in text_encoders.modules(fresh)
+        if text_encoders.is_encoders(name) and has_adapter(module, "check")
+        for letter in "AB"
     }
     used = sum(
         name in loaded
@@ -216,11 +224,11 @@ def _check_kohya(
 
     fresh = _opened(config, model)
     base, in_file = Base.of_model(fresh), load_file(path)
-    layout = base.kohya()
-    layers, _ = kohya.read(in_file, layout, base.network, base.shapes)
+    of_encoders, others = encoder_files.read(in_file, base.facts, base.encoder_shapes)
+    layers = kohya.read(others, base.kohya(), base.network, base.shapes)[0] | of_encoders
     trained = list(layers) if model is None else adapted_layers(model)
-    named = kohya.keys(layout, base.network, trained)
-    probe = Probe(fresh, model)
+    named = kohya_keys(trained, base)
+    probe = Probe(fresh, model, words=WORDS if of_encoders else None)
     without = probe.prediction(fresh)
     if model is not None:
         reference = probe.prediction(model, state)
@@ -231,7 +239,7 @@ def _check_kohya(
     prediction, ran = _with_the_file(fresh, path, probe)
     loaded = {
         layer: Matrices(a, b, scale * a.shape[0])
-        for layer, module in fresh.denoiser.named_modules()
+        for layer, module in text_encoders.modules(fresh)
         if has_adapter(module, "check")
         for a, b, _, scale in [adapter_matrices(module, "check")]
     }
@@ -243,7 +251,7 @@ def _check_kohya(
         and layer in loaded
         and difference(one, loaded[layer]) < (SAME_CHANGE if exact else SAME_CHANGE_ROUNDED)
     }
-    lost = kohya.keys(layout, base.network, [layer for layer in layers if layer not in arrived])
+    lost = kohya_keys([layer for layer in layers if layer not in arrived], base)
     added = {f"{fresh.component}.{layer}" for layer, one in loaded.items() if layer not in layers and bool(one.b.any())}
     effect = float((reference - without).abs().max())
     return ExportCheck(
@@ -371,11 +379,15 @@ def _check_full(path: Path, model: "Model | None", state: Mapping[str, Tensor] |
 
 
 class Probe:
-    """Two rows of noise at two noise levels, with a prompt: the same for both models."""
+    """Two rows of noise at two noise levels, with a prompt: the same for both models.
 
-    def __init__(self, fresh: "Model", model: "Model | None"):
+    `words`: each model encodes them itself, with the text encoders that it has then; None = one encodes the empty prompt for both.
+    """
+
+    def __init__(self, fresh: "Model", model: "Model | None", words: str | None = None):
         one = (fresh if model is None else model).unconditional()
         self.cond = fresh.collate([one, one])
+        self.words = words
         side = min(16, *(size // fresh.latent_scale for size in fresh.default_size))
         draws = torch.Generator().manual_seed(0)
         self.x = torch.randn(2, fresh.latent_channels, side, side, generator=draws).to(fresh.device)
@@ -387,10 +399,17 @@ class Probe:
         from ..families.modes import evaluating
 
         with evaluating(model.denoiser), _weights(model, state) if state is not None else nullcontext():
-            return model.denoise(self.x, self.t, self.cond)
+            return model.denoise(self.x, self.t, self.cond if self.words is None else self._encoded(model))
+
+    def _encoded(self, model: "Model") -> Any:
+        """The words, encoded in 32 bits: in 16 an encoder's own rounding would hide what its LoRA does."""
+        with text_encoders.in_32_bits(model):
+            return model.collate(model.encode_prompts([str(self.words)]) * 2)
 
     def floor(self, reference: Tensor) -> float:
         share = NOISE_FLOOR if next(iter(self.cond.values())).dtype == torch.float32 else NOISE_FLOOR_ROUNDED
+        if self.words is not None:
+            share *= 2  # the network's input is rounded too: 6 % was seen in bfloat16
         return share * float(reference.square().mean().sqrt())
 
 
@@ -424,13 +443,13 @@ def _of_diffusers(path: Path, tensors: Mapping[str, Tensor], fresh: "Model") -> 
 def layers_added(model: "Model", layers: Mapping[str, Matrices | Change]):
     """The base with W + alpha / rank * B A in every layer: LoRA by its definition (other kinds by theirs), without any loader. Of a
     quantised layer the output: W x + alpha / rank * B A x."""
-    weights, undo = model.denoiser.state_dict(), []
+    undo, modules = [], dict(text_encoders.modules(model))
     for layer, matrices in layers.items():
-        module = model.denoiser.get_submodule(layer)
+        module = modules[layer]
         if is_quantised(module) and isinstance(matrices, Matrices):
             undo.append(module.register_forward_hook(partial(_plus_matrices, matrices)).remove)
             continue
-        weight = weights[f"{layer}.weight"]
+        weight: Any = module.weight
         undo.append(partial(weight.copy_, weight.clone()))
         change = matrices.of(weight) if isinstance(matrices, Change) else matrices.delta()
         weight += change.reshape(weight.shape).to(weight)
@@ -464,7 +483,7 @@ def _layers_that_ran(model: "Model"):
     """Names of the adapter's matrices that a forward inside went through."""
     ran: set[str] = set()
     hooks = []
-    for name, module in model.denoiser.named_modules():
+    for name, module in text_encoders.modules(model):
         if name.endswith((".lora_A.check", ".lora_B.check")):
             hooks.append(module.register_forward_hook(lambda *_, name=name: ran.add(name.removesuffix(".check"))))
     try:

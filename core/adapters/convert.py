@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import kohya
 from .lora_file import LoraError, read_lora_header
-from .lora_layers import Base, Layout, in_diffusers, read_lora, write_lora
+from .lora_layers import Base, Layout, in_diffusers, kohya_keys, read_lora, write_lora
 from .matrices import difference
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Converted:
 def convert(path: Path, target: Path, layout: Layout, source: "Source") -> Converted:
     """Write the LoRA at `path` to `target` in `layout`, and read it again. Reads the model's config files and no weights.
 
-    The notes of the header go along; a text encoder's tensors are refused, as they have no place in a denoiser's map.
+    The notes of the header go along. Layers of text encoders too, of families whose encoders are trained here; others are refused.
 
     Raises: LoraError where the file is for another model, the family has no such layout, or the written file is not the same LoRA.
     """
@@ -52,7 +51,7 @@ def convert(path: Path, target: Path, layout: Layout, source: "Source") -> Conve
     write_lora(target, found.layers, layout, base, found.dtype, found.metadata)
     again = read_lora(target, base)
     expected = (
-        kohya.keys(base.kohya(), base.network, list(found.layers))
+        kohya_keys(found.layers, base)
         if layout == "kohya"
         else set(in_diffusers(found.layers, base.component, torch.float32))
     )

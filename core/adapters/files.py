@@ -16,13 +16,14 @@ from torch import Tensor
 
 from .. import platform_calls
 from ..families.loading import WHOLE
-from . import kohya, variants
+from . import kohya, text_encoders, variants
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .kinds import LYCORIS, MAGNITUDE
 from .lora_file import LoraError
-from .lora_layers import Base, Layout, network_notes
+from .lora_layers import Base, Layout, in_kohya, network_notes
 from .matrices import of_adapter
-from .trainable import ADAPTER, adapted_layers, adapter_state
+from .start import ADAPTER
+from .trainable import adapted_layers, adapter_state
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -49,10 +50,11 @@ def check_layout(model: "Model", config: "RunConfig") -> None:
     if config.training.model_type != "lora" or config.lora.layout == "diffusers":
         return
     base = Base.of_model(model)
+    layers, _ = text_encoders.split(dict.fromkeys(adapted_layers(model)))
     if config.lora.type in LYCORIS:
-        variants.file_names(base, adapted_layers(model))
+        variants.file_names(base, list(layers))
     else:
-        kohya.check_named(base.kohya(), base.network, adapted_layers(model))
+        kohya.check_named(base.kohya(), base.network, list(layers))
 
 
 def export(
@@ -107,16 +109,21 @@ def export_lora(
         return _export_kohya(model, path, config, dtype, state, step)
     if config.lora.type in LYCORIS:
         raise LoraError(f"diffusers has no file for lora_type = {config.lora.type}.", "Set lora_layout = kohya.")
-    layers = {  # a DoRA's lengths in 32 bits: they multiply the whole weight, not a small change of it
+    layers, of_encoders = text_encoders.split({
+        # a DoRA's lengths in 32 bits: they multiply the whole weight, not a small change of it
         file_name(name): (tensor if MAGNITUDE in name else tensor.to(dtype)).contiguous()
         for name, tensor in folded(model, state).items()
+        if not text_encoders.is_tokens(name)
+    })  # fmt: skip
+    parts = {model.component: layers} | {
+        part: text_encoders.of_part(of_encoders, part) for part in map(text_encoders.part_of, of_encoders)
     }
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with platform_calls.replacing(path) as part:
         type(model.pipe).save_lora_weights(
             path.parent,
-            **{f"{model.component}_lora_layers": layers},
+            **{f"{part}_lora_layers": tensors for part, tensors in parts.items()},
             weight_name=part.name,
             save_function=lambda tensors, file: save_file(tensors, file, metadata=metadata),
         )
@@ -131,8 +138,7 @@ def _export_kohya(
     base, kind = Base.of_model(model), config.lora.type
     if kind == "lora":
         layers = of_adapter(model, state)
-        tensors = kohya.written(layers, base.kohya(), base.network, base.shapes, dtype)
-        notes = network_notes(layers, "kohya", base)
+        tensors, notes = in_kohya(layers, base, dtype), network_notes(layers, "kohya", base)
     else:
         changes = variants.of_trained(model, kind, state)
         tensors = variants.written(changes, base, partial(base_weight, model), dtype)
@@ -149,7 +155,7 @@ def _export_kohya(
 def folded(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in float32 on the CPU with alpha / rank multiplied into every B."""
     scales = {
-        name: module.scaling[ADAPTER] for name, module in model.denoiser.named_modules() if hasattr(module, "lora_B")
+        name: module.scaling[ADAPTER] for name, module in text_encoders.modules(model) if hasattr(module, "lora_B")
     }
     result = {}
     for name, tensor in state.items():

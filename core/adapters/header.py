@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CONFIG_KEY = "rollout_studio_config"
 """Under this key lies the whole config as flat JSON, so that a dropped file restores the form."""
+NEW_TOKENS = "rollout_studio_new_tokens"
+"""Under this key: how many new tokens the trigger word became, whose embeddings lie in a file of their own; absent where there are none."""
 CONFIG_FILE = "rollout_studio_config.json"
 """The same in the folder of a full fine-tune."""
 LARGEST_HEADER = 16 * 2**20
@@ -99,7 +101,8 @@ PATHS = (
     "lora_folder",
 )
 """Options that name a file or folder. `concepts` holds folders and texts; see `_published_concepts`."""
-TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt")
+TEXTS = ("instance_prompt", "trigger_word", "class_prompt", "validation_prompts", "validation_negative_prompt",
+         "new_token_initializer")  # fmt: skip
 """Options that hold what a person wrote."""
 
 
@@ -114,7 +117,7 @@ def published_config(config: "RunConfig") -> dict[str, Any]:
     flat, saving = config_to_flat(config), config.saving
     flat |= {key: _last_part(flat[key]) for key in PATHS if flat[key] is not None}
     flat["concepts"] = _published_concepts(config)
-    hidden = set() if saving.publish_texts else set(TEXTS)
+    hidden = set() if saving.publish_texts else {*TEXTS, "new_tokens"}  # which ask for a trigger word
     if not saving.publish_folders:
         hidden |= {key for key in PATHS if flat[key] is not None and not public_name(config, key)}
     if flat["concepts"] is None and config.data.concepts is not None:
@@ -194,6 +197,7 @@ def lora_metadata(
         "rollout_studio_alpha": rank if config.lora.alpha is None else config.lora.alpha,
         "rollout_studio_step": step,
         "rollout_studio_trigger_word": word,
+        NEW_TOKENS: config.text_encoder.new_tokens if config.text_encoder.new_tokens else None,
         "ss_v2": base["ss_base_model_version"] == "sd_v2",
         "ss_base_model_version": base["ss_base_model_version"],
         "ss_network_module": module,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def load_lora(
         else (str(file.path.parent), {"weight_name": file.path.name, "local_files_only": True})
     )
     names = tuple(source) if file is None else file.weights
-    with _quietly(), kept_random_state():
+    with quietly(), kept_random_state():
         try:
             converted = pipe.lora_state_dict(given[0], **given[1], **model.lora_options(), return_lora_metadata=True)[0]
         except Exception as error:  # the loader raises whatever its converters raise
@@ -127,7 +127,7 @@ def _load_variant(model: "Model", file: LoraFile, name: str) -> Fit:
             f"'{file.path}' is a {NAMES[file.kind]}, which needs the base's weights as numbers, and those of {packed[0]} are quantised.",
             "Open the base with base_model_quantization = none.",
         )
-    with _quietly():
+    with quietly():
         variants.place(model, layers, name)
     total = len(file.weights)
     change, number = _checked_effect(model, name, f"'{file.path}'", expected=0, total=total)
@@ -147,22 +147,26 @@ def restore_adapter(model: "Model", config: "LoraConfig", state: Mapping[str, Te
     from .files import file_name
     from .kinds import LYCORIS, scale_of
     from .matrices import shapes_of
+    from .text_encoders import is_encoders, is_tokens, split
 
+    state, of_encoders = split({parameter: tensor for parameter, tensor in state.items() if not is_tokens(parameter)})
     parts, shapes = variants.layers_of_state(state), shapes_of(model.denoiser)
     ranks = ranks_of(list(parts), config.rank, config.alpha, config.rank_pattern)
     scales = {layer: scale_of(*each, config.rslora) for layer, each in ranks.items()}
     if config.type not in LYCORIS:
+        of_encoder = 1.0 if config.alpha is None else config.alpha / config.rank  # `text_encoders.attach`
         tensors = {}
-        for parameter, tensor in state.items():
+        for parameter, tensor in (state | of_encoders).items():
             layer, is_b, _ = parameter.partition(".lora_B.")
-            tensors[f"{model.component}.{file_name(parameter)}"] = tensor * scales[layer] if is_b else tensor
-        return load_lora(model, tensors, name, text_encoders=False)
+            place = file_name(parameter) if is_encoders(parameter) else f"{model.component}.{file_name(parameter)}"
+            tensors[place] = tensor * scales.get(layer, of_encoder) if is_b else tensor
+        return load_lora(model, tensors, name, text_encoders=bool(of_encoders))
     unknown = [layer for layer in parts if layer not in shapes]
     if unknown:
         raise LoraError(
             f"The checkpoint does not fit {model.source.name}, which has no layer {unknown[0]}.", _OTHER_MODEL
         )
-    with _quietly():
+    with quietly():
         variants.place(
             model, {layer: variants.Change(config.type, each, scales[layer]) for layer, each in parts.items()}, name
         )
@@ -200,7 +204,10 @@ def drop(model: "Model", name: str) -> None:
     """Remove the adapter `name`, wherever it was loaded."""
     for part in _parts(model):
         if name in (getattr(part, "peft_config", None) or {}):
-            part.delete_adapters(name)
+            remove: Any = part
+            (remove.delete_adapters if part is model.denoiser else remove.delete_adapter)(
+                name
+            )  # diffusers', transformers' own
 
 
 def _parts(model: "Model") -> list[nn.Module]:
@@ -342,7 +349,7 @@ def _unread(what: str, model: "Model", error: Exception) -> str:
 
 
 @contextmanager
-def _quietly():
+def quietly():
     """Silence the loaders' logs: unmatched names are counted here, and failures raised."""
     from diffusers.utils import logging
 

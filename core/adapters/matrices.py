@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .trainable import ADAPTABLE, ADAPTER
+from . import text_encoders
+from .start import ADAPTER
+from .trainable import ADAPTABLE
 
 if TYPE_CHECKING:
     from ..families.base import Model
@@ -68,13 +70,13 @@ def _double(one: Tensor) -> Tensor:
 
 def of_adapter(model: "Model", state: Mapping[str, Tensor]) -> dict[str, Matrices]:
     """The layers of a trained adapter. `state`: as `trainable.adapter_state` gives it; on the CPU in float32, alpha as trained."""
+    modules = dict(text_encoders.modules(model))
     layers = {}
     for name, tensor in state.items():
         layer, is_a, _ = name.partition(".lora_A.")
         if is_a:
             b = state[name.replace(".lora_A.", ".lora_B.")]
-            scale = model.denoiser.get_submodule(layer).scaling[ADAPTER]  # type: ignore[index,union-attr]
-            alpha = float(scale) * tensor.shape[0]
+            alpha = float(modules[layer].scaling[ADAPTER]) * tensor.shape[0]  # type: ignore[index,union-attr]
             layers[layer] = Matrices(*(each.detach().to("cpu", torch.float32) for each in (tensor, b)), alpha)
     return layers
 

@@ -8,7 +8,8 @@ import torch
 
 from .. import platform_calls
 from ..randomness import kept_random_state
-from .check import EXACT, ROUNDED, Probe
+from . import text_encoders
+from .check import EXACT, ROUNDED, WORDS, Probe
 from .header import ExportError
 from .loading import Fit, load_lora
 
@@ -42,7 +43,7 @@ def merge(
     """Write `source` with the LoRA merged in to `folder`, whole or not at all, and compare it with the base that has the LoRA loaded.
 
     Args:
-        lora: a file of any layout that the pipeline's own loader reads; its text encoders must be untouched.
+        lora: a file of any layout that the pipeline's own loader reads; what it changes of text encoders is merged too.
         folder: becomes a pipeline folder for `from_pretrained`; one that is there is replaced.
         precision: of the written weights and of the comparison ("float32", "bfloat16", "float16").
         scale: strength of the LoRA; 1 = as trained.
@@ -51,12 +52,14 @@ def merge(
     """
     with kept_random_state(), torch.no_grad():
         model = _opened(source, precision, device)
-        probe = Probe(model, None)
+        probe = Probe(model, None, words=WORDS if model.facts.trained_encoders else None)
         base = probe.prediction(model)
-        fit = load_lora(model, lora, _NAME, text_encoders=False)
+        fit = load_lora(model, lora, _NAME, text_encoders=bool(model.facts.trained_encoders))
         model.pipe.set_adapters([_NAME], [scale])
         reference = probe.prediction(model)
-        model.pipe.fuse_lora(components=[model.component], lora_scale=1.0, safe_fusing=True)
+        model.pipe.fuse_lora(
+            components=[model.component, *text_encoders.adapted_encoders(model)], lora_scale=1.0, safe_fusing=True
+        )
         model.pipe.unload_lora_weights()
         with platform_calls.replacing_folder(folder) as part:
             model.pipe.to("cpu").save_pretrained(part, safe_serialization=True)

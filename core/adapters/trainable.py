@@ -1,11 +1,10 @@
-"""What trains: a LoRA on the denoiser (its weights in float32, whatever the base's precision) or the whole denoiser.
+"""What trains: a LoRA on the denoiser (its weights in float32, whatever the base's precision) or the whole denoiser; beside a LoRA, what
+`text_encoders` puts on the text encoders.
 
-Names in a state are the denoiser's own parameter names, so that checkpoints, moving averages and exports speak of the
+Names in a state are the denoiser's own parameter names, and those of `text_encoders.full_name`, so that checkpoints, moving averages and exports speak of the
 same tensors.
 """
 
-import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from ..config.rank_pattern import faults_of, ranks_of
 from ..families.source import ModelError
-from ..randomness import kept_random_state
-from .kinds import LYCORIS, MAGNITUDE
+from . import text_encoders
+from .kinds import LYCORIS
+from .start import ADAPTER, add_adapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..config import LoraConfig, RunConfig
     from ..families.base import Model
 
-ADAPTER = "default"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -32,6 +31,10 @@ def attach(model: "Model", config: "RunConfig") -> None:
     """Make trainable what `model_type` names: an adapter or the whole denoiser."""
     if config.training.model_type == "lora":
         attach_lora(model, config.lora, config.training.seed)
+        if config.text_encoder.train_text_encoder:
+            text_encoders.attach(model, config)
+        if config.text_encoder.new_tokens:
+            text_encoders.attach_tokens(model, config)
     else:
         attach_full(model)
 
@@ -39,8 +42,7 @@ def attach(model: "Model", config: "RunConfig") -> None:
 def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
     """Put a LoRA, or another kind of adapter, on the denoiser; only its weights train.
 
-    It starts without effect (one of its factors is 0) and reproducibly: the others depend on the seed and the layer's name alone, not on
-    what was drawn before nor on which other layers have an adapter. Draws no global random numbers.
+    It starts without effect and reproducibly (`start.add_adapter`).
 
     Args:
         config: `type`, `rank`, `alpha` (None = rank), `rank_pattern`, `dropout`, `targets` (ends of layer names; () = the family's).
@@ -51,23 +53,9 @@ def attach_lora(model: "Model", config: "LoraConfig", seed: int) -> None:
     if model.has_adapter:
         raise ModelError("The model has an adapter already.", "Load the model again before attaching another.")
     denoiser = model.denoiser
-    denoiser.requires_grad_(False)
     targets = matching_layers(denoiser, config.targets if config.targets else model.facts.lora_targets, model.name)
     check_ranks(denoiser, targets, config)
-    with kept_random_state():
-        denoiser.add_adapter(peft_config(config, targets), adapter_name=ADAPTER)
-    with torch.no_grad():
-        start_lengths(denoiser, ADAPTER)
-        for name, parameter in denoiser.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            parameter.data = parameter.data.to(
-                model.device, torch.float32
-            )  # beside a streamed layer it came in main memory
-            if ".lora_A." in name or (".lora_" not in name and bool(parameter.any())):
-                start = torch.empty(parameter.shape)
-                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=_named_generator(seed, name))
-                parameter.copy_(start)
+    add_adapter(denoiser, peft_config(config, targets), model.device, seed, lambda name: name)
 
 
 def peft_config(config: "LoraConfig", layers: list[str]) -> "PeftConfig":
@@ -113,15 +101,6 @@ def check_ranks(denoiser: nn.Module, layers: list[str], config: "LoraConfig") ->
             )
 
 
-def start_lengths(denoiser: nn.Module, adapter: str) -> None:
-    """The rows' own lengths as a DoRA's start, in the 32 bits that it computes in; of a 16-bit base peft takes them rounded."""
-    for module in denoiser.modules():
-        lengths = getattr(module, MAGNITUDE, {})
-        if adapter in lengths:
-            one, weight = lengths[adapter], module.base_layer.weight.float()
-            one.weight.data = one.get_weight_norm(weight, torch.zeros((), device=weight.device), 1.0)
-
-
 def attach_full(model: "Model") -> None:
     """The whole denoiser trains, in float32: updates are far smaller than a 16-bit weight can hold."""
     model.denoiser.float().requires_grad_(True)
@@ -155,34 +134,33 @@ def matching_layers(denoiser: nn.Module, targets: Iterable[str], family: str) ->
 
 def trainable_parameters(model: "Model") -> list[nn.Parameter]:
     """The parameters that train, in a fixed order (that of `trainable_names`)."""
-    return [parameter for parameter in model.denoiser.parameters() if parameter.requires_grad]
+    return [parameter for _, parameter in text_encoders.trained(model)]
 
 
 def trainable_names(model: "Model") -> list[str]:
     """Their names."""
-    return [name for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad]
+    return [name for name, _ in text_encoders.trained(model)]
 
 
 def adapted_layers(model: "Model") -> list[str]:
     """The layers that have the trained adapter."""
-    ends = (f".lora_A.{ADAPTER}.weight", f".hada_w1_a.{ADAPTER}", f".lokr_w1.{ADAPTER}")
-    names = (name for name, _ in model.denoiser.named_parameters())
-    return [name.removesuffix(end) for name in names for end in ends if name.endswith(end)]
+    return [name for name, module in text_encoders.modules(model) if _has_adapter(module)]
+
+
+def _has_adapter(module: nn.Module) -> bool:
+    """Is a module a layer of the trained adapter, of whichever kind?"""
+    return any(ADAPTER in getattr(module, first, ()) for first in ("lora_A", "hada_w1_a", "lokr_w1"))
 
 
 def adapter_state(model: "Model") -> dict[str, Tensor]:
     """A copy of everything that trains (in a full fine-tune the whole denoiser), by name: CPU, full precision."""
-    return {
-        name: parameter.detach().to("cpu", copy=True)
-        for name, parameter in model.denoiser.named_parameters()
-        if parameter.requires_grad
-    }
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in text_encoders.trained(model)}
 
 
 @torch.no_grad()
 def load_adapter_state(model: "Model", state: Mapping[str, Tensor]) -> None:
     """Put a state back, in place: the optimizer's references stay valid. ModelError where names or shapes differ."""
-    own = {name: parameter for name, parameter in model.denoiser.named_parameters() if parameter.requires_grad}
+    own = dict(text_encoders.trained(model))
     if own.keys() != state.keys():
         raise ModelError(
             f"This state lacks {_some(own.keys() - state.keys())} and has in excess "
@@ -206,8 +184,3 @@ def _some(names: Iterable[str]) -> str:
     if not names:
         return "nothing"
     return f"{len(names)} tensors ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-
-
-def _named_generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}/lora/{name}".encode(), digest_size=8).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -19,6 +19,7 @@ from . import kohya
 from .kinds import DORA_SCALE, MAGNITUDE, PARTS, Kind
 from .lora_file import LoraError
 from .matrices import Matrices
+from .text_encoders import is_tokens
 
 if TYPE_CHECKING:
     from ..families.base import Model
@@ -103,6 +104,7 @@ def of_trained(model: "Model", kind: Kind, state: Mapping[str, Tensor]) -> dict[
     """The layers of the trained adapter. `state`: as `trainable.adapter_state` gives it."""
     from .trainable import ADAPTER
 
+    state = {name: tensor for name, tensor in state.items() if not is_tokens(name)}  # in a file of their own
     scaling: Callable[[str], Any] = lambda layer: model.denoiser.get_submodule(layer).scaling[ADAPTER]
     return {layer: Change(kind, parts, float(scaling(layer))) for layer, parts in layers_of_state(state).items()}
 
@@ -168,7 +170,7 @@ def file_names(base: "Base", layers: list[str]) -> dict[str, str]:
         return {layer: one.name for layer, one in places.items() if one is not None}
     if base.lycoris is None:
         raise LoraError(
-            f"{base.label} has no names for LoHa and LoKr that another tool is known to read.",
+            f"{base.facts.label} has no names for LoHa and LoKr that another tool is known to read.",
             "Set lora_type to lora or dora, with lora_layout diffusers.",
         )
     return {

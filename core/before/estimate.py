@@ -28,6 +28,7 @@ from .held import held_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
 from .probes import read_probe
+from .text_encoders import encoder_load
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
@@ -55,7 +56,7 @@ MEASURED_RANGE = (0.5, 4.0)
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
-    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor",
+    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
 preservation."""
@@ -322,7 +323,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
 
     With P weights of the network, T trained ones (LoRA: of the adapter), b bytes per computed number:
         weights     P * bytes of base_model_precision (full: 4), or as they are quantised, without blocks that stream (`held`);
-                    on a CPU also text encoders and VAE
+                    on a CPU also text encoders and VAE, elsewhere text encoders that train
         visiting    the largest block that streams; of quantised weights those that are unpacked at one time
         trained     T * 4 * (1 + 1 gradient + 1 for EMA) and the optimizer's moments; full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
@@ -344,6 +345,9 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
         parts["weights"] += beside * (4 if config.model.base_model_precision == "float32" else 2)
+    encoders = encoder_load(config, facts)
+    if encoders.weights and device != "cpu":  # on a CPU they stay anyway
+        parts["text encoders"] = encoders.weights * (4.0 if config.model.base_model_precision == "float32" else 2.0)
     parts["training"] = 4 * (trained * ((0 if full else 1) + 1 + (1 if training.use_ema else 0)) + moments)
     mixed = training.mixed_precision != "no"
     if mixed and (full or config.model.base_model_precision == "float32"):
@@ -361,13 +365,14 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     if not full and config.lora.type != "lora":
         left = _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
         parts["activations"] += _whole_changes(config, facts, left) * (2 if mixed else 4)
+    parts["activations"] += rows * wide * KEPT_PER_OUTPUT["transformer"] * encoders.outputs
     total = sum(parts.values())
     # the weights themselves are known
     worker, step = (
         parts.get("process", 0.0),
         parts["training"] + parts["activations"],
     )
-    known = parts["weights"] + kept.visiting
+    known = parts["weights"] + parts.get("text encoders", 0.0) + kept.visiting
     low, high = (known + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"

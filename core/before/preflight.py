@@ -42,6 +42,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     model.model,
     model.resolution,
     model.negative_prompt,
+    model.text_encoders,
     computing.device,
     computing.precision,
     computing.eight_bit_optimizer,

@@ -23,9 +23,11 @@ from .sections import (
     ModelConfig,
     RolloutConfig,
     SavingConfig,
+    TextEncoderConfig,
     TrainingConfig,
     ValidationConfig,
 )
+from .text_encoder_rules import text_encoder_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     input_perturbation: InputPerturbationConfig = field(default_factory=InputPerturbationConfig)
@@ -105,6 +108,7 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "lora_type to lora, or base_model_quantization to none.",
             ("lora_type", "base_model_quantization"),
         )
+    yield from text_encoder_rules(config)
 
 
 def _rules_of_kept_weights(config) -> Iterator[Fault]:

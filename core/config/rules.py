@@ -14,6 +14,7 @@ from ..names import is_model_file
 from .flat import OPTIONS, RunConfig, differences
 from .options import shown
 from .sections import LoraConfig, RolloutConfig, TrainingConfig, probability_at
+from .text_encoder_rules import LORA_PART, TOKEN_PART
 
 PREFIX = RolloutConfig.prefix
 ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
@@ -256,6 +257,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(
             ("lora_lokr_factor",), "only lokr splits layers into two factors", f'lora_type is "{config.lora.type}"'
         )
+    yield from _idle_text_encoder(config)
     if not training.use_ema:
         yield Idle(("ema_decay",), "no running mean is kept", "use_ema is false")
     if training.loss_type != "huber":
@@ -268,6 +270,18 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("logit_mean", "logit_std"), "noise levels are drawn another way", because)
     if training.timestep_sampling != "mode":
         yield Idle(("mode_scale",), "noise levels are drawn another way", 'timestep_sampling is not "mode"')
+
+
+def _idle_text_encoder(config: RunConfig) -> Iterator[Idle]:
+    text, steps = config.text_encoder, config.training.max_train_steps
+    if not text.train_text_encoder:
+        yield Idle(LORA_PART, "the text encoders are not trained", "train_text_encoder is false")
+    elif text.text_encoder_steps is not None and text.text_encoder_steps >= steps:
+        yield Idle(("text_encoder_steps",), f"the run ends with step {steps}")
+    if not text.new_tokens:
+        yield Idle(TOKEN_PART, "the trigger word gets no new tokens", "new_tokens is 0")
+    elif text.new_token_steps is not None and text.new_token_steps >= steps:
+        yield Idle(("new_token_steps",), f"the run ends with step {steps}")
 
 
 # What works, and needs a caution --------------------------------------------------------------------------------------------
@@ -295,6 +309,11 @@ def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
     words = [thing.trigger_word for thing in config.data.things if thing.trigger_word is not None]
     for word in dict.fromkeys(word for word in words if words.count(word) > 1):
         yield f'trigger_word "{word}" is that of {words.count(word)} things: a prompt with it means all of them, as if their pictures were one set.'
+    if config.text_encoder.train_text_encoder and config.lora.dropout > 0:
+        yield (
+            "lora_dropout holds for the denoiser alone: the text encoders' LoRA has none, because rollout and loss share one encoding of each "
+            "caption."
+        )
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'

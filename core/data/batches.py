@@ -250,7 +250,9 @@ class Prepared:
             ids=[row.name for row in rows],
             captions=captions,
             flipped=flipped,
-            class_conditioning=self._class_conditioning(frames, [self.items[chosen[i]].concept for i in mine.tolist() if i < instances]),
+            class_conditioning=self._class_conditioning(
+                frames, [self.items[chosen[i]].concept for i in mine.tolist() if i < instances]
+            ),
             mask=self._masks(entries),
         )
 

@@ -21,6 +21,7 @@ from .listing import Listing
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Mask:
     """Where a picture's mask is: a file beside it, or (path None) its own transparency; and the sha256 of the file it lies in."""

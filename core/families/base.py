@@ -33,6 +33,7 @@ from .facts import FamilyFacts, Geometry, PartConfigs
 from .guidance import Guidance
 from .layout import AsIs, Layout
 from .loading import WHOLE, Storage
+from .modes import without_adapters
 from .prompts import PromptEncoder
 from .single_file import loader_of
 from .source import ModelError, Source
@@ -274,25 +275,20 @@ class Loaded(Family):
 
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
-        """The base model inside: LoRA layers are passed by. Afterwards they act, and train, as before."""
+        """The base model inside: LoRA layers are passed by, the text encoders' too. Afterwards they act, and train, as before."""
         if not self.has_adapter:
             raise RuntimeError(
                 "The model has no adapter to switch off; base against tuned needs a LoRA (model_type = lora)."
             )
-        trained = [(parameter, parameter.requires_grad) for parameter in self.denoiser.parameters()]
-        self.denoiser.disable_adapters()  # type: ignore[operator]
-        try:
+        with without_adapters(self.denoiser, *self.text.adapted()):
             yield
-        finally:
-            self.denoiser.enable_adapters()  # type: ignore[operator]
-            for parameter, requires_grad in trained:
-                parameter.requires_grad_(requires_grad)
 
     @property
     def encoders_must_go(self) -> bool:
         """Must the text encoders make room for the network? On an accelerator always, on a CPU where they are large; and where none was
         opened so far, one that a new prompt brings shall not stay."""
-        return self.device.type != "cpu" or not self.text.are_open or self.text.bytes_() > ENCODERS_BESIDE_NETWORK
+        large = self.device.type != "cpu" or not self.text.are_open or self.text.bytes_() > ENCODERS_BESIDE_NETWORK
+        return large and not self.text.stay
 
     def free_text_encoders(self) -> None:
         """Drop the text encoders. A prompt that is still unknown afterwards loads them again, for that call only."""
@@ -366,6 +362,10 @@ class Model(Loaded):
     def unconditional(self) -> Prompt:
         """The empty negative prompt, encoded once and kept."""
         return self.text.remembered([""], True)[0]
+
+    def by_words(self, prompts: Sequence[str]) -> list[Prompt]:
+        """Prompts for what is shown with several weights: encoded, or where text encoders can change to be encoded when they are collated."""
+        return self.encode_prompts(prompts)
 
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`LatentCodec.encode`. Raises ValueError for a picture that is no whole number of latent cells."""

@@ -16,6 +16,15 @@ Prompt = dict[str, Tensor]
 """One prompt's tensors on the CPU, without a batch axis."""
 
 
+class Unencoded(dict[str, Tensor]):
+    """A prompt by its words: `collate` encodes it, with the text encoders as they are then. Only for families whose encoders can change
+    (`FamilyFacts.trained_encoders`)."""
+
+    def __init__(self, words: str, negative: bool = False) -> None:
+        super().__init__()
+        self.words, self.negative = words, negative
+
+
 @dataclass(frozen=True)
 class Frame:
     """What was cut out of a picture, for models that take it as an input; all are (vertical, horizontal) pixels.

@@ -177,7 +177,8 @@ class FamilyFacts:
         component: the part that is trained. predictions: what its output may mean.
         lora_targets: ends of the names of the layers that get an adapter where a config names none.
         untrained: ends of names of tensors in the network's files that are no weights (tables).
-        text_encoders: parts that make conditioning of a caption. unused: parts that training and sampling do without.
+        text_encoders: parts that make conditioning of a caption. trained_encoders: those that may be trained, with what the names of their
+            layers begin with in the kohya layout. unused: parts that training and sampling do without.
         guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
         opening: further arguments of `from_pretrained`.
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
@@ -201,6 +202,7 @@ class FamilyFacts:
     lora_targets: tuple[str, ...] = ATTENTION
     untrained: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ("text_encoder",)
+    trained_encoders: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     guidance: Guidance = CLASSIFIER_FREE
     opening: Mapping[str, Any] = field(default_factory=dict)

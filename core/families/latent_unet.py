@@ -3,12 +3,14 @@
 The network takes fractional timesteps: its embedding is sinusoidal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .base import Prompt
+from .base import Conditioning, Prompt
+from .conditioning import Unencoded
 from .layout import AsIs
 from .variance_preserving import VariancePreservingModel
 
@@ -24,8 +26,36 @@ class LatentUNet(VariancePreservingModel):
         return max(8, self.latent_scale)
 
     def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
-        embeds, _ = self.pipe.encode_prompt([prompt], self.device, 1, do_classifier_free_guidance=False)
-        return {"prompt_embeds": embeds[0]}
+        return {key: value[0] for key, value in self.encode_together([prompt], negative).items()}
+
+    def encode_together(self, prompts: list[str], negative: bool) -> dict[str, Tensor]:
+        """Several prompts in one call of the text encoders, each (P, ...) on the device; gradients flow where encoders train."""
+        embeds, _ = self.pipe.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+        return {"prompt_embeds": embeds}
+
+    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """The rows of a batch as the text encoders encode them now, each caption once: (B, ...) on the device; gradients flow. The caption ""
+        is the unconditional row, as inference has it."""
+        kinds = {caption: caption == "" for caption in captions}
+        places: dict[str, int] = {}
+        parts: list[dict[str, Tensor]] = []
+        for negative in (False, True):
+            words = [caption for caption, is_negative in kinds.items() if is_negative == negative]
+            if words:
+                places |= {caption: len(places) + number for number, caption in enumerate(words)}
+                parts.append(self.encode_together(words, negative))
+        rows = torch.tensor([places[caption] for caption in captions], device=self.device)
+        return {key: torch.cat([part[key] for part in parts])[rows] for key in parts[0]}
+
+    def by_words(self, prompts: Sequence[str]) -> list[Prompt]:
+        may_change = self.facts.trained_encoders and self.text.are_open
+        return [Unencoded(prompt) for prompt in prompts] if may_change else super().by_words(prompts)
+
+    def collate(self, prompts: Sequence[Prompt]) -> Conditioning:
+        return super().collate([self._encoded(prompt) for prompt in prompts])
+
+    def _encoded(self, prompt: Prompt) -> Prompt:
+        return self.text.remembered([prompt.words], prompt.negative)[0] if isinstance(prompt, Unencoded) else prompt
 
     def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return network(

@@ -1,7 +1,8 @@
-"""Networks in evaluation mode for a while."""
+"""Networks in evaluation mode, or without their adapters, for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -17,3 +18,18 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def without_adapters(*modules: Any) -> Iterator[None]:
+    """Their LoRA layers are passed by inside; afterwards they act, and train, as before."""
+    trained = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    for module in modules:
+        module.disable_adapters()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.enable_adapters()
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)

@@ -10,6 +10,7 @@ from torch import nn
 from ..randomness import kept_random_state
 from .conditioning import Prompt
 from .modes import evaluating
+from .new_tokens import NewTokens
 
 KNOWN_PROMPTS = 32
 """So many prompts are remembered, so that validation pictures need no text encoder a second time."""
@@ -25,6 +26,16 @@ class Shelf(Protocol):
         """Keep it."""
 
 
+def is_adapted(encoder: nn.Module) -> bool:
+    """Has the encoder a LoRA that is on?"""
+    if not getattr(encoder, "peft_config", None):
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (layer for layer in encoder.modules() if isinstance(layer, BaseTunerLayer))
+    return any(not layer.disable_adapters and layer.active_adapters for layer in layers)
+
+
 class PromptEncoder:
     """The text encoders of a pipeline.
 
@@ -36,9 +47,12 @@ class PromptEncoder:
 
     Attributes:
         shelf: where `remembered` looks before it encodes, and puts what it encoded; None = in this object's memory alone.
+        tokens: new words of the encoders; None = none.
+        stay: the encoders are trained or will be: `free` leaves them where they are.
     """
 
     shelf: Shelf | None = None
+    tokens: NewTokens | None = None
 
     def __init__(
         self,
@@ -48,7 +62,7 @@ class PromptEncoder:
         reopen: Callable[[], Mapping[str, nn.Module]],
     ):
         self._pipe, self._parts, self._encode, self._reopen = pipe, parts, encode, reopen
-        self._freed = False
+        self._freed = self.stay = False
         self.were_opened = bool(self._there())
         """Was an encoder in memory since this object was made?"""
         self._known: dict[tuple[str, bool], Prompt] = {}
@@ -60,7 +74,9 @@ class PromptEncoder:
             return [{key: value.cpu() for key, value in self._encode(prompt, negative).items()} for prompt in prompts]
 
     def remembered(self, prompts: Sequence[str], negative: bool) -> list[Prompt]:
-        """As `encode`, through a small memory and the shelf."""
+        """As `encode`, through a small memory and the shelf. Encoders that are not the base's now encode anew."""
+        if self.are_changed:
+            return self.encode(prompts, negative)
         new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, negative) not in self._known]
         encoded = self._from_shelf(new, negative)
         absent = [prompt for prompt in new if prompt not in encoded]
@@ -99,9 +115,19 @@ class PromptEncoder:
             tensor.numel() * tensor.element_size() for encoder in self._there() for tensor in encoder.parameters()
         )
 
+    def adapted(self) -> list[nn.Module | NewTokens]:
+        """What makes the encoders encode otherwise than the base's now: those that have a LoRA which is on, new words that are on."""
+        words = [self.tokens] if self.tokens is not None and self.tokens.is_on else []
+        return [*words, *(encoder for encoder in self._there() if is_adapted(encoder))]
+
+    @property
+    def are_changed(self) -> bool:
+        """Do they encode otherwise than the base's?"""
+        return bool(self.adapted())
+
     def free(self) -> None:
         """Drop the encoders, after the empty negative prompt was encoded. A prompt that is still unknown afterwards opens them again."""
-        if not self._freed:
+        if not self._freed and not self.stay:
             self.remembered([""], True)
             self._drop()
             self._freed = True

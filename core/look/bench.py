@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..families.base import Model
 
+Words = tuple[str, Mapping[str, Tensor]]
+"""A trigger word, and the text encoders' embeddings of its new tokens; none for most."""
 ADAPTERS_KEPT = 4
 SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
 """What must be equal in the configs of a run and of the request that shows its checkpoint."""
@@ -34,6 +36,7 @@ class Bench:
         self._key: Any = None
         self._config: RunConfig | None = None
         self._adapters: OrderedDict[str, str] = OrderedDict()  # state -> the adapter's name, least recently used first
+        self._words: dict[str, Words] = {}  # state -> the new tokens that belong to its adapter
         self._base: dict[str, Tensor] | None = None  # the base's weights, while those of a full fine-tune are in place
         self._state = "base"
         self._numbers = 0
@@ -59,6 +62,7 @@ class Bench:
         self.model, self._key, self._config, self._base, self._state = None, None, None, None, "base"
         self._numbers = 0
         self._adapters.clear()
+        self._words.clear()
         self.memory.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -75,7 +79,9 @@ class Bench:
         return Remembering(self.model, self._state, self.memory)
 
     def _activate(self, state: str) -> None:
-        """The base, or an adapter that is loaded."""
+        """The base, or an adapter that is loaded, on the text encoders too where it has layers there."""
+        from ..adapters.text_encoders import adapted_encoders, put_tokens
+
         denoiser = self.model.denoiser
         self._unload_full()
         if self.model.has_adapter:
@@ -84,6 +90,14 @@ class Bench:
             else:
                 denoiser.enable_adapters()
                 denoiser.set_adapter(self._adapters[state])
+            word, rows = ("", {}) if state == "base" else self._words[state]
+            put_tokens(self.model, word, rows)
+            for encoder in adapted_encoders(self.model).values():
+                if state != "base" and self._adapters[state] in encoder.peft_config:
+                    encoder.enable_adapters()
+                    encoder.set_adapter(self._adapters[state])
+                else:
+                    encoder.disable_adapters()
         if state != "base":
             self._adapters.move_to_end(state)
         self._state = state
@@ -126,21 +140,31 @@ class Bench:
             )
         tensors = found.tensors["ema"] if "ema" in found.tensors else found.tensors["trainable"]
         if trained["model_type"] == "lora":
+            from ..adapters.text_encoders import rows_of
+
             own = {
                 each.field: trained[name]
                 for name, each in OPTIONS.items()
                 if each.section == "lora" and name in trained
             }
-            self._load_adapter(state, tensors, LoraConfig(**own))
+            self._load_adapter(state, tensors, LoraConfig(**own), (str(trained.get("trigger_word")), rows_of(tensors)))
             self._activate(state)
         else:
             self._load_full(state, tensors)
 
-    def _load_adapter(self, state: str, source: Path | Mapping[str, Tensor], trained: LoraConfig | None = None) -> None:
-        """Load a LoRA beside the others; the oldest goes. `source`: a file, or a checkpoint's tensors with their run's settings. Raises
-        PreviewError where it does not fit."""
+    def _load_adapter(
+        self,
+        state: str,
+        source: Path | Mapping[str, Tensor],
+        trained: LoraConfig | None = None,
+        words: Words | None = None,
+    ) -> None:
+        """Load a LoRA beside the others; the oldest goes. `source`: a file, or a checkpoint's tensors with their run's settings. `words`: its new
+        tokens; None = those of the embedding file beside it. Raises PreviewError where it does not fit."""
+        from ..adapters.embedding_files import words_beside
+        from ..adapters.header import ExportError
         from ..adapters.kinds import tuner
-        from ..adapters.loading import load_lora, restore_adapter
+        from ..adapters.loading import drop, load_lora, restore_adapter
         from ..adapters.lora_file import LoraError, read_lora_header
 
         self._unload_full()
@@ -151,17 +175,20 @@ class Bench:
             self.open(config)
         self._tuner = tuner(kind)
         while len(self._adapters) >= ADAPTERS_KEPT:
-            self.model.denoiser.delete_adapters(self._adapters.popitem(last=False)[1])
+            old, adapter = self._adapters.popitem(last=False)
+            drop(self.model, adapter)
+            del self._words[old]
         self._numbers += 1
         name = f"preview{self._numbers}"
         try:
+            words = words_beside(self.model, source) if words is None else words  # type: ignore[arg-type] # then it is a path
             if trained is None:
-                load_lora(self.model, source, name, text_encoders=False)
+                load_lora(self.model, source, name, text_encoders=bool(self.model.facts.trained_encoders))
             else:
                 restore_adapter(self.model, trained, source, name)
-        except LoraError as error:
+        except (LoraError, ExportError) as error:
             raise PreviewError(error.message, error.remedy) from error
-        self._adapters[state] = name
+        self._adapters[state], self._words[state] = name, words
 
     def _load_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""

@@ -62,6 +62,7 @@ def measure_drift(
     """
     config = for_measuring(config)
     model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
+    model.text.stay = found is not None and config.text_encoder.is_on
     sets, settings = probe_sets(model, config, cache_dir, progress), Settings.from_config(config)
     told = in_rows(progress)
     report = drift.measure(model, sets, settings, weights="base", step=0, progress=told)
@@ -88,16 +89,8 @@ def for_measuring(config: RunConfig) -> RunConfig:
 def probe_sets(model: Model, config: RunConfig, cache_dir: Path, progress: Progress | None = None) -> list[ProbeSet]:
     """A config's pictures as what is measured on. Raises DatasetError where there are none."""
     data = prepare(model, config, scan(config.data), cache_dir, progress)
-    sets = [
-        ProbeSet(
-            tuple(probe.latents),
-            tuple(probe.conditioning),
-            tuple(probe.captions),
-            "held-out" if probe.held_out else "training",
-        )
-        for probe in (data.probe, data.training_probe)
-        if probe is not None
-    ]
+    live = model if model.text.stay else None
+    sets = [ProbeSet.of(probe, live) for probe in (data.probe, data.training_probe) if probe is not None]
     if not sets:
         raise DatasetError("There are no pictures to measure on: name some with drift_data_dir.")
     return sets

@@ -262,12 +262,15 @@ def prepared_words(event: Mapping[str, Any]) -> str:
     """A `prepared` event as a sentence: what was made of the pictures and captions, and what the cache had."""
     rebuilt = event.get("rebuilt")
     again = f" ({rebuilt} of them because the cached ones were damaged)" if rebuilt else ""
+    trained = (
+        " They stay loaded and train: every step encodes its captions anew." if event.get("encoders_trained") else ""
+    )
     encoders = "opened" if event.get("encoders_opened") else "not opened"
     removed = event.get("removed_bytes")
     left = f" {size(removed)} of entries that were unused for longest were removed from the cache." if removed else ""
     return (
         f"Pictures and captions prepared in {event['seconds']} s: {event['reused']} from the cache, {event['made']} made{again}; "
-        f"the text encoders were {encoders}.{left}"
+        f"the text encoders were {encoders}.{trained}{left}"
     )
 
 

@@ -2,10 +2,12 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..adapters.check import check_export
+from ..adapters.embedding_files import check_embedding, export_embedding, path_beside
 from ..adapters.files import export, export_lora, files_of
 from ..adapters.header import ExportError
 from ..adapters.lora_layers import Layout
@@ -89,9 +91,21 @@ class Keeper:
             status.journal.progress("export", 2 * number + 1, 2 * len(files))
             check = check_export(path, config, model, state)
             checked.append({"path": status.relative(path), "layout": layout, "check": check.as_dict()})
+        embedding = self._embedding(files[0][1], state) if config.text_encoder.new_tokens else {}
         status.journal.progress("export", 2 * len(files), 2 * len(files))
         placed = self._place([path for _, path in files]) if is_lora else None
-        status.emit("exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed)
+        status.emit(
+            "exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed, **embedding
+        )
+
+    def _embedding(self, lora: Path, state: dict[str, Tensor] | None) -> dict[str, Any]:
+        """Write the new tokens beside the LoRA, and prove both together; what the event says of it."""
+        config, model, status = self.session.config, self.session.model, self.status
+        path = path_beside(lora, str(config.data.trigger_word))
+        write = partial(export_embedding, model, path, config, state, step=status.step)
+        self.room.write("the embedding file", write)
+        check = check_embedding(path, lora, config, model, state)
+        return {"embedding": {"path": status.relative(path), "check": check.as_dict()}}
 
     def _place(self, files: list[Path]) -> str | None:
         """Write the sidecar, and the copy in the folder that the config names: of both layouts the one of other tools. The run's own file

@@ -50,7 +50,7 @@ class Viewer:
         """
         if (self.status.run.drift_path / "step-000000").exists():
             return
-        self._owes_base = self.session.model.has_adapter
+        self._owes_base = self.session.model.has_adapter and not self.session.config.text_encoder.is_on
         if not self._owes_base and self.status.step == 0:
             with self.timer.timed("drift"):
                 self.measure_drift(0)
@@ -175,16 +175,8 @@ class Viewer:
         if not self.status.ranks.is_main:
             return
         data, status = self.session.data, self.status
-        sets = [
-            drift.ProbeSet(
-                tuple(probe.latents),
-                tuple(probe.conditioning),
-                tuple(probe.captions),
-                "held-out" if probe.held_out else "training",
-            )
-            for probe in (data.probe, data.training_probe)
-            if probe is not None
-        ]
+        live = self.session.model if self.session.config.text_encoder.is_on else None
+        sets = [drift.ProbeSet.of(probe, live) for probe in (data.probe, data.training_probe) if probe is not None]
 
         def measure() -> dict[str, Any]:
             return drift.probe(

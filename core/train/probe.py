@@ -83,6 +83,9 @@ def probed_config(config: RunConfig, runs_dir: Path) -> RunConfig:
         "drift_data_dir": None,
         "drift_holdout_images": 0,
         "drift_num_images": 1,
+        "text_encoder_steps": None,
+        "new_token_steps": None,
+        "new_token_steps_alone": 0,
     }
     if config.rollout.is_active:
         changes |= {

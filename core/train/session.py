@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..adapters.files import check_layout
+from ..adapters.text_encoders import check_trainable
 from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.preflight import cache_folder
 from ..config import RunConfig
@@ -22,6 +23,7 @@ from ..families.base import Model
 from ..families.streaming import checkpoint_blocks
 from ..maths import reflexflow
 from .listening import Listener
+from .live_text import own_rates
 from .optimizers import Average, Schedule, make_optimizer
 from .outcome import Refused
 
@@ -105,7 +107,7 @@ def open_session(
     if training.gradient_checkpointing:
         checkpoint_blocks(model.denoiser)
     parameters = trainable_parameters(model)
-    optimizer = make_optimizer(training, parameters)
+    optimizer = make_optimizer(training, parameters, own_rates(config, trainable_names(model), parameters))
     return Session(
         config=config,
         accelerator=accelerator,
@@ -123,6 +125,8 @@ def _open_model(config: RunConfig, listener: Listener) -> Model:
     training = config.training
     listener.progress("model", 0, 1)
     model = load_model(config.model, flow_shift=training.flow_schedule_shift)
+    check_trainable(model.facts, config)
+    model.text.stay = config.text_encoder.is_on
     try:
         reflexflow.is_on(config.rollout, model.noise_path)
     except ValueError as error:
@@ -165,6 +169,7 @@ def _prepare_data(
         rebuilt=counts.rebuilt,
         class_pictures=counts.generated,
         encoders_opened=model.text.were_opened,
+        encoders_trained=list(model.facts.trained_encoders) if config.text_encoder.is_on else [],
         removed_bytes=removed.bytes_,
     )
     return data

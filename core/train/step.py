@@ -12,6 +12,7 @@ from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..randomness import stream_seed
 from ..remedies.base import Batch as Rows
+from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
 from .outcome import Broken
 from .ranks import Ranks
@@ -65,6 +66,7 @@ class Stepper:
             loss = self._micro_step(step, micro, batch, draw, tally)
             if self.ranks.any(not math.isfinite(loss)):
                 raise _not_finite("loss", loss, step, batches)
+        let_rest(session.config, session.names, session.parameters, step)
         norm = self._clipped_norm()
         if self.ranks.any(not self._may_update(norm)):
             raise _not_finite("gradient", norm, step, batches)
@@ -79,7 +81,8 @@ class Stepper:
         torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
             noise, mask = draw.noise.to(batch.latents.device), batch.mask
-            rows = Rows(batch.latents, noise, batch.conditioning, batch.is_class, batch.class_conditioning, mask)
+            given = conditioning_of(session.model, session.config, batch, step)
+            rows = Rows(batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         value = float(loss.detach())

@@ -13,7 +13,7 @@ from .declaration import Widget, of_option
 from .values import Settings, settings
 
 MODEL_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "model")
-LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "lora")
+LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section in ("lora", "text_encoder"))
 
 FOLDER_OPTIONS = ("instance_data_dir",)
 CLASS_OPTIONS = (

@@ -160,6 +160,12 @@ TOGETHER = {
     "base_model_quantization": {"gradient_checkpointing": True},
     "streamed_blocks": {"gradient_checkpointing": True},
     "lora_layout": {"pretrained_model_name_or_path": "demo-epsilon"},
+    "train_text_encoder": {"pretrained_model_name_or_path": "demo-epsilon"},
+    "new_tokens": {
+        "pretrained_model_name_or_path": "demo-epsilon",
+        "trigger_word": "qrx",
+        "new_token_initializer": "dog",
+    },
 }
 """What must be set too, so that a value is no contradiction."""
 
@@ -188,7 +194,7 @@ def others(tmp_path_factory):
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
         "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "trigger_word": "vbk", "class_prompt": "a shape"}]),
         "base_model_quantization": "int8", "streamed_blocks": 1, "gradient_checkpointing": True, "lora_type": "lora",
-        "lora_rank_pattern": ["to_q=8", "to_k=4:2"],
+        "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 
@@ -222,7 +228,7 @@ def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, sto
 
 
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
-         "input_perturbation_gamma": 0.25, "lora_type": "dora"}  # fmt: skip
+         "input_perturbation_gamma": 0.25, "lora_type": "dora", "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 

@@ -63,6 +63,7 @@ COMPANIONS = {  # what an option needs beside it to be allowed at its other valu
     "lora_type": {"lora_layout": "kohya"},
     "lora_rank_pattern": {"lora_rank_pattern": ["to_q=8", "to_k=4:2"]},
     "loss_weighting": {"loss_weighting": "cosmap"},
+    "new_tokens": {"trigger_word": "qrx", "new_token_initializer": "dog"},
 }
 
 
@@ -84,6 +85,7 @@ def test_flat_names_are_prefix_and_field():
         "model",
         "data",
         "lora",
+        "text_encoder",
         "training",
         "rollout",
         "input_perturbation",

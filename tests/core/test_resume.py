@@ -104,6 +104,13 @@ def test_every_kind_of_adapter_goes_on_as_it_stood(tiny_run, without_drift, kind
     assert_resumes_exactly(tiny_run, lora_type=kind, lora_rank_pattern=["to_q=2:1"], **files)
 
 
+def test_text_encoders_that_train_go_on_as_they_stood(tiny_run, without_drift):
+    tokens = {"new_tokens": 2, "trigger_word": "qrx", "new_token_initializer": "dog", "new_token_steps": 2}
+    assert_resumes_exactly(
+        tiny_run, train_text_encoder=True, text_encoder_learning_rate=3e-3, text_encoder_steps=2, **tokens
+    )
+
+
 def test_a_full_fine_tune_goes_on_as_it_stood(tiny_run, without_drift):
     assert_resumes_exactly(tiny_run, model_type="full", learning_rate=1e-4)
 

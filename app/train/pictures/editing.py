@@ -109,7 +109,9 @@ class SetEditor:
     def many(self, data: DataConfig, edits: Edits, edit: ManyEdit) -> Proposal:
         """What an edit makes of the captions of all pages, saved or typed. Raises Refused where none may be edited."""
         folder, _ = self._editable(data, edits)
-        return proposed(edit, known_captions(data, edits, picture_paths(scan_thing(data), folder), folder), trigger_of(data))
+        return proposed(
+            edit, known_captions(data, edits, picture_paths(scan_thing(data), folder), folder), trigger_of(data)
+        )
 
     def mark(self, data: DataConfig, marks: Marks) -> Answer:
         """Save the crop and the mask of a picture."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ...config.rules import negative_prompt_is_idle
+from ...config.text_encoder_rules import why_not
 from ...findings import Finding
 from ..model_check import check_model
 from .situation import Situation
@@ -41,4 +42,18 @@ def negative_prompt(situation: Situation) -> Iterable[Finding]:
     if idle is not None:
         yield Finding(
             "note", idle.options[0], idle.sentence(list(idle.options)), "Leave it empty.", "negative-prompt-idle"
+        )
+
+
+def text_encoders(situation: Situation) -> Iterable[Finding]:
+    """An error where text encoders are to be trained that are not trained here; of a family that the config names the rules say it."""
+    config, model = situation.config, situation.model
+    family = None if model is None else model.family
+    if config.text_encoder.is_on and family is not None and not family.trained_encoders:
+        yield Finding(
+            "error",
+            "train_text_encoder" if config.text_encoder.train_text_encoder else "new_tokens",
+            why_not(family.label),
+            "Set train_text_encoder = false and new_tokens = 0.",
+            "text-encoder",
         )

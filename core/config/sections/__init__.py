@@ -11,6 +11,7 @@ from .lora import LoraConfig
 from .model import DEMO_PREDICTION_TYPES, ModelConfig
 from .rollout import RolloutConfig, probability_at
 from .saving import SavingConfig
+from .text_encoder import TextEncoderConfig
 from .training import TrainingConfig
 from .validation import ValidationConfig
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "RolloutConfig",
     "SavingConfig",
+    "TextEncoderConfig",
     "TrainingConfig",
     "ValidationConfig",
     "probability_at",

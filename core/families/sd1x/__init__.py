@@ -22,6 +22,7 @@ FACTS = FamilyFacts(
     schedule=USUAL_VARIANCE_PRESERVING,
     geometry=GEOMETRY,
     text=clip_text("text_encoder"),
+    trained_encoders={"text_encoder": "lora_te"},
     unsuitable=(
         other_inputs("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"),
         LATENT_CONSISTENCY,

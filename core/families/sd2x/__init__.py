@@ -35,6 +35,7 @@ FACTS = FamilyFacts(
     schedule=USUAL_VARIANCE_PRESERVING,
     geometry=GEOMETRY,
     text=clip_text("text_encoder"),
+    trained_encoders={"text_encoder": "lora_te"},
     unsuitable=(
         other_inputs(),
         LATENT_CONSISTENCY,

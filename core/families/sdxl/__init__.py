@@ -23,6 +23,7 @@ FACTS = FamilyFacts(
     component="unet",
     predictions=PREDICTIONS,
     text_encoders=("text_encoder", "text_encoder_2"),
+    trained_encoders={"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
     unused=("image_encoder", "feature_extractor"),
     schedule=Schedule(usual={"_class_name": "EulerDiscreteScheduler", **BETAS}),
     geometry=GEOMETRY,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base import Conditioning, Frame, Prompt
+from ..base import Conditioning, Frame
 from ..latent_unet import LatentUNet
 from . import FACTS
 
@@ -21,12 +21,12 @@ class StableDiffusionXL(LatentUNet):
 
     facts = FACTS
 
-    def encode_prompt(self, prompt: str, negative: bool) -> Prompt:
-        embeds, _, pooled, _ = self.pipe.encode_prompt([prompt], device=self.device, do_classifier_free_guidance=False)
-        if negative and prompt == "" and self.pipe.config.force_zeros_for_empty_prompt:
+    def encode_together(self, prompts: list[str], negative: bool) -> dict[str, Tensor]:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(prompts, device=self.device, do_classifier_free_guidance=False)
+        if negative and prompts == [""] and self.pipe.config.force_zeros_for_empty_prompt:
             # A bare `pipe(prompt)` guides away from zeros, not from the encoded empty prompt.
             embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
-        return {"prompt_embeds": embeds[0], "pooled_prompt_embeds": pooled[0]}
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def framed(self, cond: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         ids = [[*frame.original, *frame.corner, *frame.size] for frame in frames]

@@ -10,7 +10,9 @@ from .report import Role
 
 if TYPE_CHECKING:
     from ...config import RunConfig
-    from ...families.base import Conditioning
+    from ...data.batches import Probe
+    from ...families.base import Model
+    from ...families.conditioning import Prompt
 
 
 class Stopped(Exception):
@@ -144,9 +146,16 @@ class ProbeSet:
     """
 
     latents: tuple[Tensor, ...]
-    conditioning: tuple["Conditioning", ...]
+    conditioning: tuple["Prompt", ...]
     captions: tuple[str, ...]
     role: Role = "held-out"
+
+    @classmethod
+    def of(cls, probe: "Probe", model: "Model | None" = None) -> "ProbeSet":
+        """The pictures of a training set. `model`: one whose text encoders change; the prompts are then encoded with those of the time."""
+        prompts = probe.conditioning if model is None else model.by_words(probe.captions)
+        role: Role = "held-out" if probe.held_out else "training"
+        return cls(tuple(probe.latents), tuple(prompts), tuple(probe.captions), role)
 
     def __post_init__(self):
         if not self.latents or not len(self.latents) == len(self.conditioning) == len(self.captions):

@@ -73,7 +73,7 @@ def encode_request(model: "Model", request: PreviewRequest, memory: Memory | Non
         raise PreviewError(f"{request.picture}: {bad.message}.", bad.remedy) from bad
     conditioning = None if memory is None else memory.get(text_key)
     if conditioning is None:
-        conditioning = model.encode_prompts([caption])[0]
+        conditioning = model.by_words([caption])[0]
     if memory is not None:
         memory.put(key, latents, [latents])
         memory.put(text_key, conditioning, list(conditioning.values()))
