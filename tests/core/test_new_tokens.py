@@ -47,7 +47,7 @@ def drawn(pipe, prompt=PROMPT):
 
 
 @pytest.mark.parametrize(("variant", "more"), [
-    ("sd1", {}), ("sdxl", {"train_text_encoder": True}), pytest.param("sd2_v", {"new_tokens": 1}, marks=pytest.mark.slow),
+    pytest.param("sd1", {}, marks=pytest.mark.slow), ("sdxl", {"train_text_encoder": True}), pytest.param("sd2_v", {"new_tokens": 1}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_stock_pipeline_with_lora_and_embedding_draws_what_the_trained_model_draws(
     variant, more, tiny_folder, tmp_path

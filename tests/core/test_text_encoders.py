@@ -84,7 +84,7 @@ def ours(model, prompt: str):
 
 
 @pytest.mark.parametrize(("variant", "layout"), [
-    ("sd1", "diffusers"), ("sd2_v", "kohya"), ("sdxl", "kohya"), pytest.param("sdxl", "diffusers", marks=pytest.mark.slow),
+    ("sd1", "diffusers"), pytest.param("sd2_v", "kohya", marks=pytest.mark.slow), ("sdxl", "kohya"), pytest.param("sdxl", "diffusers", marks=pytest.mark.slow),
     pytest.param("sd1", "kohya", marks=pytest.mark.slow), pytest.param("sd2_v", "diffusers", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_fresh_stock_pipeline_with_the_file_draws_what_the_trained_model_draws(
@@ -108,6 +108,7 @@ def test_a_fresh_stock_pipeline_with_the_file_draws_what_the_trained_model_draws
     assert (before - expected).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_lost_layer_of_an_encoder_fails_the_check(tuned, tmp_path):
     model, config = tuned("sd1")
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config)
@@ -196,6 +197,7 @@ def _shown(run, tmp_path, pictures):
     assert len({each["cos_clean"] for each in (filed, bare, base)}) == 3
 
 
+@pytest.mark.slow
 def test_drift_while_training_and_afterwards_has_the_encoders_of_its_weights(tiny_run, tmp_path, monkeypatch):
     run = tiny_run("sd1", **TEXT, max_train_steps=2, text_encoder_learning_rate=0.1, learning_rate=1e-9)
     assert train(run) == 0
@@ -215,6 +217,7 @@ def test_drift_while_training_and_afterwards_has_the_encoders_of_its_weights(tin
         assert shared and all(there[sigma] == pytest.approx(again[sigma], rel=1e-4) for sigma in shared)
 
 
+@pytest.mark.slow
 def test_a_first_step_with_encoders_that_train_has_the_loss_of_a_plain_one(tiny_run, without_drift):
     """The encoders' LoRA begins without effect, dropped captions as inference has them."""
     same = {"max_train_steps": 1, "caption_dropout_probability": 0.5, "train_batch_size": 4}
