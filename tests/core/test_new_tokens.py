@@ -1,5 +1,7 @@
 """A trigger word as new tokens: only their rows change, embedding files in stock pipelines, resuming, showing, what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from rollout_studio.core import adapters
@@ -13,6 +15,7 @@ from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.probe import probed_config
 from safetensors.torch import load_file, save_file
 from tiny_run import events
 
@@ -185,5 +188,11 @@ def test_a_word_that_is_a_token_already_is_refused(tiny_folder):
 
 def test_what_waits_for_new_tokens_and_a_word_in_no_caption_are_named(tiny_run):
     assert any("new_tokens is 0: new_token_steps" in each for each in remarks(config_from_flat({"new_token_steps": 5})))
+    config = config_from_flat(
+        {**TOKENS, "new_token_steps_alone": 50, "train_text_encoder": True, "text_encoder_steps": 60}
+    )
+    assert (
+        probed_config(config, Path("runs")).text_encoder.begins == 0
+    )  # few steps, and all that trains takes part in them
     found = preflight(config_from_flat(tiny_run("sd1", **TOKENS).read_config()))
     assert any("put in front of 4 of 4 captions" in each.message for each in found)

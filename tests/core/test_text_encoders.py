@@ -24,6 +24,7 @@ from rollout_studio.core.look.drift.files import read_report
 from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.revisit import measure_drift, open_checkpoint
 from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.run_log import prepared_words
 from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
 from tiny_run import ROLLOUT, events, losses
@@ -151,7 +152,8 @@ def test_a_run_encodes_once_a_step_trains_the_encoders_to_their_last_step_and_pr
     run = tiny_run("sd1", **settings)
     assert train(run) == 0
     assert calls == [(True, 2), (True, 2), (False, 2)]
-    assert events(run, "prepared")[0]["encoders_trained"] == ["text_encoder"]
+    prepared = events(run, "prepared")[0]
+    assert prepared["encoders_trained"] == ["text_encoder"] and "stay loaded and train" in prepared_words(prepared)
     states = [checkpoint.load(path).tensors["trainable"] for path in checkpoint.checkpoints(run.checkpoints_path)]
     named = [name for name in states[0] if name.startswith("text_encoder.text_model.encoder.layers.")]
     assert len(named) == 2 * 8
