@@ -114,8 +114,8 @@ def test_a_run_changes_the_new_rows_alone_and_the_lora_waits_for_them(tiny_run, 
     assert torch.equal(table(ids), torch.nn.functional.embedding(ids, plain))
     assert torch.equal(table.rows[0], plain[model.pipe.tokenizer.convert_tokens_to_ids("d")])
 
-    told = events(run, "exported")[0]["embedding"]
-    assert told["check"]["passed"] and (run.path / told["path"]).is_file()
+    told = events(run, "exported")[0]["files"][-1]
+    assert told["layout"] == "embedding" and told["check"]["passed"] and (run.path / told["path"]).is_file()
     _shown(run, config)
 
 
@@ -124,8 +124,10 @@ def test_16_bit_encoders_train_and_their_files_pass_the_check(tiny_run, without_
     run = tiny_run("sdxl", **TOKENS, train_text_encoder=True, base_model_precision="bfloat16", mixed_precision="bf16", learning_rate=1e-3,
                    gradient_accumulation_steps=2, lora_layout="both", save_precision="float16")  # fmt: skip
     assert train(run) == 0
-    told = events(run, "exported")[0]
-    assert all(each["check"]["passed"] for each in (*told["files"], told["embedding"]))
+    told = events(run, "exported")[0]["files"]
+    assert [each["layout"] for each in told] == ["diffusers", "kohya", "embedding"] and all(
+        each["check"]["passed"] for each in told
+    )
 
 
 def _shown(run, config):
