@@ -20,6 +20,9 @@ def plan_sentence(config: RunConfig) -> str:
     )
     if config.text_encoder.train_text_encoder:
         what += ", also of the text encoders,"
+    tokens = config.text_encoder.new_tokens
+    if tokens:
+        what += f" with {tokens} new token{'' if tokens == 1 else 's'} for the trigger word"
     rollout = level_of(config) if config.rollout.rolls_out else "no"
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"

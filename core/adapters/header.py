@@ -183,9 +183,8 @@ def lora_metadata(
         title: the file's name without its ending; tools show it.
         step: at which optimizer step the weights were taken; None where that is not known.
         network: rank and alpha as the file's tensors have them (`lora_layers.network_notes`); None = the diffusers layout's, where alpha
-            is multiplied into the weights and equals the rank.
-
-    The trained alpha stands under `rollout_studio_alpha`."""
+            is multiplied into the weights and equals the rank; the trained alpha stands under `rollout_studio_alpha`.
+    """
     training, data, rank, flat = config.training, config.data, config.lora.rank, published_config(config)
     module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
     model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)

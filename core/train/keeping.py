@@ -91,12 +91,11 @@ class Keeper:
             status.journal.progress("export", 2 * number + 1, 2 * len(files))
             check = check_export(path, config, model, state)
             checked.append({"path": status.relative(path), "layout": layout, "check": check.as_dict()})
-        embedding = self._embedding(files[0][1], state) if config.text_encoder.new_tokens else {}
+        if config.text_encoder.new_tokens:
+            checked.append(self._embedding(files[0][1], state))
         status.journal.progress("export", 2 * len(files), 2 * len(files))
         placed = self._place([path for _, path in files]) if is_lora else None
-        status.emit(
-            "exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed, **embedding
-        )
+        status.emit("exported", path=checked[0]["path"], check=checked[0]["check"], files=checked, placed=placed)
 
     def _embedding(self, lora: Path, state: dict[str, Tensor] | None) -> dict[str, Any]:
         """Write the new tokens beside the LoRA, and prove both together; what the event says of it."""
@@ -105,7 +104,7 @@ class Keeper:
         write = partial(export_embedding, model, path, config, state, step=status.step)
         self.room.write("the embedding file", write)
         check = check_embedding(path, lora, config, model, state)
-        return {"embedding": {"path": status.relative(path), "check": check.as_dict()}}
+        return {"path": status.relative(path), "layout": check.layout, "check": check.as_dict()}
 
     def _place(self, files: list[Path]) -> str | None:
         """Write the sidecar, and the copy in the folder that the config names: of both layouts the one of other tools. The run's own file

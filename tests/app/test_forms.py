@@ -5,10 +5,12 @@ import math
 import gradio as gr
 import pytest
 from rollout_studio.app.parts.forms import Form, component, from_component, info, is_slider, label, to_component
+from rollout_studio.app.train.summary import plan_sentence
 from rollout_studio.core.config import (
     OPTIONS,
     SECTIONS,
     RunConfig,
+    config_from_flat,
     config_to_flat,
     load_preset,
     preset_names,
@@ -194,3 +196,9 @@ def test_labels_are_for_people_and_say_the_unit_once():
     assert label(OPTIONS["resolution"]) == "Resolution (px)"
     assert label(OPTIONS["max_train_steps"]) == "Training steps"
     assert len({label(option) for option in OPTIONS.values()}) == len(OPTIONS)
+
+
+def test_the_plan_names_what_trains_beside_the_denoiser():
+    tokens = {"new_tokens": 2, "trigger_word": "qrx", "new_token_initializer": "dog"}
+    said = plan_sentence(config_from_flat({"train_text_encoder": True, **tokens}))
+    assert "LoRA of rank 16, also of the text encoders, with 2 new tokens for the trigger word on" in said

@@ -1,5 +1,7 @@
 """A trigger word as new tokens: only their rows change, embedding files in stock pipelines, resuming, showing, what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from rollout_studio.core import adapters
@@ -13,6 +15,7 @@ from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.probe import probed_config
 from safetensors.torch import load_file, save_file
 from tiny_run import events
 
@@ -47,7 +50,7 @@ def drawn(pipe, prompt=PROMPT):
 
 
 @pytest.mark.parametrize(("variant", "more"), [
-    ("sd1", {}), ("sdxl", {"train_text_encoder": True}), pytest.param("sd2_v", {"new_tokens": 1}, marks=pytest.mark.slow),
+    pytest.param("sd1", {}, marks=pytest.mark.slow), ("sdxl", {"train_text_encoder": True}), pytest.param("sd2_v", {"new_tokens": 1}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_stock_pipeline_with_lora_and_embedding_draws_what_the_trained_model_draws(
     variant, more, tiny_folder, tmp_path
@@ -111,8 +114,8 @@ def test_a_run_changes_the_new_rows_alone_and_the_lora_waits_for_them(tiny_run, 
     assert torch.equal(table(ids), torch.nn.functional.embedding(ids, plain))
     assert torch.equal(table.rows[0], plain[model.pipe.tokenizer.convert_tokens_to_ids("d")])
 
-    told = events(run, "exported")[0]["embedding"]
-    assert told["check"]["passed"] and (run.path / told["path"]).is_file()
+    told = events(run, "exported")[0]["files"][-1]
+    assert told["layout"] == "embedding" and told["check"]["passed"] and (run.path / told["path"]).is_file()
     _shown(run, config)
 
 
@@ -121,8 +124,10 @@ def test_16_bit_encoders_train_and_their_files_pass_the_check(tiny_run, without_
     run = tiny_run("sdxl", **TOKENS, train_text_encoder=True, base_model_precision="bfloat16", mixed_precision="bf16", learning_rate=1e-3,
                    gradient_accumulation_steps=2, lora_layout="both", save_precision="float16")  # fmt: skip
     assert train(run) == 0
-    told = events(run, "exported")[0]
-    assert all(each["check"]["passed"] for each in (*told["files"], told["embedding"]))
+    told = events(run, "exported")[0]["files"]
+    assert [each["layout"] for each in told] == ["diffusers", "kohya", "embedding"] and all(
+        each["check"]["passed"] for each in told
+    )
 
 
 def _shown(run, config):
@@ -185,5 +190,11 @@ def test_a_word_that_is_a_token_already_is_refused(tiny_folder):
 
 def test_what_waits_for_new_tokens_and_a_word_in_no_caption_are_named(tiny_run):
     assert any("new_tokens is 0: new_token_steps" in each for each in remarks(config_from_flat({"new_token_steps": 5})))
+    config = config_from_flat(
+        {**TOKENS, "new_token_steps_alone": 50, "train_text_encoder": True, "text_encoder_steps": 60}
+    )
+    assert (
+        probed_config(config, Path("runs")).text_encoder.begins == 0
+    )  # few steps, and all that trains takes part in them
     found = preflight(config_from_flat(tiny_run("sd1", **TOKENS).read_config()))
     assert any("put in front of 4 of 4 captions" in each.message for each in found)

@@ -24,6 +24,7 @@ from rollout_studio.core.look.drift.files import read_report
 from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.revisit import measure_drift, open_checkpoint
 from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.run_log import prepared_words
 from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
 from tiny_run import ROLLOUT, events, losses
@@ -84,7 +85,7 @@ def ours(model, prompt: str):
 
 
 @pytest.mark.parametrize(("variant", "layout"), [
-    ("sd1", "diffusers"), ("sd2_v", "kohya"), ("sdxl", "kohya"), pytest.param("sdxl", "diffusers", marks=pytest.mark.slow),
+    ("sd1", "diffusers"), pytest.param("sd2_v", "kohya", marks=pytest.mark.slow), ("sdxl", "kohya"), pytest.param("sdxl", "diffusers", marks=pytest.mark.slow),
     pytest.param("sd1", "kohya", marks=pytest.mark.slow), pytest.param("sd2_v", "diffusers", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_fresh_stock_pipeline_with_the_file_draws_what_the_trained_model_draws(
@@ -108,6 +109,7 @@ def test_a_fresh_stock_pipeline_with_the_file_draws_what_the_trained_model_draws
     assert (before - expected).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_lost_layer_of_an_encoder_fails_the_check(tuned, tmp_path):
     model, config = tuned("sd1")
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config)
@@ -150,7 +152,8 @@ def test_a_run_encodes_once_a_step_trains_the_encoders_to_their_last_step_and_pr
     run = tiny_run("sd1", **settings)
     assert train(run) == 0
     assert calls == [(True, 2), (True, 2), (False, 2)]
-    assert events(run, "prepared")[0]["encoders_trained"] == ["text_encoder"]
+    prepared = events(run, "prepared")[0]
+    assert prepared["encoders_trained"] == ["text_encoder"] and "stay loaded and train" in prepared_words(prepared)
     states = [checkpoint.load(path).tensors["trainable"] for path in checkpoint.checkpoints(run.checkpoints_path)]
     named = [name for name in states[0] if name.startswith("text_encoder.text_model.encoder.layers.")]
     assert len(named) == 2 * 8
@@ -196,6 +199,7 @@ def _shown(run, tmp_path, pictures):
     assert len({each["cos_clean"] for each in (filed, bare, base)}) == 3
 
 
+@pytest.mark.slow
 def test_drift_while_training_and_afterwards_has_the_encoders_of_its_weights(tiny_run, tmp_path, monkeypatch):
     run = tiny_run("sd1", **TEXT, max_train_steps=2, text_encoder_learning_rate=0.1, learning_rate=1e-9)
     assert train(run) == 0
@@ -215,6 +219,7 @@ def test_drift_while_training_and_afterwards_has_the_encoders_of_its_weights(tin
         assert shared and all(there[sigma] == pytest.approx(again[sigma], rel=1e-4) for sigma in shared)
 
 
+@pytest.mark.slow
 def test_a_first_step_with_encoders_that_train_has_the_loss_of_a_plain_one(tiny_run, without_drift):
     """The encoders' LoRA begins without effect, dropped captions as inference has them."""
     same = {"max_train_steps": 1, "caption_dropout_probability": 0.5, "train_batch_size": 4}
