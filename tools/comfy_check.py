@@ -196,7 +196,7 @@ def measured(**more) -> dict:
     return {
         "probe": node("RolloutStudioDriftProbe", offsets="1", num_images=1, fine_factor=2),
         "rollout": node("RolloutStudioScheduledSampling", grid_steps=4),
-        "report": node("RolloutStudioComfyDriftReport", **host, rollout=["rollout", 0], drift=["probe", 0], **more),
+        "report": node("RolloutStudioComfyDriftReport", **{**host, **more}, rollout=["rollout", 0], drift=["probe", 0]),
     }
 
 
