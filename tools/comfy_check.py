@@ -196,7 +196,7 @@ def measured(**more) -> dict:
     return {
         "probe": node("RolloutStudioDriftProbe", offsets="1", num_images=1, fine_factor=2),
         "rollout": node("RolloutStudioScheduledSampling", grid_steps=4),
-        "report": node("RolloutStudioComfyDriftReport", **host, rollout=["rollout", 0], drift=["probe", 0], **more),
+        "report": node("RolloutStudioComfyDriftReport", **{**host, **more}, rollout=["rollout", 0], drift=["probe", 0]),
     }
 
 
@@ -285,9 +285,11 @@ def prove_lora(server: Server, work: Path, start: dict) -> None:
     trained = start | {
         "own": node("RolloutStudioModel", pretrained_model_name_or_path=str(work / "diffusers"), base_model_precision="float32"),
         "lora": node("RolloutStudioLoRA", rank=4),
+        "probe": measured()["probe"],
         "rate": node("RolloutStudioOptimizer", learning_rate=0.01),
         "short": node("RolloutStudioTrainingSettings", max_train_steps=4, checkpointing_steps=4),
-        "train": node("RolloutStudioTrain", model=["own", 0], dataset=["data", 0], adapter=["lora", 0], optimizer=["rate", 0], settings=["short", 0]),
+        "train": node("RolloutStudioTrain", model=["own", 0], dataset=["data", 0], adapter=["lora", 0], optimizer=["rate", 0], settings=["short", 0],
+                      drift=["probe", 0]),
         "bridge": node("RolloutStudioComfyLoRA", checkpoint=["train", 1], model=["ckpt", 0], clip=["ckpt", 1], name="check"),
     }  # fmt: skip
     history = server.done(trained | drawn(["bridge", 0], ["bridge", 1]))
