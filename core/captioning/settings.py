@@ -81,7 +81,7 @@ class CaptionSettings(Checked):
     threshold: float | None = option(
         None,
         "Tagger: how sure it must be of a tag; unset = 0.35. Lower gives more tags, and more wrong ones.",
-        label="Surest needed for a tag",
+        label="Least certainty of a tag",
         ge=0.01,
         le=1,
         since="0.3",
@@ -89,7 +89,7 @@ class CaptionSettings(Checked):
     character_threshold: float | None = option(
         None,
         "Tagger: the same for names of characters; unset = 0.85.",
-        label="Surest needed for a name",
+        label="Least certainty of a name",
         ge=0.01,
         le=1,
         level="advanced",

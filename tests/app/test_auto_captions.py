@@ -65,6 +65,7 @@ def data(folder, **changes):
 
 def test_every_setting_has_a_field_that_gives_it_back(fold, model):
     assert set(fold.fields) == set(OPTIONS)
+    assert fold.fields["detail"].choices[0] == ("unset", "automatic") and len(fold.fields["detail"].choices) == 4
     assert fold.settings(given(fold)) == CaptionSettings()
     other = {
         "model": str(model),

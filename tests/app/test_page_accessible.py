@@ -38,7 +38,7 @@ def test_no_part_of_the_page_keeps_anyone_out(visit, served, write, tab, step, t
     tab(page, "Train")
     for name in ("model", "pictures", "settings", "rollout", "start"):
         step(page, name)
-        fold = {"settings": "#all-settings", "rollout": "#rollout-numbers"}.get(name)
+        fold = {"pictures": "#auto-captions", "settings": "#all-settings", "rollout": "#rollout-numbers"}.get(name)
         if fold is not None:
             page.locator(f"{fold} > button").click()
         wrong[f"Train, {name}"] = severe(page)

@@ -22,7 +22,7 @@ from ....core.findings import printable
 from ....core.platform_calls import device_name
 from ....core.sizes import size
 from ....core.texts import translated
-from ...parts.forms import component, from_component, info, label
+from ...parts.forms import AUTOMATIC, component, from_component, info, label
 from ...parts.panel import QUICK, SLOW, FormPage
 from ...parts.watch import Watch
 from ...parts.words import text
@@ -68,7 +68,9 @@ class AutoCaptions:
 
     def _place(self, *names: str) -> None:
         for name in names:
-            self.fields[name] = component(OPTIONS[name], OPTIONS[name].default, full=False)
+            made = self.fields[name] = component(OPTIONS[name], OPTIONS[name].default, full=False)
+            if isinstance(made, gr.Dropdown) and OPTIONS[name].optional:  # here no checkpoint says what is unset
+                made.choices = [(translated("unset"), AUTOMATIC), *made.choices[1:]]
 
     @property
     def outputs(self) -> list[Any]:
@@ -194,11 +196,10 @@ class AutoCaptions:
         try:
             settings = self.settings(given)
             found = models.find(settings.model, settings.revision)
-        except ConfigError as error:
-            return f'<p class="rs-quiet">{text(error)}</p>'
-        except CaptionError as error:
-            return f'<p class="rs-quiet">{text(error.message)} {text(error.remedy)}</p>'
-        return f'<p class="rs-quiet">On this computer: {text(models.KINDS[found.kind].label)}, {text(size(found.bytes_))} to load.</p>'
+            words = f"On this computer: {models.KINDS[found.kind].label}, {size(found.bytes_)} to load."
+        except (ConfigError, CaptionError) as error:
+            words = str(error)
+        return f'<div class="rs-quiet">{text(words)}</div>'
 
     def shown(self, folder: Path | None, seen: Mapping[str, Any]) -> dict[Any, Any]:
         """Updates that show how far the start on this folder is; `reread` in what is `seen` changes where the set must be read again."""
@@ -242,7 +243,7 @@ def _model_field() -> gr.Dropdown:
 def state_card(state: JobState) -> str:
     """How far a start is, what it left out, and how it ended."""
     bar = (
-        f'<progress max="{max(1, state.total)}" value="{state.done}" aria-label="captions written"></progress>'
+        f'<progress max="{max(1, state.total)}" value="{state.done}" aria-label="captions written" style="width: 100%; accent-color: var(--rs-accent)"></progress>'
         if state.phase == "writing"
         else ""
     )
