@@ -1,5 +1,6 @@
 """Small configs of other tools, written for the tests: (changes to a base, options expected, keys expected among those left with a reason).
 
+A key "a|b" is expected there only while there is no option b, and elsewhere afterwards.
 `None` as a change takes a key away. Keys of nested files are written with dots, as the importers name them.
 """
 
@@ -10,6 +11,7 @@ KOHYA = {
     "bucket_reso_steps": 64, "cache_latents": True, "xformers": "sdpa", "output_name": "cat", "clip_skip": "1", "noise_offset": 0, "text_encoder_lr": 0, "epoch": 10,
 }  # fmt: skip
 KOHYA_CASES = {
+    "masks and DoRA": ({"masked_loss": True, "dora_wd": True}, {}, ("masked_loss|masked_training", "dora_wd|lora_type")),
     "plain": ({}, {"model_family": "sdxl", "lora_rank": 32, "lora_alpha": 16, "learning_rate": 2e-4, "optimizer": "adamw_8bit", "lr_warmup_steps": 80, "resolution": 1024,
                    "save_precision": "float16", "base_model_precision": "bfloat16", "snr_gamma": 5, "seed": 1234, "caption_strategy": "textfile", "max_train_steps": 800}, ()),
     "sd15": ({"sdxl": False, "pretrained_model_name_or_path": "runwayml/stable-diffusion-v1-5", "max_resolution": "512,512"},
@@ -24,9 +26,9 @@ KOHYA_CASES = {
     "sd3": ({"sdxl": False, "sd3_checkbox": True, "weighting_scheme": "logit_normal", "logit_mean": 0.5, "logit_std": 0.8, "min_snr_gamma": 0},
             {"model_family": "sd3", "timestep_sampling": "logit_normal", "logit_mean": -0.5, "logit_std": 0.8}, ()),
     "offset noise": ({"noise_offset": 0.05, "adaptive_noise_scale": 0.005, "multires_noise_iterations": 8}, {}, ("noise_offset", "adaptive_noise_scale", "multires_noise_iterations")),
-    "text encoder": ({"text_encoder_lr": 5e-5}, {}, ("text_encoder_lr",)),
+    "text encoder": ({"text_encoder_lr": 5e-5}, {}, ("text_encoder_lr|train_text_encoder",)),
     "network only": ({"network_train_unet_only": True, "text_encoder_lr": 5e-5}, {"learning_rate": 2e-4}, ()),
-    "LoHa": ({"LoRA_type": "LyCORIS/LoHa", "conv_dim": 8, "conv_alpha": 4}, {"lora_rank": 32}, ("conv_dim", "conv_alpha")),
+    "LoHa": ({"LoRA_type": "LyCORIS/LoHa", "conv_dim": 8, "conv_alpha": 4}, {"lora_rank": 32}, ("LoRA_type|lora_type", "conv_dim", "conv_alpha")),
     "a rank beyond all": ({"LoRA_type": "LyCORIS/LoKr", "network_dim": 100000}, {"lora_alpha": 16}, ("network_dim",)),
     "prodigy": ({"optimizer": "Prodigy", "unet_lr": 1.0, "optimizer_args": '"decouple=True" "weight_decay=0.6" "betas=0.9,0.99" "d_coef=2"'},
                 {"optimizer": "prodigy", "learning_rate": 1.0, "weight_decay": 0.6, "adam_beta2": 0.99}, ()),
@@ -84,16 +86,17 @@ AI_TOOLKIT_CASES = {
     "a model not here": ({_M + "is_flux": None, _M + "arch": "hidream", _M + "name_or_path": "a/hidream"}, {"model_family": "auto", "pretrained_model_name_or_path": "demo-flow"},
                          (_M + "arch", _M + "name_or_path")),
     "full": ({"network": None, "model.quantize": None}, {"model_type": "full"}, ()),
-    "lokr": ({_N + "type": "lokr", _N + "lokr_factor": 8}, {"lora_rank": 16}, (_N + "lokr_factor",)),
+    "lokr": ({_N + "type": "lokr", _N + "lokr_factor": 8}, {"lora_rank": 16}, (_N + "type|lora_type", _N + "lokr_factor|lora_lokr_factor")),
     "rank and alpha by other names": ({_N + "linear": None, _N + "linear_alpha": None, _N + "rank": 24, _N + "alpha": 12}, {"lora_rank": 24, "lora_alpha": 12}, ()),
     "convolutions": ({_N + "conv": 8, _N + "conv_alpha": 8, _N + "dropout": 0.1}, {"lora_dropout": 0.1}, (_N + "conv",)),
     "prodigy": ({_T + "optimizer": "prodigy", _T + "lr": 1, _T + "optimizer_params": {"weight_decay": 0.02, "d_coef": 2}}, {"optimizer": "prodigy", "learning_rate": 1, "weight_decay": 0.02},
                 (_T + "optimizer_params.d_coef",)),
     "an optimizer not here": ({_T + "optimizer": "automagic", _T + "lr": 1e-6}, {"optimizer": "adamw", "learning_rate": 1e-6}, (_T + "optimizer",)),
-    "text encoder": ({_T + "train_text_encoder": True, _T + "text_encoder_lr": 1e-5}, {}, ()),
+    "text encoder": ({_T + "train_text_encoder": True, _T + "text_encoder_lr": 1e-5}, {}, (_T + "train_text_encoder|train_text_encoder",)),
+    "preservation": ({_T + "diff_output_preservation": True, _T + "diff_output_preservation_class": "cat"}, {}, (_T + "diff_output_preservation|output_preservation_weight",)),
     "schedule": ({_T + "lr_scheduler": "cosine", _T + "lr_scheduler_params": {"num_cycles": 2}}, {"lr_scheduler": "cosine"}, (_T + "lr_scheduler_params.num_cycles",)),
     "class pictures": ({"datasets[1]": {"folder_path": "/no/class", "is_reg": True, "default_caption": "a cat"}}, {"class_data_dir": "/no/class", "class_prompt": "a cat", "with_prior_preservation": True}, ()),
-    "two sets": ({"datasets[1]": {"folder_path": "/no/other"}}, {"instance_data_dir": "/no/pictures"}, ("datasets[1].folder_path",)),
+    "two sets": ({"datasets[1]": {"folder_path": "/no/other"}}, {"instance_data_dir": "/no/pictures"}, ("datasets[1].folder_path|concepts",)),
     "one prompt for all": ({"trigger_word": "zwx", _D + "default_caption": "a photo of [trigger]", _D + "flip_x": True, _D + "random_crop": True, _D + "num_repeats": 3},
                            {"instance_prompt": "a photo of zwx", "random_flip": True, "center_crop": False, "repeats": 3}, ()),
     "samples of their own": ({_S + "prompts": None, _S + "samples": [{"prompt": "a cat"}, {"prompt": "a dog", "width": 512}]}, {"validation_prompts": ["a cat", "a dog"]}, (_S + "samples[1].width",)),
@@ -132,11 +135,11 @@ ONETRAINER_CASES = {
     "share of warm-up": ({"learning_rate_warmup_steps": 0.1}, {}, ("learning_rate_warmup_steps",)),
     "schedule": ({"learning_rate_scheduler": "COSINE", "learning_rate_warmup_steps": 30, "learning_rate_cycles": 3}, {"lr_scheduler": "cosine", "lr_warmup_steps": 30}, ("learning_rate_cycles",)),
     "ema and clipping": ({"ema": "CPU", "ema_decay": 0.99, "clip_grad_norm": 2.0}, {"use_ema": True, "ema_decay": 0.99, "max_grad_norm": 2.0}, ()),
-    "masked": ({"masked_training": True, "unmasked_probability": 0.3, "offset_noise_weight": 0.05}, {}, ("unmasked_probability", "offset_noise_weight")),
-    "lokr": ({"peft_type": "LOKR", "lokr_dim": 8}, {"model_type": "lora"}, ("lokr_dim",)),
+    "masked": ({"masked_training": True, "unmasked_probability": 0.3, "offset_noise_weight": 0.05}, {}, ("masked_training|masked_training", "unmasked_probability", "offset_noise_weight|noise_offset")),
+    "lokr": ({"peft_type": "LOKR", "lokr_dim": 8}, {"model_type": "lora", "lora_rank": 8}, ("peft_type|lora_type",)),
     "every so many": ({"save_every": 100, "save_every_unit": "STEP", "sample_after": 10, "sample_after_unit": "MINUTE", "rolling_backup_count": 5},
                       {"checkpoint_step_interval": 100, "checkpoints_total_limit": 5}, ("sample_after",)),
-    "a text encoder": ({"text_encoder.train": True, "text_encoder.learning_rate": 1e-5}, {}, ()),
+    "a text encoder": ({"text_encoder.train": True, "text_encoder.learning_rate": 1e-5}, {}, ("text_encoder.train|train_text_encoder",)),
     "a model not here": ({"model_type": "HI_DREAM_FULL", "base_model_name": "a/hidream"}, {"model_family": "auto", "pretrained_model_name_or_path": "demo-flow"}, ("model_type", "base_model_name")),
     "concepts inside": ({"concepts": [{"path": "/no/a", "enabled": True, "balancing": 3.0, "image": {"enable_random_flip": True, "enable_crop_jitter": False},
                                        "text": {"prompt_source": "filename"}}, {"path": "/no/b", "enabled": True}]},
@@ -163,7 +166,8 @@ DIFFUSERS_CASES = {
     "class pictures": ({"with_prior_preservation": True, "prior_loss_weight": 0.5, "class_prompt": "a dog", "class_data_dir": "dogs", "num_class_images": 50},
                        {"with_prior_preservation": True, "prior_loss_weight": 0.5, "class_prompt": "a dog", "class_data_dir": "dogs", "num_class_images": 50}, ()),
     "warm-up": ({"lr_scheduler": "cosine", "lr_warmup_steps": 50, "lr_num_cycles": 2}, {"lr_scheduler": "cosine", "lr_warmup_steps": 50}, ("lr_num_cycles",)),
-    "text encoder": ({"train_text_encoder": True, "text_encoder_lr": 5e-6}, {}, ()),
+    "text encoder": ({"train_text_encoder": True, "text_encoder_lr": 5e-6, "use_dora": True}, {}, ("train_text_encoder|train_text_encoder", "use_dora|lora_type")),
+    "new tokens": ({"train_text_encoder_ti": True, "initializer_concept": "dog"}, {}, ("train_text_encoder_ti|new_tokens",)),
     "upload": ({"push_to_hub": True, "hub_model_id": "a/b", "hub_token": "x"}, {}, ("push_to_hub", "hub_model_id")),
     "crop and flip": ({"center_crop": True, "random_flip": True}, {"center_crop": True, "random_flip": True}, ()),
     "layers": ({"lora_layers": "to_k,to_q"}, {"lora_targets": ["to_k", "to_q"]}, ()),
@@ -208,5 +212,6 @@ SIMPLETUNER_CASES = {
     "alias and name": ({"checkpointing_steps": 50, "checkpoint_step_interval": 70}, {"checkpoint_step_interval": 70}, ("checkpointing_steps",)),
     "huber": ({"loss_type": "huber", "snr_gamma": 5}, {"loss_type": "huber", "snr_gamma": 5}, ()),
     "lycoris": ({"lora_type": "lycoris"}, {"lora_rank": 16}, ("lora_type",)),
+    "DoRA": ({"use_dora": True}, {}, ("use_dora|lora_type",)),
     "an optimizer not here": ({"optimizer": "optimi-ranger"}, {"optimizer": "adamw"}, ("optimizer",)),
 }  # fmt: skip

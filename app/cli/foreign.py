@@ -15,16 +15,39 @@ from .flags import add_config_source, add_runs_dir, resolve
 
 def register(command: Callable[..., Any]) -> None:
     """Add the commands to the command line; `command` makes a parser of `main`'s."""
-    importing = command("import", _import, "Read the settings of another tool's training (SimpleTuner, kohya_ss, ai-toolkit, OneTrainer, diffusers' scripts), and say what became of each key.")
+    importing = command(
+        "import",
+        _import,
+        "Read the settings of another tool's training (SimpleTuner, kohya_ss, ai-toolkit, OneTrainer, diffusers' scripts), and say what became of each key.",
+    )
     importing.add_argument("files", nargs="+", type=Path, metavar="FILE",
                            help="its config (.json, .toml, .yaml, or a shell script with the command line), and the files that it names, if they lie elsewhere")  # fmt: skip
-    importing.add_argument("--out", type=Path, metavar="FILE", help="write the settings as a config.json; without it they are printed")
-    importing.add_argument("--all", action="store_true", help="also list the keys that were off there, or change nothing of what is learned")
-    exporting = command("export", _export, "Write settings as the files of another tool.", usage="rollout-studio export [--preset NAME | --config FILE] [--set KEY=VALUE ...] --out FOLDER")
+    importing.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the settings as a config.json; without it they are printed"
+    )
+    importing.add_argument(
+        "--all",
+        action="store_true",
+        help="also list the keys that were off there, or change nothing of what is learned",
+    )
+    exporting = command(
+        "export",
+        _export,
+        "Write settings as the files of another tool.",
+        usage="rollout-studio export [--preset NAME | --config FILE] [--set KEY=VALUE ...] --out FOLDER",
+    )
     add_config_source(exporting)
     add_runs_dir(exporting)
-    exporting.add_argument("--to", choices=["simpletuner"], default="simpletuner", help="the tool (default: simpletuner)")
-    exporting.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where its files are written; existing ones are never replaced")
+    exporting.add_argument(
+        "--to", choices=["simpletuner"], default="simpletuner", help="the tool (default: simpletuner)"
+    )
+    exporting.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="where its files are written; existing ones are never replaced",
+    )
 
 
 def _import(given: argparse.Namespace) -> int:
@@ -74,7 +97,11 @@ def _export(given: argparse.Namespace) -> int:
     config, _ = resolve(given)
     exported = export(config)
     files = {"config.json": exported.config, **exported.files}
-    there = [Fault(f"{given.out / name}: exists already; choose another folder.") for name in files if (given.out / name).exists()]
+    there = [
+        Fault(f"{given.out / name}: exists already; choose another folder.")
+        for name in files
+        if (given.out / name).exists()
+    ]
     if there:
         raise ConfigError(there)
     for name, data in files.items():

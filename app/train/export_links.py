@@ -21,9 +21,16 @@ def for_simpletuner(config: RunConfig) -> str:
     except ConfigError as error:
         return f'<br><span class="rs-quiet">{text(f"Not for SimpleTuner: {error.faults[0].message}")}</span>'
     files = {"config.json": exported.config, **exported.files}
-    links = ", ".join(f'<a download="{name}" href="{address_of(json.dumps(data, indent=2, ensure_ascii=False))}">{name}</a>' for name, data in files.items())
+    links = ", ".join(
+        f'<a download="{name}" href="{address_of(json.dumps(data, indent=2, ensure_ascii=False))}">{name}</a>'
+        for name, data in files.items()
+    )
     told = "".join(f"<li>{text(each.key)}: {text(each.how)}</li>" for each in exported.changed) + "".join(
         f"<li>{text(each.key)}: {text(each.why)}</li>" for each in exported.left
     )
-    more = f"<details><summary>What is different there ({len(exported.changed) + len(exported.left)})</summary><ul>{told}</ul></details>" if told else ""
+    more = (
+        f"<details><summary>What is different there ({len(exported.changed) + len(exported.left)})</summary><ul>{told}</ul></details>"
+        if told
+        else ""
+    )
     return f"<br>for SimpleTuner: {links}{more}"

@@ -22,9 +22,18 @@ def import_card(imported: Imported) -> str:
     if changed or notes:
         parts.append(_list("Changed in meaning", [*changed, *notes], len(imported.changed)))
     if imported.left_out:
-        parts.append(_list("Left out", [f"{_given(key, value)} {text(why)}" for key, value, why in imported.left_out], len(imported.left_out)))
+        parts.append(
+            _list(
+                "Left out",
+                [f"{_given(key, value)} {text(why)}" for key, value, why in imported.left_out],
+                len(imported.left_out),
+            )
+        )
     if imported.carried:
-        rows = (f"<code>{text(short_key(each.key))}</code> → {text(label(OPTIONS[each.option]))} <b>{text(shown_value(each.value))}</b>" for each in imported.carried)
+        rows = (
+            f"<code>{text(short_key(each.key))}</code> → {text(label(OPTIONS[each.option]))} <b>{text(shown_value(each.value))}</b>"
+            for each in imported.carried
+        )
         parts.append(_fold(f"Carried over ({len(imported.carried)})", rows))
     if imported.assumed:
         flat = config_to_flat(imported.config)

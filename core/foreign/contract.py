@@ -118,9 +118,7 @@ class Importer(Protocol):
 
 def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(key, value) of every setting in nested data. Raises ConfigError where there are more than any tool writes."""
-    count = 0
-    for found in _leaves(data, path, 0):
-        count += 1
+    for count, found in enumerate(_leaves(data, path, 0), 1):
         if count > MOST_KEYS:
             raise ConfigError([Fault(f"holds more than {MOST_KEYS:,} settings; this is no tool's training config.")])
         yield found

@@ -23,7 +23,7 @@ class Folder:
 
 
 def repeats_and_caption(name: str) -> tuple[int, str] | None:
-    """"10_sks dog" -> (10, "sks dog"); None for a name of another form."""
+    """ "10_sks dog" -> (10, "sks dog"); None for a name of another form."""
     match = _REPEATED.fullmatch(name)
     return (int(match[1][:6]), match[2].strip()) if match is not None else None
 
@@ -54,6 +54,13 @@ def repeated_folders(path: Path) -> list[Folder]:
     return [Folder(path / name, count(path / name), read[0], read[1]) for name, read in found if read is not None]
 
 
+def shares(rows: list[int]) -> list[int]:
+    """How often things come beside each other, in the smallest whole numbers: [60, 15] -> [4, 1]."""
+    common = math.gcd(*rows)
+    found = [each // common for each in rows]
+    return found if max(found) <= 10_000 else [max(1, round(each * 10_000 / max(found))) for each in found]
+
+
 def place_epochs(sheet: Sheet, key: str, epochs: int, rows: int, *, doubled: bool = False) -> None:
     """A length in epochs as steps. `rows`: pictures x repeats of an epoch, 0 where they cannot be counted.
 
@@ -67,14 +74,27 @@ def place_epochs(sheet: Sheet, key: str, epochs: int, rows: int, *, doubled: boo
         return
     steps = max(1, math.ceil(rows / each) * epochs)
     why = " Class pictures come along with each step here, so their steps are not counted." if doubled else ""
-    sheet.change(key, {"max_train_steps": steps}, f"{epochs} epochs of {rows} pictures (with repeats) at {each} a step are {steps} steps.{why}")
+    sheet.change(
+        key,
+        {"max_train_steps": steps},
+        f"{epochs} epochs of {rows} pictures (with repeats) at {each} a step are {steps} steps.{why}",
+    )
 
 
 def place_every(sheet: Sheet, key: str, option: str, every: float, rows: int) -> None:
-    """"Every n epochs" as steps."""
-    each = int(float(sheet.flat.get("train_batch_size", 1))) * int(float(sheet.flat.get("gradient_accumulation_steps", 1)))
+    """ "Every n epochs" as steps."""
+    each = int(float(sheet.flat.get("train_batch_size", 1))) * int(
+        float(sheet.flat.get("gradient_accumulation_steps", 1))
+    )
     if rows <= 0:
-        sheet.leave(key, f"every {every:g} epochs: the pictures are not on this computer, so they cannot be counted; set {option}")
+        sheet.leave(
+            key,
+            f"every {every:g} epochs: the pictures are not on this computer, so they cannot be counted; set {option}",
+        )
     else:
         steps = max(1, round(math.ceil(rows / each) * every))
-        sheet.change(key, {option: steps}, f"{'Every epoch is' if every == 1 else f'Every {every:g} epochs are'} every {steps} steps.")
+        sheet.change(
+            key,
+            {option: steps},
+            f"{'Every epoch is' if every == 1 else f'Every {every:g} epochs are'} every {steps} steps.",
+        )

@@ -15,7 +15,7 @@ from .contract import ImportedConfig, Near
 from .counting import count, place_epochs
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
-from .words import place_model, place_optimizer
+from .words import NO_NEW_TOKENS, NO_OFFSET_NOISE, place_dora, place_model, place_optimizer, place_text_encoder
 
 NAME = "diffusers"
 
@@ -51,15 +51,13 @@ NOT_HERE = {
     "logging_dir": "every run keeps its own curves here", "guidance_scale": "a network that takes guidance as a number is fed the family's own in training here",
     "pretrained_vae_model_name_or_path": "the checkpoint's own VAE is used here", "image_interpolation_mode": "pictures are scaled one way here",
     "aspect_ratio_buckets": "sides of the shapes follow resolution and bucket_step here",
-    "adam_weight_decay_text_encoder": "the text encoder is not trained here",
+    "adam_weight_decay_text_encoder": "all that is trained has one weight_decay here",
 }  # fmt: skip
 """Arguments without a counterpart, with the reason."""
 WHEN_ON = {"push_to_hub": "nothing is uploaded here", "hub_model_id": "nothing is uploaded here", "scale_lr": "the rate is taken as it is here",
-           "train_text_encoder_ti": "new tokens: not here", "enable_npu_flash_attention": "does not exist here", "do_edm_style_training": "does not exist here", "noise_offset": "offset noise does not exist here",
+           "enable_npu_flash_attention": "does not exist here", "do_edm_style_training": "does not exist here",
            "bnb_quantization_config_path": "see base_model_quantization", "fp8_training": "see base_model_quantization", "do_fp8_training": "see base_model_quantization",
            "prodigy_beta3": "prodigy's own is used here", "upcast_before_saving": "see save_precision"}  # fmt: skip
-COMING = {"train_text_encoder": ("train_text_encoder", "the text encoder is not trained here"), "use_dora": ("use_dora", "DoRA does not exist here"),
-          "text_encoder_lr": ("text_encoder_learning_rate", "the text encoder is not trained here")}  # fmt: skip
 SILENT = (
     SCRIPT, "config_file", "local_rank", "dataloader_num_workers", "dataset_config_name", "image_column", "caption_column", "hub_token", "prodigy_decouple", "prodigy_use_bias_correction",
     "prodigy_safeguard_warmup", "allow_tf32", "prior_generation_precision", "vae_encode_mode", "cache_latents", "offload", "enable_xformers_memory_efficient_attention", "set_grads_to_none",
@@ -76,7 +74,9 @@ def looks_like(data: Any) -> bool:
     script = str(data.get(SCRIPT, ""))
     if {"model_family", "LoRA_type", "network_module", "network_dim"} & set(data):
         return False
-    old = {"instance_data_dir", "output_dir", "resolution"} <= set(data) and bool({"lr_num_cycles", "adam_weight_decay", "num_validation_images", "rank"} & set(data))
+    old = {"instance_data_dir", "output_dir", "resolution"} <= set(data) and bool(
+        {"lr_num_cycles", "adam_weight_decay", "num_validation_images", "rank"} & set(data)
+    )
     return "weighting_scheme" in data or "dreambooth" in script or old
 
 
@@ -84,23 +84,31 @@ def read(data: Any, near: Near) -> ImportedConfig:
     """Our settings for its arguments."""
     sheet = Sheet(NAME, data, {*OPTIONS, *ALIASES, *NOT_HERE, *WHEN_ON})
     script = re.sub(r"\.py$", "", str(data.get(SCRIPT, "")))
-    lora = "lora" in script or any(key in ("rank", "lora_alpha", "lora_dropout", "lora_layers") or key.startswith("lora_") for key in data)
-    lumina = "lumina" in script or "system_prompt" in data or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
+    lora = "lora" in script or any(
+        key in ("rank", "lora_alpha", "lora_dropout", "lora_layers") or key.startswith("lora_") for key in data
+    )
+    lumina = (
+        "lumina" in script
+        or "system_prompt" in data
+        or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
+    )
     place_model(sheet, "pretrained_model_name_or_path")
     family = next((family for end, family in SCRIPTS.items() if script.endswith(end)), None)
     if family is not None:
         sheet.assume("model_family", family)
-    sheet.assume("model_type", "lora" if lora else "full")
+    if not lora:
+        sheet.assume("model_type", "full")
     place_optimizer(sheet, "optimizer", eight_bit=is_on(sheet.get("use_8bit_adam")))
     if "optimizer" not in data and is_on(sheet.get("use_8bit_adam")):
         sheet.carry("use_8bit_adam", "optimizer", value="adamw_8bit")
     _prompts(sheet)
     _weighting(sheet, lumina)
-    for key, (option, why) in COMING.items():
-        off = is_off(sheet.get(key))
-        if off and option not in OPTIONS:
-            sheet.leave(key, "is off there", quiet=True)
-        sheet.carry(key, option, absent=why)
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    if is_on(sheet.get("noise_offset")):
+        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave("noise_offset", "is off there", quiet=True)
+    _new_tokens(sheet)
     for key in list(sheet.values):
         option = ALIASES.get(key, key)
         if option in OPTIONS and key not in NOT_HERE:
@@ -108,10 +116,31 @@ def read(data: Any, near: Near) -> ImportedConfig:
     _length(sheet, near)
     _silences(sheet)
     for option, value in DEFAULTS.items():
-        sheet.assume(option, 0 if option == "lr_warmup_steps" and sheet.flat.get("lr_scheduler") == "constant" else value)
+        sheet.assume(
+            option, 0 if option == "lr_warmup_steps" and sheet.flat.get("lr_scheduler") == "constant" else value
+        )
     if lora:
         sheet.assume("lora_rank", 4)
     return sheet.done()
+
+
+def _new_tokens(sheet: Sheet) -> None:
+    """Textual inversion beside the LoRA, of the advanced scripts: tokens that start as a word."""
+    key, word = "train_text_encoder_ti", sheet.get("initializer_concept")
+    if is_on(sheet.get(key)) and isinstance(word, str):
+        tokens = whole(sheet.get("num_new_tokens_per_abstraction"))
+        options = {"new_tokens": 2 if tokens is None else tokens, "new_token_initializer": word}
+        how = f"The trigger word becomes {options['new_tokens']} tokens that start as {word}."
+        sheet.change(key, options, how, NO_NEW_TOKENS)
+    off, carried = is_off(sheet.get(key)), sheet.gave("new_tokens")
+    for name in (key, "initializer_concept", "num_new_tokens_per_abstraction"):
+        why = "is off there" if off else "is new_tokens here" if carried else NO_NEW_TOKENS
+        sheet.leave(name, why, quiet=off or carried)
+    fractions = {
+        "train_text_encoder_ti_frac": "see new_token_steps",
+        "train_text_encoder_frac": "see text_encoder_steps",
+    }
+    sheet.reasons({"token_abstraction": "see trigger_word", **fractions})
 
 
 def _one(sheet: Sheet, key: str, option: str) -> None:
@@ -140,7 +169,9 @@ def _length(sheet: Sheet, near: Near) -> None:
     path = near.find_folder(sheet.get("instance_data_dir"))
     repeats = whole(sheet.get("repeats"))
     sheet.assume("train_batch_size", DEFAULTS["train_batch_size"])
-    place_epochs(sheet, "num_train_epochs", epochs, count(path) * (repeats if repeats else 1) if path is not None else 0)
+    place_epochs(
+        sheet, "num_train_epochs", epochs, count(path) * (repeats if repeats else 1) if path is not None else 0
+    )
 
 
 def _silences(sheet: Sheet) -> None:
@@ -164,16 +195,26 @@ def _weighting(sheet: Sheet, lumina: bool) -> None:
     sampling, weighting = SAMPLING[scheme]
     words = f'weighting_scheme "{scheme}" is timestep_sampling "{sampling}"'
     if lumina and weighting == "sigma_sqrt":
-        sheet.leave(key, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike")
+        sheet.leave(
+            key, "weighs by 1 / (1 - sigma)^2 in Lumina 2's script, which is not here; every level counts alike"
+        )
         sheet.assume("timestep_sampling", sampling)
         weighting = "none"
-    sheet.change(key, {"timestep_sampling": sampling, "loss_weighting": weighting}, words + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here.")
+    sheet.change(
+        key,
+        {"timestep_sampling": sampling, "loss_weighting": weighting},
+        words + (f' and loss_weighting "{weighting}"' if weighting != "none" else "") + " here.",
+    )
     mean = number(sheet.get("logit_mean"))
     if sampling != "logit_normal":
         for other in ("logit_mean", "logit_std"):
             sheet.leave(other, "is used with logit_normal only", quiet=True)
     elif not lumina and mean:
-        sheet.change("logit_mean", {"logit_mean": -mean}, f"logit_mean {shown(sheet.get('logit_mean'))} is {shown(-mean)} here: there, above 0 means cleaner; here, as in the paper, noisier.")
+        sheet.change(
+            "logit_mean",
+            {"logit_mean": -mean},
+            f"logit_mean {shown(sheet.get('logit_mean'))} is {shown(-mean)} here: there, above 0 means cleaner; here, as in the paper, noisier.",
+        )
     if sampling != "mode":
         sheet.leave("mode_scale", "is used with mode only", quiet=True)
     if lumina:

@@ -19,10 +19,17 @@ def recognised(data: Any) -> str:
     entries = [each for each in data.values() if isinstance(each, Mapping)]
     if entries and all("class_type" in each for each in entries):
         return _SIGNS[0][1]
-    if entries and len(entries) == len(keys) and all({"caption", "tags", "train_resolution"} & set(each) for each in entries):
+    if (
+        entries
+        and len(entries) == len(keys)
+        and all({"caption", "tags", "train_resolution"} & set(each) for each in entries)
+    ):
         return "is a list of captions of kohya_ss; bring the config that names it, and write the captions into .txt files beside the pictures."
     sets = data.get("datasets")
-    if isinstance(sets, list) and any(isinstance(each, Mapping) and {"image_directory", "video_directory", "image_jsonl_file"} & set(each) for each in sets):
+    if isinstance(sets, list) and any(
+        isinstance(each, Mapping) and {"image_directory", "video_directory", "image_jsonl_file"} & set(each)
+        for each in sets
+    ):
         return "is a dataset file of musubi-tuner, which is not read here; fill in the folder with your pictures: instance_data_dir."
     return ""
 

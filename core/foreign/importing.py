@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..adapters.header import LARGEST_HEADER, PATHS, ExportError, config_of_header, parsed_header, read_header, read_lora_config
+from ..adapters.header import (
+    LARGEST_HEADER,
+    PATHS,
+    ExportError,
+    config_of_header,
+    parsed_header,
+    read_header,
+    read_lora_config,
+)
 from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
@@ -54,7 +62,9 @@ class Imported:
     left: tuple[Left, ...] = field(default=())
 
 
-def import_file(path: Path, name: str | None = None, along: Mapping[str, Path] | None = None, *, beside: bool = True) -> Imported:
+def import_file(
+    path: Path, name: str | None = None, along: Mapping[str, Path] | None = None, *, beside: bool = True
+) -> Imported:
     """The settings in a file: a config of ours or of another tool, or .safetensors with our header.
 
     Args:
@@ -85,7 +95,9 @@ def import_files(paths: Mapping[str, Path], *, beside: bool = False) -> Imported
     rank = sorted(paths, key=lambda name: _is_part(paths[name], name))
     for name in rank:
         try:
-            return import_file(paths[name], name, {other: path for other, path in paths.items() if other != name}, beside=beside)
+            return import_file(
+                paths[name], name, {other: path for other, path in paths.items() if other != name}, beside=beside
+            )
         except ConfigError as error:
             first = error if first is None else first
     raise first if first is not None else ConfigError([Fault("No file was given.")])
@@ -127,7 +139,12 @@ def _foreign(importer: Importer, data: Any, name: str, near: Near) -> Imported:
     try:
         config, read = settled(importer.read(data, near))
     except ConfigError as error:
-        raise ConfigError([Fault(fault.message if name in fault.message else f"{name}: {fault.message}", fault.options) for fault in error.faults]) from None
+        raise ConfigError(
+            [
+                Fault(fault.message if name in fault.message else f"{name}: {fault.message}", fault.options)
+                for fault in error.faults
+            ]
+        ) from None
     taken = tuple(key for key in OPTIONS if key in read.flat and key not in read.assumed)
     loud = tuple((each.key, each.given, each.why) for each in read.left if not each.quiet)
     remarks = (*dict.fromkeys(each.how for each in read.changed), *read.notes)
@@ -157,7 +174,9 @@ def import_path(typed: str) -> Imported:
     path = Path(written).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "there is no such file on this computer"
-        raise ConfigError([Fault(f"{written}: {what}; name a config ({', '.join(TEXT_KINDS)}) or a .safetensors file.")])
+        raise ConfigError(
+            [Fault(f"{written}: {what}; name a config ({', '.join(TEXT_KINDS)}) or a .safetensors file.")]
+        )
     return import_file(path)
 
 
@@ -179,7 +198,11 @@ def _lora(read: Callable[[], dict[str, Any] | None], name: str, header: Callable
         tool = elsewhere.writer_of(metadata) if isinstance(metadata, Mapping) else ""
         remedy = f" It was written by {tool}; bring the config that it was trained with." if tool else ""
         raise ConfigError(
-            [Fault(f"{name}: carries no settings of Rollout Studio; only LoRA files that were trained here do.{remedy}")]
+            [
+                Fault(
+                    f"{name}: carries no settings of Rollout Studio; only LoRA files that were trained here do.{remedy}"
+                )
+            ]
         )
     gone = {key: flat[key] for key in PATHS if isinstance(flat.get(key), str) and not _can_be_found(key, flat[key])}
     kept = {key: value for key, value in flat.items() if key not in gone or key == "pretrained_model_name_or_path"}

@@ -13,7 +13,24 @@ from .contract import ImportedConfig, Near
 from .counting import place_epochs, place_every
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
-from .words import MIXED, PRECISIONS, SCHEDULES, is_flow, place_arguments, place_model, place_optimizer, place_rate, place_resolution
+from .words import (
+    MIXED,
+    NO_MASKS,
+    NO_OFFSET_NOISE,
+    NO_TEXT_ENCODER,
+    PLAIN_LORA,
+    PRECISIONS,
+    SCHEDULES,
+    is_flow,
+    place_arguments,
+    place_dora,
+    place_kind,
+    place_model,
+    place_optimizer,
+    place_rate,
+    place_resolution,
+    place_text_encoder,
+)
 
 NAME = "kohya_ss"
 
@@ -29,12 +46,11 @@ ROWS = {
     "network_dim": "lora_rank", "network_dropout": "lora_dropout", "train_batch_size": "train_batch_size", "batch_size": "train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_checkpointing": "gradient_checkpointing", "max_grad_norm": "max_grad_norm",
     "bucket_reso_steps": "bucket_step", "enable_bucket": "aspect_buckets", "flip_aug": "random_flip", "caption_dropout_rate": "caption_dropout_probability",
-    "ip_noise_gamma": "input_perturbation_gamma", "masked_loss": "masked_loss", "dora_wd": "use_dora",
+    "ip_noise_gamma": "input_perturbation_gamma",
 }  # fmt: skip
 """key -> option of the same meaning and unit; an option that this version lacks leaves the key with that reason."""
 
 NOT_HERE = {
-    "noise_offset": "offset noise does not exist here: it shifts the brightness of all noise, and a rollout starts from unshifted noise",
     "adaptive_noise_scale": "offset noise does not exist here", "noise_offset_random_strength": "offset noise does not exist here",
     "multires_noise_iterations": "multi-resolution noise does not exist here", "multires_noise_discount": "multi-resolution noise does not exist here",
     "ip_noise_gamma_random_strength": "the strength is the same for every row here",
@@ -70,14 +86,14 @@ NOT_HERE = {
     "apply_t5_attn_mask": "texts are masked as the model's pipeline does here", "clip_l": "the pipeline's own text encoders are used here", "clip_g": "the pipeline's own text encoders are used here",
     "t5xxl": "the pipeline's own text encoders are used here", "ae": "the pipeline's own VAE is used here", "flux1_clip_l": "the pipeline's own text encoders are used here",
     "flux1_t5xxl": "the pipeline's own text encoders are used here", "train_t5xxl": "the text encoders are not trained here", "decompose_both": "belongs to LoKr",
-    "network_args": "arguments of its network modules are not read; look through them", 
+    "network_args": "arguments of its network modules are not read; look through them",
     "log_with": "see report_to",
-    "save_last_n_steps": "see checkpoints_total_limit", "save_last_n_epochs": "see checkpoints_total_limit", "stop_text_encoder_training": "the text encoder is not trained here",
-    "stop_text_encoder_training_pct": "the text encoder is not trained here", "learning_rate_te": "the text encoder is not trained here",
+    "save_last_n_steps": "see checkpoints_total_limit", "save_last_n_epochs": "see checkpoints_total_limit",
+    "learning_rate_te": "the text encoder is not trained here",
     "learning_rate_te1": "the text encoder is not trained here", "learning_rate_te2": "the text encoder is not trained here",
     "use_cp": "belongs to LyCORIS", "use_tucker": "belongs to LyCORIS", "use_scalar": "belongs to LyCORIS", "bypass_mode": "belongs to LyCORIS",
     "rescaled": "belongs to LyCORIS", "split_mode": "all layers of lora_targets are trained here", "train_blocks": "all layers of lora_targets are trained here",
-    "sigmoid_scale": "is the width of the noise levels: logit_std", 
+    "sigmoid_scale": "is the width of the noise levels: logit_std",
 }  # fmt: skip
 """Keys without a counterpart, with the reason."""
 
@@ -92,7 +108,7 @@ SILENT = (
     "huggingface_token", "huggingface_path_in_repo", "huggingface_repo_type", "huggingface_repo_visibility", "lowvram", "highvram", "lowram", "skip_cache_check",
     "disable_mmap_load_safetensors", "no_token_padding", "save_t5xxl", "save_clip", "t5xxl_device", "t5xxl_dtype", "use_8bit_adam", "noise_offset_type", "LyCORIS_preset",
     "use_latent_files", "generate_caption_database", "generate_image_buckets", "full_path", "create_caption", "create_buckets", "template",
-    "logging_dir", "output_dir", "output_name", "caption_metadata_filename", "latent_metadata_filename", "unit", "constrain", "factor", "conv_dims", "conv_alphas", "config_file", "include_subdirectories", "debug_dataset", "use_safetensors",
+    "logging_dir", "output_dir", "output_name", "caption_metadata_filename", "latent_metadata_filename", "unit", "constrain", "conv_dims", "conv_alphas", "config_file", "include_subdirectories", "debug_dataset", "use_safetensors",
     "blockwise_fused_optimizers", "train_on_input", "save_n_epoch_ratio", "tokenizer_cache_dir",
 )  # fmt: skip
 """Keys that change nothing of what is learned, or that only matter with another one which is left."""
@@ -102,8 +118,18 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "lr_scheduler_num_cycles": (1, "1"), "lr_scheduler_power": (1, "1", 1.0), "t5xxl_max_token_length": (512, 256), "guidance_scale": (1, "1"), "conv_dim": (1,), "conv_alpha": (1,),
     "huber_scale": (1,), "train_blocks": ("all",), "mode_scale": (1.29,), "logit_std": (), "sigmoid_scale": (1, "1"), "prior_loss_weight": (), "num_vectors_per_token": (),
 }  # fmt: skip
-_LYCORIS = {"lycoris/loha": "loha", "lycoris/lokr": "lokr", "lycoris/locon": "", "kohya locon": "", "standard": "lora", "flux1": "lora", "sd3": "lora",
-            "lycoris/ia3": "", "lycoris/glora": "", "lycoris/diag-oft": "", "lycoris/boft": "", "kohya dylora": ""}  # fmt: skip
+_KINDS = {
+    "standard": "lora",
+    "flux1": "lora",
+    "sd3": "lora",
+    "lycoris/loha": "loha",
+    "lycoris/lokr": "lokr",
+    "lycoris/locon": "",
+    "kohya locon": "",
+    "lycoris/glora": "",
+    "kohya dylora": "",
+}
+"""`LoRA_type` -> ours; empty for kinds that are none of ours."""
 _FLOW_ONLY = ("timestep_sampling", "discrete_flow_shift", "model_prediction_type", "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "sigmoid_scale", "guidance_scale",
               "training_shift")  # fmt: skip
 _KNOWN = {*ROWS, *NOT_HERE, *SILENT, *USUAL, *_SIGNS, *_FLOW_ONLY}
@@ -140,6 +166,13 @@ def read(data: Any, near: Near) -> ImportedConfig:
     _adapter(sheet)
     _rates(sheet)
     sheet.rows(ROWS)
+    if is_on(sheet.get("masked_loss")):
+        how = "Masks lie beside the pictures here: name-mask.png, white where it is trained."
+        sheet.change("masked_loss", {"masked_training": "soft"}, how, NO_MASKS)
+    sheet.leave("masked_loss", "is off there", quiet=True)
+    if is_on(sheet.get("noise_offset")):
+        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave("noise_offset", "is off there", quiet=True)
     _loss(sheet)
     _length(sheet, rows)
     _samples(sheet, rows)
@@ -149,7 +182,9 @@ def read(data: Any, near: Near) -> ImportedConfig:
     sheet.reasons({"min_bucket_reso": "sides of the shapes follow the resolution here", "max_bucket_reso": "sides of the shapes follow the resolution here",
                    "conv_dim": "belongs to LyCORIS and LoCon", "conv_alpha": "belongs to LyCORIS and LoCon", "lr_scheduler_num_cycles": "restarts are not counted here"})  # fmt: skip
     sheet.silent(SILENT)
-    if "LoRA_type" not in sheet.values and "epoch" not in sheet.values and not other:  # sd-scripts, not its GUI, which writes every key
+    if (
+        "LoRA_type" not in sheet.values and "epoch" not in sheet.values and not other
+    ):  # sd-scripts, not its GUI, which writes every key
         sheet.assume("learning_rate", 2e-6)
         if sheet.flat.get("max_train_steps") is None and "max_train_epochs" not in sheet.values:
             sheet.assume("max_train_steps", 1600)
@@ -185,15 +220,24 @@ def _adapter(sheet: Sheet) -> None:
         sheet.assume("model_type", "lora")
     else:
         sheet.assume("model_type", "full")
-    ours = _LYCORIS.get(kind, "lora" if "lora" in kind else "")
-    if ours == "lora":
-        sheet.carry("LoRA_type", "model_type", value="lora")
-    elif ours:
-        sheet.carry("LoRA_type", "lora_type", value=ours, absent="only plain LoRA is trained here; the rest of its settings is taken for one")
-    sheet.reasons({"LoRA_type": "only plain LoRA is trained here; the rest of its settings is taken for one"})
+    if "LoRA_type" in sheet.values:
+        ours = _KINDS.get(kind, "lora" if "lora" in kind else "")
+        if ours:
+            place_kind(sheet, "LoRA_type", ours)
+        sheet.leave("LoRA_type", PLAIN_LORA)
+    algorithm = re.search(r"algo=(\w+)", str(sheet.get("network_args", "")))
     if module in ("networks.lora", "networks.lora_flux", "networks.lora_sd3", "networks.lora_lumina"):
-        sheet.carry("network_module", "model_type", value="lora")
-    sheet.reasons({"network_module": "only plain LoRA is trained here; the rest of its settings is taken for one"})
+        place_kind(sheet, "network_module", "lora")
+    elif module == "lycoris.kohya" and algorithm is not None and algorithm[1] in ("loha", "lokr"):
+        place_kind(sheet, "network_module", algorithm[1])
+    sheet.reasons({"network_module": PLAIN_LORA})
+    place_dora(sheet, "dora_wd")
+    factor = whole(sheet.get("factor"))
+    if "lokr" in kind and factor and factor > 1:
+        sheet.carry("factor", "lora_lokr_factor", absent="belongs to LoKr")
+    elif factor == -1 or "lokr" not in kind:
+        sheet.silent(["factor"], why="is LoKr's own choice there" if factor == -1 else "belongs to LoKr")
+    sheet.reasons({"factor": "belongs to LoKr"})
     sheet.carry("network_alpha", "lora_alpha")
     if is_lora:
         sheet.assume("lora_alpha", 1)
@@ -206,21 +250,33 @@ def _rates(sheet: Sheet) -> None:
     unet = number(sheet.get("unet_lr"))
     if unet:
         place_rate(sheet, "unet_lr", here, optimizer)
-        sheet.leave("learning_rate", "unet_lr decides there, and the network alone is trained here", quiet=number(sheet.get("learning_rate")) == unet)
+        sheet.leave(
+            "learning_rate",
+            "unet_lr decides there for the network",
+            quiet=number(sheet.get("learning_rate")) == unet,
+        )
     else:
         sheet.leave("unet_lr", "is off there", quiet=True)
         place_rate(sheet, "learning_rate", here, optimizer)
-    te = sheet.get("text_encoder_lr")
     if is_on(sheet.get("network_train_unet_only")):
         sheet.leave("text_encoder_lr", "network_train_unet_only is on there", quiet=True)
         sheet.silent(["network_train_unet_only"], why="the network alone is trained here too")
-    elif number(te):
-        sheet.carry("text_encoder_lr", "text_encoder_learning_rate", absent="the text encoder is not trained here")
-    sheet.reasons({"text_encoder_lr": "the text encoder is not trained here", "network_train_unet_only": "",
-                   "train_text_encoder": "the text encoder is not trained here"})  # fmt: skip
+    elif sheet.flat.get("model_type") == "lora":
+        place_text_encoder(sheet, "", "text_encoder_lr")
+    sheet.reasons(
+        {
+            "text_encoder_lr": NO_TEXT_ENCODER,
+            "network_train_unet_only": "is off there",
+            "train_text_encoder": NO_TEXT_ENCODER,
+        }
+    )
     arguments = sheet.get("optimizer_args")
     if arguments is not None:
-        words = arguments if isinstance(arguments, list) else re.findall(r"[\w.]+\s*=\s*[^\s\"']+", str(arguments).replace('"', " ").replace("'", " "))
+        words = (
+            arguments
+            if isinstance(arguments, list)
+            else re.findall(r"[\w.]+\s*=\s*[^\s\"']+", str(arguments).replace('"', " ").replace("'", " "))
+        )
         pairs = dict(str(word).partition("=")[::2] for word in words if "=" in str(word))
         place_arguments(sheet, "optimizer_args", {key.strip(): value.strip() for key, value in pairs.items()})
     sheet.leave("optimizer_args", "is empty", quiet=True)
@@ -232,7 +288,11 @@ def _loss(sheet: Sheet) -> None:
     gamma = number(sheet.get("min_snr_gamma"))
     if gamma and flow is not True:
         sheet.carry("min_snr_gamma", "snr_gamma")
-    sheet.reasons({"min_snr_gamma": "weighs by signal to noise on a variance-preserving path; it does nothing for flow models there"})
+    sheet.reasons(
+        {
+            "min_snr_gamma": "weighs by signal to noise on a variance-preserving path; it does nothing for flow models there"
+        }
+    )
     kind = str(sheet.get("loss_type", "l2")).lower()
     if kind == "smooth_l1":
         sheet.change("loss_type", {"loss_type": "huber"}, "smooth_l1 is huber here, with huber_delta as its corner.")
@@ -256,24 +316,51 @@ def _noise_levels(sheet: Sheet) -> None:
         if sampling == "sigmoid":
             options["flow_schedule_shift"] = 1.0
             sheet.leave("discrete_flow_shift", 'is not used there with timestep_sampling "sigmoid"', quiet=True)
-        sheet.change("timestep_sampling", options, f'"{sampling}" is logit_normal here, {"without a shift" if sampling == "sigmoid" else "with discrete_flow_shift as the shift"}.')
+        sheet.change(
+            "timestep_sampling",
+            options,
+            f'"{sampling}" is logit_normal here, {"without a shift" if sampling == "sigmoid" else "with discrete_flow_shift as the shift"}.',
+        )
         if shift:
             sheet.carry("discrete_flow_shift", "flow_schedule_shift")
         if scale and scale != 1:
             sheet.carry("sigmoid_scale", "logit_std")
     elif sampling == "uniform":
-        sheet.change("timestep_sampling", {"timestep_sampling": "uniform", "flow_schedule_shift": 1.0}, '"uniform" has no shift there, so the shift is 1.')
+        sheet.change(
+            "timestep_sampling",
+            {"timestep_sampling": "uniform", "flow_schedule_shift": 1.0},
+            '"uniform" has no shift there, so the shift is 1.',
+        )
     elif sampling == "flux_shift":
-        sheet.change("timestep_sampling", {"timestep_sampling": "logit_normal"}, "The shift follows the resolution there; here it is the checkpoint's.")
+        sheet.change(
+            "timestep_sampling",
+            {"timestep_sampling": "logit_normal"},
+            "The shift follows the resolution there; here it is the checkpoint's.",
+        )
     elif sampling == "sigma":
         scheme = str(sheet.get("weighting_scheme", "none")).lower()
-        sheet.leave("timestep_sampling", 'with "sigma" weighting_scheme decides', quiet=scheme in ("logit_normal", "mode"))
+        sheet.leave(
+            "timestep_sampling", 'with "sigma" weighting_scheme decides', quiet=scheme in ("logit_normal", "mode")
+        )
+    _weighting(sheet)
+    if number(sheet.get("guidance_scale")) not in (None, 1.0):
+        sheet.leave(
+            "guidance_scale", "a network that takes guidance as a number is fed the family's own in training here"
+        )
+
+
+def _weighting(sheet: Sheet) -> None:
+    """What `weighting_scheme` says where timestep_sampling does not, and in what the error is counted."""
     scheme = str(sheet.get("weighting_scheme", "")).lower()
     if scheme == "logit_normal":
         sheet.carry("weighting_scheme", "timestep_sampling", value="logit_normal")
         mean = number(sheet.get("logit_mean"))
         if mean:
-            sheet.change("logit_mean", {"logit_mean": -mean}, f"logit_mean {mean:g} is {-mean:g} here: there, above 0 means cleaner; here, as in the paper, noisier.")
+            sheet.change(
+                "logit_mean",
+                {"logit_mean": -mean},
+                f"logit_mean {mean:g} is {-mean:g} here: there, above 0 means cleaner; here, as in the paper, noisier.",
+            )
         sheet.carry("logit_std", "logit_std")
     elif scheme == "mode":
         sheet.carry("weighting_scheme", "timestep_sampling", value="mode")
@@ -282,11 +369,14 @@ def _noise_levels(sheet: Sheet) -> None:
         sheet.carry("weighting_scheme", "loss_weighting", value=scheme)
     sheet.reasons({"weighting_scheme": "is not here", "logit_mean": "is used with logit_normal only", "logit_std": "is used with logit_normal only",
                    "mode_scale": "is used with mode only"})  # fmt: skip
-    sheet.words("model_prediction_type", "precondition_outputs", {"raw": False, "sigma_scaled": True}, "is not here; the error of the network's own output counts")
+    sheet.words(
+        "model_prediction_type",
+        "precondition_outputs",
+        {"raw": False, "sigma_scaled": True},
+        "is not here; the error of the network's own output counts",
+    )
     sheet.reasons({"discrete_flow_shift": "the shift is the checkpoint's here unless flow_schedule_shift is set", "training_shift": "set flow_schedule_shift",
                    "sigmoid_scale": "is used with sigmoid only"})  # fmt: skip
-    if number(sheet.get("guidance_scale")) not in (None, 1.0):
-        sheet.leave("guidance_scale", "a network that takes guidance as a number is fed the family's own in training here")
 
 
 def _length(sheet: Sheet, rows: int) -> None:
@@ -302,18 +392,36 @@ def _length(sheet: Sheet, rows: int) -> None:
         sheet.leave("epoch", "max_train_steps decides there", quiet=True)
     elif epochs:
         place_epochs(sheet, "epoch", epochs, rows, doubled=doubled)
-    sheet.reasons({"max_train_epochs": "is no number of epochs", "max_train_steps": "is no number of steps", "epoch": "is no number of epochs"})
+    sheet.reasons(
+        {
+            "max_train_epochs": "is no number of epochs",
+            "max_train_steps": "is no number of steps",
+            "epoch": "is no number of epochs",
+        }
+    )
+    stop, total = number(sheet.get("stop_text_encoder_training")), whole(sheet.flat.get("max_train_steps"))
+    if stop and total and sheet.gave("train_text_encoder"):
+        steps = max(1, round(stop * total / 100))
+        sheet.change(
+            "stop_text_encoder_training", {"text_encoder_steps": steps}, f"{stop:g} per cent of {total} steps."
+        )
+    sheet.reasons({"stop_text_encoder_training": NO_TEXT_ENCODER, "stop_text_encoder_training_pct": NO_TEXT_ENCODER})
     share, warm = number(sheet.get("lr_warmup")), number(sheet.get("lr_warmup_steps"))
-    total = whole(sheet.flat.get("max_train_steps"))
     if sheet.flat.get("lr_scheduler") in ("constant", None):
         sheet.silent(["lr_warmup", "lr_warmup_steps"], why="constant knows no warm-up there")
     if warm and warm >= 1:
         sheet.carry("lr_warmup_steps", "lr_warmup_steps")
         sheet.leave("lr_warmup", "lr_warmup_steps decides there", quiet=True)
     elif warm and total:
-        sheet.change("lr_warmup_steps", {"lr_warmup_steps": round(warm * total)}, f"A share of the run: {warm:g} of {total} steps.")
+        sheet.change(
+            "lr_warmup_steps",
+            {"lr_warmup_steps": round(warm * total)},
+            f"A share of the run: {warm:g} of {total} steps.",
+        )
     elif share and total:
-        sheet.change("lr_warmup", {"lr_warmup_steps": round(share * total / 100)}, f"{share:g} per cent of {total} steps.")
+        sheet.change(
+            "lr_warmup", {"lr_warmup_steps": round(share * total / 100)}, f"{share:g} per cent of {total} steps."
+        )
     why = "is a share of the run, whose length is not known; set lr_warmup_steps"
     sheet.reasons({"lr_warmup": why, "lr_warmup_steps": why})
 
@@ -327,15 +435,28 @@ def _samples(sheet: Sheet, rows: int) -> None:
         elif epochs:
             place_every(sheet, f"{what}_every_n_epochs", option, epochs, rows)
         sheet.reasons({f"{what}_every_n_steps": "is no number", f"{what}_every_n_epochs": "is no number"})
-    lines = [line.strip() for line in str(sheet.get("sample_prompts", "")).splitlines() if line.strip() and not line.strip().startswith("#")]
+    lines = [
+        line.strip()
+        for line in str(sheet.get("sample_prompts", "")).splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
     if lines and not lines[0].lower().endswith((".txt", ".json", ".toml")):
         options: dict[str, Any] = {"validation_prompts": [re.split(r"\s--[a-z]\b", line)[0].strip() for line in lines]}
-        for flag, option in (("s", "validation_num_inference_steps"), ("l", "validation_guidance"), ("d", "validation_seed"), ("n", "validation_negative_prompt")):
+        for flag, option in (
+            ("s", "validation_num_inference_steps"),
+            ("l", "validation_guidance"),
+            ("d", "validation_seed"),
+            ("n", "validation_negative_prompt"),
+        ):
             found = re.search(rf"\s--{flag}\s+(.*?)(?=\s--[a-z]\b|$)", lines[0])
             if found is not None:
                 options[option] = found[1].strip() if flag == "n" else number(found[1])
         options = {name: value for name, value in options.items() if value is not None}
-        more = "; what follows -- in the first line is set apart, sizes are those of the training" if re.search(r"\s--[a-z]\b", lines[0]) else ""
+        more = (
+            "; what follows -- in the first line is set apart, sizes are those of the training"
+            if re.search(r"\s--[a-z]\b", lines[0])
+            else ""
+        )
         if more:
             sheet.change("sample_prompts", options, f"One line is one prompt{more}.")
         else:
@@ -353,7 +474,11 @@ def _precision(sheet: Sheet) -> None:
         sheet.assume("base_model_precision", PRECISIONS[sheet.flat["mixed_precision"]])
     sheet.words("save_precision", "save_precision", PRECISIONS)
     if is_on(sheet.get("fp8_base")):
-        sheet.change("fp8_base", {"base_model_quantization": "fp8"}, "Frozen weights are kept as fp8 here by torchao's quantisation, with a scale per row.")
+        sheet.change(
+            "fp8_base",
+            {"base_model_quantization": "fp8"},
+            "Frozen weights are kept as fp8 here by torchao's quantisation, with a scale per row.",
+        )
     sheet.reasons({"fp8_base": "is off there", "fp8_base_unet": "is not here"})
     place_resolution(sheet, "max_resolution")
     place_resolution(sheet, "resolution")

@@ -7,18 +7,22 @@ from typing import Any
 
 from ..config.options import ConfigError
 from .contract import Near
-from .counting import Folder, count, repeated_folders, repeats_and_caption
+from .counting import Folder, count, repeated_folders, repeats_and_caption, shares
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
-from .words import place_resolution
+from .words import ONE_FOLDER, place_resolution, place_things, things_of
 
-_OTHER = "a run here has one folder of pictures; train the others apart, or put the pictures into one folder with captions"
+_OTHER = (
+    "a run here has one folder of pictures; train the others apart, or put the pictures into one folder with captions"
+)
 
 
 def is_dataset(data: Any) -> bool:
     """Whether this is a dataset file: a list of datasets with subsets."""
     sets = data.get("datasets") if isinstance(data, Mapping) else None
-    return isinstance(sets, list) and any(isinstance(each, Mapping) and isinstance(each.get("subsets"), list) for each in sets)
+    return isinstance(sets, list) and any(
+        isinstance(each, Mapping) and isinstance(each.get("subsets"), list) for each in sets
+    )
 
 
 def flattened(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -26,7 +30,9 @@ def flattened(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     flat: dict[str, Any] = {}
     written: dict[str, str] = {}
     for key, value in data.items():
-        is_section = isinstance(value, Mapping) and bool(value) and not any(isinstance(each, Mapping) for each in value.values())
+        is_section = (
+            isinstance(value, Mapping) and bool(value) and not any(isinstance(each, Mapping) for each in value.values())
+        )
         for name, each in (value if is_section else {key: value}).items():
             path = f"{key}.{name}" if is_section else key
             name = path if name in flat else name
@@ -52,8 +58,14 @@ def place_folders(sheet: Sheet, near: Near) -> int:
     if any(key.startswith("datasets[") for key in sheet.values):
         sheet.leave("dataset_config", "was read: its keys stand here too", quiet=True)
         rows = place_dataset(sheet, near, "")
-        sheet.reasons({"train_data_dir": "the dataset file decides there", "reg_data_dir": "the dataset file decides there"})
-    sheet.reasons({"dataset_config": "is the name of another file, which is not beside this one; bring it along, or name the folder with your pictures"})
+        sheet.reasons(
+            {"train_data_dir": "the dataset file decides there", "reg_data_dir": "the dataset file decides there"}
+        )
+    sheet.reasons(
+        {
+            "dataset_config": "is the name of another file, which is not beside this one; bring it along, or name the folder with your pictures"
+        }
+    )
     rows = max(rows, _train_data(sheet, near))
     _class_data(sheet, near)
     _captions(sheet, "")
@@ -75,7 +87,11 @@ def _train_data(sheet: Sheet, near: Near) -> int:
     written = sheet.get(key)
     path = near.find_folder(written)
     if path is None:
-        sheet.leave(key, "is not set there" if written is None else "is not on this computer; name the folder with your pictures", quiet=written is None)
+        sheet.leave(
+            key,
+            "is not set there" if written is None else "is not on this computer; name the folder with your pictures",
+            quiet=written is None,
+        )
         return 0
     folders = [each for each in repeated_folders(path) if each.pictures]
     if folders:
@@ -88,7 +104,11 @@ def _train_data(sheet: Sheet, near: Near) -> int:
     options: dict[str, Any] = {"instance_data_dir": str(path)}
     if own is not None:
         options |= _named(own)
-        sheet.change(key, options, f'The name "{path.name}" says {own[0]} repeats and the caption "{own[1]}" of pictures without a .txt file.')
+        sheet.change(
+            key,
+            options,
+            f'The name "{path.name}" says {own[0]} repeats and the caption "{own[1]}" of pictures without a .txt file.',
+        )
         return found * own[0]
     sheet.carry(key, "instance_data_dir", value=str(path))
     return found
@@ -100,14 +120,27 @@ def _named(own: tuple[int, str]) -> dict[str, Any]:
 
 
 def _first(sheet: Sheet, key: str, folders: list[Folder]) -> int:
-    first = folders[0]
-    options = {"instance_data_dir": str(first.path), **_named((first.repeats, first.caption if first.caption is not None else ""))}
+    first, others = folders[0], folders[1:]
+    things = things_of(
+        [
+            {"instance_data_dir": str(each.path), **_named((share, each.caption or ""))}
+            for each, share in zip(others, _shares(folders)[1:], strict=True)
+        ]
+    )
+    repeats = _shares(folders)[0] if things else first.repeats
+    options = {"instance_data_dir": str(first.path), **_named((repeats, first.caption or "")), **things}
     how = f'The folder "{first.path.name}" in it: {first.pictures} pictures, {first.repeats} repeats, and the caption "{first.caption}" of those without a .txt file.'
-    if len(folders) > 1:
-        names = ", ".join(folder.path.name for folder in folders[1:6])
-        how += f" Not taken: {names}{' and more' if len(folders) > 6 else ''}; {_OTHER}."
+    names = ", ".join(folder.path.name for folder in others[:5]) + (" and more" if len(others) > 5 else "")
+    if things:
+        how += f" Further things of the run: {names}. Here a thing comes as often as its repeats say, so they are pictures x repeats of its folder."
+    elif others:
+        how += f" Not taken: {names}; {ONE_FOLDER}."
     sheet.change(key, options, how)
-    return first.pictures * first.repeats
+    return sum(each.pictures * each.repeats for each in (folders if things else [first]))
+
+
+def _shares(folders: list[Folder]) -> list[int]:
+    return shares([each.pictures * max(1, each.repeats) for each in folders])
 
 
 def _class_data(sheet: Sheet, near: Near) -> None:
@@ -117,7 +150,13 @@ def _class_data(sheet: Sheet, near: Near) -> None:
     path = near.find_folder(sheet.get(key))
     if path is None:
         off = is_off(sheet.get(key))
-        sheet.leave(key, "is not set there" if off else "is not on this computer; name the folder with the class pictures: class_data_dir", quiet=off)
+        sheet.leave(
+            key,
+            "is not set there"
+            if off
+            else "is not on this computer; name the folder with the class pictures: class_data_dir",
+            quiet=off,
+        )
         return
     folders = [each for each in repeated_folders(path) if each.pictures]
     chosen, caption = (folders[0].path, folders[0].caption) if folders else (path, None)
@@ -127,7 +166,11 @@ def _class_data(sheet: Sheet, near: Near) -> None:
         options["num_class_images"] = folders[0].pictures
     else:
         sheet.note("Class pictures need class_prompt here; fill it in.")
-    sheet.change(key, options, "Class pictures are rows of their own there; here each step has as many of them as instance pictures, so it is twice as long.")
+    sheet.change(
+        key,
+        options,
+        "Class pictures are rows of their own there; here each step has as many of them as instance pictures, so it is twice as long.",
+    )
 
 
 def place_crop(sheet: Sheet, prefix: str) -> None:
@@ -135,7 +178,11 @@ def place_crop(sheet: Sheet, prefix: str) -> None:
     key, middle = f"{prefix}random_crop", is_off(sheet.get(f"{prefix}random_crop"))
     if sheet.gave("center_crop"):
         sheet.leave(key, "is set more closely", quiet=True)
-    sheet.change(key, {"center_crop": middle}, f"Pictures are cropped from {'the middle' if middle else 'a place drawn once per picture'}: center_crop {str(middle).lower()}.")
+    sheet.change(
+        key,
+        {"center_crop": middle},
+        f"Pictures are cropped from {'the middle' if middle else 'a place drawn once per picture'}: center_crop {str(middle).lower()}.",
+    )
 
 
 def _captions(sheet: Sheet, prefix: str) -> None:
@@ -148,7 +195,9 @@ def _captions(sheet: Sheet, prefix: str) -> None:
     elif str(given).strip().lstrip(".").lower() == "txt":
         sheet.carry(key, "caption_strategy", value="textfile")
     else:
-        sheet.leave(key, "captions are .txt files beside the pictures here; where there are none, instance_prompt is used")
+        sheet.leave(
+            key, "captions are .txt files beside the pictures here; where there are none, instance_prompt is used"
+        )
 
 
 _SUBSET_REASONS = {
@@ -167,7 +216,10 @@ _SUBSET_REASONS = {
 
 def place_dataset(sheet: Sheet, near: Near, prefix: str) -> int:
     """The datasets: the first subset that is no class folder, and the first that is one; subset before dataset before general."""
-    subsets = sorted({match[0] for key in sheet.values if (match := re.match(r"datasets\[(\d+)\]\.subsets\[(\d+)\]\.", key))}, key=_numbers)
+    subsets = sorted(
+        {match[0] for key in sheet.values if (match := re.match(r"datasets\[(\d+)\]\.subsets\[(\d+)\]\.", key))},
+        key=_numbers,
+    )
     mine = next((each for each in subsets if is_off(sheet.get(each + "is_reg"))), None)
     theirs = next((each for each in subsets if is_on(sheet.get(each + "is_reg"))), None)
     rows = 0
@@ -177,11 +229,21 @@ def place_dataset(sheet: Sheet, near: Near, prefix: str) -> int:
             _sizes(sheet, place)
     if theirs is not None:
         _class_subset(sheet, near, theirs)
+    place_things(
+        sheet,
+        [
+            _thing(sheet, near, place)
+            for place in subsets
+            if place != mine
+            and is_off(sheet.get(place + "is_reg"))
+            and near.find_folder(sheet.get(place + "image_dir"))
+        ],
+    )
     for key in sheet.open("datasets["):
         taken = mine is not None and key.startswith(mine.partition(".")[0] + ".")
         if not (taken and (key.startswith(mine) or ".subsets[" not in key)):
             off = is_off(sheet.get(key))
-            sheet.leave(key, "is off there" if off else _OTHER, quiet=off)
+            sheet.leave(key, "is off there" if off else ONE_FOLDER, quiet=off)
     return rows
 
 
@@ -202,14 +264,27 @@ def _subset(sheet: Sheet, near: Near, place: str) -> int:
     return count(path) * (repeats if repeats else 1) if path is not None else 0
 
 
+def _thing(sheet: Sheet, near: Near, place: str) -> tuple[list[str], dict[str, Any]]:
+    table = {"image_dir": ("instance_data_dir", str(near.find_folder(sheet.get(place + "image_dir")))), "class_tokens": ("instance_prompt", sheet.get(place + "class_tokens")),
+             "num_repeats": ("repeats", whole(sheet.get(place + "num_repeats")))}  # fmt: skip
+    given = {key: pair for key, pair in table.items() if pair[1] is not None}
+    return [place + key for key in given], dict(given.values())
+
+
 def _class_subset(sheet: Sheet, near: Near, place: str) -> None:
     path = near.find_folder(sheet.get(place + "image_dir"))
     if path is None:
-        sheet.leave(place + "image_dir", "is not on this computer; name the folder with the class pictures: class_data_dir")
+        sheet.leave(
+            place + "image_dir", "is not on this computer; name the folder with the class pictures: class_data_dir"
+        )
         sheet.leave(place + "is_reg", "its folder is not on this computer")
     else:
         sheet.carry(place + "image_dir", "class_data_dir", value=str(path))
-        sheet.change(place + "is_reg", {"with_prior_preservation": True}, "Here each step has as many class pictures as instance pictures, so it is twice as long.")
+        sheet.change(
+            place + "is_reg",
+            {"with_prior_preservation": True},
+            "Here each step has as many class pictures as instance pictures, so it is twice as long.",
+        )
     sheet.carry(place + "class_tokens", "class_prompt")
     sheet.reasons({"num_repeats": "class pictures are drawn evenly here"}, place)
 

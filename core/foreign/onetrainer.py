@@ -4,26 +4,29 @@ Facts: the published presets, the names of the keys, their defaults and the word
 is 1 unless it is set; a run is given in epochs; LOGIT_NORMAL has the width 1 + `noising_weight`; a warm-up below 1 is a share of the run.
 """
 
-import re
 from typing import Any
 
-from ..config.options import ConfigError
 from .contract import ImportedConfig, Near
-from .counting import count, place_epochs, place_every
-from .reading import read_file
+from .counting import place_epochs, place_every
+from .onetrainer_data import place_concepts, place_samples, with_files
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
     MIXED,
+    NO_MASKS,
+    NO_OFFSET_NOISE,
     OPTIMIZERS,
     PRECISIONS,
     is_flow,
     leave_model,
     place_arguments,
+    place_dora,
+    place_kind,
     place_model,
     place_optimizer,
     place_quantised,
     place_rate,
     place_resolution,
+    place_text_encoder,
     plain,
 )
 
@@ -38,8 +41,8 @@ _SIGNS = {"base_model_name", "training_method", "output_model_format", "output_m
           "learning_rate_warmup_steps", "sample_definition_file_name", "layer_filter_preset", "train_dtype", "backup_after", "masked_training", "workspace_dir"}  # fmt: skip
 ROWS = {
     "batch_size": "train_batch_size", "gradient_accumulation_steps": "gradient_accumulation_steps", "clip_grad_norm": "max_grad_norm", "lora_rank": "lora_rank",
-    "lora_alpha": "lora_alpha", "lora_decompose": "use_dora", "dropout_probability": "lora_dropout", "aspect_ratio_bucketing": "aspect_buckets",
-    "perturbation_noise_weight": "input_perturbation_gamma", "masked_training": "masked_loss", "ema_decay": "ema_decay",
+    "lora_alpha": "lora_alpha", "dropout_probability": "lora_dropout", "aspect_ratio_bucketing": "aspect_buckets",
+    "perturbation_noise_weight": "input_perturbation_gamma", "ema_decay": "ema_decay",
 }  # fmt: skip
 ASSUMED = {
     "learning_rate": 3e-6, "train_batch_size": 1, "gradient_accumulation_steps": 1, "resolution": 512, "lora_rank": 16, "lora_alpha": 1.0, "max_grad_norm": 1.0,
@@ -53,7 +56,6 @@ NETWORKS = ("unet", "transformer", "prior")
 OTHER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "vae", "effnet_encoder", "decoder", "decoder_text_encoder", "decoder_vqgan",
                "unconditional_transformer")  # fmt: skip
 NOT_HERE = {
-    "offset_noise_weight": "offset noise does not exist here: it shifts the brightness of all noise, and a rollout starts from unshifted noise",
     "generalized_offset_noise": "offset noise does not exist here", "rescale_noise_scheduler_to_zero_terminal_snr": "the schedule is the checkpoint's here",
     "min_noising_strength": "all noise levels are trained here", "max_noising_strength": "all noise levels are trained here", "mae_strength": "the loss is mse or huber here",
     "log_cosh_strength": "the loss is mse or huber here", "vb_loss_strength": "a learned variance is not trained here", "learning_rate_scaler": "the rate is taken as it is here",
@@ -63,7 +65,7 @@ NOT_HERE = {
     "quantization.layer_filter": "all large layers are quantised here", "quantization.layer_filter_preset": "all large layers are quantised here",
     "quantization.layer_filter_regex": "all large layers are quantised here", "quantization.svd_dtype": "quantised weights have no low-rank part here",
     "quantization.svd_rank": "quantised weights have no low-rank part here", "lora_model_name": "a LoRA is always begun anew here", "unmasked_probability": "masks do not exist here",
-    "unmasked_weight": "masks do not exist here", "normalize_masked_area_loss": "masks do not exist here", "masked_prior_preservation_weight": "masks do not exist here",
+    "normalize_masked_area_loss": "masks do not exist here", "masked_prior_preservation_weight": "masks do not exist here",
     "custom_conditioning_image": "control pictures do not exist here", "embedding_learning_rate": "new tokens: not here", "preserve_embedding_norm": "new tokens: not here",
     "additional_embeddings": "new tokens: not here", "output_model_destination": "runs lie in the folder of the runs here", "workspace_dir": "runs lie in the folder of the runs here",
     "cache_dir": "see data_cache_dir", "force_circular_padding": "does not exist here", "text_encoder_layer_skip": "texts are encoded as the model's pipeline does here",
@@ -84,8 +86,6 @@ SILENT = (
     "lokr_full_matrix", "lokr_vec_trick", "oft_block_share", "oft_scaled", "activation_offloading",
 )  # fmt: skip
 _BIG_PARTS = ("cloud", "secrets", "embedding", "optimizer_defaults")
-_CONCEPT_ROWS = {"image.enable_random_flip": "random_flip"}
-_CONCEPT_SILENT = ("__version", "name", "seed", "enabled", "image_variations", "text_variations", "concept_stats", "include_subdirectories", "balancing_strategy", "type", "loss_weight")
 _KNOWN = {*ROWS, *NOT_HERE, *SILENT, *_SIGNS, "model_type", "epochs", "learning_rate", "resolution"}
 
 
@@ -98,21 +98,25 @@ def looks_like(data: Any) -> bool:
 
 def read(data: Any, near: Near) -> ImportedConfig:
     """Our settings for its config."""
-    sheet = Sheet(NAME, _with_files(data, near), _KNOWN)
+    sheet = Sheet(NAME, with_files(data, near), _KNOWN)
     _model(sheet)
     _method(sheet)
     _optimizer(sheet)
     sheet.rows(ROWS)
     place_resolution(sheet, "resolution", several="," in str(sheet.get("resolution", "")))
     _precision(sheet)
+    _masks(sheet)
+    if is_on(sheet.get("offset_noise_weight")):
+        sheet.carry("offset_noise_weight", "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave("offset_noise_weight", "is off there", quiet=True)
     _loss(sheet)
-    rows = _concepts(sheet, near)
+    rows = place_concepts(sheet, near)
     for option, value in ASSUMED.items():
         if option not in ("lr_scheduler", "lr_warmup_steps"):
             sheet.assume(option, value)
     _length(sheet, rows)
     _when(sheet, rows)
-    _samples(sheet)
+    place_samples(sheet)
     sheet.silent_at({"max_noising_strength": (1, 1.0), "learning_rate_cycles": (1, 1.0), "vb_loss_strength": (1, 1.0), "layer_filter_preset": ("full",), "quantization.layer_filter_preset": ("full",),
                      "ema_update_step_interval": (1, 5), "lokr_dim": (16,), "oft_block_size": (32,), "lora_decompose_norm_epsilon": (True,), "quantization.svd_rank": (16,), "huber_delta": (1, 1.0),
                      "unmasked_probability": (0.1,), "unmasked_weight": (0.1,), "train_device": ("cuda",), "lora_weight_dtype": ("FLOAT_32",)})  # fmt: skip
@@ -121,20 +125,6 @@ def read(data: Any, near: Near) -> ImportedConfig:
     for part in _BIG_PARTS:
         sheet.silent(sheet.open(f"{part}.") + sheet.open(f"{part}"), why="holds nothing of this training")
     return sheet.done()
-
-
-def _with_files(data: dict[str, Any], near: Near) -> dict[str, Any]:
-    """The config with its concepts and samples, where they are files beside it or were given along."""
-    out = dict(data)
-    for name, key in (("concept_file_name", "concepts"), ("sample_definition_file_name", "samples")):
-        path = near.find_file(data.get(name)) if not data.get(key) else None
-        try:
-            found = read_file(path, path.name) if path is not None else None
-        except ConfigError:  # the name of the file then says that it was not read
-            continue
-        if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
-            out[key] = found
-    return out
 
 
 def _model(sheet: Sheet) -> None:
@@ -152,26 +142,46 @@ def _model(sheet: Sheet) -> None:
             sheet.carry(key, "prediction_type", value=value)
         sheet.leave(key, "is off there", quiet=True)
     key = "transformer.model_name"
-    sheet.reasons({key: "the network of the checkpoint is trained here", "unet.model_name": "the network of the checkpoint is trained here", "vae.model_name": "the checkpoint's own VAE is used here"})
+    sheet.reasons(
+        {
+            key: "the network of the checkpoint is trained here",
+            "unet.model_name": "the network of the checkpoint is trained here",
+            "vae.model_name": "the checkpoint's own VAE is used here",
+        }
+    )
 
 
 def _method(sheet: Sheet) -> None:
     method = str(sheet.get("training_method", "FINE_TUNE")).upper()
     kinds = {"LORA": "lora", "FINE_TUNE": "full"}
-    sheet.words("training_method", "model_type", {key.lower(): value for key, value in kinds.items()}, "new tokens are not trained alone here; a LoRA is trained instead")
+    sheet.words(
+        "training_method",
+        "model_type",
+        {key.lower(): value for key, value in kinds.items()},
+        "new tokens are not trained alone here; a LoRA is trained instead",
+    )
     if method in kinds:
         sheet.assume("model_type", kinds[method])
-    peft = str(sheet.get("peft_type", "LORA")).upper()
-    if peft == "LORA":
-        sheet.silent(["peft_type"], why="plain LoRA")
-    sheet.carry("peft_type", "lora_type", value=peft.lower(), absent="only plain LoRA is trained here; the rest of its settings is taken for one")
+    if method == "LORA":
+        peft = str(sheet.get("peft_type", "LORA")).lower()
+        place_kind(sheet, "peft_type", peft)
+        place_dora(sheet, "lora_decompose")
+        factor = number(sheet.get("lokr_decompose_factor"))
+        if peft == "lokr":
+            sheet.carry("lokr_dim", "lora_rank")
+            if factor and factor > 1:
+                sheet.carry("lokr_decompose_factor", "lora_lokr_factor", absent="belongs to LoKr")
     layout = str(sheet.get("output_model_format", ""))
     if layout == "KOHYA_LORA":
         sheet.carry("output_model_format", "lora_layout", value="kohya")
     elif layout == "DIFFUSERS_LORA":
         sheet.carry("output_model_format", "lora_layout", value="diffusers")
     elif layout.endswith("_LORA"):
-        sheet.change("output_model_format", {"lora_layout": "both"}, "Both layouts are written here: diffusers' names, which ComfyUI reads, and kohya's.")
+        sheet.change(
+            "output_model_format",
+            {"lora_layout": "both"},
+            "Both layouts are written here: diffusers' names, which ComfyUI reads, and kohya's.",
+        )
     sheet.silent(["output_model_format"], why="a whole model is saved in the diffusers layout here")
     if method == "LORA":
         return
@@ -202,7 +212,12 @@ def _optimizer(sheet: Sheet) -> None:
                       "log_every", "fsdp_in_use"):  # fmt: skip
             sheet.leave(key, "changes nothing of what is learned", quiet=True)
         else:
-            off = is_off(sheet.get(key)) or (name, sheet.get(key)) in (("clip_threshold", 1.0), ("decay_rate", -0.8), ("eps2", 0.001), ("eps", 1e-30))
+            off = is_off(sheet.get(key)) or (name, sheet.get(key)) in (
+                ("clip_threshold", 1.0),
+                ("decay_rate", -0.8),
+                ("eps2", 0.001),
+                ("eps", 1e-30),
+            )
             sheet.leave(key, "is off, or as usual" if off else f"is not an option of {word} here", quiet=off)
     given = sheet.get("learning_rate_scheduler")
     sheet.words("learning_rate_scheduler", "lr_scheduler", SCHEDULES)
@@ -224,23 +239,52 @@ def _precision(sheet: Sheet) -> None:
         elif sheet.has(key):
             place_quantised(sheet, key, word)
             sheet.assume("base_model_precision", "bfloat16")
-        sheet.silent([f"{part}.train", f"{part}.include", f"{part}.attention_mask", f"{part}.__version"], why="the network is what is trained here too")
+        sheet.silent(
+            [f"{part}.train", f"{part}.include", f"{part}.attention_mask", f"{part}.__version"],
+            why="the network is what is trained here too",
+        )
         sheet.reasons({"offload_fraction": "see streamed_blocks: blocks that stay in main memory", "stop_training_after": "the network is trained to the end here",
                        "dropout_probability": "see lora_dropout"}, f"{part}.")  # fmt: skip
         sheet.silent_at({"guidance_scale": (1, 1.0)}, f"{part}.")
-        sheet.reasons({"guidance_scale": "a network that takes guidance as a number is fed the family's own in training here"}, f"{part}.")
+        sheet.reasons(
+            {"guidance_scale": "a network that takes guidance as a number is fed the family's own in training here"},
+            f"{part}.",
+        )
         on = sheet.get(f"{part}.gradient_checkpointing")
         if on is not None:
             sheet.carry(f"{part}.gradient_checkpointing", "gradient_checkpointing")
         sheet.silent(sheet.open(f"{part}."), why="belongs to a part that has no such setting here")
     key = "gradient_checkpointing"
-    sheet.words(key, "gradient_checkpointing", {"on": True, "off": False, "cpu_offloaded": True, "true": True, "false": False})
+    sheet.words(
+        key, "gradient_checkpointing", {"on": True, "off": False, "cpu_offloaded": True, "true": True, "false": False}
+    )
+    texts = [part for part in OTHER_PARTS if part.startswith("text_encoder") and is_on(sheet.get(f"{part}.train"))]
+    if texts:
+        place_text_encoder(sheet, f"{texts[0]}.train", f"{texts[0]}.learning_rate")
+    for part in texts[1:]:
+        sheet.leave(
+            f"{part}.train", "all text encoders are trained here, or none", quiet=sheet.gave("train_text_encoder")
+        )
     for part in OTHER_PARTS:
-        if part.startswith("text_encoder") and is_on(sheet.get(f"{part}.train")):
-            sheet.carry(f"{part}.train", "train_text_encoder", absent="the text encoder is not trained here")
-            sheet.carry(f"{part}.learning_rate", "text_encoder_learning_rate", absent="the text encoder is not trained here")
         for key in sheet.open(f"{part}."):
             sheet.leave(key, "belongs to a part that is not trained here", quiet=True)
+
+
+def _masks(sheet: Sheet) -> None:
+    key = "masked_training"
+    if is_on(sheet.get(key)):
+        sheet.change(
+            key,
+            {"masked_training": "soft"},
+            "Masks lie beside the pictures here: name-mask.png, white where it is trained.",
+            NO_MASKS,
+        )
+        if sheet.gave("masked_training"):
+            sheet.carry("unmasked_weight", "masked_background_weight")
+            sheet.assume("masked_background_weight", 0.1)
+    off = is_off(sheet.get(key))
+    for name in (key, "unmasked_weight"):
+        sheet.leave(name, "is off there" if off else NO_MASKS, quiet=off)
 
 
 def _loss(sheet: Sheet) -> None:
@@ -260,7 +304,12 @@ def _loss(sheet: Sheet) -> None:
         sheet.silent(["loss_weight_strength"], why="is snr_gamma here")
     elif weight == "CONSTANT":
         sheet.silent(["loss_weight_fn", "loss_weight_strength"], why="every noise level counts alike here too")
-    sheet.reasons({"loss_weight_fn": "this weighting does not exist here; see snr_gamma and loss_weighting", "loss_weight_strength": "belongs to loss_weight_fn"})
+    sheet.reasons(
+        {
+            "loss_weight_fn": "this weighting does not exist here; see snr_gamma and loss_weighting",
+            "loss_weight_strength": "belongs to loss_weight_fn",
+        }
+    )
     kind = str(sheet.get("timestep_distribution", "UNIFORM")).upper()
     if kind == "UNIFORM":
         sheet.carry("timestep_distribution", "timestep_sampling", value="uniform")
@@ -277,57 +326,13 @@ def _loss(sheet: Sheet) -> None:
     dynamic = is_on(sheet.get("dynamic_timestep_shifting"))
     if flow and not dynamic and shift is not None:
         sheet.carry("timestep_shift", "flow_schedule_shift")
-    sheet.leave("timestep_shift", "dynamic_timestep_shifting decides there" if dynamic else "is for flow models", quiet=not dynamic or shift == 1)
+    sheet.leave(
+        "timestep_shift",
+        "dynamic_timestep_shifting decides there" if dynamic else "is for flow models",
+        quiet=not dynamic or shift == 1,
+    )
     if flow and not dynamic:
         sheet.assume("flow_schedule_shift", 1.0)
-
-
-def _concepts(sheet: Sheet, near: Near) -> int:
-    places = sorted({key[: key.index("]") + 2] for key in sheet.open("concepts[")}, key=lambda place: int(re.findall(r"\d+", place)[0]))
-    if places:
-        sheet.silent(["concept_file_name"], why="its concepts stand here too")
-    sheet.reasons({"concept_file_name": "is the name of another file, which is not beside this one; bring it along, or name the folder with your pictures"})
-    on = [place for place in places if sheet.get(f"{place}enabled", True) is not False]
-    mine = next((place for place in on if str(sheet.get(f"{place}type", "STANDARD")) == "STANDARD"), None)
-    held_out = next((place for place in on if str(sheet.get(f"{place}type")) == "VALIDATION"), None)
-    rows = _concept(sheet, near, mine) if mine is not None else 0
-    if held_out is not None and near.find_folder(sheet.get(f"{held_out}path")) is not None:
-        sheet.change(f"{held_out}path", {"drift_data_dir": str(near.find_folder(sheet.get(f"{held_out}path")))}, "Pictures for validation are those that drift is measured on here.")
-    for place in places:
-        for key in sheet.open(place):
-            if place not in on:
-                sheet.leave(key, "its concept is switched off there", quiet=True)
-            off = is_off(sheet.get(key)) or place == mine or not key.endswith(".path")
-            sheet.leave(key, "is off there, or as usual" if off else "a run here has one folder of pictures; train the others apart, or put the pictures into one folder", quiet=off)
-    sheet.silent(["concepts"], why="is empty")
-    return rows
-
-
-def _concept(sheet: Sheet, near: Near, place: str) -> int:
-    path = near.find_folder(sheet.get(f"{place}path"))
-    if path is not None:
-        sheet.carry(f"{place}path", "instance_data_dir", value=str(path))
-    sheet.leave(f"{place}path", "is not on this computer; name the folder with your pictures")
-    sheet.rows(_CONCEPT_ROWS, place)
-    jitter = sheet.get(f"{place}image.enable_crop_jitter")
-    if isinstance(jitter, bool):
-        sheet.change(f"{place}image.enable_crop_jitter", {"center_crop": not jitter}, f"center_crop is {str(not jitter).lower()}: the same the other way round.")
-    source = str(sheet.get(f"{place}text.prompt_source", "sample")).lower()
-    sheet.words(f"{place}text.prompt_source", "caption_strategy", {"sample": "textfile", "filename": "filename"}, "one file with a prompt for all pictures: set instance_prompt")
-    if source in ("sample", "filename"):
-        sheet.silent([f"{place}text.prompt_path"], why="is used with one prompt for all")
-    sheet.reasons({"text.prompt_path": "is the name of another file; set instance_prompt"}, place)
-    repeats = number(sheet.get(f"{place}balancing"))
-    if str(sheet.get(f"{place}balancing_strategy", "REPEATS")) == "REPEATS" and repeats and repeats >= 1:
-        sheet.change(f"{place}balancing", {"repeats": round(repeats)}, f"{repeats:g} repeats; with one folder they only make the epoch longer.")
-    sheet.leave(f"{place}balancing", "pictures come as often as repeats says here", quiet=repeats == 1)
-    for key in sheet.open(f"{place}image.") + sheet.open(f"{place}text."):
-        last = key.rpartition(".")[2]
-        value = sheet.get(key)
-        off = is_off(value) or not last.startswith("enable") and not last.endswith("enable")
-        sheet.leave(key, "is off there, or belongs to what is" if off else "pictures are only mirrored, and captions taken as they are written here", quiet=off)
-    sheet.silent(_CONCEPT_SILENT, place)
-    return round(count(path) * (repeats if repeats else 1)) if path is not None else 0
 
 
 def _length(sheet: Sheet, rows: int) -> None:
@@ -337,10 +342,16 @@ def _length(sheet: Sheet, rows: int) -> None:
     sheet.reasons({"epochs": "is no number of epochs"})
     warm, total = number(sheet.get("learning_rate_warmup_steps")), sheet.flat.get("max_train_steps")
     if warm and 0 < warm < 1 and total:
-        sheet.change("learning_rate_warmup_steps", {"lr_warmup_steps": round(warm * total)}, f"A share of the run: {warm:g} of {total} steps.")
+        sheet.change(
+            "learning_rate_warmup_steps",
+            {"lr_warmup_steps": round(warm * total)},
+            f"A share of the run: {warm:g} of {total} steps.",
+        )
     elif warm is not None and (warm >= 1 or warm == 0):
         sheet.carry("learning_rate_warmup_steps", "lr_warmup_steps", value=round(warm))
-    sheet.reasons({"learning_rate_warmup_steps": "is a share of the run, whose length is not known; set lr_warmup_steps"})
+    sheet.reasons(
+        {"learning_rate_warmup_steps": "is a share of the run, whose length is not known; set lr_warmup_steps"}
+    )
     sheet.assume("lr_scheduler", ASSUMED["lr_scheduler"])
     if sheet.flat.get("lr_scheduler") != "constant":
         sheet.assume("lr_warmup_steps", ASSUMED["lr_warmup_steps"])
@@ -348,10 +359,19 @@ def _length(sheet: Sheet, rows: int) -> None:
 
 def _when(sheet: Sheet, rows: int) -> None:
     """Its "after n units": steps and epochs can be carried, minutes cannot."""
-    for key, option in (("sample_after", "validation_step_interval"), ("save_every", "checkpoint_step_interval"), ("backup_after", "checkpoint_step_interval")):
-        every, unit = number(sheet.get(key)), str(sheet.get(f"{key}_unit", {"save_every": "NEVER"}.get(key, "MINUTE"))).upper()
+    for key, option in (
+        ("sample_after", "validation_step_interval"),
+        ("save_every", "checkpoint_step_interval"),
+        ("backup_after", "checkpoint_step_interval"),
+    ):
+        every, unit = (
+            number(sheet.get(key)),
+            str(sheet.get(f"{key}_unit", {"save_every": "NEVER"}.get(key, "MINUTE"))).upper(),
+        )
         if sheet.gave(option) or unit in ("NEVER", "ALWAYS") or not every:
-            sheet.silent([key, f"{key}_unit"], why=f"{option} is set more closely" if sheet.gave(option) else "is off there")
+            sheet.silent(
+                [key, f"{key}_unit"], why=f"{option} is set more closely" if sheet.gave(option) else "is off there"
+            )
         elif unit == "STEP":
             sheet.carry(key, option, value=round(every))
         elif unit == "EPOCH":
@@ -359,24 +379,3 @@ def _when(sheet: Sheet, rows: int) -> None:
         sheet.reasons({key: f"every {0 if every is None else every:g} {unit.lower()}s; here: {option}, in steps"})
         sheet.silent([f"{key}_unit"], why=f"is the unit of {key}")
     sheet.carry("rolling_backup_count", "checkpoints_total_limit")
-
-
-def _samples(sheet: Sheet) -> None:
-    if sheet.open("samples["):
-        sheet.silent(["sample_definition_file_name"], why="its samples stand here too")
-    sheet.reasons({"sample_definition_file_name": "is the name of another file, which is not beside this one; paste its prompts"})
-    keys = [key for key in sheet.open("samples[") if key.endswith("].prompt") and sheet.get(key)]
-    prompts = [str(sheet.get(key)) for key in keys if sheet.get(key.replace("].prompt", "].enabled"), True) is not False]
-    for key in keys:
-        if sheet.get(key) in prompts:
-            sheet.change(key, {"validation_prompts": prompts}, "Is one of validation_prompts here.")
-        sheet.leave(key, "is switched off there", quiet=True)
-    if keys:
-        first = keys[0].removesuffix("prompt")
-        for key, option in (("negative_prompt", "validation_negative_prompt"), ("seed", "validation_seed"), ("diffusion_steps", "validation_num_inference_steps"), ("cfg_scale", "validation_guidance")):
-            sheet.carry(first + key, option)
-    for key in sheet.open("samples["):
-        last = key.rpartition(".")[2]
-        quiet = last not in ("seed", "diffusion_steps", "cfg_scale") or is_off(sheet.get(key))
-        sheet.leave(key, "all samples are drawn alike here, as large as the training pictures", quiet=quiet)
-    sheet.silent(["samples"], why="is empty")

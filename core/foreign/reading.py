@@ -33,12 +33,15 @@ def read_file(path: Path, name: str) -> Any:
         raise refused(name, "is a pickle, which could run anything, and is not opened; bring the tool's config file.")
     if kind not in TEXT_KINDS:
         raise refused(
-            name, f"is neither a config nor a LoRA file; choose one that ends in {', '.join((*TEXT_KINDS, '.safetensors'))}."
+            name,
+            f"is neither a config nor a LoRA file; choose one that ends in {', '.join((*TEXT_KINDS, '.safetensors'))}.",
         )
     try:
         count = path.stat().st_size
         if count > LARGEST:
-            raise refused(name, f"has {size(count)}, and a config at most {size(LARGEST)}; this is another kind of file.")
+            raise refused(
+                name, f"has {size(count)}, and a config at most {size(LARGEST)}; this is another kind of file."
+            )
         start = path.read_bytes()
     except OSError as error:
         raise refused(name, f"cannot be read ({error.strerror}).") from None
@@ -73,7 +76,9 @@ def _json(path: Path, name: str, start: bytes) -> Any:
         return read_flat(path, unwrap=False)
     except ConfigError as error:
         # The path is where the page put the upload; people know the file by its name.
-        raise ConfigError([Fault(fault.message.replace(str(path), name), fault.options) for fault in error.faults]) from None
+        raise ConfigError(
+            [Fault(fault.message.replace(str(path), name), fault.options) for fault in error.faults]
+        ) from None
 
 
 def _toml(text: str, name: str) -> Any:
@@ -112,7 +117,9 @@ def _plain(data: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
     budget = [MOST_KEYS] if budget is None else budget
     budget[0] -= 1
     if depth > DEEPEST or budget[0] < 0:
-        raise ConfigError([Fault("is nested too deeply, or repeats itself too often; this is no tool's training config.")])
+        raise ConfigError(
+            [Fault("is nested too deeply, or repeats itself too often; this is no tool's training config.")]
+        )
     if isinstance(data, dict):
         return {str(key): _plain(value, depth + 1, budget) for key, value in data.items()}
     if isinstance(data, list):

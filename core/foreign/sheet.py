@@ -53,7 +53,9 @@ class Sheet:
         written: key -> how the file writes it, where the importer calls it otherwise; the lists name keys as the file does.
     """
 
-    def __init__(self, program: str, data: Any, known: Iterable[str] = (), written: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, program: str, data: Any, known: Iterable[str] = (), written: Mapping[str, str] | None = None
+    ) -> None:
         self.program = program
         self._written = {} if written is None else dict(written)
         self.values: dict[str, Any] = dict(leaves(data))
@@ -162,7 +164,9 @@ class Sheet:
         if given is None:
             self.leave(key, "is not set there", quiet=True)
         elif ours is None:
-            self.leave(key, why if why else f"is not here; there are: {', '.join(map(str, OPTIONS[option].choices or table))}")
+            self.leave(
+                key, why if why else f"is not here; there are: {', '.join(map(str, OPTIONS[option].choices or table))}"
+            )
         else:
             self.carry(key, option, value=ours)
 

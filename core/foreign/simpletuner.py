@@ -16,7 +16,16 @@ from .contract import Carried, Changed, ImportedConfig, Left, Near, leaves
 from .reading import read_file
 from .sheet import Sheet, is_off, number
 from .simpletuner_data import place_backends, with_backends
-from .words import SCHEDULES, is_flow, leave_model, place_model, place_optimizer, place_quantised
+from .words import (
+    SCHEDULES,
+    is_flow,
+    leave_model,
+    place_dora,
+    place_model,
+    place_optimizer,
+    place_quantised,
+    place_text_encoder,
+)
 
 NAME = "SimpleTuner"
 
@@ -63,12 +72,10 @@ ONLY_WHEN_ON = {
     "flow_schedule_auto_shift": "a shift that follows the resolution does not exist here",
 }
 """The same, where only a value other than off is worth a word."""
-COMING = {
-    "use_dora": ("use_dora", "DoRA does not exist here"), "train_text_encoder": ("train_text_encoder", "the text encoder is not trained here"),
-    "text_encoder_lr": ("text_encoder_learning_rate", "the text encoder is not trained here"),
+OWN = {
+    *NOT_HERE, *ONLY_WHEN_ON, *ALIASES, "use_dora", "train_text_encoder", "text_encoder_lr", "lora_type", "validation_prompt", "input_perturbation", "flow_sigmoid_scale",
 }  # fmt: skip
-"""key -> (option, why it is left where this version lacks the option)."""
-OWN = {*NOT_HERE, *ONLY_WHEN_ON, *COMING, *ALIASES, "lora_type", "validation_prompt", "input_perturbation", "flow_sigmoid_scale"}
+"""Its keys that are no option of ours, or were none in every version."""
 _PLACEHOLDER = re.compile(r"\{env:[^}]*\}")
 _TRUE = {"true", "1", "yes", "on"}
 _SAMPLING = "scheduled_sampling_"
@@ -78,8 +85,15 @@ def looks_like(data: Any) -> bool:
     """Whether a flat config speaks SimpleTuner's language: a key or a word that only it has."""
     if not isinstance(data, Mapping):
         return False
-    words = (("optimizer", "adamw_bf16"), ("base_model_precision", "no_change"), ("loss_type", "l2"), ("loss_type", "smooth_l1"))
-    return bool(OWN & set(data)) or any(data.get(key) == word for key, word in words)
+    words = (
+        ("optimizer", "adamw_bf16"),
+        ("base_model_precision", "no_change"),
+        ("loss_type", "l2"),
+        ("loss_type", "smooth_l1"),
+        ("lora_type", "standard"),
+        ("lora_type", "lycoris"),
+    )
+    return bool((OWN - set(OPTIONS)) & set(data)) or any(data.get(key) == word for key, word in words)
 
 
 def read(data: Mapping[str, Any], near: Near) -> ImportedConfig:
@@ -106,17 +120,14 @@ def _translated(data: Mapping[str, Any], near: Near) -> ImportedConfig:
     _flow(sheet, flow, auto_shift)
     _rollout(sheet, flow)
     _perturbation(sheet)
-    for key, (option, why) in COMING.items():
-        off = is_off(sheet.get(key))
-        if off and option not in OPTIONS:
-            sheet.leave(key, "is off there", quiet=True)
-        sheet.carry(key, option, absent=why)
-    sheet.reasons({key: why for key, why in ONLY_WHEN_ON.items()})
+    place_dora(sheet, "use_dora")
+    place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
+    sheet.reasons(ONLY_WHEN_ON)
     for key, why in NOT_HERE.items():
         sheet.leave(key, why)
     if str(sheet.get("lora_type", "")) == "standard":
-        sheet.silent(["lora_type"], why="plain LoRA")
-    sheet.leave("lora_type", "only plain LoRA is trained here")
+        sheet.silent(["lora_type"], why="a LoRA; use_dora says which")
+    sheet.leave("lora_type", "its algorithm stands in another file; set the kind of adapter here")
     for key in OPTIONS:
         sheet.carry(names.get(key, key), key)
     _defaults(sheet, flow, auto_shift)
@@ -160,10 +171,18 @@ def _prompts(sheet: Sheet, near: Near) -> None:
         library = read_file(path, path.name) if path is not None else {}
     except ConfigError:  # its key then says that it was not read
         library = {}
-    more = [each for each in library.values() if isinstance(each, str) and each != prompt] if isinstance(library, dict) else []
+    more = (
+        [each for each in library.values() if isinstance(each, str) and each != prompt]
+        if isinstance(library, dict)
+        else []
+    )
     if more:
         together = [*(together if isinstance(together, list) else []), *more]
-        sheet.change("user_prompt_library", {"validation_prompts": together}, f"Its {len(more)} prompts are among validation_prompts here.")
+        sheet.change(
+            "user_prompt_library",
+            {"validation_prompts": together},
+            f"Its {len(more)} prompts are among validation_prompts here.",
+        )
     sheet.carry("validation_prompt", "validation_prompts", value=together)
 
 
@@ -185,7 +204,9 @@ def _words(sheet: Sheet) -> None:
 
 def _defaults(sheet: Sheet, flow: bool, auto_shift: bool) -> None:
     for option, value in DEFAULTS.items():
-        if not (option == "resolution" and "resolution" in sheet.values):  # one that could not be used is not replaced by another
+        if not (
+            option == "resolution" and "resolution" in sheet.values
+        ):  # one that could not be used is not replaced by another
             sheet.assume(option, value)
     if flow and not auto_shift:
         sheet.assume("flow_schedule_shift", 3.0)
@@ -196,7 +217,11 @@ def _flow(sheet: Sheet, flow: bool, auto_shift: bool) -> None:
     if scale == 1:
         sheet.silent(["flow_sigmoid_scale"], why="is the usual width")
     elif flow and scale is not None:
-        sheet.change("flow_sigmoid_scale", {"logit_std": scale}, f"flow_sigmoid_scale {shown(scale)} is logit_std here: the width of the noise levels trained.")
+        sheet.change(
+            "flow_sigmoid_scale",
+            {"logit_std": scale},
+            f"flow_sigmoid_scale {shown(scale)} is logit_std here: the width of the noise levels trained.",
+        )
     sheet.leave("flow_sigmoid_scale", "only flow models have noise levels of this kind")
     if auto_shift:
         sheet.leave("flow_schedule_shift", "there the resolution decides, as flow_schedule_auto_shift is on")
@@ -223,7 +248,11 @@ def _rollout(sheet: Sheet, flow: bool) -> None:
     if flow:
         solver = sheet.get(sampler, "unipc")
         if solver != "euler":
-            sheet.change(sampler, {sampler: "euler"}, f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) is: set so.")
+            sheet.change(
+                sampler,
+                {sampler: "euler"},
+                f"Flow models always step with Euler there, whatever its sampler ({shown(solver)}) is: set so.",
+            )
             if sampler not in sheet.values:
                 sheet.note("Flow models always step with Euler there: set so.")
         sheet.carry(sampler, sampler)
@@ -231,14 +260,20 @@ def _rollout(sheet: Sheet, flow: bool) -> None:
     start, ramp = number(sheet.get(f"{_SAMPLING}probability")), number(sheet.get(f"{_SAMPLING}ramp_steps"))
     if start and ramp and f"{_SAMPLING}prob_start" not in sheet.values:
         end = sheet.get(f"{_SAMPLING}prob_end", 0.5)
-        sheet.note(f"The ramp is taken as written, from 0 to {shown(end)}; there it ran from {shown(start)} to {shown(end)}.")
+        sheet.note(
+            f"The ramp is taken as written, from 0 to {shown(end)}; there it ran from {shown(start)} to {shown(end)}."
+        )
 
 
 def _perturbation(sheet: Sheet) -> None:
     if number(sheet.get(f"{_SAMPLING}max_step_offset")) in (None, 0):
         sheet.carry("input_perturbation", "input_perturbation_gamma")
     off = not _on(sheet.get("input_perturbation", 0))
-    sheet.leave("input_perturbation", "is off there" if off else "together with scheduled sampling it is refused here: a run has one remedy", quiet=off)
+    sheet.leave(
+        "input_perturbation",
+        "is off there" if off else "together with scheduled sampling it is refused here: a run has one remedy",
+        quiet=off,
+    )
 
 
 def _on(value: Any) -> bool:
@@ -252,7 +287,13 @@ def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mappin
         config = config_from_flat({key: value for key, value in remembered.items() if key in OPTIONS})
         exported = simpletuner_export.export(config)
     except ConfigError:
-        return replace(found, notes=(*found.notes, "The remark with our own settings cannot be used; the file is read as any of SimpleTuner's."))
+        return replace(
+            found,
+            notes=(
+                *found.notes,
+                "The remark with our own settings cannot be used; the file is read as any of SimpleTuner's.",
+            ),
+        )
     ours = config_to_flat(config)
     wrote = {**exported.config, **dict(leaves(exported.files[simpletuner_export.BACKEND], "data_backend"))}
     gone = {key for key in exported.config if key not in data}
@@ -272,9 +313,20 @@ def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mappin
             changed.append(each)
         else:
             options = {name: ours[name] for name in each.options}
-            changed.append(replace(each, options=options, how="Stands as it was exported from here, so our own setting holds."))
+            changed.append(
+                replace(each, options=options, how="Stands as it was exported from here, so our own setting holds.")
+            )
     flat |= {key: found.flat.get(key, OPTIONS[key].default) for key in gone if key in OPTIONS}
     note = "This file was exported from Rollout Studio: what was not edited since has our own settings."
     needed = tuple(name for name in found.fill_in if flat.get(name) is None)
     left = tuple(replace(each, quiet=True) if stands(each) else each for each in found.left)
-    return replace(found, flat=flat, left=left, carried=tuple(carried), changed=tuple(changed), assumed=(), notes=(*found.notes, note), fill_in=needed)
+    return replace(
+        found,
+        flat=flat,
+        left=left,
+        carried=tuple(carried),
+        changed=tuple(changed),
+        assumed=(),
+        notes=(*found.notes, note),
+        fill_in=needed,
+    )

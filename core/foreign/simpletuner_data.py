@@ -7,9 +7,9 @@ from ..config.options import ConfigError
 from .contract import Near
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
+from .words import ONE_FOLDER, place_things
 
 KEY = "data_backend"
-_KINDS = {"image", "text_embeds", "image_embeds", "video", "conditioning", "eval", "caption", "audio"}
 
 
 def is_backend_file(data: Any) -> bool:
@@ -42,17 +42,53 @@ def place_backends(sheet: Sheet, near: Near) -> None:
     mine = next((place for place in pictures if not is_on(sheet.get(f"{place}is_regularisation_data"))), None)
     if mine is not None:
         _pictures(sheet, mine, near)
+    further = [each for each in pictures if each != mine and is_off(sheet.get(f"{each}is_regularisation_data"))]
+    place_things(sheet, [_thing(sheet, each) for each in further])
     for place in places:
         kind = sheet.get(f"{place}dataset_type", "image")
         for key in sheet.open(place):
             if place == mine:
-                off = is_off(sheet.get(key)) or key.endswith(("id", "cache_dir_vae", "cache_dir", "type", "metadata_backend", "preserve_data_backend_cache", "skip_file_discovery"))
-                sheet.leave(key, "changes nothing of what is learned" if off else "pictures are prepared as the settings say here", quiet=off)
+                off = is_off(sheet.get(key)) or key.endswith(
+                    (
+                        "id",
+                        "cache_dir_vae",
+                        "cache_dir",
+                        "type",
+                        "metadata_backend",
+                        "preserve_data_backend_cache",
+                        "skip_file_discovery",
+                    )
+                )
+                sheet.leave(
+                    key,
+                    "changes nothing of what is learned" if off else "pictures are prepared as the settings say here",
+                    quiet=off,
+                )
             elif place in pictures and key.endswith("is_regularisation_data") and is_on(sheet.get(key)):
-                sheet.leave(key, "there the frozen model's own prediction is the target of these pictures; class pictures here are trained as they are: see with_prior_preservation")
+                sheet.leave(
+                    key,
+                    "there the frozen model's own prediction is the target of these pictures; class pictures here are trained as they are: see with_prior_preservation",
+                )
             else:
                 quiet = place not in pictures or not key.endswith(("instance_data_dir", "dataset_name"))
-                sheet.leave(key, f"is a set of the kind {kind}" if place not in pictures else "a run here has one folder of pictures; train the others apart", quiet=quiet)
+                sheet.leave(
+                    key,
+                    f"is a set of the kind {kind}" if place not in pictures else ONE_FOLDER,
+                    quiet=quiet,
+                )
+
+
+def _thing(sheet: Sheet, place: str) -> tuple[list[str], dict[str, Any]]:
+    """A further set, under our names; extra repeats there are one less than ours."""
+    table = {
+        key: sheet.get(place + key)
+        for key in ("instance_data_dir", "instance_prompt")
+        if sheet.get(place + key) is not None
+    }
+    repeats = whole(sheet.get(f"{place}repeats"))
+    if repeats is not None:
+        return [*(place + key for key in table), f"{place}repeats"], {**table, "repeats": repeats + 1}
+    return [place + key for key in table], table
 
 
 def _is_pictures(sheet: Sheet, place: str) -> bool:
@@ -72,18 +108,32 @@ def _pictures(sheet: Sheet, place: str, near: Near) -> None:
     if is_on(sheet.get(f"{place}only_instance_prompt")):
         if sheet.flat.get("caption_strategy") not in (None, "instanceprompt"):
             sheet.leave(f"{place}only_instance_prompt", "set caption_strategy to instanceprompt")
-        sheet.change(f"{place}only_instance_prompt", {"caption_strategy": "instanceprompt"}, "Every picture has instance_prompt as its caption.")
+        sheet.change(
+            f"{place}only_instance_prompt",
+            {"caption_strategy": "instanceprompt"},
+            "Every picture has instance_prompt as its caption.",
+        )
     sheet.reasons({"prepend_instance_prompt": "captions are taken as they are written here"}, place)
     repeats = whole(sheet.get(f"{place}repeats"))
     if repeats is not None:
-        sheet.change(f"{place}repeats", {"repeats": repeats + 1}, f"{repeats} extra repeats are {repeats + 1} times in all.")
+        sheet.change(
+            f"{place}repeats", {"repeats": repeats + 1}, f"{repeats} extra repeats are {repeats + 1} times in all."
+        )
     style = str(sheet.get(f"{place}crop_style", "random")).lower()
     if is_on(sheet.get(f"{place}crop")) and style in ("center", "centre", "random", "corner"):
-        sheet.change(f"{place}crop_style", {"center_crop": style.startswith("cent")}, f"Pictures are cropped from {'the middle' if style.startswith('cent') else 'a place drawn once per picture'}.")
+        sheet.change(
+            f"{place}crop_style",
+            {"center_crop": style.startswith("cent")},
+            f"Pictures are cropped from {'the middle' if style.startswith('cent') else 'a place drawn once per picture'}.",
+        )
     sheet.reasons({"crop_style": "pictures are cropped from the middle or a place drawn once per picture here"}, place)
     aspect = str(sheet.get(f"{place}crop_aspect", "")).lower()
     if aspect:
-        sheet.change(f"{place}crop_aspect", {"aspect_buckets": aspect != "square"}, f"{aspect}: aspect_buckets {str(aspect != 'square').lower()}.")
+        sheet.change(
+            f"{place}crop_aspect",
+            {"aspect_buckets": aspect != "square"},
+            f"{aspect}: aspect_buckets {str(aspect != 'square').lower()}.",
+        )
     sheet.leave(f"{place}crop", "what is left over of a bucket is always cropped here", quiet=True)
     _resolution(sheet, place)
     sheet.silent_at({"probability": (1, 1.0)}, place)
@@ -98,6 +148,18 @@ def _resolution(sheet: Sheet, place: str) -> None:
     elif size is not None:
         sheet.carry(key, "resolution", value=round(size))
     sheet.leave(key, "is not set there", quiet=True)
-    sheet.reasons({"resolution_type": "pictures are always scaled to an area here, given as the side of a square"} if kind not in ("pixel_area", "pixel area", "area") else {}, place)
+    sheet.reasons(
+        {"resolution_type": "pictures are always scaled to an area here, given as the side of a square"}
+        if kind not in ("pixel_area", "pixel area", "area")
+        else {},
+        place,
+    )
     sheet.silent([f"{place}resolution_type"], why="is read with resolution")
-    sheet.reasons({"minimum_image_size": "small pictures are reported by the check here", "maximum_image_size": "large pictures are scaled down here", "target_downsample_size": "large pictures are scaled down here"}, place)
+    sheet.reasons(
+        {
+            "minimum_image_size": "small pictures are reported by the check here",
+            "maximum_image_size": "large pictures are scaled down here",
+            "target_downsample_size": "large pictures are scaled down here",
+        },
+        place,
+    )

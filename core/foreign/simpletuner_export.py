@@ -33,9 +33,16 @@ SAME = (
 """Options that are keys of its with the same name, unit and meaning."""
 OPTIMIZERS = {"adamw": "adamw_bf16", "adamw_8bit": "bnb-adamw8bit", "prodigy": "prodigy"}
 QUANTISED = {"nf4": "nf4-bnb", "int8": "int8-quanto", "fp8": "fp8-torchao"}
-BACKEND_OPTIONS = ("instance_data_dir", "instance_prompt", "caption_strategy", "repeats", "center_crop", "aspect_buckets")
+BACKEND_OPTIONS = (
+    "instance_data_dir",
+    "instance_prompt",
+    "caption_strategy",
+    "repeats",
+    "center_crop",
+    "aspect_buckets",
+)
 """Options that the data-backend file holds."""
-_ELSEWHERE = {*SAME, *BACKEND_OPTIONS, "model_family", "optimizer", "loss_type", "base_model_quantization", "validation_prompts", "validation_step_interval", "input_perturbation_gamma",
+_ELSEWHERE = {"lora_type", "train_text_encoder", "text_encoder_learning_rate", *SAME, *BACKEND_OPTIONS, "model_family", "optimizer", "loss_type", "base_model_quantization", "validation_prompts", "validation_step_interval", "input_perturbation_gamma",
               "scheduled_sampling_max_step_offset", "scheduled_sampling_grid", "scheduled_sampling_grid_steps", "scheduled_sampling_target", "scheduled_sampling_sampler",
               "scheduled_sampling_order", "scheduled_sampling_reflexflow", "scheduled_sampling_reflexflow_norm"}  # fmt: skip
 
@@ -74,7 +81,12 @@ def export(config: RunConfig) -> Exported:
         out["user_prompt_library"] = PROMPTS
     if flat["validation_step_interval"]:
         out["validation_step_interval"] = flat["validation_step_interval"]
-    out |= {"data_backend_config": BACKEND, "num_train_epochs": 0, "resolution_type": "pixel_area", "validation_resolution": str(flat["resolution"])}
+    out |= {
+        "data_backend_config": BACKEND,
+        "num_train_epochs": 0,
+        "resolution_type": "pixel_area",
+        "validation_resolution": str(flat["resolution"]),
+    }
     if flow and flat["flow_schedule_shift"] is None:
         left.append(Left("flow_schedule_shift", None, "unset is the checkpoint's own shift here, and 3 there"))
     left += [Left(name, value, _why(name)) for name, value in differences(config).items() if name not in _ELSEWHERE]
@@ -89,7 +101,9 @@ def _family(flat: dict[str, Any]) -> str:
     if family not in FAMILIES:
         rule = f"SimpleTuner's files are written for {', '.join(FAMILIES)}"
         remedy = "name the kind of model in model_family" if family is None else "choose a model of one of these"
-        raise ConfigError([Fault(f"{shown(name)}: {rule}; {remedy}.", ("model_family", "pretrained_model_name_or_path"))])
+        raise ConfigError(
+            [Fault(f"{shown(name)}: {rule}; {remedy}.", ("model_family", "pretrained_model_name_or_path"))]
+        )
     return family
 
 
@@ -98,7 +112,14 @@ def _choices(flat: dict[str, Any], out: dict[str, Any], changed: list[Changed], 
     if optimizer in OPTIMIZERS:
         out["optimizer"] = OPTIMIZERS[optimizer]
         if optimizer == "adamw":
-            changed.append(Changed("optimizer", optimizer, {"optimizer": "adamw_bf16"}, "Keeps the trained weights in 16 bits there, with stochastic rounding; here in 32."))
+            changed.append(
+                Changed(
+                    "optimizer",
+                    optimizer,
+                    {"optimizer": "adamw_bf16"},
+                    "Keeps the trained weights in 16 bits there, with stochastic rounding; here in 32.",
+                )
+            )
     else:
         left.append(Left("optimizer", optimizer, "its name there is not known here; its default, adamw_bf16, holds"))
     out["loss_type"] = {"mse": "l2"}.get(flat["loss_type"], flat["loss_type"])
@@ -108,6 +129,17 @@ def _choices(flat: dict[str, Any], out: dict[str, Any], changed: list[Changed], 
         left.append(Left("base_model_quantization", kept, "its name there is not known here"))
     if flat["model_type"] == "lora":
         out["lora_type"] = "standard"
+        kind = flat.get("lora_type", "lora")  # not an option of every version
+        if kind == "dora":
+            out["use_dora"] = True
+        elif kind != "lora":
+            left.append(
+                Left("lora_type", kind, "its LyCORIS adapters stand in a file of their own; a plain LoRA is written")
+            )
+    if flat.get("train_text_encoder"):
+        out["train_text_encoder"] = True
+        if flat["text_encoder_learning_rate"] is not None:
+            out["text_encoder_lr"] = flat["text_encoder_learning_rate"]
     if flat["input_perturbation_gamma"]:
         out["input_perturbation"] = flat["input_perturbation_gamma"]
 
@@ -124,13 +156,33 @@ def _rollout(flat: dict[str, Any], flow: bool, out: dict[str, Any], changed: lis
         return
     if flat[f"{prefix}grid"] == "inference":
         out[key] = max(1, round(offset * TRAINING_STEPS / flat[f"{prefix}grid_steps"]))
-        changed.append(Changed(key, offset, {key: out[key]}, f"{offset} of {flat[f'{prefix}grid_steps']} inference steps are {out[key]} of the {TRAINING_STEPS} steps that it counts."))
+        changed.append(
+            Changed(
+                key,
+                offset,
+                {key: out[key]},
+                f"{offset} of {flat[f'{prefix}grid_steps']} inference steps are {out[key]} of the {TRAINING_STEPS} steps that it counts.",
+            )
+        )
     if flat[f"{prefix}target"] != "original":
         left.append(Left(f"{prefix}target", flat[f"{prefix}target"], "rolled rows keep their old target there"))
     if flow and flat[f"{prefix}sampler"] != "euler":
-        changed.append(Changed(f"{prefix}sampler", flat[f"{prefix}sampler"], {f"{prefix}sampler": "euler"}, "Flow models always step with Euler there."))
+        changed.append(
+            Changed(
+                f"{prefix}sampler",
+                flat[f"{prefix}sampler"],
+                {f"{prefix}sampler": "euler"},
+                "Flow models always step with Euler there.",
+            )
+        )
     if flow and flat[f"{prefix}reflexflow_norm"] != "l1":
-        left.append(Left(f"{prefix}reflexflow_norm", flat[f"{prefix}reflexflow_norm"], "the frequency weight is divided by the l1 norm there"))
+        left.append(
+            Left(
+                f"{prefix}reflexflow_norm",
+                flat[f"{prefix}reflexflow_norm"],
+                "the frequency weight is divided by the l1 norm there",
+            )
+        )
 
 
 def _backend(flat: dict[str, Any]) -> list[dict[str, Any]]:

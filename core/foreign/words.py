@@ -4,13 +4,14 @@ carried for every tool at once.
 A word whose counterpart is not (yet) among our option's choices leaves the key, with the choices that there are.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import OPTIONS, preset_names, read_preset
 from ..families.registry import FAMILIES
-from .sheet import Sheet, number
+from .sheet import Sheet, is_off, number
 
 # -- optimizers ---------------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,10 @@ def place_optimizer(sheet: Sheet, key: str, *, eight_bit: bool = False) -> bool:
     if ours == "lion_8bit" and ours not in OPTIONS["optimizer"].choices:
         ours = "lion"
     if ours is None or ours not in OPTIONS["optimizer"].choices:
-        sheet.leave(key, f"is not here; there are: {', '.join(OPTIONS['optimizer'].choices)}. The default is taken: {OPTIONS['optimizer'].default}")
+        sheet.leave(
+            key,
+            f"is not here; there are: {', '.join(OPTIONS['optimizer'].choices)}. The default is taken: {OPTIONS['optimizer'].default}",
+        )
         return False
     if name in _NOT_QUITE:
         sheet.change(key, {"optimizer": ours}, f"{word} is {ours} here; it {_NOT_QUITE[name]}.")
@@ -66,14 +70,22 @@ def place_rate(sheet: Sheet, key: str, optimizer_is_here: bool, optimizer: Any) 
     """The learning rate; a factor of 1 that belongs to an optimizer which is left is left too, because it would destroy the model."""
     rate = number(sheet.get(key))
     if not optimizer_is_here and rate is not None and rate >= _RATE_IS_A_FACTOR:
-        sheet.leave(key, f"belongs to {optimizer}, which finds its own rate; with another optimizer it would destroy the model")
+        sheet.leave(
+            key, f"belongs to {optimizer}, which finds its own rate; with another optimizer it would destroy the model"
+        )
         return
     sheet.carry(key, "learning_rate")
     if not optimizer_is_here and sheet.gave("learning_rate"):
         sheet.note(f"The learning rate was chosen for {optimizer}, which is not here; check it.")
 
 
-ARGUMENTS = {"weight_decay": "weight_decay", "eps": "adam_epsilon", "epsilon": "adam_epsilon", "beta1": "adam_beta1", "beta2": "adam_beta2"}
+ARGUMENTS = {
+    "weight_decay": "weight_decay",
+    "eps": "adam_epsilon",
+    "epsilon": "adam_epsilon",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+}
 
 
 def place_arguments(sheet: Sheet, key: str, given: Mapping[str, Any]) -> None:
@@ -101,6 +113,72 @@ SCHEDULES = {
     "polynomial": "polynomial",
 }  # fmt: skip
 
+# -- what later versions train; until then these keys are left, with the reason -------------------------------------------
+
+PLAIN_LORA = "only plain LoRA is trained here; the rest of its settings is taken for one"
+NO_TEXT_ENCODER = "the text encoder is not trained here"
+NO_NEW_TOKENS = "new tokens do not exist here"
+NO_MASKS = "masks do not exist here"
+NO_PRESERVATION = "output preservation does not exist here"
+NO_OFFSET_NOISE = (
+    "offset noise does not exist here: it shifts the brightness of all noise, and a rollout starts from unshifted noise"
+)
+ONE_FOLDER = (
+    "a run here has one folder of pictures; train the others apart, or put the pictures into one folder with captions"
+)
+
+
+def place_kind(sheet: Sheet, key: str, kind: str) -> None:
+    """The kind of adapter: lora, dora, loha, lokr, or a word that is none of ours."""
+    if kind == "lora" and "lora_type" not in OPTIONS:
+        sheet.carry(key, "model_type", value="lora")
+    elif kind in ("loha", "lokr"):
+        how = f"{kind} is lora_type here, in the layout that ComfyUI reads; diffusers reads no file of it."
+        sheet.change(key, {"lora_type": kind, "lora_layout": "kohya"}, how, PLAIN_LORA)
+    else:
+        sheet.carry(key, "lora_type", value=kind, absent=PLAIN_LORA)
+
+
+def place_dora(sheet: Sheet, key: str) -> None:
+    """A switch that makes the LoRA a DoRA."""
+    if is_off(sheet.get(key)):
+        sheet.leave(key, "is off there", quiet=True)
+    sheet.carry(key, "lora_type", value="dora", absent="DoRA does not exist here")
+
+
+def place_text_encoder(sheet: Sheet, switch: str, rate: str) -> None:
+    """A LoRA on the text encoders: the switch, and its learning rate, which switches it on where there is no switch. Keys may be absent."""
+    value = number(sheet.get(rate))
+    if sheet.has(switch) and is_off(sheet.get(switch)):
+        sheet.leave(switch, "is off there", quiet=True)
+        sheet.leave(rate, "the text encoder is not trained there", quiet=True)
+    elif sheet.has(switch):
+        sheet.carry(switch, "train_text_encoder", value=True, absent=NO_TEXT_ENCODER)
+        if value:
+            sheet.carry(rate, "text_encoder_learning_rate", absent=NO_TEXT_ENCODER)
+    elif value:
+        options = {"train_text_encoder": True, "text_encoder_learning_rate": value}
+        sheet.change(rate, options, f"A LoRA on the text encoders is trained too, at {value:g}.", NO_TEXT_ENCODER)
+    sheet.reasons({rate: NO_TEXT_ENCODER})
+
+
+def things_of(things: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Further folders of a run, as the option that holds them; none where this version has no such option."""
+    return {"concepts": json.dumps(list(things), ensure_ascii=False)} if things and "concepts" in OPTIONS else {}
+
+
+def place_things(sheet: Sheet, others: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> None:
+    """Further folders: (the keys that say it, the thing as one of our `concepts`). Without that option the keys stay open."""
+    options = things_of([thing for _, thing in others])
+    for keys, _ in others if options else ():
+        for key in keys:
+            sheet.change(
+                key,
+                options,
+                "Is a further thing of the same run: concepts. Things come as often as their repeats say, whatever the number of their pictures.",
+            )
+
+
 # -- number formats -----------------------------------------------------------------------------------------------------
 
 PRECISIONS = {
@@ -120,10 +198,16 @@ def place_quantised(sheet: Sheet, key: str, word: Any) -> None:
     """Frozen weights in few bits, by the nearest of our kinds."""
     kind = QUANTISED.get(plain(str(word).partition("|")[0]))
     if kind is None:
-        sheet.leave(key, f"is not here; frozen weights can be kept as {', '.join(OPTIONS['base_model_quantization'].choices)}")
+        sheet.leave(
+            key, f"is not here; frozen weights can be kept as {', '.join(OPTIONS['base_model_quantization'].choices)}"
+        )
         return
     more = " The adapter after | that makes up for the lost bits is not here." if "|" in str(word) else ""
-    sheet.change(key, {"base_model_quantization": kind}, f"Frozen weights are kept as {kind} here, by this program's own quantisation.{more}")
+    sheet.change(
+        key,
+        {"base_model_quantization": kind},
+        f"Frozen weights are kept as {kind} here, by this program's own quantisation.{more}",
+    )
 
 
 # -- models -------------------------------------------------------------------------------------------------------------
@@ -141,9 +225,15 @@ def place_model(sheet: Sheet, key: str) -> None:
     """The checkpoint's name."""
     name = sheet.get(key)
     if isinstance(name, str) and name.lower().endswith((".ckpt", ".pt", ".pth", ".bin")):
-        sheet.leave(key, "is a pickle, which could run anything; use the .safetensors file or the hub id of the same model")
+        sheet.leave(
+            key, "is a pickle, which could run anything; use the .safetensors file or the hub id of the same model"
+        )
     elif isinstance(name, str) and name in MOVED:
-        sheet.change(key, {"pretrained_model_name_or_path": MOVED[name]}, f"{name} is gone from the hub; the same weights lie at {MOVED[name]}.")
+        sheet.change(
+            key,
+            {"pretrained_model_name_or_path": MOVED[name]},
+            f"{name} is gone from the hub; the same weights lie at {MOVED[name]}.",
+        )
     else:
         sheet.carry(key, "pretrained_model_name_or_path")
 
@@ -184,7 +274,15 @@ def place_resolution(sheet: Sheet, key: str, *, several: bool = False) -> None:
     elif len(set(numbers)) == 1:
         sheet.carry(key, "resolution", value=numbers[0])
     elif several or len(numbers) > 2:
-        sheet.change(key, {"resolution": max(numbers)}, f"One run here trains at one size: {max(numbers)} px, the largest of {', '.join(map(str, numbers))}.")
+        sheet.change(
+            key,
+            {"resolution": max(numbers)},
+            f"One run here trains at one size: {max(numbers)} px, the largest of {', '.join(map(str, numbers))}.",
+        )
     else:
         side = round((numbers[0] * numbers[1]) ** 0.5)
-        sheet.change(key, {"resolution": side}, f"{numbers[0]} x {numbers[1]} is the area of a square of {side} px here; each picture keeps its own shape.")
+        sheet.change(
+            key,
+            {"resolution": side},
+            f"{numbers[0]} x {numbers[1]} is the area of a square of {side} px here; each picture keeps its own shape.",
+        )
