@@ -92,7 +92,7 @@ AI_TOOLKIT_CASES = {
     "prodigy": ({_T + "optimizer": "prodigy", _T + "lr": 1, _T + "optimizer_params": {"weight_decay": 0.02, "d_coef": 2}}, {"optimizer": "prodigy", "learning_rate": 1, "weight_decay": 0.02},
                 (_T + "optimizer_params.d_coef",)),
     "an optimizer not here": ({_T + "optimizer": "automagic", _T + "lr": 1e-6}, {"optimizer": "adamw", "learning_rate": 1e-6}, (_T + "optimizer",)),
-    "text encoder": ({_T + "train_text_encoder": True, _T + "text_encoder_lr": 1e-5}, {}, (_T + "train_text_encoder|train_text_encoder",)),
+    "text encoder": ({_M + "is_flux": None, _M + "is_xl": True, _T + "train_text_encoder": True, _T + "text_encoder_lr": 1e-5}, {}, (_T + "train_text_encoder|train_text_encoder",)),
     "preservation": ({_T + "diff_output_preservation": True, _T + "diff_output_preservation_class": "cat"}, {}, (_T + "diff_output_preservation|output_preservation_weight",)),
     "schedule": ({_T + "lr_scheduler": "cosine", _T + "lr_scheduler_params": {"num_cycles": 2}}, {"lr_scheduler": "cosine"}, (_T + "lr_scheduler_params.num_cycles",)),
     "class pictures": ({"datasets[1]": {"folder_path": "/no/class", "is_reg": True, "default_caption": "a cat"}}, {"class_data_dir": "/no/class", "class_prompt": "a cat", "with_prior_preservation": True}, ()),

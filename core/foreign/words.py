@@ -130,7 +130,7 @@ ONE_FOLDER = (
 
 def place_kind(sheet: Sheet, key: str, kind: str) -> None:
     """The kind of adapter: lora, dora, loha, lokr, or a word that is none of ours."""
-    if kind == "lora" and "lora_type" not in OPTIONS:
+    if kind == "lora":  # whether it is a DoRA, another key says
         sheet.carry(key, "model_type", value="lora")
     elif kind in ("loha", "lokr"):
         how = f"{kind} is lora_type here, in the layout that ComfyUI reads; diffusers reads no file of it."
