@@ -426,6 +426,20 @@ def test_a_dropped_file_fills_the_whole_form_and_is_reported(train, tmp_path):
     assert f"{len(config_to_flat(MINE))} settings imported from config.json" in updates[train.keep.report]
 
 
+def test_a_config_of_another_tool_dropped_with_the_file_it_names_fills_the_form(train, tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.png").write_bytes(b"only counted")
+    dataset = (
+        f"[[datasets]]\nresolution = 768\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'cats'}'\nnum_repeats = 4\n"
+    )
+    main = 'network_module = "networks.lora"\nnetwork_dim = 8\ndataset_config = "data.toml"\nmax_train_epochs = 5\n'
+    paths = [str(write(tmp_path / "data.toml", dataset)), str(write(tmp_path / "train.toml", main))]
+    updates = train.keep.on_file(train, given(train, load_preset("sdxl"), file=paths))
+    found = values(train, updates)
+    assert (found["lora_rank"], found["resolution"], found["repeats"], found["max_train_steps"]) == (8, 768, 4, 20)
+    assert "Changed in meaning" in updates[train.keep.report] and "kohya_ss" in updates[train.keep.report]
+
+
 @pytest.mark.parametrize(
     "content", ["{", '{"seed": -1, "max_train_steps": 5}', '{"<script>${alert(1)}": 1}', '{"\\ud800": 1}']
 )

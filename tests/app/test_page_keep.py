@@ -96,6 +96,18 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(page.locator("#import-report")).to_contain_text("1 setting imported from other.json; 1 left out")
     expect(page.locator("#import-report")).to_contain_text("Did you mean 'seed'?")
     expect(seed).to_have_value("99")
+    job = {
+        "job": "extension",
+        "config": {"name": "x", "process": [{"type": "sd_trainer", "train": {"steps": 55, "noise_offset": 0.1}}]},
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job), encoding="utf-8")  # JSON is YAML
+    (tmp_path / "notes.txt").write_text("no command", encoding="utf-8")
+    drop.set_input_files([tmp_path / "notes.txt", tmp_path / "job.yaml"])  # another tool's, among other files
+    expect(page.locator("#import-report")).to_contain_text("ai-toolkit's job.yaml")
+    expect(page.locator("#import-report")).to_contain_text("offset noise does not exist here")
+    expect(page.locator("#opt-max_train_steps input")).to_have_value("55")
+    drop.set_input_files(tmp_path / "other.json")
+    expect(seed).to_have_value("99")
 
     page.locator("#keep-mine input").click()
     page.get_by_role("option", name=re.compile("Mine")).click()
