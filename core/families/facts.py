@@ -184,6 +184,7 @@ class FamilyFacts:
         unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
+        elsewhere: other training tool -> its words for the family, the usual one first; "" = what it trains where no word says so.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
         licence: of the released weights. examples: hub ids.
         single_file: how a checkpoint in one file is recognised and opened; None where it is not.
@@ -206,6 +207,7 @@ class FamilyFacts:
     unsuitable: tuple[Unsuitable, ...] = ()
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
+    elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: Mapping[str, str]
     licence: str
     examples: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ Facts: its example configs and the defaults of its config classes. What means so
 from typing import Any
 
 from .contract import ImportedConfig, Near
+from .families import family_called, words_of
 from .reading import refused
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
@@ -32,21 +33,6 @@ from .words import (
 NAME = "ai-toolkit"
 
 TRAINERS = ("sd_trainer", "ui_trainer", "diffusion_trainer")
-ARCHITECTURES = {
-    "sd1": "sd1x", "sd15": "sd1x", "sd2": "sd2x", "sdxl": "sdxl", "sd3": "sd3", "sd35": "sd3", "flux": "flux", "flux2": "flux2_dev", "flux2_klein_4b": "flux2_klein",
-    "flux2_klein_9b": "flux2_klein", "lumina2": "lumina2", "qwen_image": "qwen", "zimage": "zimage", "z_image": "zimage", "chroma": "chroma", "auraflow": "auraflow",
-    "pixart_sigma": "pixart", "pixart": "pixart", "sana": "sana", "wan21": "wan", "ernie": "ernie", "ernie_image": "ernie", "krea2": "krea2",
-}  # fmt: skip
-FLAGS = {
-    "is_xl": "sdxl",
-    "is_v2": "sd2x",
-    "is_v3": "sd3",
-    "is_flux": "flux",
-    "is_lumina2": "lumina2",
-    "is_pixart_sigma": "pixart",
-    "is_auraflow": "auraflow",
-}
-
 ROWS = {
     "trigger_word": "trigger_word", "device": "device", "save.save_every": "checkpoint_step_interval", "save.max_step_saves_to_keep": "checkpoints_total_limit",
     "network.dropout": "lora_dropout", "train.batch_size": "train_batch_size", "train.steps": "max_train_steps",
@@ -191,15 +177,17 @@ def _model(sheet: Sheet, at: str) -> None:
     key, name = f"{at}model.arch", f"{at}model.name_or_path"
     architecture = sheet.get(key)
     if architecture is not None:
-        family = ARCHITECTURES.get(str(architecture).lower().partition(":")[0])
+        family = family_called(NAME, str(architecture).lower().partition(":")[0])
         if family is None:
             leave_model(sheet, key, name, architecture)
         sheet.carry(key, "model_family", value=family)
     place_model(sheet, name)
-    for flag, family in FLAGS.items():
-        if is_on(sheet.get(f"{at}model.{flag}")):
-            sheet.carry(f"{at}model.{flag}", "model_family", value=family)
-        sheet.leave(f"{at}model.{flag}", "is off there", quiet=True)
+    for word, (named, *_) in words_of(NAME).items():
+        flag = f"{at}model.{word}"
+        if word.startswith("is_") and is_on(sheet.get(flag)):
+            sheet.carry(flag, "model_family", value=named)
+        if word.startswith("is_"):
+            sheet.leave(flag, "is off there", quiet=True)
     if is_on(sheet.get(f"{at}model.is_v_pred")):
         sheet.carry(f"{at}model.is_v_pred", "prediction_type", value="v_prediction")
     sheet.reasons(

@@ -13,6 +13,7 @@ from ..config import OPTIONS
 from ..config.options import shown
 from .contract import ImportedConfig, Near
 from .counting import count, place_epochs
+from .families import words_of
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import NO_NEW_TOKENS, NO_OFFSET_NOISE, place_dora, place_model, place_optimizer, place_text_encoder
@@ -32,11 +33,6 @@ DEFAULTS: dict[str, Any] = {
 SAMPLING = {"logit_normal": ("logit_normal", "none"), "mode": ("mode", "none"), "none": ("uniform", "none"),
             "sigma_sqrt": ("uniform", "sigma_sqrt"), "cosmap": ("uniform", "cosmap")}  # fmt: skip
 """`weighting_scheme` -> (timestep_sampling, loss_weighting)."""
-SCRIPTS = {
-    "sd3": "sd3", "flux2_klein": "flux2_klein", "flux2": "flux2_dev", "flux": "flux", "sdxl": "sdxl", "lumina2": "lumina2", "sana": "sana", "qwen_image": "qwen", "z_image": "zimage",
-}  # fmt: skip
-"""The end of a script's name -> family, the longer ones first."""
-
 NOT_HERE = {
     "output_dir": "runs lie in the folder of the runs here",
     "validation_epochs": "samples come every so many steps here: validation_step_interval",
@@ -93,7 +89,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
         or "lumina" in str(data.get("pretrained_model_name_or_path", "")).lower()
     )
     place_model(sheet, "pretrained_model_name_or_path")
-    family = next((family for end, family in SCRIPTS.items() if script.endswith(end)), None)
+    family = next((named[0] for end, named in words_of(NAME).items() if script.endswith(end)), None)
     if family is not None:
         sheet.assume("model_family", family)
     if not lora:

@@ -11,6 +11,7 @@ from typing import Any
 from . import kohya_data
 from .contract import ImportedConfig, Near
 from .counting import place_epochs, place_every
+from .families import words_of
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import (
@@ -39,7 +40,7 @@ _SIGNS = {"LoRA_type", "network_module", "train_data_dir", "max_resolution", "Ly
           "unet_lr", "flux1_checkbox", "dataset_config", "network_alpha", "optimizer_type", "output_name", "bucket_no_upscale"}  # fmt: skip
 """Keys of which a config of its has at least three, and no other tool's."""
 
-ALIASES = {"optimizer_type": "optimizer", "sdxl_checkbox": "sdxl"}
+ALIASES = {"optimizer_type": "optimizer"}
 """Another name of the same key."""
 
 ROWS = {
@@ -121,7 +122,6 @@ USUAL: dict[str, tuple[Any, ...]] = {
 _KINDS = {
     "standard": "lora",
     "flux1": "lora",
-    "sd3": "lora",
     "lycoris/loha": "loha",
     "lycoris/lokr": "lokr",
     "lycoris/locon": "",
@@ -194,19 +194,19 @@ def read(data: Any, near: Near) -> ImportedConfig:
 def _model(sheet: Sheet, script: str) -> None:
     place_model(sheet, "pretrained_model_name_or_path")
     module = str(sheet.get("network_module", ""))
-    signs = {"sdxl": is_on(sheet.get("sdxl")) or script.startswith("sdxl_"), "flux": is_on(sheet.get("flux1_checkbox")) or script.startswith("flux_") or "lora_flux" in module,
-             "sd3": is_on(sheet.get("sd3_checkbox")) or script.startswith("sd3_") or "lora_sd3" in module, "lumina2": script.startswith("lumina_") or "lora_lumina" in module,
-             "sd2x": is_on(sheet.get("v2"))}  # fmt: skip
-    family = next((family for family, sign in signs.items() if sign), None)
-    for key, ours in (("sdxl", "sdxl"), ("flux1_checkbox", "flux"), ("sd3_checkbox", "sd3"), ("v2", "sd2x")):
-        if is_on(sheet.get(key)) and ours == family:
-            sheet.carry(key, "model_family", value=ours)
-        else:
-            sheet.leave(key, "is off there" if is_off(sheet.get(key)) else f"the model is {family} already", quiet=True)
+    called = words_of(NAME)
+    switches = [word for word in called if word in sheet.values]
+    on = next((word for word in switches if is_on(sheet.get(word))), None)
+    words = (on, script.partition("_")[0], module.rpartition("_")[2])
+    family = next((called[word][0] for word in words if word in called and word), None)
+    for word in switches:
+        if word == on:
+            sheet.carry(word, "model_family", value=family)
+        sheet.leave(word, "is off there" if is_off(sheet.get(word)) else f"the model is {family} already", quiet=True)
     if family is not None:
         sheet.assume("model_family", family)
-    elif "sdxl" in sheet.values or "LoRA_type" in sheet.values:
-        sheet.assume("model_family", "sd1x")  # the GUI without any of its switches
+    elif switches or "LoRA_type" in sheet.values:  # the GUI without any of its switches
+        sheet.assume("model_family", called[""][0])
     if is_on(sheet.get("v_parameterization")) and is_flow(sheet) is not True:
         sheet.carry("v_parameterization", "prediction_type", value="v_prediction")
     sheet.reasons({"v_parameterization": "flow models have no v-parameterization"})

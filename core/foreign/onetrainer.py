@@ -8,6 +8,7 @@ from typing import Any
 
 from .contract import ImportedConfig, Near
 from .counting import place_epochs, place_every
+from .families import family_called
 from .onetrainer_data import place_concepts, place_samples, with_files
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
@@ -32,11 +33,6 @@ from .words import (
 
 NAME = "OneTrainer"
 
-MODELS = {
-    "STABLE_DIFFUSION_15": "sd1x", "STABLE_DIFFUSION_20": "sd2x", "STABLE_DIFFUSION_20_BASE": "sd2x", "STABLE_DIFFUSION_21": "sd2x", "STABLE_DIFFUSION_21_BASE": "sd2x",
-    "STABLE_DIFFUSION_3": "sd3", "STABLE_DIFFUSION_35": "sd3", "STABLE_DIFFUSION_XL_10_BASE": "sdxl", "PIXART_SIGMA": "pixart", "FLUX_DEV_1": "flux", "SANA": "sana",
-    "CHROMA_1": "chroma", "QWEN": "qwen", "KREA_2": "krea2", "Z_IMAGE": "zimage", "ERNIE": "ernie",
-}  # fmt: skip
 _SIGNS = {"base_model_name", "training_method", "output_model_format", "output_model_destination", "concept_file_name", "timestep_distribution", "optimizer_defaults",
           "learning_rate_warmup_steps", "sample_definition_file_name", "layer_filter_preset", "train_dtype", "backup_after", "masked_training", "workspace_dir"}  # fmt: skip
 ROWS = {
@@ -130,9 +126,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
 def _model(sheet: Sheet) -> None:
     kind = str(sheet.get("model_type", ""))
     name = sheet.get("base_model_name", "")
-    family = MODELS.get(kind)
-    if kind == "FLUX_2":
-        family = "flux2_klein" if "klein" in str(name).lower() else "flux2_dev"
+    family = family_called(NAME, kind, name)
     if kind and family is None:
         leave_model(sheet, "model_type", "base_model_name", kind)
     sheet.carry("model_type", "model_family", value=family)

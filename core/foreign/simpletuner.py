@@ -13,6 +13,7 @@ from ..config import OPTIONS, config_from_flat, config_to_flat
 from ..config.options import ConfigError, shown
 from . import simpletuner_export
 from .contract import Carried, Changed, ImportedConfig, Left, Near, leaves
+from .families import family_called
 from .reading import read_file
 from .sheet import Sheet, is_off, number
 from .simpletuner_data import place_backends, with_backends
@@ -43,9 +44,6 @@ DEFAULTS: dict[str, Any] = {
     "scheduled_sampling_prob_end": 0.5, "scheduled_sampling_reflexflow_beta1": 10.0,
 }  # fmt: skip
 """What an absent key means there, in our words, where we have the setting and it matters. `flow_schedule_shift` is 3 for flow models."""
-
-FAMILIES = {"z_image": "zimage", "qwen_image": "qwen", "pixart_sigma": "pixart"}
-"""Its names of families that have another one here; the rest is called the same."""
 
 NOT_HERE = {
     "model_flavour": "the model is named by pretrained_model_name_or_path here",
@@ -152,10 +150,8 @@ def _strings(sheet: Sheet) -> None:
 def _model(sheet: Sheet) -> None:
     family = sheet.get("model_family")
     name = str(sheet.get("pretrained_model_name_or_path", ""))
-    ours = FAMILIES.get(family, family) if isinstance(family, str) else family
-    if family == "flux2":
-        ours = "flux2_klein" if "klein" in f"{name} {sheet.get('model_flavour', '')}".lower() else "flux2_dev"
-    if family is not None and ours not in (OPTIONS["model_family"].choices or ()):
+    ours = family_called(NAME, family, f"{name} {sheet.get('model_flavour', '')}")
+    if family is not None and ours is None:
         leave_model(sheet, "model_family", "pretrained_model_name_or_path", family)
         sheet.leave("prediction_type", f"it belongs to a {family} model")
     sheet.carry("model_family", "model_family", value=ours)

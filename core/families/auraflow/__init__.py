@@ -34,6 +34,7 @@ FACTS = FamilyFacts(
     text=text,
     kohya=NOT_READ,
     header={"ss_base_model_version": "auraflow", "architecture": "auraflow"},
+    elsewhere={"SimpleTuner": ("auraflow",), "ai-toolkit": ("auraflow", "is_auraflow")},
     licence="Apache 2.0",
     examples=("fal/AuraFlow-v0.3",),
     model="AuraFlow",

@@ -66,6 +66,7 @@ FACTS = FamilyFacts(
         other_inputs(),
     ),
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
+    elsewhere={"SimpleTuner": ("chroma",), "ai-toolkit": ("chroma",), "OneTrainer": ("CHROMA_1",)},
     licence="Apache 2.0",
     examples=("lodestones/Chroma1-HD", "lodestones/Chroma1-Base"),
     single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="lodestones/Chroma1-HD"),

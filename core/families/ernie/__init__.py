@@ -44,6 +44,7 @@ FACTS = FamilyFacts(
         OTHER_INPUTS,
     ),
     header={"ss_base_model_version": "ernie_image", "architecture": "ernie-image"},
+    elsewhere={"ai-toolkit": ("ernie", "ernie_image"), "OneTrainer": ("ERNIE",)},
     licence="Apache 2.0",
     examples=("baidu/ERNIE-Image",),
     model="ErnieImage",

@@ -90,6 +90,13 @@ FACTS = FamilyFacts(
         other_inputs("FluxFillPipeline", "FluxControlPipeline", "FluxKontextPipeline"),
     ),
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
+    elsewhere={
+        "SimpleTuner": ("flux",),
+        "ai-toolkit": ("flux", "is_flux"),
+        "OneTrainer": ("FLUX_DEV_1",),
+        "kohya_ss": ("flux", "flux1_checkbox"),
+        "diffusers": ("flux",),
+    },
     licence="FLUX.1 [dev] Non-Commercial License",
     examples=("black-forest-labs/FLUX.1-dev",),
     single_file=SingleFile(recognised=recognised, says=says, names=_NAMES, official="black-forest-labs/FLUX.1-dev"),

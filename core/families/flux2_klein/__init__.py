@@ -38,6 +38,12 @@ FACTS = FamilyFacts(
         OTHER_INPUTS,
     ),
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
+    elsewhere={
+        "SimpleTuner": ("flux2",),
+        "ai-toolkit": ("flux2_klein_4b", "flux2_klein_9b"),
+        "OneTrainer": ("FLUX_2",),
+        "diffusers": ("flux2_klein",),
+    },
     licence="4B: Apache 2.0; 9B: FLUX Non-Commercial License",
     examples=("black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-base-9B"),
     single_file=SingleFile(

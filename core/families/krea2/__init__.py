@@ -112,6 +112,7 @@ FACTS = FamilyFacts(
         other_inputs(channels="z_dim", cells=CELLS),
     ),
     header={"ss_base_model_version": "krea2", "architecture": "krea-2"},
+    elsewhere={"ai-toolkit": ("krea2",), "OneTrainer": ("KREA_2",)},
     licence="Krea 2 Community License",
     examples=("krea/Krea-2-Raw",),
     single_file=SingleFile(recognised=recognised, says=says, renamed=renamed, official="krea/Krea-2-Raw"),

@@ -29,6 +29,12 @@ FACTS = FamilyFacts(
         "has a file of another layout that diffusers reads only where it has every layer of each block; ComfyUI reads its diffusers layout"
     ),
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
+    elsewhere={
+        "SimpleTuner": ("lumina2",),
+        "ai-toolkit": ("lumina2", "is_lumina2"),
+        "kohya_ss": ("lumina",),
+        "diffusers": ("lumina2",),
+    },
     licence="Apache 2.0",
     examples=("Alpha-VLLM/Lumina-Image-2.0",),
     model="Lumina2",

@@ -42,6 +42,11 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "pixart_sigma", "architecture": "pixart-sigma"},
+    elsewhere={
+        "SimpleTuner": ("pixart_sigma",),
+        "ai-toolkit": ("pixart_sigma", "is_pixart_sigma"),
+        "OneTrainer": ("PIXART_SIGMA",),
+    },
     licence="CreativeML Open RAIL++-M",
     examples=("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",),
     model="PixArtSigma",

@@ -95,6 +95,12 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
+    elsewhere={
+        "SimpleTuner": ("qwen_image",),
+        "ai-toolkit": ("qwen_image",),
+        "OneTrainer": ("QWEN",),
+        "diffusers": ("qwen_image",),
+    },
     licence="Apache 2.0",
     examples=("Qwen/Qwen-Image", "Qwen/Qwen-Image-2512"),
     single_file=SingleFile(recognised=recognised, says=says, official="Qwen/Qwen-Image", unsaid=unsaid),

@@ -42,6 +42,7 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "sana", "architecture": "sana"},
+    elsewhere={"SimpleTuner": ("sana",), "ai-toolkit": ("sana",), "OneTrainer": ("SANA",), "diffusers": ("sana",)},
     licence="NVIDIA License (NSCL v2-custom); its text encoder: Gemma Terms of Use",
     examples=("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",),
     model="Sana",

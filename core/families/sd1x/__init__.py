@@ -30,6 +30,12 @@ FACTS = FamilyFacts(
     claims=lambda configs: not configs.get("unet", {}).get("use_linear_projection"),
     kohya=UNDERSCORED,
     header={"ss_base_model_version": "sd_v1", "architecture": "stable-diffusion-v1"},
+    elsewhere={
+        "SimpleTuner": ("sd1x",),
+        "ai-toolkit": ("sd1", "sd15"),
+        "OneTrainer": ("STABLE_DIFFUSION_15",),
+        "kohya_ss": ("",),
+    },
     licence="CreativeML Open RAIL-M",
     examples=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
     single_file=SingleFile(

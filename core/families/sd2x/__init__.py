@@ -43,6 +43,17 @@ FACTS = FamilyFacts(
     claims=lambda configs: bool(configs.get("unet", {}).get("use_linear_projection")),
     kohya=UNDERSCORED,
     header={"ss_base_model_version": "sd_v2", "architecture": "stable-diffusion-v2"},
+    elsewhere={
+        "SimpleTuner": ("sd2x",),
+        "ai-toolkit": ("sd2", "is_v2"),
+        "OneTrainer": (
+            "STABLE_DIFFUSION_20",
+            "STABLE_DIFFUSION_20_BASE",
+            "STABLE_DIFFUSION_21",
+            "STABLE_DIFFUSION_21_BASE",
+        ),
+        "kohya_ss": ("v2",),
+    },
     licence="CreativeML Open RAIL++-M",
     single_file=SingleFile(
         recognised=recognised,

@@ -98,6 +98,13 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
+    elsewhere={
+        "SimpleTuner": ("sd3",),
+        "ai-toolkit": ("sd3", "sd35", "is_v3"),
+        "OneTrainer": ("STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35"),
+        "kohya_ss": ("sd3", "sd3_checkbox"),
+        "diffusers": ("sd3",),
+    },
     licence="Stability AI Community License",
     examples=("stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large"),
     single_file=SingleFile(

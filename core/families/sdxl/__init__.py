@@ -49,6 +49,13 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "sdxl_base_v1-0", "architecture": "stable-diffusion-xl-v1-base"},
+    elsewhere={
+        "SimpleTuner": ("sdxl",),
+        "ai-toolkit": ("sdxl", "is_xl"),
+        "OneTrainer": ("STABLE_DIFFUSION_XL_10_BASE",),
+        "kohya_ss": ("sdxl", "sdxl_checkbox"),
+        "diffusers": ("sdxl",),
+    },
     licence="CreativeML Open RAIL++-M",
     examples=(BASE,),
     single_file=SingleFile(

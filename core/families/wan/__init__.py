@@ -57,6 +57,7 @@ FACTS = FamilyFacts(
         other_inputs(channels="z_dim", cells=1),
     ),
     header={"ss_base_model_version": "wan2.1", "architecture": "wan2.1"},
+    elsewhere={"ai-toolkit": ("wan21",)},
     licence="Apache 2.0",
     examples=("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Wan-AI/Wan2.1-T2V-14B-Diffusers"),
     model="Wan",

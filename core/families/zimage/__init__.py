@@ -88,6 +88,12 @@ FACTS = FamilyFacts(
         ),
     ),
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
+    elsewhere={
+        "SimpleTuner": ("z_image",),
+        "ai-toolkit": ("zimage", "z_image"),
+        "OneTrainer": ("Z_IMAGE",),
+        "diffusers": ("z_image",),
+    },
     licence="Apache 2.0",
     examples=("Tongyi-MAI/Z-Image",),
     single_file=SingleFile(
