@@ -265,6 +265,11 @@ def test_sd_scripts_toml_is_read_with_its_dataset_file_beside_it_or_given_along(
         key for key, _, _ in alone.left_out
     } and "max_train_steps" in alone.fill_in
     assert import_file(dataset).config.data.repeats == 5  # a dataset file alone is settings too
+    broken = write(tmp_path / "broken.toml", "a = ")
+    found = import_files({"broken.toml": broken, "dataset.toml": dataset}, beside=True)
+    assert any("broken.toml: broken TOML" in remark for remark in found.remarks)  # nothing is passed over silently
+    with pytest.raises(ConfigError, match="broken TOML"):
+        import_files({"broken.toml": broken, "also.toml": broken})
 
 
 @pytest.mark.parametrize("line", SCRIPTS)
