@@ -1,6 +1,6 @@
 """Small configs of other tools, written for the tests: (changes to a base, options expected, keys expected among those left with a reason).
 
-A key "a|b" is expected there only while there is no option b, and elsewhere afterwards.
+A key "a|b" is expected there only while there is no option b ("b=c": no choice c of it), and elsewhere afterwards.
 `None` as a change takes a key away. Keys of nested files are written with dots, as the importers name them.
 """
 
@@ -11,6 +11,7 @@ KOHYA = {
     "bucket_reso_steps": 64, "cache_latents": True, "xformers": "sdpa", "output_name": "cat", "clip_skip": "1", "noise_offset": 0, "text_encoder_lr": 0, "epoch": 10,
 }  # fmt: skip
 KOHYA_CASES = {
+    "debiased": ({"debiased_estimation_loss": True, "min_snr_gamma": 0}, {}, ("debiased_estimation_loss|loss_weighting=debiased",)),
     "masks and DoRA": ({"masked_loss": True, "dora_wd": True}, {}, ("masked_loss|masked_training", "dora_wd|lora_type")),
     "plain": ({}, {"model_family": "sdxl", "lora_rank": 32, "lora_alpha": 16, "learning_rate": 2e-4, "optimizer": "adamw_8bit", "lr_warmup_steps": 80, "resolution": 1024,
                    "save_precision": "float16", "base_model_precision": "bfloat16", "snr_gamma": 5, "seed": 1234, "caption_strategy": "textfile", "max_train_steps": 800}, ()),
@@ -127,6 +128,7 @@ ONETRAINER_CASES = {
     "noise levels": ({"model_type": "CHROMA_1", **_FLOW, "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.5}, {"logit_mean": 0.3, "logit_std": 1.5}, ()),
     "another distribution": ({"model_type": "CHROMA_1", **_FLOW, "timestep_distribution": "INVERTED_PARABOLA", "noising_weight": 7.7}, {"timestep_sampling": "auto"}, ("timestep_distribution", "noising_weight")),
     "min-snr": ({"loss_weight_fn": "MIN_SNR_GAMMA", "loss_weight_strength": 5.0}, {"snr_gamma": 5.0}, ()),
+    "debiased": ({"loss_weight_fn": "DEBIASED_ESTIMATION"}, {}, ("loss_weight_fn|loss_weighting=debiased",)),
     "p2": ({"loss_weight_fn": "P2", "loss_weight_strength": 1.0}, {"snr_gamma": None}, ("loss_weight_fn", "loss_weight_strength")),
     "huber": ({"mse_strength": 0.0, "huber_strength": 1.0, "huber_delta": 0.3}, {"loss_type": "huber", "huber_delta": 0.3}, ()),
     "prodigy": ({"optimizer.optimizer": "PRODIGY", "learning_rate": 1.0}, {"optimizer": "prodigy", "learning_rate": 1.0}, ()),

@@ -19,7 +19,7 @@ def for_simpletuner(config: RunConfig) -> str:
     try:
         exported = export(config)
     except ConfigError as error:
-        return f'<br><span class="rs-quiet">{text(f"Not for SimpleTuner: {error.faults[0].message}")}</span>'
+        return f'<p class="rs-quiet">{text(f"Not for SimpleTuner: {error.faults[0].message}")}</p>'
     files = {"config.json": exported.config, **exported.files}
     links = ", ".join(
         f'<a download="{name}" href="{address_of(json.dumps(data, indent=2, ensure_ascii=False))}">{name}</a>'
@@ -33,4 +33,4 @@ def for_simpletuner(config: RunConfig) -> str:
         if told
         else ""
     )
-    return f"<br>for SimpleTuner: {links}{more}"
+    return f"<p>for SimpleTuner: {links}</p>{more}"

@@ -182,7 +182,11 @@ def exists(option: str) -> bool:
 
 
 def _names(written: Any) -> bool:
-    return isinstance(written, str) and bool(written.strip()) and "\0" not in written and len(written) < 4096
+    if not isinstance(written, str) or not written.strip() or "\0" in written or len(written) > 4096:
+        return False
+    return not written.startswith(
+        ("\\\\", "//")
+    )  # another host's folder: Windows would log in there only because a file says so
 
 
 def _is(path: Path, kind: str) -> bool:

@@ -7,7 +7,7 @@ left, with the sentence that says why.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +89,18 @@ def import_file(
 def import_files(paths: Mapping[str, Path], *, beside: bool = False) -> Imported:
     """The settings in several files that belong together, by name: the first that is a config, with the others along.
 
-    Raises: ConfigError; of several files that are none, about the first.
+    Raises: ConfigError; of several files that are none, about the first. One before it that cannot be read is among the remarks.
     """
-    first: ConfigError | None = None
-    rank = sorted(paths, key=lambda name: _is_part(paths[name], name))
-    for name in rank:
+    failed: list[ConfigError] = []
+    for name in sorted(paths, key=lambda name: _is_part(paths[name], name)):
+        along = {other: path for other, path in paths.items() if other != name}
         try:
-            return import_file(
-                paths[name], name, {other: path for other, path in paths.items() if other != name}, beside=beside
-            )
+            found = import_file(paths[name], name, along, beside=beside)
         except ConfigError as error:
-            first = error if first is None else first
-    raise first if first is not None else ConfigError([Fault("No file was given.")])
+            failed.append(error)
+            continue
+        return replace(found, remarks=(*found.remarks, *(f"Not read: {error}" for error in failed)))
+    raise failed[0] if failed else ConfigError([Fault("No file was given.")])
 
 
 def _is_part(path: Path, name: str) -> bool:

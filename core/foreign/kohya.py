@@ -31,6 +31,7 @@ from .words import (
     place_rate,
     place_resolution,
     place_text_encoder,
+    place_weighting,
 )
 
 NAME = "kohya_ss"
@@ -293,6 +294,9 @@ def _loss(sheet: Sheet) -> None:
             "min_snr_gamma": "weighs by signal to noise on a variance-preserving path; it does nothing for flow models there"
         }
     )
+    for key, ours in (("debiased_estimation_loss", "debiased"), ("scale_v_pred_loss_like_noise_pred", "noise_error")):
+        if is_on(sheet.get(key)) and flow is not True:
+            place_weighting(sheet, key, ours)
     kind = str(sheet.get("loss_type", "l2")).lower()
     if kind == "smooth_l1":
         sheet.change("loss_type", {"loss_type": "huber"}, "smooth_l1 is huber here, with huber_delta as its corner.")

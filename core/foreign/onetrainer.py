@@ -28,6 +28,7 @@ from .words import (
     place_rate,
     place_resolution,
     place_text_encoder,
+    place_weighting,
     plain,
 )
 
@@ -296,6 +297,8 @@ def _loss(sheet: Sheet) -> None:
         gamma = 5.0 if strength is None else strength
         sheet.change("loss_weight_fn", {"snr_gamma": gamma}, f"MIN_SNR_GAMMA is snr_gamma here, {gamma:g}.")
         sheet.silent(["loss_weight_strength"], why="is snr_gamma here")
+    elif weight == "DEBIASED_ESTIMATION" and flow is not True:
+        place_weighting(sheet, "loss_weight_fn", "debiased")
     elif weight == "CONSTANT":
         sheet.silent(["loss_weight_fn", "loss_weight_strength"], why="every noise level counts alike here too")
     sheet.reasons(

@@ -162,6 +162,13 @@ def place_text_encoder(sheet: Sheet, switch: str, rate: str) -> None:
     sheet.reasons({rate: NO_TEXT_ENCODER})
 
 
+def place_weighting(sheet: Sheet, key: str, ours: str) -> None:
+    """A weighting by noise level, where this version has it."""
+    if ours in (OPTIONS["loss_weighting"].choices or ()):
+        sheet.carry(key, "loss_weighting", value=ours)
+    sheet.leave(key, "this weighting does not exist here; see snr_gamma and loss_weighting")
+
+
 def things_of(things: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Further folders of a run, as the option that holds them; none where this version has no such option."""
     return {"concepts": json.dumps(list(things), ensure_ascii=False)} if things and "concepts" in OPTIONS else {}

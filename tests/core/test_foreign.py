@@ -115,7 +115,9 @@ def test_a_config_is_recognised_and_each_key_is_carried_changed_or_left(tmp_path
     placed = {each.key for each in (*found.carried, *found.changed)}
     for words in left:
         key, _, option = words.partition("|")
-        assert f"{at}{key}" in (placed if option in OPTIONS else said), words
+        option, _, choice = option.partition("=")
+        known = option in OPTIONS and (not choice or choice in OPTIONS[option].choices)
+        assert f"{at}{key}" in (placed if known else said), words
     each_key_once(importer.read(data, Near()), data)
 
 
@@ -263,6 +265,11 @@ def test_sd_scripts_toml_is_read_with_its_dataset_file_beside_it_or_given_along(
         key for key, _, _ in alone.left_out
     } and "max_train_steps" in alone.fill_in
     assert import_file(dataset).config.data.repeats == 5  # a dataset file alone is settings too
+    broken = write(tmp_path / "broken.toml", "a = ")
+    found = import_files({"broken.toml": broken, "dataset.toml": dataset}, beside=True)
+    assert any("broken.toml: broken TOML" in remark for remark in found.remarks)  # nothing is passed over silently
+    with pytest.raises(ConfigError, match="broken TOML"):
+        import_files({"broken.toml": broken, "also.toml": broken})
 
 
 @pytest.mark.parametrize("line", SCRIPTS)
@@ -329,6 +336,15 @@ def test_onetrainers_concepts_and_samples_lie_in_files_beside_it(tmp_path):
     flat = config_to_flat(found.config)
     assert flat["instance_data_dir"] == str(tmp_path / "pictures") and flat["validation_prompts"] == ["a cat"]
     assert (flat["max_train_steps"], flat["checkpoint_step_interval"]) == (150, 6)  # 12 rows at 4 a step, 50 times
+
+
+def test_a_name_in_a_file_makes_no_connection_to_another_host(monkeypatch):
+    asked = []
+    monkeypatch.setattr("pathlib.Path.is_dir", lambda self: asked.append(self))
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: asked.append(self))
+    for name in ("\\\\host\\share", "//host/share/data.toml", "a\0b", "", None, 5):
+        assert Near().find_folder(name) is None and Near().find_file(name) is None
+    assert not asked
 
 
 # -- files that hold no training, or are broken -------------------------------------------------------------------------------
@@ -433,7 +449,7 @@ def test_a_preset_exported_to_simpletuner_comes_back_identical(tmp_path, name):
 
 
 def test_any_config_exported_to_simpletuner_comes_back_identical(tmp_path):
-    for seed in range(12):
+    for seed in range(8):
         config = random_config(seed)
         assert there_and_back(config, tmp_path).config == config, seed
 
@@ -449,7 +465,7 @@ EXPRESSIBLE = {
 
 def test_what_its_format_holds_comes_back_without_our_remark_too(tmp_path):
     """The remark is not what carries: the settings that its files hold are read from its own keys."""
-    for seed in range(10):
+    for seed in range(6):
         config = random_config(seed)
         flow, full = config.model.is_flow(), config.training.model_type == "full"
         flat = config_to_flat(config)
@@ -496,7 +512,7 @@ def test_what_a_person_edited_after_the_export_holds(tmp_path):
 def test_an_export_writes_only_keys_of_the_format_and_refuses_what_it_has_no_name_for(tmp_path):
     facts = {*simpletuner.OWN, *simpletuner_export.SAME, "model_family", "optimizer", "loss_type", "base_model_precision", "validation_step_interval", "scheduled_sampling_max_step_offset",
              "scheduled_sampling_sampler", "scheduled_sampling_order", "scheduled_sampling_reflexflow", "_metadata"}  # fmt: skip
-    for seed in range(10):
+    for seed in range(6):
         data = simpletuner_export.export(random_config(seed)).config
         assert set(data) <= facts and None not in data.values()
         assert data["num_train_epochs"] == 0 and isinstance(data["scheduled_sampling_reflexflow"], bool)
