@@ -196,6 +196,7 @@ def captions_are_edited_together(page, mine):
     """Tags and texts of many captions, undone and saved; and a name in the checks leads to its picture on another page."""
     write(page, "instance_prompt", "a cup")
     write(page, "trigger_word", "qrx")
+    expect(page.locator("#picture-checks")).to_contain_text('the caption lacks "qrx"')
     page.locator("#picture-checks summary").click()
     page.locator("#picture-checks").get_by_role("button", name="cup 29.png").click()
     expect(page.locator("#pictures")).to_contain_text("25–30 of 30")
