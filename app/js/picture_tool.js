@@ -47,8 +47,10 @@ function stroke(step) {
   if (step.fresh) { pen.globalCompositeOperation = 'source-over'; pen.fillRect(0, 0, out.width, out.height); }
   pen.globalCompositeOperation = step.leaveOut ? 'source-over' : 'destination-out';
   pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = step.size;
+  const [first] = step.points; // a line to where it began draws nothing
+  pen.beginPath(); pen.arc(first.x, first.y, step.size / 2, 0, 7); pen.fill();
   pen.beginPath();
-  pen.moveTo(step.points[0].x, step.points[0].y);
+  pen.moveTo(first.x, first.y);
   for (const point of step.points) pen.lineTo(point.x, point.y);
   pen.stroke();
   pen.globalCompositeOperation = 'source-over';
@@ -361,7 +363,7 @@ function leave() {
   if (busy) return;
   if (!changed()) { shut(); return; }
   parts.sure.hidden = false;
-  parts.sure.querySelector('button').focus();
+  parts.sure.querySelector('.rs-main').focus();
 }
 
 function shut() {
