@@ -198,6 +198,10 @@ function take(shown) {
     kept.drafts[shown.folder] = {...kept.drafts[shown.moved_from], ...kept.drafts[shown.folder]};
     delete kept.drafts[shown.moved_from];
   }
+  if (shown.moved_from && kept.undos[shown.moved_from]) {
+    kept.undos[shown.folder] = kept.undos[shown.moved_from];
+    delete kept.undos[shown.moved_from];
+  }
   remember(shown);
   const mine = drafts();
   for (const [name, was] of Object.entries(shown.changed)) if (mine[name]) mine[name].was = was;

@@ -11,7 +11,7 @@ const SIDE = 1024; // pixels of the longer side that is worked on, as app/train/
 const HANDLE = 12; // CSS pixels from a corner or edge that still take hold of it
 let shown = null, stamp = '', image = null, opened = null;
 let steps = [], undone = [], mode = 'crop', brush = {size: 12, leaveOut: false}, cursor = null;
-let out = null, cut = null, held = null, busy = false, canvas = null, parts = {};
+let out = null, veil = null, marked = false, cut = null, held = null, finger = null, busy = false, canvas = null, parts = {};
 
 function make(tag, className, text) {
   const made = document.createElement(tag);
@@ -43,18 +43,21 @@ function layer() {
 
 function stroke(step) {
   const pen = out.getContext('2d');
+  veil = null;
   if (step.fresh) { pen.globalCompositeOperation = 'source-over'; pen.fillRect(0, 0, out.width, out.height); }
   pen.globalCompositeOperation = step.leaveOut ? 'source-over' : 'destination-out';
   pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = step.size;
+  const [first] = step.points; // a line to where it began draws nothing
+  pen.beginPath(); pen.arc(first.x, first.y, step.size / 2, 0, 7); pen.fill();
   pen.beginPath();
-  pen.moveTo(step.points[0].x, step.points[0].y);
+  pen.moveTo(first.x, first.y);
   for (const point of step.points) pen.lineTo(point.x, point.y);
   pen.stroke();
   pen.globalCompositeOperation = 'source-over';
 }
 
 function play() { // from what was opened to what is now
-  out = layer(); cut = opened.cut;
+  out = layer(); veil = null; cut = opened.cut;
   const pen = out.getContext('2d');
   if (opened.out) pen.drawImage(opened.out, 0, 0);
   for (const step of steps) {
@@ -65,27 +68,33 @@ function play() { // from what was opened to what is now
       pen.globalCompositeOperation = 'source-out'; pen.fillRect(0, 0, out.width, out.height); pen.globalCompositeOperation = 'source-over';
     }
   }
+  const pixels = new Uint32Array(pen.getImageData(0, 0, out.width, out.height).data.buffer); // 0 = nothing left out there
+  marked = pixels.some((value) => value !== 0);
   fill();
 }
 
 function done(step) { steps.push(step); undone = []; play(); }
-const masked = () => out.getContext('2d').getImageData(0, 0, out.width, out.height).data.some((value, at) => at % 4 === 3 && value > 0);
 const painted = () => steps.some((step) => step.kind !== 'crop');
 const changed = () => steps.length > 0;
 
 // -- drawing ----------------------------------------------------------------------------------------------------------------
 
+function striped(one) { // what is left out: orange with stripes, so that it shows on every picture
+  const made = layer(), pen = made.getContext('2d');
+  pen.drawImage(out, 0, 0);
+  pen.globalCompositeOperation = 'source-in';
+  pen.fillStyle = '#c2570c'; pen.fillRect(0, 0, made.width, made.height);
+  pen.globalCompositeOperation = 'source-atop';
+  pen.strokeStyle = '#1c1917'; pen.lineWidth = 2 * one;
+  for (let x = -made.height; x < made.width; x += 10 * one) { pen.beginPath(); pen.moveTo(x, made.height); pen.lineTo(x + made.height, 0); pen.stroke(); }
+  return made;
+}
+
 function paint() {
   const pen = canvas.getContext('2d'), scale = 1 / perPixel(), one = perCss();
   pen.clearRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-  const veil = layer(), veiled = veil.getContext('2d'); // what is left out: orange, striped, so that it shows on every picture
-  veiled.drawImage(out, 0, 0);
-  veiled.globalCompositeOperation = 'source-in';
-  veiled.fillStyle = '#c2570c'; veiled.fillRect(0, 0, veil.width, veil.height);
-  veiled.globalCompositeOperation = 'source-atop';
-  veiled.strokeStyle = '#1c1917'; veiled.lineWidth = 2 * one;
-  for (let x = -veil.height; x < veil.width; x += 10 * one) { veiled.beginPath(); veiled.moveTo(x, veil.height); veiled.lineTo(x + veil.height, 0); veiled.stroke(); }
+  if (!veil) veil = striped(one);
   pen.globalAlpha = mode === 'mask' ? 0.6 : 0.45; pen.drawImage(veil, 0, 0); pen.globalAlpha = 1;
   const box = {x: cut.left * scale, y: cut.top * scale, w: (cut.right - cut.left) * scale, h: (cut.bottom - cut.top) * scale};
   pen.fillStyle = 'rgb(0 0 0 / .62)';
@@ -124,7 +133,7 @@ function fill() {
   parts.keep.setAttribute('aria-pressed', String(!brush.leaveOut)); parts.leave.setAttribute('aria-pressed', String(brush.leaveOut));
   const few = w * h < shown.area ? ` That is less than the ${Math.round(Math.sqrt(shown.area))} × ${Math.round(Math.sqrt(shown.area))} px it is trained at: it will be enlarged.` : '';
   const part = same(cut, whole()) ? `The whole picture is kept, ${w} × ${h} px.` : `${w} × ${h} px of ${shown.width} × ${shown.height} are kept.`;
-  const mask = masked() ? 'Striped: left out of the training.' : 'No mask: all of what is kept is trained on.';
+  const mask = marked ? 'Striped: left out of the training.' : 'No mask: all of what is kept is trained on.';
   parts.status.textContent = mode === 'crop' ? part + few : mask;
   canvas.setAttribute('aria-label', `${shown.name}. ${part} ${mask}`);
   canvas.style.cursor = mode === 'mask' ? 'none' : 'crosshair';
@@ -206,7 +215,7 @@ function place(event) {
 
 function begin(at) {
   if (mode === 'crop') held = {at, cut, grip: grip(at)};
-  else held = {kind: 'stroke', leaveOut: brush.leaveOut, size: brushSize(), points: [at], fresh: !brush.leaveOut && !masked()};
+  else held = {kind: 'stroke', leaveOut: brush.leaveOut, size: brushSize(), points: [at], fresh: !brush.leaveOut && !marked};
   if (mode === 'mask') { stroke(held); paint(); }
 }
 
@@ -277,14 +286,16 @@ function build() {
     if (event.button !== 0 || held || busy) return;
     event.preventDefault();
     canvas.focus({preventScroll: true}); canvas.setPointerCapture(event.pointerId);
+    finger = event.pointerId; // a second finger does nothing
     cursor = place(event); begin(cursor);
   });
   canvas.addEventListener('pointermove', (event) => {
+    if (held && event.pointerId !== finger) return;
     const at = place(event);
     if (mode === 'mask') cursor = at;
     if (held) go(at); else if (mode === 'mask') paint();
   });
-  canvas.addEventListener('pointerup', end); canvas.addEventListener('pointercancel', end);
+  for (const name of ['pointerup', 'pointercancel']) canvas.addEventListener(name, (event) => { if (event.pointerId === finger) end(); });
   canvas.addEventListener('pointerleave', () => { if (!held && mode === 'mask') { cursor = null; paint(); } });
   canvas.addEventListener('keydown', keys);
   canvas.addEventListener('keyup', (event) => { if (event.key === ' ') end(); });
@@ -317,7 +328,7 @@ function build() {
   Object.assign(parts.size, {type: 'range', min: 1, max: 50, step: 1, value: brush.size});
   parts.size.addEventListener('input', () => { brush.size = Number(parts.size.value); });
   size.append(parts.size);
-  parts.mask_row.append(parts.keep, parts.leave, size, button('Invert', '', () => done({kind: 'invert'})), button('Remove the mask', '', () => { if (masked()) done({kind: 'clear'}); }));
+  parts.mask_row.append(parts.keep, parts.leave, size, button('Invert', '', () => done({kind: 'invert'})), button('Remove the mask', '', () => { if (marked) done({kind: 'clear'}); }));
 
   parts.status = make('p', 'rs-tool-status');
   parts.status.setAttribute('aria-live', 'polite');
@@ -352,7 +363,7 @@ function leave() {
   if (busy) return;
   if (!changed()) { shut(); return; }
   parts.sure.hidden = false;
-  parts.sure.querySelector('button').focus();
+  parts.sure.querySelector('.rs-main').focus();
 }
 
 function shut() {
@@ -369,7 +380,7 @@ function maskFile() { // white where it is trained on
 
 function save() {
   busy = true; parts.error.hidden = true; parts.sure.hidden = true; fill();
-  const mask = !painted() ? null : {png: masked() ? maskFile() : ''}; // null = as it is, "" = none
+  const mask = !painted() ? null : {png: marked ? maskFile() : ''}; // null = as it is, "" = none
   props.value = JSON.stringify({folder: shown.folder, name: shown.name, cut: same(cut, whole()) ? null : cut, mask});
   trigger('submit', {});
 }
@@ -424,6 +435,6 @@ dialog.addEventListener('keydown', (event) => {
     if (event.shiftKey) again(); else back();
   }
 });
-window.addEventListener('resize', () => { if (dialog.open && canvas && out) { fit(); paint(); } });
+window.addEventListener('resize', () => { if (dialog.open && canvas && out) { fit(); veil = null; paint(); } });
 take();
 watch('shown', take);

@@ -198,6 +198,7 @@ def captions_are_edited_together(page, mine):
     """Tags and texts of many captions, undone and saved; and a name in the checks leads to its picture on another page."""
     write(page, "instance_prompt", "a cup")
     write(page, "trigger_word", "qrx")
+    expect(page.locator("#picture-checks")).to_contain_text('the caption lacks "qrx"')
     page.locator("#picture-checks summary").click()
     page.locator("#picture-checks").get_by_role("button", name="cup 29.png").click()
     expect(page.locator("#pictures")).to_contain_text("25–30 of 30")
@@ -250,9 +251,10 @@ def a_crop_and_a_mask_are_made_by_mouse(page, mine):
     tool.get_by_role("button", name="Mask", exact=True).click()
     box = canvas.bounding_box()  # the rows below are others
     tool.locator("input[type=range]").fill("50")
-    drag((0.5, 0.1), (1.0, 0.1))
+    drag((0.75, 0.1))  # one dab
     tool.get_by_role("button", name="Leave out").click()
-    drag((0.5, 1.0), (1.0, 1.0))
+    tool.locator("input[type=range]").fill("10")
+    drag((0.95, 0.0), (0.95, 0.5))
     canvas.focus()
     page.keyboard.press("Escape")
     tool.get_by_role("button", name="Keep editing").click()
@@ -264,8 +266,8 @@ def a_crop_and_a_mask_are_made_by_mouse(page, mine):
     item = {each.name: each for each in found.items}["cup 24.png"]
     assert (len(found.items), item.width, item.height, item.cut) == (30, 48, 80, Cut(48, 0, 96, 80))
     with Image.open(mine / "cup 24-mask.png") as mask:
-        values = [mask.getpixel(at) for at in ((72, 5), (72, 75), (5, 75))]
-        assert (mask.size, values) == ((96, 80), [255, 0, 0])
+        values = [mask.getpixel(at) for at in ((72, 5), (91, 5), (72, 75), (5, 75))]
+        assert (mask.size, values) == ((96, 80), [255, 0, 0, 0])
     page.get_by_role("button", name="Crop or mask cup 24.png").click()  # what was saved is there again
     expect(tool.get_by_label("Left", exact=True)).to_have_value("48")
     tool.get_by_role("button", name="Mask", exact=True).click()
