@@ -335,7 +335,7 @@ def test_as_many_weights_are_reported_as_train(name, kind, tiny_folder):
 
 
 @pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
-@pytest.mark.parametrize("name", ["sd1", "lumina2"])
+@pytest.mark.parametrize("name", ["sd1", pytest.param("lumina2", marks=pytest.mark.slow)])
 def test_as_many_weights_are_reported_as_train_of_every_kind(name, kind, tiny_folder):
     """With convolutions, ranks by layer and a factor."""
     from rollout_studio.core import adapters

@@ -28,15 +28,9 @@ from tiny_run import ROLLOUT, events
 
 LAYOUT = {"lora": "both", "dora": "both", "loha": "kohya", "lokr": "kohya"}
 CONVOLUTIONS = ("to_q", "to_k", "conv1", "proj_in", "ff.net.0.proj")
-CASES = [
-    ("sd1", "dora"),
-    ("sd1", "loha"),
-    ("sd1", "lokr"),
-    ("lumina2", "dora"),
-    ("lumina2", "loha"),
-    ("lumina2", "lokr"),
-    ("sd1", "lora"),
-]
+ALWAYS = [("sd1", "dora"), ("lumina2", "loha"), ("sd1", "lokr")]
+ALSO = [("sd1", "lora"), ("sd1", "loha"), ("lumina2", "dora"), ("lumina2", "lokr")]
+CASES = [*ALWAYS, *(pytest.param(*each, marks=pytest.mark.slow) for each in ALSO)]
 """A UNet with convolutions and a transformer; of plain LoRA the ranks by layer and the rank-stabilised scale."""
 
 
@@ -93,7 +87,7 @@ def test_what_is_said_of_a_kind_is_what_trains(name, kind, trained):
         assert {part: tuple(each.shape) for part, each in parts.items()} == tensor_shapes(kind, shapes[layer], rank)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
 def test_it_starts_without_effect_and_from_its_seed_alone(kind, precision, tiny_folder):
     states = []
@@ -291,7 +285,9 @@ def test_parts_that_do_not_train_keep_their_rows_in_a_fused_layer(tiny_folder, t
 # Afterwards -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sd1", "dora"), ("lumina2", "loha"), ("sd1", "lokr")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sd1", "lokr"), *(pytest.param(*each, marks=pytest.mark.slow) for each in ALWAYS[:2])]
+)
 def test_a_merged_model_has_the_change_and_what_cannot_be_done_is_refused(name, kind, trained, tmp_path):
     model, config = trained(name, kind)
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
@@ -346,9 +342,7 @@ def test_a_file_for_another_model_is_refused_and_leaves_no_adapter(trained, tmp_
 
 # Whole runs -----------------------------------------------------------------------------------------------------------
 
-RUNS = [pytest.param("lumina2", "lokr")] + [
-    pytest.param(name, kind, marks=pytest.mark.slow) for name, kind in CASES if (name, kind) != ("lumina2", "lokr")
-]
+RUNS = [("lumina2", "lokr"), *(pytest.param(*each, marks=pytest.mark.slow) for each in [*ALWAYS, *ALSO[:3]])]
 
 
 @pytest.mark.parametrize(("name", "kind"), RUNS)
