@@ -3,7 +3,7 @@
 Makes a Stable Diffusion 1 checkpoint of random weights that is as narrow as ComfyUI recognises (320 channels, texts of width 768: 243
 million weights, 0.5 GB on the disk), starts a server of its own with this checkout as a pack, and asks it over HTTP. PATH_TO_COMFYUI
 is not written to. Packages that a CPU check does without (torchvision, torchaudio, spandrel) are stood in for where they are missing.
-About three minutes on two cores; 4 GB of memory.
+Some minutes on two idle cores (not measured: ten on shared ones); about 2 GB of memory.
 """
 
 import argparse
