@@ -31,6 +31,7 @@ from rollout_studio.core.data import (
     split_holdout,
 )
 from rollout_studio.core.data.batches import Carousel, Schedule
+from rollout_studio.core.data.beside import Cut, write_cut
 from rollout_studio.core.data.buckets import bucket_sizes, choose, effective_step
 from rollout_studio.core.data.cache import CorruptEntry, TensorCache, identity
 from rollout_studio.core.data.transform import apply, crop_for
@@ -890,6 +891,23 @@ def test_a_full_disk_is_reported_and_leaves_no_torso(ready, tmp_path, monkeypatc
     with pytest.raises(DatasetError, match="is full. Free some space"):
         ready()
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_the_next_run_encodes_the_part_that_is_kept_of_a_picture_and_only_that_anew(
+    ready, folder, encodings, model, monkeypatch
+):
+    half = Image.new("RGB", (90, 90), "red")
+    half.paste("blue", (40, 0, 90, 90))
+    put(folder, "0.png", half)
+    ready()
+    assert encodings["images"] == 6
+    write_cut(folder / "0.png", Cut(45, 0, 90, 90), 90, 90)
+    seen, encode = [], model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda pixels, *a: (seen.append(pixels), encode(pixels, *a))[1])
+    ready()
+    assert len(seen) == 1 and encodings["images"] == 7
+    assert seen[0].shape[-2] > seen[0].shape[-1], "the bucket of the part"
+    assert seen[0][0, 0].max() < -0.9 and seen[0][0, 2].min() > 0.9, "blue alone"
 
 
 def test_a_picture_that_changes_after_the_scan_stops_the_run(model, config_with, folder, tmp_path):
