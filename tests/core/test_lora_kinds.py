@@ -231,6 +231,20 @@ def test_files_pass_their_check_and_mean_in_comfyui_what_was_trained(name, kind,
         assert json.loads(notes["ss_network_args"]).get("algo") == {"lora": None, "dora": "lora"}.get(kind, kind)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_lycoris_own_library_reads_the_file_as_it_was_trained(kind, trained, tmp_path):
+    """Needs the package lycoris-lora."""
+    lycoris = pytest.importorskip("lycoris")
+    model, config = trained("lumina2", kind)
+    path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
+    fresh = load_model(config.model, for_training=False)
+    network, _ = lycoris.create_lycoris_from_weights(1.0, str(path), fresh.denoiser)
+    network.apply_to()
+    assert len(network.loras) == len(adapted_layers(model))
+    assert (predicted(fresh) - predicted(model)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("damage", ["a scale twice", "a layer lost", "a tensor lost", "another name"])
 def test_a_wrong_lycoris_file_fails_the_check(damage, trained, tmp_path):
     model, config = trained("lumina2", "lokr")
