@@ -17,6 +17,7 @@ from rollout_studio.core.adapters.trainable import adapted_layers
 from rollout_studio.core.adapters.variants import layers_of_state
 from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.config.rank_pattern import ranks_of
 from rollout_studio.core.families import ModelError, load_model
 from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.answer import answer
@@ -113,6 +114,13 @@ def test_a_lokr_factor_divides_the_layers(tiny_folder):
     adapters.attach(model, with_kind(tiny_folder("lumina2"), "lumina2", "lokr", lora_lokr_factor=8))
     parts = layers_of_state(adapters.adapter_state(model))["layers.0.attn.to_k"]
     assert parts["lokr_w1"].shape == (8, 8) and parts["lokr_w2"].shape == (2, 4)
+
+
+def test_of_several_lines_the_last_that_fits_a_layer_holds():
+    layers = ["down.0.attn1.to_q", "down.0.attn2.to_q", "up.10.attn2.to_k", "up.10.ff.net.0"]
+    found = ranks_of(layers, 16, 8.0, ["attn*=4", "to_q=2:1", "attn2.to_k=6:3", "up.1=1"])
+    assert found == dict(zip(layers, [(2, 1.0), (2, 1.0), (6, 3.0), (16, 8.0)], strict=True))
+    assert ranks_of(layers[3:], 16, None, ["ff.net=5"]) == {layers[3]: (5, 5.0)}, "alpha unset is the layer's own rank"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +229,20 @@ def test_files_pass_their_check_and_mean_in_comfyui_what_was_trained(name, kind,
         module = {"lora": "networks.lora"}.get(kind, "lycoris.kohya")
         assert notes["ss_network_module"] == module and notes["ss_network_dim"] in ("3", "5")
         assert json.loads(notes["ss_network_args"]).get("algo") == {"lora": None, "dora": "lora"}.get(kind, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_lycoris_own_library_reads_the_file_as_it_was_trained(kind, trained, tmp_path):
+    """Needs the package lycoris-lora."""
+    lycoris = pytest.importorskip("lycoris")
+    model, config = trained("lumina2", kind)
+    path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, layout="kohya")
+    fresh = load_model(config.model, for_training=False)
+    network, _ = lycoris.create_lycoris_from_weights(1.0, str(path), fresh.denoiser)
+    network.apply_to()
+    assert len(network.loras) == len(adapted_layers(model))
+    assert (predicted(fresh) - predicted(model)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("damage", ["a scale twice", "a layer lost", "a tensor lost", "another name"])
