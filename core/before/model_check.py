@@ -138,7 +138,6 @@ def _read_or_nothing(source: Source, path: str) -> dict[str, Any]:
 
 def _from_hub(report: ModelReport, model: ModelConfig, without: Iterable[str] = ()) -> ModelReport:
     """`without`: parts that will not be downloaded."""
-    import httpx
     from huggingface_hub import HfApi, errors
 
     name = report.name
@@ -148,13 +147,15 @@ def _from_hub(report: ModelReport, model: ModelConfig, without: Iterable[str] = 
         report = replace(report, gated=info.gated not in (None, False))
         if report.gated:
             api.auth_check(name)
-    except (errors.LocalEntryNotFoundError, httpx.TransportError, errors.OfflineModeIsEnabled) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         return _unreached(report, error)
     except errors.GatedRepoError:
         return _gated(report)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         wrong = hub_error(name, name, model.revision, "model_index.json", error)
         return replace(report, findings=(Finding("error", OPTION, wrong.message, wrong.remedy, "model-missing"),))
+    except errors.HTTPError as error:  # of the hub's own client, whichever it is: no answer came
+        return _unreached(report, error)
 
     files = {each.rfilename: each.size for each in info.siblings or ()}
     try:
