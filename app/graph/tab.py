@@ -146,14 +146,6 @@ class GraphTab:
             except GraphError as error:
                 return {"fault": "\n".join(map(str, error.problems[:5]))}
 
-        def graph_check(sent: Any) -> dict[str, Any]:
-            """Everything that is wrong with a graph: {graph: its JSON text} -> {problems}."""
-            try:
-                graph, problems = read(_part(sent, "graph"))
-                return {"problems": problems_as_data(GraphError([*problems, *validate.faults(graph, disk=True)]))}
-            except GraphError as error:
-                return {"problems": problems_as_data(error)}
-
         def graph_run(sent: Any) -> dict[str, Any]:
             """Start a graph: {graph, only} -> {run}, or {problems}, or {fault}."""
             only = sent.get("only") if isinstance(sent, Mapping) else None
@@ -167,13 +159,6 @@ class GraphTab:
                 return {"fault": f"The graph could not be started: {error}."}
             return {"run": self.runs.status()}
 
-        def graph_comfy(sent: Any) -> dict[str, Any]:
-            """A graph as ComfyUI's page opens it: {graph} -> {text}, or {problems} where some of it could not be written down there."""
-            try:
-                return {"text": json.dumps(for_comfy(_graph_in(sent)), ensure_ascii=False, indent=1) + "\n"}
-            except GraphError as error:
-                return {"problems": problems_as_data(error)}
-
         def graph_stop(name: Any) -> dict[str, Any]:
             """Ask a run to stop."""
             self.runs.stop(name)
@@ -184,7 +169,28 @@ class GraphTab:
             graph = self.runs.graph_of(name)
             return {"fault": "This run is no longer there."} if graph is None else _answer(graph, [])
 
-        return [graph_menu, graph_shipped, graph_read, graph_check, graph_run, graph_comfy, graph_stop, graph_of_run]
+        return [graph_menu, graph_shipped, graph_read, *_answers(), graph_run, graph_stop, graph_of_run]
+
+
+def _answers() -> list[Any]:
+    """The requests that look at nothing but the graph that is sent."""
+
+    def graph_check(sent: Any) -> dict[str, Any]:
+        """Everything that is wrong with a graph: {graph: its JSON text} -> {problems}."""
+        try:
+            graph, problems = read(_part(sent, "graph"))
+            return {"problems": problems_as_data(GraphError([*problems, *validate.faults(graph, disk=True)]))}
+        except GraphError as error:
+            return {"problems": problems_as_data(error)}
+
+    def graph_comfy(sent: Any) -> dict[str, Any]:
+        """A graph as ComfyUI's page opens it: {graph} -> {text}, or {problems} where some of it could not be written down there."""
+        try:
+            return {"text": json.dumps(for_comfy(_graph_in(sent)), ensure_ascii=False, indent=1) + "\n"}
+        except GraphError as error:
+            return {"problems": problems_as_data(error)}
+
+    return [graph_check, graph_comfy]
 
 
 def for_comfy(graph: Graph) -> dict[str, Any]:

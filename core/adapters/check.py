@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from ..families.source import Source
 
 EXACT, ROUNDED = 0.01, 0.06
-"""Allowed difference of the predictions, in shares of the adapter's effect: of float32 files, and of 16-bit files,
-whose weights are rounded and whose adapter then computes in 16 bits. A wrong alpha, a lost layer or a wrong name
-changes far more."""
+"""Allowed difference of the predictions, in shares of the adapter's effect: of float32 files, and of 16-bit files, whose weights are
+rounded and whose adapter then computes in 16 bits. A wrong alpha, a lost layer or a wrong name changes far more."""
 SAME_CHANGE, SAME_CHANGE_ROUNDED = 1e-4, 2e-2
 """By how much the change that a loaded layer makes to its weight may differ from the file's: a loader that multiplies alpha in rounds once more."""
 NOISE_FLOOR = 2e-5

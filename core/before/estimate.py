@@ -6,7 +6,6 @@ an estimate with its range. Disk is `disk.disk_estimate`. docs/training.md compa
 """
 
 import math
-import re
 import statistics
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,13 +16,13 @@ from pathlib import Path
 from ..config import OPTIONS, ModelConfig, RunConfig, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
-from ..families.facts import ATTENTION
 from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..sizes import off_by, size
+from .activations import activations
 from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, preserved_share, rollout_cost
-from .disk import DiskEstimate, adapted_layers, disk_estimate, moment_numbers, trained_shapes
+from .disk import DiskEstimate, disk_estimate, moment_numbers, trained_shapes
 from .held import held_weights
 from .installation import device_of
 from .model_files import NEVER_LOADED, ModelFacts, model_findings, safetensors_shapes
@@ -32,13 +31,6 @@ from .text_encoders import encoder_load
 
 WORKER_BYTES = 480 * 2**20
 """Resident memory of a worker on a CPU beside its model: the interpreter and the libraries."""
-KEPT_PER_OUTPUT = {"unet": 3.0, "transformer": 1.8}
-"""Numbers kept for the backward pass for each number that a layer puts out: its input, norms, gates, the adapter's own."""
-CHECKPOINTED = 0.52
-"""Share of them that gradient checkpointing leaves of a CPU process's memory, which keeps much of what was freed."""
-CHECKPOINTED_UNET, KEPT_PER_BLOCK = 0.27, 0.08
-"""Share of them that it leaves at the peak on a card: of a UNet, where one block of the finest level is most of it; of a transformer one
-block's own, and between the blocks this share. Counted on released networks (tools/count_step.py), docs/training.md."""
 MEMORY_RANGE, WORKER_RANGE = (0.55, 1.7), (0.9, 1.1)
 """How far what a step takes beside the weights, and the process, may lie from the estimate, as factors. All of these numbers:
 measured, docs/training.md."""
@@ -335,7 +327,6 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     if facts is None or not facts.shapes:
         return MemoryEstimate(None, {}, device, "not known: the model's files are not on this computer")
     training, full = config.training, config.training.model_type == "full"
-    held = 4 if full else 4 if config.model.base_model_precision == "float32" else 2
     kept = held_weights(config.model, facts.shapes, streams=device == "cuda")
     shapes = trained_shapes(config, facts)
     trained = sum(math.prod(shape) for shape in shapes.values())
@@ -354,18 +345,7 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["training"] += 2.0 * kept.whole
     if kept.visiting:
         parts["visiting"] = kept.visiting
-    preserved = (
-        config.data.output_preservation_weight > 0
-    )  # the graph of the class prompt's rows waits beside the other
-    rows = training.train_batch_size * (1 + config.data.with_prior_preservation + preserved)
-    wide = 4 if not mixed and held == 4 else 3 if held == 4 else 2
-    numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"]
-    numbers *= _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
-    parts["activations"] = rows * wide * numbers * _outputs(facts, config.data.resolution)
-    if not full and config.lora.type != "lora":
-        left = _checkpointed(facts, device) if training.gradient_checkpointing else 1.0
-        parts["activations"] += _whole_changes(config, facts, left) * (2 if mixed else 4)
-    parts["activations"] += rows * wide * KEPT_PER_OUTPUT["transformer"] * encoders.outputs
+    parts["activations"] = activations(config, facts, device, encoders)
     total = sum(parts.values())
     # the weights themselves are known
     worker, step = (
@@ -382,17 +362,6 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         device,
         f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
-
-
-def _whole_changes(config: RunConfig, facts: ModelFacts, left: float) -> float:
-    """Numbers of the layers' changes as whole weights: LoHa and LoKr compute them and keep them for the backward pass, DoRA those of one
-    layer for a moment, with a square of its inputs' size (docs/training.md)."""
-    usual = ATTENTION if facts.family is None else facts.family.lora_targets
-    layers = adapted_layers(facts.shapes, config.lora.targets if config.lora.targets else usual)
-    weights = [facts.shapes[f"{layer}.weight"] for layer in layers]
-    if config.lora.type == "dora":
-        return float(max((3 * math.prod(shape) + math.prod(shape[1:]) ** 2 for shape in weights), default=0))
-    return left * sum(math.prod(shape) for shape in weights)
 
 
 def ways_to_need_less(config: RunConfig) -> str:
@@ -417,50 +386,6 @@ def ways_to_need_less(config: RunConfig) -> str:
             ways.append("streamed_blocks (blocks that wait in main memory)")
     ways.append(f"a resolution below {config.data.resolution}")
     return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
-
-
-def _checkpointed(facts: ModelFacts, device: str) -> float:
-    """Share of the activations that gradient checkpointing leaves."""
-    if device == "cpu":
-        return CHECKPOINTED
-    if facts.component == "unet":
-        return CHECKPOINTED_UNET
-    blocks = {found[0] for name in facts.shapes if (found := re.match(r".*?(blocks|layers|refiner)\.\d+\.", name))}
-    return min(CHECKPOINTED, 1 / max(1, len(blocks)) + KEPT_PER_BLOCK)
-
-
-def _outputs(facts: ModelFacts, resolution: int) -> float:
-    """Numbers that the network's layers put out for one row."""
-    side = math.ceil(resolution / (8 if facts.pixels_per_latent is None else facts.pixels_per_latent))
-    if facts.component == "unet":
-        return _unet_outputs(facts.shapes, side)
-    tokens = math.ceil(side / facts.cells_per_token) ** 2 + facts.text.tokens
-    # Only layers inside the blocks; modulation layers put out one vector for the whole picture, not one for each token.
-    return tokens * sum(
-        shape[0] for name, shape in facts.shapes.items()
-        if len(shape) == 2 and name.endswith(".weight") and re.match(r".*(blocks|layers|refiner)\.\d+\.", name) and not re.search("norm|adaln", name.lower())
-    )  # fmt: skip
-
-
-def _unet_outputs(shapes: Mapping[str, tuple[int, ...]], side: int) -> float:
-    """Each level of a UNet has half the side of the one above. Layers on time or text put out next to nothing."""
-    downs = 1 + max((int(found[1]) for name in shapes if (found := re.match(r"down_blocks\.(\d+)\.", name))), default=0)
-    total = 0.0
-    for name, shape in shapes.items():
-        if len(shape) < 2 or not name.endswith(".weight") or "time_emb" in name or re.search(r"attn2\.to_[kv]\.", name):
-            continue
-        at = re.match(r"(down|up)_blocks\.(\d+)\.", name)
-        level = (
-            downs - 1
-            if name.startswith("mid_block")
-            else 0
-            if at is None
-            else int(at[2])
-            if at[1] == "down"
-            else downs - 1 - int(at[2])
-        )
-        total += shape[0] * math.ceil(side / 2**level) ** 2
-    return total
 
 
 # What both read, cached while the files are the same ------------------------------------------------------------

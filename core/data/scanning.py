@@ -200,8 +200,7 @@ def scan_folder(
         return (), [problem]
     found_masks = masks.taken(folder, listing, data.masked_training != "off" and may_have_masks)
     problems = [*listing.findings(folder), *found_masks.findings()]
-    inspected = inspect_all(listing.pictures, progress)
-    square = ((data.resolution, data.resolution),)
+    inspected, square = inspect_all(listing.pictures, progress), ((data.resolution, data.resolution),)
     sizes = bucket_sizes(data.resolution, data.bucket_step) if data.aspect_buckets else square
     texts = Captioning(listing, strategy, prompt, prompt_option, trigger_word)
 
@@ -218,30 +217,38 @@ def scan_folder(
                 Finding("note", str(path), found.remark + ".", "Turn and save it in an image editor.", "exif-bad")
             )
         caption = texts.of(path)
-        try:
-            item = _item(path, found, caption, sizes)
-        except BadCrop as bad:
-            problems.append(Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"))
+        item, wrong = _item(path, found, caption, sizes, found_masks, center=data.center_crop)
+        problems += wrong
+        if item is None:
             continue
-        mask = found_masks.of(path, found, item.crop(item.bucket, center=data.center_crop))
-        item = replace(item, mask=mask.mask)
-        problems += mask.problems
         looks[found.digest] = found.look
         sound.append(item)
         items += [item] if caption is not None else []
-    problems += _about(sound, looks, data)
-    problems += texts.findings()
+    problems += (*_about(sound, looks, data), *texts.findings())
     if not items and not may_be_empty:
         problems.append(empty_folder(folder, option, listing, any(each.level == "error" for each in problems)))
     return tuple(items), problems
 
 
-def _item(path: Path, found: pictures.Inspection, caption: str | None, sizes: tuple[Size, ...]) -> Item:
-    """The picture with what is kept of it and the bucket of that. Raises BadCrop."""
-    cut = read_cut(path, found.width, found.height)
+def _item(
+    path: Path,
+    found: pictures.Inspection,
+    caption: str | None,
+    sizes: tuple[Size, ...],
+    found_masks: masks.Masks,
+    *,
+    center: bool,
+) -> tuple[Item | None, tuple[Finding, ...]]:
+    """The picture with what is kept of it, the bucket and the mask of that; None where its crop cannot be honoured."""
+    try:
+        cut = read_cut(path, found.width, found.height)
+    except BadCrop as bad:
+        return None, (Finding("error", str(path), f"{bad.message}.", bad.remedy, "crop-bad"),)
     width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
     text = "" if caption is None else caption
-    return Item(path, path.name, text, width, height, choose(width, height, sizes), found.digest, cut)
+    item = Item(path, path.name, text, width, height, choose(width, height, sizes), found.digest, cut)
+    mask = found_masks.of(path, found, item.crop(item.bucket, center=center))
+    return replace(item, mask=mask.mask), mask.problems
 
 
 # What is wrong with pictures ------------------------------------------------------------------------------------------

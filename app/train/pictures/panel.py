@@ -100,16 +100,8 @@ class PicturesPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [
-            self.editor,
-            self.tool.component,
-            self.checks,
-            self.classes,
-            self.files,
-            self.held,
-            *self.words.outputs,
-            *self.things.outputs,
-        ]
+        return [self.editor, self.tool.component, self.checks, self.classes, self.files, self.held, *self.words.outputs,
+                *self.things.outputs]  # fmt: skip
 
     def drawn(self, config: RunConfig, preset: str) -> dict[Any, Any]:
         """The words alone: reading the folder is not for every keystroke."""
