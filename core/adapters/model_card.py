@@ -7,6 +7,7 @@ from typing import Any
 from ..config import OPTIONS, RunConfig, config_to_flat
 from ..config.concepts import concepts_of, read_concepts
 from ..config.options import ConfigError, shown
+from ..families.registry import FAMILIES
 from ..names import is_hub_id
 from .kinds import NAMES
 
@@ -80,6 +81,8 @@ def _front(head: Mapping[str, Any]) -> str:
 
 def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
     model, kind = base if base is not None else "the base model", flat.get("lora_type", "lora")
+    family = FAMILIES.get(str(flat.get("model_family")))
+    of_unet = family is not None and family.component == "unet"  # of their diffusers layout ComfyUI loads nothing
     if kind != "lora" and flat.get("lora_layout") == "kohya":
         return [
             f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."
@@ -87,7 +90,8 @@ def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
     return [
         "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
         f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",
-        "ComfyUI: put the file into `models/loras` and load it with *Load LoRA*.",
+        *([] if of_unet and flat.get("lora_layout", "diffusers") == "diffusers" else
+          ["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."]),
     ]  # fmt: skip
 
 

@@ -314,6 +314,17 @@ def _notes_elsewhere(config: RunConfig) -> Iterator[str]:
             "lora_dropout holds for the denoiser alone: the text encoders' LoRA has none, because rollout and loss share one encoding of each "
             "caption."
         )
+    family = FAMILIES.get(config.model.model_family)
+    if (
+        training.model_type == "lora"
+        and config.lora.layout == "diffusers"
+        and family is not None
+        and family.component == "unet"
+    ):
+        yield (
+            f'lora_layout "diffusers": ComfyUI loads no layer of such a file for {family.label} (seen with 0.3.64); "kohya" is read by it, by Forge '
+            "and AUTOMATIC1111, and by diffusers."
+        )
     if training.loss_weighting == "sigma_sqrt":
         if training.precondition_outputs:
             yield 'loss_weighting "sigma_sqrt" and precondition_outputs cancel each other: this is the plain loss of the velocity.'

@@ -454,6 +454,7 @@ def test_an_unknown_level_is_refused():
         ({"loss_weighting": "sigma_sqrt"}, "the few cleanest rows carry nearly all"),
         ({"loss_weighting": "sigma_sqrt", "precondition_outputs": True}, "cancel each other"),
         ({"optimizer": "prodigy"}, "1 is usual"),
+        ({"model_family": "sdxl"}, "ComfyUI loads no layer"),
     ],
 )
 def test_what_will_do_nothing_is_reported(flat, words):

@@ -286,7 +286,7 @@ def test_parts_that_do_not_train_keep_their_rows_in_a_fused_layer(tiny_folder, t
     layers = [f"transformer_blocks.0.attn.to_{each}" for each in "qkv"]
     draws = torch.Generator().manual_seed(4)
     weights = {layer: torch.randn(6, 5, generator=draws) for layer in layers}
-    base = Base("x", "FLUX.1", "transformer", FAMILIES["flux"].kohya, "", {}, dict.fromkeys(layers, (6, 5)), "lycoris_")
+    base = Base("x", FAMILIES["flux"], FAMILIES["flux"].kohya, "", {}, dict.fromkeys(layers, (6, 5)), {})
     parts = {
         "lora_A": torch.randn(2, 5, generator=draws),
         "lora_B": torch.randn(6, 2, generator=draws),
