@@ -141,7 +141,7 @@ def test_a_preset_goes_into_the_form_out_as_a_file_and_back_in_unchanged(page, s
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     other.set(
         tab.keep.file,
-        {"path": str(tmp_path / "config.json"), "orig_name": "config.json", "meta": {"_type": "gradio.FileData"}},
+        [{"path": str(tmp_path / "config.json"), "orig_name": "config.json", "meta": {"_type": "gradio.FileData"}}],
     )
     other.fire(tab.keep.file, "upload")
     assert shown(tab, other) == first

@@ -84,7 +84,7 @@ def test_a_run_in_progress_is_followed_and_commanded(visit, served, write, tab):
     expect(page.get_by_test_id("state")).to_have_text("crashed")
     expect(page.locator("#run-messages")).to_contain_text("crashed at step 20")
     page.get_by_role("button", name="Delete", exact=True).click()
-    page.get_by_role("button", name="Yes, delete").click()
+    page.get_by_role("button", name="Remove it for good").click()
     expect(page.locator("#run-picker")).not_to_contain_text("played")
     assert not run.path.exists()
 
