@@ -60,6 +60,8 @@ def _import(given: argparse.Namespace) -> int:
         found = import_files({path.name: path for path in given.files}, beside=True)
     for line in _lines(found, given.all):
         print_message(line)
+    if given.out is not None and given.out.exists():
+        raise ConfigError([Fault(f"{given.out} exists already; name another file with --out.")])
     if given.out is None:
         print(found.config.to_json())
     else:

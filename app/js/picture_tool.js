@@ -133,7 +133,8 @@ function fill() {
   parts.keep.setAttribute('aria-pressed', String(!brush.leaveOut)); parts.leave.setAttribute('aria-pressed', String(brush.leaveOut));
   const few = w * h < shown.area ? ` That is less than the ${Math.round(Math.sqrt(shown.area))} × ${Math.round(Math.sqrt(shown.area))} px it is trained at: it will be enlarged.` : '';
   const part = same(cut, whole()) ? `The whole picture is kept, ${w} × ${h} px.` : `${w} × ${h} px of ${shown.width} × ${shown.height} are kept.`;
-  const mask = marked ? 'Striped: left out of the training.' : 'No mask: all of what is kept is trained on.';
+  const off = shown.masks ? '' : ' Masks are off: set “Train on a part of the picture” (masked_training) to soft, or this one does nothing.';
+  const mask = marked ? `Striped: left out of the training.${off}` : 'No mask: all of what is kept is trained on.';
   parts.status.textContent = mode === 'crop' ? part + few : mask;
   canvas.setAttribute('aria-label', `${shown.name}. ${part} ${mask}`);
   canvas.style.cursor = mode === 'mask' ? 'none' : 'crosshair';

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
-from ...core.runs.notes import FILE, Notes, read_notes, tags_of, write_notes
+from ...core.runs.notes import Notes, read_notes, tags_of, write_notes
 from ...core.runs.rows import RunSummary
 from ...core.sizes import size
 from ..parts import notices
@@ -35,13 +35,11 @@ class NotesPanel:
         return [self.row, self.tags, self.note]
 
     def draw(self, run: RunSummary | None, changes: Changes) -> None:
-        """Show the notes of another run, or those that were written elsewhere; what is typed meanwhile is not touched."""
+        """Show the notes of another run. Those of the same one are not shown again, because somebody may be typing."""
         if run is None:
             changes.draw_many("notes", "none", lambda: {self.row: gr.Row(visible=False)})
             return
-        path = run.path / FILE
-        mark = signature(run.name, run.created, path.stat().st_mtime_ns if path.exists() else None)
-        changes.draw_many("notes", mark, lambda: self._updates(run))
+        changes.draw_many("notes", signature(run.name, run.created), lambda: self._updates(run))
 
     def _updates(self, run: RunSummary) -> dict[Any, Any]:
         try:
@@ -64,7 +62,7 @@ class NotesPanel:
             if wanted != read_notes(run):
                 write_notes(run, wanted)
                 self.watch.runs(fresh=True)
-        except (RunError, OSError) as error:
+        except (RunError, OSError, UnicodeError) as error:
             notices.warn(f"Not kept: {error}")
 
 

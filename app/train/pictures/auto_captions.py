@@ -184,6 +184,11 @@ class AutoCaptions:
         if faults:
             raise ConfigError(faults)
 
+    def is_writing(self, folder: Path | None) -> bool:
+        """Whether captions of a folder are being written now."""
+        running = self.job(folder)
+        return running is not None and not running.state.over
+
     def job(self, folder: Path | None) -> CaptionJob | None:
         """The latest start on a folder."""
         with self._lock:

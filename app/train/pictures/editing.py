@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ....core.config import DataConfig
+from ....core.config import ConfigError, DataConfig, config_from_flat
 from ....core.data import scan_thing
 from ....core.data.scanning import located
 from ....core.findings import printable
@@ -171,14 +171,17 @@ class SetEditor:
         )
 
     def _runs_with(self, folder: Path) -> list[str]:
-        """Names of the runs whose pictures are those of `folder`."""
+        """Names of the runs, those in the trash too, that were made with the pictures of `folder`: of a thing or of its class."""
         found = []
-        for run in self.store.list():
+        for run in (*self.store.list(), *self.store.trash()):
             try:
-                pictures = RunDir(run.path).read_config().get("instance_data_dir")
-            except (RunError, OSError):
+                things = config_from_flat(RunDir(run.path).read_config()).data.things
+            except (RunError, ConfigError, OSError):
                 continue  # the Runs tab shows what is wrong with it
-            if isinstance(pictures, str) and located(pictures).resolve() == folder.resolve():
+            used = [
+                each for thing in things for each in (thing.instance_data_dir, thing.class_data_dir) if each is not None
+            ]
+            if any(located(each).resolve() == folder.resolve() for each in used):
                 found.append(run.name)
         return found
 

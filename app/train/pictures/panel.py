@@ -114,6 +114,10 @@ class PicturesPanel:
     def unsaved(self, given: Mapping[Any, Any]) -> list[Finding]:
         """An error where captions of the chosen folder are typed and not saved: training would read the old ones."""
         data, edits = self.fields.read(given), self._edits(given)
+        written = [folder_of(thing) for thing in data.things if self.auto_captions.is_writing(folder_of(thing))]
+        if written:
+            return [Finding("error", "Captions", f"a model is writing the captions in {written[0]}; training would read half of them.",
+                            "Wait until it is done, or press Stop there.", "captions-being-written")]  # fmt: skip
         if not edits.drafts or data.instance_data_dir is None or edits.folder != str(folder_of(data)):
             return []
         count = len(edits.drafts)

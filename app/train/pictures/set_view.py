@@ -25,7 +25,7 @@ PER_PAGE = 24
 _MOST_TAGS = 200
 _HINTS = {
     "dropped": "Write what each picture shows. Saving puts a text file beside it.",
-    "own": "Write what each picture shows. Nothing is written into your folder until you press Save captions.",
+    "own": "Write what each picture shows. Nothing is written into your folder until you press Save or Write captions, and your pictures are never changed.",
     "built-in": "",
 }
 
@@ -82,7 +82,11 @@ class SetReader:
         cards = _Cards(data, edits, found, problems, names, editable, self.previews)
         shown["items"] = [cards.card(path) for path in paths[page * PER_PAGE : (page + 1) * PER_PAGE]]
         well = f"All {len(paths)} pictures can be read, are sharp and large enough for {data.resolution} px and have a caption; none is there twice."
-        places = {str(file): at for at, path in enumerate(paths) for file in (caption_file(path, names), path)}
+        places = {
+            str(file): at
+            for at, path in enumerate(paths)
+            for file in (caption_file(path, names), mask_path(path), path)
+        }
         classes = class_card(data, found, of_class, self.previews, PER_PAGE)
         return SetView(shown, checks_card(problems, len(paths), well, places), classes)
 
@@ -129,7 +133,7 @@ class _Cards:
         """The marks of a picture, for the caption that it has with what is typed."""
         outdated = ("caption-missing", "caption-empty") if draft is not None else ()
         findings = [finding for finding in self.problems if finding.code not in outdated]
-        marks = marks_of(findings, {str(path), str(file)})
+        marks = marks_of(findings, {str(path), str(file), str(mask_path(path))})
         if draft is not None and not caption:
             full = "Write one, or set the caption for pictures without one."
             marks.append({"level": "error", "short": "no caption", "full": full})
@@ -138,7 +142,11 @@ class _Cards:
             full = f"Training sees {cut.width} × {cut.height} px of it."
             marks.append({"level": "note", "short": "cropped", "full": full})
         if mask_path(path).is_file():
-            marks.append({"level": "note", "short": "mask", "full": f"{mask_path(path).name}: white is trained on."})
+            off = self.data.masked_training == "off"
+            does = "has no effect while masked_training is off." if off else "white is trained on."
+            marks.append(
+                {"level": "note", "short": "mask, off" if off else "mask", "full": f"{mask_path(path).name}: {does}"}
+            )
         if item is not None and self.first_with[item.content] is not item:
             full = f"The same picture as {printable(self.first_with[item.content].name)}; remove one of them."
             marks.append({"level": "warning", "short": "twice", "full": full})

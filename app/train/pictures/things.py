@@ -37,7 +37,12 @@ class ThingsPanel:
             gr.HTML(_ABOUT)
             self.list = gr.HTML(_listed(config), elem_id="things-list", elem_classes="rs-maybe")
             self.which = gr.Dropdown(
-                _choices(config), value=_NEW, label="Add or change", filterable=False, elem_id="things-which"
+                _choices(config),
+                value=_NEW,
+                label="Add or change",
+                filterable=False,
+                elem_id="things-which",
+                allow_custom_value=True,  # a thing that is gone meanwhile must not break every event of the form
             )
             with gr.Row():
                 folder = gr.Textbox(label="Folder with its pictures", max_lines=1, elem_id="things-folder")
@@ -68,7 +73,8 @@ class ThingsPanel:
 
     def reread(self, config: RunConfig) -> dict[Any, Any]:
         """Another config is in the form: the small form begins anew."""
-        return {**self.drawn(config), **self._chosen(config.data.concepts, _NEW)}
+        chosen = self._chosen(config.data.concepts, _NEW)
+        return {**self.drawn(config), **chosen, self.which: gr.update(choices=_choices(config), value=_NEW)}
 
     def wire(self, page: FormPage) -> None:
         mine = [self.which, *self.boxes.values(), self.keep, self.remove]

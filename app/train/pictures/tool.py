@@ -69,6 +69,7 @@ class PictureTool:
             **self._stamped("open"), "name": name, "folder": str(folder), "url": url, "width": width, "height": height,
             "cut": None if cut is None else {"left": cut.left, "top": cut.top, "right": cut.right, "bottom": cut.bottom},
             "mask": self.previews.thumbnail(mask, _SIDE, lossless=True) if mask.is_file() else None, "area": data.resolution**2, "shapes": _shapes(data),
+            "masks": data.masked_training != "off",
         }  # fmt: skip
         return gr.HTML(shown=shown)
 
@@ -123,7 +124,7 @@ def read_marks(raw: str | None) -> Marks:
         return Marks(
             folder, name, None if sides is None else Cut(*sides), None if mask is None else _read_mask(mask["png"])
         )
-    except (ValueError, TypeError, KeyError, OSError, Image.DecompressionBombError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RecursionError, Image.DecompressionBombError) as error:
         raise error if isinstance(error, Refused) else Refused(unreadable) from error
 
 
@@ -150,17 +151,16 @@ def save_marks(folder: Path, marks: Marks) -> None:
     for file in (crop_file, *([mask_file] if marks.mask is not None else [])):
         _may_change(file)
     mask = marks.mask
-    if isinstance(mask, Image.Image):
-        mask = mask.resize(size, Image.Resampling.BILINEAR)
-        seen = (
-            mask if marks.cut is None else mask.crop((marks.cut.left, marks.cut.top, marks.cut.right, marks.cut.bottom))
-        )
-        if seen.getextrema()[1] < 128:
-            raise Refused("The mask leaves nothing to train on in what is kept. Paint some of it with “Train here”.")
     try:
-        beside.write_cut(picture, marks.cut, *size)
+        cut = None if marks.cut is None else beside.checked(marks.cut, *size)
     except BadCrop as bad:
         raise Refused(f"{bad.message[0].upper()}{bad.message[1:]}. {bad.remedy}") from None
+    if isinstance(mask, Image.Image):
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+        seen = mask if cut is None else mask.crop((cut.left, cut.top, cut.right, cut.bottom))
+        if seen.getextrema()[1] < 128:
+            raise Refused("The mask leaves nothing to train on in what is kept. Paint some of it with “Train here”.")
+    beside.write_cut(picture, cut, *size)
     if mask is None:
         return
     keep_replaced(mask_file)
