@@ -3,8 +3,8 @@
     python tools/preservation.py                    # 9 runs of 150 steps, then their pictures: about 12 minutes of one core
     python tools/preservation.py --seeds 1 --steps 300 --prompts 200
 
-Every run is the demo preset at equal steps with another seed; `pictures` are its 60 class pictures, `output` is
-`output_preservation_weight`. The judge reads pictures of held-out prompts that the base knows (old), and of prompts that name the new
+Every run is the demo preset at equal steps with another seed; `pictures` are its 60 class pictures, `output` and
+`caption` are `output_preservation_weight` with either `output_preservation_prompt`. The judge reads pictures of held-out prompts that the base knows (old), and of prompts that name the new
 thing. Stock pipeline, `--sampling-steps`, the same noise for every run. What was measured is kept in `--out` and not measured again.
 """
 
@@ -28,7 +28,16 @@ from rollout_studio.core.train.loop import train
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"with_prior_preservation": False},
     "pictures": {"with_prior_preservation": True},
-    "output": {"with_prior_preservation": False, "output_preservation_weight": 1.0},
+    "output": {
+        "with_prior_preservation": False,
+        "output_preservation_weight": 1.0,
+        "output_preservation_prompt": "class",
+    },
+    "caption": {
+        "with_prior_preservation": False,
+        "output_preservation_weight": 1.0,
+        "output_preservation_prompt": "caption",
+    },
 }
 QUIET = {
     "validation_prompts": [], "checkpoint_step_interval": 0, "drift_data_dir": None, "drift_holdout_images": 0, "drift_num_images": 1,
@@ -39,7 +48,7 @@ QUIET = {
 
 def config_of(kind: str, seed: int, given: argparse.Namespace) -> RunConfig:
     changes = {**QUIET, **KINDS[kind], "seed": seed, "max_train_steps": given.steps}
-    if kind == "output":
+    if kind in ("output", "caption"):
         changes["output_preservation_weight"] = given.weight
         if given.class_prompt is not None:
             changes["class_prompt"] = given.class_prompt
@@ -103,7 +112,7 @@ def table(found: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {kind} | {' | '.join(cells)} | {statistics.mean(each['train_cpu_s'] for each in of_kind):.0f} |"
         )
-    for kind in ("pictures", "output"):
+    for kind in ("pictures", "output", "caption"):
         by_seed = {each["seed"]: each["shape"] for each in found if each["kind"] == kind}
         gains = [
             100 * (by_seed[e["seed"]] - e["shape"]) for e in found if e["kind"] == "plain" and e["seed"] in by_seed

@@ -232,6 +232,8 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield no_negative
     if not is_model_file(Path(config.model.pretrained_model_name_or_path).name):
         yield Idle(("pretrained_components",), "the model is no single file, and has all its parts")
+    if config.data.output_preservation_weight == 0:
+        yield Idle(("output_preservation_prompt",), "nothing is kept", "output_preservation_weight is 0")
     if not config.data.with_prior_preservation:
         idle: tuple[str, ...] = (
             *(("class_prompt",) if config.data.output_preservation_weight == 0 else ()),

@@ -151,7 +151,7 @@ class Prepared:
 
     `items`: the pictures trained on; `bucket`: the most common shape, in which probes are; `probe`: the held-out
     pictures, None where there are none; `training_probe`: some of those trained on; `problems`: what preparing found;
-    `counts`: what it did; `class_prompts`: of each thing the prompt whose answers output preservation keeps; none where it is off.
+    `counts`: what it did; `kept_prompts`: of each picture the prompt whose answers output preservation keeps; none where it is off.
     """
 
     model: "Model"
@@ -174,7 +174,7 @@ class Prepared:
     counts: Counts = field(default_factory=lambda: Counts(0, 0, 0, 0))
     probe: Probe | None = None
     training_probe: Probe | None = None
-    class_prompts: tuple[str, ...] = ()
+    kept_prompts: tuple[str, ...] = ()
 
     @property
     def rows_per_batch(self) -> int:
@@ -250,18 +250,16 @@ class Prepared:
             ids=[row.name for row in rows],
             captions=captions,
             flipped=flipped,
-            class_conditioning=self._class_conditioning(
-                frames, [self.items[chosen[i]].concept for i in mine.tolist() if i < instances]
-            ),
+            class_conditioning=self._class_conditioning(frames, [chosen[i] for i in mine.tolist() if i < instances]),
             mask=self._masks(entries),
         )
 
-    def _class_conditioning(self, frames: "Sequence[Frame]", things: Sequence[int]) -> "Conditioning | None":
-        """For each instance row the class prompt of its thing, with its picture's frame; None without output preservation."""
-        if not self.class_prompts:
+    def _class_conditioning(self, frames: "Sequence[Frame]", pictures: Sequence[int]) -> "Conditioning | None":
+        """For each instance row the prompt that is kept, with its picture's frame; None without output preservation."""
+        if not self.kept_prompts:
             return None
-        prompts = [self.conditioning(self.class_prompts[thing]) for thing in things]
-        return self.model.framed(self.model.collate(prompts), frames[: len(things)])
+        prompts = [self.conditioning(self.kept_prompts[picture]) for picture in pictures]
+        return self.model.framed(self.model.collate(prompts), frames[: len(pictures)])
 
     def _masks(self, entries: "Sequence[dict[str, Tensor]]") -> Tensor | None:
         """(R, 1, H, W) on the model's device: what each cell of these rows counts; None where no row has a mask."""

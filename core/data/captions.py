@@ -80,6 +80,15 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     return f"{trigger}, {caption}" if caption else trigger
 
 
+def untriggered(caption: str, trigger: str | None) -> str:
+    """The caption without the trigger word, in any case: "a large sks dog" -> "a large dog", "sks, a dog" -> "a dog"; "" where nothing is left."""
+    word = clean(trigger) if trigger is not None else ""
+    if not word:
+        return caption
+    left = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", " ", caption, flags=re.IGNORECASE)
+    return clean(re.sub(r"(\s*,){2,}", ",", left)).strip(" ,")
+
+
 # Editing ------------------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from . import masks, pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
 from .cache import DatasetError, Store, TensorCache, identity, key_of, sound
+from .captions import clean, mentions, untriggered
 from .class_pictures import existing_class_sets, with_all_generated
 from .concepts import class_sets
 from .holdout import scan_probe, split_holdout
@@ -73,7 +74,7 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     model.text.shelf = text.shelf
     captions = [item.caption for item in (*trained, *classes.items, *probe)]
     captions += classes.missing_prompts
-    captions += _kept_prompts(data)
+    captions += _kept_prompts(data, trained)
     captions += [""] if data.caption_dropout_probability > 0 else []
     text_problems = text.make(captions, _drawn_prompts(config), progress)
     _remember_prompts(model, config)
@@ -154,13 +155,24 @@ def _prepared(
         ),
         probe=_probe(chosen.probe, chosen.bucket, latents, text, held_out=True),
         training_probe=_probe(chosen.training_probe, chosen.bucket, latents, text, held_out=False),
-        class_prompts=_kept_prompts(data),
+        kept_prompts=_kept_prompts(data, trained),
     )
 
 
-def _kept_prompts(data) -> tuple[str, ...]:
-    """Of each thing the prompt whose answers output preservation keeps; none where it is off."""
-    return tuple(thing.class_prompt for thing in data.things) if data.output_preservation_weight > 0 else ()
+def _kept_prompts(data, trained: Iterable[Item]) -> tuple[str, ...]:
+    """Of each trained picture the prompt whose answers output preservation keeps; none where it is off."""
+    if data.output_preservation_weight == 0:
+        return ()
+    things, own = data.things, data.output_preservation_prompt == "caption"
+    return tuple(_kept_prompt(things[item.concept], item.caption if own else None) for item in trained)
+
+
+def _kept_prompt(thing, caption: str | None) -> str:
+    """The class prompt, or a caption without its trigger word. One that has none would be learned and held at once."""
+    if caption is None or thing.trigger_word is None or not mentions(caption, clean(thing.trigger_word)):
+        return thing.class_prompt
+    left = untriggered(caption, thing.trigger_word)
+    return left if left else thing.class_prompt
 
 
 def _schedule(data, trained: tuple[Item, ...], size: int, seed: int) -> Schedule:

@@ -18,7 +18,7 @@ LORA_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section 
 FOLDER_OPTIONS = ("instance_data_dir",)
 CLASS_OPTIONS = (
     "with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images", "class_sample_steps", "class_sample_guidance",
-    "output_preservation_weight",
+    "output_preservation_weight", "output_preservation_prompt",
 )  # fmt: skip
 DATASET_OPTIONS = tuple(
     name for name, option in OPTIONS.items()

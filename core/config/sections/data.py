@@ -95,6 +95,14 @@ class DataConfig(Checked):
         source="self-distillation on the class prompt; Learning without Forgetting (arXiv 1606.09282)",
         since="0.3",
     )
+    output_preservation_prompt: Literal["class", "caption"] = option(
+        "caption",
+        "Whose answers output preservation keeps: class = the class prompt's, for every row; caption = those of each row's own caption without the "
+        "trigger word (the class prompt's where that leaves nothing).",
+        label="Prompt that is kept",
+        level="advanced",
+        since="0.3",
+    )
     repeats: int = option(
         1,
         "How often each instance picture comes in an epoch, relative to once.",
