@@ -48,7 +48,7 @@ MEASURED_RANGE = (0.5, 4.0)
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
-    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder",
+    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
 preservation."""
@@ -194,6 +194,7 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
         return []
     wanted = config_to_flat(config)
     wanted, preserves = {name: wanted[name] for name in _SAME_WORK}, config.data.output_preservation_weight > 0
+    usual = config_to_flat(RunConfig())  # what a run had of options that came later
     folders = []
     for folder in runs_dir.iterdir():
         config_stamp, events_stamp = _stamp(folder / "config.json"), _stamp(folder / "events.jsonl")
@@ -204,7 +205,7 @@ def _paces(config: RunConfig, runs_dir: Path) -> list[Pace]:
         flat = _run_config(folder, config_stamp)
         if flat is None or bool(flat.get("output_preservation_weight", 0.0)) != preserves:
             continue
-        if all(flat.get(name, OPTIONS[name].default) == value for name, value in wanted.items()):
+        if all(flat.get(name, usual[name]) == value for name, value in wanted.items()):
             try:
                 pace = pace_of(folder, events_stamp)
             except FileNotFoundError:  # deleted this moment

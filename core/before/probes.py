@@ -31,7 +31,11 @@ _NO_MEMORY = frozenset({
     "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "lr_scheduler", "lr_warmup_steps", "max_train_steps",
     "gradient_accumulation_steps", "max_grad_norm", "ema_decay", "seed", "timestep_sampling", "logit_mean", "logit_std", "mode_scale",
     "loss_weighting", "precondition_outputs", "flow_schedule_shift", "snr_gamma", "loss_type", "huber_delta", "report_to", "lora_alpha",
+    "lora_rslora", "text_encoder_learning_rate", "text_encoder_steps", "new_token_initializer", "new_token_learning_rate", "new_token_steps",
+    "new_token_steps_alone",
 })  # fmt: skip
+_FIRST = ("0.1", "0.2")
+"""Versions whose options always count."""
 _NO_MEMORY_OF_ROLLOUT = ("probability", "prob_", "ramp_", "start_step", "strategy", "target", "min_sigma", "snr_gamma")
 
 
@@ -59,11 +63,14 @@ class Probe:
 
 def memory_key(config: RunConfig) -> str:
     """The same for all configs whose steps take the same memory. An option that nobody has thought of counts."""
-    flat = config_to_flat(config)
+    flat, usual = config_to_flat(config), config_to_flat(RunConfig())
     counted: dict[str, Any] = {}
     for name, value in flat.items():
         section = OPTIONS[name].section
-        if name in _SAME_MEMORY.get(section, (name,)) and name not in _NO_MEMORY:
+        later = (
+            OPTIONS[name].since not in _FIRST and value == usual[name]
+        )  # a probe from before it was there stays good
+        if name in _SAME_MEMORY.get(section, (name,)) and name not in _NO_MEMORY and not later:
             counted[name] = value
     for name in list(counted):
         if OPTIONS[name].section == "rollout":

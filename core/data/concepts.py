@@ -19,9 +19,9 @@ def scan(data: DataConfig, progress: Progress | None = None) -> Scan:
 
     Findings about an option of one of `concepts` name the entry and the field. Names of its pictures begin with its name.
     """
-    things = data.things
     if data.concepts is None:
         return scan_thing(data, progress)
+    things = data.things
     items: list[Item] = []
     class_items: list[Item] = []
     problems: list[Finding] = []

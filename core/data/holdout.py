@@ -16,20 +16,20 @@ def split_holdout(scan: Scan, drift) -> tuple[tuple[Item, ...], tuple[Item, ...]
     held-out picture are not trained on either. With `drift.data_dir` nothing is held out: the probe pictures are there. Of several things
     each gives as many: every thing is measured.
     """
-    held = set()
+    held: set[tuple[int, str]] = set()  # of a thing: another one may train on the same picture
     for concept in dict.fromkeys(item.concept for item in scan.items):
         of_thing = {item.digest for item in scan.items if item.concept == concept}
         digests = sorted(of_thing, key=lambda digest: _rank(digest, drift.seed))
         if drift.data_dir is None and len(digests) >= FEWEST:
-            held |= set(digests[: min(drift.holdout_images, len(digests) - 2)])
+            held |= {(concept, digest) for digest in digests[: min(drift.holdout_images, len(digests) - 2)]}
     if not held:
         return scan.items, ()
     probe, seen = [], set()
     for item in scan.items:
-        if item.digest in held and item.digest not in seen:
+        if (item.concept, item.digest) in held and item.digest not in seen:
             probe.append(item)
             seen.add(item.digest)
-    return tuple(item for item in scan.items if item.digest not in held), tuple(probe)
+    return tuple(item for item in scan.items if (item.concept, item.digest) not in held), tuple(probe)
 
 
 def scan_probe(data, drift, progress=None):

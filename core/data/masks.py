@@ -56,6 +56,8 @@ class Masks:
     files: dict[str, Path]
     """Name of a picture without its ending, folded -> its mask."""
     folder: Path
+    allowed: bool = True
+    """Whether `masked_training` is about these pictures."""
 
     def of(self, path: Path, picture: pictures.Inspection, crop: transform.Crop) -> Found:
         """The mask of a sound picture. `crop`: what of it trains."""
@@ -96,21 +98,22 @@ class Masks:
         """Masks that do nothing because masks are off."""
         if self.on or not self.files:
             return []
-        count = len(self.files)
-        words = "1 picture has a mask" if count == 1 else f"{count} pictures have a mask"
-        remedy = "Set masked_training to soft to train on the white parts alone."
-        return [Finding("note", str(self.folder), f"{words}; masks are off, so {'it trains' if count == 1 else 'they train'} whole.", remedy, "mask-unused")]  # fmt: skip
+        one = len(self.files) == 1
+        words = "1 picture has a mask" if one else f"{len(self.files)} pictures have a mask"
+        why = "masks are off" if self.allowed else "class pictures train whole"
+        remedy = "Set masked_training to soft to train on the white parts alone." if self.allowed else ""
+        return [Finding("note", str(self.folder), f"{words}, which {'does' if one else 'do'} nothing: {why}.", remedy, "mask-unused")]  # fmt: skip
 
 
 def _wrong(where: Path, message: str, remedy: str, code: str) -> Found:
     return Found(None, (Finding("error", str(where), message, remedy, code),))
 
 
-def taken(folder: Path, listing: Listing, on: bool) -> Masks:
+def taken(folder: Path, listing: Listing, on: bool, allowed: bool = True) -> Masks:
     """The masks of a folder's pictures. Those without a picture are reported by the listing."""
     stems = {path.stem.casefold() for path in listing.pictures}
     files = {path.stem[: -len(MASK_ENDING)].casefold(): path for path in listing.masks}
-    return Masks(on, {stem: path for stem, path in files.items() if stem in stems}, folder)
+    return Masks(on and allowed, {stem: path for stem, path in files.items() if stem in stems}, folder, allowed)
 
 
 _known: dict[tuple, _Seen | None] = {}

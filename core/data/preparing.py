@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +86,9 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
         text_problems += text.make([item.caption for item in classes.items], (), progress)
 
     same_shape = [item for item in trained if item.bucket == next(iter(shapes))]
-    chosen = _Chosen(trained, classes.items, shapes, probe, training_probe=_pick(same_shape, config.drift))
+    # drift is measured on whole pictures, in one shape, which may leave nothing of a mask
+    measured = [[replace(item, mask=None) for item in items] for items in (probe, _pick(same_shape, config.drift))]
+    chosen = _Chosen(trained, classes.items, shapes, *measured)
     latents = _Latents(model, data, cache_dir)
     latents.want_all(chosen)
     latent_problems = latents.make(progress)

@@ -198,7 +198,7 @@ def scan_folder(
     listing, problem = list_folder(folder, option)
     if problem is not None:
         return (), [problem]
-    found_masks = masks.taken(folder, listing, data.masked_training != "off" and may_have_masks)
+    found_masks = masks.taken(folder, listing, data.masked_training != "off", may_have_masks)
     problems = [*listing.findings(folder), *found_masks.findings()]
     inspected, square = inspect_all(listing.pictures, progress), ((data.resolution, data.resolution),)
     sizes = bucket_sizes(data.resolution, data.bucket_step) if data.aspect_buckets else square

@@ -7,7 +7,7 @@ import torch
 
 from ..adapters.trainable import load_adapter_state
 from ..before.run_schedule import schedule_of
-from ..config import OPTIONS, RunConfig, config_to_flat
+from ..config import RunConfig, config_to_flat
 from ..families.devices import resolve_device
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint
@@ -82,7 +82,7 @@ def check_unchanged(found: Checkpoint, config: RunConfig, status: Status) -> Non
 def _with_later_options(was: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     """A checkpoint's config, with the options that came after it as it trained without them: at their defaults, except that nothing
     bounded rolled rows on a path where something does by default now."""
-    then = {name: option.default for name, option in OPTIONS.items()}
+    then = config_to_flat(RunConfig())
     if config.rollout.rolls_out and config.rollout.target == "consistent" and not schedule_of(config).path.is_flow:
         then["scheduled_sampling_snr_gamma"] = 0.0
     return {**{name: value for name, value in then.items() if name not in was}, **was}

@@ -100,15 +100,15 @@ def config_of(graph: Graph, train: str | None = None) -> RunConfig:
 
     Raises: GraphError where the graph is wrong, has no such node or several, or where a part is only known after something ran.
     """
-    trains = [id for id, node in graph.nodes.items() if node.kind == TRAIN]
+    there = passed_through(graph)
+    trains = [id for id, node in there.nodes.items() if node.kind == TRAIN]
     if train is None and len(trains) == 1:
         train = trains[0]
     if train not in trains:
-        there = ", ".join(map(shown, trains)) if trains else "none"
-        raise GraphError([Problem("prompt_no_outputs", f"Name one Train node of the graph; there are: {there}.")])
+        names = ", ".join(map(shown, trains)) if trains else "none"
+        raise GraphError([Problem("prompt_no_outputs", f"Name one Train node of the graph; there are: {names}.")])
     check(graph)
-    graph = passed_through(graph)
-    parts = parts_of(graph, train, known_values(graph, ordered(graph)[0]))
+    parts = parts_of(there, train, known_values(there, ordered(there)[0]))
     if parts is None:
         raise GraphError([
             Problem("custom_validation_failed", "a part of this training is only known after a node has run, such as Caption Edit; "

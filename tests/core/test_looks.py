@@ -28,6 +28,7 @@ def data_of(folder, **settings):
     base = {
         "instance_data_dir": str(folder), "caption_strategy": "textfile", "instance_prompt": "a cup", "trigger_word": None, "resolution": 64,
         "aspect_buckets": True, "bucket_step": 64, "with_prior_preservation": False, "class_prompt": None, "class_data_dir": None, "center_crop": True,
+        "masked_training": "off", "concepts": None,
     }  # fmt: skip
     return SimpleNamespace(**{**base, **settings})
 

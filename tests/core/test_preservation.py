@@ -9,6 +9,7 @@ from rollout_studio.core.before.cost import PRESERVATION_CALLS, preservation_in_
 from rollout_studio.core.before.estimate import time_estimate
 from rollout_studio.core.config import ConfigError, config_from_flat, read_config, with_changes
 from rollout_studio.core.data import prepare, scan
+from rollout_studio.core.data.captions import untriggered
 from rollout_studio.core.families import load_model
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.remedies import Batch, State
@@ -92,6 +93,38 @@ def test_every_family_keeps_its_untrained_answers_at_the_cost_that_the_plan_says
     assert first["main"] == events(plain, "step")[0]["loss_parts"]["main"]
     assert first["preservation"] < 1e-9 < min(parts["preservation"] for parts in later)
     assert follow(kept).series.column("preservation")[1:] == [parts["preservation"] for parts in later]
+
+
+def test_the_prompt_that_is_kept_is_the_rows_caption_without_the_trigger_word_or_the_class_prompt(tiny_run):
+    run = tiny_run(
+        "sdxl",
+        **KEPT,
+        trigger_word="zwx",
+        resolution=32,
+        caption_strategy="instanceprompt",
+        instance_prompt="a large zwx circle, red",
+    )
+    config = read_config(run.config_path)
+
+    def kept(**changes):
+        changed = with_changes(config, changes)
+        return set(
+            prepare(load_model(config.model), changed, scan(changed.data), run.path.parent / ".cache").kept_prompts
+        )
+
+    assert kept() == {"a large circle, red"}
+    assert kept(output_preservation_prompt="class") == {"a circle"}
+    assert kept(trigger_word=None) == {"a circle"}  # else the caption that is learned would be held
+    assert kept(instance_prompt="zwx") == {"a circle"}
+    assert kept(output_preservation_weight=0.0) == set()
+    for caption, left in (
+        ("a ZWX, b", "a, b"),
+        ("zwx, a dog", "a dog"),
+        ("zwxy a", "zwxy a"),
+        ("a, zwx", "a"),
+        ("zwx", ""),
+    ):
+        assert untriggered(caption, "zwx") == left
 
 
 def test_the_class_prompt_goes_with_the_frame_of_each_instance_row(tiny_run):

@@ -230,7 +230,14 @@ def test_a_checkpoint_from_before_an_option_goes_on_unless_it_trained_otherwise(
 
     def older(folder):
         found, skipped = newest(folder)
-        for name in ("scheduled_sampling_snr_gamma", "loss_weighting", "mode_scale", "precondition_outputs"):
+        since_then = [name for name, option in OPTIONS.items() if option.since not in ("0.1", "0.2")]
+        for name in (
+            *since_then,
+            "scheduled_sampling_snr_gamma",
+            "loss_weighting",
+            "mode_scale",
+            "precondition_outputs",
+        ):
             del found.record["config"][name]
         return found, skipped
 

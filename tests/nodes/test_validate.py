@@ -4,12 +4,13 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rollout_studio.core.config import load_preset
 from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.bypass import passed_through
-from rollout_studio.nodes.graph.compile import graph_of
+from rollout_studio.nodes.graph.compile import config_of, graph_of
 from rollout_studio.nodes.graph.graph import Graph, GraphError, Link, Node, to_data, to_json
 from rollout_studio.nodes.graph.validate import as_comfy, faults
 from rollout_studio.nodes.reading import read
@@ -200,3 +201,18 @@ def test_what_a_bypassed_node_was_given_goes_on_and_where_nothing_was_the_link_i
     assert faults(graph(True, sampling=("reflexflow", 0)))  # it feeds itself: no hang, and the link is gone
     again, problems = read(to_json(graph(True)))
     assert not problems and again == graph(True)
+
+
+def test_a_bypassed_training_is_no_training_for_the_form():
+    def graph(second):
+        one = graph_of(load_preset("demo"))
+        train = next(id for id, node in one.nodes.items() if node.kind == "RolloutStudioTrain")
+        return (
+            one.with_node("other", replace(one.nodes[train], bypassed=True))
+            if second
+            else one.with_node(train, replace(one.nodes[train], bypassed=True))
+        )
+
+    assert config_of(graph(second=True)) == load_preset("demo")
+    with pytest.raises(GraphError, match="Name one Train node"):
+        config_of(graph(second=False))
