@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..config import OPTIONS, ModelConfig, RunConfig, config_to_flat
+from ..config import ModelConfig, RunConfig, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
 from ..families.quantised import WAYS

@@ -86,7 +86,7 @@ def untriggered(caption: str, trigger: str | None) -> str:
     if not word:
         return caption
     left = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", " ", caption, flags=re.IGNORECASE)
-    return clean(re.sub(r"(\s*,){2,}", ",", left)).strip(" ,")
+    return clean(re.sub(r"(\s*,)+", ",", left)).strip(" ,")
 
 
 # Editing ------------------------------------------------------------------------------------------------------------------

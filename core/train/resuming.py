@@ -7,7 +7,7 @@ import torch
 
 from ..adapters.trainable import load_adapter_state
 from ..before.run_schedule import schedule_of
-from ..config import RunConfig, config_to_flat
+from ..config import OPTIONS, RunConfig, config_to_flat
 from ..families.devices import resolve_device
 from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint

@@ -87,7 +87,8 @@ class _Base:
 
 
 def _class(declared: Declaration) -> type:
-    fields = [widget.name for widget in declared.widgets if widget.names_path or widget.rule is not None]
+    # One: the host's one answer stands at every field that is asked for. The others are checked when the node runs (`running`).
+    fields = [widget.name for widget in declared.widgets if widget.names_path or widget.rule is not None][:1]
     more = {"VALIDATE_INPUTS": _validation(declared, fields)} if fields else {}
     return type(declared.key, (_Base,), {
         **more,

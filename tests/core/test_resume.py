@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from rollout_studio.core.config import OPTIONS
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.checkpoint import Checkpoint
 from rollout_studio.core.runs.folder import RunDir
