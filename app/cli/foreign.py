@@ -4,13 +4,14 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.config.options import ConfigError, Fault
-from ...core.foreign.importing import Imported, import_file, import_files, short_key, shown_value, summary
-from ...core.foreign.simpletuner_export import export
 from .answers import DONE, print_message
 from .flags import add_config_source, add_runs_dir, resolve
+
+if TYPE_CHECKING:
+    from ...core.foreign.importing import Imported
 
 
 def register(command: Callable[..., Any]) -> None:
@@ -51,6 +52,8 @@ def register(command: Callable[..., Any]) -> None:
 
 
 def _import(given: argparse.Namespace) -> int:
+    from ...core.foreign.importing import import_file, import_files
+
     missing = [Fault(f"{path}: there is no such file; check the path.") for path in given.files if not path.is_file()]
     if missing:
         raise ConfigError(missing)
@@ -70,8 +73,10 @@ def _import(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _lines(found: Imported, everything: bool) -> list[str]:
+def _lines(found: "Imported", everything: bool) -> list[str]:
     """The lists, one line a key."""
+    from ...core.foreign.importing import short_key, shown_value, summary
+
     lines = [summary(found)]
     if found.fill_in:
         lines.append(f"Fill in: {', '.join(found.fill_in)}")
@@ -96,6 +101,9 @@ def _lines(found: Imported, everything: bool) -> list[str]:
 
 
 def _export(given: argparse.Namespace) -> int:
+    from ...core.foreign.importing import shown_value
+    from ...core.foreign.simpletuner_export import export
+
     config, _ = resolve(given)
     exported = export(config)
     files = {"config.json": exported.config, **exported.files}

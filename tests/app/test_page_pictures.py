@@ -297,6 +297,7 @@ def test_a_model_is_checked_where_it_is_and_without_a_network_it_shows_what_work
     expect(page.locator("#browse-model")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_model_writes_captions_that_are_stopped_gone_on_with_and_corrected_like_typed_ones(
     visit, served, tmp_path, tab, step, monkeypatch
 ):

@@ -216,8 +216,15 @@ def test_a_full_fine_tune_trains_in_float32(trained):
 # Export and load check ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [None, 10.0])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    # without an alpha it is the rank: one model says it for all, the others take their time among the slow tests
+    [
+        pytest.param(name, alpha, marks=[] if alpha or name == FAMILIES[0] else pytest.mark.slow)
+        for name in FAMILIES
+        for alpha in (None, 10.0)
+    ],
+)
 def test_an_exported_lora_does_in_a_stock_pipeline_what_the_trainer_does(name, alpha, trained, tmp_path):
     model, config = trained(name, lora_alpha=alpha)
     path = adapters.export_lora(model, tmp_path / "lora" / "thing.safetensors", config, step=7)

@@ -46,8 +46,10 @@ def model_of(tiny_folder):
     return model
 
 
-@pytest.mark.parametrize("cells", [WIDE, TALL])
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("cells", "guidance"),
+    [(WIDE, 1.0), (TALL, 3.0), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((WIDE, 3.0), (TALL, 1.0)))],
+)
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_an_euler_rollout_from_the_noisiest_node_gives_the_stock_pipelines_latents(
     name, guidance, cells, model_of, tiny_folder

@@ -398,6 +398,7 @@ def test_a_run_with_rollout_measures_base_and_tuned_and_its_checkpoint_shows_wha
     assert shown["base"]["cos_clean"] != shown[run.name]["cos_clean"]
 
 
+@pytest.mark.slow
 def test_adapters_of_two_kinds_are_shown_one_after_the_other(tiny_folder, trained, tmp_path):
     """A LoKr does not stand in the layers of a LoRA: the model is opened anew."""
     files = []

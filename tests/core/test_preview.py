@@ -272,6 +272,7 @@ def test_a_lora_that_does_not_fit_is_reported_and_the_base_stays_the_base(
     assert quietly(bench, asked_of(run, pictures), tmp_path / "c")["numbers"] == base
 
 
+@pytest.mark.slow
 def test_a_full_fine_tune_is_shown_after_adapters_and_the_base_comes_back(tiny_run, without_drift, pictures, tmp_path):
     lora, full = (
         tiny_run("lumina2", "lora", max_train_steps=1),
@@ -290,6 +291,7 @@ def test_a_full_fine_tune_is_shown_after_adapters_and_the_base_comes_back(tiny_r
     assert alone["numbers"]["base"] == pytest.approx(first["full, step 1"], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(the_bench, "ADAPTERS_KEPT", 1)
     run = tiny_run("lumina2", max_train_steps=2, checkpoint_step_interval=1)
