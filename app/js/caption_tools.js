@@ -43,7 +43,7 @@ function many(act, data) {
 function scope(value, checked) {
   const holder = make('label', 'rs-scope'), radio = make('input');
   Object.assign(radio, {type: 'radio', name: 'rs-scope', value, checked});
-  radio.addEventListener('change', toolbar);
+  radio.addEventListener('change', () => { kept.scope = value; toolbar(); }); // the cards are made anew with every page
   holder.append(radio, make('span'));
   return holder;
 }
@@ -59,7 +59,7 @@ function captionTools() {
   const replace = () => many('replace', {text: find.value, replacement: other.value, exact: exact.checked});
   const tag = input('Tag', 'rs-tag-field');
   const rows = [make('div', 'rs-many-row'), make('div', 'rs-many-row'), make('div', 'rs-many-row')];
-  rows[0].append(make('span', 'rs-many-title', 'For'), scope('all', true), scope('some', false),
+  rows[0].append(make('span', 'rs-many-title', 'For'), scope('all', kept.scope !== 'some'), scope('some', kept.scope === 'some'),
     button('Select those shown', 'rs-link', () => { for (const name of areas.keys()) chosen().add(name); drawn(); }),
     button('Select none', 'rs-link', () => { chosen().clear(); drawn(); }));
   rows[1].append(make('span', 'rs-many-title', 'Text'), find, other, exactly, button('Replace', 'rs-small', replace));
@@ -107,7 +107,8 @@ function undoLine() {
 
 function takeBack() {
   const last = undos().pop(), mine = drafts();
-  for (const [name, {text, was}] of Object.entries(last.before)) {
+  for (const [name, {text, was, then}] of Object.entries(last.before)) {
+    if (mine[name] && mine[name].text !== then) continue; // typed since: that stays
     if (text === was) delete mine[name]; else mine[name] = {text, was};
   }
   for (const held of areas.values()) held.refresh({});
@@ -117,7 +118,7 @@ function takeBack() {
 function remember(shown) { // what an answer proposed, before it becomes drafts; and what was saved
   for (const each of undos()) for (const [name, text] of Object.entries(shown.saved)) if (each.before[name]) each.before[name].was = text.now;
   if (!shown.label || Object.keys(shown.proposed).length === 0) return;
-  const before = Object.fromEntries(Object.entries(shown.proposed).map(([name, each]) => [name, {text: each.before, was: each.was}]));
+  const before = Object.fromEntries(Object.entries(shown.proposed).map(([name, each]) => [name, {text: each.before, was: each.was, then: each.text}]));
   undos().push({label: shown.label, before});
   if (undos().length > UNDOS) undos().shift();
 }

@@ -181,7 +181,7 @@ function tools(shown) {
   const insert = button('', 'rs-small rs-insert', () => send('apply'));
   const save = button('Save captions', 'rs-small rs-main rs-save', () => send('submit'));
   const discard = button('Discard changes', 'rs-small rs-discard', () => {
-    delete kept.drafts[props.shown.folder];
+    delete kept.drafts[props.shown.folder]; delete kept.undos[props.shown.folder];
     for (const held of areas.values()) held.refresh({});
     bar(); send('input');
   });

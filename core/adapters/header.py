@@ -122,7 +122,22 @@ def published_config(config: "RunConfig") -> dict[str, Any]:
         hidden |= {key for key in PATHS if flat[key] is not None and not public_name(config, key)}
     if flat["concepts"] is None and config.data.concepts is not None:
         hidden.add("concepts")
-    return {key: value for key, value in flat.items() if key not in hidden}
+    return _importable({key: value for key, value in flat.items() if key not in hidden})
+
+
+def _importable(flat: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that cannot stand without a hidden or shortened one: a LoRA's settings can be taken over again."""
+    from ..config import ConfigError, config_from_flat
+
+    while True:
+        try:
+            config_from_flat(flat)
+            return flat
+        except ConfigError as error:
+            wrong = {name for fault in error.faults for name in fault.options if name in flat}
+            if not wrong:
+                return flat
+            flat = {name: value for name, value in flat.items() if name not in wrong}
 
 
 def _published_concepts(config: "RunConfig") -> str | None:

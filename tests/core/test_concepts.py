@@ -347,3 +347,24 @@ def test_a_changed_picture_of_a_further_thing_is_noticed(two, tmp_path):
     before = of_flat(flat)
     (folder / "0.txt").write_text("another caption", encoding="utf-8")
     assert of_flat(flat) != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_prompt": "a dog", "output_preservation_weight": 1.0, "publish_texts": False},
+        {"class_prompt": "a dog", "with_prior_preservation": True, "publish_texts": False},
+        {
+            "concepts": [{"instance_data_dir": "/a/dog/images"}, {"instance_data_dir": "/b/cat/images"}],
+            "publish_folders": True,
+        },
+    ],
+)
+def test_what_a_file_tells_of_its_settings_can_be_taken_over_though_something_stays_private(changes):
+    config = config_from_flat({"instance_data_dir": "/home/me/cup", **changes})
+    again = config_from_flat(published_config(config))
+    assert (
+        again.data.output_preservation_weight == 0
+        and not again.data.with_prior_preservation
+        and again.data.concepts is None
+    )
