@@ -1,6 +1,7 @@
-"""Output preservation: on the class prompt the tuned network should answer what the untrained one answers, without a class picture.
+"""Output preservation: without the trigger word the tuned network should answer what the untrained one answers, without a class picture.
 
-For an instance row at the state `x` and level to which its remedy led it, with the class prompt `c` in place of its caption:
+For an instance row at the state `x` and level to which its remedy led it, with `c` in place of its caption: the caption without its trigger
+word, or the class prompt (`output_preservation_prompt`):
 
     weight * w(level) * mean(distance(tuned(x, c), untrained(x, c)))
 
@@ -10,7 +11,6 @@ where a mask leaves part of it out of the main loss: what the untrained model an
 
 Cost, for R instance rows: one call of R rows without gradient, one with it (`before.cost.PRESERVATION_CALLS`).
 Source: Li and Hoiem, Learning without Forgetting, arXiv 1606.09282, for a denoiser; other trainers call it differential output preservation.
-Differs from those: the prompt is `class_prompt`, not each caption with its trigger word replaced.
 """
 
 from collections.abc import Callable
