@@ -30,13 +30,15 @@ def repeats_and_caption(name: str) -> tuple[int, str] | None:
 
 def count(path: Path) -> int:
     """Pictures directly in a folder; 0 where it cannot be read."""
+    from ..data.beside import is_beside
     from ..data.pictures import SUFFIXES
 
     try:
         with os.scandir(path) as entries:
             found = 0
             for entry in entries:
-                found += Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+                name = entry.name
+                found += Path(name).suffix.lower() in SUFFIXES and name[0] != "." and not is_beside(name)
                 if found >= _MOST:
                     break
             return found

@@ -338,6 +338,23 @@ def test_onetrainers_concepts_and_samples_lie_in_files_beside_it(tmp_path):
     assert (flat["max_train_steps"], flat["checkpoint_step_interval"]) == (150, 6)  # 12 rows at 4 a step, 50 times
 
 
+def test_onetrainers_masks_and_conditions_beside_the_pictures_are_not_counted(tmp_path):
+    folder = pictures(tmp_path / "pictures", 6)
+    for index in range(6):
+        Image.new("L", (8, 8), 255).save(folder / f"{index}-masklabel.png")
+        Image.new("RGB", (8, 8)).save(folder / f"{index}-condlabel.png")
+    data = {
+        **ONETRAINER,
+        "masked_training": True,
+        "batch_size": 1,
+        "concepts": [{"path": str(folder), "enabled": True}],
+    }
+    found = import_file(write(tmp_path / "config.json", data))
+    flat = config_to_flat(found.config)
+    assert (flat["masked_training"], flat["max_train_steps"]) == ("soft", 300)
+    assert any("name-masklabel.png" in remark for remark in found.remarks)
+
+
 def test_a_name_in_a_file_makes_no_connection_to_another_host(monkeypatch):
     asked = []
     monkeypatch.setattr("pathlib.Path.is_dir", lambda self: asked.append(self))
