@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.options import ConfigError
 from .contract import Near
-from .counting import Folder, count, repeated_folders, repeats_and_caption, shares
+from .counting import Folder, count, repeated_folders, repeats_and_caption, share_words, shares, shares_of
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import ONE_FOLDER, place_resolution, place_things, things_of
@@ -222,53 +222,66 @@ def place_dataset(sheet: Sheet, near: Near, prefix: str) -> int:
     )
     mine = next((each for each in subsets if is_off(sheet.get(each + "is_reg"))), None)
     theirs = next((each for each in subsets if is_on(sheet.get(each + "is_reg"))), None)
-    rows = 0
+    further = [
+        place
+        for place in subsets
+        if place != mine and is_off(sheet.get(place + "is_reg")) and near.find_folder(sheet.get(place + "image_dir"))
+    ]
+    rows = [_rows(sheet, near, place) for place in (mine, *further) if place is not None]
+    weights = shares_of(rows)
     if mine is not None:
-        rows = _subset(sheet, near, mine)
+        _subset(sheet, near, mine, weights[0] if weights else None)
         for place in (mine, mine.partition(".")[0] + ".", "general."):
             _sizes(sheet, place)
     if theirs is not None:
         _class_subset(sheet, near, theirs)
     place_things(
         sheet,
-        [
-            _thing(sheet, near, place)
-            for place in subsets
-            if place != mine
-            and is_off(sheet.get(place + "is_reg"))
-            and near.find_folder(sheet.get(place + "image_dir"))
-        ],
+        [_thing(sheet, near, place, weights[number] if weights else None) for number, place in enumerate(further, 1)],
     )
     for key in sheet.open("datasets["):
         taken = mine is not None and key.startswith(mine.partition(".")[0] + ".")
         if not (taken and (key.startswith(mine) or ".subsets[" not in key)):
             off = is_off(sheet.get(key))
             sheet.leave(key, "is off there" if off else ONE_FOLDER, quiet=off)
-    return rows
+    return sum(rows) if rows and rows[0] else 0
 
 
 def _numbers(place: str) -> list[int]:
     return [int(each) for each in re.findall(r"\d+", place)]
 
 
-def _subset(sheet: Sheet, near: Near, place: str) -> int:
-    written = sheet.get(place + "image_dir")
-    path = near.find_folder(written)
-    repeats = whole(sheet.get(place + "num_repeats"))
-    if path is not None:
+def _repeats(sheet: Sheet, place: str) -> int:
+    """How often its pictures come in an epoch: once where that is not said."""
+    return max(1, whole(sheet.get(place + "num_repeats", 1)) or 1)
+
+
+def _rows(sheet: Sheet, near: Near, place: str) -> int:
+    path = near.find_folder(sheet.get(place + "image_dir"))
+    return count(path) * _repeats(sheet, place) if path is not None else 0
+
+
+def _subset(sheet: Sheet, near: Near, place: str, share: int | None) -> None:
+    """The first set. `share`: how often it comes beside further ones, None without or where that is not known."""
+    path = near.find_folder(sheet.get(place + "image_dir"))
+    if path is not None and share is not None:
+        options = {"instance_data_dir": str(path), "repeats": share}
+        sheet.change(place + "image_dir", options, share_words(_repeats(sheet, place), share))
+        sheet.leave(place + "num_repeats", "is in the share of its folder", quiet=True)
+    elif path is not None:
         sheet.carry(place + "image_dir", "instance_data_dir", value=str(path))
     sheet.leave(place + "image_dir", "is not on this computer; name the folder with your pictures")
     sheet.carry(place + "num_repeats", "repeats")
     sheet.carry(place + "class_tokens", "instance_prompt")
     sheet.silent([place + "is_reg"], why="is off there")
-    return count(path) * (repeats if repeats else 1) if path is not None else 0
 
 
-def _thing(sheet: Sheet, near: Near, place: str) -> tuple[list[str], dict[str, Any]]:
+def _thing(sheet: Sheet, near: Near, place: str, share: int | None) -> tuple[list[str], dict[str, Any]]:
     table = {"image_dir": ("instance_data_dir", str(near.find_folder(sheet.get(place + "image_dir")))), "class_tokens": ("instance_prompt", sheet.get(place + "class_tokens")),
              "num_repeats": ("repeats", whole(sheet.get(place + "num_repeats")))}  # fmt: skip
     given = {key: pair for key, pair in table.items() if pair[1] is not None}
-    return [place + key for key in given], dict(given.values())
+    repeats = _repeats(sheet, place) if share is None else share
+    return [place + key for key in given], {**dict(given.values()), "repeats": repeats}
 
 
 def _class_subset(sheet: Sheet, near: Near, place: str) -> None:

@@ -288,6 +288,42 @@ def test_a_command_line_of_sd_scripts_is_read(tmp_path, line, name, before, afte
     assert found.program == "kohya_ss" and {option: flat[option] for option in SCRIPTS[line]} == SCRIPTS[line]
 
 
+SETS = """
+[[datasets]]
+resolution = 512
+  [[datasets.subsets]]
+  image_dir = 'a'
+  class_tokens = 'sks dog'
+  [[datasets.subsets]]
+  image_dir = 'b'
+  class_tokens = 'qrx cat'
+  num_repeats = 4
+"""
+
+
+def shares_in(flat):
+    return flat["repeats"], *(each["repeats"] for each in json.loads(flat["concepts"]))
+
+
+def test_repeats_of_several_sets_become_shares_by_their_pictures_and_epochs_count_all(tmp_path):
+    a, b = pictures(tmp_path / "a", 8), pictures(tmp_path / "b", 2)
+    write(tmp_path / "dataset.toml", SETS)
+    main = write(tmp_path / "kohya.toml", TOML.replace("epochs = 4", "epochs = 10"))
+    flat = config_to_flat(import_file(main).config)
+    assert (shares_in(flat), flat["max_train_steps"], flat["train_batch_size"]) == ((1, 1), 160, 1)
+    concepts = [{"path": str(a), "enabled": True}, {"path": str(b), "enabled": True, "balancing": 8.0}]
+    data = {**ONETRAINER, "epochs": 10, "batch_size": 1, "concepts": concepts}
+    flat = config_to_flat(import_file(write(tmp_path / "onetrainer.json", data)).config)
+    assert (shares_in(flat), flat["max_train_steps"]) == ((1, 2), 240)
+    concepts[1] |= {"balancing": 4.0, "balancing_strategy": "SAMPLES"}  # 4 of them an epoch
+    flat = config_to_flat(import_file(write(tmp_path / "onetrainer.json", data)).config)
+    assert (shares_in(flat), flat["max_train_steps"]) == ((2, 1), 120)
+    backend = [{"id": name, "type": "local", "instance_data_dir": str(path), "repeats": repeats} for name, path, repeats in (("a", a, 0), ("b", b, 1))]  # fmt: skip
+    write(tmp_path / "multidatabackend.json", backend)
+    flat = config_to_flat(import_file(write(tmp_path / "simpletuner.json", SIMPLETUNER)).config)
+    assert shares_in(flat) == (2, 1)
+
+
 SHELL = """#!/usr/bin/env bash
 export MODEL_NAME="stabilityai/stable-diffusion-xl-base-1.0"
 export INSTANCE_DIR="my dog"
