@@ -95,7 +95,7 @@ def _train_data(sheet: Sheet, near: Near) -> int:
         return 0
     folders = [each for each in repeated_folders(path) if each.pictures]
     if folders:
-        return _first(sheet, key, folders)
+        return _first(sheet, key, folders, _class_folders(sheet, near))
     own = repeats_and_caption(path.name)
     found = count(path)
     if not found:
@@ -119,11 +119,34 @@ def _named(own: tuple[int, str]) -> dict[str, Any]:
     return {"repeats": max(1, own[0]), **words}
 
 
-def _first(sheet: Sheet, key: str, folders: list[Folder]) -> int:
+def _class_folders(sheet: Sheet, near: Near) -> list[Folder]:
+    path = near.find_folder(sheet.get("reg_data_dir"))
+    return [] if path is None else [each for each in repeated_folders(path) if each.pictures]
+
+
+def _class_of(caption: str | None, classes: list[Folder]) -> Folder:
+    """The class pictures of a thing: those whose caption its own ends with ("sks dog": "dog"), else the first."""
+    own = (caption or "").split()
+    fits = (each for each in classes if each.caption and own[-len(each.caption.split()) :] == each.caption.split())
+    return next(fits, classes[0])
+
+
+def _class_words(caption: str | None, classes: list[Folder]) -> dict[str, Any]:
+    found = _class_of(caption, classes) if classes else None
+    if found is None or not found.caption:
+        return {}
+    return {"class_prompt": found.caption, "class_data_dir": str(found.path), "num_class_images": found.pictures}
+
+
+def _first(sheet: Sheet, key: str, folders: list[Folder], classes: list[Folder]) -> int:
     first, others = folders[0], folders[1:]
     things = things_of(
         [
-            {"instance_data_dir": str(each.path), **_named((share, each.caption or ""))}
+            {
+                "instance_data_dir": str(each.path),
+                **_named((share, each.caption or "")),
+                **_class_words(each.caption, classes),
+            }
             for each, share in zip(others, _shares(folders)[1:], strict=True)
         ]
     )
@@ -158,12 +181,13 @@ def _class_data(sheet: Sheet, near: Near) -> None:
             quiet=off,
         )
         return
-    folders = [each for each in repeated_folders(path) if each.pictures]
-    chosen, caption = (folders[0].path, folders[0].caption) if folders else (path, None)
+    folders = _class_folders(sheet, near)
+    first = _class_of(sheet.flat.get("instance_prompt"), folders) if folders else Folder(path, 0)
+    chosen, caption = first.path, first.caption
     options: dict[str, Any] = {"class_data_dir": str(chosen), "with_prior_preservation": True}
     if caption:
         options["class_prompt"] = caption
-        options["num_class_images"] = folders[0].pictures
+        options["num_class_images"] = first.pictures
     else:
         sheet.note("Class pictures need class_prompt here; fill it in.")
     sheet.change(

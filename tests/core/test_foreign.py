@@ -324,6 +324,45 @@ def test_repeats_of_several_sets_become_shares_by_their_pictures_and_epochs_coun
     assert shares_in(flat) == (2, 1)
 
 
+def test_class_pictures_of_kohyas_folders_are_those_of_further_things_too(tmp_path):
+    pictures(tmp_path / "img" / "10_sks dog", 4)
+    pictures(tmp_path / "img" / "5_qrx cat", 4)
+    pictures(tmp_path / "reg" / "1_dog", 3)
+    data = {**KOHYA, "train_data_dir": "img", "reg_data_dir": "reg", "max_train_steps": 0, "epoch": 1, "train_batch_size": 1}  # fmt: skip
+
+    def read():
+        found = import_file(write(tmp_path / "config.json", data))
+        flat = config_to_flat(found.config)
+        assert (shares_in(flat), flat["max_train_steps"], flat["with_prior_preservation"]) == ((2, 1), 60, True)
+        return flat["class_prompt"], json.loads(flat["concepts"])[0]["class_prompt"]
+
+    assert read() == ("dog", "dog")  # one pool, as there
+    pictures(tmp_path / "reg" / "1_cat", 2)
+    assert read() == ("dog", "cat")
+
+
+def test_class_pictures_of_a_dataset_file_are_those_of_further_things_too(tmp_path):
+    for name in ("a", "b", "class"):
+        pictures(tmp_path / name, 2)
+    theirs = "  [[datasets.subsets]]\n  image_dir = 'class'\n  is_reg = true\n  class_tokens = 'pet'\n"
+    write(tmp_path / "dataset.toml", SETS + theirs)
+    flat = config_to_flat(import_file(write(tmp_path / "kohya.toml", TOML)).config)
+    (thing,) = json.loads(flat["concepts"])
+    assert flat["with_prior_preservation"] and flat["class_data_dir"] == str(tmp_path / "class")
+    assert (thing["class_prompt"], thing["class_data_dir"]) == (flat["class_prompt"], flat["class_data_dir"])
+
+
+def test_a_length_that_counts_things_which_our_rules_refuse_is_left_with_them(tmp_path):
+    for name in ("a", "b"):
+        pictures(tmp_path / name, 2)
+    write(tmp_path / "dataset.toml", SETS.replace("'b'", "'a'"))  # one folder twice, which is no further thing here
+    found = import_file(write(tmp_path / "kohya.toml", TOML))
+    assert found.config.data.concepts is None and "max_train_steps" in found.fill_in
+    left = {key for key, _, _ in found.left_out}
+    assert {"datasets[0].subsets[1].image_dir", "training.max_train_epochs"} <= left
+    assert any("further things are left out" in remark for remark in found.remarks)
+
+
 SHELL = """#!/usr/bin/env bash
 export MODEL_NAME="stabilityai/stable-diffusion-xl-base-1.0"
 export INSTANCE_DIR="my dog"
