@@ -168,7 +168,8 @@ DIFFUSERS_CASES = {
     "class pictures": ({"with_prior_preservation": True, "prior_loss_weight": 0.5, "class_prompt": "a dog", "class_data_dir": "dogs", "num_class_images": 50},
                        {"with_prior_preservation": True, "prior_loss_weight": 0.5, "class_prompt": "a dog", "class_data_dir": "dogs", "num_class_images": 50}, ()),
     "warm-up": ({"lr_scheduler": "cosine", "lr_warmup_steps": 50, "lr_num_cycles": 2}, {"lr_scheduler": "cosine", "lr_warmup_steps": 50}, ("lr_num_cycles",)),
-    "text encoder": ({"train_text_encoder": True, "text_encoder_lr": 5e-6, "use_dora": True}, {}, ("train_text_encoder|train_text_encoder", "use_dora|lora_type")),
+    "text encoder": ({"train_text_encoder": True, "text_encoder_lr": 5e-6}, {}, ("train_text_encoder|train_text_encoder",)),
+    "DoRA": ({"use_dora": True}, {}, ("use_dora|lora_type",)),  # apart: a text encoder is trained with lora_type lora alone
     "new tokens": ({"train_text_encoder_ti": True, "initializer_concept": "dog"}, {}, ("train_text_encoder_ti|new_tokens",)),
     "upload": ({"push_to_hub": True, "hub_model_id": "a/b", "hub_token": "x"}, {}, ("push_to_hub", "hub_model_id")),
     "crop and flip": ({"center_crop": True, "random_flip": True}, {"center_crop": True, "random_flip": True}, ()),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ...core.data.beside import is_mask
+from ...core.data.beside import is_beside
 from ...core.data.pictures import SUFFIXES
 from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
@@ -88,7 +88,7 @@ def _count(folder: Path) -> int:
             for entry in entries:
                 name = entry.name
                 count += (
-                    os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and not is_mask(name)
+                    os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and not is_beside(name)
                 )
                 if count == _MOST_COUNTED:
                     break

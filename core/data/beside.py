@@ -6,11 +6,13 @@
 `{"left": 10, "top": 0, "right": 90, "bottom": 80, "width": 96, "height": 80}`. Training sees that part alone, as though the rest did not exist.
 
 `photo-mask.png`: as large as the picture the right way up; white = trained on here, black = not. It covers the whole picture, also where a
-part is cut out, so that either can be made anew without the other. A file with such a name is never a picture to train on.
+part is cut out, so that either can be made anew without the other. A file with such a name is never a picture to train on. OneTrainer's
+`photo-masklabel.png` is such a mask, too, where there is no `photo-mask.png`; its `photo-condlabel.png` is not read, and no picture either.
 """
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from PIL import Image
 from .. import platform_calls
 from ..errors import Trouble
 
-MASK_ENDING = "-mask"
+_MASK_ENDING = "-mask"
+_LABEL_ENDING = "-masklabel"
+_CONDITION_ENDING = "-condlabel"
 _CROP_ENDING = "-crop.json"
 SMALLEST = 16
 """Pixels of a side of a crop, at least."""
@@ -50,15 +54,45 @@ class Cut:
 
 def is_mask(name: str) -> bool:
     """Whether a file of this name is the mask of a picture, and so no picture itself: `photo-mask.png`."""
+    return _before(name, _MASK_ENDING) is not None or is_label(name)
+
+
+def is_label(name: str) -> bool:
+    """Whether it is a mask as OneTrainer names them, which counts where there is none of our name: `photo-masklabel.png`."""
+    return _before(name, _LABEL_ENDING) is not None
+
+
+def is_beside(name: str) -> bool:
+    """Whether a file of this name belongs to a picture and is none itself: a mask, or a condition of OneTrainer."""
+    return is_mask(name) or _before(name, _CONDITION_ENDING) is not None
+
+
+def masked_stem(name: str) -> str:
+    """The name, without ending, of the picture whose mask this is: `photo-mask.png` -> `photo`."""
+    return _before(name, _LABEL_ENDING) or _before(name, _MASK_ENDING) or ""
+
+
+def by_picture(masks: Iterable[Path]) -> dict[str, Path]:
+    """Name of a picture without its ending, folded -> its mask."""
+    first = sorted(masks, key=lambda path: not is_label(path.name))  # what comes later stands
+    return {masked_stem(path.name).casefold(): path for path in first}
+
+
+def _before(name: str, ending: str) -> str | None:
     path = Path(name)
-    return (
-        path.suffix.lower() == ".png" and path.stem.lower().endswith(MASK_ENDING) and len(path.stem) > len(MASK_ENDING)
-    )
+    fits = path.suffix.lower() == ".png" and path.stem.lower().endswith(ending) and len(path.stem) > len(ending)
+    return path.stem[: -len(ending)] if fits else None
 
 
 def mask_path(picture: Path) -> Path:
-    """Where the mask of a picture lies, or would lie."""
-    return picture.with_name(f"{picture.stem}{MASK_ENDING}.png")
+    """Where the mask of a picture is written."""
+    return picture.with_name(f"{picture.stem}{_MASK_ENDING}.png")
+
+
+def found_mask(picture: Path) -> Path:
+    """Where the mask of a picture lies, or would lie: OneTrainer's where that alone is there."""
+    label = picture.with_name(f"{picture.stem}{_LABEL_ENDING}.png")
+    return label if label.is_file() and not mask_path(picture).is_file() else mask_path(picture)
 
 
 def crop_path(picture: Path) -> Path:

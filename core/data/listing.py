@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..findings import Finding
 from . import pictures
-from .beside import MASK_ENDING, is_mask
+from .beside import is_beside, is_mask, masked_stem
 
 _SIDECARS = frozenset(
     {".txt", ".json", ".jsonl", ".csv", ".md", ".npz", ".npy", ".safetensors", ".pt", ".yaml", ".yml", ".toml"}
@@ -43,12 +43,12 @@ class Listing:
             Finding(
                 "warning",
                 str(mask),
-                f"left out: its name says that it is the mask of a picture {mask.stem[: -len(MASK_ENDING)]}, and there is none.",
+                f"left out: its name says that it is the mask of a picture {masked_stem(mask.name)}, and there is none.",
                 "Delete it, or give it another name if it is a picture to train on.",
                 "mask-orphan",
             )
             for mask in self.masks
-            if mask.stem[: -len(MASK_ENDING)].casefold() not in stems
+            if masked_stem(mask.name).casefold() not in stems
         ]
         for sub_folder in self.folders:
             count = _count_pictures(sub_folder)
@@ -106,6 +106,8 @@ def list_folder(folder: Path, option: str) -> tuple[Listing | None, Finding | No
             listing.folders.append(path)
         elif is_mask(name):
             listing.masks.append(path)
+        elif is_beside(name):
+            listing.unknown.append(name)
         elif suffix in pictures.SUFFIXES:
             listing.pictures.append(path)
         elif suffix in pictures.OTHER_PICTURE_SUFFIXES:
@@ -123,7 +125,8 @@ def _count_pictures(folder: Path) -> int:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                count += Path(entry.name).suffix.lower() in pictures.SUFFIXES and not entry.name.startswith(".")
+                name = entry.name
+                count += Path(name).suffix.lower() in pictures.SUFFIXES and name[0] != "." and not is_beside(name)
                 if count == _COUNTED_UP_TO:
                     break
     except OSError:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..findings import Finding
 from . import pictures, transform
-from .beside import MASK_ENDING
+from .beside import by_picture
 from .listing import Listing
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def _wrong(where: Path, message: str, remedy: str, code: str) -> Found:
 def taken(folder: Path, listing: Listing, on: bool, allowed: bool = True) -> Masks:
     """The masks of a folder's pictures. Those without a picture are reported by the listing."""
     stems = {path.stem.casefold() for path in listing.pictures}
-    files = {path.stem[: -len(MASK_ENDING)].casefold(): path for path in listing.masks}
-    return Masks(on and allowed, {stem: path for stem, path in files.items() if stem in stems}, folder, allowed)
+    files = {stem: path for stem, path in by_picture(listing.masks).items() if stem in stems}
+    return Masks(on and allowed, files, folder, allowed)
 
 
 _known: dict[tuple, _Seen | None] = {}

@@ -5,6 +5,7 @@ key of the file is in exactly one of the three lists of the result: carried, cha
 `config.process[0].train.lr`. A list without objects in it is one value; an empty object is one too.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,6 +144,7 @@ def settled(read: ImportedConfig) -> tuple[RunConfig, ImportedConfig]:
     A single value out of its bounds never comes this far (`Sheet` leaves it); here two settings exclude each other. Raises ConfigError where a
     rule speaks of nothing that the file gave.
     """
+    read = _with_class_words(read)
     while True:
         try:
             return config_from_flat(read.flat), read
@@ -153,6 +155,30 @@ def settled(read: ImportedConfig) -> tuple[RunConfig, ImportedConfig]:
                 raise
             assumed = [name for name in named if name in read.assumed]
             read = _without(read, (assumed if assumed else named)[0], fault.message)
+            if (assumed if assumed else named)[0] == "concepts":
+                read = _without_things(read, fault.message)
+
+
+def _with_class_words(read: ImportedConfig) -> ImportedConfig:
+    """Further things share the class pictures of the first where they have none of their own: there one pool serves all."""
+    words = {name: read.flat[name] for name in ("class_prompt", "class_data_dir") if name in read.flat}
+    given = read.flat.get("concepts")
+    made_here = any("concepts" in each.options for each in read.changed)
+    if not made_here or not isinstance(given, str) or "class_prompt" not in words:
+        return read
+    things = [each if "class_prompt" in each else {**words, **each} for each in json.loads(given)]
+    option = {"concepts": json.dumps(things, ensure_ascii=False)}
+    changed = tuple(replace(each, options={**each.options, **option}) if "concepts" in each.options else each for each in read.changed)  # fmt: skip
+    return replace(read, flat={**read.flat, **option}, changed=changed)
+
+
+def _without_things(read: ImportedConfig, why: str) -> ImportedConfig:
+    """After further things were left: a length that was counted with their pictures is theirs, too."""
+    read = replace(read, notes=(*read.notes, f"The further things are left out, and not trained: {why}"))
+    if not any("max_train_steps" in each.options for each in read.changed):
+        return read
+    left = _without(read, "max_train_steps", "the pictures of things that were left out are counted in it; set max_train_steps")  # fmt: skip
+    return replace(left, fill_in=(*left.fill_in, "max_train_steps"))
 
 
 def _without(read: ImportedConfig, option: str, why: str) -> ImportedConfig:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,15 @@ def repeats_and_caption(name: str) -> tuple[int, str] | None:
 
 def count(path: Path) -> int:
     """Pictures directly in a folder; 0 where it cannot be read."""
+    from ..data.beside import is_beside
     from ..data.pictures import SUFFIXES
 
     try:
         with os.scandir(path) as entries:
             found = 0
             for entry in entries:
-                found += Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+                name = entry.name
+                found += Path(name).suffix.lower() in SUFFIXES and name[0] != "." and not is_beside(name)
                 if found >= _MOST:
                     break
             return found
@@ -59,6 +62,16 @@ def shares(rows: list[int]) -> list[int]:
     common = math.gcd(*rows)
     found = [each // common for each in rows]
     return found if max(found) <= 10_000 else [max(1, round(each * 10_000 / max(found))) for each in found]
+
+
+def shares_of(rows: Sequence[int]) -> list[int] | None:
+    """`shares` of several sets of pictures, whose `rows` are pictures x repeats; None with one set, or where some cannot be counted."""
+    return shares(list(rows)) if len(rows) > 1 and min(rows) > 0 else None
+
+
+def share_words(repeats: float, share: int) -> str:
+    """The sentence about repeats that became a share."""
+    return f"{repeats:g} repeats there. Here a thing comes as often as its repeats say, so they are pictures x repeats of its folder, as a share: {share}."
 
 
 def place_epochs(sheet: Sheet, key: str, epochs: int, rows: int, *, doubled: bool = False) -> None:

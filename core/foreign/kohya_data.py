@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.options import ConfigError
 from .contract import Near
-from .counting import Folder, count, repeated_folders, repeats_and_caption, shares
+from .counting import Folder, count, repeated_folders, repeats_and_caption, share_words, shares, shares_of
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import ONE_FOLDER, place_resolution, place_things, things_of
@@ -95,7 +95,7 @@ def _train_data(sheet: Sheet, near: Near) -> int:
         return 0
     folders = [each for each in repeated_folders(path) if each.pictures]
     if folders:
-        return _first(sheet, key, folders)
+        return _first(sheet, key, folders, _class_folders(sheet, near))
     own = repeats_and_caption(path.name)
     found = count(path)
     if not found:
@@ -119,11 +119,34 @@ def _named(own: tuple[int, str]) -> dict[str, Any]:
     return {"repeats": max(1, own[0]), **words}
 
 
-def _first(sheet: Sheet, key: str, folders: list[Folder]) -> int:
+def _class_folders(sheet: Sheet, near: Near) -> list[Folder]:
+    path = near.find_folder(sheet.get("reg_data_dir"))
+    return [] if path is None else [each for each in repeated_folders(path) if each.pictures]
+
+
+def _class_of(caption: str | None, classes: list[Folder]) -> Folder:
+    """The class pictures of a thing: those whose caption its own ends with ("sks dog": "dog"), else the first."""
+    own = (caption or "").split()
+    fits = (each for each in classes if each.caption and own[-len(each.caption.split()) :] == each.caption.split())
+    return next(fits, classes[0])
+
+
+def _class_words(caption: str | None, classes: list[Folder]) -> dict[str, Any]:
+    found = _class_of(caption, classes) if classes else None
+    if found is None or not found.caption:
+        return {}
+    return {"class_prompt": found.caption, "class_data_dir": str(found.path), "num_class_images": found.pictures}
+
+
+def _first(sheet: Sheet, key: str, folders: list[Folder], classes: list[Folder]) -> int:
     first, others = folders[0], folders[1:]
     things = things_of(
         [
-            {"instance_data_dir": str(each.path), **_named((share, each.caption or ""))}
+            {
+                "instance_data_dir": str(each.path),
+                **_named((share, each.caption or "")),
+                **_class_words(each.caption, classes),
+            }
             for each, share in zip(others, _shares(folders)[1:], strict=True)
         ]
     )
@@ -158,12 +181,13 @@ def _class_data(sheet: Sheet, near: Near) -> None:
             quiet=off,
         )
         return
-    folders = [each for each in repeated_folders(path) if each.pictures]
-    chosen, caption = (folders[0].path, folders[0].caption) if folders else (path, None)
+    folders = _class_folders(sheet, near)
+    first = _class_of(sheet.flat.get("instance_prompt"), folders) if folders else Folder(path, 0)
+    chosen, caption = first.path, first.caption
     options: dict[str, Any] = {"class_data_dir": str(chosen), "with_prior_preservation": True}
     if caption:
         options["class_prompt"] = caption
-        options["num_class_images"] = folders[0].pictures
+        options["num_class_images"] = first.pictures
     else:
         sheet.note("Class pictures need class_prompt here; fill it in.")
     sheet.change(
@@ -222,53 +246,66 @@ def place_dataset(sheet: Sheet, near: Near, prefix: str) -> int:
     )
     mine = next((each for each in subsets if is_off(sheet.get(each + "is_reg"))), None)
     theirs = next((each for each in subsets if is_on(sheet.get(each + "is_reg"))), None)
-    rows = 0
+    further = [
+        place
+        for place in subsets
+        if place != mine and is_off(sheet.get(place + "is_reg")) and near.find_folder(sheet.get(place + "image_dir"))
+    ]
+    rows = [_rows(sheet, near, place) for place in (mine, *further) if place is not None]
+    weights = shares_of(rows)
     if mine is not None:
-        rows = _subset(sheet, near, mine)
+        _subset(sheet, near, mine, weights[0] if weights else None)
         for place in (mine, mine.partition(".")[0] + ".", "general."):
             _sizes(sheet, place)
     if theirs is not None:
         _class_subset(sheet, near, theirs)
     place_things(
         sheet,
-        [
-            _thing(sheet, near, place)
-            for place in subsets
-            if place != mine
-            and is_off(sheet.get(place + "is_reg"))
-            and near.find_folder(sheet.get(place + "image_dir"))
-        ],
+        [_thing(sheet, near, place, weights[number] if weights else None) for number, place in enumerate(further, 1)],
     )
     for key in sheet.open("datasets["):
         taken = mine is not None and key.startswith(mine.partition(".")[0] + ".")
         if not (taken and (key.startswith(mine) or ".subsets[" not in key)):
             off = is_off(sheet.get(key))
             sheet.leave(key, "is off there" if off else ONE_FOLDER, quiet=off)
-    return rows
+    return sum(rows) if rows and rows[0] else 0
 
 
 def _numbers(place: str) -> list[int]:
     return [int(each) for each in re.findall(r"\d+", place)]
 
 
-def _subset(sheet: Sheet, near: Near, place: str) -> int:
-    written = sheet.get(place + "image_dir")
-    path = near.find_folder(written)
-    repeats = whole(sheet.get(place + "num_repeats"))
-    if path is not None:
+def _repeats(sheet: Sheet, place: str) -> int:
+    """How often its pictures come in an epoch: once where that is not said."""
+    return max(1, whole(sheet.get(place + "num_repeats", 1)) or 1)
+
+
+def _rows(sheet: Sheet, near: Near, place: str) -> int:
+    path = near.find_folder(sheet.get(place + "image_dir"))
+    return count(path) * _repeats(sheet, place) if path is not None else 0
+
+
+def _subset(sheet: Sheet, near: Near, place: str, share: int | None) -> None:
+    """The first set. `share`: how often it comes beside further ones, None without or where that is not known."""
+    path = near.find_folder(sheet.get(place + "image_dir"))
+    if path is not None and share is not None:
+        options = {"instance_data_dir": str(path), "repeats": share}
+        sheet.change(place + "image_dir", options, share_words(_repeats(sheet, place), share))
+        sheet.leave(place + "num_repeats", "is in the share of its folder", quiet=True)
+    elif path is not None:
         sheet.carry(place + "image_dir", "instance_data_dir", value=str(path))
     sheet.leave(place + "image_dir", "is not on this computer; name the folder with your pictures")
     sheet.carry(place + "num_repeats", "repeats")
     sheet.carry(place + "class_tokens", "instance_prompt")
     sheet.silent([place + "is_reg"], why="is off there")
-    return count(path) * (repeats if repeats else 1) if path is not None else 0
 
 
-def _thing(sheet: Sheet, near: Near, place: str) -> tuple[list[str], dict[str, Any]]:
+def _thing(sheet: Sheet, near: Near, place: str, share: int | None) -> tuple[list[str], dict[str, Any]]:
     table = {"image_dir": ("instance_data_dir", str(near.find_folder(sheet.get(place + "image_dir")))), "class_tokens": ("instance_prompt", sheet.get(place + "class_tokens")),
              "num_repeats": ("repeats", whole(sheet.get(place + "num_repeats")))}  # fmt: skip
     given = {key: pair for key, pair in table.items() if pair[1] is not None}
-    return [place + key for key in given], dict(given.values())
+    repeats = _repeats(sheet, place) if share is None else share
+    return [place + key for key in given], {**dict(given.values()), "repeats": repeats}
 
 
 def _class_subset(sheet: Sheet, near: Near, place: str) -> None:

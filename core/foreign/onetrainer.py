@@ -271,7 +271,7 @@ def _masks(sheet: Sheet) -> None:
         sheet.change(
             key,
             {"masked_training": "soft"},
-            "Masks lie beside the pictures here: name-mask.png, white where it is trained.",
+            "Masks lie beside the pictures, white where it is trained: name-masklabel.png, or name-mask.png, which comes first.",
             NO_MASKS,
         )
         if sheet.gave("masked_training"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..config.options import ConfigError
 from .contract import Near
-from .counting import count
+from .counting import count, share_words, shares_of
 from .reading import read_file
 from .sheet import Sheet, is_off, number
 from .words import ONE_FOLDER, place_things
@@ -55,13 +55,6 @@ def place_concepts(sheet: Sheet, near: Near) -> int:
     on = [place for place in places if sheet.get(f"{place}enabled", True) is not False]
     mine = next((place for place in on if str(sheet.get(f"{place}type", "STANDARD")) == "STANDARD"), None)
     held_out = next((place for place in on if str(sheet.get(f"{place}type")) == "VALIDATION"), None)
-    rows = _concept(sheet, near, mine) if mine is not None else 0
-    if held_out is not None and near.find_folder(sheet.get(f"{held_out}path")) is not None:
-        sheet.change(
-            f"{held_out}path",
-            {"drift_data_dir": str(near.find_folder(sheet.get(f"{held_out}path")))},
-            "Pictures for validation are those that drift is measured on here.",
-        )
     further = [
         each
         for each in on
@@ -69,7 +62,20 @@ def place_concepts(sheet: Sheet, near: Near) -> int:
         and str(sheet.get(f"{each}type", "STANDARD")) == "STANDARD"
         and near.find_folder(sheet.get(f"{each}path"))
     ]
-    place_things(sheet, [_thing(sheet, near, each) for each in further])
+    rows = [_rows(sheet, near, place) for place in (mine, *further) if place is not None]
+    weights = shares_of(rows)
+    if mine is not None:
+        _concept(sheet, near, mine, weights[0] if weights else None)
+    if held_out is not None and near.find_folder(sheet.get(f"{held_out}path")) is not None:
+        sheet.change(
+            f"{held_out}path",
+            {"drift_data_dir": str(near.find_folder(sheet.get(f"{held_out}path")))},
+            "Pictures for validation are those that drift is measured on here.",
+        )
+    place_things(
+        sheet,
+        [_thing(sheet, near, each, weights[number] if weights else None) for number, each in enumerate(further, 1)],
+    )
     for place in places:
         for key in sheet.open(place):
             if place not in on:
@@ -81,19 +87,33 @@ def place_concepts(sheet: Sheet, near: Near) -> int:
                 quiet=off,
             )
     sheet.silent(["concepts"], why="is empty")
-    return rows
+    return sum(rows) if rows and rows[0] else 0
 
 
-def _thing(sheet: Sheet, near: Near, place: str) -> tuple[list[str], dict[str, Any]]:
-    repeats = number(sheet.get(f"{place}balancing"))
-    table: dict[str, Any] = {"instance_data_dir": str(near.find_folder(sheet.get(f"{place}path")))}
-    if repeats and repeats >= 1:
-        return [f"{place}path", f"{place}balancing"], {**table, "repeats": round(repeats)}
-    return [f"{place}path"], table
+def _rows(sheet: Sheet, near: Near, place: str) -> int:
+    """Rows of an epoch: pictures x balancing, or balancing itself where that is a number of samples; 0 where it cannot be counted."""
+    path, balancing = near.find_folder(sheet.get(f"{place}path")), number(sheet.get(f"{place}balancing")) or 1
+    found = count(path) if path is not None else 0
+    each = 1 if str(sheet.get(f"{place}balancing_strategy", "REPEATS")) == "SAMPLES" else found
+    return max(1, round(each * min(balancing, 1e6))) if found else 0
 
 
-def _concept(sheet: Sheet, near: Near, place: str) -> int:
+def _thing(sheet: Sheet, near: Near, place: str, share: int | None) -> tuple[list[str], dict[str, Any]]:
+    repeats = number(sheet.get(f"{place}balancing")) or 1
+    table = {
+        "instance_data_dir": str(near.find_folder(sheet.get(f"{place}path"))),
+        "repeats": max(1, round(repeats)) if share is None else share,
+    }
+    return [key for key in (f"{place}path", f"{place}balancing") if sheet.has(key)], table
+
+
+def _concept(sheet: Sheet, near: Near, place: str, share: int | None) -> None:
+    """The first concept. `share`: how often it comes beside further ones, None without or where that is not known."""
     path = near.find_folder(sheet.get(f"{place}path"))
+    if path is not None and share is not None:
+        how = share_words(number(sheet.get(f"{place}balancing")) or 1, share)
+        sheet.change(f"{place}path", {"instance_data_dir": str(path), "repeats": share}, how)
+        sheet.leave(f"{place}balancing", "is in the share of its folder", quiet=True)
     if path is not None:
         sheet.carry(f"{place}path", "instance_data_dir", value=str(path))
     sheet.leave(f"{place}path", "is not on this computer; name the folder with your pictures")
@@ -135,7 +155,6 @@ def _concept(sheet: Sheet, near: Near, place: str) -> int:
             quiet=off,
         )
     sheet.silent(_CONCEPT_SILENT, place)
-    return round(count(path) * (repeats if repeats else 1)) if path is not None else 0
 
 
 def place_samples(sheet: Sheet) -> None:

@@ -295,7 +295,8 @@ def _restored(found: ImportedConfig, data: Mapping[str, Any], remembered: Mappin
     gone = {key for key in exported.config if key not in data}
 
     def stands(each: Carried | Changed | Left) -> bool:
-        return each.key in wrote and wrote[each.key] == each.given
+        is_share = isinstance(each, Changed) and "repeats" in each.options and "concepts" in found.flat
+        return each.key in wrote and wrote[each.key] == each.given and not is_share  # of sets that were added since
 
     flat = dict(ours)
     carried, changed = [], []

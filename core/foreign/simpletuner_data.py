@@ -5,6 +5,7 @@ from typing import Any
 
 from ..config.options import ConfigError
 from .contract import Near
+from .counting import count, share_words, shares_of
 from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import ONE_FOLDER, place_things
@@ -40,10 +41,13 @@ def place_backends(sheet: Sheet, near: Near) -> None:
     sheet.leave("data_backend_config", "was read: its entries stand here too", quiet=True)
     pictures = [place for place in places if _is_pictures(sheet, place)]
     mine = next((place for place in pictures if not is_on(sheet.get(f"{place}is_regularisation_data"))), None)
-    if mine is not None:
-        _pictures(sheet, mine, near)
     further = [each for each in pictures if each != mine and is_off(sheet.get(f"{each}is_regularisation_data"))]
-    place_things(sheet, [_thing(sheet, each) for each in further])
+    weights = shares_of([_rows(sheet, near, place) for place in (mine, *further) if place is not None])
+    if mine is not None:
+        _pictures(sheet, mine, near, weights[0] if weights else None)
+    place_things(
+        sheet, [_thing(sheet, each, weights[number] if weights else None) for number, each in enumerate(further, 1)]
+    )
     for place in places:
         kind = sheet.get(f"{place}dataset_type", "image")
         for key in sheet.open(place):
@@ -78,17 +82,25 @@ def place_backends(sheet: Sheet, near: Near) -> None:
                 )
 
 
-def _thing(sheet: Sheet, place: str) -> tuple[list[str], dict[str, Any]]:
-    """A further set, under our names; extra repeats there are one less than ours."""
+def _repeats(sheet: Sheet, place: str) -> int:
+    """How often its pictures come in all; extra repeats there are one less."""
+    return max(0, whole(sheet.get(f"{place}repeats", 0)) or 0) + 1
+
+
+def _rows(sheet: Sheet, near: Near, place: str) -> int:
+    path = near.find_folder(sheet.get(f"{place}instance_data_dir"))
+    return count(path) * _repeats(sheet, place) if path is not None else 0
+
+
+def _thing(sheet: Sheet, place: str, share: int | None) -> tuple[list[str], dict[str, Any]]:
+    """A further set, under our names."""
     table = {
         key: sheet.get(place + key)
         for key in ("instance_data_dir", "instance_prompt")
         if sheet.get(place + key) is not None
     }
-    repeats = whole(sheet.get(f"{place}repeats"))
-    if repeats is not None:
-        return [*(place + key for key in table), f"{place}repeats"], {**table, "repeats": repeats + 1}
-    return [place + key for key in table], table
+    keys = [place + key for key in (*table, "repeats") if sheet.has(place + key)]
+    return keys, {**table, "repeats": _repeats(sheet, place) if share is None else share}
 
 
 def _is_pictures(sheet: Sheet, place: str) -> bool:
@@ -96,11 +108,16 @@ def _is_pictures(sheet: Sheet, place: str) -> bool:
             and sheet.get(f"{place}instance_data_dir") is not None)  # fmt: skip
 
 
-def _pictures(sheet: Sheet, place: str, near: Near) -> None:
+def _pictures(sheet: Sheet, place: str, near: Near, share: int | None) -> None:
+    """The first set. `share`: how often it comes beside further ones, None without or where that is not known."""
     key = f"{place}instance_data_dir"
     path = near.find_folder(sheet.get(key))
     if sheet.gave("instance_data_dir"):
         sheet.leave(key, "instance_data_dir is set in the config", quiet=True)
+    if share is not None:
+        options = {"instance_data_dir": str(path), "repeats": share}
+        sheet.change(key, options, share_words(_repeats(sheet, place), share))
+        sheet.leave(f"{place}repeats", "is in the share of its folder", quiet=True)
     sheet.carry(key, "instance_data_dir", value=str(path) if path is not None else sheet.get(key))
     sheet.words(f"{place}caption_strategy", "caption_strategy", {"textfile": "textfile", "instanceprompt": "instanceprompt", "filename": "filename"},
                 "captions come from .txt files, names or instance_prompt here")  # fmt: skip

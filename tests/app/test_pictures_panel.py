@@ -402,6 +402,15 @@ def test_crop_and_mask_go_with_their_picture_when_it_is_removed_brought_back_or_
     assert (added.masks, added.pictures) == (1, 0) and len(list((mine / ".replaced").iterdir())) == 1
 
 
+def test_onetrainers_mask_is_taken_from_dropped_files_and_goes_when_the_mask_is_taken_away(panel, tmp_path, folder):
+    Image.new("L", (96, 80), 255).save(folder / "cup-masklabel.png")
+    picture(folder / "cup-condlabel.png")
+    added = panel.sets.add(sorted(folder.iterdir()))
+    assert (added.masks, added.pictures, added.refused) == (1, 3, ["cup-condlabel.png (a condition)"])
+    save_marks(folder, Marks(str(folder), "cup.png", None, "none"))
+    assert not (folder / "cup-masklabel.png").exists() and len(list((folder / ".replaced").iterdir())) == 1
+
+
 def test_two_hundred_pictures_come_in_pages_and_their_captions_all_count(panel, tmp_path):
     for number in range(200):
         picture(tmp_path / "many" / f"{number:03d}.png", (number, 90, 200), (64, 64))

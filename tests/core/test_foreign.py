@@ -288,6 +288,81 @@ def test_a_command_line_of_sd_scripts_is_read(tmp_path, line, name, before, afte
     assert found.program == "kohya_ss" and {option: flat[option] for option in SCRIPTS[line]} == SCRIPTS[line]
 
 
+SETS = """
+[[datasets]]
+resolution = 512
+  [[datasets.subsets]]
+  image_dir = 'a'
+  class_tokens = 'sks dog'
+  [[datasets.subsets]]
+  image_dir = 'b'
+  class_tokens = 'qrx cat'
+  num_repeats = 4
+"""
+
+
+def shares_in(flat):
+    return flat["repeats"], *(each["repeats"] for each in json.loads(flat["concepts"]))
+
+
+def test_repeats_of_several_sets_become_shares_by_their_pictures_and_epochs_count_all(tmp_path):
+    a, b = pictures(tmp_path / "a", 8), pictures(tmp_path / "b", 2)
+    write(tmp_path / "dataset.toml", SETS)
+    main = write(tmp_path / "kohya.toml", TOML.replace("epochs = 4", "epochs = 10"))
+    flat = config_to_flat(import_file(main).config)
+    assert (shares_in(flat), flat["max_train_steps"], flat["train_batch_size"]) == ((1, 1), 160, 1)
+    concepts = [{"path": str(a), "enabled": True}, {"path": str(b), "enabled": True, "balancing": 8.0}]
+    data = {**ONETRAINER, "epochs": 10, "batch_size": 1, "concepts": concepts}
+    flat = config_to_flat(import_file(write(tmp_path / "onetrainer.json", data)).config)
+    assert (shares_in(flat), flat["max_train_steps"]) == ((1, 2), 240)
+    concepts[1] |= {"balancing": 4.0, "balancing_strategy": "SAMPLES"}  # 4 of them an epoch
+    flat = config_to_flat(import_file(write(tmp_path / "onetrainer.json", data)).config)
+    assert (shares_in(flat), flat["max_train_steps"]) == ((2, 1), 120)
+    backend = [{"id": name, "type": "local", "instance_data_dir": str(path), "repeats": repeats} for name, path, repeats in (("a", a, 0), ("b", b, 1))]  # fmt: skip
+    write(tmp_path / "multidatabackend.json", backend)
+    flat = config_to_flat(import_file(write(tmp_path / "simpletuner.json", SIMPLETUNER)).config)
+    assert shares_in(flat) == (2, 1)
+
+
+def test_class_pictures_of_kohyas_folders_are_those_of_further_things_too(tmp_path):
+    pictures(tmp_path / "img" / "10_sks dog", 4)
+    pictures(tmp_path / "img" / "5_qrx cat", 4)
+    pictures(tmp_path / "reg" / "1_dog", 3)
+    data = {**KOHYA, "train_data_dir": "img", "reg_data_dir": "reg", "max_train_steps": 0, "epoch": 1, "train_batch_size": 1}  # fmt: skip
+
+    def read():
+        found = import_file(write(tmp_path / "config.json", data))
+        flat = config_to_flat(found.config)
+        assert (shares_in(flat), flat["max_train_steps"], flat["with_prior_preservation"]) == ((2, 1), 60, True)
+        return flat["class_prompt"], json.loads(flat["concepts"])[0]["class_prompt"]
+
+    assert read() == ("dog", "dog")  # one pool, as there
+    pictures(tmp_path / "reg" / "1_cat", 2)
+    assert read() == ("dog", "cat")
+
+
+def test_class_pictures_of_a_dataset_file_are_those_of_further_things_too(tmp_path):
+    for name in ("a", "b", "class"):
+        pictures(tmp_path / name, 2)
+    theirs = "  [[datasets.subsets]]\n  image_dir = 'class'\n  is_reg = true\n  class_tokens = 'pet'\n"
+    write(tmp_path / "dataset.toml", SETS + theirs)
+    flat = config_to_flat(import_file(write(tmp_path / "kohya.toml", TOML)).config)
+    (thing,) = json.loads(flat["concepts"])
+    assert flat["with_prior_preservation"] and flat["class_data_dir"] == str(tmp_path / "class")
+    assert (thing["class_prompt"], thing["class_data_dir"]) == (flat["class_prompt"], flat["class_data_dir"])
+
+
+def test_a_length_that_counts_things_which_our_rules_refuse_is_left_with_them(tmp_path):
+    for name in ("a", "b"):
+        pictures(tmp_path / name, 2)
+    write(tmp_path / "dataset.toml", SETS.replace("'b'", "'a'"))  # one folder twice, which is no further thing here
+    found = import_file(write(tmp_path / "kohya.toml", TOML))
+    assert found.config.data.concepts is None and "max_train_steps" in found.fill_in
+    left = {key for key, _, _ in found.left_out}
+    assert {"datasets[0].subsets[1].image_dir", "training.max_train_epochs"} <= left
+    assert any("further things are left out" in remark for remark in found.remarks)
+
+
 SHELL = """#!/usr/bin/env bash
 export MODEL_NAME="stabilityai/stable-diffusion-xl-base-1.0"
 export INSTANCE_DIR="my dog"
@@ -336,6 +411,23 @@ def test_onetrainers_concepts_and_samples_lie_in_files_beside_it(tmp_path):
     flat = config_to_flat(found.config)
     assert flat["instance_data_dir"] == str(tmp_path / "pictures") and flat["validation_prompts"] == ["a cat"]
     assert (flat["max_train_steps"], flat["checkpoint_step_interval"]) == (150, 6)  # 12 rows at 4 a step, 50 times
+
+
+def test_onetrainers_masks_and_conditions_beside_the_pictures_are_not_counted(tmp_path):
+    folder = pictures(tmp_path / "pictures", 6)
+    for index in range(6):
+        Image.new("L", (8, 8), 255).save(folder / f"{index}-masklabel.png")
+        Image.new("RGB", (8, 8)).save(folder / f"{index}-condlabel.png")
+    data = {
+        **ONETRAINER,
+        "masked_training": True,
+        "batch_size": 1,
+        "concepts": [{"path": str(folder), "enabled": True}],
+    }
+    found = import_file(write(tmp_path / "config.json", data))
+    flat = config_to_flat(found.config)
+    assert (flat["masked_training"], flat["max_train_steps"]) == ("soft", 300)
+    assert any("name-masklabel.png" in remark for remark in found.remarks)
 
 
 def test_a_name_in_a_file_makes_no_connection_to_another_host(monkeypatch):

@@ -8,7 +8,7 @@ from rollout_studio.core.adapters.trainable import attach, trainable_parameters
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import config_from_flat, idle_remarks
 from rollout_studio.core.config.options import ConfigError
-from rollout_studio.core.data import DatasetError, prepare, scan
+from rollout_studio.core.data import DatasetError, beside, prepare, scan
 from rollout_studio.core.data.masks import cut, to_cells, weights
 from rollout_studio.core.data.transform import crop_for
 from rollout_studio.core.families import load_model
@@ -105,6 +105,22 @@ def test_a_picture_that_is_transparent_everywhere_is_an_error_and_an_opaque_one_
     opaque.save(masked / "2.png")
     items, problems = found_in(masked)
     assert problems["mask-empty"].where == str(masked / "1.png") and items["2.png"].mask is None
+
+
+def test_onetrainers_masks_count_where_there_is_none_of_ours_and_its_conditions_are_no_pictures(masked):
+    for number in (0, 2):
+        left_half().save(masked / f"{number}-masklabel.png")
+    photo(5).save(masked / "2-condlabel.png")
+    items, problems = found_in(masked)
+    assert list(items) == ["0.png", "1.png", "2.png"] and not any("mask" in code for code in problems)
+    assert (items["0.png"].mask.path.name, items["2.png"].mask.path.name) == ("0-mask.png", "2-masklabel.png")
+    assert [beside.found_mask(items[name].path).name for name in ("0.png", "2.png")] == [
+        "0-mask.png",
+        "2-masklabel.png",
+    ]
+    assert "2-condlabel.png" in problems["other-files"].message
+    left_half().save(masked / "lost-masklabel.png")
+    assert found_in(masked)[1]["mask-orphan"].where == str(masked / "lost-masklabel.png")
 
 
 def test_a_mask_that_the_crop_cuts_off_is_an_error(tmp_path):

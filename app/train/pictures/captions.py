@@ -17,7 +17,7 @@ from typing import Literal
 
 from ....core import platform_calls
 from ....core.data import captions
-from ....core.data.beside import MASK_ENDING, crop_path, is_mask, mask_path
+from ....core.data.beside import by_picture, crop_path, found_mask, is_beside, is_mask, mask_path
 from ....core.data.pictures import SUFFIXES
 from ....core.demo import ASSETS
 from ....core.sizes import size
@@ -188,7 +188,7 @@ def is_picture_name(name: str) -> bool:
         and "\\" not in name
         and not name.startswith(".")
         and Path(name).suffix.lower() in SUFFIXES
-        and not is_mask(name)
+        and not is_beside(name)
     )
 
 
@@ -227,9 +227,12 @@ class DroppedSets:
         """
         paths = sorted(paths, key=lambda path: (path.name.casefold(), path.name))
         texts = {path.stem.casefold(): path for path in paths if path.suffix.lower() == ".txt"}
-        masks = {path.stem[: -len(MASK_ENDING)].casefold(): path for path in paths if is_mask(path.name)}
-        pictures = [path for path in paths if path.suffix.lower() in SUFFIXES and not is_mask(path.name)]
+        masks = by_picture(path for path in paths if is_mask(path.name))
+        pictures = [path for path in paths if path.suffix.lower() in SUFFIXES and not is_beside(path.name)]
         out = Added(refused=[f"{path.name} (no picture)" for path in paths if path.suffix.lower() not in UPLOADS])
+        out.refused += [
+            f"{path.name} (a condition)" for path in paths if is_beside(path.name) and not is_mask(path.name)
+        ]
         if not pictures and (into is None or not (texts or masks)):
             out.refused += [f"{path.name} (a caption without its picture)" for path in texts.values()]
             out.refused += [f"{path.name} (a mask without its picture)" for path in masks.values()]
@@ -295,7 +298,7 @@ class DroppedSets:
         caption = caption_file(folder / name, caption_names(folder))
         shared = sum(path.stem.casefold() == Path(name).stem.casefold() for path in _pictures(folder)) > 1
         platform_calls.replace(folder / name, aside / name)
-        for beside in (caption, crop_path(folder / name), mask_path(folder / name)):
+        for beside in (caption, crop_path(folder / name), found_mask(folder / name)):
             if beside.is_file() and not shared:
                 platform_calls.replace(beside, aside / beside.name)
 

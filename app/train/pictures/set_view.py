@@ -8,7 +8,7 @@ from typing import Any
 
 from ....core.config import DataConfig
 from ....core.data import Scan, scan_thing
-from ....core.data.beside import BadCrop, Cut, mask_path, read_cut
+from ....core.data.beside import BadCrop, Cut, found_mask, read_cut
 from ....core.data.captions import clean, from_name, mentions, tag_counts
 from ....core.data.inspecting import inspect_one
 from ....core.data.pictures import BadPicture
@@ -85,7 +85,7 @@ class SetReader:
         places = {
             str(file): at
             for at, path in enumerate(paths)
-            for file in (caption_file(path, names), mask_path(path), path)
+            for file in (caption_file(path, names), found_mask(path), path)
         }
         classes = class_card(data, found, of_class, self.previews, PER_PAGE)
         return SetView(shown, checks_card(problems, len(paths), well, places), classes)
@@ -133,7 +133,7 @@ class _Cards:
         """The marks of a picture, for the caption that it has with what is typed."""
         outdated = ("caption-missing", "caption-empty") if draft is not None else ()
         findings = [finding for finding in self.problems if finding.code not in outdated]
-        marks = marks_of(findings, {str(path), str(file), str(mask_path(path))})
+        marks = marks_of(findings, {str(path), str(file), str(found_mask(path))})
         if draft is not None and not caption:
             full = "Write one, or set the caption for pictures without one."
             marks.append({"level": "error", "short": "no caption", "full": full})
@@ -141,11 +141,11 @@ class _Cards:
         if cut is not None:
             full = f"Training sees {cut.width} × {cut.height} px of it."
             marks.append({"level": "note", "short": "cropped", "full": full})
-        if mask_path(path).is_file():
+        if found_mask(path).is_file():
             off = self.data.masked_training == "off"
             does = "has no effect while masked_training is off." if off else "white is trained on."
             marks.append(
-                {"level": "note", "short": "mask, off" if off else "mask", "full": f"{mask_path(path).name}: {does}"}
+                {"level": "note", "short": "mask, off" if off else "mask", "full": f"{found_mask(path).name}: {does}"}
             )
         if item is not None and self.first_with[item.content] is not item:
             full = f"The same picture as {printable(self.first_with[item.content].name)}; remove one of them."

@@ -64,7 +64,7 @@ class PictureTool:
             cut = beside.read_cut(picture, width, height)
         except BadCrop:
             cut = None  # the checks name it; the tool makes a new one
-        mask = beside.mask_path(picture)
+        mask = beside.found_mask(picture)
         shown = {
             **self._stamped("open"), "name": name, "folder": str(folder), "url": url, "width": width, "height": height,
             "cut": None if cut is None else {"left": cut.left, "top": cut.top, "right": cut.right, "bottom": cut.bottom},
@@ -147,8 +147,8 @@ def save_marks(folder: Path, marks: Marks) -> None:
     """
     picture = folder / marks.name
     size = picture_size(picture)
-    crop_file, mask_file = beside.crop_path(picture), beside.mask_path(picture)
-    for file in (crop_file, *([mask_file] if marks.mask is not None else [])):
+    crop_file, mask_file, before = beside.crop_path(picture), beside.mask_path(picture), beside.found_mask(picture)
+    for file in (crop_file, *([mask_file, before] if marks.mask is not None else [])):
         _may_change(file)
     mask = marks.mask
     try:
@@ -163,8 +163,13 @@ def save_marks(folder: Path, marks: Marks) -> None:
     beside.write_cut(picture, cut, *size)
     if mask is None:
         return
-    keep_replaced(mask_file)
-    beside.write_mask(picture, None if mask == "none" else mask)
+    if isinstance(mask, Image.Image):
+        keep_replaced(mask_file)
+        beside.write_mask(picture, mask)
+        return
+    while (before := beside.found_mask(picture)).is_file():  # ours, then OneTrainer's, which would count again
+        keep_replaced(before)
+        before.unlink()
 
 
 def _may_change(file: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from ...config import OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ...config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
-from ...data.beside import is_mask
+from ...data.beside import is_beside
 from ...data.captions import BadCaption
 from ...data.captions import decode as decode_caption
 from ...data.pictures import SUFFIXES
@@ -371,7 +371,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not is_mask(path.name) and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not is_beside(path.name) and path.is_file()
     )
 
 
