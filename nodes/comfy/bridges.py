@@ -13,7 +13,7 @@ from ..graph import values
 from ..graph.declaration import NODES, Declaration, Output, Socket, local, node, of_option
 from ..graph.values import Images, NodeError, Report
 from ..library.looking import PREVIEWED, pictures_of, preview_flat, refusals
-from ..library.training import exported
+from ..library.training import copy_embedding, exported
 from .host import FOLDER, Host
 from .values import outside_inference_mode
 
@@ -192,10 +192,11 @@ def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
     from ...core.families.source import ModelError, locate
 
     ours = exported(context, checkpoint, name, context.work)
-    target = folder / ours.name
+    target = folder / ours.relative_to(context.work)  # with new tokens in a folder of its own
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    copy_embedding(ours, target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         model = following.config_of(checkpoint.run).model
         source = locate(model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_components)

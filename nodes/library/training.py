@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from ...core import platform_calls
 from ...core.config import OPTIONS, with_changes
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
@@ -161,27 +162,48 @@ def export_lora(context, checkpoint, name):
 
 
 def exported(context, checkpoint, name: str, folder: Path) -> Path:
-    """The checkpoint's LoRA file in a folder, made where it is not there; its name tells the step and the weights."""
+    """The checkpoint's LoRA file in a folder, made where it is not there; its name tells the step and the weights.
+
+    One with new tokens has a folder of its own below, because its embedding file beside it is named after the trigger word alone.
+    """
     run = RunDir(checkpoint.run)
     config = following.config_of(run.path)
     if config.training.model_type != "lora":
         raise NodeError(
             f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}."
         )
-    target = folder / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
+    stem = f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}"
+    target = (folder / stem if config.text_encoder.new_tokens else folder) / f"{stem}.safetensors"
     if target.is_file():
         return target
     ready = run.lora_path / f"{run.name}.safetensors"
     if checkpoint.step != config.training.max_train_steps or not ready.is_file():
         ready = _exported(context, run, config, checkpoint.step)
+    copy_embedding(ready, target.parent)
     may_tell = config.saving.publish_folders and config.saving.publish_texts  # a workflow has both
     copy_with_metadata(ready, target, context.provenance if may_tell else {})
     return target
 
 
+def copy_embedding(lora: Path, folder: Path) -> None:
+    """Put the embedding file of a LoRA with new tokens into `embeddings` below a folder. Raises NodeError where there is none."""
+    from ...core.adapters.embedding_files import file_beside
+    from ...core.adapters.lora_file import LoraError
+
+    try:
+        embedding = file_beside(lora)
+    except LoraError as error:
+        raise NodeError(str(error)) from None
+    if embedding is not None:
+        target = folder / embedding.parent.name / embedding.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        platform_calls.write_atomically(target, embedding.read_bytes())
+
+
 def _exported(context, run: RunDir, config, step: int) -> Path:
     """The LoRA of an earlier checkpoint, written and checked against a stock pipeline as the trainer does."""
     from ...core.adapters import check_export, export
+    from ...core.adapters.embedding_files import check_embedding, export_embedding, path_beside
     from ...core.adapters.header import ExportError
     from ...core.families import ModelError, load_model
     from ...core.look.revisit import load_weights, open_checkpoint
@@ -193,6 +215,9 @@ def _exported(context, run: RunDir, config, step: int) -> Path:
         load_weights(model, config, found)
         path = export(model, context.work / "lora.safetensors", config, step=step)
         check_export(path, config, model)
+        if config.text_encoder.new_tokens:
+            embedding = path_beside(path, str(config.data.trigger_word))
+            check_embedding(export_embedding(model, embedding, config, step=step), path, config, model)
     except (CheckpointError, ExportError, ModelError) as error:
         raise NodeError(str(error)) from None
     return path
