@@ -200,10 +200,13 @@ def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
     try:
         model = following.config_of(checkpoint.run).model
         source = locate(model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_components)
-        diffusers = any(".lora_A." in tensor for tensor in read_lora_header(ours).tensors)
+        file = read_lora_header(ours)
+        diffusers = any(".lora_A." in tensor for tensor in file.tensors)
         if diffusers and isinstance(FAMILIES[source.family].kohya, KohyaLayout):
-            convert(ours, target, "kohya", source)
-            return target
+            if file.kind == "lora":
+                convert(ours, target, "kohya", source)
+                return target
+            ours = exported(context, checkpoint, name, context.work / "kohya", "kohya")  # `convert` reads plain LoRAs
     except ModelError as error:
         raise NodeError(str(error)) from None
     with platform_calls.replacing(target) as part:
@@ -213,7 +216,8 @@ def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
 
 def layers_in(names: Any) -> dict[str, int]:
     """How many layers of the network, and of text encoders, a LoRA file changes."""
-    downs = [name for name in names if ".lora_down." in name or ".lora_A." in name]
+    ends = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a")  # a layer of LoKr has one of the last two
+    downs = [name for name in names if ".lora_down." in name or ".lora_A." in name or name.endswith(ends)]
     texts = [name for name in downs if name.startswith(("lora_te", "text_encoder"))]
     return {"model": len(downs) - len(texts), "clip": len(texts)}
 
