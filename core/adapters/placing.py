@@ -62,8 +62,7 @@ def place(lora: Path, folder: Path, name: str, record: Path, embedding: Path | N
         raise ExportError(f"The LoRA was not put into {folder}: there is no such folder.")
     own, own_embedding = _own_copies(record)
     tokens = None if embedding is None else folder / embedding.parent.name / embedding.name
-    other = embedding is not None and tokens is not None and tokens.exists() and tokens != own_embedding
-    if other and tokens.read_bytes() != embedding.read_bytes():  # its name is the word that programs know it by
+    if embedding is not None and tokens is not None and tokens != own_embedding and not _is_free(tokens, embedding):
         raise ExportError(f"The LoRA was not put into {folder}: {tokens} is there already, for another LoRA.")
     number = 1
     while True:
@@ -86,6 +85,11 @@ def place(lora: Path, folder: Path, name: str, record: Path, embedding: Path | N
     except OSError as error:
         raise ExportError(f"The LoRA was not put into {folder} ({error.strerror}).") from error
     return target
+
+
+def _is_free(target: Path, content: Path) -> bool:
+    """Whether nothing, or the same, lies there already."""
+    return not target.exists() or target.read_bytes() == content.read_bytes()
 
 
 def _noted(path: Path) -> dict[str, Any]:
