@@ -90,10 +90,25 @@ def words_beside(model: "Model", lora: Path) -> tuple[str, dict[str, Tensor]]:
 
     Raises: LoraError where the embedding file is missing or belongs to another kind of model.
     """
+    file = file_beside(lora)
+    if file is None:
+        return "", {}
+    word, rows = read_embedding(file)
+    there = text_encoders.encoders(model)
+    widths = {part: encoder.get_input_embeddings().weight.shape[1] for part, encoder in there.items()}
+    if {part: each.shape[1] for part, each in rows.items()} != widths:
+        raise LoraError(
+            f"'{file}' is for another kind of model than {model.source.name}.", "Choose the LoRA's own model."
+        )
+    return word, rows
+
+
+def file_beside(lora: Path) -> Path | None:
+    """The embedding file that belongs to a LoRA file; None where that was trained without new tokens. Raises LoraError where it is missing."""
     notes = read_header(lora).get("__metadata__")
     count = notes.get(NEW_TOKENS) if isinstance(notes, dict) else None
     if count is None:
-        return "", {}
+        return None
     word = notes.get(WORD)  # not there where the file tells no texts
     named = path_beside(lora, word) if isinstance(word, str) else None
     files = [named] if named is not None and named.is_file() else sorted((lora.parent / FOLDER).glob("*.safetensors"))
@@ -102,14 +117,7 @@ def words_beside(model: "Model", lora: Path) -> tuple[str, dict[str, Tensor]]:
             f"'{lora}' was trained with new tokens ({count}), and {lora.parent / FOLDER} has {len(files)} embedding files.",
             "Put the embedding file that the run wrote into that folder, by itself.",
         )
-    word, rows = read_embedding(files[0])
-    there = text_encoders.encoders(model)
-    widths = {part: encoder.get_input_embeddings().weight.shape[1] for part, encoder in there.items()}
-    if {part: each.shape[1] for part, each in rows.items()} != widths:
-        raise LoraError(
-            f"'{files[0]}' is for another kind of model than {model.source.name}.", "Choose the LoRA's own model."
-        )
-    return word, rows
+    return files[0]
 
 
 def check_embedding(

@@ -18,13 +18,19 @@ _SHOWN = (
 """Settings that the card lists; those that differ from their defaults follow."""
 
 
-def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping[str, Any], label: str) -> str:
+def model_card(
+    files: Sequence[Path],
+    metadata: Mapping[str, str],
+    flat: Mapping[str, Any],
+    label: str,
+    embeddings: Sequence[Path] = (),
+) -> str:
     """The text of the card.
 
     Args:
         files: the LoRA files that go along, the main one first. metadata: of the main file's header.
         flat: the config that it carries; what was not published is not in it, and so not in the card.
-        label: the family's name for people.
+        label: the family's name for people. embeddings: the files of the LoRA's new tokens that go along.
     """
     base, prompts = flat.get("pretrained_model_name_or_path"), flat.get("validation_prompts") or []
     words = _trigger_words(flat)
@@ -55,6 +61,11 @@ def model_card(files: Sequence[Path], metadata: Mapping[str, str], flat: Mapping
         f"- `{file.name}`"
         + (" (names and alpha tensors for ComfyUI, Forge and AUTOMATIC1111)" if "kohya" in file.stem else "")
         for file in files
+    ]
+    lines += [
+        f"- `{file.parent.name}/{file.name}` (the trigger word's new tokens, without which the LoRA does not work: for ComfyUI into "
+        "`models/embeddings`, for Forge and AUTOMATIC1111 into `embeddings`, in diffusers `load_textual_inversion`)"
+        for file in embeddings
     ]
     return "\n".join([*lines, "", "## Training", "", "| setting | value |", "|---|---|", *_settings(flat), ""])
 

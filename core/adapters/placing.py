@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import platform_calls
 from .header import ExportError
@@ -47,19 +47,23 @@ def write_sidecar(lora: Path, config: "RunConfig", base_version: str) -> Path | 
     return path
 
 
-def place(lora: Path, folder: Path, name: str, record: Path) -> Path:
-    """Copy a finished LoRA, and its sidecar, into a folder of another program, whole or not at all.
+def place(lora: Path, folder: Path, name: str, record: Path, embedding: Path | None = None) -> Path:
+    """Copy a finished LoRA, its sidecar, and its embedding file into a folder of another program, whole or not at all.
 
     Args:
         lora: the file. folder: must exist. name: what the copy is called, without its ending.
         record: the run's folder, in which it is remembered which copy is this run's.
+        embedding: the file of its new tokens; its copy lies in a folder `embeddings` beside the LoRA's.
     Returns: the copy. It is `name`.safetensors, or `name`-2 and so on where another file has that name: only a copy that this run itself put
         there, and that nobody changed since, is replaced.
-    Raises: ExportError where the folder is not there or takes no file.
+    Raises: ExportError where the folder is not there or takes no file, or has another embedding file of that name.
     """
     if not folder.is_dir():
         raise ExportError(f"The LoRA was not put into {folder}: there is no such folder.")
-    own = _own_copy(record)
+    own, own_embedding = _own_copies(record)
+    tokens = None if embedding is None else folder / embedding.parent.name / embedding.name
+    if embedding is not None and tokens is not None and tokens != own_embedding and not _is_free(tokens, embedding):
+        raise ExportError(f"The LoRA was not put into {folder}: {tokens} is there already, for another LoRA.")
     number = 1
     while True:
         target = folder / f"{name if number == 1 else f'{name}-{number}'}.safetensors"
@@ -72,20 +76,39 @@ def place(lora: Path, folder: Path, name: str, record: Path) -> Path:
         sidecar = lora.with_suffix(".json")
         if sidecar.is_file():
             platform_calls.write_atomically(target.with_suffix(".json"), sidecar.read_bytes())
-        stat = target.stat()
-        remembered = {"path": str(target), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        remembered = _noted(target)
+        if embedding is not None and tokens is not None:
+            tokens.parent.mkdir(exist_ok=True)
+            platform_calls.write_atomically(tokens, embedding.read_bytes())
+            remembered["embedding"] = _noted(tokens)
         platform_calls.write_atomically(record / RECORD, json.dumps(remembered).encode("utf-8"))
     except OSError as error:
         raise ExportError(f"The LoRA was not put into {folder} ({error.strerror}).") from error
     return target
 
 
-def _own_copy(record: Path) -> Path | None:
-    """The copy that this run put elsewhere, where it is still as it was."""
+def _is_free(target: Path, content: Path) -> bool:
+    """Whether nothing, or the same, lies there already."""
+    return not target.exists() or target.read_bytes() == content.read_bytes()
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _own_copies(record: Path) -> tuple[Path | None, Path | None]:
+    """The copies of the LoRA and of its embedding file that this run put elsewhere, where they are still as they were."""
     try:
         known = json.loads((record / RECORD).read_text(encoding="utf-8"))
-        path = Path(known["path"])
-        stat = path.stat()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # never placed, or gone since
-    return path if (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"]) else None
+    except (OSError, ValueError):
+        return None, None  # never placed
+    return (_unchanged(known), _unchanged(known.get("embedding"))) if isinstance(known, dict) else (None, None)
+
+
+def _unchanged(noted: Any) -> Path | None:
+    try:
+        path = Path(noted["path"])
+        return path if _noted(path).items() <= noted.items() else None
+    except (OSError, KeyError, TypeError, AttributeError):
+        return None  # gone since

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..names import is_hub_id
 from .header import ExportError, config_of_header, read_header
-from .lora_file import read_lora_header
+from .lora_file import LoraError, read_lora_header
 from .model_card import model_card
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def upload(
     """Make the repository, private unless told otherwise, and upload the files with their card in one commit. Returns its address.
 
     Args:
-        files: LoRA files that were trained here, the main one first.
+        files: LoRA files that were trained here, the main one first; the embedding file of their new tokens goes along.
         repository: owner/name. replace: add to a repository that is there already; its card is then replaced.
         api: None = the hub's, with the token of `hf auth login` or HF_TOKEN.
 
@@ -31,7 +31,7 @@ def upload(
 
     if not is_hub_id(repository):
         raise ExportError(f"--repo {repository}: must be owner/name.")
-    card = card_of(files)
+    card, embeddings = card_of(files), embeddings_of(files)
     if api is None:
         if get_token() is None:
             raise ExportError(
@@ -47,7 +47,11 @@ def upload(
         api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / "README.md").write_text(card, encoding="utf-8")
-            operations = [_added("README.md", Path(place) / "README.md"), *(_added(file.name, file) for file in files)]
+            operations = [
+                _added("README.md", Path(place) / "README.md"),
+                *(_added(file.name, file) for file in files),
+                *(_added(f"{file.parent.name}/{file.name}", file) for file in embeddings),
+            ]
             api.create_commit(repository, operations, commit_message="LoRA trained with Rollout Studio")
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise ExportError(
@@ -73,7 +77,30 @@ def card_of(files: Sequence[Path]) -> str:
         (facts.label for facts in FAMILIES.values() if facts.header["ss_base_model_version"] == version),
         "a diffusion model",
     )
-    return model_card(files, metadata, flat, label)
+    return model_card(files, metadata, flat, label, embeddings_of(files))
+
+
+def embeddings_of(files: Sequence[Path]) -> list[Path]:
+    """The embedding files of LoRAs that were trained with new tokens, each once.
+
+    Raises: ExportError where one is missing, or names the trigger word that the LoRA's header does not.
+    """
+    from .embedding_files import WORD, file_beside
+
+    found: list[Path] = []
+    for file in files:
+        try:
+            embedding = file_beside(file)
+        except LoraError as error:
+            raise ExportError(str(error)) from None
+        if embedding is not None and WORD not in read_header(file)["__metadata__"]:
+            raise ExportError(
+                f"'{file}' tells no texts (publish_texts), and its new tokens in '{embedding}', without which it does not work, name the "
+                "trigger word. Upload both by hand if you mean to tell it."
+            )
+        if embedding is not None and embedding not in found:
+            found.append(embedding)
+    return found
 
 
 def run_files(lora_path: Path) -> list[Path]:

@@ -134,6 +134,9 @@ def place(model: "Model", layers: Mapping[str, Change], name: str) -> None:
             model.denoiser.delete_adapters(name)
             raise LoraError(f"{layer} has the shape {tuple(weight.shape)} here, and {wrong}.", _OTHER_MODEL)
         module.scaling[name] = change.scale
+        # peft's set_scale computes it anew from these
+        alphas = module.alpha if kind in ("loha", "lokr") else module.lora_alpha
+        alphas[name] = change.scale * module.r[name]
         for part in PARTS if kind in ("loha", "lokr") else ():
             if name in getattr(module, part, {}):
                 del getattr(module, part)[name]

@@ -116,8 +116,9 @@ class Keeper:
         if config.lora.folder is None:
             return None
         name, folder = status.run.name, Path(config.lora.folder).expanduser()
+        embedding = path_beside(files[0], str(config.data.trigger_word)) if config.text_encoder.new_tokens else None
         try:
-            target = place(files[-1], folder, name, status.run.lora_path)
+            target = place(files[-1], folder, name, status.run.lora_path, embedding)
         except ExportError as error:
             status.warn(str(error), f"It lies in {status.run.lora_path}; copy it from there.")
             return None

@@ -13,7 +13,7 @@ from ..graph import values
 from ..graph.declaration import NODES, Declaration, Output, Socket, local, node, of_option
 from ..graph.values import Images, NodeError, Report
 from ..library.looking import PREVIEWED, pictures_of, preview_flat, refusals
-from ..library.training import exported
+from ..library.training import copy_embedding, exported
 from .host import FOLDER, Host
 from .values import outside_inference_mode
 
@@ -192,17 +192,21 @@ def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
     from ...core.families.source import ModelError, locate
 
     ours = exported(context, checkpoint, name, context.work)
-    target = folder / ours.name
+    target = folder / ours.relative_to(context.work)  # with new tokens in a folder of its own
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    copy_embedding(ours, target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         model = following.config_of(checkpoint.run).model
         source = locate(model.pretrained_model_name_or_path, model.revision, model.variant, model.pretrained_components)
-        diffusers = any(".lora_A." in tensor for tensor in read_lora_header(ours).tensors)
+        file = read_lora_header(ours)
+        diffusers = any(".lora_A." in tensor for tensor in file.tensors)
         if diffusers and isinstance(FAMILIES[source.family].kohya, KohyaLayout):
-            convert(ours, target, "kohya", source)
-            return target
+            if file.kind == "lora":
+                convert(ours, target, "kohya", source)
+                return target
+            ours = exported(context, checkpoint, name, context.work / "kohya", "kohya")  # `convert` reads plain LoRAs
     except ModelError as error:
         raise NodeError(str(error)) from None
     with platform_calls.replacing(target) as part:
@@ -212,7 +216,8 @@ def for_loader(context, checkpoint, name: str, folder: Path) -> Path:
 
 def layers_in(names: Any) -> dict[str, int]:
     """How many layers of the network, and of text encoders, a LoRA file changes."""
-    downs = [name for name in names if ".lora_down." in name or ".lora_A." in name]
+    ends = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a")  # a layer of LoKr has one of the last two
+    downs = [name for name in names if ".lora_down." in name or ".lora_A." in name or name.endswith(ends)]
     texts = [name for name in downs if name.startswith(("lora_te", "text_encoder"))]
     return {"model": len(downs) - len(texts), "clip": len(texts)}
 

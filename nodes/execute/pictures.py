@@ -28,8 +28,14 @@ def name_fault(name: str) -> str | None:
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+    """The pictures of a folder, in the order of their names; masks of pictures are none."""
+    from ...core.data.beside import is_mask
+
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in ENDINGS and not is_mask(path.name) and path.is_file()
+    )
 
 
 def opened(path: Path) -> "Image":

@@ -89,10 +89,13 @@ def class_images(context, dataset, folder, **given):
     ),
     outputs=(Output("folder", values.FOLDER, "A copy with the edited captions; your own files stay as they are."),),
     lane="files",
+    version=2,
 )  # fmt: skip
 def caption_edit(context, folder, find, replace, prefix, suffix):
-    """Edit all captions at once, in a copy of the folder. A picture without a caption file gets one from prefix and suffix alone."""
+    """Edit all captions at once, in a copy of the folder. A picture without a caption file gets one from prefix and suffix alone.
+    Crops and masks beside the pictures go along."""
     from ...core.data import captions
+    from ...core.data.beside import crop_path, mask_path
 
     if folder.path is None:
         raise NodeError("No folder is named.", "Name one in the Image Folder node.")
@@ -100,7 +103,9 @@ def caption_edit(context, folder, find, replace, prefix, suffix):
     if not source.is_dir():
         raise NodeError(f"{folder.path}: there is no such folder.", "Check the path in the Image Folder node.")
     for file in pictures.in_folder(source):
-        shutil.copyfile(file, context.work / file.name)
+        for each in (file, crop_path(file), mask_path(file)):
+            if each.is_file():
+                shutil.copyfile(each, context.work / each.name)
         beside = file.with_suffix(".txt")
         try:
             text = captions.decode(beside.read_bytes())[0] if beside.is_file() else ""
@@ -121,19 +126,24 @@ def caption_edit(context, folder, find, replace, prefix, suffix):
     outputs=(Output("picture", values.IMAGE, "The pictures as they will be cropped, with their captions."),),
     lane="files",
     shows=True,
+    version=2,
 )  # fmt: skip
 def dataset_preview(context, dataset, most):
     """What will be trained on: every picture with its caption and the size that it trains in."""
-    from ...core.config import config_from_flat
-    from ...core.data import scan
+    from PIL import Image
 
-    found = scan(
-        config_from_flat(dataset.flat).data, lambda what, done, total: context.progress(done, total, PHASES[what])
-    )
+    from ...core.config import config_from_flat
+    from ...core.data import scan, transform
+
+    data = config_from_flat(dataset.flat).data
+    found = scan(data, lambda what, done, total: context.progress(done, total, PHASES[what]))
     if found.errors:
         raise NodeError(" ".join(f"{each.where}: {each.message}" for each in found.errors[:5]), found.errors[0].remedy)
     chosen = found.items[:most]
-    cells = [(pictures.opened(item.path), f"{item.caption}\n{item.bucket[0]} x {item.bucket[1]}") for item in chosen]
+    cells = []
+    for item in chosen:
+        pixels = transform.apply(pictures.opened(item.path), item.crop(item.bucket, center=data.center_crop))
+        cells.append((Image.fromarray(pixels), f"{item.caption}\n{item.bucket[0]} x {item.bucket[1]}"))
     path = pictures.saved(pictures.sheet(cells, columns=min(6, len(cells))), context.work / "dataset.png")
     return (Images((values.file_at(path),), (f"{len(chosen)} of {len(found.items)} pictures",)),)
 

@@ -2,7 +2,9 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...core import platform_calls
 from ...core.config import OPTIONS, with_changes
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
@@ -12,6 +14,9 @@ from ..graph.declaration import Output, Socket, local, node, of_option
 from ..graph.parts import config_from_parts
 from ..graph.provenance import copy_with_metadata
 from ..graph.values import Checkpoint, File, Images, NodeError, manifest_of, sha256
+
+if TYPE_CHECKING:
+    from ...core.adapters.lora_layers import Layout
 
 TRAINED = (
     Output("run", values.RUN, "The finished run."),
@@ -160,28 +165,50 @@ def export_lora(context, checkpoint, name):
     return str(target), values.Lora(File(str(target), sha256(target)))
 
 
-def exported(context, checkpoint, name: str, folder: Path) -> Path:
-    """The checkpoint's LoRA file in a folder, made where it is not there; its name tells the step and the weights."""
+def exported(context, checkpoint, name: str, folder: Path, layout: "Layout | None" = None) -> Path:
+    """The checkpoint's LoRA file in a folder, made where it is not there; its name tells the step and the weights.
+
+    `layout`: instead of the run's own. One with new tokens has a folder of its own below, because its embedding file beside it is named after the trigger word alone.
+    """
     run = RunDir(checkpoint.run)
     config = following.config_of(run.path)
     if config.training.model_type != "lora":
         raise NodeError(
             f"Run {run.name} is a full fine-tune: there is no LoRA.", f"Its model lies in {run.lora_path / run.name}."
         )
-    target = folder / f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}.safetensors"
+    stem = f"{name}-step-{checkpoint.step}-{checkpoint.digest[:6]}"
+    target = (folder / stem if config.text_encoder.new_tokens else folder) / f"{stem}.safetensors"
     if target.is_file():
         return target
     ready = run.lora_path / f"{run.name}.safetensors"
-    if checkpoint.step != config.training.max_train_steps or not ready.is_file():
-        ready = _exported(context, run, config, checkpoint.step)
+    if layout is not None or checkpoint.step != config.training.max_train_steps or not ready.is_file():
+        ready = _exported(context, run, config, checkpoint.step, layout)
+    copy_embedding(ready, target.parent)
     may_tell = config.saving.publish_folders and config.saving.publish_texts  # a workflow has both
     copy_with_metadata(ready, target, context.provenance if may_tell else {})
     return target
 
 
-def _exported(context, run: RunDir, config, step: int) -> Path:
-    """The LoRA of an earlier checkpoint, written and checked against a stock pipeline as the trainer does."""
-    from ...core.adapters import check_export, export
+def copy_embedding(lora: Path, folder: Path) -> None:
+    """Put the embedding file of a LoRA with new tokens into `embeddings` below a folder. Raises NodeError where there is none."""
+    from ...core.adapters.embedding_files import file_beside
+    from ...core.adapters.lora_file import LoraError
+
+    try:
+        embedding = file_beside(lora)
+    except LoraError as error:
+        raise NodeError(str(error)) from None
+    if embedding is not None:
+        target = folder / embedding.parent.name / embedding.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        platform_calls.write_atomically(target, embedding.read_bytes())
+
+
+def _exported(context, run: RunDir, config, step: int, layout: "Layout | None") -> Path:
+    """The LoRA of a checkpoint, written and checked against a stock pipeline as the trainer does."""
+    from ...core.adapters import check_export, export_lora
+    from ...core.adapters.embedding_files import check_embedding, export_embedding, path_beside
+    from ...core.adapters.files import files_of
     from ...core.adapters.header import ExportError
     from ...core.families import ModelError, load_model
     from ...core.look.revisit import load_weights, open_checkpoint
@@ -191,8 +218,12 @@ def _exported(context, run: RunDir, config, step: int) -> Path:
         found = open_checkpoint(run, step)
         model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
         load_weights(model, config, found)
-        path = export(model, context.work / "lora.safetensors", config, step=step)
+        path = context.work / "lora.safetensors"
+        export_lora(model, path, config, step=step, layout=files_of(config, path)[0][0] if layout is None else layout)
         check_export(path, config, model)
+        if config.text_encoder.new_tokens:
+            embedding = path_beside(path, str(config.data.trigger_word))
+            check_embedding(export_embedding(model, embedding, config, step=step), path, config, model)
     except (CheckpointError, ExportError, ModelError) as error:
         raise NodeError(str(error)) from None
     return path

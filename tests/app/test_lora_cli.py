@@ -178,6 +178,25 @@ def test_a_missing_token_a_foreign_file_and_a_refusal_are_told(tmp_path, monkeyp
         upload([tmp_path / "foreign.safetensors"], "ada/cat", api=Hub())
 
 
+def test_new_tokens_go_along_or_nothing_is_sent(tmp_path):
+    tokens = {"trigger_word": "qrx", "new_tokens": 2, "new_token_initializer": "dog", "model_family": "sdxl"}
+    file, hub = hub_lora(tmp_path, **tokens), Hub()
+    with pytest.raises(adapters.ExportError, match="0 embedding files"):
+        upload([file], "ada/cat", api=hub)
+    embedding = tmp_path / "embeddings" / "qrx.safetensors"
+    embedding.parent.mkdir()
+    embedding.write_bytes(b"rows")
+    second = tmp_path / "cat-kohya.safetensors"
+    second.write_bytes(file.read_bytes())
+    upload([file, second], "ada/cat", api=hub)
+    assert list(hub.sent) == ["README.md", file.name, second.name, "embeddings/qrx.safetensors"]
+    assert hub.sent["embeddings/qrx.safetensors"] == str(embedding) and "`embeddings/qrx.safetensors`" in hub.card
+    hub = Hub()
+    with pytest.raises(adapters.ExportError, match="publish_texts"):
+        upload([hub_lora(tmp_path, **tokens, publish_texts=False)], "ada/cat", api=hub)
+    assert not hub.asked and not hub.sent
+
+
 def test_a_runs_files_are_uploaded_by_its_name(tmp_path, monkeypatch, lora, capsys):
     import shutil
 

@@ -7,6 +7,7 @@ import torch
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters import ExportError, LoraError
 from rollout_studio.core.adapters.convert import convert
+from rollout_studio.core.adapters.files import base_weight
 from rollout_studio.core.adapters.header import read_header
 from rollout_studio.core.adapters.kinds import tensor_shapes
 from rollout_studio.core.adapters.loading import load_lora, restore_adapter
@@ -14,7 +15,7 @@ from rollout_studio.core.adapters.matrices import shapes_of
 from rollout_studio.core.adapters.merge import merge
 from rollout_studio.core.adapters.resize import resize
 from rollout_studio.core.adapters.trainable import adapted_layers
-from rollout_studio.core.adapters.variants import layers_of_state
+from rollout_studio.core.adapters.variants import layers_of_state, of_trained
 from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.config.rank_pattern import ranks_of
@@ -322,6 +323,19 @@ def test_a_merged_model_has_the_change_and_what_cannot_be_done_is_refused(name, 
         with pytest.raises(LoraError, match="lora merge"):
             refused(tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
+def test_a_merged_model_has_the_base_and_the_change_whatever_alpha_is(kind, trained, tmp_path):
+    """The kohya layout, which is read by ourselves. Ranks are 2, 3 and 5, alphas others."""
+    model, config = trained("sd1", kind)
+    path = adapters.export_lora(model, tmp_path / "lora.safetensors", config, layout="kohya")
+    merge(path, model.source, tmp_path / "merged")
+    written = load_model(config_from_flat({"pretrained_model_name_or_path": str(tmp_path / "merged")}).model)
+    for layer, change in of_trained(model, kind, adapters.adapter_state(model)).items():
+        before = base_weight(model, layer).detach()
+        changed = base_weight(written, layer).detach().flatten(1) - before.flatten(1)
+        assert change.scale != 1 and (changed - change.of(before)).norm() < 1e-4 * change.of(before).norm()
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -73,6 +73,24 @@ def test_a_copy_never_replaces_a_file_of_others_and_always_its_own(tmp_path):
     assert (folder / "cat-2.safetensors").read_bytes() == b"put there by somebody since"
 
 
+def test_new_tokens_go_along_and_never_replace_those_of_another_lora(tmp_path):
+    lora, folder, record = tmp_path / "run" / "cat.safetensors", tmp_path / "loras", tmp_path / "run"
+    embedding = record / "embeddings" / "qrx.safetensors"
+    embedding.parent.mkdir(parents=True)
+    folder.mkdir()
+    for content in (b"first", b"second, of the same run"):
+        lora.write_bytes(content)
+        embedding.write_bytes(content)
+        assert place(lora, folder, "cat", record, embedding) == folder / "cat.safetensors"
+        assert (folder / "embeddings" / "qrx.safetensors").read_bytes() == content
+    (tmp_path / "other").mkdir()
+    embedding.write_bytes(b"third")
+    with pytest.raises(ExportError, match="for another LoRA"):
+        place(lora, folder, "dog", tmp_path / "other", embedding)
+    assert sorted(file.name for file in folder.iterdir()) == ["cat.safetensors", "embeddings"]
+    assert (folder / "embeddings" / "qrx.safetensors").read_bytes() == content
+
+
 def test_a_copy_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     lora, folder = tmp_path / "cat.safetensors", tmp_path / "loras"
     folder.mkdir()

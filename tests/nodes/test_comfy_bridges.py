@@ -307,6 +307,39 @@ def test_the_saved_file_has_the_names_that_comfyui_knows(opened, monkeypatch, tm
     assert len(header) == 3 * len([name for name in read_header(ready) if ".lora_A." in name])
 
 
+def test_a_dora_of_the_default_layout_is_written_anew_from_its_checkpoint(opened, monkeypatch, tmp_path, store):
+    from types import SimpleNamespace
+
+    from rollout_studio.core.adapters import adapter_state, attach, export_lora
+    from rollout_studio.core.look import revisit
+    from rollout_studio.nodes.execute.context import Context
+    from rollout_studio.nodes.graph.values import Checkpoint
+    from safetensors.torch import load_file
+
+    flat = {"pretrained_model_name_or_path": opened("sd1").source.location, "lora_rank": 2, "lora_type": "dora", "device": "cpu"}  # fmt: skip
+    config = config_from_flat(flat)
+    run, model = store.create(config, "cat"), load_model(config.model)
+    attach(model, config)
+    export_lora(model, run.lora_path / "cat.safetensors", config)
+    found = SimpleNamespace(tensors={"trainable": adapter_state(model)})
+    monkeypatch.setattr(revisit, "open_checkpoint", lambda run, step: found)
+    checkpoint = Checkpoint(str(run.path), "cat", config.training.max_train_steps, "a" * 64)
+    (tmp_path / "work").mkdir()
+    file = bridges.for_loader(Context(store, tmp_path / "work", tmp_path), checkpoint, "mine", tmp_path / "loras")
+    expected = load_file(export_lora(model, tmp_path / "kohya.safetensors", config, layout="kohya"))
+    written = load_file(file)
+    assert file.parent == tmp_path / "loras" and written.keys() == expected.keys()
+    assert all(torch.allclose(written[name], expected[name]) for name in expected)
+    assert any(name.endswith(".dora_scale") for name in expected)
+
+
+def test_layers_of_every_kind_are_counted():
+    names = ["lora_unet_a.lora_down.weight", "lora_unet_a.lora_up.weight", "lora_unet_a.alpha", "unet.b.lora_A.weight",
+             *(f"lora_unet_c.hada_w{end}" for end in ("1_a", "1_b", "2_a", "2_b")), "lora_unet_d.lokr_w1", "lora_unet_d.lokr_w2_a",
+             "lora_unet_e.lokr_w1_a", "lora_unet_e.lokr_w1_b", "lora_unet_e.lokr_w2", "lora_te_x.hada_w1_a"]  # fmt: skip
+    assert bridges.layers_in(names) == {"model": 5, "clip": 1}
+
+
 # ---- pictures on wires as a dataset
 
 
