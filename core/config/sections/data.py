@@ -87,8 +87,8 @@ class DataConfig(Checked):
     )
     output_preservation_weight: float = option(
         0.0,
-        "Weight of a loss that keeps what the model answers to the class prompt as the untrained model's answer is, at the noisy states that "
-        "are trained on anyway. Needs no class pictures; a LoRA step takes about 2.5 times as long. 0 = off, 1 is usual. For LoRAs only.",
+        "Weight of a loss that keeps the untrained model's answers to prompts without the trigger word, at the noisy states that are trained on "
+        "anyway. Needs class_prompt but no class pictures; a LoRA step takes about 2.5 times as long. 0 = off, 1 is what was measured. For LoRAs only.",
         label="Output preservation",
         ge=0,
         le=100,
