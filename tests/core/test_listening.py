@@ -179,7 +179,8 @@ def after_a_step(during):
     return listen
 
 
-@pytest.mark.parametrize("where", ["samples", pytest.param("drift", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["samples", "drift"])
 def test_a_save_amid_pictures_or_drift_keeps_what_is_trained_not_the_average_that_is_looked_at(
     tiny_run, many_pictures, slow, monkeypatch, where
 ):

@@ -378,7 +378,7 @@ def test_a_file_for_another_model_is_refused_and_leaves_no_adapter(trained, tmp_
 
 # Whole runs -----------------------------------------------------------------------------------------------------------
 
-RUNS = [("lumina2", "lokr"), *(pytest.param(*each, marks=pytest.mark.slow) for each in [*ALWAYS, *ALSO[:3]])]
+RUNS = [pytest.param(*each, marks=pytest.mark.slow) for each in [*ALWAYS, *ALSO]]
 
 
 @pytest.mark.parametrize(("name", "kind"), RUNS)

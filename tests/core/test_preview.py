@@ -213,7 +213,7 @@ def asked_of(run, pictures, **more):
     }
 
 
-@pytest.mark.parametrize("variant", ["lumina2", "sd1"])
+@pytest.mark.parametrize("variant", ["sd1", pytest.param("lumina2", marks=pytest.mark.slow)])
 def test_a_checkpoint_shows_what_its_exported_file_shows_and_the_base_stays_the_base(
     tiny_run, without_drift, pictures, tmp_path, variant
 ):
