@@ -192,7 +192,7 @@ def others(tmp_path_factory):
         "base_model_precision": "bfloat16", "scheduled_sampling_sampler": "dpm", "scheduled_sampling_order": 1, "num_class_images": 4,
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
-        "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "trigger_word": "vbk", "instance_prompt": "a vbk shape", "class_prompt": "a shape"}]),
+        "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "instance_prompt": "a vbk shape", "trigger_word": "vbk", "class_prompt": "a shape"}]),
         "base_model_quantization": "int8", "streamed_blocks": 1, "gradient_checkpointing": True, "lora_type": "lora",
         "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
     }  # fmt: skip
