@@ -87,7 +87,9 @@ def test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_schedule
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in ONE_PER_FAMILY else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_with_one_prompt_a_call_and_its_padding_they_are_the_stock_pipelines_bits(
     name, guidance, model_of, tiny_folder
 ):

@@ -304,6 +304,7 @@ def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictur
     assert len(bench.model.denoiser.peft_config) == 1
 
 
+@pytest.mark.slow
 def test_every_kind_of_rollout_is_shown(tiny_run, pictures, tmp_path):
     run = tiny_run("lumina2")
     bench = Bench()
