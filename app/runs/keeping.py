@@ -1,7 +1,9 @@
 """What a person does with a run beside training it: tags and a note, and the trash."""
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -22,7 +24,7 @@ class NotesPanel:
     """Tags and a note of the run that is shown; kept when a field is left."""
 
     def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+        self.watch, self._lock = watch, threading.Lock()
         with gr.Row(elem_classes="rs-notes", visible=False) as self.row:
             self.tags = gr.Textbox(
                 label="Tags", placeholder="portrait, try 3", max_lines=1, scale=2, elem_id="run-tags"
@@ -50,17 +52,27 @@ class NotesPanel:
         return {self.row: gr.Row(visible=True), self.tags: ", ".join(notes.tags), self.note: notes.note}
 
     def wire(self, picker: gr.Radio) -> None:
-        for each in (self.tags, self.note):
-            gr.on([each.blur, each.submit], self._keep, [picker, self.tags, self.note], None, **QUICK)
+        def keep_tags(name: str | None, tags: str) -> None:
+            self._keep(name, lambda notes: replace(notes, tags=tags_of(tags)))
 
-    def _keep(self, name: str | None, tags: str, note: str) -> None:
+        def keep_note(name: str | None, note: str) -> None:
+            self._keep(name, lambda notes: replace(notes, note=note.strip()))
+
+        # Each field by itself: two fields left one after the other are two requests, which may be answered in any order.
+        for field, keep in ((self.tags, keep_tags), (self.note, keep_note)):
+            gr.on([field.blur, field.submit], keep, [picker, field], None, **QUICK)
+
+    def _keep(self, name: str | None, change: Callable[[Notes], Notes]) -> None:
         if name is None:
             return
         try:
             run = self.watch.store.get(name)
-            wanted = Notes(tags_of(tags), note.strip())
-            if wanted != read_notes(run):
-                write_notes(run, wanted)
+            with self._lock:
+                before = read_notes(run)
+                wanted = change(before)
+                if wanted != before:
+                    write_notes(run, wanted)
+            if wanted != before:
                 self.watch.runs(fresh=True)
         except (RunError, OSError, UnicodeError) as error:
             notices.warn(f"Not kept: {error}")

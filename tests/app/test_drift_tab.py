@@ -392,8 +392,10 @@ def test_the_curves_come_on_request_and_leave_the_filmstrip_alone(lab):
     # three charts and two maps, each with how to read it
     assert out[lab.answer.curves].count("<svg") == out[lab.answer.curves].count("rs-quiet") == 5
     lab.on_edit(given(lab, out[lab.shown], seed=8), viewer())
-    edited = until(lab, lambda seen: lab.answer.film in seen, {lab.shown: out[lab.shown]})
-    assert edited[lab.answer.curves] == "" and edited[lab.answer.measure].visible is True
+    # the picture may come in parts before the curves of the old settings go
+    gone = lambda seen: lab.answer.film in seen and seen.get(lab.answer.curves) == ""
+    edited = until(lab, gone, {lab.shown: out[lab.shown]})
+    assert edited[lab.answer.measure].visible is True
 
 
 def test_a_failure_is_reported_with_its_remedy_and_the_picture_stays(lab):
