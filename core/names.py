@@ -29,6 +29,11 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
+def is_elsewhere(path: str) -> bool:
+    """Whether it names another machine or is a URL: merely looking there hands it this person's log-in on some systems."""
+    return path.startswith(("\\\\", "//", "file:"))
+
+
 def is_model_file(name: str) -> bool:
     """Whether a file's name is that of a model in one file; not whether there is one."""
     return name.lower().endswith((".safetensors", ".sft")) and not name.startswith(".")

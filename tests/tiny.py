@@ -21,6 +21,14 @@ TEXT_LENGTH = 24
 SIDE = 8
 
 
+def predictions(model):
+    """What a model makes of two rows of noise at two noise levels, with PROMPTS."""
+    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
+    with torch.no_grad():
+        return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))
+
+
 def without_zeros(module: nn.Module) -> nn.Module:
     """Draw every all-zero parameter anew."""
     with torch.no_grad():

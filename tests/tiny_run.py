@@ -92,3 +92,23 @@ def at_step(step: int, action: Callable[[], object]) -> Callable[[dict], None]:
             action()
 
     return listen
+
+
+def quietly(bench, record, folder):
+    """The bench's answer, with nobody to tell of its progress."""
+    from rollout_studio.core.look.preview.answer import answer
+
+    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
+    return answer(bench, record, folder, **nothing)
+
+
+def asked_of(run, pictures, **more):
+    """A request about a run on its own model."""
+    return {
+        "config": run.read_config(),
+        "image": str(pictures / "0.png"),
+        "target": 0.3,
+        "offset": 2,
+        "columns": 2,
+        **more,
+    }

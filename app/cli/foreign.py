@@ -1,7 +1,6 @@
 """`rollout-studio import` and `export`: settings of other tools brought in, and ours written for SimpleTuner."""
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,12 +85,11 @@ def _lines(found: "Imported", everything: bool) -> list[str]:
     if found.changed:
         lines.append(f"Changed in meaning ({len(found.changed)}):")
         lines += [f"  {short_key(each.key)} = {shown_value(each.given)}: {each.how}" for each in found.changed]
-    notes = [remark for remark in found.remarks if remark not in {each.how for each in found.changed}]
-    lines += [f"  {note}" for note in notes]
+    lines += [f"  {note}" for note in found.notes]
     if found.left_out:
         lines.append(f"Left out ({len(found.left_out)}):")
         lines += [f"  {short_key(key)} = {shown_value(value)}: {why}" for key, value, why in found.left_out]
-    quiet = [each for each in found.left if each.quiet]
+    quiet = found.quiet
     if quiet and everything:
         lines.append(f"Off there, or without effect on what is learned ({len(quiet)}):")
         lines += [f"  {short_key(each.key)} = {shown_value(each.given)}: {each.why}" for each in quiet]
@@ -106,7 +104,7 @@ def _export(given: argparse.Namespace) -> int:
 
     config, _ = resolve(given)
     exported = export(config)
-    files = {"config.json": exported.config, **exported.files}
+    files = exported.texts()
     there = [
         Fault(f"{given.out / name}: exists already; choose another folder.")
         for name in files
@@ -114,8 +112,8 @@ def _export(given: argparse.Namespace) -> int:
     ]
     if there:
         raise ConfigError(there)
-    for name, data in files.items():
-        _write(given.out / name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    for name, content in files.items():
+        _write(given.out / name, content + "\n")
     for each in exported.changed:
         print_message(f"Changed in meaning: {each.key} = {shown_value(each.given)}: {each.how}")
     for one in exported.left:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ...core.data.beside import is_beside
-from ...core.data.pictures import SUFFIXES
+from ...core.data.listing import count_pictures
 from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
 from . import notices
@@ -64,7 +63,7 @@ def listing(folder: Path, want: Want, places: list[tuple[str, str]] | None = Non
 def mark(folder: Path, want: Want) -> tuple[str, bool]:
     """(what a folder holds, in a few words, or ""; whether it can be chosen)."""
     if want == "pictures":
-        count = _count(folder)
+        count = count_pictures(folder, _MOST_COUNTED)
         return (
             f"{count}{'+' if count == _MOST_COUNTED else ''} picture{'' if count == 1 else 's'}" if count else ""
         ), count > 0
@@ -79,22 +78,6 @@ def mark(folder: Path, want: Want) -> tuple[str, bool]:
         return "", False
     one = f"a file ({files[0] if is_text(files[0]) else '.safetensors'})"
     return (one if len(files) == 1 else f"{len(files)} files") + ": open the folder to choose one", False
-
-
-def _count(folder: Path) -> int:
-    count = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                count += (
-                    os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and not is_beside(name)
-                )
-                if count == _MOST_COUNTED:
-                    break
-    except OSError:
-        return 0  # it is only marked; opening it says why
-    return count
 
 
 def _drives() -> list[dict[str, str]]:

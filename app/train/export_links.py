@@ -1,6 +1,5 @@
 """Links that save the settings in the form as files of another tool."""
 
-import json
 from urllib.parse import quote
 
 from ...core.config import RunConfig
@@ -20,10 +19,8 @@ def for_simpletuner(config: RunConfig) -> str:
         exported = export(config)
     except ConfigError as error:
         return f'<p class="rs-quiet">{text(f"Not for SimpleTuner: {error.faults[0].message}")}</p>'
-    files = {"config.json": exported.config, **exported.files}
     links = ", ".join(
-        f'<a download="{name}" href="{address_of(json.dumps(data, indent=2, ensure_ascii=False))}">{name}</a>'
-        for name, data in files.items()
+        f'<a download="{name}" href="{address_of(content)}">{name}</a>' for name, content in exported.texts().items()
     )
     told = "".join(f"<li>{text(each.key)}: {text(each.how)}</li>" for each in exported.changed) + "".join(
         f"<li>{text(each.key)}: {text(each.why)}</li>" for each in exported.left

@@ -17,8 +17,7 @@ def import_card(imported: Imported) -> str:
     if fill_in:
         parts.append(f"<h5>Fill in again</h5><ul>{fill_in}</ul>")
     changed = [f"{_given(each.key, each.given)} {text(each.how)}" for each in imported.changed]
-    said = {each.how for each in imported.changed}
-    notes = [text(remark) for remark in imported.remarks if remark not in said]
+    notes = [text(note) for note in imported.notes]
     if changed or notes:
         parts.append(_list("Changed in meaning", [*changed, *notes], len(imported.changed)))
     if imported.left_out:
@@ -41,7 +40,7 @@ def import_card(imported: Imported) -> str:
         parts.append(
             f"<details><summary>{text(possessive(imported.program))} defaults that were put in</summary><p>{names}</p></details>"
         )
-    quiet = [each for each in imported.left if each.quiet]
+    quiet = imported.quiet
     if quiet:
         rows = (f"{_given(each.key, each.given)} {text(each.why)}" for each in quiet)
         parts.append(_fold(f"Off there, or without effect on what is learned ({len(quiet)})", rows))

@@ -17,7 +17,7 @@ from ..families.quantised import is_quantised
 from ..randomness import kept_random_state
 from . import encoder_files, kohya, text_encoders, variants
 from .files import base_weight, file_name
-from .header import ExportError, read_header
+from .header import ExportError, read_metadata
 from .kinds import MAGNITUDE
 from .loading import adapter_matrices, has_adapter
 from .lora_file import read_lora_header
@@ -114,7 +114,7 @@ def check_export(
             check = _check_full(path, model, state)
         elif not read_lora_header(path).is_read_by_diffusers:
             check = check_read_back(path, config, model, state)
-        elif _layout(path) == "kohya":
+        elif read_metadata(path).get("rollout_studio_layout") == "kohya":
             check = _check_kohya(path, config, model, state)
         else:
             check = _check_lora(path, config, model, state)
@@ -165,11 +165,6 @@ def _opened(config: "RunConfig", model: "Model | None") -> "Model":
     )
 
 
-def _layout(path: Path) -> str | None:
-    notes = read_header(path).get("__metadata__")
-    return notes.get("rollout_studio_layout") if isinstance(notes, dict) else None
-
-
 def _check_lora(
     path: Path, config: "RunConfig", model: "Model | None", state: Mapping[str, Tensor] | None
 ) -> ExportCheck:
@@ -202,7 +197,7 @@ def _check_lora(
         for name, tensor in in_file.items()
     )
     effect = float((reference - base).abs().max())
-    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    exact = _is_exact(fresh, in_file)
     return ExportCheck(
         path=str(path),
         missing=tuple(sorted(loaded.keys() - in_file.keys())),
@@ -242,7 +237,7 @@ def _check_kohya(
         if has_adapter(module, "check")
         for a, b, _, scale in [adapter_matrices(module, "check")]
     }
-    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    exact = _is_exact(fresh, in_file)
     arrived = {
         layer
         for layer, one in layers.items()
@@ -276,7 +271,7 @@ def check_read_back(
 
     fresh, in_file, kind = _opened(config, model), load_file(path), read_lora_header(path).kind
     base, weights = Base.of_model(fresh), partial(base_weight, fresh)
-    metadata = {str(key): str(value) for key, value in (read_header(path).get("__metadata__") or {}).items()}
+    metadata = read_metadata(path)
     layers, left = variants.read(in_file, kind, base, weights, metadata)
     trained = layers
     if model is not None:
@@ -291,7 +286,7 @@ def check_read_back(
         reference, prediction = by_definition, probe.prediction(fresh)
     else:
         reference, prediction = probe.prediction(model, state), by_definition
-    exact = fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
+    exact = _is_exact(fresh, in_file)
     apart = SAME_CHANGE if exact else SAME_CHANGE_ROUNDED
     arrived = {
         layer
@@ -316,6 +311,11 @@ def check_read_back(
         reference="file" if model is None else "trainer",
         layout="kohya",
     )
+
+
+def _is_exact(fresh: "Model", in_file: Mapping[str, Tensor]) -> bool:
+    """Whether neither the model nor the file rounds to 16 bits."""
+    return fresh.dtype == torch.float32 and all(tensor.dtype == torch.float32 for tensor in in_file.values())
 
 
 def _apart(one: Change, other: Change, weight: Tensor) -> float:

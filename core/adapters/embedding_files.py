@@ -128,8 +128,6 @@ def check_embedding(
     Cost: opens the base once more. The live model and the global random state are afterwards what they were.
     Raises: ExportError where the pipeline does something else, or cannot read the file.
     """
-    from safetensors.torch import load_file
-
     word, rows = read_embedding(path)
     with kept_random_state(), torch.no_grad(), quietly():
         fresh = fresh_model(model.source, model, config)
@@ -150,7 +148,7 @@ def check_embedding(
             ) from error
         prediction = probe.prediction(fresh)
     effect = float((reference - without).abs().max())
-    exact = fresh.dtype == torch.float32 and all(each.dtype == torch.float32 for each in load_file(path).values())
+    exact = fresh.dtype == torch.float32 and all(each.dtype == torch.float32 for each in rows.values())
     check = ExportCheck(
         path=str(path),
         missing=(),

@@ -116,7 +116,8 @@ def export_lora(
         if not text_encoders.is_tokens(name)
     })  # fmt: skip
     parts = {model.component: layers} | {
-        part: text_encoders.of_part(of_encoders, part) for part in map(text_encoders.part_of, of_encoders)
+        part: text_encoders.of_part(of_encoders, part)
+        for part in dict.fromkeys(map(text_encoders.part_of, of_encoders))
     }
     metadata = lora_metadata(config, model.facts.header, title=path.stem, step=step)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,12 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return parsed_header(text, str(path))
 
 
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """What a safetensors file says of itself; empty where it says nothing. Raises ExportError as `read_header`."""
+    notes = read_header(path).get("__metadata__")
+    return {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
+
+
 def parsed_header(text: str | bytes, name: str) -> dict[str, Any]:
     """A header that was read elsewhere (in a browser), as `read_header` gives it. `name`: of its file, for messages."""
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..families.quantised import is_quantised, shape_of, weight_of
 from ..randomness import kept_random_state
-from .header import read_header
+from .header import read_metadata
 from .kinds import MAGNITUDE, NAMES, PARTS
 from .lora_file import LoraError, LoraFile, read_lora_header
 from .matrices import squared_norm
@@ -112,7 +112,7 @@ def _load_variant(model: "Model", file: LoraFile, name: str) -> Fit:
     from .lora_layers import Base
 
     tensors = load_file(file.path)
-    metadata = {str(key): str(value) for key, value in (read_header(file.path).get("__metadata__") or {}).items()}
+    metadata = read_metadata(file.path)
     weights = partial(base_weight, model)
     layers, left = variants.read(tensors, file.kind, Base.of_model(model), weights, metadata)
     if left or not layers:

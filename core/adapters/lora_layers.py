@@ -14,7 +14,7 @@ from .. import platform_calls
 from ..families.clip_shapes import encoder_shapes
 from ..families.lora_facts import kohya_layout
 from . import encoder_files, kohya, text_encoders
-from .header import read_header
+from .header import read_metadata
 from .kinds import NAMES
 from .lora_file import LoraError, read_lora_header
 from .matrices import Matrices, Shapes, network_of, shapes_of
@@ -109,7 +109,7 @@ def read_lora(path: Path | str, base: Base) -> LoraLayers:
             "Merge it into its base (`rollout-studio lora merge`), or train it again as wanted (lora_layout, lora_rank).",
         )
     tensors = load_file(file.path)
-    metadata = {str(key): str(value) for key, value in (read_header(path).get("__metadata__") or {}).items()}
+    metadata = read_metadata(path)
     dtype = next(tensor.dtype for name, tensor in tensors.items() if not name.endswith(kohya.ALPHA))
     layout: Layout
     if all(

@@ -11,7 +11,7 @@ from ..data import Scan, bucket_counts
 from ..data.concepts import sets_of_class_pictures
 from ..families.facts import ATTENTION
 from .model_files import ModelFacts
-from .text_encoders import encoder_load
+from .text_encoders import EncoderLoad, encoder_load
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,15 @@ def trained_weights(config: RunConfig, model: ModelFacts) -> int:
     return sum(math.prod(shape) for shape in trained_shapes(config, model).values())
 
 
-def trained_shapes(config: RunConfig, model: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """The tensors that train: those of the adapter and of what trains of the text encoders, or of the whole network."""
+def trained_shapes(
+    config: RunConfig, model: ModelFacts, encoders: EncoderLoad | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that train: those of the adapter and of what trains of the text encoders, or of the whole network. `encoders`: where
+    they are known."""
     if config.training.model_type == "full":
         tables = () if model.family is None else model.family.untrained
         return {name: shape for name, shape in model.shapes.items() if not name.endswith(tables)}
-    return adapter_shapes(config, model) | encoder_load(config, model).adapter
+    return adapter_shapes(config, model) | (encoder_load(config, model) if encoders is None else encoders).adapter
 
 
 def moment_numbers(optimizer: str, shapes: Iterable[tuple[int, ...]]) -> float:

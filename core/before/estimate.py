@@ -329,7 +329,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         return MemoryEstimate(None, {}, device, "not known: the model's files are not on this computer")
     training, full = config.training, config.training.model_type == "full"
     kept = held_weights(config.model, facts.shapes, streams=device == "cuda")
-    shapes = trained_shapes(config, facts)
+    encoders = encoder_load(config, facts)
+    shapes = trained_shapes(config, facts, encoders)
     trained = sum(math.prod(shape) for shape in shapes.values())
     moments = moment_numbers(training.optimizer, shapes.values())
     parts = {"weights": kept.weights}
@@ -337,7 +338,6 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
         parts["weights"] += beside * (4 if config.model.base_model_precision == "float32" else 2)
-    encoders = encoder_load(config, facts)
     if encoders.weights and device != "cpu":  # on a CPU they stay anyway
         parts["text encoders"] = encoders.weights * (4.0 if config.model.base_model_precision == "float32" else 2.0)
     parts["training"] = 4 * (trained * ((0 if full else 1) + 1 + (1 if training.use_ema else 0)) + moments)

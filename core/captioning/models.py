@@ -5,13 +5,13 @@ person allows it (`hub_listing`, `download`).
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import platform_calls
 from ..errors import Trouble
 from ..names import is_hub_id
 from ..sizes import size
@@ -266,7 +266,7 @@ def download(listed: Listed, revision: str | None, say: Callable[[str, int, int]
     from huggingface_hub import constants, hf_hub_download
 
     cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(each for each in (cache, *cache.parents) if each.exists())).free
+    free = platform_calls.free_bytes(cache)
     if free < listed.bytes_:
         raise CaptionError(
             f"'{listed.name}' has {size(listed.bytes_)} to download, and {size(free)} are free on the disk of {cache}.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
 
+from ..names import is_elsewhere
 from .options import Checked, ConfigError, Fault, did_you_mean, option, options_of, shown
 
 OPTION = "concepts"
@@ -140,8 +141,7 @@ def _loaded(text: str) -> Any:
 
 
 def _file(name: str) -> str:
-    if name.startswith(("\\\\", "//", "file:")):
-        # merely looking at a share of another machine hands it this person's log-in on some systems
+    if is_elsewhere(name):
         raise _wrong(f"{OPTION} = {shown(name)}: names another machine or is a URL; copy the file here first.")
     path = Path(name).expanduser()
     if not path.is_file():

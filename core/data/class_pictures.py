@@ -12,7 +12,7 @@ from ..findings import Finding
 from ..memory import is_out_of_memory
 from .cache import DatasetError, key_of, remove_partials, write_whole
 from .class_record import RECORD, BadRecord, Made, read_record, record_findings, record_text, settings_of
-from .concepts import name_of, of_thing, sets_of_class_pictures
+from .concepts import called_of, of_thing, sets_of_class_pictures
 from .progress import Progress
 from .scanning import Item, Scan, located, scan_class_folder
 
@@ -82,7 +82,7 @@ def _numbered(found: ClassPictures, config: "RunConfig", number: int) -> ClassPi
     """Its pictures as those of class set `number`. They keep their names where there is one set."""
     if number == 0:
         return found
-    called = f"{number + 1} {name_of(config.data, number)}".strip()
+    called = called_of(config.data, number)
     items = (item if item.concept == number else of_thing(item, number, called) for item in found.items)
     return replace(found, items=tuple(items))
 

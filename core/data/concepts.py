@@ -28,7 +28,7 @@ def scan(data: DataConfig, progress: Progress | None = None) -> Scan:
     sets = class_sets(things)
     for number, thing in enumerate(things):
         found = scan_thing(thing, progress)
-        called = _called(data, number)
+        called = called_of(data, number)
         items += (of_thing(item, number, called) for item in found.items)
         problems += (about(finding, data, number) for finding in found.problems)
         if sets[number] == number:  # another thing's set otherwise, which is there already
@@ -71,7 +71,7 @@ def of_thing(item: Item, number: int, called: str) -> Item:
     return replace(item, concept=number, name=f"{called}/{item.name}" if called else item.name)
 
 
-def _called(data: DataConfig, number: int) -> str:
+def called_of(data: DataConfig, number: int) -> str:
     """What stands before the names of a thing's pictures: nothing for the first one, else its number and name, which no two share."""
     return f"{number + 1} {name_of(data, number)}".strip() if number else ""
 
@@ -84,8 +84,8 @@ def _entry(data: DataConfig, number: int) -> str | None:
 
 def about(finding: Finding, data: DataConfig, number: int) -> Finding:
     """A finding about a thing's option, in words that say whose option it is; one about a file as it is."""
-    where = _entry(data, number)
-    if where is None or not hasattr(data, finding.where):
+    where = _entry(data, number) if hasattr(data, finding.where) else None
+    if where is None:
         return finding
     return replace(finding, where=OPTION, message=f"{where}, {finding.where}: {finding.message}")
 

@@ -40,8 +40,11 @@ def inspect_one(path: Path) -> pictures.Inspection | pictures.BadPicture:
         return _inspected[key]
     try:
         data = pictures.read_bytes(path)
-        known = _by_content.get(hashlib.sha256(data).hexdigest())
-        result: pictures.Inspection | pictures.BadPicture = known if known is not None else pictures.inspect(data)
+        digest = hashlib.sha256(data).hexdigest()
+        known = _by_content.get(digest)
+        result: pictures.Inspection | pictures.BadPicture = (
+            known if known is not None else pictures.inspect(data, digest)
+        )
     except pictures.BadPicture as bad:
         result = bad
     if isinstance(result, pictures.Inspection):

@@ -51,7 +51,7 @@ class Listing:
             if masked_stem(mask.name).casefold() not in stems
         ]
         for sub_folder in self.folders:
-            count = _count_pictures(sub_folder)
+            count = count_pictures(sub_folder, _COUNTED_UP_TO)
             if count:
                 found.append(
                     Finding(
@@ -119,18 +119,18 @@ def list_folder(folder: Path, option: str) -> tuple[Listing | None, Finding | No
     return listing, None
 
 
-def _count_pictures(folder: Path) -> int:
-    """How many pictures lie in a sub-folder, counting no further than `_COUNTED_UP_TO`; 0 where it cannot be read."""
+def count_pictures(folder: Path, most: int) -> int:
+    """How many pictures lie directly in a folder, counting no further than `most`; 0 where it cannot be read. Only names are looked at."""
     count = 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
                 count += Path(name).suffix.lower() in pictures.SUFFIXES and name[0] != "." and not is_beside(name)
-                if count == _COUNTED_UP_TO:
+                if count == most:
                     break
     except OSError:
-        return 0  # it is only mentioned, never read
+        return 0
     return count
 
 
@@ -143,7 +143,7 @@ def empty_folder(folder: Path, option: str, listing: Listing, any_error: bool) -
     else:
         message = f"there are no pictures in {folder}."
         for sub_folder in listing.folders:
-            if _count_pictures(sub_folder):
+            if count_pictures(sub_folder, _COUNTED_UP_TO):
                 message += f" Sub-folders are not read, and {sub_folder.name} has some."
                 remedy = f"Point {option} at {sub_folder}."
                 break

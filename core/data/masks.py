@@ -64,14 +64,13 @@ class Masks:
         if not self.on:
             return Found()
         file = self.files.get(path.stem.casefold())
+        where = path if file is None else file
         try:
-            seen = _seen(path if file is None else file, alpha=file is None)
+            seen = _seen(where, alpha=file is None)
         except pictures.BadPicture as bad:
-            where = path if file is None else file
             return _wrong(where, f"the mask cannot be used: {bad.message}.", bad.remedy, "mask-bad")
         if seen is None or (file is None and seen.full):
             return Found()
-        where = path if file is None else file
         if seen.size != (picture.width, picture.height):
             width, height = seen.size
             return _wrong(

@@ -12,7 +12,6 @@ from .reading import refused
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
     MIXED,
-    NO_OFFSET_NOISE,
     NO_PRESERVATION,
     ONE_FOLDER,
     PRECISIONS,
@@ -22,6 +21,7 @@ from .words import (
     place_arguments,
     place_kind,
     place_model,
+    place_offset_noise,
     place_optimizer,
     place_quantised,
     place_rate,
@@ -147,9 +147,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
     _rates(sheet, at)
     sheet.rows(ROWS, at)
     place_text_encoder(sheet, f"{at}train.train_text_encoder", f"{at}train.text_encoder_lr")
-    if is_on(sheet.get(f"{at}train.noise_offset")):
-        sheet.carry(f"{at}train.noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
-    sheet.leave(f"{at}train.noise_offset", "is off there", quiet=True)
+    place_offset_noise(sheet, f"{at}train.noise_offset")
     _preservation(sheet, f"{at}train.diff_output_preservation")
     if sheet.has(f"{at}train.gradient_accumulation") and sheet.gave("gradient_accumulation_steps"):
         sheet.leave(f"{at}train.gradient_accumulation", "gradient_accumulation_steps is used", quiet=True)
@@ -217,7 +215,7 @@ def _network(sheet: Sheet, at: str) -> None:
     place_kind(sheet, f"{at}network.type", "lora" if kind == "locon" else kind)
     factor = number(sheet.get(f"{at}network.lokr_factor"))
     if kind == "lokr" and factor and factor > 1:
-        sheet.carry(f"{at}network.lokr_factor", "lora_lokr_factor", absent="belongs to LoKr")
+        sheet.carry(f"{at}network.lokr_factor", "lora_lokr_factor")
     if factor == -1:
         sheet.silent([f"{at}network.lokr_factor"], why="is LoKr's own choice there")
     for key in ("linear", "rank"):
@@ -257,7 +255,7 @@ def _preservation(sheet: Sheet, key: str) -> None:
     if is_on(sheet.get(key)):
         strength = 1.0 if weight is None else weight
         how = f"The untrained model's answer to class_prompt is kept, with the weight {strength:g}."
-        sheet.change(key, {"output_preservation_weight": strength}, how, NO_PRESERVATION)
+        sheet.change(key, {"output_preservation_weight": strength}, how)
         if sheet.gave("output_preservation_weight"):
             sheet.carry(f"{key}_class", "class_prompt")
             sheet.leave(f"{key}_multiplier", "is output_preservation_weight here", quiet=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import OPTIONS, RunConfig, config_from_flat
+from ..config import RunConfig, config_from_flat
 from ..config.options import ConfigError, Fault
 
 MOST_KEYS = 20_000
@@ -200,11 +200,6 @@ def _without(read: ImportedConfig, option: str, why: str) -> ImportedConfig:
         left=(*read.left, *gone),
         assumed=tuple(name for name in read.assumed if name != option),
     )
-
-
-def exists(option: str) -> bool:
-    """Whether this version has the option: what another version brings is carried as soon as it is there."""
-    return option in OPTIONS
 
 
 def _names(written: Any) -> bool:

@@ -31,20 +31,9 @@ def repeats_and_caption(name: str) -> tuple[int, str] | None:
 
 def count(path: Path) -> int:
     """Pictures directly in a folder; 0 where it cannot be read."""
-    from ..data.beside import is_beside
-    from ..data.pictures import SUFFIXES
+    from ..data.listing import count_pictures
 
-    try:
-        with os.scandir(path) as entries:
-            found = 0
-            for entry in entries:
-                name = entry.name
-                found += Path(name).suffix.lower() in SUFFIXES and name[0] != "." and not is_beside(name)
-                if found >= _MOST:
-                    break
-            return found
-    except OSError:
-        return 0
+    return count_pictures(path, _MOST)
 
 
 def repeated_folders(path: Path) -> list[Folder]:
@@ -74,13 +63,19 @@ def share_words(repeats: float, share: int) -> str:
     return f"{repeats:g} repeats there. Here a thing comes as often as its repeats say, so they are pictures x repeats of its folder, as a share: {share}."
 
 
+def _rows_of_step(sheet: Sheet) -> int:
+    """Pictures that one step sees."""
+    return math.prod(
+        int(float(sheet.flat.get(name, 1))) for name in ("train_batch_size", "gradient_accumulation_steps")
+    )
+
+
 def place_epochs(sheet: Sheet, key: str, epochs: int, rows: int, *, doubled: bool = False) -> None:
     """A length in epochs as steps. `rows`: pictures x repeats of an epoch, 0 where they cannot be counted.
 
     `doubled`: class pictures fill rows of their own there, as many as instance pictures; here they come along with each step.
     """
-    batch, gathered = sheet.flat.get("train_batch_size", 1), sheet.flat.get("gradient_accumulation_steps", 1)
-    each = int(float(batch)) * int(float(gathered))
+    each = _rows_of_step(sheet)
     if rows <= 0:
         sheet.leave(key, f"{epochs} epochs: the pictures are not on this computer, so they cannot be counted. max_train_steps = pictures x "
                     f"repeats x {epochs} / {each}")  # fmt: skip
@@ -96,9 +91,7 @@ def place_epochs(sheet: Sheet, key: str, epochs: int, rows: int, *, doubled: boo
 
 def place_every(sheet: Sheet, key: str, option: str, every: float, rows: int) -> None:
     """ "Every n epochs" as steps."""
-    each = int(float(sheet.flat.get("train_batch_size", 1))) * int(
-        float(sheet.flat.get("gradient_accumulation_steps", 1))
-    )
+    each = _rows_of_step(sheet)
     if rows <= 0:
         sheet.leave(
             key,

@@ -16,7 +16,7 @@ from .counting import count, place_epochs
 from .families import words_of
 from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
-from .words import NO_NEW_TOKENS, NO_OFFSET_NOISE, place_dora, place_model, place_optimizer, place_text_encoder
+from .words import NO_NEW_TOKENS, place_dora, place_model, place_offset_noise, place_optimizer, place_text_encoder
 
 NAME = "diffusers"
 
@@ -101,9 +101,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
     _weighting(sheet, lumina)
     place_dora(sheet, "use_dora")
     place_text_encoder(sheet, "train_text_encoder", "text_encoder_lr")
-    if is_on(sheet.get("noise_offset")):
-        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
-    sheet.leave("noise_offset", "is off there", quiet=True)
+    place_offset_noise(sheet, "noise_offset")
     _new_tokens(sheet)
     for key in list(sheet.values):
         option = ALIASES.get(key, key)
@@ -127,7 +125,7 @@ def _new_tokens(sheet: Sheet) -> None:
         tokens = whole(sheet.get("num_new_tokens_per_abstraction"))
         options = {"new_tokens": 2 if tokens is None else tokens, "new_token_initializer": word}
         how = f"The trigger word becomes {options['new_tokens']} tokens that start as {word}."
-        sheet.change(key, options, how, NO_NEW_TOKENS)
+        sheet.change(key, options, how)
     off, carried = is_off(sheet.get(key)), sheet.gave("new_tokens")
     for name in (key, "initializer_concept", "num_new_tokens_per_abstraction"):
         why = "is off there" if off else "is new_tokens here" if carried else NO_NEW_TOKENS

@@ -20,7 +20,7 @@ from ..adapters.header import (
     read_header,
     read_lora_config,
 )
-from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, config_to_flat
+from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, differences
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
 from ..runs.folder import RunDir
@@ -60,6 +60,17 @@ class Imported:
     carried: tuple[Carried, ...] = field(default=())
     changed: tuple[Changed, ...] = field(default=())
     left: tuple[Left, ...] = field(default=())
+
+    @property
+    def notes(self) -> list[str]:
+        """The remarks that `changed` does not say already."""
+        said = {each.how for each in self.changed}
+        return [remark for remark in self.remarks if remark not in said]
+
+    @property
+    def quiet(self) -> list[Left]:
+        """What was off there, or changes nothing of what is learned."""
+        return [each for each in self.left if each.quiet]
 
 
 def import_file(
@@ -252,7 +263,7 @@ def unknown_key(key: str) -> str:
 
 def summary(imported: Imported) -> str:
     """What was imported, in one sentence."""
-    changed = sum(config_to_flat(imported.config)[name] != config_to_flat(RunConfig())[name] for name in OPTIONS)
+    changed = len(differences(imported.config))
     number = len(imported.taken)
     words = f"{number} setting{'' if number == 1 else 's'} imported from {imported.source}"
     if imported.assumed:

@@ -16,8 +16,6 @@ from .reading import SCRIPT
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import (
     MIXED,
-    NO_MASKS,
-    NO_OFFSET_NOISE,
     NO_TEXT_ENCODER,
     PLAIN_LORA,
     PRECISIONS,
@@ -27,6 +25,7 @@ from .words import (
     place_dora,
     place_kind,
     place_model,
+    place_offset_noise,
     place_optimizer,
     place_rate,
     place_resolution,
@@ -152,7 +151,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
     """Our settings for its config."""
     if kohya_data.is_dataset(data):
         sheet = Sheet(NAME, data, _KNOWN)
-        kohya_data.place_dataset(sheet, near, "")
+        kohya_data.place_dataset(sheet, near)
         return sheet.done()
     flat, written = kohya_data.flattened(data)
     script = str(flat.get(SCRIPT, ""))
@@ -169,11 +168,9 @@ def read(data: Any, near: Near) -> ImportedConfig:
     sheet.rows(ROWS)
     if is_on(sheet.get("masked_loss")):
         how = "Masks lie beside the pictures here: name-mask.png, white where it is trained."
-        sheet.change("masked_loss", {"masked_training": "soft"}, how, NO_MASKS)
+        sheet.change("masked_loss", {"masked_training": "soft"}, how)
     sheet.leave("masked_loss", "is off there", quiet=True)
-    if is_on(sheet.get("noise_offset")):
-        sheet.carry("noise_offset", "noise_offset", absent=NO_OFFSET_NOISE)
-    sheet.leave("noise_offset", "is off there", quiet=True)
+    place_offset_noise(sheet, "noise_offset")
     _loss(sheet)
     _length(sheet, rows)
     _samples(sheet, rows)
@@ -235,7 +232,7 @@ def _adapter(sheet: Sheet) -> None:
     place_dora(sheet, "dora_wd")
     factor = whole(sheet.get("factor"))
     if "lokr" in kind and factor and factor > 1:
-        sheet.carry("factor", "lora_lokr_factor", absent="belongs to LoKr")
+        sheet.carry("factor", "lora_lokr_factor")
     elif factor == -1 or "lokr" not in kind:
         sheet.silent(["factor"], why="is LoKr's own choice there" if factor == -1 else "belongs to LoKr")
     sheet.reasons({"factor": "belongs to LoKr"})

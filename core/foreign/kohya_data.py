@@ -12,10 +12,6 @@ from .reading import read_file
 from .sheet import Sheet, is_off, is_on, number, whole
 from .words import ONE_FOLDER, place_resolution, place_things, things_of
 
-_OTHER = (
-    "a run here has one folder of pictures; train the others apart, or put the pictures into one folder with captions"
-)
-
 
 def is_dataset(data: Any) -> bool:
     """Whether this is a dataset file: a list of datasets with subsets."""
@@ -57,7 +53,7 @@ def place_folders(sheet: Sheet, near: Near) -> int:
     rows = 0
     if any(key.startswith("datasets[") for key in sheet.values):
         sheet.leave("dataset_config", "was read: its keys stand here too", quiet=True)
-        rows = place_dataset(sheet, near, "")
+        rows = place_dataset(sheet, near)
         sheet.reasons(
             {"train_data_dir": "the dataset file decides there", "reg_data_dir": "the dataset file decides there"}
         )
@@ -66,8 +62,9 @@ def place_folders(sheet: Sheet, near: Near) -> int:
             "dataset_config": "is the name of another file, which is not beside this one; bring it along, or name the folder with your pictures"
         }
     )
-    rows = max(rows, _train_data(sheet, near))
-    _class_data(sheet, near)
+    classes = _class_folders(sheet, near)
+    rows = max(rows, _train_data(sheet, near, classes))
+    _class_data(sheet, near, classes)
     _captions(sheet, "")
     place_crop(sheet, "")
     sheet.assume("center_crop", True)
@@ -80,7 +77,7 @@ def place_folders(sheet: Sheet, near: Near) -> int:
     return rows
 
 
-def _train_data(sheet: Sheet, near: Near) -> int:
+def _train_data(sheet: Sheet, near: Near, classes: list[Folder]) -> int:
     key = "train_data_dir"
     if not sheet.has(key):
         return 0
@@ -95,7 +92,7 @@ def _train_data(sheet: Sheet, near: Near) -> int:
         return 0
     folders = [each for each in repeated_folders(path) if each.pictures]
     if folders:
-        return _first(sheet, key, folders, _class_folders(sheet, near))
+        return _first(sheet, key, folders, classes)
     own = repeats_and_caption(path.name)
     found = count(path)
     if not found:
@@ -166,7 +163,7 @@ def _shares(folders: list[Folder]) -> list[int]:
     return shares([each.pictures * max(1, each.repeats) for each in folders])
 
 
-def _class_data(sheet: Sheet, near: Near) -> None:
+def _class_data(sheet: Sheet, near: Near, classes: list[Folder]) -> None:
     key = "reg_data_dir"
     if not sheet.has(key):
         return
@@ -181,8 +178,7 @@ def _class_data(sheet: Sheet, near: Near) -> None:
             quiet=off,
         )
         return
-    folders = _class_folders(sheet, near)
-    first = _class_of(sheet.flat.get("instance_prompt"), folders) if folders else Folder(path, 0)
+    first = _class_of(sheet.flat.get("instance_prompt"), classes) if classes else Folder(path, 0)
     chosen, caption = first.path, first.caption
     options: dict[str, Any] = {"class_data_dir": str(chosen), "with_prior_preservation": True}
     if caption:
@@ -238,7 +234,7 @@ _SUBSET_REASONS = {
 }  # fmt: skip
 
 
-def place_dataset(sheet: Sheet, near: Near, prefix: str) -> int:
+def place_dataset(sheet: Sheet, near: Near) -> int:
     """The datasets: the first subset that is no class folder, and the first that is one; subset before dataset before general."""
     subsets = sorted(
         {match[0] for key in sheet.values if (match := re.match(r"datasets\[(\d+)\]\.subsets\[(\d+)\]\.", key))},

@@ -14,7 +14,6 @@ from .sheet import Sheet, is_off, is_on, number
 from .words import (
     MIXED,
     NO_MASKS,
-    NO_OFFSET_NOISE,
     OPTIMIZERS,
     PRECISIONS,
     is_flow,
@@ -23,6 +22,7 @@ from .words import (
     place_dora,
     place_kind,
     place_model,
+    place_offset_noise,
     place_optimizer,
     place_quantised,
     place_rate,
@@ -103,9 +103,7 @@ def read(data: Any, near: Near) -> ImportedConfig:
     place_resolution(sheet, "resolution", several="," in str(sheet.get("resolution", "")))
     _precision(sheet)
     _masks(sheet)
-    if is_on(sheet.get("offset_noise_weight")):
-        sheet.carry("offset_noise_weight", "noise_offset", absent=NO_OFFSET_NOISE)
-    sheet.leave("offset_noise_weight", "is off there", quiet=True)
+    place_offset_noise(sheet, "offset_noise_weight")
     _loss(sheet)
     rows = place_concepts(sheet, near)
     for option, value in ASSUMED.items():
@@ -165,7 +163,7 @@ def _method(sheet: Sheet) -> None:
         if peft == "lokr":
             sheet.carry("lokr_dim", "lora_rank")
             if factor and factor > 1:
-                sheet.carry("lokr_decompose_factor", "lora_lokr_factor", absent="belongs to LoKr")
+                sheet.carry("lokr_decompose_factor", "lora_lokr_factor")
     layout = str(sheet.get("output_model_format", ""))
     if layout == "KOHYA_LORA":
         sheet.carry("output_model_format", "lora_layout", value="kohya")
@@ -272,7 +270,6 @@ def _masks(sheet: Sheet) -> None:
             key,
             {"masked_training": "soft"},
             "Masks lie beside the pictures, white where it is trained: name-masklabel.png, or name-mask.png, which comes first.",
-            NO_MASKS,
         )
         if sheet.gave("masked_training"):
             sheet.carry("unmasked_weight", "masked_background_weight")

@@ -98,9 +98,9 @@ class Sheet:
             self._carried.append(Carried(self._name(key), self.values[key], option, value))
             self._set(key, {option: value})
 
-    def change(self, key: str, options: Mapping[str, Any], how: str, absent: str = "") -> None:
+    def change(self, key: str, options: Mapping[str, Any], how: str) -> None:
         """The key is something else here: `options`, which may be none, and the sentence `how`."""
-        if self.has(key) and self._can(key, options, absent):
+        if self.has(key) and self._can(key, options):
             self._changed.append(Changed(self._name(key), self.values[key], dict(options), how))
             self._set(key, options)
 
@@ -124,7 +124,7 @@ class Sheet:
     def _name(self, key: str) -> str:
         return self._written.get(key, key)
 
-    def _can(self, key: str, options: Mapping[str, Any], absent: str) -> bool:
+    def _can(self, key: str, options: Mapping[str, Any], absent: str = "") -> bool:
         given = self.values[key]
         for option, value in options.items():
             if option not in OPTIONS:

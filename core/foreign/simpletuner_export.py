@@ -4,6 +4,7 @@ Only keys that its format 4.8 lists are written, because its own tool fails on a
 stand in the file as a remark (`_metadata`), so that our own import gives them back whole.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,19 @@ class Exported:
     changed: tuple[Changed, ...]
     left: tuple[Left, ...]
 
+    def texts(self) -> dict[str, str]:
+        """All files as JSON, by name, without a last line feed."""
+        files = {"config.json": self.config, **self.files}
+        return {name: json.dumps(data, indent=2, ensure_ascii=False) for name, data in files.items()}
+
 
 def export(config: RunConfig) -> Exported:
     """Our settings as its files. Raises ConfigError for a model that it has no name for."""
     flat = config_to_flat(config)
     family = _family(flat)
     flow = OURS[family].is_flow
-    out: dict[str, Any] = {"_metadata": {REMARK: differences(config)}, "model_family": name_in(PROGRAM, family)}
+    own = differences(config)
+    out: dict[str, Any] = {"_metadata": {REMARK: own}, "model_family": name_in(PROGRAM, family)}
     changed: list[Changed] = []
     left: list[Left] = []
     for name in SAME:
@@ -87,7 +94,7 @@ def export(config: RunConfig) -> Exported:
     }
     if flow and flat["flow_schedule_shift"] is None:
         left.append(Left("flow_schedule_shift", None, "unset is the checkpoint's own shift here, and 3 there"))
-    left += [Left(name, value, _why(name)) for name, value in differences(config).items() if name not in _ELSEWHERE]
+    left += [Left(name, value, _why(name)) for name, value in own.items() if name not in _ELSEWHERE]
     return Exported(out, files, tuple(changed), tuple(left))
 
 

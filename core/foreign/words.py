@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import OPTIONS, preset_names, read_preset
 from ..families.registry import FAMILIES
-from .sheet import Sheet, is_off, number
+from .sheet import Sheet, is_off, is_on, number
 
 # -- optimizers ---------------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ SCHEDULES = {
     "polynomial": "polynomial",
 }  # fmt: skip
 
-# -- what later versions train; until then these keys are left, with the reason -------------------------------------------
+# -- what is left, with the reason ---------------------------------------------------------------------------------------
 
 PLAIN_LORA = "only plain LoRA is trained here; the rest of its settings is taken for one"
 NO_TEXT_ENCODER = "the text encoder is not trained here"
@@ -134,16 +134,23 @@ def place_kind(sheet: Sheet, key: str, kind: str) -> None:
         sheet.carry(key, "model_type", value="lora")
     elif kind in ("loha", "lokr"):
         how = f"{kind} is lora_type here, in the layout that ComfyUI reads; diffusers reads no file of it."
-        sheet.change(key, {"lora_type": kind, "lora_layout": "kohya"}, how, PLAIN_LORA)
+        sheet.change(key, {"lora_type": kind, "lora_layout": "kohya"}, how)
     else:
-        sheet.carry(key, "lora_type", value=kind, absent=PLAIN_LORA)
+        sheet.carry(key, "lora_type", value=kind)
 
 
 def place_dora(sheet: Sheet, key: str) -> None:
     """A switch that makes the LoRA a DoRA."""
     if is_off(sheet.get(key)):
         sheet.leave(key, "is off there", quiet=True)
-    sheet.carry(key, "lora_type", value="dora", absent="DoRA does not exist here")
+    sheet.carry(key, "lora_type", value="dora")
+
+
+def place_offset_noise(sheet: Sheet, key: str) -> None:
+    """Noise with an offset, which this version lacks."""
+    if is_on(sheet.get(key)):
+        sheet.carry(key, "noise_offset", absent=NO_OFFSET_NOISE)
+    sheet.leave(key, "is off there", quiet=True)
 
 
 def place_text_encoder(sheet: Sheet, switch: str, rate: str) -> None:
@@ -153,12 +160,12 @@ def place_text_encoder(sheet: Sheet, switch: str, rate: str) -> None:
         sheet.leave(switch, "is off there", quiet=True)
         sheet.leave(rate, "the text encoder is not trained there", quiet=True)
     elif sheet.has(switch):
-        sheet.carry(switch, "train_text_encoder", value=True, absent=NO_TEXT_ENCODER)
+        sheet.carry(switch, "train_text_encoder", value=True)
         if value:
-            sheet.carry(rate, "text_encoder_learning_rate", absent=NO_TEXT_ENCODER)
+            sheet.carry(rate, "text_encoder_learning_rate")
     elif value:
         options = {"train_text_encoder": True, "text_encoder_learning_rate": value}
-        sheet.change(rate, options, f"A LoRA on the text encoders is trained too, at {value:g}.", NO_TEXT_ENCODER)
+        sheet.change(rate, options, f"A LoRA on the text encoders is trained too, at {value:g}.")
     sheet.reasons({rate: NO_TEXT_ENCODER})
 
 
@@ -170,8 +177,8 @@ def place_weighting(sheet: Sheet, key: str, ours: str) -> None:
 
 
 def things_of(things: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Further folders of a run, as the option that holds them; none where this version has no such option."""
-    return {"concepts": json.dumps(list(things), ensure_ascii=False)} if things and "concepts" in OPTIONS else {}
+    """Further folders of a run, as the option that holds them."""
+    return {"concepts": json.dumps(list(things), ensure_ascii=False)} if things else {}
 
 
 def place_things(sheet: Sheet, others: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> None:

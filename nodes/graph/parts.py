@@ -8,6 +8,7 @@ from typing import Any
 
 from ...core.config import OPTIONS, RunConfig, config_from_flat
 from ...core.config.concepts import concepts_of, entry
+from ...core.names import is_elsewhere
 from . import values
 from .declaration import Widget, of_option
 from .values import Settings, settings
@@ -67,7 +68,7 @@ def foreign_folder(text: str | None) -> str | None:
     for number, concept in enumerate(concepts_of(text)):
         for name in ("instance_data_dir", "class_data_dir"):
             folder = getattr(concept, name)
-            if folder is not None and folder.startswith(("\\\\", "//", "file:")):
+            if folder is not None and is_elsewhere(folder):
                 return (
                     f"{entry(number, concept)}, {name}: names another machine or is a URL; copy the files here first."
                 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.config import RunConfig
 from ...core.config.options import ConfigError, Option, did_you_mean, shown
+from ...core.names import is_elsewhere
 from .bypass import passed_through
 from .declaration import IN_COMFYUI, NODES, PREFIX, Declaration, Socket, Widget, accepts, wire_type
 from .graph import Graph, GraphError, Link, Node, Problem
@@ -191,8 +192,7 @@ def value_faults(widget: Widget, value: Any, id: str | None = None) -> list[Prob
     except RecursionError:
         return [Problem("invalid_input_type", "is nested too deeply.", id, widget.name)]
     for text in read if isinstance(read, tuple) else (read,):
-        if isinstance(text, str) and text.startswith(("\\\\", "//", "file:")):
-            # Merely looking at a share of another machine hands it this person's log-in on some systems.
+        if isinstance(text, str) and is_elsewhere(text):
             message = (
                 f"{widget.name} = {shown(text)[:100]}: names another machine or is a URL; copy the files here first."
             )

@@ -5,7 +5,6 @@ import json
 import gradio as gr
 import pytest
 from rollout_studio.app.parts.forms import Form, to_component
-from rollout_studio.app.train.pictures.form_data import DataFields
 from rollout_studio.app.train.pictures.things import ThingsPanel
 from rollout_studio.core.config import OPTIONS, config_from_flat, config_to_flat
 from rollout_studio.core.config.concepts import concepts_of
@@ -38,7 +37,7 @@ def panel():
     config = config_from_flat({"instance_data_dir": "demo-dreambooth", "trigger_word": "zwx"})
     with gr.Blocks():
         form = Form(config)
-        made = ThingsPanel(form, DataFields(form), config)
+        made = ThingsPanel(form, config)
         form.place(
             *(name for name, option in OPTIONS.items() if option.section == "data" and name not in form.components)
         )

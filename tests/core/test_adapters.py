@@ -17,7 +17,7 @@ from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.families import ModelError, load_model, locate
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import ONE_PER_FAMILY, PROMPTS
+from tiny import ONE_PER_FAMILY, PROMPTS, predictions
 
 FAMILIES = ONE_PER_FAMILY
 
@@ -54,13 +54,6 @@ def fresh_lora(model_folder, seed=1, **options):
     model = load_model(config.model)
     adapters.attach(model, config)
     return model
-
-
-def predictions(model):
-    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
-    t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
-    with torch.no_grad():
-        return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))
 
 
 # What trains ----------------------------------------------------------------------------------------------------------

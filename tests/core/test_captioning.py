@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import types
 from dataclasses import asdict
@@ -536,7 +537,7 @@ def test_a_hub_that_cannot_be_reached_or_has_only_pickles_is_explained(copied, f
 
 def test_a_download_that_the_disk_cannot_hold_is_refused_before_it_begins(blip, folder, monkeypatch, tmp_path):
     hub = Hub(blip, monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
     with pytest.raises(CaptionError, match="100 bytes are free"):
         run(folder, CaptionSettings(model="owner/blip", download=True))
     assert hub.fetched == ["config.json"]

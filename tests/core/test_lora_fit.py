@@ -16,7 +16,7 @@ from rollout_studio.core.adapters.lora_file import read_lora_header
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import load_model
 from safetensors.torch import load_file, save_file
-from tiny import ONE_PER_FAMILY, PROMPTS
+from tiny import ONE_PER_FAMILY, predictions
 
 FAMILIES = ONE_PER_FAMILY
 
@@ -48,13 +48,6 @@ def good(tiny_folder, tmp_path_factory):
 @pytest.fixture
 def fresh(tiny_folder):
     return lambda family="lumina2": load_model(config_of(tiny_folder(family)).model, for_training=False)
-
-
-def predictions(model):
-    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
-    t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
-    with torch.no_grad():
-        return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))
 
 
 # A good file ----------------------------------------------------------------------------------------------------------

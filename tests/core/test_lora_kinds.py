@@ -25,7 +25,7 @@ from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
-from tiny import PROMPTS
+from tiny import predictions
 from tiny_run import ROLLOUT, events
 
 LAYOUT = {"lora": "both", "dora": "both", "loha": "kohya", "lokr": "kohya"}
@@ -67,13 +67,6 @@ def with_kind(folder, name, kind, **changes):
     return config_from_flat(flat | changes)
 
 
-def predicted(model):
-    x = torch.randn(2, model.latent_channels, 8, 8, generator=torch.Generator().manual_seed(1))
-    t = torch.tensor([0.7, 0.3]) * (1 if model.is_flow else 999)
-    with torch.no_grad():
-        return model.denoise(x, t, model.collate(model.encode_prompts(PROMPTS)))
-
-
 # What trains ----------------------------------------------------------------------------------------------------------
 
 
@@ -104,9 +97,9 @@ def test_it_starts_without_effect_and_from_its_seed_alone(kind, precision, tiny_
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     drawn = {name for name in states[0] if not torch.equal(states[0][name], states[2][name])}
     assert len(drawn) >= len(adapted_layers(model)), "the rest is 0, or a row's own length"
-    with_it = predicted(model)
+    with_it = predictions(model)
     with model.adapters_disabled():
-        assert torch.equal(predicted(model), with_it)
+        assert torch.equal(predictions(model), with_it)
     assert all(parameter.dtype == torch.float32 for parameter in adapters.trainable_parameters(model))
 
 
@@ -204,7 +197,7 @@ def test_files_pass_their_check_and_mean_in_comfyui_what_was_trained(name, kind,
     """In the diffusers layout a fresh stock pipeline's own loader gives the same output to 1e-5; in the other one every layer's weight is the
     one that peft merges, by ComfyUI's formulas."""
     model, config = trained(name, kind)
-    ours = predicted(model)
+    ours = predictions(model)
     layouts = ["diffusers"] if kind in ("lora", "dora") else []
     layouts += ["kohya"] if config.lora.layout != "diffusers" else []
     assert layouts
@@ -225,7 +218,7 @@ def test_files_pass_their_check_and_mean_in_comfyui_what_was_trained(name, kind,
                 before, merged = merged_weight(model, layer)
                 read = comfyui_weight(tensors, prefix + layer.replace(".", "_"), before)
                 assert (read - merged).norm() < 1e-5 * merged.norm() < 0.01 * (merged - before).norm() * 100
-        assert (predicted(fresh) - ours).abs().max() < 1e-5
+        assert (predictions(fresh) - ours).abs().max() < 1e-5
         notes = read_header(path)["__metadata__"]
         module = {"lora": "networks.lora"}.get(kind, "lycoris.kohya")
         assert notes["ss_network_module"] == module and notes["ss_network_dim"] in ("3", "5")
@@ -243,7 +236,7 @@ def test_lycoris_own_library_reads_the_file_as_it_was_trained(kind, trained, tmp
     network, _ = lycoris.create_lycoris_from_weights(1.0, str(path), fresh.denoiser)
     network.apply_to()
     assert len(network.loras) == len(adapted_layers(model))
-    assert (predicted(fresh) - predicted(model)).abs().max() < 1e-5
+    assert (predictions(fresh) - predictions(model)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("damage", ["a scale twice", "a layer lost", "a tensor lost", "another name"])
@@ -343,11 +336,11 @@ def test_a_checkpoints_adapter_is_put_on_another_model_as_it_was(name, kind, tra
     """What "Try it" and the drift of a run's checkpoints do."""
     model, config = trained(name, kind)
     fresh = load_model(config.model, for_training=False)
-    base = predicted(fresh)
+    base = predictions(fresh)
     restore_adapter(fresh, config.lora, adapters.adapter_state(model), "tried")
-    assert (predicted(fresh) - predicted(model)).abs().max() < 1e-5
+    assert (predictions(fresh) - predictions(model)).abs().max() < 1e-5
     with fresh.adapters_disabled():
-        assert torch.equal(predicted(fresh), base)
+        assert torch.equal(predictions(fresh), base)
 
 
 @pytest.mark.parametrize("spoil", [
@@ -423,11 +416,11 @@ def test_adapters_of_two_kinds_are_shown_one_after_the_other(tiny_folder, traine
                 model, tmp_path / f"{kind}.safetensors", config, layout="diffusers" if kind == "dora" else "kohya"
             )
         )
-    bench, expected = Bench(), [predicted(trained("lumina2", kind)[0]) for kind in ("dora", "lokr")]
-    base = predicted(load_model(config.model))
+    bench, expected = Bench(), [predictions(trained("lumina2", kind)[0]) for kind in ("dora", "lokr")]
+    base = predictions(load_model(config.model))
     bench.open(config)
     for which in (0, 1, 0):
         bench.with_weights(Weights("lora", files[which], None, "x"))
-        assert (predicted(bench.model) - expected[which]).abs().max() < 1e-5
+        assert (predictions(bench.model) - expected[which]).abs().max() < 1e-5
     bench.with_weights(Weights("base", None, None, "base"))
-    assert torch.equal(predicted(bench.model), base)
+    assert torch.equal(predictions(bench.model), base)

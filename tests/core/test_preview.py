@@ -9,7 +9,6 @@ from PIL import Image
 from rollout_studio.core.config import ConfigError
 from rollout_studio.core.look import bench as the_bench
 from rollout_studio.core.look.bench import Bench
-from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.preview.request import (
     RELEVANT,
     VIEW_OPTIONS,
@@ -22,7 +21,7 @@ from rollout_studio.core.look.preview.request import (
 from rollout_studio.core.look.remembering import Memory, Remembering
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow
 from rollout_studio.core.train.loop import train
-from tiny_run import at_step, events
+from tiny_run import asked_of, at_step, events, quietly
 
 PICTURE = {"image": showcase()[0]}
 
@@ -194,23 +193,6 @@ def test_the_memory_is_bounded_and_drops_what_was_not_used_for_longest():
 
 
 # The bench: weights on a real tiny model ------------------------------------------------------------------------------
-
-
-def quietly(bench, record, folder):
-    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
-    return answer(bench, record, folder, **nothing)
-
-
-def asked_of(run, pictures, **more):
-    """A request about a run on its own model."""
-    return {
-        "config": run.read_config(),
-        "image": str(pictures / "0.png"),
-        "target": 0.3,
-        "offset": 2,
-        "columns": 2,
-        **more,
-    }
 
 
 @pytest.mark.parametrize("variant", ["sd1", pytest.param("lumina2", marks=pytest.mark.slow)])

@@ -21,13 +21,12 @@ from rollout_studio.core.families import load_model
 from rollout_studio.core.families.latent_unet import LatentUNet
 from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.drift.files import read_report
-from rollout_studio.core.look.preview.answer import answer
 from rollout_studio.core.look.revisit import measure_drift, open_checkpoint
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.run_log import prepared_words
 from rollout_studio.core.train.loop import train
 from safetensors.torch import load_file, save_file
-from tiny_run import ROLLOUT, events, losses
+from tiny_run import ROLLOUT, asked_of, events, losses, quietly
 
 ENCODERS = {"sd1": ("text_encoder",), "sd2_v": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 TEXT = {"train_text_encoder": True, "text_encoder_lora_rank": 2, "lora_alpha": 6.0}
@@ -168,22 +167,6 @@ def test_a_run_encodes_once_a_step_trains_the_encoders_to_their_last_step_and_pr
         check["used"] == check["total"] for check in checks
     )
     _shown(run, tmp_path, pictures)
-
-
-def quietly(bench, record, folder):
-    nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
-    return answer(bench, record, folder, **nothing)
-
-
-def asked_of(run, pictures, **more):
-    return {
-        "config": run.read_config(),
-        "image": str(pictures / "0.png"),
-        "target": 0.3,
-        "offset": 2,
-        "columns": 2,
-        **more,
-    }
 
 
 def _shown(run, tmp_path, pictures):

@@ -12,7 +12,7 @@ from ....core.runs.folder import RunDir
 from ....core.runs.store import RunStore
 from .captions import DroppedSets, Edits, Kind, Refused, is_picture_name, save_captions
 from .many import ManyEdit, Proposal, proposed
-from .set_view import count_of, folder_of, known_captions, picture_paths, trigger_of
+from .set_view import count_of, folder_of, known_caption_names, known_captions, picture_paths, trigger_of
 from .tool import Marks, save_marks
 
 
@@ -110,7 +110,9 @@ class SetEditor:
         """What an edit makes of the captions of all pages, saved or typed. Raises Refused where none may be edited."""
         folder, _ = self._editable(data, edits)
         return proposed(
-            edit, known_captions(data, edits, picture_paths(scan_thing(data), folder), folder), trigger_of(data)
+            edit,
+            known_captions(data, edits, picture_paths(scan_thing(data), folder), known_caption_names(folder)),
+            trigger_of(data),
         )
 
     def mark(self, data: DataConfig, marks: Marks) -> Answer:

@@ -78,7 +78,7 @@ class PicturesPanel:
         self.tool = PictureTool(watch.previews)
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")
         self.auto_captions = AutoCaptions(self.set_editor, watch)
-        self.things = ThingsPanel(form, self.fields, config)
+        self.things = ThingsPanel(form, config)
         with (
             gr.Accordion(
                 "Class pictures: so that the model does not forget the kind", open=False, elem_id="class-pictures"

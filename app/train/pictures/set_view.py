@@ -76,17 +76,21 @@ class SetReader:
         }  # fmt: skip
         names = known_caption_names(folder)
         if editable:
-            texts = known_captions(data, edits, paths, folder)
+            texts = known_captions(data, edits, paths, names)
             shown["tags"] = list(tag_counts(each.used for each in texts.values()).items())[:_MOST_TAGS]
             problems = _with_trigger_findings(problems, texts, trigger_of(data), folder)
         cards = _Cards(data, edits, found, problems, names, editable, self.previews)
         shown["items"] = [cards.card(path) for path in paths[page * PER_PAGE : (page + 1) * PER_PAGE]]
         well = f"All {len(paths)} pictures can be read, are sharp and large enough for {data.resolution} px and have a caption; none is there twice."
-        places = {
-            str(file): at
-            for at, path in enumerate(paths)
-            for file in (caption_file(path, names), found_mask(path), path)
-        }
+        places = (
+            {
+                str(file): at
+                for at, path in enumerate(paths)
+                for file in (caption_file(path, names), found_mask(path), path)
+            }
+            if problems
+            else {}
+        )
         classes = class_card(data, found, of_class, self.previews, PER_PAGE)
         return SetView(shown, checks_card(problems, len(paths), well, places), classes)
 
@@ -133,7 +137,8 @@ class _Cards:
         """The marks of a picture, for the caption that it has with what is typed."""
         outdated = ("caption-missing", "caption-empty") if draft is not None else ()
         findings = [finding for finding in self.problems if finding.code not in outdated]
-        marks = marks_of(findings, {str(path), str(file), str(found_mask(path))})
+        mask = found_mask(path)
+        marks = marks_of(findings, {str(path), str(file), str(mask)})
         if draft is not None and not caption:
             full = "Write one, or set the caption for pictures without one."
             marks.append({"level": "error", "short": "no caption", "full": full})
@@ -141,12 +146,10 @@ class _Cards:
         if cut is not None:
             full = f"Training sees {cut.width} × {cut.height} px of it."
             marks.append({"level": "note", "short": "cropped", "full": full})
-        if found_mask(path).is_file():
+        if mask.is_file():
             off = self.data.masked_training == "off"
             does = "has no effect while masked_training is off." if off else "white is trained on."
-            marks.append(
-                {"level": "note", "short": "mask, off" if off else "mask", "full": f"{found_mask(path).name}: {does}"}
-            )
+            marks.append({"level": "note", "short": "mask, off" if off else "mask", "full": f"{mask.name}: {does}"})
         if item is not None and self.first_with[item.content] is not item:
             full = f"The same picture as {printable(self.first_with[item.content].name)}; remove one of them."
             marks.append({"level": "warning", "short": "twice", "full": full})
@@ -187,9 +190,9 @@ def _with_trigger_findings(
     ]
 
 
-def known_captions(data: DataConfig, edits: Edits, paths: list[Path], folder: Path) -> dict[str, Caption]:
-    """The captions of pictures by name, as an edit finds them; without those that cannot be edited."""
-    names, fallback, out = known_caption_names(folder), fallback_caption(data), {}
+def known_captions(data: DataConfig, edits: Edits, paths: list[Path], names: Mapping[str, str]) -> dict[str, Caption]:
+    """The captions of pictures by name, as an edit finds them; without those that cannot be edited. `names`: `known_caption_names` of the folder."""
+    fallback, out = fallback_caption(data), {}
     for path in paths:
         saved, problem = read_caption(caption_file(path, names))
         if not problem and is_text(path.name):

@@ -18,7 +18,6 @@ from ...parts import notices
 from ...parts.forms import Form, from_component
 from ...parts.panel import QUICK, SLOW, FormPage
 from ...parts.words import text
-from .form_data import DataFields
 from .set_view import count_of
 
 _NEW = "new"
@@ -31,8 +30,8 @@ whatever the number of their pictures. With class pictures on, each needs the ca
 class ThingsPanel:
     """Builds the list and the small form in the current layout."""
 
-    def __init__(self, form: Form, fields: DataFields, config: RunConfig) -> None:
-        self.form, self.fields = form, fields
+    def __init__(self, form: Form, config: RunConfig) -> None:
+        self.form = form
         with gr.Accordion("More things in the same run", open=False, elem_id="things"), form.inside("#things"):
             gr.HTML(_ABOUT)
             self.list = gr.HTML(_listed(config), elem_id="things-list", elem_classes="rs-maybe")

@@ -1,5 +1,6 @@
 """The pictures and their captions."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -196,7 +197,7 @@ class DataConfig(Checked):
         since="0.3",
     )
 
-    @property
+    @functools.cached_property
     def things(self) -> tuple[Self, ...]:
         """One data section for each thing that is learned, as if it were the only one: the first is that of the options themselves (none
         where they name no folder and `concepts` does), then those of `concepts`."""
