@@ -221,7 +221,7 @@ def _captions(sheet: Sheet, prefix: str) -> None:
 
 
 _SUBSET_REASONS = {
-    "conditioning_data_dir": "masks do not exist here", "metadata_file": "a metadata file is not read; captions are .txt files beside the pictures here",
+    "conditioning_data_dir": "masks lie beside the pictures here, as name-mask.png; see masked_training", "metadata_file": "a metadata file is not read; captions are .txt files beside the pictures here",
     "shuffle_caption": "captions are taken as they are written here", "keep_tokens": "captions are taken as they are written here",
     "keep_tokens_separator": "captions are taken as they are written here", "secondary_separator": "captions are taken as they are written here",
     "enable_wildcard": "captions are taken as they are written here", "caption_prefix": "captions are taken as they are written here; see trigger_word",
@@ -229,7 +229,7 @@ _SUBSET_REASONS = {
     "caption_dropout_every_n_epochs": "a share of the rows has no caption here", "color_aug": "colours are not changed here", "face_crop_aug_range": "faces are not looked for here",
     "bucket_no_upscale": "small pictures are enlarged here; the check names them", "min_bucket_reso": "sides of the shapes follow the resolution here",
     "max_bucket_reso": "sides of the shapes follow the resolution here", "token_warmup_min": "captions are taken as they are written here",
-    "token_warmup_step": "captions are taken as they are written here", "alpha_mask": "masks do not exist here", "validation_split": "see drift_holdout_images",
+    "token_warmup_step": "captions are taken as they are written here", "alpha_mask": "see masked_training: transparency is the mask of a picture that has none beside it", "validation_split": "see drift_holdout_images",
     "validation_seed": "see drift_holdout_images",
 }  # fmt: skip
 

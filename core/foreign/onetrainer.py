@@ -13,7 +13,7 @@ from .onetrainer_data import place_concepts, place_samples, with_files
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
     MIXED,
-    NO_MASKS,
+    MASKS_BESIDE,
     OPTIMIZERS,
     PRECISIONS,
     is_flow,
@@ -61,10 +61,10 @@ NOT_HERE = {
     "layer_filter": "is a filter on names; see lora_targets", "layer_filter_preset": "is a filter on names; see lora_targets", "layer_filter_regex": "is a filter on names; see lora_targets",
     "quantization.layer_filter": "all large layers are quantised here", "quantization.layer_filter_preset": "all large layers are quantised here",
     "quantization.layer_filter_regex": "all large layers are quantised here", "quantization.svd_dtype": "quantised weights have no low-rank part here",
-    "quantization.svd_rank": "quantised weights have no low-rank part here", "lora_model_name": "a LoRA is always begun anew here", "unmasked_probability": "masks do not exist here",
-    "normalize_masked_area_loss": "masks do not exist here", "masked_prior_preservation_weight": "masks do not exist here",
-    "custom_conditioning_image": "control pictures do not exist here", "embedding_learning_rate": "new tokens: not here", "preserve_embedding_norm": "new tokens: not here",
-    "additional_embeddings": "new tokens: not here", "output_model_destination": "runs lie in the folder of the runs here", "workspace_dir": "runs lie in the folder of the runs here",
+    "quantization.svd_rank": "quantised weights have no low-rank part here", "lora_model_name": "a LoRA is always begun anew here", "unmasked_probability": "masks are on or off for a whole run here; see masked_training",
+    "normalize_masked_area_loss": "how a mask weighs is fixed here; see masked_training", "masked_prior_preservation_weight": "outside its mask a picture counts by masked_background_weight here",
+    "custom_conditioning_image": "control pictures do not exist here", "embedding_learning_rate": "see new_token_learning_rate", "preserve_embedding_norm": "see new_tokens: their norm is not rescaled here",
+    "additional_embeddings": "see new_tokens: the trigger word alone becomes new tokens here", "output_model_destination": "runs lie in the folder of the runs here", "workspace_dir": "runs lie in the folder of the runs here",
     "cache_dir": "see data_cache_dir", "force_circular_padding": "does not exist here", "text_encoder_layer_skip": "texts are encoded as the model's pipeline does here",
     "text_encoder_2_layer_skip": "texts are encoded as the model's pipeline does here", "text_encoder_3_layer_skip": "texts are encoded as the model's pipeline does here",
     "text_encoder_4_layer_skip": "texts are encoded as the model's pipeline does here", "train_device": "see device", "multi_gpu": "several GPUs: torchrun, see docs/training.md",
@@ -276,7 +276,7 @@ def _masks(sheet: Sheet) -> None:
             sheet.assume("masked_background_weight", 0.1)
     off = is_off(sheet.get(key))
     for name in (key, "unmasked_weight"):
-        sheet.leave(name, "is off there" if off else NO_MASKS, quiet=off)
+        sheet.leave(name, "is off there" if off else MASKS_BESIDE, quiet=off)
 
 
 def _loss(sheet: Sheet) -> None:

@@ -51,7 +51,7 @@ NOT_HERE = {
     "init_lora": "a LoRA is always begun anew here",
     "num_train_epochs": "the length of a run is given in steps here",
     "noise_offset": "offset noise does not exist here",
-    "masked_loss_probability": "masks do not exist here",
+    "masked_loss_probability": "masks are on or off for a whole run here; see masked_training",
     "data_backend_config": "is the name of another file; name the folder with your pictures",
     "resolution_type": "pictures are always scaled to an area here, given as the side of a square",
     "minimum_image_size": "small pictures are reported by the check here",

@@ -18,7 +18,7 @@ from .sheet import Sheet, is_off, is_on, number
 OPTIMIZERS = {
     "adamw": "adamw", "adam": "adamw", "adamwbf16": "adamw", "adamw8bit": "adamw_8bit", "pagedadamw8bit": "adamw_8bit", "pagedadamw": "adamw",
     "adam8bit": "adamw_8bit", "adamw8": "adamw_8bit", "prodigy": "prodigy", "prodigy8bit": "prodigy", "adafactor": "adafactor",
-    "lion": "lion", "lion8bit": "lion_8bit", "pagedlion8bit": "lion_8bit", "came": "came", "came8bit": "came",
+    "lion": "lion", "lion8bit": "lion", "pagedlion8bit": "lion", "came": "came", "came8bit": "came",
     "adamwschedulefree": "adamw_schedule_free", "schedulefreeadamw": "adamw_schedule_free",
     "prodigyplusschedulefree": "prodigy",
 }  # fmt: skip
@@ -32,6 +32,8 @@ _NOT_QUITE = {
     "prodigy8bit": "keeps its state in 32 bits here",
     "prodigyplusschedulefree": "follows the learning-rate schedule here",
     "came8bit": "keeps its state in 32 bits here",
+    "lion8bit": "keeps its state in 32 bits here",
+    "pagedlion8bit": "keeps its state in 32 bits here",
 }
 _RATE_IS_A_FACTOR = 0.05
 """From here up a learning rate is that of an optimizer which finds its own; for another it would destroy the model."""
@@ -51,8 +53,6 @@ def place_optimizer(sheet: Sheet, key: str, *, eight_bit: bool = False) -> bool:
     ours = OPTIMIZERS.get(name)
     if ours == "adamw" and eight_bit:
         ours = "adamw_8bit"
-    if ours == "lion_8bit" and ours not in OPTIONS["optimizer"].choices:
-        ours = "lion"
     if ours is None or ours not in OPTIONS["optimizer"].choices:
         sheet.leave(
             key,
@@ -117,9 +117,9 @@ SCHEDULES = {
 
 PLAIN_LORA = "only plain LoRA is trained here; the rest of its settings is taken for one"
 NO_TEXT_ENCODER = "the text encoder is not trained here"
-NO_NEW_TOKENS = "new tokens do not exist here"
-NO_MASKS = "masks do not exist here"
-NO_PRESERVATION = "output preservation does not exist here"
+NO_NEW_TOKENS = "needs a word to start from here; see new_tokens and new_token_initializer"
+MASKS_BESIDE = "masks lie beside the pictures here, as name-mask.png; see masked_training"
+NO_PRESERVATION = "has no weight that is a number; see output_preservation_weight"
 NO_OFFSET_NOISE = (
     "offset noise does not exist here: it shifts the brightness of all noise, and a rollout starts from unshifted noise"
 )

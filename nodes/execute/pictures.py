@@ -28,13 +28,13 @@ def name_fault(name: str) -> str | None:
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of their names; masks of pictures are none."""
-    from ...core.data.beside import is_mask
+    """The pictures of a folder, in the order of their names; masks of pictures and what else belongs to one are none."""
+    from ...core.data.beside import is_beside
 
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in ENDINGS and not is_mask(path.name) and path.is_file()
+        if path.suffix.lower() in ENDINGS and not is_beside(path.name) and path.is_file()
     )
 
 

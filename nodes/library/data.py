@@ -95,7 +95,7 @@ def caption_edit(context, folder, find, replace, prefix, suffix):
     """Edit all captions at once, in a copy of the folder. A picture without a caption file gets one from prefix and suffix alone.
     Crops and masks beside the pictures go along."""
     from ...core.data import captions
-    from ...core.data.beside import crop_path, mask_path
+    from ...core.data.beside import crop_path, found_mask
 
     if folder.path is None:
         raise NodeError("No folder is named.", "Name one in the Image Folder node.")
@@ -103,7 +103,7 @@ def caption_edit(context, folder, find, replace, prefix, suffix):
     if not source.is_dir():
         raise NodeError(f"{folder.path}: there is no such folder.", "Check the path in the Image Folder node.")
     for file in pictures.in_folder(source):
-        for each in (file, crop_path(file), mask_path(file)):
+        for each in (file, crop_path(file), found_mask(file)):
             if each.is_file():
                 shutil.copyfile(each, context.work / each.name)
         beside = file.with_suffix(".txt")

@@ -167,7 +167,8 @@ def test_class_pictures_that_will_be_generated_are_announced(check, tmp_path):
 
 def test_a_class_prompt_that_names_the_thing_itself_is_warned_about(check):
     kept = {"trigger_word": "SKS", "output_preservation_weight": 1.0}
-    assert one(check(**kept, class_prompt="a photo of sks dog"), "class-prompt-trigger").where == "class_prompt"
+    for named in ("a photo of sks dog", "a photo of a dog, sks."):
+        assert one(check(**kept, class_prompt=named), "class-prompt-trigger").where == "class_prompt"
     for fine in (
         {**kept, "class_prompt": "a photo of a sksish dog"},
         {"trigger_word": "sks", "class_prompt": "a sks dog"},

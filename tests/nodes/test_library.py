@@ -43,6 +43,14 @@ def test_edited_captions_keep_the_crops_and_masks(context, cropped):
         assert (context.work / file.name).read_bytes() == file.read_bytes()
 
 
+def test_edited_captions_keep_onetrainers_masks_and_take_what_lies_beside_a_picture_for_none(context, cropped):
+    (cropped / "a-mask.png").rename(cropped / "a-masklabel.png")
+    (cropped / "a-condlabel.png").write_bytes((cropped / "a.png").read_bytes())
+    data.caption_edit(context, Folder(str(cropped)), "", "", "a cat", "")
+    kept = ["a-crop.json", "a-masklabel.png", "a.png", "a.txt"]
+    assert sorted(file.name for file in context.work.iterdir()) == kept
+
+
 def test_the_preview_of_a_dataset_shows_the_part_that_is_kept(context, cropped):
     dataset = settings({"instance_data_dir": str(cropped), "instance_prompt": "a cat", "resolution": 64})
     (shown,) = data.dataset_preview(context, dataset, 4)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ...data import bucket_counts, scan_probe
-from ...data.captions import clean
+from ...data.captions import clean, mentions
 from ...data.class_record import record_findings
 from ...data.concepts import about, sets_of_class_pictures
 from ...data.holdout import FEWEST
@@ -123,7 +123,7 @@ def class_prompt(situation: Situation) -> Iterable[Finding]:
     for number, thing in enumerate(data.things):
         if thing.class_prompt is None or thing.trigger_word is None or not clean(thing.trigger_word):
             continue
-        if f" {clean(thing.trigger_word).casefold()} " in f" {clean(thing.class_prompt).casefold()} ":
+        if mentions(clean(thing.class_prompt), clean(thing.trigger_word)):
             finding = Finding(
                 "warning",
                 "class_prompt",
