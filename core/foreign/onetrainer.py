@@ -12,8 +12,8 @@ from .families import family_called
 from .onetrainer_data import place_concepts, place_samples, with_files
 from .sheet import Sheet, is_off, is_on, number
 from .words import (
-    MIXED,
     MASKS_BESIDE,
+    MIXED,
     OPTIMIZERS,
     PRECISIONS,
     is_flow,
