@@ -28,14 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With several processes a file's tests stay together (`--dist loadfile`), and so do all browser tests: two browsers at a time would
-    fill both cores of a small machine."""
+    """With several processes a file's tests stay together (`--dist loadfile`), and so does each half of the browser tests: three browsers
+    at a time would fill a small machine, and one alone would be the last to end."""
     from xdist.scheduler import LoadFileScheduling
+
+    browser_files = sorted(f"tests/app/{path.name}" for path in (ROOT / "tests" / "app").glob(f"{BROWSER_TESTS}*.py"))
 
     class Grouped(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "browser" if Path(file).name.startswith(BROWSER_TESTS) else file
+            return f"browser {browser_files.index(file) % 2}" if file in browser_files else file
 
     return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -89,9 +89,9 @@ def test_a_run_in_progress_is_followed_and_commanded(visit, served, write, tab):
     assert not run.path.exists()
 
 
-@pytest.mark.parametrize(("width", "most_high"), [(1400, 1800), (400, 4500)])
-def test_one_step_is_open_at_a_time_and_the_tab_stays_short(visit, tab, step, width, most_high):
-    page = visit(width=width)
+def test_one_step_is_open_at_a_time_and_the_tab_stays_short(visit, tab, step):
+    sizes = {1400: 1800, 400: 4500}  # width -> most height
+    page = visit()
     tab(page, "Train")
     heads = page.locator(".rs-step-fold > button")
     expect(heads).to_have_count(5)
@@ -102,10 +102,12 @@ def test_one_step_is_open_at_a_time_and_the_tab_stays_short(visit, tab, step, wi
             (expect(heads.nth(other)).to_have_class if other == number else expect(heads.nth(other)).not_to_have_class)(
                 opened
             )
-        page.wait_for_timeout(400)  # what was closed has gone
-        assert page.evaluate("document.documentElement.scrollHeight") <= most_high, name
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-    expect(page.locator("#start-hero")).to_be_in_viewport()  # wherever one is
+        for width, most_high in sizes.items():
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(400)  # what was closed has gone
+            assert page.evaluate("document.documentElement.scrollHeight") <= most_high, (name, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+            expect(page.locator("#start-hero")).to_be_in_viewport()  # wherever one is
     expect(heads.nth(3)).to_contain_text("Rollout: gentle")
 
 
@@ -133,18 +135,17 @@ def test_a_setting_is_found_by_its_words_and_a_fault_leads_to_its_field(visit, t
     expect(page.locator("#opt-learning_rate input")).to_be_focused()
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)])
-def test_no_tab_is_wider_than_the_window(visit, served, write, tab, theme, width):
-    store = RunStore(served[1].root)
-    if not (store.root / "finished").exists():
-        write.run(store, "finished", state="stopped")
-    page = visit(f"?__theme={theme}", width=width)
+def test_no_tab_is_wider_than_the_window(visit, served, write, tab):
+    write.run(RunStore(served[1].root), "finished", state="stopped")
+    page = visit("?__theme=dark", width=400)
     for name in ("Train", "Runs", "Drift", "Graph"):
         tab(page, name)
         if name == "Runs":
             page.locator("#run-picker").get_by_label("finished").click()
             expect(page.locator("#run-glance img").first).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for width in (400, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
 
 
 def test_another_site_and_another_name_are_refused(served):

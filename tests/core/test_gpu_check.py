@@ -16,7 +16,10 @@ def script(root, monkeypatch):
     return gpu_check
 
 
-@pytest.mark.parametrize(("name", "billions"), [("sdxl", 2.567), ("sd35-medium", 2.243), ("flux", 11.9)])
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("sdxl", 2.567), ("flux", 11.9), pytest.param("sd35-medium", 2.243, marks=pytest.mark.slow)],  # 20 s
+)
 def test_the_networks_have_the_released_models_sizes(name, billions, script):
     """SD 3.5 Medium's 2.5 billion have a table of 0.23 billion positions among them, which is no parameter."""
     kind, config = script.NETWORKS[name]
