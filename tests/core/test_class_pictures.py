@@ -13,7 +13,7 @@ import pytest
 import torch
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import read_config, with_changes
-from rollout_studio.core.data import DatasetError, prepare, scan
+from rollout_studio.core.data import DatasetError, prepare, progress, scan
 from rollout_studio.core.data.class_record import RECORD, BadRecord, read_record, record_findings, settings_of
 from rollout_studio.core.families import load_model
 from rollout_studio.core.findings import has_errors
@@ -68,7 +68,10 @@ class Killed(BaseException):
     pass
 
 
-def test_after_an_end_in_the_middle_only_what_lacks_is_drawn_and_the_set_is_the_undisturbed_one(drawn, tmp_path):
+def test_after_an_end_in_the_middle_only_what_lacks_is_drawn_and_the_set_is_the_undisturbed_one(
+    drawn, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(progress, "REPORT_EVERY_S", 0.0)  # every group is reported, however fast it comes
     whole, _ = drawn("whole", num_class_images=9)
     assert len(set(whole.values())) == 10, "nine different pictures and their record"
 
