@@ -458,9 +458,10 @@ class Browser:
 
 def test_a_tick_that_is_overtaken_by_the_curves_does_not_bring_back_their_bar(lab):
     browser = Browser(lab)
-    browser.apply(shown(lab))
+    browser.apply(shown(lab, seed=15))
     late = lab.on_measure(browser.page[lab.shown], viewer())
     assert "progressbar" in late[lab.answer.curves]
+    (lab.watch.previews.folder / "drift" / "go").touch()
     browser.apply(until(lab, lambda seen: "<svg" in seen.get(lab.answer.curves, "")))
     browser.apply(late)
     assert "progressbar" in browser.page[lab.answer.curves]
