@@ -138,7 +138,7 @@ WINGS = (  # of core, from the ground up; each may import those on the floors be
     ("data", "adapters", "remedies"),
     ("before", "captioning", "foreign"),
     ("look",),
-    ("train",),
+    ("train", "study"),
 )
 NEIGHBOURS = {("maths", "config")}
 """(a, b): a may import b on its own floor. The mathematics takes the options that it is about as the records that declare them."""

@@ -68,7 +68,7 @@ def write_run_report(run: RunDir, summary: RunSummary, out: Path | None = None) 
     log = follow(run)
     if not len(log.series) and not log.drifts and not log.samples:
         raise RunError(f"Run {run.name!r} has no steps, samples or drift yet, so there is nothing to report.")
-    return _written(run.path / NAME if out is None else out, lambda side: run_report(run, summary, log, side))
+    return written(run.path / NAME if out is None else out, lambda side: run_report(run, summary, log, side))
 
 
 def write_drift_report(folder: Path, out: Path | None = None) -> Path:
@@ -77,15 +77,15 @@ def write_drift_report(folder: Path, out: Path | None = None) -> Path:
         report = report_from_json((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ReportError, UnicodeDecodeError) as error:
         raise RunError(f"'{folder}' has no drift report that can be read: {error}") from error
-    return _written(folder / NAME if out is None else out, lambda side: drift_report(folder, report, side))
+    return written(folder / NAME if out is None else out, lambda side: drift_report(folder, report, side))
 
 
 def run_report(run: RunDir, summary: RunSummary, log: RunLog, side: int) -> str:
     """The page of a run. `side`: the longest side of its pictures, in pixels."""
-    inline: Any = SimpleNamespace(previews=_Inline(side))
+    inline: Any = SimpleNamespace(previews=Inline(side))
     measured = sorted(log.drifts)
     strips = [filmstrip(summary, log.drifts[step], inline) for step in dict.fromkeys((*measured[:1], *measured[-1:]))]
-    return _page(
+    return html_page(
         run.name,
         head(summary, log, None),
         drift_over_training(summary, log),
@@ -98,7 +98,7 @@ def run_report(run: RunDir, summary: RunSummary, log: RunLog, side: int) -> str:
 
 def drift_report(folder: Path, report: DriftReport, side: int) -> str:
     """The page of one drift measurement."""
-    inline, strips = _Inline(side), []
+    inline, strips = Inline(side), []
     for path in sorted(folder.glob("filmstrip*.png")):
         address = inline.address(path, folder)
         strips.append(f'<div class="rs-scroll"><img class="rs-strip" src="{address}" alt="Filmstrip"></div>')
@@ -107,10 +107,10 @@ def drift_report(folder: Path, report: DriftReport, side: int) -> str:
     charts = f'<div class="rs-card"><h4>The numbers</h4>{report_charts(report)}</div>'
     chosen = json.dumps(report.settings, indent=2, ensure_ascii=False, default=str)
     settings = f'<div class="rs-card"><details><summary>How it was measured</summary><pre class="rs-json">{text(chosen)}</pre></details></div>'
-    return _page(f"Drift of {report.model}", seen, said, charts, settings)
+    return html_page(f"Drift of {report.model}", seen, said, charts, settings)
 
 
-class _Inline:
+class Inline:
     """In place of the page's `Previews`: a picture's address is the picture itself."""
 
     def __init__(self, side: int) -> None:
@@ -148,7 +148,8 @@ def _settings(flat: dict[str, Any]) -> str:
     )
 
 
-def _page(title: str, *parts: str) -> str:
+def html_page(title: str, *parts: str) -> str:
+    """A whole page that needs no network; the parts are trusted HTML, the title is text."""
     # A picture opens in full on the page; here its link would hold it a second time.
     body = re.sub(r'<a href="data:[^"]*"[^>]*>', "<a>", "\n".join(part for part in parts if part))
     body = body.replace('<img loading="lazy"', "<img")  # a printed page shows what was never scrolled to
@@ -171,7 +172,7 @@ def _style() -> str:
     )
 
 
-def _written(path: Path, made: Callable[[int], str]) -> Path:
+def written(path: Path, made: Callable[[int], str]) -> Path:
     """The page with the largest pictures that keep it within its limit."""
     for side in _SIDES:
         page = made(side).encode("utf-8")

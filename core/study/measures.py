@@ -1,0 +1,118 @@
+"""What is measured of the runs of a study, read from the files that they left. No torch; the demo's judge has measured before (`judging`)."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..look.drift.files import REPORT_FILE, read_report
+from ..look.drift.report import Curve, DriftReport, Point, ReportError
+from ..runs.folder import RunDir
+
+BANDS: dict[str, tuple[float, float]] = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
+"""Of `Point.share`, sigma / (alpha + sigma): one axis for every kind of model."""
+JUDGED = "study-judged.json"
+"""In a run's folder: what the demo's judge saw, and how it looked."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A measure. `better`: which side is; None = it explains, and does not score. `floor`: what is left of it at best, in words."""
+
+    title: str
+    better: Literal["lower", "higher"] | None
+    unit: str = ""
+    floor: str = ""
+
+
+_FLOOR = "never 0: the noise of a picture cannot be known"
+KINDS: dict[str, Kind] = {
+    "clean_loss": Kind("held-out clean loss", "lower", floor=_FLOOR),
+    **{f"clean_loss_{band}": Kind(f"held-out clean loss, {band} noise", "lower", floor=_FLOOR) for band in BANDS},
+    "drift_short": Kind("drift over the shortest offset", None, floor="an exact model drifts too"),
+    "drift_long": Kind("drift over the longest offset", None, floor="an exact model drifts too"),
+    "spread": Kind("spread of the sampled end states over true ones", None, floor="1 for an exact model"),
+    "thing": Kind("the new thing is seen", "higher", "%", "100 % at most"),
+    "background": Kind("its background is the one asked for", "higher", "%", "100 % at most"),
+    "old_shape": Kind("old prompts: right shape", "higher", "%", "100 % at most; the base's own share"),
+    "old_all": Kind("old prompts: all attributes right", "higher", "%", "100 % at most; the base's own share"),
+    "train_seconds": Kind("seconds of the training steps", "lower", "s"),
+    "network_rows": Kind("rows that the network was asked for", "lower"),
+}
+"""Name -> what it is, in the order of the tables."""
+
+
+def measured(run: RunDir) -> dict[str, float]:
+    """Every measure that a run which has ended has; one that it lacks is absent. Cost: reads its events and its last drift report once."""
+    found: dict[str, float] = {}
+    steps = [event for event in run.events()[0] if event["event"] == "step"]
+    last = {
+        event["step"]: event for event in steps
+    }  # a step that a resume trained again counts once, but its time was spent
+    found["train_seconds"] = sum(event["seconds"] for event in steps)
+    found["network_rows"] = float(sum(event.get("network_rows", 0) for event in last.values()))
+    report = last_report(run)
+    if report is not None:
+        found |= of_report(report)
+    found |= judged(run)
+    return {name: value for name, value in found.items() if name in KINDS and math.isfinite(value)}
+
+
+def last_report(run: RunDir) -> DriftReport | None:
+    """The drift report of the run's end; None where it made none after training. Raises ReportError for a damaged one."""
+    ends = [event["step"] for event in run.events()[0] if event["event"] == "drift" and event["step"] > 0]
+    file = run.drift_path / f"step-{max(ends):06d}" / REPORT_FILE if ends else None
+    if file is None:
+        return None
+    try:
+        return read_report(file)
+    except OSError as error:
+        raise ReportError(f"{file} cannot be read ({error.strerror}).", "Measure the run's drift again.") from error
+
+
+def of_report(report: DriftReport) -> dict[str, float]:
+    """Of the tuned weights: clean loss, over all levels and by band, drift at the middle level, and the spread at the end of the trajectory."""
+    curve = report.find("tuned", "held-out") or report.find("tuned", "training")
+    if curve is None:
+        return {}
+    found: dict[str, float | None] = {"clean_loss": _mean_loss(curve.clean_loss)}
+    for band, (low, high) in BANDS.items():
+        found[f"clean_loss_{band}"] = _mean_loss(
+            [point for point in curve.clean_loss if low <= point.share < high or point.share == high == 1.0]
+        )
+    found |= _drifts(curve)
+    spread = curve.trajectory[-1].measures.get("std_ratio") if curve.trajectory else None
+    found["spread"] = None if spread is None else spread.value
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _mean_loss(points: "tuple[Point, ...] | list[Point]") -> float | None:
+    values = [point.measures["loss"].value for point in points]
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+
+
+def _drifts(curve: Curve) -> dict[str, float | None]:
+    offsets = sorted({point.offset for point in curve.short})
+    if not offsets:
+        return {}
+    ends = {"drift_short": curve.at(0.5, offsets[0]), "drift_long": curve.at(0.5, offsets[-1])}
+    return {name: point.measures["distance"].value for name, point in ends.items() if point is not None}
+
+
+def judged(run: RunDir) -> dict[str, float]:
+    """What the judge saw, in percent; nothing where it has not looked."""
+    record = judged_record(run)
+    return {} if record is None else {name: 100 * share for name, share in record["shares"].items()}
+
+
+def judged_record(run: RunDir) -> Mapping | None:
+    """The judge's file of a run; None where there is none that can be read, so that it is made anew."""
+    try:
+        record = json.loads((run.path / JUDGED).read_text(encoding="utf-8"))
+        shares = record["shares"]
+        good = all(isinstance(value, int | float) and 0 <= value <= 1 for value in shares.values())
+        return record if good and isinstance(record["how"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
