@@ -53,18 +53,27 @@ def _about(found: Results) -> str:
 
 
 def _differences(found: Results, comparisons: list[Comparison], title: str) -> str:
-    """A row for each comparison, a column for each measure."""
+    """A row for each measure, a column for each comparison."""
     names = [name for name in found.measures if any(name in one.differences for one in comparisons)]
-    if not names:
+    problems = [f"{one.variant} less {one.against}: {one.problem}." for one in comparisons if one.problem]
+    if not names and not problems:
         return ""
-    head = "".join(f'<th scope="col">{text(KINDS[name].title)}</th>' for name in names)
-    rows = "".join(
-        f'<tr><th scope="row">{text(one.variant)} less {text(one.against)}{f"<br><small>{text(one.problem)}</small>" if one.problem else ""}</th>'
-        + "".join(f"<td>{_difference(one.differences.get(name), name)}</td>" for name in names)
-        + "</tr>"
-        for one in comparisons
+    head = [f"{one.variant} less {one.against}" for one in comparisons]
+    rows = [
+        (KINDS[name].title, [_difference(one.differences.get(name), name) for one in comparisons]) for name in names
+    ]
+    notes = "".join(f"<p>{text(each)}</p>" for each in problems)
+    return f'<div class="rs-card"><h4>{text(title)}</h4>{_table(head, rows) if names else ""}{notes}</div>'
+
+
+def _table(head: list[str], rows: list[tuple[str, list[str]]]) -> str:
+    """`head` and the rows' names are text, their cells trusted HTML."""
+    tops = "".join(f'<th scope="col">{text(each)}</th>' for each in head)
+    lines = "".join(
+        f'<tr><th scope="row">{text(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for name, cells in rows
     )
-    return f'<div class="rs-card"><h4>{text(title)}</h4><div class="rs-scroll"><table class="rs-table"><tr><td></td>{head}</tr>{rows}</table></div></div>'
+    return f'<div class="rs-scroll"><table class="rs-table"><tr><td></td>{tops}</tr>{lines}</table></div>'
 
 
 def _difference(one: Difference | None, measure: str) -> str:
@@ -79,18 +88,11 @@ def _difference(one: Difference | None, measure: str) -> str:
 
 def _means(found: Results) -> str:
     """What was measured: the mean over the seeds, with each seed's own number."""
-    names = found.measures
-    head = "".join(
-        f'<th scope="col">{text(KINDS[name].title)}{f"<br><small>{text(KINDS[name].floor)}</small>" if KINDS[name].floor else ""}</th>'
-        for name in names
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{text(variant)}</th>'
-        + "".join(f"<td>{_mean(found, variant, name)}</td>" for name in names)
-        + "</tr>"
-        for variant in found.variants
-    )
-    return f'<div class="rs-card"><h4>What was measured</h4><div class="rs-scroll"><table class="rs-table"><tr><td></td>{head}</tr>{rows}</table></div></div>'
+    rows = []
+    for name in found.measures:
+        floor = f" ({KINDS[name].floor})" if KINDS[name].floor else ""
+        rows.append((f"{KINDS[name].title}{floor}", [_mean(found, variant, name) for variant in found.variants]))
+    return f'<div class="rs-card"><h4>What was measured</h4>{_table(list(found.variants), rows)}</div>'
 
 
 def _mean(found: Results, variant: str, measure: str) -> str:

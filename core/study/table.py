@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import platform_calls
+from ..config import config_from_flat, config_to_flat
 from ..runs.store import RunStore
 from .measures import KINDS, last_report, measured
 from .paired import CONFIDENCE, LEAST_SEEDS, Difference, difference
-from .plan import Study
+from .plan import Study, Variant
 from .work import CellState
 
 FORMAT, VERSION = "rollout_studio.study", 1
@@ -103,13 +104,20 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
         study.seeds,
         study.reference,
         tuple(values),
-        {variant.name: dict(variant.changes) for variant in study.variants},
+        {variant.name: _changed(study, variant) for variant in study.variants},
         {variant.name: str(variant.of) for variant in study.variants if variant.control is not None},
         runs,
         values,
         tuple(_compared(values, probes, *pair, tested) for pair in pairs),
         tuple(missing),
     )
+
+
+def _changed(study: Study, variant: Variant) -> dict[str, Any]:
+    """What a variant changes in the study's base; a level, or a control, also names options that it leaves as they are."""
+    base = config_to_flat(config_from_flat(study.base))
+    flat = config_to_flat(study.config(variant, study.seeds[0]))
+    return {key: value for key, value in flat.items() if base[key] != value and key != "seed"}
 
 
 def _shared(
