@@ -331,3 +331,16 @@ def test_without_arguments_the_tests_of_a_file_share_one_of_several_processes(la
     monkeypatch.setattr(launch.subprocess, "call", lambda command, **how: called.update(command=command) or 0)
     assert launch.main(["test"]) == 0
     assert called["command"][-5:] == ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def test_the_matrix_of_systems_runs_the_readmes_command_with_what_ci_run_sets():
+    import yaml
+
+    [job] = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["python launch.py test"] and commands[0] in (ROOT / "README.md").read_text("utf-8")
+    assert {each.split("-")[0] for each in job["strategy"]["matrix"]["os"]} == {"ubuntu", "windows", "macos"}
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"].removeprefix(">=")
+    assert job["strategy"]["matrix"]["python"][0] == least, "the oldest Python that is promised is tried"
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert all(f"{name}=" in ci for name in job["env"])

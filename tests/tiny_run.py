@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.checkpoint import Checkpoint
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.store import RunStore
 
@@ -112,3 +114,29 @@ def asked_of(run, pictures, **more):
         "columns": 2,
         **more,
     }
+
+
+def last(run: RunDir) -> Checkpoint:
+    """The newest checkpoint of a run; none may be damaged."""
+    found, skipped = checkpoint.load_latest(run.checkpoints_path)
+    assert found is not None and skipped == []
+    return found
+
+
+def assert_same(one: RunDir, other: RunDir) -> None:
+    """Weights, average, moments, and every number that a step tells except for time and memory."""
+    import torch
+
+    a, b = last(one), last(other)
+    assert a.step == b.step
+    for group in ("trainable", "ema", "optimizer"):
+        assert a.tensors[group].keys() == b.tensors[group].keys() != set()
+        for name, tensor in a.tensors[group].items():
+            assert torch.equal(tensor, b.tensors[group][name]), f"{group} {name}"
+    assert a.record["optimizer"] == b.record["optimizer"]
+
+    def reported(run: RunDir) -> list[dict]:
+        timing = {"time", "seconds", "step_s", "beside_s", "eta_s", "memory_mib"}
+        return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
+
+    assert reported(one) == reported(other)

@@ -11,12 +11,11 @@ import pytest
 import torch
 from rollout_studio.core.config import OPTIONS
 from rollout_studio.core.runs import checkpoint
-from rollout_studio.core.runs.checkpoint import Checkpoint
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.outcome import PREEMPTED
-from tiny_run import ROLLOUT, at_step, draw_pictures, events
+from tiny_run import ROLLOUT, assert_same, at_step, draw_pictures, events, last
 
 STEPS = 24
 EVERYTHING = {
@@ -34,29 +33,6 @@ def in_a_new_process(run: RunDir, *flags: str) -> int:
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.returncode
-
-
-def last(run: RunDir) -> Checkpoint:
-    found, skipped = checkpoint.load_latest(run.checkpoints_path)
-    assert found is not None and skipped == []
-    return found
-
-
-def assert_same(one: RunDir, other: RunDir) -> None:
-    """Weights, average, moments, and every number that a step tells except for time and memory."""
-    a, b = last(one), last(other)
-    assert a.step == b.step
-    for group in ("trainable", "ema", "optimizer"):
-        assert a.tensors[group].keys() == b.tensors[group].keys() != set()
-        for name, tensor in a.tensors[group].items():
-            assert torch.equal(tensor, b.tensors[group][name]), f"{group} {name}"
-    assert a.record["optimizer"] == b.record["optimizer"]
-
-    def reported(run: RunDir) -> list[dict]:
-        timing = {"time", "seconds", "step_s", "beside_s", "eta_s", "memory_mib"}
-        return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
-
-    assert reported(one) == reported(other)
 
 
 @pytest.mark.parametrize("variant", ["lumina2", pytest.param("sd1", marks=pytest.mark.slow)])

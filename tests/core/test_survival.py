@@ -1,0 +1,88 @@
+"""Killed at any moment, as often as it may be, a run ends as the one that was never disturbed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from rollout_studio.core.runs import checkpoint
+from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.store import RunStore
+from tiny_run import ROLLOUT, assert_same, draw_pictures, events, last
+
+STEPS, SAVED_EVERY, KILLS = 300, 5, 50
+SETTING = {
+    **ROLLOUT, "max_train_steps": STEPS, "gradient_accumulation_steps": 2, "lora_dropout": 0.3, "use_ema": True, "ema_decay": 0.8,
+    "random_flip": True, "caption_dropout_probability": 0.3, "lr_scheduler": "cosine", "checkpoint_step_interval": SAVED_EVERY, "checkpoints_total_limit": 2,
+    "masked_training": "soft", "trigger_word": "zwx", "validation_prompts": ["a zwx circle"], "validation_step_interval": 20, "learning_rate": 1e-3,
+}  # fmt: skip
+"""Everything that draws, remembers or writes: rollout with ReflexFlow, two things, masks, dropout, average, accumulation, samples and saves in between."""
+
+
+def command(run: RunDir, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path), *flags]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no such signal")
+def test_a_run_killed_at_fifty_random_moments_is_the_undisturbed_one(tiny_run, pictures, tmp_path, capsys):
+    other = draw_pictures(tmp_path / "other", 3)
+    for folder in (pictures, other):
+        Image.new("L", (48, 64), 255).save(folder / "0-mask.png")
+    thing = {
+        "instance_data_dir": str(other),
+        "instance_prompt": "a vbk circle",
+        "trigger_word": "vbk",
+        "class_prompt": "a circle",
+    }
+    setting = {**SETTING, "concepts": [thing]}
+    whole, parts = tiny_run("lumina2", "whole", **setting), tiny_run("lumina2", "parts", **setting)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    began = time.monotonic()
+    assert subprocess.run(command(whole), check=False, **quiet).returncode == 0
+    undisturbed_s = time.monotonic() - began
+    store, rng, kills, reached = RunStore(whole.path.parent), random.Random(7), [], 0
+    start_s = events(whole, "step")[0]["time"] - began_at(whole)
+    process = None
+    while len(kills) < KILLS:
+        flags = () if last_or_none(parts) is None else ("--resume",)
+        if not flags and parts.events_path.exists():  # killed before its first checkpoint: it begins anew
+            store.delete("parts", for_good=True)
+            parts = tiny_run("lumina2", "parts", **setting)
+        process = subprocess.Popen(command(parts, *flags), **quiet)
+        time.sleep(rng.uniform(0.2, start_s + 2.5 * undisturbed_s / KILLS))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        found, skipped = checkpoint.load_latest(parts.checkpoints_path)
+        assert skipped == [], "a visible checkpoint is whole"
+        reached = max(reached, 0 if found is None else found.step)
+        told = store.summary("parts")
+        kills.append((told.step, told.last_checkpoint))
+        assert not told.alive and told.last_checkpoint == (None if found is None else found.step)
+    assert subprocess.run(command(parts, "--resume"), check=False, **quiet).returncode == 0
+    assert_same(whole, parts)
+    assert {event["step"] for event in events(whole, "sample")} == {event["step"] for event in events(parts, "sample")}
+    for event in events(parts, "exported"):
+        assert (parts.path / event["path"]).read_bytes() == (whole.path / event["path"]).read_bytes()
+    with capsys.disabled():
+        amid = sum(step is not None and step > 0 for step, _ in kills)
+        print(
+            f"\n{len(kills)} kills, {amid} of them after the first step, the last at step {reached}; undisturbed {undisturbed_s:.0f} s"
+        )
+    assert len(kills) >= KILLS // 2, json.dumps(kills)
+
+
+def began_at(run: RunDir) -> float:
+    return run.read_state()["created"]
+
+
+def last_or_none(run: RunDir) -> int | None:
+    return last(run).step if checkpoint.checkpoints(run.checkpoints_path) else None
