@@ -13,6 +13,7 @@ from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .example import example_film
+from .growing import growing_film, pictures_in
 from .picture import downloads, film, numbers_table, report_charts, words_list
 from .viewers import RequestStatus, ViewerSession, is_live
 
@@ -49,6 +50,12 @@ class Answer:
             out |= self._progress(session, state, status.request)
         if state.result is not None:
             out |= self._answered(session, state, status.request)
+        elif state.growing is not None and not state.ended and memory.get("film") != _without_what(status.request):
+            out[self.film] = growing_film(state.growing, self._address, status.request)
+            memory.setdefault("before", (memory.pop("film", None), memory.pop("folder", None)))
+        elif state.ended and "before" in memory:  # it was stopped half-way: what stood there comes back
+            out[self.film] = memory.get("drawn", self.film.value)
+            memory["film"], memory["folder"] = memory.pop("before")
         return out
 
     def is_new(self, session: ViewerSession, status: RequestStatus) -> bool:
@@ -77,7 +84,8 @@ class Answer:
         try:
             if memory.get("film") != film_of or is_live(request):
                 if memory.get("folder") != result["folder"]:
-                    out[self.film] = film(result, self._address, request)
+                    out[self.film] = memory["drawn"] = film(result, self._address, request)
+                    memory.pop("before", None)
                 memory["film"] = film_of
             mark = (result["folder"], measured)
             if memory.get("export") != mark:
@@ -129,7 +137,13 @@ def _mark(status: RequestStatus) -> tuple[Any, ...]:
     """How far a request is, as coarse as it is drawn."""
     state = status.state
     seconds = 0 if state.ended else round(state.seconds)
-    return status.ticket, state.status, state.what, round(state.share, 2), seconds, state.result is not None
+    return status.ticket, state.status, state.what, round(state.share, 2), seconds, *progress_of(status)
+
+
+def progress_of(status: RequestStatus) -> tuple[bool, int]:
+    """(whether the filmstrips are there, the pictures of them that are there before)."""
+    state = status.state
+    return (False, 0) if state is None else (state.result is not None, pictures_in(state.growing))
 
 
 def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:

@@ -39,6 +39,10 @@ NUMBERS = {
 """Measure -> (what it is, its unit, what it is multiplied by to be shown in it)."""
 
 
+_SAME = 0.005
+"""Pictures that differ by less than this share of full brightness look the same."""
+
+
 def percent(share: Any) -> str:
     """A share as "12.3 %"; "–" for what is no number."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
@@ -48,6 +52,11 @@ def percent(share: Any) -> str:
 
 def _steps(count: Any) -> str:
     return f"{count} step" if count == 1 else f"{count} steps"
+
+
+def step_name(step: Any) -> str:
+    """What stands under a column's noise level."""
+    return "start" if step == 0 else f"step {text(step)}"
 
 
 # The filmstrip -------------------------------------------------------------------------------------------------------
@@ -90,6 +99,44 @@ def farthest_apart(strips: Sequence[Mapping[str, Any]]) -> int:
     return max(range(len(most)), key=lambda at: (most[at], at))
 
 
+def what_to_look_at(strips: Sequence[Mapping[str, Any]]) -> str:
+    """Where in the filmstrip, and where in its pictures, the drift is to be seen, in words."""
+    most = farthest_apart(strips)
+    columns = [max(_share(strip["frames"][at]["difference"]) for strip in strips) for at in range(most + 1)]
+    if columns[most] < _SAME:
+        return "The two rows are nearly the same at every step: there is hardly any drift to see. Let it take more steps alone, or start nearer to noise."
+    begins = next(at for at, share in enumerate(columns) if share >= columns[most] / 4)
+    frame = strips[0]["frames"][most]
+    last = f"step {frame['step']}"
+    first = "the start" if begins == 0 else f"step {strips[0]['frames'][begins]['step']}"
+    found = _place(max(strips, key=lambda strip: _share(strip["frames"][most]["difference"]))["frames"][most].get("where"))
+    where = f", {found}" if found else ""
+    if len(strips) == 1:
+        return (
+            f"Compare the two rows of pictures from {first} on. They differ most at {last}{where}: does the lower one keep what the upper one finds "
+            "there, or lose it, blur it, make something else of it?"
+        )
+    shares = " and ".join(f"{percent(strip['frames'][most]['difference'])} ({strip['label']})" for strip in strips)
+    return (
+        f"Compare the rows of what each sees after its own rollout, at {last}{where}: there they are {shares} away from what they should see. The "
+        "darker its difference, the less it drifts."
+    )
+
+
+def _share(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def _place(where: Any) -> str:
+    """Where in a picture, in words; "" where that is not known."""
+    if not isinstance(where, list | tuple) or len(where) != 2:
+        return ""
+    across, down = (0 if _share(each) < 0.4 else 2 if _share(each) > 0.6 else 1 for each in where)
+    names = (("the upper left", "the upper half", "the upper right"), ("the left half", "the middle", "the right half"),
+             ("the lower left", "the lower half", "the lower right"))  # fmt: skip
+    return f"in {names[down][across]} of the picture"
+
+
 def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Address) -> str:
     """The head: the picture itself and what was measured, in one sentence."""
     strips, walked, numbers, chips = result["strips"], result["walked"][0], result["numbers"], ""
@@ -122,6 +169,7 @@ def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Addres
     step = result.get("step")
     when = f" Weights of training step {text(step)}." if isinstance(step, int) else ""
     known = " · a picture that it trained on" if request.get("role") == "training" else ""
+    looked = f'<p class="rs-look-at"><b>What to look at.</b> {text(what_to_look_at(strips))}</p>'
     diverged = any(numbers[strip["label"]]["distance"] is None for strip in strips)
     broken = (
         '<p class="rs-warn">The model answers with what is not a number: its training has diverged.</p>'
@@ -130,7 +178,7 @@ def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Addres
     )
     return (
         f'<div class="rs-fact"><figure><img src="{text(address(strips[0]["truth"]))}" alt="The picture itself"><figcaption>the picture</figcaption></figure>'
-        f'<div><h3>{fact}</h3>{f"""<div class="rs-fact-chips">{chips}</div>""" if chips else ""}<p>{text(more)} {text(floor)}{fewer}{when}</p>{broken}'
+        f'<div><h3>{fact}</h3>{f"""<div class="rs-fact-chips">{chips}</div>""" if chips else ""}{looked}<p>{text(more)} {text(floor)}{fewer}{when}</p>{broken}'
         f'<p class="rs-quiet">“{text(result["caption"])}” · {text(result["model"])} · from noise level {quantity(walked["source_sigma"], 2)} '
         f'to {quantity(walked["target_sigma"], 2)} · one picture, one noise{known}</p></div></div>'
     )  # fmt: skip
@@ -140,12 +188,9 @@ def axis(frames: Sequence[Mapping[str, Any]], start: int | None = None) -> str:
     """The noise level above each column. `start`: the column that a scrubber below begins at; None = no scrubber."""
     still = start is None
 
-    def called(step: Any) -> str:
-        return "start" if step == 0 else f"step {text(step)}"
-
     marks = "".join(
         f'<span data-col="{at}" data-step="{text(frame["step"])}" data-noise="{quantity(frame["sigma"], 2)}"{" class=rs-on" if at == start else ""}>'
-        f'<b>{quantity(frame["sigma"], 2)}</b><i>{called(frame["step"])}</i></span>'
+        f'<b>{quantity(frame["sigma"], 2)}</b><i>{step_name(frame["step"])}</i></span>'
         for at, frame in enumerate(frames)
     )  # fmt: skip
     help_ = (

@@ -13,7 +13,8 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,6 +67,22 @@ class _Network:
         return lambda x, level, rows: self(x, level, samples.to(rows.device)[rows])
 
 
+@dataclass(frozen=True)
+class Sight:
+    """One picture of a filmstrip, as soon as the model has answered: what it predicts at a state of the true path (row "clean") or of its own ("rolled").
+    `column` of `columns`; `x0_hat`: latents (C, H, W)."""
+
+    row: Literal["clean", "rolled"]
+    column: int
+    columns: int
+    step: int
+    t: float
+    sigma: float
+    x0_hat: Tensor
+
+
+OnSight = Callable[[Sight], None]
+
 ExactFlow = Callable[[Tensor, Level, Level], Tensor]
 """(x (R, ...), here (R,), there (R,)) -> the state that the exact probability flow reaches; known for oracles."""
 
@@ -91,6 +108,7 @@ def measure_samples(
     exact_flow: ExactFlow | None = None,
     modules: Sequence[nn.Module] = (),
     tick: Callable[[int], None] = lambda rows: None,
+    on_sight: OnSight = lambda sight: None,
 ) -> tuple[Table, int, int]:
     """Measure samples of one shape; needs a predictor only.
 
@@ -103,6 +121,7 @@ def measure_samples(
         rings: of the spectrum; None = as many as the shape resolves, at most 16.
         exact_flow: known for oracles: the fine rollout's part is then split into `floor` and `model` as well.
         modules: put into evaluation mode meanwhile. tick: called with the rows of every network call before it is made.
+        on_sight: called with every picture of the first sample's filmstrip when it is known: the true path first, then the own one, step by step.
     Returns: the raw table, network rows, network calls.
     Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
         fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
@@ -133,7 +152,7 @@ def measure_samples(
     table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
         _measure_short(setup, table, grid, exact_flow)
-        _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid)
+        _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid, on_sight)
     return table, network.rows, network.calls
 
 
@@ -248,7 +267,7 @@ def _fine(
     return row
 
 
-def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
+def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSight) -> None:
     settings, path = setup.settings, setup.path
     chosen = torch.arange(min(settings.trajectory_samples, len(setup.x0)))
     solver = make_solver(settings.sampler, settings.order)
@@ -264,6 +283,21 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
         else:
             steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
             plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
+        last, everyone = int(plan.k.max()), torch.arange(len(places))
+        shown = sorted({round(i * last / (settings.shown - 1)) for i in range(settings.shown)})
+        first = bool((places == 0).any()) and settings.strips > 0
+
+        def see(row: Literal["clean", "rolled"], step: int, level: Level, answer: Prediction) -> None:
+            if first and step in shown:
+                on_sight(Sight(row, shown.index(step), len(shown), step, float(level.t[0]), float(level.sigma[0]), answer.x0_hat[0]))  # fmt: skip
+
+        # The true path needs no rollout, so whoever watches sees it first.
+        clean_at: dict[int, Prediction] = {}
+        for step in shown:
+            level = plan.level_before(last - step, path, grid, everyone)
+            clean_at[step] = setup.network.at(path.noised(x0, noise, level), level, places)
+            see("clean", step, level, clean_at[step])
+        passed = count()
         rolled_out = rollout(
             setup.network.of(places),
             x0,
@@ -274,18 +308,17 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
             solver,
             trajectory=True,
             start="noise" if settings.start is None and settings.steps_back is None else "source",
+            on_moment=lambda moment: see("rolled", next(passed), moment.level, moment.prediction),
         )
-        last = len(rolled_out.trajectory) - 1
-        shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
         for step, moment in enumerate(rolled_out.trajectory):
             level = moment.level
             x_t = path.noised(x0, noise, level)
             row = state_row(moment.x, x_t, x0, noise, level, path, setup.rings)
             if step in shown:
-                clean = setup.network.at(x_t, level, places)
-                rolled = (
-                    moment.prediction if moment.prediction is not None else setup.network.at(moment.x, level, places)
-                )
+                clean, rolled = clean_at[step], moment.prediction
+                if rolled is None:
+                    rolled = setup.network.at(moment.x, level, places)
+                    see("rolled", step, level, rolled)
                 truth = consistent_target(moment.x, x0, level, setup.prediction_type)
                 row |= output_row(setup.output(rolled, level), setup.output(clean, level), truth)
                 for i, place in enumerate(places.tolist()):

@@ -1,6 +1,5 @@
 """The filmstrip: what the model sees on the true path and on its own, and their difference as a heat map. Pillow; no torch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +28,19 @@ class Frame:
     def difference(self) -> np.ndarray:
         """(H, W) in 0..1: absolute difference, averaged over the colours."""
         return np.abs(self.clean.astype(np.float32) - self.rolled.astype(np.float32)).mean(2) / 255
+
+
+    @property
+    def where(self) -> tuple[float, float] | None:
+        """The middle of the difference, (across, down) in 0..1 from the upper left; None where the two are the same."""
+        weight = self.difference.astype(np.float64) ** 2
+        whole = float(weight.sum())
+        if whole == 0:
+            return None
+        rows, columns = weight.shape
+        across = float((weight.sum(0) * (np.arange(columns) + 0.5)).sum() / whole / columns)
+        down = float((weight.sum(1) * (np.arange(rows) + 0.5)).sum() / whole / rows)
+        return across, down
 
 
 @dataclass(frozen=True)

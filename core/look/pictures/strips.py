@@ -1,7 +1,7 @@
 """A filmstrip as single pictures with a record of them, so that a page can draw it at any size. Reading needs neither torch nor matplotlib.
 
 The record of one strip: `label`, `weights`, `caption`, `sampler`, `scale` (`style.HEAT_FULL`), `truth` (a file), and `frames`: `step`, `t`, `sigma`,
-`difference` (mean, 0..1) and the files `clean`, `rolled`, `heat` of each column. Previews give the same (`preview/show.py`).
+`difference` (mean, 0..1), `where` that difference is (its middle, across and down in 0..1, or None) and the files `clean`, `rolled`, `heat` of each column. Previews give the same (`preview/show.py`).
 """
 
 import json
@@ -40,6 +40,7 @@ def frame_record(frame: Frame, stem: str, save: Save) -> dict[str, Any]:
         "t": frame.t,
         "sigma": frame.sigma,
         "difference": float(frame.difference.mean()),
+        "where": frame.where,
         **files,
     }
 

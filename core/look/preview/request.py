@@ -333,8 +333,10 @@ def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["strips"] = [
             {
                 **strip,
-                **{name: place(strip[name]) for name in ("filmstrip", "truth")},
-                "frames": [{**frame, **{name: place(frame[name]) for name in rows}} for frame in strip["frames"]],
+                **{name: place(strip[name]) for name in ("filmstrip", "truth") if name in strip},
+                "frames": [
+                    {**frame, **{name: place(frame[name]) for name in rows if name in frame}} for frame in strip["frames"]
+                ],
             }
             for strip in result["strips"]
         ]

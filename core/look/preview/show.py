@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...data import pictures, transform
@@ -32,11 +31,10 @@ from ..pictures.panels import figure_png
 from ..pictures.spectrum import spectrum_figure
 from ..pictures.strips import strip_record
 from ..remembering import Memory, Remembering, content_key
+from .growing import Growing, PutAway
 from .request import PreviewError, PreviewRequest
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ...config import RunConfig
     from ...families.base import Conditioning, Model
 
@@ -158,6 +156,7 @@ def show(
     step: int | None = None,
     report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
+    grow: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure and draw what the request asks for, into `folder`.
@@ -167,6 +166,8 @@ def show(
         step: of the training, for the record.
         report_progress: called with the share that is done and what is being done.
         part: called with the result so far when the filmstrips are there and the curves are not.
+        grow: called with the filmstrips so far after every picture of them: the true path first, then the own one; None = they are not needed before
+            they are whole, which saves a decoder call for each picture. What it is given: `growing.Growing`.
         should_stop: called before every network call; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder` (`request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
@@ -180,19 +181,23 @@ def show(
     progress = _Progress(plan.work, report_progress, should_stop)
     probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
-    def measured(settings: Sequence[Settings], work: Sequence[float], what: str) -> list[DriftReport]:
+    def measured(
+        settings: Sequence[Settings], work: Sequence[float], what: str, seen: Growing | None = None
+    ) -> list[DriftReport]:
         return [
-            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}")
+            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}", seen)
             for variant, own, rows in zip(variants, settings, work, strict=True)
         ]
 
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    put_away = PutAway(folder)
+    growing = None if grow is None else Growing(put_away, grow)
     result: dict[str, Any] = {
         "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
         "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
         "strips": [], "numbers": {}, "words": [],
     }  # fmt: skip
-    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout"), folder)
+    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout", growing), folder, put_away)
     progress.finish(STRIP_WORK * len(variants), "the filmstrip")
     if plan.curves:
         part(_finite({**result, "seconds": time.monotonic() - began}))
@@ -237,22 +242,30 @@ class _Plan:
 
 
 def _measured(
-    variant: Variant, settings: Settings, probe: ProbeSet, step: int | None, progress: _Progress, work: float, what: str
+    variant: Variant,
+    settings: Settings,
+    probe: ProbeSet,
+    step: int | None,
+    progress: _Progress,
+    work: float,
+    what: str,
+    growing: Growing | None,
 ) -> DriftReport:
     with variant.enter() as shown:
+        seen = {} if growing is None else {"on_sight": growing.strip(variant.label, shown)}
         report = drift.measure(
             shown, [probe], settings, weights=variant.weights, step=step, should_stop=progress.should_stop,
-            progress=progress.of(work, what),
+            progress=progress.of(work, what), **seen,
         )  # fmt: skip
     progress.finish(work, what)
     return report
 
 
 def _add_strips(
-    result: dict[str, Any], variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path
+    result: dict[str, Any], variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path, put_away: PutAway
 ) -> None:
     """The filmstrips, the numbers at the target and a sentence on each."""
-    result["strips"] = _draw_strips(variants, reports, folder)
+    result["strips"] = _draw_strips(variants, reports, folder, put_away)
     for variant, report, strip in zip(variants, reports, result["strips"], strict=True):
         end = report.curves[0].trajectory[-1]
         numbers = {name: measure.value for name, measure in end.measures.items()}
@@ -302,21 +315,16 @@ def _share(level: Level) -> float:
     return float(level.sigma[0] / (level.alpha[0] + level.sigma[0]))
 
 
-def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path) -> list[dict[str, Any]]:
+def _draw_strips(
+    variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path, put_away: PutAway
+) -> list[dict[str, Any]]:
     """A filmstrip of each variant and its single pictures, in full size."""
-
-    def save(pixels: "np.ndarray", stem: str) -> str:
-        name = f"frames/{stem}.png"
-        Image.fromarray(pixels).save(folder / name)
-        return name
-
-    (folder / "frames").mkdir(exist_ok=True)
     drawn = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
         file = f"filmstrip-{number}.png"
         filmstrip(strip).save(folder / file, compress_level=1)
-        record = strip_record(strip, variant.label, str(number), save)
+        record = strip_record(strip, variant.label, str(number), put_away)
         drawn.append({**record, "weights": variant.weights, "filmstrip": file})
     return drawn
 
