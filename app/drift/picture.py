@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.look.drift.report import Curve, DriftReport, Point, Spectrum
 from ...core.look.pictures.style import HEAT_FULL, HEAT_SCALE, HEAT_TICKS
-from ..parts.charts import Line, chart
+from ..parts.charts import Line, chart, y_name
 from ..parts.words import quantity, text
 
 Address = Callable[[str], str | None]
@@ -376,7 +376,7 @@ def report_charts(report: DriftReport) -> str:
     ]
     if losses:
         cells.append((
-            chart(losses, title="Held-out clean loss" if all(curve.role == "held-out" for curve, _, _ in drawn) else "Clean loss", x_label=_X, x_range=(0, 1)),
+            chart(losses, title="Held-out clean loss" if all(curve.role == "held-out" for curve, _, _ in drawn) else "Clean loss", x_label=_X, y_label="mean squared error", x_range=(0, 1)),
             "How far off it is on true noisy pictures that it never trained on. If drift falls while this rises, the model has become blurry, not better.",
         ))  # fmt: skip
     maps = [
@@ -470,10 +470,10 @@ def spectrum_map(spectrum: Spectrum, title: str, full: float, height: int = 190)
     )
     legend = f'<span><i class="rs-key rs-blue"></i>too weak</span><span><i class="rs-key rs-red"></i>too strong (full colour: {quantity(full, 2)} dB)</span>'
     return (
-        f'<div class="rs-chart rs-spectrum"><div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{legend}</span></div>'
+        f'<div class="rs-chart rs-spectrum"><div class="rs-chart-head"><b>{text(title)}</b><span class="rs-legend">{legend}</span></div>{y_name("size of the details")}'
         f'<div class="rs-plot" style="height:{height}px"><div class="rs-y"><span style="top:6%">fine</span><span style="top:94%">coarse</span></div>'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(title)}: power by frequency along the rollout, at most {quantity(most, 2)} dB off">{cells}</svg></div>'
-        f'<div class="rs-x">{ticks}</div><div class="rs-x-name">noise level along the rollout · details by size</div></div>'
+        f'<div class="rs-x">{ticks}</div><div class="rs-x-name">noise level along the rollout (1 = noise)</div></div>'
     )  # fmt: skip
 
 

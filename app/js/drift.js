@@ -45,9 +45,14 @@ async function wipe(look, first, second) {
   if (cut === null && look.querySelector('[data-wipe=b]').src === second && look.querySelector('[data-wipe=a]').src === first) place(box, found === null ? 50 : found);
 }
 
+let greeted = false;  // the example has stood here
+
 function show() {
   const look = element.querySelector('.rs-look');
   if (!look) return;
+  // On a narrow screen the example stands above the controls, and a picture of one's own below them: stay with it.
+  if (element.querySelector('.rs-example')) greeted = true;
+  else if (greeted) { greeted = false; if (window.innerWidth < 1000) document.querySelector('#look-progress').scrollIntoView({block: 'start'}); }
   // The page stands still while a filmstrip grows in the place of a taller one.
   if (look.matches('.rs-growing')) { element.style.minHeight = `${Math.max(element.offsetHeight, parseFloat(element.style.minHeight) || 0)}px`; return; }
   element.style.minHeight = '';
