@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...data import pictures, transform
+from ...data.beside import BadCrop, read_cut
 from ...data.buckets import MULTIPLE, bucket_sizes, choose
 from ...families.guidance import Guidance
 from ...maths.grid import Grid, Level
@@ -54,23 +55,28 @@ class Encoded:
 
 
 def encode_request(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Encoded:
-    """The request's picture, cropped to a shape that the model takes, as latents; its prompt, encoded.
+    """The request's picture as training would see it (the part that is kept of it, cropped to a shape that the model takes), as latents; its prompt,
+    encoded.
 
-    Raises: PreviewError for a missing or broken picture and for a missing prompt.
+    Raises: PreviewError for a missing or broken picture, for a crop that does not fit it, and for a missing prompt.
     """
     caption = request.text()
     try:
         data = pictures.read_bytes(request.picture)
         digest = hashlib.sha256(data).hexdigest()
-        size = _size(model, request, data)
-        key, text_key = content_key("latents", digest, size), content_key("text", caption)
+        found = pictures.inspect(data, digest)
+        cut = read_cut(request.picture, found.width, found.height)
+        width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
+        size = _size(model, request, width, height)
+        crop = transform.crop_for(width, height, size, center=request.config.data.center_crop, digest=digest)
+        crop = crop if cut is None else crop.moved(cut.left, cut.top)
+        key, text_key = content_key("latents", digest, crop), content_key("text", caption)
         latents = None if memory is None else memory.get(key)
         if latents is None:
-            image = pictures.decode(data)
-            pixels = transform.apply(image, transform.crop_for(*image.size, size, center=True, digest=digest))
+            pixels = transform.apply(pictures.decode(data), crop)
             scaled = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = model.encode_images(scaled)[0].cpu()
-    except pictures.BadPicture as bad:
+    except (pictures.BadPicture, BadCrop) as bad:
         raise PreviewError(f"{request.picture}: {bad.message}.", bad.remedy) from bad
     conditioning = None if memory is None else memory.get(text_key)
     if conditioning is None:
@@ -81,15 +87,14 @@ def encode_request(model: "Model", request: PreviewRequest, memory: Memory | Non
     return Encoded(latents, conditioning, caption)
 
 
-def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels: the bucket that training would put the picture into."""
-    found, config = pictures.inspect(data), request.config.data
-    height, width = model.default_size
-    side = round((height * width) ** 0.5) if request.resolution is None else request.resolution
+def _size(model: "Model", request: PreviewRequest, width: int, height: int) -> tuple[int, int]:
+    """(width, height) in pixels: the bucket that training would put a picture of this size into."""
+    config = request.config.data
+    side = round((model.default_size[0] * model.default_size[1]) ** 0.5) if request.resolution is None else request.resolution
     resolution = max(MULTIPLE, side // MULTIPLE * MULTIPLE)
     if not config.aspect_buckets:
         return resolution, resolution
-    return choose(found.width, found.height, bucket_sizes(resolution, config.bucket_step))
+    return choose(width, height, bucket_sizes(resolution, config.bucket_step))
 
 
 # Measuring and drawing ------------------------------------------------------------------------------------------------
