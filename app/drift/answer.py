@@ -9,11 +9,13 @@ import gradio as gr
 from ...core.config.options import Fault
 from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
+from ...core.runs.errors import RunError
 from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .example import example_film
 from .growing import growing_film, pictures_in
+from .report import write_drift_report
 from .picture import downloads, film, numbers_table, report_charts, words_list
 from .viewers import RequestStatus, ViewerSession, is_live
 
@@ -95,7 +97,7 @@ class Answer:
                 memory["export"] = mark
             memory["folder"] = result["folder"]
         # a run's answer comes from its files
-        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError, RunError) as error:
             out[self.progress] = (
                 f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
             )
@@ -122,8 +124,12 @@ class Answer:
                 if kind in result
             ]
         files += [("Report, JSON", f"{stem}.json", result["report"]), ("Numbers, CSV", f"{stem}.csv", result["csv"])]
-        taken = Path(result["folder"]) / "take"  # goes with the result, when the client forgets it
-        links = [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
+        folder = Path(result["folder"])
+        taken = folder / "take"  # goes with the result, when the client forgets it
+        numbers = f'<div class="rs-card"><h4>At the last step</h4>{numbers_table(result)}</div>'
+        page = write_drift_report(folder, taken / f"{stem}-report.html", result["words"], [numbers])
+        links = [("Report to share, HTML", page.name, self.watch.previews.own(page))]
+        links += [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
         return (
             f'<div class="rs-card"><h4>In words and numbers</h4>{words_list(result["words"])}'
             f"<details><summary>All numbers</summary>{numbers_table(result)}</details>{downloads(links)}</div>"

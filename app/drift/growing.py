@@ -19,9 +19,12 @@ def growing_film(growing: Mapping[str, Any], address: Address, request: Mapping[
     for number, strip in enumerate(strips):
         title = f'<div class="rs-variant">{text(strip["label"])}</div>' if several else ""
         rows = ("rolled",) if shared and number else ("clean", "rolled")
-        blocks.append(f'<div class="rs-group">{title}{"".join(_row(row, strip, columns, address) for row in rows)}</div>')
+        blocks.append(
+            f'<div class="rs-group">{title}{"".join(_row(row, strip, columns, address) for row in rows)}</div>'
+        )
     marks = "".join(
-        f"<span><b>{quantity(frame['sigma'], 2)}</b><i>{step_name(frame['step'])}</i></span>" for frame in strips[0]["frames"]
+        f"<span><b>{quantity(frame['sigma'], 2)}</b><i>{step_name(frame['step'])}</i></span>"
+        for frame in strips[0]["frames"]
     )
     return (
         f'<div class="rs-look rs-growing" style="--n:{columns}"><div class="rs-fact"><div><h3>Measuring</h3><p>{_ORDER}</p></div></div>'
@@ -44,6 +47,10 @@ def _row(row: str, strip: Mapping[str, Any], columns: int, address: Address) -> 
     for at in range(columns):
         frame = strip["frames"][at] if at < len(strip["frames"]) else {}
         # decoded before it is drawn, so that what stands there does not blink when the next one comes
-        drawn = f'<img decoding="sync" src="{text(address(frame[row]))}" alt="{text(name)}">' if row in frame else '<div class="rs-yet"></div>'
+        drawn = (
+            f'<img decoding="sync" src="{text(address(frame[row]))}" alt="{text(name)}">'
+            if row in frame
+            else '<div class="rs-yet"></div>'
+        )
         cells.append(f'<div class="rs-cell" data-row="{row}" data-col="{at}">{drawn}</div>')
     return f'<div class="rs-row-head rs-is-{row}"><b>{name}</b> <span>{help_}</span></div><div class="rs-row">{"".join(cells)}</div>'

@@ -109,7 +109,9 @@ def what_to_look_at(strips: Sequence[Mapping[str, Any]]) -> str:
     frame = strips[0]["frames"][most]
     last = f"step {frame['step']}"
     first = "the start" if begins == 0 else f"step {strips[0]['frames'][begins]['step']}"
-    found = _place(max(strips, key=lambda strip: _share(strip["frames"][most]["difference"]))["frames"][most].get("where"))
+    found = _place(
+        max(strips, key=lambda strip: _share(strip["frames"][most]["difference"]))["frames"][most].get("where")
+    )
     where = f", {found}" if found else ""
     if len(strips) == 1:
         return (

@@ -17,6 +17,11 @@ from .picture import axis, group, heat_key
 StripAddress = Callable[[Path, Path], str | None]
 """(a picture, the folder that it must lie in) -> its address for the browser; None where it cannot be shown."""
 
+HOW_TO_READ = (
+    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after its own rollout to that level. The heat "
+    "map shows where the two differ: dark is the same, bright is drift."
+)
+
 NAMES = {"base": "Base model, before training", "tuned": "After training"}
 
 
@@ -34,7 +39,7 @@ def measured_strips(folder: Path, inside: Path, step: int | None = None) -> list
     found = []
     for strip in strips_with_base(folder):
         base = strip["weights"] == "base"
-        name = NAMES.get(strip["weights"], strip["label"])
+        name = NAMES.get(strip["weights"], "") if strip["label"] == strip["weights"] else strip["label"]
         when = f", step {step}" if not base and isinstance(step, int) else ""
         found.append(
             Shown(f'<i class="rs-key rs-of-{"base" if base else "tuned"}"></i>{text(name + when)}', strip, inside)

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 from rollout_studio.app.cli.main import main
-from rollout_studio.app.runs import report as reports
-from rollout_studio.app.runs.report import write_drift_report, write_run_report
+from rollout_studio.app.drift.report import write_drift_report
+from rollout_studio.app.parts import report_page as reports
+from rollout_studio.app.runs.report import write_run_report
 from rollout_studio.core.runs.errors import RunError
 
 

@@ -486,6 +486,17 @@ def test_measuring_leaves_modes_random_state_gradients_and_adapters_as_found(mod
     assert trained == [p.requires_grad for p in model.denoiser.parameters()] and any(trained)
 
 
+def test_the_filmstrips_pictures_are_reported_as_they_are_computed_the_true_path_first(model):
+    sights = []
+    report = drift.measure(model, [probe_set(model)], Settings(**QUICK), on_sight=sights.append)
+    (strip,) = report.strips
+    assert [(each.row, each.column) for each in sights] == [(row, at) for row in ("clean", "rolled") for at in range(3)]
+    for each in sights:
+        frame = strip.frames[each.column]
+        pixels = (model.decode(each.x0_hat[None])[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        assert np.array_equal(pixels, getattr(frame, each.row)) and (each.step, each.columns) == (frame.step, 3)
+
+
 def test_base_and_tuned_are_measured_on_the_same_noise_and_differ(model):
     both = drift.measure(model, [probe_set(model)], Settings(**QUICK), base=model.adapters_disabled)
     tuned, base = both.find("tuned"), both.find("base")

@@ -1,6 +1,7 @@
 """Drift previews: how a request reads, what is remembered, and a running run that answers with its own weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +324,25 @@ def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictur
     bench.memory.clear()
     assert quietly(bench, asked_of(run, pictures, checkpoints=weights[::-1]), tmp_path / "b")["numbers"] == first
     assert len(bench.model.denoiser.peft_config) == 1
+
+
+def test_a_filmstrip_is_reported_picture_by_picture_before_it_is_whole(tiny_run, pictures, tmp_path):
+    """Each report names files that are there, and says more than the one before; the whole answer has the same pictures."""
+    run, told = tiny_run("lumina2"), []
+
+    def grow(growing):
+        strips = located_in(growing, tmp_path / "a")["strips"]
+        seen = [
+            frame[row] for strip in strips for frame in strip["frames"] for row in ("clean", "rolled") if row in frame
+        ]
+        assert all(Path(each).is_file() for each in seen)
+        told.append(seen)
+
+    request = asked_of(run, pictures, samplers=["unipc", "euler"], columns=3)
+    result = quietly(Bench(), request, tmp_path / "a", grow=grow)
+    assert [len(each) for each in told] == list(range(1, 13)) and told[0][0].endswith("0-00-clean.png")
+    whole = located_in(result, tmp_path / "a")["strips"]
+    assert {frame[row] for strip in whole for frame in strip["frames"] for row in ("clean", "rolled")} == set(told[-1])
 
 
 @pytest.mark.slow

@@ -29,7 +29,6 @@ class Frame:
         """(H, W) in 0..1: absolute difference, averaged over the colours."""
         return np.abs(self.clean.astype(np.float32) - self.rolled.astype(np.float32)).mean(2) / 255
 
-
     @property
     def where(self) -> tuple[float, float] | None:
         """The middle of the difference, (across, down) in 0..1 from the upper left; None where the two are the same."""

@@ -45,8 +45,12 @@ def frame_record(frame: Frame, stem: str, save: Save) -> dict[str, Any]:
     }
 
 
-def write_strips(strips: Sequence[Strip], folder: Path) -> list[str]:
-    """Write the strips of a report as small pictures and `strips.json` into `folder`; returns the files' names, the record first."""
+def write_strips(strips: Sequence[Strip], folder: Path, labels: Sequence[str] | None = None) -> list[str]:
+    """Write the strips of a report as small pictures and `strips.json` into `folder`; returns the files' names, the record first.
+
+    Args:
+        labels: what each is called; None = by its weights.
+    """
     names: list[str] = []
 
     def save(pixels: np.ndarray, stem: str) -> str:
@@ -57,7 +61,11 @@ def write_strips(strips: Sequence[Strip], folder: Path) -> list[str]:
         return names[-1]
 
     (folder / "strips").mkdir(exist_ok=True)
-    records = [strip_record(strip, strip.weights, str(number), save) for number, strip in enumerate(strips)]
+    called = [strip.weights for strip in strips] if labels is None else labels
+    records = [
+        strip_record(strip, label, str(number), save)
+        for number, (strip, label) in enumerate(zip(strips, called, strict=True))
+    ]
     (folder / STRIPS_FILE).write_text(json.dumps({"version": 1, "strips": records}, allow_nan=False), encoding="utf-8")
     return [STRIPS_FILE, *names]
 

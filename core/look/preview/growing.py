@@ -51,7 +51,11 @@ class Growing:
             strip["columns"] = sight.columns
             if sight.column == len(strip["frames"]):
                 strip["frames"].append({"step": sight.step, "sigma": sight.sigma})
-            strip["frames"][sight.column][sight.row] = self._put_away(picture, f"{number}-{sight.column:02d}-{sight.row}")
-            self._report({"strips": [{**each, "frames": [dict(frame) for frame in each["frames"]]} for each in self._strips]})
+            strip["frames"][sight.column][sight.row] = self._put_away(
+                picture, f"{number}-{sight.column:02d}-{sight.row}"
+            )
+            self._report(
+                {"strips": [{**each, "frames": [dict(frame) for frame in each["frames"]]} for each in self._strips]}
+            )
 
         return see

@@ -335,7 +335,8 @@ def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 **strip,
                 **{name: place(strip[name]) for name in ("filmstrip", "truth") if name in strip},
                 "frames": [
-                    {**frame, **{name: place(frame[name]) for name in rows if name in frame}} for frame in strip["frames"]
+                    {**frame, **{name: place(frame[name]) for name in rows if name in frame}}
+                    for frame in strip["frames"]
                 ],
             }
             for strip in result["strips"]

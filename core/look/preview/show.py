@@ -30,7 +30,7 @@ from ..pictures.curves import curves_figure
 from ..pictures.filmstrip import filmstrip
 from ..pictures.panels import figure_png
 from ..pictures.spectrum import spectrum_figure
-from ..pictures.strips import strip_record
+from ..pictures.strips import strip_record, write_strips
 from ..remembering import Memory, Remembering, content_key
 from .growing import Growing, PutAway
 from .request import PreviewError, PreviewRequest
@@ -90,7 +90,11 @@ def encode_request(model: "Model", request: PreviewRequest, memory: Memory | Non
 def _size(model: "Model", request: PreviewRequest, width: int, height: int) -> tuple[int, int]:
     """(width, height) in pixels: the bucket that training would put a picture of this size into."""
     config = request.config.data
-    side = round((model.default_size[0] * model.default_size[1]) ** 0.5) if request.resolution is None else request.resolution
+    side = (
+        round((model.default_size[0] * model.default_size[1]) ** 0.5)
+        if request.resolution is None
+        else request.resolution
+    )
     resolution = max(MULTIPLE, side // MULTIPLE * MULTIPLE)
     if not config.aspect_buckets:
         return resolution, resolution
@@ -323,7 +327,8 @@ def _share(level: Level) -> float:
 def _draw_strips(
     variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path, put_away: PutAway
 ) -> list[dict[str, Any]]:
-    """A filmstrip of each variant and its single pictures, in full size."""
+    """A filmstrip of each variant and its single pictures, in full size, and small for a report to share."""
+    write_strips([report.strips[0] for report in reports], folder, [variant.label for variant in variants])
     drawn = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
