@@ -27,13 +27,16 @@ _JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8"
 
 
 class Answer:
-    """Builds its components in the current layout; `stop` is the button that stands elsewhere and is shown while something is made."""
+    """Builds its components in the current layout; `stop` is the button that stands elsewhere and is shown while something is made.
+    `take`, under the picture, leads to the Train tab (`see_rollout`)."""
 
     def __init__(self, watch: Watch, stop: gr.Button) -> None:
         self.watch, self.stop = watch, stop
         self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
         self.film = gr.HTML(example_film(watch.previews) + _EMPTY, elem_id="look-film", js_on_load=_JS)
-        self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
+        with gr.Row(elem_classes="rs-lab-next"):
+            self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
+            self.take = gr.Button("Train with this", elem_id="look-take")
         self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
         self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
         self.parts = [self.progress, self.film, self.measure, self.curves, self.export, self.stop]

@@ -42,6 +42,7 @@ class DriftLab:
                 self._build_controls()
             with gr.Column(scale=11, min_width=320, elem_classes="rs-lab-result"):
                 self.answer = Answer(watch, self.stop)
+        self.take = self.answer.take
         self.timer = gr.Timer(POLL_S, active=False)
         # the number of the newest answer that the browser has applied
         self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")
@@ -68,7 +69,6 @@ class DriftLab:
             fields.place("sampler", "order")
             fields.dropdown("solver", choices.solver_choices(), choices.NOTHING, "Compare with another solver")
             fields.place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
-        self.take = gr.Button("Use this rollout in the Train tab", size="sm", elem_id="look-take")
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect everything. `tab`: opening it gets the worker ready."""

