@@ -15,8 +15,8 @@ from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .example import example_film
 from .growing import growing_film, pictures_in
-from .report import write_drift_report
 from .picture import downloads, film, numbers_table, report_charts, words_list
+from .report import write_drift_report
 from .viewers import RequestStatus, ViewerSession, is_live
 
 _EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it drift?</h4>

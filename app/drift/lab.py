@@ -20,7 +20,7 @@ from . import choices
 from .answer import Answer, progress_of, refusal_card
 from .fields import Fields
 from .gallery import PICK, Gallery
-from .viewers import RequestStatus, Viewers, ViewerSession
+from .viewers import Viewers, ViewerSession
 
 # delay of a request after an edit, and after a typed prompt; polling interval; longest wait of one poll, and for further pictures of a filmstrip
 EDIT_S, TYPED_S, POLL_S, HOLD_S, GROW_S = 0.05, 0.9, 0.05, 0.4, 0.15
