@@ -135,19 +135,10 @@ def measure_samples(
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
     network = _Network(predict, evaluations, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
-    setup = _Setup(
-        network,
-        x0,
-        noise,
-        path,
-        prediction_type,
-        settings,
-        numbers,
-        Rings.of(*x0.shape[-2:], number),
-        settings.rows_at_once
-        if settings.rows_at_once is not None
-        else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
-    )
+    fitting = max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel()))
+    at_once = fitting if settings.rows_at_once is None else settings.rows_at_once
+    rings_of = Rings.of(*x0.shape[-2:], number)
+    setup = _Setup(network, x0, noise, path, prediction_type, settings, numbers, rings_of, at_once)
     table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
         _measure_short(setup, table, grid, exact_flow)
@@ -286,22 +277,27 @@ class _Sights:
             self._on_sight(Sight(row, column, len(self._shown), step, t, sigma, answer.x0_hat[0]))
 
 
+def _trajectory_plan(setup: _Setup, rows: int, grid: Grid) -> Plan:
+    """Where the trajectory starts and ends, the same for all its rows."""
+    settings, path = setup.settings, setup.path
+    # the 0 behind the last node is where nothing is left to predict
+    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
+    end = setup.level(t_end, rows)
+    if settings.steps_back is not None:
+        return plan_offsets(end.t, torch.full((rows,), settings.steps_back), path, grid)
+    if settings.start is None:
+        return plan_from_noise(end.t, path, grid)
+    steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
+    return plan_offsets(end.t, torch.full((rows,), max(round(steps), 1)), path, grid)
+
+
 def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSight) -> None:
     settings, path = setup.settings, setup.path
     chosen = torch.arange(min(settings.trajectory_samples, len(setup.x0)))
     solver = make_solver(settings.sampler, settings.order)
-    # the 0 behind the last node is where nothing is left to predict
-    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
     for places in setup.chunks(chosen):
         x0, noise = setup.x0[places], setup.noise[places]
-        end = setup.level(t_end, len(places))
-        if settings.steps_back is not None:
-            plan = plan_offsets(end.t, torch.full((len(places),), settings.steps_back), path, grid)
-        elif settings.start is None:
-            plan = plan_from_noise(end.t, path, grid)
-        else:
-            steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
-            plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
+        plan = _trajectory_plan(setup, len(places), grid)
         last, everyone = int(plan.k.max()), torch.arange(len(places))
         shown = sorted({round(i * last / (settings.shown - 1)) for i in range(settings.shown)})
         sights = _Sights(on_sight, shown, wanted=bool((places == 0).any()) and settings.strips > 0)
