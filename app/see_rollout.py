@@ -1,17 +1,29 @@
-"""From the Train tab's rollout to the Drift tab and back: see what a rollout with these settings does, change it there, take it along.
+"""From the Train tab's rollout to the Drift tab and back: see what a rollout with these settings does, change it there, train with it.
 
 The two tabs have fields for the same options; here is which belong together. A rolled row starts at most `max_step_offset` steps away:
 that longest rollout is shown. The noise level where it ends, the picture and the prompt stay as the Drift tab has them; training draws them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from ..core.config import OPTIONS, RolloutConfig, RunConfig, config_to_flat, differences, with_changes
+from ..core.config import (
+    OPTIONS,
+    RolloutConfig,
+    RunConfig,
+    config_from_flat,
+    config_to_flat,
+    differences,
+    load_preset,
+    with_changes,
+)
 from ..core.config.options import ConfigError, shown
 from ..core.config.rules import in_paper_mode
+from ..core.runs.errors import RunError
+from ..core.runs.folder import RunDir
+from ..core.runs.rows import RunSummary
 from .drift import choices
 from .drift.fields import FIELDS, most_steps
 from .drift.lab import DriftLab
@@ -55,14 +67,23 @@ def wire(train: TrainTab, drift: DriftTab, tabs: gr.Tabs) -> None:
 
     def on_take(given: Mapping[Any, Any]) -> dict[Any, Any]:
         try:
-            config = train.form.read(given)
+            before, preset = train.form.read(given), given[train.model.preset]
+            config = model_of(before, preset, given[lab.weights], lab.watch.runs())
             changed = taken(config, {name: given[lab.fields.components[name]] for name in PAIRS})
-        except ConfigError as error:
+        except (ConfigError, RunError) as error:
             notices.warn(f"Nothing was applied to the Train tab: {error}", duration=None)
             return {tabs: gr.skip()}
-        changes = differences(changed, config)
-        notices.inform(change_message(changes, config))
-        return {**train.filled(given, changed, changes), tabs: gr.Tabs(selected="train")}
+        changes = differences(changed, before)
+        notices.inform(change_message(changes, before, of_model=config is not before))
+        if (idle := why_not(changed)) is not None:
+            notices.warn(idle)
+        if config is before:
+            filled = train.filled(given, changed, changes)
+        else:
+            card = choices.preset_of(config, preset)
+            model = config.model.pretrained_model_name_or_path
+            filled = {**train.filled(given, changed, preset=card), **train.keep.chosen(card, model)}
+        return {**filled, tabs: gr.Tabs(selected="train")}
 
     inputs = {*train.inputs, *lab.inputs}
     train.rollout.see.click(on_see, inputs, [*train.outputs, tabs, drift.parts, *lab.outputs], **QUICK)
@@ -112,6 +133,19 @@ def weights_of(config: RunConfig, current: Any, lab: DriftLab) -> tuple[str | No
     )
 
 
+def model_of(config: RunConfig, preset: str, weights: Any, runs: Sequence[RunSummary]) -> RunConfig:
+    """The config to train the model that was looked at: `config` itself where it is that model. A base model brings its preset, with what was chosen in
+    `config` of pictures (against `preset`); a run brings its settings. Raises ConfigError, RunError."""
+    seen = choices.chosen(weights, runs)
+    if choices.same_model(seen.config, config_to_flat(config)):
+        return config
+    if seen.run is not None:
+        run = next(run for run in runs if run.name == seen.run)
+        return config_from_flat(RunDir(run.path).read_config())
+    own = {name: value for name, value in differences(config, load_preset(preset)).items() if OPTIONS[name].section == "data"}  # fmt: skip
+    return with_changes(load_preset(weights.partition("/")[2]), own)
+
+
 def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
     """`config` with the rollout that the Drift tab's fields hold. Raises ConfigError with every fault."""
     values, faults = {}, []
@@ -128,10 +162,13 @@ def taken(config: RunConfig, raw: Mapping[str, Any]) -> RunConfig:
     return with_changes(config, values)
 
 
-def change_message(changes: Mapping[str, Any], before: RunConfig) -> str:
-    """The message about the options that changed."""
+def change_message(changes: Mapping[str, Any], before: RunConfig, of_model: bool = False) -> str:
+    """The message about the options that changed. `of_model`: the Train tab had another model, and all settings came with this one."""
     if not changes:
         return "The Train tab has these settings already."
+    if of_model:
+        model = shown(changes.get("pretrained_model_name_or_path", "that was looked at"))
+        return f"Applied to the Train tab: this rollout, and all settings for the model {model}, which was not chosen there."
     old = config_to_flat(before)
     return (
         "Applied to the Train tab: "

@@ -1,7 +1,8 @@
 """A preview worker that measures nothing: real pictures and reports of the right shape, at once.
 
 `python drift_worker.py` speaks the protocol of `core/look/preview/worker.py`; `write_answer` is what a running run would leave in its folder. A request
-with seed 13 fails, one with seed 14 takes until it is cancelled, and the curves of one with seed 15 until a folder above theirs holds a file `go`.
+with seed 13 fails, one with seed 14 takes until it is cancelled, one with seed 16 stays half-way until then, and the curves of one with seed 15 come
+when a folder above theirs holds a file `go`.
 """
 
 import json
@@ -69,6 +70,14 @@ def write_answer(folder, record, step=None):
     return result
 
 
+def _begun(frames):
+    """Frames of a filmstrip of which only the first own picture is known."""
+    rows = [
+        ("step", "sigma", "clean", "rolled") if at == 0 else ("step", "sigma", "clean") for at in range(len(frames))
+    ]
+    return [{name: frame[name] for name in names} for names, frame in zip(rows, frames, strict=True)]
+
+
 def _curve(label):
     def point(sigma, offset, **measures):
         measured = {name: {"value": value, "error": None, "values": [value]} for name, value in measures.items()}
@@ -98,7 +107,14 @@ def main():
             if message["ask"]["seed"] == 15 and "curves" in message["ask"]["what"]:
                 while not any((above / "go").exists() for above in Path(message["folder"]).parents):
                     time.sleep(0.01)
-            if message["ask"]["seed"] != 14:
+            if message["ask"]["seed"] == 16:  # the true path is there, and one picture of the own one
+                result = write_answer(message["folder"], message["ask"])
+                strips = [
+                    {"label": strip["label"], "columns": len(STEPS), "frames": _begun(strip["frames"])}
+                    for strip in result["strips"][:1]
+                ]
+                say(id=message["id"], status="growing", result={"strips": strips})
+            elif message["ask"]["seed"] != 14:
                 say(id=message["id"], status="done", result=write_answer(message["folder"], message["ask"]))
 
 

@@ -96,12 +96,12 @@ def at_step(step: int, action: Callable[[], object]) -> Callable[[dict], None]:
     return listen
 
 
-def quietly(bench, record, folder):
+def quietly(bench, record, folder, **more):
     """The bench's answer, with nobody to tell of its progress."""
     from rollout_studio.core.look.preview.answer import answer
 
     nothing = {"report_progress": lambda share, what: None, "part": lambda result: None, "should_stop": lambda: False}
-    return answer(bench, record, folder, **nothing)
+    return answer(bench, record, folder, **nothing, **more)
 
 
 def asked_of(run, pictures, **more):

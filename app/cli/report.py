@@ -22,7 +22,8 @@ def register(command: Callable[..., Any]) -> None:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from ..runs.report import write_drift_report, write_run_report
+    from ..drift.report import write_drift_report
+    from ..runs.report import write_run_report
 
     if (Path(given.what) / REPORT_FILE).is_file():
         print(write_drift_report(Path(given.what), given.out))

@@ -9,11 +9,14 @@ import gradio as gr
 from ...core.config.options import Fault
 from ...core.look.drift.files import read_report
 from ...core.look.drift.report import ReportError
+from ...core.runs.errors import RunError
 from ..parts.preview_jobs import PreviewState
 from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .example import example_film
+from .growing import growing_film, pictures_in
 from .picture import downloads, film, numbers_table, report_charts, words_list
+from .report import write_drift_report
 from .viewers import RequestStatus, ViewerSession, is_live
 
 _EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it drift?</h4>
@@ -24,13 +27,16 @@ _JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8"
 
 
 class Answer:
-    """Builds its components in the current layout; `stop` is the button that stands elsewhere and is shown while something is made."""
+    """Builds its components in the current layout; `stop` is the button that stands elsewhere and is shown while something is made.
+    `take`, under the picture, leads to the Train tab (`see_rollout`)."""
 
     def __init__(self, watch: Watch, stop: gr.Button) -> None:
         self.watch, self.stop = watch, stop
         self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
         self.film = gr.HTML(example_film(watch.previews) + _EMPTY, elem_id="look-film", js_on_load=_JS)
-        self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
+        with gr.Row(elem_classes="rs-lab-next"):
+            self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
+            self.take = gr.Button("Train with this", elem_id="look-take")
         self.curves = gr.HTML(elem_id="look-curves", elem_classes="rs-maybe")
         self.export = gr.HTML(elem_id="look-export", elem_classes="rs-maybe")
         self.parts = [self.progress, self.film, self.measure, self.curves, self.export, self.stop]
@@ -49,6 +55,12 @@ class Answer:
             out |= self._progress(session, state, status.request)
         if state.result is not None:
             out |= self._answered(session, state, status.request)
+        elif state.growing is not None and not state.ended and memory.get("film") != _without_what(status.request):
+            out[self.film] = growing_film(state.growing, self._address, status.request)
+            memory.setdefault("before", (memory.pop("film", None), memory.pop("folder", None)))
+        elif state.ended and "before" in memory:  # it was stopped half-way: what stood there comes back
+            out[self.film] = memory.get("drawn", self.film.value)
+            memory["film"], memory["folder"] = memory.pop("before")
         return out
 
     def is_new(self, session: ViewerSession, status: RequestStatus) -> bool:
@@ -77,7 +89,8 @@ class Answer:
         try:
             if memory.get("film") != film_of or is_live(request):
                 if memory.get("folder") != result["folder"]:
-                    out[self.film] = film(result, self._address, request)
+                    out[self.film] = memory["drawn"] = film(result, self._address, request)
+                    memory.pop("before", None)
                 memory["film"] = film_of
             mark = (result["folder"], measured)
             if memory.get("export") != mark:
@@ -87,7 +100,7 @@ class Answer:
                 memory["export"] = mark
             memory["folder"] = result["folder"]
         # a run's answer comes from its files
-        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError, RunError) as error:
             out[self.progress] = (
                 f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
             )
@@ -114,8 +127,12 @@ class Answer:
                 if kind in result
             ]
         files += [("Report, JSON", f"{stem}.json", result["report"]), ("Numbers, CSV", f"{stem}.csv", result["csv"])]
-        taken = Path(result["folder"]) / "take"  # goes with the result, when the client forgets it
-        links = [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
+        folder = Path(result["folder"])
+        taken = folder / "take"  # goes with the result, when the client forgets it
+        numbers = f'<div class="rs-card"><h4>At the last step</h4>{numbers_table(result)}</div>'
+        page = write_drift_report(folder, taken / f"{stem}-report.html", result["words"], [numbers])
+        links = [("Report to share, HTML", page.name, self.watch.previews.own(page))]
+        links += [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
         return (
             f'<div class="rs-card"><h4>In words and numbers</h4>{words_list(result["words"])}'
             f"<details><summary>All numbers</summary>{numbers_table(result)}</details>{downloads(links)}</div>"
@@ -129,7 +146,13 @@ def _mark(status: RequestStatus) -> tuple[Any, ...]:
     """How far a request is, as coarse as it is drawn."""
     state = status.state
     seconds = 0 if state.ended else round(state.seconds)
-    return status.ticket, state.status, state.what, round(state.share, 2), seconds, state.result is not None
+    return status.ticket, state.status, state.what, round(state.share, 2), seconds, *progress_of(status)
+
+
+def progress_of(status: RequestStatus) -> tuple[bool, int]:
+    """(whether the filmstrips are there, the pictures of them that are there before)."""
+    state = status.state
+    return (False, 0) if state is None else (state.result is not None, pictures_in(state.growing))
 
 
 def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:

@@ -158,6 +158,12 @@ def base_of(config: RunConfig) -> str | None:
     )
 
 
+def preset_of(config: RunConfig, otherwise: str) -> str:
+    """The preset that has this config's model; `otherwise` where none has it."""
+    base = base_of(config)
+    return otherwise if base is None else base.partition("/")[2]
+
+
 def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two flat configs start from the same checkpoint."""
     return all(first.get(name) == second.get(name) for name in _SAME_MODEL)

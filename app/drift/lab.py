@@ -17,13 +17,13 @@ from ..parts import notices
 from ..parts.panel import QUICK, SLOW
 from ..parts.watch import Watch
 from . import choices
-from .answer import Answer, refusal_card
+from .answer import Answer, progress_of, refusal_card
 from .fields import Fields
 from .gallery import PICK, Gallery
-from .viewers import RequestStatus, Viewers, ViewerSession
+from .viewers import Viewers, ViewerSession
 
-# delay of a request after an edit, and after a typed prompt; polling interval; longest wait of one poll
-EDIT_S, TYPED_S, POLL_S, HOLD_S = 0.05, 0.9, 0.05, 0.4
+# delay of a request after an edit, and after a typed prompt; polling interval; longest wait of one poll, and for further pictures of a filmstrip
+EDIT_S, TYPED_S, POLL_S, HOLD_S, GROW_S = 0.05, 0.9, 0.05, 0.4, 0.15
 
 _SCROLL = (
     "() => { if (window.innerWidth < 1000) document.querySelector('#look-progress').scrollIntoView({block: 'start'}); }"
@@ -42,6 +42,7 @@ class DriftLab:
                 self._build_controls()
             with gr.Column(scale=11, min_width=320, elem_classes="rs-lab-result"):
                 self.answer = Answer(watch, self.stop)
+        self.take = self.answer.take
         self.timer = gr.Timer(POLL_S, active=False)
         # the number of the newest answer that the browser has applied
         self.shown = gr.Number(0, precision=0, visible=False, elem_id="look-shown")
@@ -68,7 +69,6 @@ class DriftLab:
             fields.place("sampler", "order")
             fields.dropdown("solver", choices.solver_choices(), choices.NOTHING, "Compare with another solver")
             fields.place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
-        self.take = gr.Button("Use this rollout in the Train tab", size="sm", elem_id="look-take")
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect everything. `tab`: opening it gets the worker ready."""
@@ -216,12 +216,16 @@ class DriftLab:
         viewer = _viewer(request)
         until = time.monotonic() + HOLD_S
         status = self.viewers.status(viewer)
-        shown = _has_result(status)
+        session = self.viewers.session(viewer)
+        shown, wait = session.memory.get("came", (False, 0)), time.monotonic() + GROW_S
         # An answer is worth waiting for: held for a moment, it comes without another turn of browser and server; progress comes at the end.
-        while status.busy and _has_result(status) == shown and time.monotonic() < until:
+        while status.busy and time.monotonic() < until:
+            whole, pictures = progress_of(status)
+            if whole != shown[0] or (pictures > shown[1] and (not shown[1] or time.monotonic() > wait)):
+                break
             time.sleep(0.02)
             status = self.viewers.status(viewer)
-        session = self.viewers.session(viewer)
+        session.memory["came"] = progress_of(status)
         with session.drawing:
             out = self._sent(session, applied, lambda: self._drawn(viewer))
             # Every output of a handler is made anew and checked by the browser: the quick timer has only those of an answer. Marks at fields wait.
@@ -299,10 +303,6 @@ class DriftLab:
         # An answer may have come before anything drew it: a quick one, while the quick timer was being stopped for the one before.
         undrawn = status.busy or self.answer.is_new(session, status)
         return undrawn or bool(session.memory.get("late")) or applied != session.scene.number
-
-
-def _has_result(status: RequestStatus) -> bool:
-    return status.state is not None and status.state.result is not None
 
 
 def _viewer(request: gr.Request | None) -> str:

@@ -1,6 +1,7 @@
 """What a run measured of its drift, as HTML: the filmstrip with its words, the charts, the report to take away."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,11 @@ from ...core.look.drift.report import DriftReport, ReportError
 from ...core.look.drift.words import words
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
-from ..parts.watch import Watch
+from ..parts.watch import Watch, signature
 from ..parts.words import text
 from .picture import downloads, report_charts, words_list
-
-HOW_TO_READ = (
-    "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after its own rollout to that level. The heat "
-    "map shows where the two differ: dark is the same, bright is drift."
-)
+from .report import write_drift_report
+from .strips import HOW_TO_READ, StripAddress, measured_strips, rows_of
 
 
 def _folder(run: RunSummary, event: dict[str, Any]) -> Path | None:
@@ -40,19 +38,27 @@ def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[s
 
 
 def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
-    """The drift picture with its one sentence, and what the numbers say in words."""
+    """The drift picture, base above tuned, with what the numbers say in words."""
     folder, report = _folder(run, event), _report(run, event)
-    address = watch.previews.address(folder / "filmstrip.png", run.path) if folder is not None else None
     step = event.get("step", 0)
     title = "Drift " + ("before training" if step == 0 else f"at step {step}")
-    image = (
-        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(address)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(address)}" '
-        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
-        if address else '<div class="rs-gone">The picture is not there (yet).</div>'
-    )  # fmt: skip
+    address = watch.previews.address
+    strips = [] if folder is None else measured_strips(folder, run.path, step)
+    image = rows_of(strips, address) if strips else _one_picture(run, folder, title, address)
     sentences = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
     return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
+
+
+def _one_picture(run: RunSummary, folder: Path | None, title: str, address: StripAddress) -> str:
+    """The strip of a report of an earlier version, which has no single pictures."""
+    found = address(folder / "filmstrip.png", run.path) if folder is not None else None
+    if found is None:
+        return '<div class="rs-gone">The picture is not there (yet).</div>'
+    return (
+        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(found)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(found)}" '
+        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
+    )  # fmt: skip
 
 
 def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:
@@ -61,11 +67,11 @@ def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) ->
     if isinstance(report, str):
         return ""
     charts = report_charts(report[0])
-    links = _links(run, event, report[0], watch)
+    links = _links(run, event, *report, watch)
     return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
 
 
-def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, watch: Watch) -> str:
+def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, sentences: Sequence[str], watch: Watch) -> str:
     folder, stem = _folder(run, event), f"{run.name}-drift-step-{report.step}"
     found = []
     for words_, name in (("Filmstrip, PNG", "filmstrip"), ("Curves, PNG", "curves"), ("Spectrum, PNG", "spectrum")):
@@ -75,5 +81,9 @@ def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, watch: W
     found.append(
         ("Report, JSON", f"{stem}.json", watch.previews.file(f"{stem}.json", (folder / REPORT_FILE).read_bytes()))
     )
+    page = watch.previews.folder / "reports" / signature(run.name, run.created, event) / f"{stem}.html"
+    if not page.exists():
+        write_drift_report(folder, page, sentences)
+    found.append(("Report to share, HTML", page.name, watch.previews.own(page)))
     found.append(("Numbers, CSV", f"{stem}.csv", watch.previews.file(f"{stem}.csv", report_to_csv(report).encode())))
     return downloads(found)

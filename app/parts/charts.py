@@ -130,10 +130,15 @@ def chart(
         _described(line) for line in lines if not line.faint
     )
     return (
-        f'<div class="rs-chart">{head}<div class="rs-plot" style="height:{height}px"><div class="rs-y">{y_labels}</div>'
+        f'<div class="rs-chart">{head}{y_name(y_label)}<div class="rs-plot" style="height:{height}px"><div class="rs-y">{y_labels}</div>'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(description)}">{grid}{drawn}</svg></div>'
-        f'<div class="rs-x">{x_labels}</div><div class="rs-x-name">{text(x_label)}{" · " + text(y_label) if y_label else ""}</div></div>'
+        f'<div class="rs-x">{x_labels}</div><div class="rs-x-name">{text(x_label)}</div></div>'
     )
+
+
+def y_name(words: str) -> str:
+    """What the upright axis counts, at its upper end; "" for nothing to say."""
+    return f'<div class="rs-y-name">{text(words)}</div>' if words else ""
 
 
 def _with_air(low: float, high: float) -> tuple[float, float]:

@@ -126,7 +126,7 @@ class PreviewClient:
             until = time.monotonic() if job.ended is None else job.ended
             return PreviewState(
                 job.status, 1.0 if job.status == "done" else job.share, job.what, job.result, *job.problem, job.faults,
-                cached, 0.0 if cached else until - job.began,
+                cached, 0.0 if cached else until - job.began, job.growing if job.result is None else None,
             )  # fmt: skip
 
     def cancel(self, ticket: str) -> None:
@@ -178,6 +178,8 @@ class PreviewClient:
         match answer["status"]:
             case "working":
                 job.status, job.share, job.what = "working", answer["share"], answer["what"]
+            case "growing":
+                job.growing = located_in(answer["result"], job.folder)
             case "part":
                 job.result = located_in(answer["result"], job.folder)
             case "done":

@@ -26,7 +26,7 @@ class PreviewState:
 
     `result` is there when it is done, and before that as soon as the filmstrips are (`status` is then still working);
     `preview.show` says what it holds, its paths are absolute and lie inside the client's folder. `share` 0..1 and `what`
-    report the progress. `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
+    report the progress; `growing` holds the filmstrips so far, until the first result (`preview.growing`). `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
     `cached`: it was known already. `seconds`: since the request, or what it took.
     """
 
@@ -39,6 +39,7 @@ class PreviewState:
     faults: tuple[Fault, ...] = ()
     cached: bool = False
     seconds: float = 0.0
+    growing: dict[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
@@ -57,6 +58,7 @@ class Job:
     share: float = 0.0
     what: str = "waiting"
     result: dict[str, Any] | None = None
+    growing: dict[str, Any] | None = None
     problem: tuple[str, str] = ("", "")  # message, remedy
     faults: tuple[Fault, ...] = ()
     tickets: set[str] = field(default_factory=set)

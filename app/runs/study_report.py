@@ -12,8 +12,8 @@ from ...core.study.paired import Difference
 from ...core.study.table import Comparison, Results, number
 from ..parts.forms import label
 from ..parts.forms import said as value_in_words
+from ..parts.report_page import NAME, Inline, page, written
 from ..parts.words import text
-from .report import NAME, Inline, html_page, written
 from .shared import picture
 
 _MOST_PROMPTS = 4
@@ -27,7 +27,7 @@ def write_study_report(found: Results, store: RunStore, folder: Path) -> Path:
 def study_report(found: Results, store: RunStore, side: int) -> str:
     """The page of a study. `side`: the longest side of its pictures, in pixels."""
     caveats = "".join(f"<li>{text(each)}</li>" for each in found.caveats())
-    return html_page(
+    return page(
         f"Study {found.name}",
         f'<div class="rs-card"><p>{text(_about(found))}</p><ul>{caveats}</ul></div>',
         _differences(

@@ -237,6 +237,7 @@ def rollout(
     modules: Sequence[nn.Module] = (),
     trajectory: bool = False,
     start: Literal["source", "noise"] = "source",
+    on_moment: Callable[[Moment], None] | None = None,
 ) -> RolledState:
     """Integrate each row from its source to its target on the network's own predictions.
 
@@ -248,6 +249,7 @@ def rollout(
         x0, noise: (B, ...) clean latents and the row's own noise; plan, grid, path: of the same batch.
         modules: put into evaluation mode meanwhile and restored.
         trajectory: keep every state with its level and prediction, from the source to the target.
+        on_moment: called with each state but the last, as soon as the network has answered there (to show it while the rest is computed).
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
     """
     order = torch.argsort(plan.k, descending=True, stable=True)
@@ -267,8 +269,11 @@ def rollout(
             here, there = (plan.level_before(steps, path, grid, rows) for steps in (left, left - 1))
             x = states[:in_flight]
             moved, past = solver.step(network.on(rows), path, x, here, there, past)
+            moment = Moment(x, here, rows, network.first)
             if trajectory:
-                moments.append(Moment(x, here, rows, network.first))
+                moments.append(moment)
+            if on_moment is not None:
+                on_moment(moment)
             states = torch.cat([moved, states[in_flight:]])
     if trajectory:
         rows = order[:in_flight]

@@ -21,6 +21,7 @@ from rollout_studio.app.drift.example import EXAMPLE
 from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
+from rollout_studio.app.drift.strips import strips_side_by_side
 from rollout_studio.app.drift.viewers import Viewers
 from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.app.parts.preview_jobs import PreviewState
@@ -431,6 +432,23 @@ def test_stop_stops(lab):
     assert out[lab.answer.progress] == "" and out[lab.stop].visible is False and not lab.viewers.status("v").busy
 
 
+def test_a_filmstrip_stands_there_picture_by_picture_and_what_was_there_before_comes_back_when_it_is_stopped(lab):
+    first = shown(lab)
+    begun = until(lab, lambda seen: "rs-growing" in seen.get(lab.answer.film, ""), lab.on_show(given(lab, first[lab.shown], seed=16), viewer()))  # fmt: skip
+    film = begun[lab.answer.film]
+    assert (
+        film.count("<img") == 3 + 1 and film.count("rs-yet") == 2 and 'role="progressbar"' in begun[lab.answer.progress]
+    )
+    for name in re.findall(r'gradio_api/file=([^"]+)', film):
+        assert Image.open(name).size == (64, 64)
+    stopped = until(lab, lambda seen: "off the true path" in seen.get(lab.answer.film, ""), lab.on_stop(begun[lab.shown], viewer()))  # fmt: skip
+    assert stopped[lab.answer.film] == first[lab.answer.film]
+    # and a whole one takes the place of a growing one, also the one that stood there before
+    until(lab, lambda seen: "rs-growing" in seen.get(lab.answer.film, ""), lab.on_show(given(lab, seed=16), viewer()))
+    again = until(lab, lambda seen: "off the true path" in seen.get(lab.answer.film, ""), lab.on_show(given(lab), viewer()))  # fmt: skip
+    assert again[lab.answer.film] == first[lab.answer.film]
+
+
 class Browser:
     """What a browser shows after the answers that it applied, in the order in which they came."""
 
@@ -598,11 +616,75 @@ def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, finishe
     watch, log = Watch(store.root), RunLog(finished).update()
     drawn = measured.curves(store.summary(finished), log, log.drifts[120], watch)
     links = dict(re.findall(r'download="([^"]+)" href="gradio_api/file=([^"]+)"', drawn))
-    assert {Path(name).suffix for name in links} == {".png", ".json", ".csv"}
+    assert {Path(name).suffix for name in links} == {".png", ".json", ".csv", ".html"}
     report = (finished.drift_path / "step-000120" / "report.json").read_text()
     assert Path(links["told-drift-step-120.json"]).read_text() == report
+    page = Path(links["told-drift-step-120.html"]).read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/webp') == 18 and "In words" in page and str(store.root) not in page
     assert Path(links["told-drift-step-120.csv"]).read_text() == report_to_csv(report_from_json(report))
     assert all(Path(link).is_relative_to(watch.previews.folder) for link in links.values())
+
+
+def test_a_runs_report_shows_base_and_tuned_in_pictures_that_can_be_read(store, finished):
+    """Each picture by itself, the base above the tuned model; a report of an earlier version has one picture of all."""
+    watch, log = Watch(store.root), RunLog(finished).update()
+    drawn = measured.filmstrip(store.summary(finished), log.drifts[120], watch)
+    titles = re.findall(r'rs-variant"><i class="rs-key rs-of-(\w+)"></i>([^<]+)<', drawn)
+    assert titles == [("base", "Base model, before training"), ("tuned", "After training, step 120")]
+    assert drawn.count("<img") == 2 * 3 * 3 and drawn.count("rs-axis-head") == 1 and "rs-scrub" not in drawn
+    for name in re.findall(r'gradio_api/file=([^"]+)', drawn):
+        assert Image.open(name).size == (8, 12)
+    for step in (0, 120):
+        (finished.drift_path / f"step-{step:06d}" / "strips.json").unlink()
+    drawn = measured.filmstrip(store.summary(finished), log.drifts[120], watch)
+    assert drawn.count("<img") == 1 and "rs-variant" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("differences", "where", "found"),
+    [
+        (
+            [0, 0.02, 0.1, 0.08],
+            (0.8, 0.2),
+            "from step 4 on. They differ most at step 4, in the upper right of the picture",
+        ),
+        ([0, 0.05, 0.02], (0.5, 0.5), "from step 2 on. They differ most at step 2, in the middle of the picture"),
+        ([0, 0.001], (0.1, 0.1), "hardly any drift to see"),
+        ([0, None, 0.3], None, "They differ most at step 4: does"),
+    ],
+)
+def test_a_sentence_says_where_the_drift_is_to_be_seen(differences, where, found):
+    """The column at which the rows differ most, from a quarter of that on, and the place in the picture."""
+    frames = [{"step": 2 * at, "sigma": 0.5, "difference": each, "where": where} for at, each in enumerate(differences)]
+    assert found in drift_picture.what_to_look_at([{"label": "base", "frames": frames}])
+    both = [{"label": name, "frames": [{**frame, "difference": 0.1} for frame in frames]} for name in ("base", "mine")]
+    assert "10.0 % (base) and 10.0 % (mine)" in drift_picture.what_to_look_at(both)
+
+
+def test_base_and_tuned_have_colours_of_their_own(tmp_path):
+    result(tmp_path)
+    drawn = drift_picture.report_charts(report_from_json((tmp_path / "report.json").read_text()))
+    colors = set(re.findall(r"--rs-([a-z0-9-]+)", drawn))
+    assert {"base", "tuned"} <= colors and not colors & {"clean", "rolled"}
+    assert drawn.count("rs-y-name") == 5 and "share of its length" not in "".join(
+        re.findall(r'rs-x-name">[^<]*', drawn)
+    )
+
+
+def test_the_strips_of_several_runs_stand_under_one_another_with_their_base_once(store, write):
+    watch, sides = Watch(store.root), []
+    for name in ("one", "two", "old"):
+        run = write.run(store, name)
+        sides.append((f"<b>{name}</b>", store.summary(run), RunLog(run).update().drifts[120]))
+    for step in (0, 120):
+        (sides[2][1].path / "drift" / f"step-{step:06d}" / "strips.json").unlink()
+    drawn = strips_side_by_side(sides, watch.previews.address)
+    assert re.findall(r'rs-variant">(.*?)</div>', drawn) == [
+        '<i class="rs-key rs-of-base"></i>Base model, before training', "<b>one</b> · step 120", "<b>two</b> · step 120",
+    ]  # fmt: skip
+    assert drawn.count("<img") == 3 * 2 * 3 and "without single pictures: old." in drawn
+    assert drawn.count("50 % of full brightness") > 0 and "rs-is-clean" not in drawn
+    assert strips_side_by_side(sides[2:], watch.previews.address) == ""
 
 
 def test_a_report_outside_the_run_is_not_shown(store, finished):

@@ -44,3 +44,10 @@ def test_a_rollout_is_seen_with_one_click_changed_there_and_taken_back(visit, ta
     expect(page.get_by_text("Farthest start (grid steps) 6 → 4")).to_be_visible()
     page.locator("#level").get_by_label("Off").click()
     expect(page.locator("#see-rollout")).to_be_hidden()
+    # What one looks at is what one trains: another base model comes with the settings of its preset, and its card is chosen.
+    tab(page, "Drift")
+    page.locator("#look-weights input").click()
+    page.get_by_role("option", name="Base model · Demo with an epsilon model").click()
+    page.get_by_role("button", name="Train with this").click()
+    config_says("pretrained_model_name_or_path", '"demo-epsilon"')
+    config_says("scheduled_sampling_max_step_offset", "4")

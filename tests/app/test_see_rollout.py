@@ -65,6 +65,24 @@ def test_a_rollout_that_was_changed_there_changes_the_rollout_here_and_nothing_e
     assert see_rollout.change_message({}, chosen) == "The Train tab has these settings already."
 
 
+def test_the_model_that_was_looked_at_comes_along_with_the_pictures_that_were_chosen(store, write):
+    """A base model with its preset, a run with its settings; the same model changes nothing."""
+    run = write.run(store)  # demo-flow
+    runs, mine = store.list(), with_changes(load_preset("demo"), {"instance_data_dir": "/pictures", "lora_rank": 3})
+    assert see_rollout.model_of(mine, "demo", "base/demo", runs) is mine
+    assert see_rollout.model_of(mine, "demo", "run/told/120", runs) is mine
+    other = see_rollout.model_of(mine, "demo", "base/sd15", runs)
+    assert differences(other, load_preset("sd15")) == {"instance_data_dir": "/pictures"}
+    assert see_rollout.model_of(other, "sd15", "run/told/120", runs) == config_from_flat(run.read_config())
+    with pytest.raises(ConfigError, match="no run 'gone'"):
+        see_rollout.model_of(mine, "demo", "run/gone/1", runs)
+    message = see_rollout.change_message(differences(other, mine), mine, of_model=True)
+    assert (
+        repr(other.model.pretrained_model_name_or_path) in message
+        or other.model.pretrained_model_name_or_path in message
+    )
+
+
 def test_what_cannot_be_taken_is_refused_with_every_fault():
     raw = {**see_rollout.fields_of(config(**ROLLOUT))[0], "grid_steps": 1, "guidance": 99}
     with pytest.raises(ConfigError) as error:

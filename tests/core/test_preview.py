@@ -1,12 +1,17 @@
 """Drift previews: how a request reads, what is remembered, and a running run that answers with its own weights."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from oracles import random_pair
 from PIL import Image
-from rollout_studio.core.config import ConfigError
+from rollout_studio.core.config import ConfigError, config_from_flat
+from rollout_studio.core.data import pictures as picture_files
+from rollout_studio.core.data import scan, transform
+from rollout_studio.core.data.beside import Cut, crop_path, write_cut
 from rollout_studio.core.look import bench as the_bench
 from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.request import (
@@ -18,6 +23,7 @@ from rollout_studio.core.look.preview.request import (
     located_in,
     showcase,
 )
+from rollout_studio.core.look.preview.show import encode_request
 from rollout_studio.core.look.remembering import Memory, Remembering
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow
 from rollout_studio.core.train.loop import train
@@ -89,6 +95,40 @@ def test_a_changed_picture_is_another_picture(tmp_path):
     before = read(image=str(file), prompt="red").key()
     Image.new("RGB", (64, 80), "blue").save(file)
     assert read(image=str(file), prompt="red").key() != before
+
+
+@pytest.mark.parametrize("center_crop", [True, False])
+def test_the_picture_is_cropped_as_in_training(tmp_path, center_crop):
+    """The part that is kept of it (its crop lies beside it), in the bucket and at the place that training takes of that part."""
+    file = tmp_path / "a.png"
+    Image.effect_noise((210, 120), 90).convert("RGB").save(file)
+    (tmp_path / "a.txt").write_text("noise")
+    flat = {"instance_data_dir": str(tmp_path), "resolution": 64, "aspect_buckets": True, "bucket_step": 16, "center_crop": center_crop}  # fmt: skip
+
+    class Model:
+        default_size = (128, 128)
+
+        def encode_images(self, pixels):
+            return pixels
+
+        def by_words(self, words):
+            return [{"embedding": torch.zeros(1)}]
+
+    def shown_and_trained():
+        request = read(image=str(file), config=flat)
+        (item,) = scan(config_from_flat(flat).data).items
+        trained = transform.apply(picture_files.decode(file.read_bytes()), item.crop(item.bucket, center=center_crop))
+        shown = encode_request(Model(), request).latents.permute(1, 2, 0)
+        return ((shown + 1) * 127.5).round().byte().numpy(), trained, request.key()
+
+    shown, trained, whole = shown_and_trained()
+    assert np.array_equal(shown, trained) and shown.shape != (64, 64, 3)
+    write_cut(file, Cut(100, 20, 180, 110), 210, 120)
+    shown, trained, part = shown_and_trained()
+    assert np.array_equal(shown, trained) and whole != part
+    crop_path(file).write_text("{}")
+    with pytest.raises(PreviewError, match="is no crop"):
+        encode_request(Model(), read(image=str(file), config=flat))
 
 
 def test_solver_against_solver_gives_each_its_own_order():
@@ -284,6 +324,25 @@ def test_more_adapters_than_are_kept_come_and_go(tiny_run, without_drift, pictur
     bench.memory.clear()
     assert quietly(bench, asked_of(run, pictures, checkpoints=weights[::-1]), tmp_path / "b")["numbers"] == first
     assert len(bench.model.denoiser.peft_config) == 1
+
+
+def test_a_filmstrip_is_reported_picture_by_picture_before_it_is_whole(tiny_run, pictures, tmp_path):
+    """Each report names files that are there, and says more than the one before; the whole answer has the same pictures."""
+    run, told = tiny_run("lumina2"), []
+
+    def grow(growing):
+        strips = located_in(growing, tmp_path / "a")["strips"]
+        seen = [
+            frame[row] for strip in strips for frame in strip["frames"] for row in ("clean", "rolled") if row in frame
+        ]
+        assert all(Path(each).is_file() for each in seen)
+        told.append(seen)
+
+    request = asked_of(run, pictures, samplers=["unipc", "euler"], columns=3)
+    result = quietly(Bench(), request, tmp_path / "a", grow=grow)
+    assert [len(each) for each in told] == list(range(1, 13)) and told[0][0].endswith("0-00-clean.png")
+    whole = located_in(result, tmp_path / "a")["strips"]
+    assert {frame[row] for strip in whole for frame in strip["frames"] for row in ("clean", "rolled")} == set(told[-1])
 
 
 @pytest.mark.slow

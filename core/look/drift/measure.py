@@ -27,7 +27,7 @@ from ..pictures.filmstrip import Frame, Strip
 from .curve import curve_of_tables
 from .files import REPORT_FILE, read_report, report_to_json
 from .report import Curve, DriftReport, ReportError, Weights
-from .rollouts import Table, measure_samples
+from .rollouts import OnSight, Table, measure_samples
 from .settings import ProbeSet, Settings, Stopped, settings_record
 from .words import summary
 
@@ -84,6 +84,7 @@ def measure(
     step: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_sight: OnSight = lambda sight: None,
 ) -> DriftReport:
     """The drift of `model` with its current weights.
 
@@ -98,6 +99,7 @@ def measure(
         step: the training step, for the record.
         progress: called as (rows done, rows in all, what) before every network call.
         should_stop: called at the same places; true stops with `Stopped`.
+        on_sight: called with every picture of the first filmstrip as soon as it is known (`rollouts.Sight`).
     Raises: Stopped; ValueError for a probe without pictures.
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
@@ -115,7 +117,7 @@ def measure(
     for kind, context in kinds:
         with context(), undisturbed(model.denoiser, model.vae):
             for each in work:
-                curve, more = _measured(model, each, kind, settings, rows)
+                curve, more = _measured(model, each, kind, settings, rows, on_sight)
                 curves.append(curve)
                 strips += more
     rows.finished()
@@ -201,7 +203,9 @@ class _Rows:
             self.progress(self.total, self.total, "drift")
 
 
-def _measured(model: "Model", work: _Work, kind: Weights, settings: Settings, done: _Rows) -> tuple[Curve, list[Strip]]:
+def _measured(
+    model: "Model", work: _Work, kind: Weights, settings: Settings, done: _Rows, on_sight: OnSight
+) -> tuple[Curve, list[Strip]]:
     """The curve of one probe set with the model as it is now, and its filmstrips."""
     tables, strips, rows, calls = [], [], 0, 0
     groups, own = work.groups, work.settings
@@ -222,6 +226,7 @@ def _measured(model: "Model", work: _Work, kind: Weights, settings: Settings, do
             numbers=group.numbers,
             rings=rings,
             tick=lambda count: done.before_call(count, f"drift, {kind} model"),
+            on_sight=on_sight,
         )
         tables.append(table)
         rows, calls = rows + more_rows, calls + more_calls

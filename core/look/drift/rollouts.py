@@ -13,7 +13,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import LongTensor, Tensor, nn
 
 from ...maths.grid import Grid
 from ...maths.noise import Level, NoisePath, Prediction, PredictionType, consistent_target, state_dtype, target_output
-from ...maths.rollout import Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
+from ...maths.rollout import Moment, Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
 from ...maths.solvers import make_solver
 from ...maths.solvers.base import Solver
 from .settings import Settings
@@ -66,6 +66,22 @@ class _Network:
         return lambda x, level, rows: self(x, level, samples.to(rows.device)[rows])
 
 
+@dataclass(frozen=True)
+class Sight:
+    """One picture of a filmstrip, as soon as the model has answered: what it predicts at a state of the true path (row "clean") or of its own ("rolled").
+    `column` of `columns`; `x0_hat`: latents (C, H, W)."""
+
+    row: Literal["clean", "rolled"]
+    column: int
+    columns: int
+    step: int
+    t: float
+    sigma: float
+    x0_hat: Tensor
+
+
+OnSight = Callable[[Sight], None]
+
 ExactFlow = Callable[[Tensor, Level, Level], Tensor]
 """(x (R, ...), here (R,), there (R,)) -> the state that the exact probability flow reaches; known for oracles."""
 
@@ -91,6 +107,7 @@ def measure_samples(
     exact_flow: ExactFlow | None = None,
     modules: Sequence[nn.Module] = (),
     tick: Callable[[int], None] = lambda rows: None,
+    on_sight: OnSight = lambda sight: None,
 ) -> tuple[Table, int, int]:
     """Measure samples of one shape; needs a predictor only.
 
@@ -103,6 +120,7 @@ def measure_samples(
         rings: of the spectrum; None = as many as the shape resolves, at most 16.
         exact_flow: known for oracles: the fine rollout's part is then split into `floor` and `model` as well.
         modules: put into evaluation mode meanwhile. tick: called with the rows of every network call before it is made.
+        on_sight: called with every picture of the first sample's filmstrip when it is known: the true path first, then the own one, step by step.
     Returns: the raw table, network rows, network calls.
     Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
         fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
@@ -117,23 +135,14 @@ def measure_samples(
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
     network = _Network(predict, evaluations, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
-    setup = _Setup(
-        network,
-        x0,
-        noise,
-        path,
-        prediction_type,
-        settings,
-        numbers,
-        Rings.of(*x0.shape[-2:], number),
-        settings.rows_at_once
-        if settings.rows_at_once is not None
-        else max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel())),
-    )
+    fitting = max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel()))
+    at_once = fitting if settings.rows_at_once is None else settings.rows_at_once
+    rings_of = Rings.of(*x0.shape[-2:], number)
+    setup = _Setup(network, x0, noise, path, prediction_type, settings, numbers, rings_of, at_once)
     table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
         _measure_short(setup, table, grid, exact_flow)
-        _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid)
+        _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid, on_sight)
     return table, network.rows, network.calls
 
 
@@ -248,22 +257,56 @@ def _fine(
     return row
 
 
-def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
+class _Sights:
+    """Reports the pictures of the first sample's filmstrip; `shown`: the steps that have a column."""
+
+    def __init__(self, on_sight: OnSight, shown: Sequence[int], wanted: bool) -> None:
+        self._on_sight, self._shown, self._wanted, self._passed = on_sight, shown, wanted, 0
+
+    def clean(self, step: int, level: Level, answer: Prediction) -> None:
+        self._report("clean", step, level, answer)
+
+    def rolled(self, moment: Moment) -> None:
+        """The next state of the rollout, whose prediction is known."""
+        self._report("rolled", self._passed, moment.level, moment.prediction)
+        self._passed += 1
+
+    def _report(self, row: Literal["clean", "rolled"], step: int, level: Level, answer: Prediction) -> None:
+        if self._wanted and step in self._shown:
+            t, sigma, column = float(level.t[0]), float(level.sigma[0]), self._shown.index(step)
+            self._on_sight(Sight(row, column, len(self._shown), step, t, sigma, answer.x0_hat[0]))
+
+
+def _trajectory_plan(setup: _Setup, rows: int, grid: Grid) -> Plan:
+    """Where the trajectory starts and ends, the same for all its rows."""
+    settings, path = setup.settings, setup.path
+    # the 0 behind the last node is where nothing is left to predict
+    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
+    end = setup.level(t_end, rows)
+    if settings.steps_back is not None:
+        return plan_offsets(end.t, torch.full((rows,), settings.steps_back), path, grid)
+    if settings.start is None:
+        return plan_from_noise(end.t, path, grid)
+    steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
+    return plan_offsets(end.t, torch.full((rows,), max(round(steps), 1)), path, grid)
+
+
+def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSight) -> None:
     settings, path = setup.settings, setup.path
     chosen = torch.arange(min(settings.trajectory_samples, len(setup.x0)))
     solver = make_solver(settings.sampler, settings.order)
-    # the 0 behind the last node is where nothing is left to predict
-    t_end = float(grid.nodes[-2]) if settings.end is None else t_at_share(path, settings.end)
     for places in setup.chunks(chosen):
         x0, noise = setup.x0[places], setup.noise[places]
-        end = setup.level(t_end, len(places))
-        if settings.steps_back is not None:
-            plan = plan_offsets(end.t, torch.full((len(places),), settings.steps_back), path, grid)
-        elif settings.start is None:
-            plan = plan_from_noise(end.t, path, grid)
-        else:
-            steps = grid.index(t_end) - grid.index(t_at_share(path, settings.start))
-            plan = plan_offsets(end.t, torch.full((len(places),), max(round(steps), 1)), path, grid)
+        plan = _trajectory_plan(setup, len(places), grid)
+        last, everyone = int(plan.k.max()), torch.arange(len(places))
+        shown = sorted({round(i * last / (settings.shown - 1)) for i in range(settings.shown)})
+        sights = _Sights(on_sight, shown, wanted=bool((places == 0).any()) and settings.strips > 0)
+        # The true path needs no rollout, so whoever watches sees it first.
+        clean_at: dict[int, Prediction] = {}
+        for step in shown:
+            level = plan.level_before(last - step, path, grid, everyone)
+            clean_at[step] = setup.network.at(path.noised(x0, noise, level), level, places)
+            sights.clean(step, level, clean_at[step])
         rolled_out = rollout(
             setup.network.of(places),
             x0,
@@ -274,18 +317,17 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid) -> None:
             solver,
             trajectory=True,
             start="noise" if settings.start is None and settings.steps_back is None else "source",
+            on_moment=sights.rolled,
         )
-        last = len(rolled_out.trajectory) - 1
-        shown = {round(i * last / (settings.shown - 1)) for i in range(settings.shown)}
         for step, moment in enumerate(rolled_out.trajectory):
             level = moment.level
             x_t = path.noised(x0, noise, level)
             row = state_row(moment.x, x_t, x0, noise, level, path, setup.rings)
             if step in shown:
-                clean = setup.network.at(x_t, level, places)
-                rolled = (
-                    moment.prediction if moment.prediction is not None else setup.network.at(moment.x, level, places)
-                )
+                clean, rolled = clean_at[step], moment.prediction
+                if rolled is None:
+                    rolled = setup.network.at(moment.x, level, places)
+                    sights.rolled(Moment(moment.x, level, moment.rows, rolled))
                 truth = consistent_target(moment.x, x0, level, setup.prediction_type)
                 row |= output_row(setup.output(rolled, level), setup.output(clean, level), truth)
                 for i, place in enumerate(places.tolist()):

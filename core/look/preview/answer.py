@@ -79,6 +79,7 @@ def answer(
     report_progress: Callable[[float, str], None],
     part: Callable[[dict[str, Any]], None],
     should_stop: Callable[[], bool],
+    grow: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
     request = read_request(record)
@@ -112,7 +113,7 @@ def answer(
         )
     return show(
         request, _variants(request, entered), model, encode_request(model, request, bench.memory), folder,
-        report_progress=after_loading, part=part, should_stop=should_stop,
+        report_progress=after_loading, part=part, grow=grow, should_stop=should_stop,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from ...config import OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ...config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
-from ...data.beside import is_beside
+from ...data.beside import crop_path, is_beside
 from ...data.captions import BadCaption
 from ...data.captions import decode as decode_caption
 from ...data.pictures import SUFFIXES
@@ -28,7 +28,7 @@ KINDS = ("strip", "curves", "spectrum")
 SHOWCASE = "demo-dreambooth-heldout"
 """The built-in pictures that the page offers before one is chosen."""
 
-_PLACES = ("resolution", "aspect_buckets", "bucket_step")
+_PLACES = ("resolution", "aspect_buckets", "bucket_step", "center_crop")
 _ROLLOUT = tuple("scheduled_sampling_" + name for name in ("sampler", "order", "grid", "grid_steps"))
 _MEASURE = ("drift_guidance", "drift_seed", "drift_fine_factor")
 RELEVANT = (
@@ -222,7 +222,7 @@ class PreviewRequest:
             {name: flat[name] for name in RELEVANT}, self.resolution,
             [[each.rollout.sampler, each.rollout.order] for each in self.by_solver],
             [[each.kind, each.label, each.step, file_stamp(each)] for each in self.weights],
-            _stamp(self.picture), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
+            _stamp(self.picture), _stamp(crop_path(self.picture)), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
             self.what, self.role,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:32]
@@ -333,8 +333,11 @@ def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["strips"] = [
             {
                 **strip,
-                **{name: place(strip[name]) for name in ("filmstrip", "truth")},
-                "frames": [{**frame, **{name: place(frame[name]) for name in rows}} for frame in strip["frames"]],
+                **{name: place(strip[name]) for name in ("filmstrip", "truth") if name in strip},
+                "frames": [
+                    {**frame, **{name: place(frame[name]) for name in rows if name in frame}}
+                    for frame in strip["frames"]
+                ],
             }
             for strip in result["strips"]
         ]

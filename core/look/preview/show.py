@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...data import pictures, transform
+from ...data.beside import BadCrop, read_cut
 from ...data.buckets import MULTIPLE, bucket_sizes, choose
 from ...families.guidance import Guidance
 from ...maths.grid import Grid, Level
@@ -27,10 +27,12 @@ from ..drift.settings import ProbeSet, Settings, Stopped
 from ..drift.states import t_at_share
 from ..drift.words import words
 from ..pictures.curves import curves_figure
-from ..pictures.filmstrip import filmstrip, heat, heat_scale
+from ..pictures.filmstrip import filmstrip
 from ..pictures.panels import figure_png
 from ..pictures.spectrum import spectrum_figure
+from ..pictures.strips import strip_record, write_strips
 from ..remembering import Memory, Remembering, content_key
+from .growing import Growing, PutAway
 from .request import PreviewError, PreviewRequest
 
 if TYPE_CHECKING:
@@ -53,23 +55,28 @@ class Encoded:
 
 
 def encode_request(model: "Model", request: PreviewRequest, memory: Memory | None = None) -> Encoded:
-    """The request's picture, cropped to a shape that the model takes, as latents; its prompt, encoded.
+    """The request's picture as training would see it (the part that is kept of it, cropped to a shape that the model takes), as latents; its prompt,
+    encoded.
 
-    Raises: PreviewError for a missing or broken picture and for a missing prompt.
+    Raises: PreviewError for a missing or broken picture, for a crop that does not fit it, and for a missing prompt.
     """
     caption = request.text()
     try:
         data = pictures.read_bytes(request.picture)
         digest = hashlib.sha256(data).hexdigest()
-        size = _size(model, request, data)
-        key, text_key = content_key("latents", digest, size), content_key("text", caption)
+        found = pictures.inspect(data, digest)
+        cut = read_cut(request.picture, found.width, found.height)
+        width, height = (found.width, found.height) if cut is None else (cut.width, cut.height)
+        size = _size(model, request, width, height)
+        crop = transform.crop_for(width, height, size, center=request.config.data.center_crop, digest=digest)
+        crop = crop if cut is None else crop.moved(cut.left, cut.top)
+        key, text_key = content_key("latents", digest, crop), content_key("text", caption)
         latents = None if memory is None else memory.get(key)
         if latents is None:
-            image = pictures.decode(data)
-            pixels = transform.apply(image, transform.crop_for(*image.size, size, center=True, digest=digest))
+            pixels = transform.apply(pictures.decode(data), crop)
             scaled = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = model.encode_images(scaled)[0].cpu()
-    except pictures.BadPicture as bad:
+    except (pictures.BadPicture, BadCrop) as bad:
         raise PreviewError(f"{request.picture}: {bad.message}.", bad.remedy) from bad
     conditioning = None if memory is None else memory.get(text_key)
     if conditioning is None:
@@ -80,15 +87,18 @@ def encode_request(model: "Model", request: PreviewRequest, memory: Memory | Non
     return Encoded(latents, conditioning, caption)
 
 
-def _size(model: "Model", request: PreviewRequest, data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels: the bucket that training would put the picture into."""
-    found, config = pictures.inspect(data), request.config.data
-    height, width = model.default_size
-    side = round((height * width) ** 0.5) if request.resolution is None else request.resolution
+def _size(model: "Model", request: PreviewRequest, width: int, height: int) -> tuple[int, int]:
+    """(width, height) in pixels: the bucket that training would put a picture of this size into."""
+    config = request.config.data
+    side = (
+        round((model.default_size[0] * model.default_size[1]) ** 0.5)
+        if request.resolution is None
+        else request.resolution
+    )
     resolution = max(MULTIPLE, side // MULTIPLE * MULTIPLE)
     if not config.aspect_buckets:
         return resolution, resolution
-    return choose(found.width, found.height, bucket_sizes(resolution, config.bucket_step))
+    return choose(width, height, bucket_sizes(resolution, config.bucket_step))
 
 
 # Measuring and drawing ------------------------------------------------------------------------------------------------
@@ -155,6 +165,7 @@ def show(
     step: int | None = None,
     report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
+    grow: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure and draw what the request asks for, into `folder`.
@@ -164,6 +175,8 @@ def show(
         step: of the training, for the record.
         report_progress: called with the share that is done and what is being done.
         part: called with the result so far when the filmstrips are there and the curves are not.
+        grow: called with the filmstrips so far after every picture of them: the true path first, then the own one; None = they are not needed before
+            they are whole, which saves a decoder call for each picture. What it is given: `growing.Growing`.
         should_stop: called before every network call; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder` (`request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
@@ -177,19 +190,23 @@ def show(
     progress = _Progress(plan.work, report_progress, should_stop)
     probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
-    def measured(settings: Sequence[Settings], work: Sequence[float], what: str) -> list[DriftReport]:
+    def measured(
+        settings: Sequence[Settings], work: Sequence[float], what: str, seen: Growing | None = None
+    ) -> list[DriftReport]:
         return [
-            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}")
+            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}", seen)
             for variant, own, rows in zip(variants, settings, work, strict=True)
         ]
 
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    put_away = PutAway(folder)
+    growing = None if grow is None else Growing(put_away, grow)
     result: dict[str, Any] = {
         "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
         "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
         "strips": [], "numbers": {}, "words": [],
     }  # fmt: skip
-    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout"), folder)
+    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout", growing), folder, put_away)
     progress.finish(STRIP_WORK * len(variants), "the filmstrip")
     if plan.curves:
         part(_finite({**result, "seconds": time.monotonic() - began}))
@@ -234,22 +251,30 @@ class _Plan:
 
 
 def _measured(
-    variant: Variant, settings: Settings, probe: ProbeSet, step: int | None, progress: _Progress, work: float, what: str
+    variant: Variant,
+    settings: Settings,
+    probe: ProbeSet,
+    step: int | None,
+    progress: _Progress,
+    work: float,
+    what: str,
+    growing: Growing | None,
 ) -> DriftReport:
     with variant.enter() as shown:
+        seen = {} if growing is None else {"on_sight": growing.strip(variant.label, shown)}
         report = drift.measure(
             shown, [probe], settings, weights=variant.weights, step=step, should_stop=progress.should_stop,
-            progress=progress.of(work, what),
+            progress=progress.of(work, what), **seen,
         )  # fmt: skip
     progress.finish(work, what)
     return report
 
 
 def _add_strips(
-    result: dict[str, Any], variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path
+    result: dict[str, Any], variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path, put_away: PutAway
 ) -> None:
     """The filmstrips, the numbers at the target and a sentence on each."""
-    result["strips"] = _draw_strips(variants, reports, folder)
+    result["strips"] = _draw_strips(variants, reports, folder, put_away)
     for variant, report, strip in zip(variants, reports, result["strips"], strict=True):
         end = report.curves[0].trajectory[-1]
         numbers = {name: measure.value for name, measure in end.measures.items()}
@@ -299,29 +324,18 @@ def _share(level: Level) -> float:
     return float(level.sigma[0] / (level.alpha[0] + level.sigma[0]))
 
 
-def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path) -> list[dict[str, Any]]:
-    """A filmstrip of each variant and its single pictures; one colour scale for all, so that they can be compared."""
-    scale = heat_scale([report.strips[0] for report in reports])
-    (folder / "frames").mkdir(exist_ok=True)
+def _draw_strips(
+    variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path, put_away: PutAway
+) -> list[dict[str, Any]]:
+    """A filmstrip of each variant and its single pictures, in full size, and small for a report to share."""
+    write_strips([report.strips[0] for report in reports], folder, [variant.label for variant in variants])
     drawn = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
         file = f"filmstrip-{number}.png"
-        filmstrip(strip, scale=scale).save(folder / file, compress_level=1)
-        frames = []
-        for place, frame in enumerate(strip.frames):
-            shown = {"clean": frame.clean, "rolled": frame.rolled, "heat": heat(frame.difference, scale)}
-            files = {}
-            for row, pixels in shown.items():
-                files[row] = f"frames/{number}-{place:02d}-{row}.png"
-                Image.fromarray(pixels).save(folder / files[row])
-            difference = float(frame.difference.mean())
-            frames.append({"step": frame.step, "t": frame.t, "sigma": frame.sigma, "difference": difference, **files})
-        Image.fromarray(strip.truth).save(folder / "frames" / "truth.png")
-        drawn.append(
-            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.config.rollout.sampler,
-             "filmstrip": file, "truth": "frames/truth.png", "scale": scale, "frames": frames}
-        )  # fmt: skip
+        filmstrip(strip).save(folder / file, compress_level=1)
+        record = strip_record(strip, variant.label, str(number), put_away)
+        drawn.append({**record, "weights": variant.weights, "filmstrip": file})
     return drawn
 
 
