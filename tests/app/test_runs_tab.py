@@ -224,7 +224,7 @@ def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
     seen = {}
     tab.view("told", seen)
     run.emit("step", step=121, loss=0.5, seconds=0.4)
-    assert set(tab.view("told", seen)) == {tab.head, tab.charts}
+    assert set(tab.view("told", seen)) == {tab.head, tab.loss, tab.charts}
 
 
 def test_a_command_is_followed_from_the_button_to_the_result(store, write):

@@ -12,12 +12,13 @@ from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
 from ....core.runs.rows import RunSummary
 from ...parts import notices
+from ...parts.live_chart import live_chart
 from ...parts.panel import QUICK
 from ...parts.watch import Watch, signature
 from ...parts.words import text
 from ..shared import Changes
 from .controls import control_card
-from .drawings import curves, samples, settings_table
+from .drawings import curves, live_loss, samples, settings_table
 from .findings import comparison
 from .sides import MOST, Axis, Side, default_choice, sides, subject_of
 
@@ -53,6 +54,7 @@ class ComparePanel:
                                  info="Rollout makes a step longer: look at both.", elem_id="compare-axis")  # fmt: skip
         self.findings = gr.HTML(elem_id="compare-findings", elem_classes="rs-maybe")
         self.charts = gr.HTML(elem_id="compare-charts", elem_classes="rs-maybe")
+        self.loss = live_chart("compare-loss")
         self.samples = gr.HTML(elem_id="compare-samples", elem_classes="rs-maybe")
         self.settings = gr.HTML(elem_id="compare-settings", elem_classes="rs-maybe")
         self.seen = gr.State({})
@@ -67,6 +69,7 @@ class ComparePanel:
             self.runs,
             self.findings,
             self.charts,
+            self.loss,
             self.samples,
             self.settings,
             self.seen,
@@ -99,6 +102,7 @@ class ComparePanel:
             changes.draw("findings", self.findings, signature("one", too_few), lambda: too_few)
             for part in ("charts", "samples", "settings"):
                 changes.draw(part, getattr(self, part), "", lambda: "")
+            changes.draw("loss", self.loss, "", lambda: gr.HTML(data=None))
             return
         all_sides = sides(runs, self.watch.log)
         who = [(side.name, side.run.created, side.run.state) for side in all_sides]
@@ -107,6 +111,7 @@ class ComparePanel:
         mark = signature(who, axis, reports, steps)
         changes.draw("findings", self.findings, mark, lambda: comparison(all_sides, axis))
         changes.draw("charts", self.charts, mark, lambda: curves(all_sides, axis))
+        changes.draw("loss", self.loss, mark, lambda: gr.HTML(data=live_loss(all_sides, axis)))
         changes.draw(
             "samples", self.samples, signature(who, axis, reports), lambda: samples(all_sides, axis, self.watch)
         )
