@@ -12,6 +12,7 @@ from ...core.runs.run_log import RunLog
 from ..parts.watch import Watch
 from ..parts.words import text
 from .picture import downloads, report_charts, words_list
+from .strips import StripAddress, measured_strips, rows_of
 
 HOW_TO_READ = (
     "Top: what the model would draw from the true noisy picture at each noise level. Below: what it draws after its own rollout to that level. The heat "
@@ -40,19 +41,27 @@ def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[s
 
 
 def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
-    """The drift picture with its one sentence, and what the numbers say in words."""
+    """The drift picture, base above tuned, with what the numbers say in words."""
     folder, report = _folder(run, event), _report(run, event)
-    address = watch.previews.address(folder / "filmstrip.png", run.path) if folder is not None else None
     step = event.get("step", 0)
     title = "Drift " + ("before training" if step == 0 else f"at step {step}")
-    image = (
-        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(address)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(address)}" '
-        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
-        if address else '<div class="rs-gone">The picture is not there (yet).</div>'
-    )  # fmt: skip
+    address = watch.previews.address
+    strips = [] if folder is None else measured_strips(folder, run.path, step)
+    image = rows_of(strips, address) if strips else _one_picture(run, folder, title, address)
     sentences = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
     return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
+
+
+def _one_picture(run: RunSummary, folder: Path | None, title: str, address: StripAddress) -> str:
+    """The strip of a report of an earlier version, which has no single pictures."""
+    found = address(folder / "filmstrip.png", run.path) if folder is not None else None
+    if found is None:
+        return '<div class="rs-gone">The picture is not there (yet).</div>'
+    return (
+        f'<div class="rs-scroll" tabindex="0" aria-label="Filmstrip"><a href="{text(found)}" target="_blank" rel="noopener"><img class="rs-strip" src="{text(found)}" '
+        f'alt="Filmstrip of {text(title)}: clean states above, rolled-out states below, their difference as a heat map"></a></div>'
+    )  # fmt: skip
 
 
 def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) -> str:

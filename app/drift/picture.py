@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.look.drift.report import Curve, DriftReport, Point, Spectrum
+from ...core.look.pictures.style import HEAT_FULL, HEAT_SCALE, HEAT_TICKS
 from ..parts.charts import Line, chart
 from ..parts.words import quantity, text
 
-Address = Callable[[str], str]
-"""The address of a result's file for the browser."""
+Address = Callable[[str], str | None]
+"""The address of a result's file for the browser; None where the file is gone."""
 
 ROWS = {
     "clean": ("What it should see", "in the true picture with the noise of each level"),
@@ -63,15 +64,30 @@ def film(result: Mapping[str, Any], address: Address, request: Mapping[str, Any]
     strips = result["strips"]
     shared = len(request.get("checkpoints", ())) == 1  # one model, several solvers: one row of what it should see
     columns = len(strips[0]["frames"])
+    start = farthest_apart(strips)
     groups = "".join(
-        _group(number, strip, result, address, shared, len(strips) > 1) for number, strip in enumerate(strips)
-    )
+        group(
+            number, strip, address, start=start, rows=tuple(ROWS)[1:] if shared and number else tuple(ROWS),
+            title=text(strip["label"]) if len(strips) > 1 else "",
+        )
+        for number, strip in enumerate(strips)
+    )  # fmt: skip
     return (
         f'<div class="rs-look" style="--n:{columns}">{_fact(result, request, address)}'
         f'<div class="rs-scroll rs-film" tabindex="0" role="region" aria-label="Filmstrip: noise goes away from left to right">'
-        f'<div class="rs-reel">{_axis(strips[0]["frames"])}{groups}</div></div>'
-        f"{_close_up(strips, address)}</div>"
+        f'<div class="rs-reel">{axis(strips[0]["frames"], start)}{groups}</div></div>'
+        f"{_close_up(strips, start, address)}</div>"
     )
+
+
+def farthest_apart(strips: Sequence[Mapping[str, Any]]) -> int:
+    """The column at which what it should see and what it sees differ most, over all strips; the later one of equals, the last where that is unknown."""
+    frames = list(zip(*(strip["frames"] for strip in strips), strict=False))
+    most = [
+        max((frame["difference"] for frame in column if isinstance(frame["difference"], int | float)), default=-1.0)
+        for column in frames
+    ]
+    return max(range(len(most)), key=lambda at: (most[at], at))
 
 
 def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Address) -> str:
@@ -120,52 +136,77 @@ def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Addres
     )  # fmt: skip
 
 
-def _axis(frames: Sequence[Mapping[str, Any]]) -> str:
-    """The noise level above each column, and the scrubber below: the axis is the slider."""
-    last = len(frames) - 1
+def axis(frames: Sequence[Mapping[str, Any]], start: int | None = None) -> str:
+    """The noise level above each column. `start`: the column that a scrubber below begins at; None = no scrubber."""
+    still = start is None
 
     def called(step: Any) -> str:
         return "start" if step == 0 else f"step {text(step)}"
 
     marks = "".join(
-        f'<span data-col="{at}" data-step="{text(frame["step"])}" data-noise="{quantity(frame["sigma"], 2)}"{" class=rs-on" if at == last else ""}>'
+        f'<span data-col="{at}" data-step="{text(frame["step"])}" data-noise="{quantity(frame["sigma"], 2)}"{" class=rs-on" if at == start else ""}>'
         f'<b>{quantity(frame["sigma"], 2)}</b><i>{called(frame["step"])}</i></span>'
         for at, frame in enumerate(frames)
     )  # fmt: skip
-    return (
-        '<div class="rs-row-head rs-axis-head"><b>Noise level</b> <span>the rollout goes from left to right; move the slider to enlarge a step</span></div>'
-        f'<div class="rs-row rs-axis">{marks}</div>'
-        f'<div class="rs-scrub-box"><input type="range" class="rs-scrub" min="0" max="{last}" step="1" value="{last}" aria-label="Step that is shown large" '
-        f'aria-valuetext="step {text(frames[last]["step"])}"></div>'
+    help_ = (
+        "the rollout goes from left to right" + ("" if still else "; move the slider, or click, to enlarge a step")
+    )  # fmt: skip
+    head = f'<div class="rs-row-head rs-axis-head"><b>Noise level</b> <span>{help_}</span></div><div class="rs-row rs-axis">{marks}</div>'
+    if still:
+        return head
+    return head + (
+        f'<div class="rs-scrub-box"><input type="range" class="rs-scrub" min="0" max="{len(frames) - 1}" step="1" value="{start}" data-start="{start}" '
+        f'aria-label="Step that is shown large" aria-valuetext="step {text(frames[start]["step"])}"></div>'
     )
 
 
-def _group(
-    number: int, strip: Mapping[str, Any], result: Mapping[str, Any], address: Address, shared: bool, several: bool
+def heat_key() -> str:
+    """The fixed colour scale of every difference."""
+    ticks = "".join(
+        f'<b style="left:{100 * math.sqrt(tick / HEAT_FULL):.0f}%">{100 * tick:g}</b>' for tick in HEAT_TICKS
+    )
+    return f'<span class="rs-heat-key" role="img" aria-label="{text(HEAT_SCALE)}" title="{text(HEAT_SCALE)}"><i></i><span>{ticks}</span> % of full brightness</span>'
+
+
+def group(
+    number: int,
+    strip: Mapping[str, Any],
+    address: Address,
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    title: str = "",
+    start: int | None = None,
 ) -> str:
+    """The rows of one strip. `title`: HTML above the first of them; `start`: the column that is marked."""
     frames, label = strip["frames"], strip["label"]
     most = max((frame["difference"] for frame in frames if isinstance(frame["difference"], int | float)), default=0)
-    scale = strip.get("scale")
-    title = f'<div class="rs-variant">{text(label)}</div>' if several else ""
-    rows = []
-    for row, (name, help_) in ROWS.items():
-        if row == "clean" and shared and number:
-            continue
-        key = (
-            f'<span class="rs-heat-key" aria-hidden="true">0 <i></i> {percent(scale)}</span>'
-            if row == "heat" and isinstance(scale, int | float) else ""
-        )  # fmt: skip
-        above = title if row == ("rolled" if shared else "clean") else ""
+    drawn = [f'<div class="rs-variant">{title}</div>' if title else ""]
+    for row in rows:
+        name, help_ = ROWS[row]
+        key = _key(strip.get("scale")) if row == "heat" else ""
         cells = "".join(
-            f'<div class="rs-cell{" rs-on" if at == len(frames) - 1 else ""}" data-v="{number}" data-row="{row}" data-col="{at}">'
-            f'<img src="{text(address(frame[row]))}" alt="{text(name)} at noise level {quantity(frame["sigma"], 2)}, {text(label)}">'
+            f'<div class="rs-cell{" rs-on" if at == start else ""}" data-v="{number}" data-row="{row}" data-col="{at}">'
+            f"{_image(address(frame[row]), name, frame, label)}"
             f"{_bar(frame['difference'], most) if row == 'heat' else ''}</div>"
             for at, frame in enumerate(frames)
         )
-        rows.append(
-            f'{above}<div class="rs-row-head rs-is-{row}"><b>{name}</b> <span>{help_}</span>{key}</div><div class="rs-row">{cells}</div>'
+        drawn.append(
+            f'<div class="rs-row-head rs-is-{row}"><b>{name}</b> <span>{help_}</span>{key}</div><div class="rs-row">{cells}</div>'
         )
-    return f'<div class="rs-group">{"".join(rows)}</div>'
+    return f'<div class="rs-group">{"".join(drawn)}</div>'
+
+
+def _image(address: str | None, name: str, frame: Mapping[str, Any], label: str) -> str:
+    if address is None:
+        return '<div class="rs-gone">gone</div>'
+    return f'<img src="{text(address)}" alt="{text(name)} at noise level {quantity(frame["sigma"], 2)}, {text(label)}">'
+
+
+def _key(scale: Any) -> str:
+    """The scale of a strip's differences: the fixed one; of an answer of an earlier version, its own."""
+    if scale == HEAT_FULL:
+        return heat_key()
+    return f'<span class="rs-heat-key"><i></i> 0 to {percent(scale)}, in this picture alone</span>'
 
 
 def _bar(difference: Any, most: float) -> str:
@@ -173,9 +214,9 @@ def _bar(difference: Any, most: float) -> str:
     return f'<div class="rs-meter"><i style="width:{100 * share:.0f}%"></i></div><div class="rs-diff">{percent(difference)}</div>'
 
 
-def _close_up(strips: Sequence[Mapping[str, Any]], address: Address) -> str:
+def _close_up(strips: Sequence[Mapping[str, Any]], start: int, address: Address) -> str:
     """One step large: the three pictures of it, and two of them under a before/after slider."""
-    last = strips[0]["frames"][-1]
+    first = strips[0]["frames"][start]
     who = "".join(f'<option value="{at}">{text(strip["label"])}</option>' for at, strip in enumerate(strips))
     pick = (
         f'<label class="rs-pick">of <select class="rs-who" aria-label="Whose pictures are shown large">{who}</select></label>'
@@ -183,13 +224,13 @@ def _close_up(strips: Sequence[Mapping[str, Any]], address: Address) -> str:
         else ""
     )
     tiles = "".join(
-        f'<figure class="rs-is-{row}"><img data-big="{row}" src="{text(address(last[row]))}" alt="{text(ROWS[row][0])}, large"><figcaption>{words}</figcaption></figure>'
+        f'<figure class="rs-is-{row}"><img data-big="{row}" src="{text(address(first[row]))}" alt="{text(ROWS[row][0])}, large"><figcaption>{words}</figcaption></figure>'
         for row, words in _TILES.items()
     )
     pairs = _pairs(strips)
     options = "".join(f'<option value="{value}">{text(words)}</option>' for words, value in pairs)
     (av, arow), (bv, brow) = (side.split(".") for side in pairs[0][1].split("|"))
-    a, b = (address(strips[int(v)]["frames"][-1][row]) for v, row in ((av, arow), (bv, brow)))
+    a, b = (address(strips[int(v)]["frames"][start][row]) for v, row in ((av, arow), (bv, brow)))
     wipe = (
         '<figure class="rs-wipe"><div class="rs-wipe-box" style="--cut:50%">'
         f'<img data-wipe="a" src="{text(a)}" alt="Left of the line: {text(ROWS[arow][0])}"><img data-wipe="b" class="rs-over" src="{text(b)}" alt="Right of the line: {text(ROWS[brow][0])}">'
@@ -198,8 +239,8 @@ def _close_up(strips: Sequence[Mapping[str, Any]], address: Address) -> str:
         f'<figcaption><label>left | right: <select class="rs-sides" aria-label="The two pictures under the slider">{options}</select></label></figcaption></figure>'
     )  # fmt: skip
     return (
-        f'<section class="rs-close" aria-label="One step, large"><h4>Look closer {pick} <span class="rs-where" aria-live="polite">step {text(last["step"])} · noise level '
-        f'{quantity(last["sigma"], 2)} · {percent(last["difference"])} apart</span></h4><div class="rs-tiles">{tiles}{wipe}</div></section>'
+        f'<section class="rs-close" aria-label="One step, large"><h4>Look closer {pick} <span class="rs-where" aria-live="polite">step {text(first["step"])} · noise level '
+        f'{quantity(first["sigma"], 2)} · {percent(first["difference"])} apart</span></h4><div class="rs-tiles">{tiles}{wipe}</div></section>'
     )
 
 
@@ -256,7 +297,8 @@ def downloads(links: Sequence[tuple[str, str, str]]) -> str:
 # The curves of a report ----------------------------------------------------------------------------------------------
 
 _X = "noise level (0 = picture, 1 = noise)"
-_COLORS = ("rolled", "clean", "ink", "quiet")
+_MORE_COLORS = ("run-2", "run-4", "ink")
+"""Of further curves; the first of each kind of weights has the colour of its kind, `base` or `tuned`."""
 
 
 def report_charts(report: DriftReport) -> str:
@@ -316,29 +358,15 @@ def report_charts(report: DriftReport) -> str:
 
 
 def _styled(report: DriftReport) -> list[tuple[Curve, tuple[str, str], bool]]:
-    """(curve, (its name, its colour), dashed) of those that are drawn: held-out ones where there are any."""
+    """(curve, (its name, its colour), dashed) of those that are drawn: held-out ones where there are any, the base first."""
     held_out = [curve for curve in report.curves if curve.role == "held-out"]
-    curves = sorted(held_out if held_out else report.curves, key=lambda curve: curve.weights != "base")
-    tuned = any(curve.weights == "tuned" for curve in curves)
-    found, colors = [], iter(_COLORS)
-    for curve in curves[:4]:
-        is_base = tuned and curve.weights == "base"
-        found.append(
-            (
-                curve,
-                (
-                    curve.label,
-                    "clean" if is_base and "clean" not in [c for _, (_, c), _ in found] else _next(colors, found),
-                ),
-                is_base,
-            )
-        )
+    curves = sorted(held_out if held_out else report.curves, key=lambda curve: curve.weights != "base")[:4]
+    found, more = [], iter(_MORE_COLORS)
+    for curve in curves:
+        taken = [color for _, (_, color), _ in found]
+        color = curve.weights if curve.weights not in taken else next(more)
+        found.append((curve, (curve.label, color), curve.weights == "base" and len(curves) > 1))
     return found
-
-
-def _next(colors: Any, found: list[Any]) -> str:
-    used = {color for _, (_, color), _ in found}
-    return next((color for color in colors if color not in used), "quiet")
 
 
 def _at(curve: Curve, offset: int) -> list[Point]:

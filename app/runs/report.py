@@ -31,6 +31,7 @@ from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, follow
 from ..drift.measured import HOW_TO_READ, filmstrip
 from ..drift.picture import report_charts, words_list
+from ..drift.strips import measured_strips, rows_of
 from ..parts.forms import label, said
 from ..parts.words import text
 from ..train.summary import plan_sentence
@@ -98,12 +99,16 @@ def run_report(run: RunDir, summary: RunSummary, log: RunLog, side: int) -> str:
 
 def drift_report(folder: Path, report: DriftReport, side: int) -> str:
     """The page of one drift measurement."""
-    inline, strips = _Inline(side), []
-    for path in sorted(folder.glob("filmstrip*.png")):
-        address = inline.address(path, folder)
-        strips.append(f'<div class="rs-scroll"><img class="rs-strip" src="{address}" alt="Filmstrip"></div>')
+    inline = _Inline(side)
+    # the base's strip may lie in the folder of step 0 beside this one
+    strips = rows_of(measured_strips(folder, folder.parent, report.step), inline.address)
+    if not strips:  # a report of an earlier version
+        found = [inline.address(path, folder) for path in sorted(folder.glob("filmstrip*.png"))]
+        strips = "".join(
+            f'<div class="rs-scroll"><img class="rs-strip" src="{each}" alt="Filmstrip"></div>' for each in found
+        )
     said = f'<div class="rs-card"><h4>In words</h4>{words_list(words(report))}</div>'
-    seen = f'<div class="rs-card"><h4>Filmstrip</h4>{"".join(strips)}<p>{text(HOW_TO_READ)}</p></div>' if strips else ""
+    seen = f'<div class="rs-card"><h4>Filmstrip</h4>{strips}<p>{text(HOW_TO_READ)}</p></div>' if strips else ""
     charts = f'<div class="rs-card"><h4>The numbers</h4>{report_charts(report)}</div>'
     chosen = json.dumps(report.settings, indent=2, ensure_ascii=False, default=str)
     settings = f'<div class="rs-card"><details><summary>How it was measured</summary><pre class="rs-json">{text(chosen)}</pre></details></div>'

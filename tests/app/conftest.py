@@ -6,11 +6,14 @@ import random
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from rollout_studio.core.look.drift.files import report_to_json
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
 from rollout_studio.core.look.drift.words import summary
+from rollout_studio.core.look.pictures.filmstrip import Frame, Strip
+from rollout_studio.core.look.pictures.strips import write_strips
 from rollout_studio.core.runs.store import RunStore
 
 
@@ -38,6 +41,14 @@ def _curve(weights, scale, loss=1.0):
                  network_rows=10, network_calls=5)  # fmt: skip
 
 
+def _strip(weights, seed):
+    """Three columns of small pictures; the rolled ones differ more from column to column, the tuned ones less than the base's."""
+    clean = np.random.default_rng(seed).integers(0, 90, (12, 8, 3), dtype=np.uint8)
+    step = 12 if weights == "tuned" else 30
+    frames = tuple(Frame(2 * i, 0.8 - i / 4, 0.8 - i / 4, clean, clean + np.uint8(step * i)) for i in range(3))
+    return Strip(weights, "a zwx shape", clean, frames, {"sampler": "unipc"})
+
+
 def write_drift(run, step, drift=0.8, loss=1.0):
     """A drift report with its pictures, and the event that tells of it. `drift`, `loss`: tuned over base."""
     folder = run.drift_path / f"step-{step:06d}"
@@ -46,6 +57,7 @@ def write_drift(run, step, drift=0.8, loss=1.0):
                          curves=(_curve("base", 1.0), *((_curve("tuned", drift, loss),) if step else ())))  # fmt: skip
     (folder / "report.json").write_text(report_to_json(report), encoding="utf-8")
     _picture(folder / "filmstrip.png", step, (1200, 320))
+    write_strips([_strip("tuned" if step else "base", 3)], folder)
     _picture(folder / "spectrum.png", step, (640, 320))
     run.emit("drift", step=step, path=f"drift/step-{step:06d}/report.json", summary=summary(report))
 

@@ -21,6 +21,7 @@ from rollout_studio.app.drift.example import EXAMPLE
 from rollout_studio.app.drift.fields import FIELDS
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
+from rollout_studio.app.drift.strips import strips_side_by_side
 from rollout_studio.app.drift.viewers import Viewers
 from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.app.parts.preview_jobs import PreviewState
@@ -602,6 +603,37 @@ def test_what_runs_measured_can_be_taken_away_as_png_json_and_csv(store, finishe
     assert Path(links["told-drift-step-120.json"]).read_text() == report
     assert Path(links["told-drift-step-120.csv"]).read_text() == report_to_csv(report_from_json(report))
     assert all(Path(link).is_relative_to(watch.previews.folder) for link in links.values())
+
+
+def test_a_runs_report_shows_base_and_tuned_in_pictures_that_can_be_read(store, finished):
+    """Each picture by itself, the base above the tuned model; a report of an earlier version has one picture of all."""
+    watch, log = Watch(store.root), RunLog(finished).update()
+    drawn = measured.filmstrip(store.summary(finished), log.drifts[120], watch)
+    titles = re.findall(r'rs-variant"><i class="rs-key rs-of-(\w+)"></i>([^<]+)<', drawn)
+    assert titles == [("base", "Base model, before training"), ("tuned", "After training, step 120")]
+    assert drawn.count("<img") == 2 * 3 * 3 and drawn.count("rs-axis-head") == 1 and "rs-scrub" not in drawn
+    for name in re.findall(r'gradio_api/file=([^"]+)', drawn):
+        assert Image.open(name).size == (8, 12)
+    for step in (0, 120):
+        (finished.drift_path / f"step-{step:06d}" / "strips.json").unlink()
+    drawn = measured.filmstrip(store.summary(finished), log.drifts[120], watch)
+    assert drawn.count("<img") == 1 and "rs-variant" not in drawn
+
+
+def test_the_strips_of_several_runs_stand_under_one_another_with_their_base_once(store, write):
+    watch, sides = Watch(store.root), []
+    for name in ("one", "two", "old"):
+        run = write.run(store, name)
+        sides.append((f"<b>{name}</b>", store.summary(run), RunLog(run).update().drifts[120]))
+    for step in (0, 120):
+        (sides[2][1].path / "drift" / f"step-{step:06d}" / "strips.json").unlink()
+    drawn = strips_side_by_side(sides, watch.previews.address)
+    assert re.findall(r'rs-variant">(.*?)</div>', drawn) == [
+        '<i class="rs-key rs-of-base"></i>Base model, before training', "<b>one</b> · step 120", "<b>two</b> · step 120",
+    ]  # fmt: skip
+    assert drawn.count("<img") == 3 * 2 * 3 and "without single pictures: old." in drawn
+    assert drawn.count("50 % of full brightness") > 0 and "rs-is-clean" not in drawn
+    assert strips_side_by_side(sides[2:], watch.previews.address) == ""
 
 
 def test_a_report_outside_the_run_is_not_shown(store, finished):

@@ -45,7 +45,9 @@ def test_a_runs_report_shows_all_of_it_and_fetches_nothing(store, run, tmp_path)
     assert 'loading="lazy"' not in page  # printed, it shows all of it
     assert "script" not in read.tags and not re.search(r"url\(|@import|https?://", page)
     samples = 2 * len(list(run.samples_path.iterdir()))
-    assert len(read.addresses) == samples + 2  # and the filmstrips of the first and of the last measurement
+    # and the filmstrips of the first measurement and of the last: the base's, then base and tuned, each 3 x 3 single pictures
+    assert len(read.addresses) == samples + 3 * 9
+    assert read.text.count("Base model, before training") == 2 and "After training, step 120" in read.text
     for words in (
         "told",
         "step 120 of 200",
@@ -69,6 +71,8 @@ def test_text_of_a_run_is_inert_in_its_report(store, write):
 
 
 def test_pictures_are_made_smaller_until_the_report_keeps_its_limit(store, run, monkeypatch):
+    large = next(run.samples_path.rglob("*.png"))
+    Image.effect_noise((900, 900), 90).save(large)
     whole = write_run_report(run, store.summary("told")).stat().st_size
     monkeypatch.setattr(reports, "MOST_BYTES", whole)
     assert write_run_report(run, store.summary("told")).stat().st_size < whole
@@ -84,10 +88,10 @@ def test_the_command_line_writes_both_kinds(store, run, tmp_path, capsys):
     assert main(["report", "told", "--runs-dir", str(store.root), "--out", str(tmp_path / "mine.html")]) == 0
     assert "step 120 of 200" in (tmp_path / "mine.html").read_text(encoding="utf-8")
     measured = run.drift_path / "step-000120"
-    Image.new("RGB", (300, 90), "navy").save(measured / "filmstrip.png")
     assert main(["report", str(measured)]) == 0
     read = Read((measured / "report.html").read_text(encoding="utf-8"))
-    assert "Drift of demo-flow" in read.text and len(read.addresses) == 1
+    assert "Drift of demo-flow" in read.text and len(read.addresses) == 2 * 9
+    assert all(address.startswith("data:image/webp") for address in read.addresses)
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "mine.html"), str(measured / "report.html")]
     with pytest.raises(RunError, match="no drift report"):
         write_drift_report(tmp_path)

@@ -19,7 +19,9 @@ from rollout_studio.core.look.drift.rollouts import measure_samples, refined
 from rollout_studio.core.look.drift.settings import ProbeSet, Settings, Stopped, settings_record
 from rollout_studio.core.look.drift.states import Rings, effective_t, t_at_share
 from rollout_studio.core.look.drift.words import summary, words
-from rollout_studio.core.look.pictures.filmstrip import Frame, Strip, filmstrip, heat, heat_scale
+from rollout_studio.core.look.pictures.filmstrip import Frame, Strip, filmstrip, heat
+from rollout_studio.core.look.pictures.strips import strips_with_base, write_strips
+from rollout_studio.core.look.pictures.style import HEAT_FULL
 from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.noise import Prediction
 from rollout_studio.core.maths.rollout import plan_offsets
@@ -401,17 +403,33 @@ def test_the_filmstrip_has_the_same_size_for_small_and_large_pictures(side):
     assert filmstrip(strip_of(side, 10)).size == filmstrip(strip_of(128, 10)).size
 
 
-def test_equal_rows_have_a_black_difference_and_a_scale_that_does_not_magnify_rounding():
-    strip = strip_of(64, 0)
-    assert heat_scale([strip]) == pytest.approx(0.05)
-    assert heat(strip.frames[0].difference, 0.05).max() < 10
+def test_equal_rows_have_a_black_difference_and_every_picture_the_same_colours():
+    """The scale is fixed: a difference has one colour, whatever else a strip shows; it grows to half of full brightness, small ones visibly."""
+    faint, strong = (strip_of(64, each).frames[1] for each in (2, 80))
+    assert heat(strip_of(64, 0).frames[1].difference).max() < 10
+    assert 60 < heat(faint.difference).astype(int).sum(-1).mean() < heat(strong.difference).astype(int).sum(-1).mean()
+    light = heat(np.array([[HEAT_FULL / 4, HEAT_FULL, 1.0]])).astype(int)
+    assert np.array_equal(light[0, 1], light[0, 2]) and np.abs(light[0, 1] - [252, 255, 164]).max() <= 2
+    assert np.abs(light[0, 0] - [188, 55, 84]).max() <= 2  # the middle of the colours, by the square root
 
 
-def test_all_columns_share_one_scale():
-    strip = strip_of(64, 20)
-    scale = heat_scale([strip])
-    light = [heat(frame.difference, scale).astype(int).sum(-1).mean() for frame in strip.frames]
-    assert light == sorted(light) and scale == pytest.approx(60 / 255, rel=1e-3)
+def test_stored_strips_come_back_with_their_pictures_and_only_from_their_own_folder(tmp_path):
+    """Of a tuned model's report the base's strip is that of step 0, where both show the same."""
+    base, tuned = (dataclasses.replace(strip_of(400, 20), weights=each) for each in ("base", "tuned"))
+    for step, strip in ((0, base), (9, tuned)):
+        (tmp_path / f"step-{step:06d}").mkdir()
+        names = write_strips([strip], tmp_path / f"step-{step:06d}")
+        assert len(names) == 2 + 3 * 4
+    found = strips_with_base(tmp_path / "step-000009")
+    assert [each["weights"] for each in found] == ["base", "tuned"] and found[0]["scale"] == HEAT_FULL
+    with Image.open(found[1]["frames"][3]["rolled"]) as picture:
+        assert picture.size == (288, 384)
+    assert found[1]["frames"][3]["difference"] == pytest.approx(60 / 255)
+    record = tmp_path / "step-000009" / "strips.json"
+    record.write_text(record.read_text().replace("a very long prompt", "another"))
+    assert [each["weights"] for each in strips_with_base(tmp_path / "step-000009")] == ["tuned"]
+    record.write_text(record.read_text().replace("strips/0-truth.webp", "../step-000000/strips/0-truth.webp"))
+    assert strips_with_base(tmp_path / "step-000009") == []
 
 
 # On a model ----------------------------------------------------------------------------------------------------------
@@ -496,7 +514,10 @@ def test_a_saved_report_has_its_pictures(model, tmp_path):
         *[n for n in names[4:] if n.startswith("frames/")][:1],
     ]
     assert "filmstrip-base.png" in names and sum(name.endswith("-difference.png") for name in names) == 2 * 3
+    assert "strips.json" in names and sum(name.startswith("strips/") for name in names) == 2 * (1 + 3 * 3)
     for file in files[1:]:
+        if file.suffix == ".json":
+            continue
         with Image.open(file) as picture:
             picture.verify()
     assert read_report(tmp_path / "step-000012").step == 12

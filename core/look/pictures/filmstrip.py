@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .style import CARD, INK, LINE, MUTED, OWN_COLOUR, TRUE_COLOUR
+from .style import CARD, HEAT, HEAT_FULL, HEAT_TICKS, INK, LINE, MUTED, OWN_COLOUR, TRUE_COLOUR
 
-HEAT = "inferno"  # dark = equal, bright = different; even in lightness
 SCALE = 2  # device pixels per unit of the filmstrip: sharp on dense screens
 CELL = 96  # longest side of a picture in the filmstrip, units
 
@@ -46,17 +45,12 @@ class Strip:
 # Colours of the difference --------------------------------------------------------------------------------------------
 
 
-def heat_scale(strips: Sequence[Strip]) -> float:
-    """The difference, 0..1, that is drawn darkest: nearly the largest, and never so little that rounding would glow."""
-    differences = [frame.difference.ravel() for strip in strips for frame in strip.frames]
-    return max(0.05, float(np.quantile(np.concatenate(differences), 0.995))) if differences else 1.0
-
-
-def heat(difference: np.ndarray, scale: float) -> np.ndarray:
-    """(H, W) differences -> (H, W, 3) uint8 colours."""
+def heat(difference: np.ndarray) -> np.ndarray:
+    """(H, W) differences, 0..1 -> (H, W, 3) uint8 colours on the one fixed scale (`style.HEAT_SCALE`)."""
     import matplotlib
 
-    return matplotlib.colormaps[HEAT](np.clip(difference / scale, 0, 1), bytes=True)[..., :3]
+    share = np.sqrt(np.clip(difference / HEAT_FULL, 0, 1))
+    return matplotlib.colormaps[HEAT](share, bytes=True)[..., :3]
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
@@ -181,18 +175,14 @@ class _Layout:
         return cls(left, right, w, h, round(right + w + cls.margin), round(row_y[2] + h + 100), row_y)
 
 
-def filmstrip(strip: Strip, *, scale: float | None = None) -> Image.Image:
-    """The strip as one picture, RGBA: true path above, own path below, their difference as a heat map.
-
-    `scale`: the difference that is drawn darkest (`heat_scale`); None = this strip's own.
-    """
-    scale = heat_scale([strip]) if scale is None else scale
+def filmstrip(strip: Strip) -> Image.Image:
+    """The strip as one picture, RGBA: true path above, own path below, their difference as a heat map."""
     at = _Layout.of(strip)
     canvas = _Canvas(at.width, at.height)
     _heading(canvas, at, strip)
     _axis(canvas, at, strip)
-    _rows(canvas, at, strip, scale)
-    _colour_scale(canvas, at, scale)
+    _rows(canvas, at, strip)
+    _colour_scale(canvas, at)
     _foot(canvas, at, strip)
     return canvas.image
 
@@ -229,7 +219,7 @@ def _axis(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
     canvas.text(at.right + at.w / 2, axis_y - 20, "the picture", 11, bold=True, middle=True)
 
 
-def _rows(canvas: _Canvas, at: _Layout, strip: Strip, scale: float) -> None:
+def _rows(canvas: _Canvas, at: _Layout, strip: Strip) -> None:
     """The three rows of pictures with their labels, and the picture itself beside them."""
     labels = (
         (
@@ -245,7 +235,7 @@ def _rows(canvas: _Canvas, at: _Layout, strip: Strip, scale: float) -> None:
         (
             "Difference",
             INK,
-            "Between the two rows; one scale for all columns. Below: its mean, as a share of full brightness.",
+            "Between the two rows; the same colours in every picture. Below: its mean, as a share of full brightness.",
         ),
     )
     for y, (name, colour, text) in zip(at.row_y, labels, strict=True):
@@ -257,7 +247,7 @@ def _rows(canvas: _Canvas, at: _Layout, strip: Strip, scale: float) -> None:
         x = at.left + i * (at.w + at.gap)
         canvas.picture(x, at.row_y[0], frame.clean, at.w, at.h, TRUE_COLOUR)
         canvas.picture(x, at.row_y[1], frame.rolled, at.w, at.h, OWN_COLOUR)
-        canvas.picture(x, at.row_y[2], heat(frame.difference, scale), at.w, at.h, sharp=True)
+        canvas.picture(x, at.row_y[2], heat(frame.difference), at.w, at.h, sharp=True)
         canvas.box(x, at.row_y[2] + at.h + 7, at.w, 4, LINE)
         canvas.box(x, at.row_y[2] + at.h + 7, max(1, at.w * means[i] / max(*means, 0.01)), 4, OWN_COLOUR)
         canvas.text(x + at.w / 2, at.row_y[2] + at.h + 14, f"{100 * means[i]:.1f} %", 11, bold=True, middle=True)
@@ -266,13 +256,14 @@ def _rows(canvas: _Canvas, at: _Layout, strip: Strip, scale: float) -> None:
     canvas.paragraph(at.right, at.row_y[1] + 4, "The pair's own picture: where the true path ends.", 9, at.w)
 
 
-def _colour_scale(canvas: _Canvas, at: _Layout, scale: float) -> None:
+def _colour_scale(canvas: _Canvas, at: _Layout) -> None:
     """What the colours of the difference mean."""
     bar_h, bar_x = at.h - 22, at.right + 6
-    ramp = heat(np.repeat(np.linspace(scale, 0, 64)[:, None], 2, 1), scale)
+    ramp = heat(np.repeat(HEAT_FULL * np.linspace(1, 0, 64)[:, None] ** 2, 2, 1))
     canvas.picture(bar_x, at.row_y[2] + 16, ramp, 14, bar_h)
-    for share in (0, 0.5, 1):
-        canvas.text(bar_x + 20, at.row_y[2] + 10 + bar_h * (1 - share), f"{100 * scale * share:.0f} %", 9, MUTED)
+    for tick in HEAT_TICKS:
+        y = at.row_y[2] + 10 + bar_h * (1 - (tick / HEAT_FULL) ** 0.5)
+        canvas.text(bar_x + 20, y, f"{100 * tick:g} %", 9, MUTED)
     canvas.text(bar_x - 6, at.row_y[2] - 2, "difference", 9, MUTED, bold=True)
 
 

@@ -27,13 +27,16 @@ from ..drift.settings import ProbeSet, Settings, Stopped
 from ..drift.states import t_at_share
 from ..drift.words import words
 from ..pictures.curves import curves_figure
-from ..pictures.filmstrip import filmstrip, heat, heat_scale
+from ..pictures.filmstrip import filmstrip
 from ..pictures.panels import figure_png
 from ..pictures.spectrum import spectrum_figure
+from ..pictures.strips import strip_record
 from ..remembering import Memory, Remembering, content_key
 from .request import PreviewError, PreviewRequest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...config import RunConfig
     from ...families.base import Conditioning, Model
 
@@ -300,28 +303,21 @@ def _share(level: Level) -> float:
 
 
 def _draw_strips(variants: Sequence[Variant], reports: Sequence[DriftReport], folder: Path) -> list[dict[str, Any]]:
-    """A filmstrip of each variant and its single pictures; one colour scale for all, so that they can be compared."""
-    scale = heat_scale([report.strips[0] for report in reports])
+    """A filmstrip of each variant and its single pictures, in full size."""
+
+    def save(pixels: "np.ndarray", stem: str) -> str:
+        name = f"frames/{stem}.png"
+        Image.fromarray(pixels).save(folder / name)
+        return name
+
     (folder / "frames").mkdir(exist_ok=True)
     drawn = []
     for number, (variant, report) in enumerate(zip(variants, reports, strict=True)):
         strip = dataclasses.replace(report.strips[0], weights=variant.label)
         file = f"filmstrip-{number}.png"
-        filmstrip(strip, scale=scale).save(folder / file, compress_level=1)
-        frames = []
-        for place, frame in enumerate(strip.frames):
-            shown = {"clean": frame.clean, "rolled": frame.rolled, "heat": heat(frame.difference, scale)}
-            files = {}
-            for row, pixels in shown.items():
-                files[row] = f"frames/{number}-{place:02d}-{row}.png"
-                Image.fromarray(pixels).save(folder / files[row])
-            difference = float(frame.difference.mean())
-            frames.append({"step": frame.step, "t": frame.t, "sigma": frame.sigma, "difference": difference, **files})
-        Image.fromarray(strip.truth).save(folder / "frames" / "truth.png")
-        drawn.append(
-            {"label": variant.label, "weights": variant.weights, "caption": strip.caption, "sampler": variant.config.rollout.sampler,
-             "filmstrip": file, "truth": "frames/truth.png", "scale": scale, "frames": frames}
-        )  # fmt: skip
+        filmstrip(strip).save(folder / file, compress_level=1)
+        record = strip_record(strip, variant.label, str(number), save)
+        drawn.append({**record, "weights": variant.weights, "filmstrip": file})
     return drawn
 
 

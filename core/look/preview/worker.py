@@ -148,7 +148,7 @@ def _warm_drawing() -> None:
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 
-    heat(np.zeros((1, 1)), 1.0)
+    heat(np.zeros((1, 1)))
 
 
 def main(arguments: list[str]) -> int:
