@@ -6,6 +6,7 @@ from typing import Any
 
 from ....core.config import OPTIONS
 from ....core.config.options import shown
+from ...drift.strips import strips_side_by_side
 from ...parts.charts import Line, chart
 from ...parts.forms import label
 from ...parts.live_chart import chart_data
@@ -116,6 +117,19 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
     return (
         f'<div class="rs-card"><h4>Samples side by side</h4><p class="rs-quiet">One prompt with one starting noise in each block; pictures above one '
         f"another were drawn after {same}{'; the last column is the end of each run' if ended else ''}.</p>{''.join(blocks)}{more}</div>"
+    )
+
+
+def strips(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
+    """The drift of all runs as filmstrips one under the other: at the latest step that all of them measured, else each at its own last one."""
+    measured = [side for side in all_sides if any(step > 0 for step in side.log.drifts)]
+    if not measured:
+        return ""
+    common = set.intersection(*(set(side.log.drifts) for side in measured)) - {0} if axis == "steps" else set()
+    shown = [(side, max(common) if common else max(side.log.drifts)) for side in measured]
+    return strips_side_by_side(
+        [(key(side) + text(side.name), side.run, side.log.drifts[step]) for side, step in shown],
+        watch.previews.address,
     )
 
 

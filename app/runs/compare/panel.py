@@ -18,7 +18,7 @@ from ...parts.watch import Watch, signature
 from ...parts.words import text
 from ..shared import Changes
 from .controls import control_card
-from .drawings import curves, live_loss, samples, settings_table
+from .drawings import curves, live_loss, samples, settings_table, strips
 from .findings import comparison
 from .sides import MOST, Axis, Side, default_choice, sides, subject_of
 
@@ -56,6 +56,7 @@ class ComparePanel:
         self.charts = gr.HTML(elem_id="compare-charts", elem_classes="rs-maybe")
         self.loss = live_chart("compare-loss")
         self.samples = gr.HTML(elem_id="compare-samples", elem_classes="rs-maybe")
+        self.strips = gr.HTML(elem_id="compare-strips", elem_classes="rs-maybe")
         self.settings = gr.HTML(elem_id="compare-settings", elem_classes="rs-maybe")
         self.seen = gr.State({})
         self.timer = gr.Timer(_TICK_S, active=False)
@@ -71,6 +72,7 @@ class ComparePanel:
             self.charts,
             self.loss,
             self.samples,
+            self.strips,
             self.settings,
             self.seen,
         ]
@@ -100,7 +102,7 @@ class ComparePanel:
         """The comparison of `runs`; with fewer than two of them `too_few` in its place."""
         if len(runs) < 2:
             changes.draw("findings", self.findings, signature("one", too_few), lambda: too_few)
-            for part in ("charts", "samples", "settings"):
+            for part in ("charts", "samples", "strips", "settings"):
                 changes.draw(part, getattr(self, part), "", lambda: "")
             changes.draw("loss", self.loss, "", lambda: gr.HTML(data=None))
             return
@@ -115,6 +117,7 @@ class ComparePanel:
         changes.draw(
             "samples", self.samples, signature(who, axis, reports), lambda: samples(all_sides, axis, self.watch)
         )
+        changes.draw("strips", self.strips, signature(who, axis, reports), lambda: strips(all_sides, axis, self.watch))
         changes.draw("settings", self.settings, signature([each[0] for each in who]), lambda: self._settings(all_sides))
 
     def _draw_controls(self, subject: RunSummary, runs: Sequence[RunSummary], changes: Changes) -> None:
