@@ -112,12 +112,15 @@ class RunsTab:
         if run is None:
             run = self.watch.current()
         name = run.name if run is not None else None
-        choices = run_choices(runs, self.watch.waiting, self.watch.log)
+        choices = run_choices(runs, self.watch.waiting)
         changes = Changes(seen)
         if viewer is not None:
             changes.updates |= self.try_it.view(name, viewer, seen)
         changes.draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
-        changes.draw("picker", self.picker, signature(choices, name), lambda: gr.Radio(choices=choices, value=name))
+        if name != chosen and name != seen.get("picked"):
+            seen.pop("picker", None)
+        seen["picked"] = name  # what the browser shows as chosen: by this update, or because the person chose it there
+        changes.draw("picker", self.picker, signature(choices), lambda: gr.Radio(choices=choices, value=name))
         self.queue.draw(runs, changes)
         self.notes.draw(run, changes)
         self.trash.draw(changes)

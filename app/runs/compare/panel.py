@@ -122,15 +122,20 @@ class ComparePanel:
 
     def _draw_controls(self, subject: RunSummary, runs: Sequence[RunSummary], changes: Changes) -> None:
         existing = controls_of(subject, runs)
-        who = (subject.name, subject.created, subject.state)
+        reading = self.watch.log(subject).behind
+        who = (subject.name, subject.created, subject.state, reading)
         changes.draw("subject", self.subject, signature(subject.name), lambda: _about_controls(subject))
         for kind in KINDS:
             mine, plain = existing.get(kind), existing.get("plain-steps") if kind == "plain-time" else None
             mark = signature(who, mine and (mine.name, mine.state, mine.step), plain and (plain.name, plain.state))
-            changes.draw_many(f"control-{kind}", mark, functools.partial(self._control_updates, kind, subject, runs))
+            changes.draw_many(
+                f"control-{kind}", mark, functools.partial(self._control_updates, kind, subject, runs, reading)
+            )
 
-    def _control_updates(self, kind: Kind, subject: RunSummary, runs: Sequence[RunSummary]) -> dict[Any, Any]:
-        card, words, may = control_card(kind, subject, runs)
+    def _control_updates(
+        self, kind: Kind, subject: RunSummary, runs: Sequence[RunSummary], reading: bool
+    ) -> dict[Any, Any]:
+        card, words, may = control_card(kind, subject, runs, reading)
         return {self.cards[kind]: card, self.buttons[kind]: gr.Button(words, interactive=may, visible=words != "")}
 
     @staticmethod
