@@ -117,9 +117,11 @@ class RunsTab:
         if viewer is not None:
             changes.updates |= self.try_it.view(name, viewer, seen)
         changes.draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
-        if name != chosen and name != seen.get("picked"):
+        if name != seen.get(
+            "picked"
+        ):  # else a list of a thousand is not drawn anew for a choice that the browser shows already
             seen.pop("picker", None)
-        seen["picked"] = name  # what the browser shows as chosen: by this update, or because the person chose it there
+        seen["picked"] = name
         changes.draw("picker", self.picker, signature(choices), lambda: gr.Radio(choices=choices, value=name))
         self.queue.draw(runs, changes)
         self.notes.draw(run, changes)
@@ -182,7 +184,12 @@ class RunsTab:
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
         """Connect everything. `refresh(request, *inputs)` draws the page again for `outputs`."""
         self.buttons.wire(refresh, inputs, outputs)
-        self.picker.input(refresh, inputs, outputs, **QUICK)
+
+        def picked(request: gr.Request, chosen: str | None, *rest: Any) -> Any:
+            *others, seen = rest
+            return refresh(request, chosen, *others, {**seen, "picked": chosen})
+
+        self.picker.input(picked, inputs, outputs, **QUICK)
         self.queue.wire(refresh, inputs, outputs)
         self.notes.wire(self.picker)
         self.trash.wire(refresh, inputs, outputs)

@@ -223,6 +223,17 @@ def test_when_nothing_changed_nothing_is_drawn(store, write, tab):
     assert tab.view(None, seen) == {}
 
 
+def test_the_list_is_drawn_anew_for_a_choice_only_where_the_browser_does_not_show_it_yet(store, write, tab):
+    write.run(store, "one")
+    write.run(store, "two")
+    seen = {}
+    assert tab.picker in tab.view("one", seen)
+    assert tab.picker in tab.view("two", seen)  # a button led there
+    chosen_by_hand = {**seen, "picked": "one"}
+    out = tab.view("one", chosen_by_hand)
+    assert tab.picker not in out and tab.head in out
+
+
 def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
     run = write.run(store)
     seen = {}
