@@ -57,6 +57,7 @@ def build(watch: Watch) -> gr.Blocks:
             runs.picker: gr.Radio(choices=run_choices(watch.runs()), value=name),
         }
         train.wire(tabs, runs.picker)
+        runs.buttons.wire_change(train, runs.picker, tabs)
         graph.wire(train, tabs)
         runs.wire(updates.view, updates.inputs, updates.outputs)
         drift.wire(drift_tab)

@@ -3,6 +3,9 @@
 Prints, for the page started as a person starts it and with a runs folder of 20 runs: seconds from the command to the address and to a
 visible Start button, memory of its process, whether torch is in it, what a tick of one viewer and of ten costs its process, and how long
 after a step was written the last of ten viewers shows it. Run it on a quiet machine.
+
+`python benchmarks/page.py --large`: the same start and memory with 1,000 runs and 100,000 events in the newest one, what each handler of the
+Runs tab takes there (the functions themselves, by the clock), and how long a click on a run takes until it is shown.
 """
 
 import os
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,6 +25,7 @@ from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.store import RunStore
 
 RUNS, STEPS, VIEWERS, WATCHED_S = 20, 400, 10, 20.0
+LARGE_RUNS, LARGE_EVENTS = 1000, 100_000
 TICK_S = 1.5
 
 
@@ -40,6 +45,114 @@ def emit_step(run: RunDir, step: int) -> None:
     run.emit("step", step=step, loss=loss, loss_parts={"main": loss, "adr": 0.0, "prior": 0.0}, lr=1e-3, grad_norm=1.0, rolled_rows=step % 3,
              mean_offset=1.2, network_rows=6, network_calls=3, frequency_weight_std=0.1, effective_probability=0.2, seconds=0.4,
              eta_s=0.4 * (1000 - step), memory_mib=800.0)  # fmt: skip
+
+
+def written_large(store: RunStore) -> RunDir:
+    """A thousand runs that are done; the newest one is training and has written so many steps. It belongs to this process."""
+    for number in range(LARGE_RUNS):
+        last = number == LARGE_RUNS - 1
+        run = store.create({"max_train_steps": LARGE_EVENTS if last else 100}, f"run-{number:04d}", preset="demo")
+        run.emit(
+            "start",
+            pid=os.getpid(),
+            device="cpu",
+            config_hash="0",
+            total_steps=LARGE_EVENTS if last else 100,
+            resumed_from=None,
+        )
+        emit_step(run, 1)
+        run.write_state(state="running" if last else "done", step=1 if last else 100)
+    line = run.events_path.read_text(encoding="utf-8").splitlines()[-1]
+    with run.events_path.open("a", encoding="utf-8") as file:
+        file.writelines(line.replace('"step": 1,', f'"step": {step},') + "\n" for step in range(2, LARGE_EVENTS + 1))
+    return run
+
+
+def handlers(folder: Path, name: str) -> None:
+    """What each handler of the Runs tab takes: the first time, while the events are still being read, and afterwards."""
+    import gradio as gr
+    from rollout_studio.app.parts.watch import Watch
+    from rollout_studio.app.runs.tab import RunsTab
+
+    watch = Watch(folder)
+    with gr.Blocks():
+        tab = RunsTab(watch)
+    watch.runs(fresh=True)
+    time.sleep(2.1)  # what was written just now is read again
+    watch.runs(fresh=True)
+    took: dict[str, list[float]] = {}
+
+    def timed(what: str, call: Callable[[], object]) -> None:
+        since = time.perf_counter()
+        call()
+        took.setdefault(what, []).append(1000 * (time.perf_counter() - since))
+
+    seen: dict[str, str] = {}
+    other = f"run-{LARGE_RUNS - 2:04d}"
+
+    def looked(stage: str) -> None:
+        timed(f"a viewer arrives, {stage}", lambda: tab.view(name, {}, "one"))
+        timed(f"a tick, {stage}", lambda: tab.view(name, seen, "two"))
+        timed(f"compare two runs, {stage}", lambda: tab.compare.view(name, [name, other], "steps", {}))
+
+    looked("events being read")
+    while watch.log(watch.run(name)).behind:
+        looked("events being read")
+    for _ in range(5):
+        looked("events read")
+        timed("the list of runs anew", lambda: watch.runs(fresh=True))
+    for what, times in took.items():
+        print(f"{what:36s} {sorted(times)[len(times) // 2]:6.1f} ms, at most {max(times):6.1f} ms of {len(times)}")
+    watch.close()
+
+
+def large() -> None:
+    """Start, memory and handlers with a large folder."""
+    folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
+    run = written_large(RunStore(folder))
+    port = free_port(7950)
+    address = f"http://127.0.0.1:{port}/"
+    print(
+        f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores; {LARGE_RUNS} runs, {LARGE_EVENTS} events"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "rollout_studio.app",
+        "ui",
+        "--no-browser",
+        "--port",
+        str(port),
+        "--runs-dir",
+        str(folder),
+    ]
+    with sync_playwright() as playwright, run.lock():
+        path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        began = time.monotonic()
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = psutil.Process(started.pid)
+        try:
+            until_it_answers(address, started)
+            print(f"command to answer             {time.monotonic() - began:6.2f} s")
+            page = opened(browser, address)
+            expect(page.locator("#run-head h3")).to_have_text(run.name, timeout=60_000)
+            print(f"command to a run on the page  {time.monotonic() - began:6.2f} s")
+            expect(page.get_by_test_id("progress")).to_contain_text(f"step {LARGE_EVENTS} of", timeout=60_000)
+            expect(page.get_by_test_id("progress")).not_to_contain_text("reading", timeout=60_000)
+            print(f"all its events on the page    {time.monotonic() - began:6.2f} s")
+            for number in (LARGE_RUNS - 5, LARGE_RUNS - 9):
+                since = time.monotonic()
+                page.locator("#run-picker").get_by_label(f"run-{number:04d}  ·").first.click()
+                expect(page.locator("#run-head h3")).to_have_text(f"run-{number:04d}")
+                print(f"a click on a run until it is shown {time.monotonic() - since:6.2f} s")
+            print(f"memory of the page's process  {process.memory_info().rss / 2**20:6.0f} MiB")
+        finally:
+            started.terminate()
+            started.wait(10)
+            browser.close()
+        handlers(folder, run.name)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def until_it_answers(address: str, process: subprocess.Popen) -> None:
@@ -134,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    large() if "--large" in sys.argv[1:] else main()

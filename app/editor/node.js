@@ -222,6 +222,7 @@ function Standing({ editor, status, stale, title }) {
           <i class=${share === null ? "rsg-unknown" : ""} style=${{ width: `${(share ?? 1) * 100}%` }}></i>
         </div>
         ${share !== null && html`<small>${status.what} ${status.done} of ${status.total}</small>`}`}
+      ${status.loss && html`<${Loss} loss=${status.loss} />`}
       ${status.message && html`<p class=${status.state === "failed" ? "rsg-fault" : "rsg-quiet"}>${status.message}${status.remedy && html` <em>${status.remedy}</em>`}</p>`}
       ${status.texts.map((text, index) => html`<p class="rsg-words nowheel nodrag nopan" key=${index}>${text}</p>`)}
       ${status.pictures.length > 0 && html`
@@ -234,6 +235,20 @@ function Standing({ editor, status, stale, title }) {
         </div>`}
     </div>`;
 }
+
+/** The loss of a training over its steps, smoothed: the run's page has it in large. */
+function Loss({ loss: { steps, values } }) {
+  const [first, last, low, high] = [steps[0], steps[steps.length - 1], Math.min(...values), Math.max(...values)];
+  const points = values.map((value, i) => `${((100 * (steps[i] - first)) / (last - first || 1)).toFixed(1)},${(36 - (32 * (value - low)) / (high - low || 1)).toFixed(1)}`);
+  const words = `loss ${number(values[values.length - 1])} at step ${last}`;
+  return html`
+    <figure class="rsg-loss" role="img" aria-label=${`Loss over the training steps: ${words}; between ${number(low)} and ${number(high)}`}>
+      <svg viewBox="0 0 100 40" preserveAspectRatio="none" aria-hidden="true"><polyline points=${points.join(" ")} /></svg>
+      <figcaption><span>${words}</span><span>${number(low)} – ${number(high)}</span></figcaption>
+    </figure>`;
+}
+
+const number = (value) => String(Number(value.toPrecision(3)));
 
 // ---- a frame around nodes
 

@@ -21,16 +21,20 @@ from typing import Any
 
 from ...core import platform_calls
 from ...core.errors import Trouble
-from ...core.runs.folder import check_name
+from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir, check_name
+from ...core.runs.run_log import AT_ONCE, RunLog, follow
 from ...core.runs.store import RunStore
 from ...nodes.graph import validate
 from ...nodes.graph.graph import Graph, GraphError, to_json
 from ...nodes.reading import read_file
+from ..parts.charts import smoothed, thinned
 from ..parts.previews import Previews
 
 FOLDER = ".graphs"
 COMMAND = (sys.executable, "-m", "rollout_studio.app", "graph", "run")
 PICTURES_SHOWN = 12
+LOSS_POINTS = 160
 TEXT_SHOWN = 4000
 LOG_SHOWN = 1500
 _CHUNK = 1 << 20
@@ -55,6 +59,8 @@ class NodeStatus:
     what: str = ""
     pictures: list[dict[str, Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    run: str | None = None
+    """The run of the run store that it trains."""
 
 
 @dataclass
@@ -148,16 +154,31 @@ class GraphRuns:
             state = _state(
                 digest, alive, (folder / "stop").exists(), platform_calls.is_alive(_process(folder / "after.json"))
             )
-            sign = (name, digest.offset, state)
+            logs = self._logs(digest)
+            sign = (name, digest.offset, state, tuple((node, log.version) for node, log in logs.items()))
             if sign != self._drawn[0]:
-                self._drawn = (sign, self._draw(name, folder, digest, state))
+                self._drawn = (sign, self._draw(name, folder, digest, state, logs))
             return self._drawn[1]
 
-    def _draw(self, name: str, folder: Path, digest: _Digest, state: str) -> dict[str, Any]:
+    def _logs(self, digest: _Digest) -> dict[str, RunLog]:
+        """Node -> the digest of the run that it trains, read on."""
+        found = {}
+        for node in digest.nodes.values():
+            with contextlib.suppress(RunError):  # no name of a run: nothing is shown of it
+                if node.run is not None:
+                    found[node.id] = follow(RunDir(self._store.path_of(node.run)), AT_ONCE)
+        return found
+
+    def _draw(self, name: str, folder: Path, digest: _Digest, state: str, logs: Mapping[str, RunLog]) -> dict[str, Any]:
         message = ""
         if state == "crashed":
             message = _tail(folder / "log.txt")
-        nodes = [vars(node).copy() for node in digest.nodes.values()]
+        nodes = [{**vars(node), "loss": None} for node in digest.nodes.values()]
+        for node in nodes:
+            if node["id"] in logs:
+                node["loss"] = loss_points(logs[node["id"]])
+                if node["state"] == "running":
+                    node["pictures"] = self._newest(logs[node["id"]]) or node["pictures"]
         if state in _ENDED:  # what was on its way when the process ended has no result
             for node in nodes:
                 if node["state"] in ("running", "waiting"):
@@ -215,8 +236,11 @@ class GraphRuns:
             digest.end = event
         elif kind == "refused":
             digest.problems = list(event["problems"])
-        elif kind in ("node", "progress", "picture"):
+        elif kind in ("node", "progress", "picture", "trains"):
             node = digest.nodes.setdefault(event["node"], NodeStatus(event["node"]))
+            if kind == "trains":
+                node.run = str(event["run"])
+                return
             if kind == "progress":
                 node.done, node.total, node.what = event["done"], event["total"], event["what"]
             elif kind == "picture":
@@ -230,6 +254,18 @@ class GraphRuns:
                     node.pictures = self._pictures(files) if files else node.pictures
                     node.texts = [text[:TEXT_SHOWN] for text in event["outputs"] if isinstance(text, str) and text]
 
+    def _newest(self, log: RunLog) -> list[dict[str, Any]]:
+        """The run's newest samples, and the filmstrip of its newest drift report."""
+        files: list[tuple[str, str]] = []
+        if log.samples:
+            step = max(log.samples)
+            files = [(str(log.run.path / str(each.get("path", ""))), f"step {step}: {each.get('prompt', '')}") for each in log.samples[step]]  # fmt: skip
+        if log.drifts:
+            step = max(log.drifts)
+            strip = (log.run.path / str(log.drifts[step].get("path", ""))).with_name("filmstrip.png")
+            files = [*files[: PICTURES_SHOWN - 1], (str(strip), f"drift, step {step}")]
+        return self._pictures(files)
+
     def _pictures(self, files: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Addresses for the browser: a small one for the node, a whole one to look at closely. Only pictures inside the runs folder."""
         found = []
@@ -239,6 +275,17 @@ class GraphRuns:
                 small = self._previews.thumbnail(Path(path), side=640)
                 found.append({"whole": whole, "small": whole if small is None else small, "caption": caption, **size})
         return found
+
+
+def loss_points(log: RunLog) -> dict[str, Any] | None:
+    """The smoothed loss of a run as at most about `LOSS_POINTS` points: {steps, values}; None before the second step."""
+    series = log.series.frozen()
+    if len(series) < 2:
+        return None
+    steps, values = thinned(
+        series.steps, smoothed(series.column("loss"), 0.0 if len(series) < 20 else 0.9), LOSS_POINTS
+    )
+    return {"steps": steps, "values": [round(each, 5) for each in values]} if len(values) > 1 else None
 
 
 def _process(file: Path) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ data pass unchanged, unless the catalogue has exactly their text; markup around 
 """
 
 import html
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -70,6 +71,12 @@ def translated_properties(kind: str, properties: Mapping[str, Any]) -> dict[str,
             (translated(words) if isinstance(words, str) else words, each) for words, each in out["choices"]
         ]
     return out
+
+
+def with_words(script: str, words: Iterable[str]) -> str:
+    """A script of the page with its own texts: in it, `say("{0} of {1}", 3, 5)` is that text in the language that is set, with the values in its places."""
+    table = json.dumps({each: translated(each) for each in words}, ensure_ascii=False)
+    return f"const say = (text, ...values) => values.reduce((words, value, place) => words.replaceAll(`{{${{place}}}}`, value), ({table})[text] ?? text);\n{script}"
 
 
 def translated_markup(markup: str) -> str:

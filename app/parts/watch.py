@@ -9,7 +9,7 @@ from typing import Any
 from ...core.runs.errors import StorageError
 from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
-from ...core.runs.run_log import RunLog, follow
+from ...core.runs.run_log import AT_ONCE, RunLog, follow
 from ...core.runs.store import RunStore
 from ...core.runs.trash import Thrown
 from .preview_client import PreviewClient
@@ -41,6 +41,7 @@ class Watch:
         self.endings: list[RunSummary] = []
         """The last of them, the newest last."""
         self._preview_client: PreviewClient | None = None
+        self._readers: set[str] = set()
         self.waiting: list[str] = []
         """Names of the waiting runs in the order in which they will start; as old as the last answer of `runs`."""
         self.problem: str | None = None
@@ -107,5 +108,19 @@ class Watch:
         return next((run for run in runs if run.alive), runs[0] if runs else None)
 
     def log(self, run: RunSummary) -> RunLog:
-        """The digest of a run's events, up to date."""
-        return follow(RunDir(run.path))
+        """The digest of a run's events, up to date; of a long file at first the beginning, while a thread of its own reads on."""
+        log = follow(RunDir(run.path), AT_ONCE)
+        if log.behind:
+            with self._lock:
+                if run.name not in self._readers:
+                    self._readers.add(run.name)
+                    threading.Thread(target=self._read_on, args=(run.name, log), daemon=True).start()
+        return log
+
+    def _read_on(self, name: str, log: RunLog) -> None:
+        try:
+            while log.update(AT_ONCE).behind:
+                time.sleep(0.01)  # whoever wants to look at what there is so far is not kept waiting
+        finally:
+            with self._lock:
+                self._readers.discard(name)

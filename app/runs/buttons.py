@@ -1,6 +1,6 @@
 """The buttons of one run: which of them make sense now, and what each does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -10,7 +10,7 @@ from ...core.runs.archive import pack
 from ...core.runs.errors import RunError
 from ...core.runs.rows import RunSummary
 from ..parts import notices
-from ..parts.panel import QUICK
+from ..parts.panel import QUICK, SLOW
 from ..parts.watch import Watch
 from .files import export_path
 from .report import write_run_report
@@ -47,6 +47,7 @@ class RunButtons:
             self.force = gr.Button("Force stop", size="sm", variant="stop", visible=False, elem_id="do-force")
             self.again = gr.Button("Resume", size="sm", variant="primary", visible=False, elem_id="do-again")
             self.clone = gr.Button("Start again as a copy", size="sm", visible=False, elem_id="do-clone")
+            self.change = gr.Button("Copy with changes", size="sm", visible=False, elem_id="do-change")
             self.earlier = gr.Button("Earlier", size="sm", visible=False, elem_id="do-earlier")
             self.later = gr.Button("Later", size="sm", visible=False, elem_id="do-later")
             self.dequeue = gr.Button("Take out of the queue", size="sm", visible=False, elem_id="do-dequeue")
@@ -64,7 +65,7 @@ class RunButtons:
     @property
     def named(self) -> dict[str, gr.Button]:
         """Every button that comes and goes with the state of a run, by the key that `shown` uses."""
-        return {**self.commands, "force": self.force, "again": self.again, "clone": self.clone, "earlier": self.earlier,
+        return {**self.commands, "force": self.force, "again": self.again, "clone": self.clone, "change": self.change, "earlier": self.earlier,
                 "later": self.later, "dequeue": self.dequeue, "report": self.report, "export": self.export, "delete": self.delete}  # fmt: skip
 
     @staticmethod
@@ -74,10 +75,15 @@ class RunButtons:
             shown = {command: COMMANDS[command][0] for command in _ALLOWED.get(run.state, ())}
             if silent is not None or run.state == "stopping":
                 shown["force"] = "Force stop"
-            return shown
+            return {**shown, "change": "Copy with changes"}
         if run.state == "queued":
-            return {"earlier": "Earlier", "later": "Later", "dequeue": "Take out of the queue"}
-        shown = {"clone": "Start again as a copy", "delete": "Delete"}
+            return {
+                "change": "Copy with changes",
+                "earlier": "Earlier",
+                "later": "Later",
+                "dequeue": "Take out of the queue",
+            }
+        shown = {"clone": "Start again as a copy", "change": "Copy with changes", "delete": "Delete"}
         if run.step:
             shown |= {"report": "Make a report to share", "export": "Pack into a zip"}
         if run.resumable:
@@ -135,6 +141,20 @@ class RunButtons:
         for button in (self.delete_yes, self.delete_now, self.delete_no):
             button.click(lambda: gr.Row(visible=False), None, self.confirm, **QUICK)
 
+    def wire_change(self, train: Any, picker: gr.Radio, tabs: gr.Tabs) -> None:
+        """ "Copy with changes" opens the form with the settings of the run. `train`: the Train tab; `picker`: which run the page shows."""
+
+        def changed(given: Mapping[Any, Any]) -> dict[Any, Any]:
+            name = given[picker]
+            if name is None:
+                return {tabs: gr.skip()}
+            notices.inform(
+                f"The form holds the settings of {name}. Change what you like, then start it under its new name."
+            )
+            return {**train.take_run(given, str(name)), tabs: gr.Tabs(selected="train")}
+
+        self.change.click(changed, {*train.inputs, picker}, [*train.outputs, tabs], **SLOW)
+
     def _send(self, name: str, command: str) -> str:
         self.watch.store.send(name, command)
         when = "when the current step is over" if command in ("sample", "drift") else "at once"
@@ -173,7 +193,7 @@ class RunButtons:
         run = self.watch.store.clone(name, self.watch.store.free_name(name))
         self.watch.store.enqueue(run.name)
         return (
-            f"{run.name} has the same settings and starts as soon as the device is free. To change some first, take them over on the Train tab.",
+            f"{run.name} has the same settings and starts as soon as the device is free.",
             run.name,
         )
 

@@ -1,10 +1,13 @@
 """The curves of one run over its training steps: the loss with its parts, and how much was rolled out."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, Series
 from ..parts.charts import Line, chart, smoothed
+from ..parts.live_chart import chart_data
 
 _LOSS_PARTS = (
     ("main", "denoising part", "clean"),
@@ -16,31 +19,57 @@ _LOSS_PARTS = (
 
 
 def curves(run: RunSummary, log: RunLog) -> str:
-    """All charts of a run as HTML; "" for one that has ended without a step."""
+    """All charts of a run as HTML that needs no script; "" for one without a step."""
+    series = log.series.frozen()
+    if not len(series):
+        return ""
+    weight, x_range = _weight(series), _x_range(run, series)
+    loss = _loss_lines(series)
+    lines = [Line("each step", loss[0].xs, loss[0].ys, "quiet", faint=True)]
+    lines += [replace(line, ys=smoothed(line.ys, weight)) for line in loss]
+    drawn = chart(lines, title="Loss, smoothed" if weight else "Loss", x_label="training step", x_range=x_range)
+    return f'<div class="rs-charts"><div>{drawn}</div>{_small_charts(series, weight, x_range)}</div>'
+
+
+def live_loss(run: RunSummary, log: RunLog) -> dict[str, Any] | None:
+    """The loss with its parts for a `live_chart`; None before the first step."""
+    series = log.series.frozen()
+    if not len(series):
+        return None
+    return chart_data(f"{run.name} {run.created}", _loss_lines(series), title="Loss", x_label="training step", end=_x_range(run, series)[1], raw=("loss",))  # fmt: skip
+
+
+def rollout_charts(run: RunSummary, log: RunLog) -> str:
+    """How much was rolled out; "" where nothing was, and a word where a live run has no step yet."""
     series = log.series.frozen()
     if not len(series):
         return '<div class="rs-empty rs-card">The curves begin with the first training step.</div>' if run.alive else ""
-    weight = 0.0 if len(series.steps) < 20 else 0.9
-    x_range = (0, run.total_steps or series.steps[-1])
+    small = _small_charts(series, _weight(series), _x_range(run, series))
+    return f'<div class="rs-charts">{small}</div>' if small else ""
+
+
+def _weight(series: Series) -> float:
+    return 0.0 if len(series.steps) < 20 else 0.9
+
+
+def _x_range(run: RunSummary, series: Series) -> tuple[float, float]:
+    return (0, run.total_steps or series.steps[-1])
+
+
+def _small_charts(series: Series, weight: float, x_range: tuple[float, float]) -> str:
     small = [*_share_chart(series, weight, x_range), *_length_chart(series, weight, x_range)]
-    return (
-        f'<div class="rs-charts"><div>{_loss_chart(series, weight, x_range)}</div>'
-        + (f'<div class="rs-pair">{"".join(f"<div>{each}</div>" for each in small)}</div>' if small else "")
-        + "</div>"
-    )
+    return f'<div class="rs-pair">{"".join(f"<div>{each}</div>" for each in small)}</div>' if small else ""
 
 
-def _loss_chart(series: Series, weight: float, x_range: tuple[float, float]) -> str:
+def _loss_lines(series: Series) -> list[Line]:
+    """The loss and its parts as they are: a part that is all of the loss is left out."""
     steps, loss = series.steps, series.column("loss")
-    lines = [
-        Line("each step", steps, loss, "quiet", faint=True),
-        Line("loss, smoothed" if weight else "loss", steps, smoothed(loss, weight), "ink"),
-    ]
+    lines = [Line("loss", steps, loss, "ink")]
     for name, words, color in _LOSS_PARTS:
         values = series.column(name)
         if any(value > 0 for value in values) and not (name == "main" and _same(values, loss)):
-            lines.append(Line(words, steps, smoothed(values, weight), color))
-    return chart(lines, title="Loss", x_label="training step", x_range=x_range)
+            lines.append(Line(words, steps, values, color))
+    return lines
 
 
 def _moved_column(series: Series) -> str:

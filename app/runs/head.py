@@ -95,6 +95,8 @@ def _rollout_facts(series: Series, last: Mapping[str, Any], alive: bool) -> list
 
 
 def _activity(run: RunSummary, log: RunLog) -> str:
+    if log.behind:
+        return "reading what it has written so far"
     if run.state == "queued":
         return "waits for its device; starts by itself"
     if not run.alive:

@@ -43,7 +43,7 @@ def picture(run: RunSummary, image: Mapping[str, Any], step: int, watch: Watch) 
     if address is None:
         return '<div class="rs-gone">gone</div>'
     return (
-        f'<a href="{text(address)}" target="_blank" rel="noopener"><img loading="lazy" src="{text(address)}" '
+        f'<a href="{text(address)}" target="_blank" rel="noopener" data-step="{step}"><img loading="lazy" src="{text(address)}" '
         f'alt="{text(image.get("prompt", ""))}, step {step}"></a>'
     )
 

@@ -13,21 +13,25 @@ from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
 from ..drift.measured import filmstrip
+from ..parts.live_chart import live_chart
 from ..parts.panel import QUICK
 from ..parts.watch import Watch, signature
 from ..parts.words import text
 from .buttons import RunButtons
 from .compare.panel import ComparePanel
-from .curves import curves
+from .curves import live_loss, rollout_charts
 from .files import DiskUse, export_mark, files_card, report_mark
 from .head import head, silent_for
 from .keeping import NotesPanel, TrashPanel
+from .machine_card import machine_card
 from .messages import messages, requests_card
 from .notify import notify_box
+from .queue_table import QueueTable
 from .run_list import FIND, FIND_SCRIPT, run_choices, storage_card
 from .samples import glance, samples_grid
 from .shared import Changes, drift_over_training
 from .try_it.panel import TryPanel
+from .viewer import sample_viewer
 
 _CURVE_POINTS = 400  # a long run's curves move by less than a pixel with each step: they are drawn again so many times
 _NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
@@ -40,6 +44,7 @@ class RunsTab:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self._disk_use = DiskUse()
+        self.queue = QueueTable(watch)
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
                 gr.HTML('<h3 class="rs-list-title">Runs</h3>')
@@ -64,8 +69,10 @@ class RunsTab:
                 with gr.Tabs(elem_id="run-parts"):
                     with gr.Tab("Overview", id="run-overview") as overview:
                         self.files = gr.HTML(elem_id="run-files", elem_classes="rs-maybe")
+                        self.loss = live_chart("run-loss")
                         self.charts = gr.HTML(elem_id="run-charts", elem_classes="rs-maybe")
                         self.glance = gr.HTML(elem_id="run-glance", elem_classes="rs-maybe")
+                        machine_card()
                     with gr.Tab("Samples and drift", id="run-look") as look:
                         self.samples = gr.HTML(elem_id="run-samples", elem_classes="rs-maybe")
                         self.over_training = gr.HTML(elem_id="run-drift-over-training", elem_classes="rs-maybe")
@@ -76,17 +83,18 @@ class RunsTab:
                         self.compare = ComparePanel(watch)
                     with gr.Tab("Log", id="run-log-tab") as tail:
                         self.log = gr.HTML(elem_id="run-log", max_height=420, autoscroll=True)
+                sample_viewer()
                 self._parts, self._beside = (overview, look, try_it, tail), beside
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.picker, self.storage, self.head, *self._of_one_run.values(), *self.try_it.outputs,
+        return [self.picker, self.storage, self.queue.component, self.head, self.loss, *self._of_one_run.values(), *self.try_it.outputs,
                 *self.notes.outputs, *self.trash.outputs, *self.buttons.named.values()]  # fmt: skip
 
     @property
     def lively(self) -> list[Any]:
         """The outputs that change with every step of a run."""
-        return [self.picker, self.head, self.charts, self.log]
+        return [self.picker, self.queue.component, self.head, self.loss, self.charts, self.log]
 
     @property
     def _of_one_run(self) -> dict[str, gr.HTML]:
@@ -104,12 +112,18 @@ class RunsTab:
         if run is None:
             run = self.watch.current()
         name = run.name if run is not None else None
-        choices = run_choices(runs, self.watch.waiting, self.watch.log)
+        choices = run_choices(runs, self.watch.waiting)
         changes = Changes(seen)
         if viewer is not None:
             changes.updates |= self.try_it.view(name, viewer, seen)
         changes.draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
-        changes.draw("picker", self.picker, signature(choices, name), lambda: gr.Radio(choices=choices, value=name))
+        if name != seen.get(
+            "picked"
+        ):  # else a list of a thousand is not drawn anew for a choice that the browser shows already
+            seen.pop("picker", None)
+        seen["picked"] = name
+        changes.draw("picker", self.picker, signature(choices), lambda: gr.Radio(choices=choices, value=name))
+        self.queue.draw(runs, changes)
         self.notes.draw(run, changes)
         self.trash.draw(changes)
         if run is None:
@@ -121,6 +135,7 @@ class RunsTab:
     def _clear(self, changes: Changes) -> None:
         """There is no run at all."""
         changes.draw("head", self.head, "none", lambda: _NO_RUNS)
+        changes.draw("loss", self.loss, "none", lambda: gr.HTML(data=None))
         for part, component in self._of_one_run.items():
             changes.draw(part, component, "none", lambda: "")
         changes.draw_many("buttons", "none", lambda: self.buttons.updates({}))
@@ -141,7 +156,10 @@ class RunsTab:
              run.alive, pending, log.doing, log.doing and log.phase, log.answered)  # fmt: skip
         draw("messages", lambda: messages(run, log), run.state, run.message, log.error, list(log.warnings))
         point = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CURVE_POINTS)
-        draw("charts", lambda: curves(run, log), run.alive, point, run.total_steps)
+        changes.draw(
+            "loss", self.loss, signature(who, point, run.total_steps), lambda: gr.HTML(data=live_loss(run, log))
+        )
+        draw("charts", lambda: rollout_charts(run, log), run.alive, point, run.total_steps)
         draw("glance", lambda: glance(run, log, self.watch), log.samples)
         draw(
             "files",
@@ -166,7 +184,13 @@ class RunsTab:
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
         """Connect everything. `refresh(request, *inputs)` draws the page again for `outputs`."""
         self.buttons.wire(refresh, inputs, outputs)
-        self.picker.input(refresh, inputs, outputs, **QUICK)
+
+        def picked(request: gr.Request, chosen: str | None, *rest: Any) -> Any:
+            *others, seen = rest
+            return refresh(request, chosen, *others, {**seen, "picked": chosen})
+
+        self.picker.input(picked, inputs, outputs, **QUICK)
+        self.queue.wire(refresh, inputs, outputs)
         self.notes.wire(self.picker)
         self.trash.wire(refresh, inputs, outputs)
         self.compare.wire(self._beside, self._parts, self.picker)
@@ -174,4 +198,4 @@ class RunsTab:
 
 
 def _log_tail(directory: RunDir, size: int) -> str:
-    return f'<pre class="rs-log">{text(directory.log_tail(_LOG_LINES, _LOG_CHARACTERS)) if size else "(empty)"}</pre>'
+    return f'<pre class="rs-log" tabindex="0" aria-label="The end of the log">{text(directory.log_tail(_LOG_LINES, _LOG_CHARACTERS)) if size else "(empty)"}</pre>'

@@ -237,8 +237,11 @@ class KeepPanel:
         return self._brought(page, given, lambda: import_header(header, name), str(name)[:200])
 
     def on_run(self, page: FormPage, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        name = given[self.run]
-        return self._brought(page, given, lambda: import_run(self.watch.store.get(str(name))), f"the run {name}")
+        return self.take_run(page, given, str(given[self.run]))
+
+    def take_run(self, page: FormPage, given: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+        """The settings of a run in the form."""
+        return self._brought(page, given, lambda: import_run(self.watch.store.get(name)), f"the run {name}")
 
     def _brought(
         self, page: FormPage, given: Mapping[Any, Any], read: Callable[[], Imported], source: str

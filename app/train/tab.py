@@ -245,6 +245,11 @@ class TrainTab:
             updates |= dict.fromkeys(self.checked, "")
         return updates
 
+    def take_run(self, given: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+        """The form with the settings of a run, to be changed and started under another name."""
+        wanted = self.watch.store.free_name(name)
+        return {**self.keep.take_run(self, {**given, self.name: wanted}, name), self.name: wanted}
+
     def _drawn(self, config: RunConfig, preset: str, scan_pictures: bool = False) -> dict[Any, Any]:
         try:
             load_preset(preset)

@@ -40,6 +40,8 @@ _PACES_KEPT = 16
 _ANSWERED_BY_EVENT = {"sample": "sample", "drift": "drift", "save": "saved"}  # a command -> the event that answers it
 _PARTS = ("main", "adr", "prior", "preservation")
 _CHUNK = 4 << 20
+AT_ONCE = 128 << 10
+"""Bytes of events, about 400 of them, that are read in some 10 ms: as much as one who answers a page should read at once."""
 
 
 def number(value: Any) -> float:
@@ -166,6 +168,8 @@ class RunLog:
     paces: list[Pace] = field(default_factory=list)
     """The step times of each process that trained this run, the latest last."""
     paused: bool = False
+    behind: bool = False
+    """Whether the file had more to read when `update` had read as much as it should at once."""
     version: int = 0
     """Changes with every event; equal versions mean that there is nothing new."""
 
@@ -173,8 +177,11 @@ class RunLog:
         self._offset, self._lock = 0, threading.Lock()
         self._file: int | None = None
 
-    def update(self) -> "RunLog":
-        """Fold what was appended since the last call. A few microseconds when nothing was."""
+    def update(self, most_bytes: int | None = None) -> "RunLog":
+        """Fold what was appended since the last call. A few microseconds when nothing was.
+
+        `most_bytes`: so much at once (at least one event); where there is more, it is `behind`. None = all.
+        """
         with self._lock:
             try:
                 stat = self.run.events_path.stat()
@@ -188,14 +195,17 @@ class RunLog:
                             setattr(self, name, getattr(fresh, name))
                     self.version += 1
                 self._file, self._offset = stat.st_ino, 0
-            while self._offset < stat.st_size:
-                events, offset = self.run.events(self._offset, limit_bytes=_CHUNK)
+            end = stat.st_size if most_bytes is None else min(stat.st_size, self._offset + most_bytes)
+            while self._offset < end:
+                events, offset = self.run.events(self._offset, limit_bytes=min(_CHUNK, end - self._offset))
                 if offset == self._offset:
-                    break  # half a line: next time
+                    end = stat.st_size  # half a line: next time
+                    break
                 self._offset = offset
                 for event in events:
                     self._fold(event)
                 self.version += len(events)
+            self.behind = end < stat.st_size
         return self
 
     def _fold(self, event: dict[str, Any]) -> None:
@@ -310,12 +320,12 @@ _logs_lock = threading.Lock()
 _KEPT = 16
 
 
-def follow(run: RunDir) -> RunLog:
-    """The shared digest of a run, up to date. One file is read once, however many viewers look at it."""
+def follow(run: RunDir, most_bytes: int | None = None) -> RunLog:
+    """The shared digest of a run, up to date, or as far as `most_bytes` leads. One file is read once, however many viewers look at it."""
     key = str(run.path)
     with _logs_lock:
         log = _logs.setdefault(key, RunLog(run))
         _logs.move_to_end(key)
         while len(_logs) > _KEPT:
             _logs.popitem(last=False)
-    return log.update()
+    return log.update(most_bytes)

@@ -26,7 +26,7 @@ class Context:
     """One node's surroundings while it runs.
 
     `work`: a fresh folder for its files, kept with its result. `out`: where effect nodes write. `provenance`: text chunks for
-    exported files (`prompt`, `workflow`). `report(done, total, what)` and `show(picture)`: for the page. `stop`: called often; True = end
+    exported files (`prompt`, `workflow`). `report(done, total, what)`, `show(picture)` and `trains(run)`, the name of the run that it follows: for the page. `stop`: called often; True = end
     everything.
     """
 
@@ -36,6 +36,7 @@ class Context:
     provenance: Mapping[str, str] = field(default_factory=dict)
     report: Callable[[int, int, str], None] = _silent
     show: Callable[[Path], None] = _silent
+    trains: Callable[[str], None] = _silent
     stop: Callable[[], bool] = lambda: False
 
     def progress(self, done: int, total: int, what: str = "") -> None:

@@ -85,7 +85,7 @@ def execute(
         store: the run store that Train nodes train in; the cache lies beside its runs.
         out: where Save Image and Export LoRA write. Made when something is written.
         listen: called with every event, from any thread, one at a time: `node` {node, state, cached, message, remedy, seconds},
-            `progress` {node, done, total, what}, `picture` {node, path}, `end` {states}.
+            `progress` {node, done, total, what}, `picture` {node, path}, `trains` {node, run}, `end` {states}.
         stop: called several times a second; True = end everything.
         preflight: check pictures, model and disk of every training that is about to start.
 
@@ -203,6 +203,7 @@ class _Execution:
             self.store, folder, self.out, self.provenance,
             report=lambda done, total, what: self.emit({"event": "progress", "node": id, "done": done, "total": total, "what": what}),
             show=lambda path: self.emit({"event": "picture", "node": id, "path": str(path)}),
+            trains=lambda run: self.emit({"event": "trains", "node": id, "run": run}),
             stop=self.stop,
         )  # fmt: skip
         outputs = declared.function(context, **inputs)

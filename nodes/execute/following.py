@@ -95,6 +95,7 @@ def follow(context: Context, run: RunDir, start: int = 0) -> None:
 
     Raises: NodeError when the run ends otherwise than done.
     """
+    context.trains(run.name)
     store, offset, total, stopping = context.store, start, 0, False
     while True:
         store.pump()

@@ -214,6 +214,26 @@ def test_events_are_folded_as_they_come_half_a_line_waits_and_a_broken_one_is_pa
     assert status["state"] == "failed" and node(status, "ramp")["message"] == "No." and status["ended"] == 5.0
 
 
+def test_a_node_that_trains_shows_the_loss_and_the_newest_samples_of_its_run(runs, store, write):
+    training = store.create({"max_train_steps": 100}, "mine-1")
+    write.samples(training, 0)
+    write.steps(training, 1, 30, 100)
+    mine = runs(SLEEPER)
+    name = mine.start(RAMP)
+    write_events(mine, name, {"event": "node", "node": "ramp", "state": "running", "title": "Train", "lane": "run"},
+                 {"event": "trains", "node": "ramp", "run": "mine-1"}, {"event": "trains", "node": "note", "run": "../../etc"})  # fmt: skip
+    shown = node(mine.status(), "ramp")
+    assert shown["loss"]["steps"][-1] == 30 and len(shown["loss"]["values"]) == 30
+    assert [each["caption"].split(":")[0] for each in shown["pictures"]] == ["step 0", "step 0"]
+    assert node(mine.status(), "note")["loss"] is None
+    same = mine.status()
+    assert mine.status() is same
+    write.steps(training, 31, 40, 100)
+    write.samples(training, 40)
+    shown = node(mine.status(), "ramp")
+    assert shown["loss"]["steps"][-1] == 40 and shown["pictures"][0]["caption"].startswith("step 40: a large zwx")
+
+
 def test_only_pictures_inside_the_runs_folder_are_shown(runs, store, tmp_path):
     mine = runs(SLEEPER)
     name = mine.start(RAMP)

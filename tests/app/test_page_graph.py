@@ -84,7 +84,7 @@ def saved(page, how="As a file"):
     return json.loads(download.value.path().read_text(encoding="utf-8"))
 
 
-def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served):
+def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served, write):
     hold = served[1].root / "hold"
     hold.touch()
     page = editor()
@@ -137,6 +137,18 @@ def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served
     page.reload()
     expect(page.get_by_test_id("graph-run")).to_have_attribute("data-state", "running")
     expect(card(page, "probability_ramp_plot")).to_have_attribute("data-state", "running")
+    # What a Train node has reported, as if this were one: its run's loss as it goes, and the newest samples.
+    training = served[1].create({"max_train_steps": 100}, "trained-1")
+    write.steps(training, 1, 30, 100)
+    with (max(served[1].root.joinpath(".graphs").glob("2*")) / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "trains", "node": "probability_ramp_plot", "run": "trained-1"}\n')
+    loss = card(page, "probability_ramp_plot").locator(".rsg-loss")
+    expect(loss).to_contain_text("at step 30")
+    write.steps(training, 31, 40, 100)
+    write.samples(training, 40)
+    expect(loss).to_contain_text("at step 40")
+    newest = card(page, "probability_ramp_plot").get_by_role("button", name="Look at step 40: a large zwx")
+    expect(newest.locator("img")).to_be_visible()
     second = visit()  # a live graph run is where a visitor lands
     expect(second.get_by_test_id("graph-run")).to_have_attribute("data-state", "running")
     second.get_by_role("button", name="Another graph: show it").click()
@@ -144,7 +156,7 @@ def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served
     hold.unlink()
     for viewer in (page, second):
         expect(viewer.get_by_test_id("graph-run")).to_have_attribute("data-state", "done")
-        picture = card(viewer, "probability_ramp_plot").locator("img")
+        picture = card(viewer, "probability_ramp_plot").locator(".rsg-pictures img")
         expect(picture).to_be_visible()
         viewer.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=picture.element_handle())
     assert picture.get_attribute("src").startswith("gradio_api/file=")

@@ -11,18 +11,22 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from rollout_studio.app.parts.charts import Line, chart
+from rollout_studio.app.parts.live_chart import chart_data
 from rollout_studio.app.parts.watch import Watch
-from rollout_studio.app.runs.compare.drawings import samples, settings_table
+from rollout_studio.app.runs.compare.drawings import samples, settings_table, strips
 from rollout_studio.app.runs.compare.findings import comparison, set_against
 from rollout_studio.app.runs.compare.panel import ComparePanel
 from rollout_studio.app.runs.compare.sides import default_choice, moments, shared_moment, sides
+from rollout_studio.app.runs.curves import live_loss
+from rollout_studio.app.runs.head import head
 from rollout_studio.app.runs.messages import requests_card
 from rollout_studio.app.runs.notify import endings
+from rollout_studio.app.runs.queue_table import QueueTable, queue_rows
 from rollout_studio.app.runs.run_list import run_choices
 from rollout_studio.app.runs.shared import drift_over_training
 from rollout_studio.app.runs.tab import RunsTab
 from rollout_studio.core.look.drift.over_training import over_training, training_words
-from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.run_log import RunLog, follow
 from rollout_studio.core.runs.store import RunStore
 
 ROLLED = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 0.5}
@@ -219,12 +223,23 @@ def test_when_nothing_changed_nothing_is_drawn(store, write, tab):
     assert tab.view(None, seen) == {}
 
 
+def test_the_list_is_drawn_anew_for_a_choice_only_where_the_browser_does_not_show_it_yet(store, write, tab):
+    write.run(store, "one")
+    write.run(store, "two")
+    seen = {}
+    assert tab.picker in tab.view("one", seen)
+    assert tab.picker in tab.view("two", seen)  # a button led there
+    chosen_by_hand = {**seen, "picked": "one"}
+    out = tab.view("one", chosen_by_hand)
+    assert tab.picker not in out and tab.head in out
+
+
 def test_a_new_step_redraws_the_head_and_the_curves_only(store, write, tab):
     run = write.run(store)
     seen = {}
     tab.view("told", seen)
     run.emit("step", step=121, loss=0.5, seconds=0.4)
-    assert set(tab.view("told", seen)) == {tab.head, tab.charts}
+    assert set(tab.view("told", seen)) == {tab.head, tab.loss, tab.charts}
 
 
 def test_a_command_is_followed_from_the_button_to_the_result(store, write):
@@ -452,3 +467,93 @@ def test_who_knows_of_an_ending_is_told_of_the_later_ones_only(store, monkeypatc
     watch.runs(fresh=True)
     assert endings(watch, 1) == (2, ["two is done."]) and endings(watch, 2) == (2, [])
     assert endings(watch, 99) == (2, [])  # the page's server was started anew
+
+
+# -- worked with in the browser ------------------------------------------------------------------------------------------
+
+
+def test_the_live_loss_has_each_part_as_it_is_and_a_long_run_in_few_points(store, write):
+    run = write.run(store)
+    data = live_loss(store.summary(run), follow(run))
+    assert [line["name"] for line in data["lines"]] == ["loss", "denoising part", "anti-drift part"]
+    assert [line["raw"] for line in data["lines"]] == [True, False, False] and data["end"] == 200
+    series = follow(run).series
+    assert data["lines"][1]["xs"] == series.steps and data["lines"][1]["ys"][7] == pytest.approx(
+        series.column("main")[7], rel=1e-4
+    )
+    assert live_loss(store.summary(store.create({}, "fresh")), follow(store.get("fresh"))) is None
+
+    nan = math.nan
+    long = chart_data(
+        "x", [Line("a", range(3000), [1.0, 2.0, nan] * 1000), Line("b", [1], [nan])], title="t", x_label="x"
+    )
+    [line] = long["lines"]  # nothing is drawn of one without a value
+    assert len(line["xs"]) == len(line["ys"]) == 1000 and line["xs"][-1] == 2999 and set(line["ys"]) == {1.5}
+    gap = chart_data("x", [Line("a", [0, 1], [nan, 3.0])], title="t", x_label="x")
+    assert gap["lines"][0]["ys"] == [None, 3.0] and json.dumps(gap, allow_nan=False)
+
+
+def test_the_queue_is_a_table_of_live_runs_then_waiting_ones_which_change_places(store, write, watch):
+    for name in ("one", "two"):
+        store.create({"max_train_steps": 50}, name)
+        store.enqueue(name)
+    run = store.create({}, "live")
+    with run.lock():
+        run.write_state(state="running", step=1)
+        write.steps(run, 1, 30, 90, seconds=0.5)
+        watch._pumped = math.inf  # none of them is started
+        rows = queue_rows(watch.runs(), watch.waiting, watch.log)
+        assert [(row["name"], row["state"], row["step"], row["place"]) for row in rows] == [
+            ("live", "training", 30, None), ("one", "waiting", 0, 1), ("two", "waiting", 0, 2)]  # fmt: skip
+        assert rows[0]["speed"] == "0.5" and rows[0]["left"] == "30 s" and rows[1]["left"] is None
+        with gr.Blocks():
+            move, out = QueueTable(watch)._functions()
+        store.pump = list
+        assert [row["name"] for row in move({"run": "two", "places": -1})["rows"]] == ["live", "two", "one"]
+        assert [row["name"] for row in out({"run": "two"})["rows"]] == ["live", "one"]
+        assert "not waiting" in move({"run": "two", "places": -1})["fault"]
+        assert "could not be read" in move({"run": "one", "places": "x"})["fault"] and move(None)["fault"]
+
+
+def test_a_long_journal_is_read_beside_the_page_and_whoever_looks_is_not_kept_waiting(store, write, watch):
+    run = store.create({"max_train_steps": 4000}, "long")
+    write.steps(run, 1, 1, 4000)
+    line = run.events_path.read_text().splitlines()[-1]
+    with run.events_path.open("a") as file:
+        file.writelines(line.replace('"step": 1,', f'"step": {step},') + "\n" for step in range(2, 4001))
+    watch.runs(fresh=True)
+    summary = watch.run("long")
+    log = watch.log(summary)
+    assert log.behind and log.last_step["step"] < 1000
+    assert "reading what it has written so far" in plain(head(summary, log, None))
+    until = time.monotonic() + 60
+    while watch.log(summary).behind:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    whole = RunLog(run).update()
+    assert (
+        not whole.behind and log.version == whole.version and log.series.column("loss") == whole.series.column("loss")
+    )
+    write.steps(run, 4001, 4001, 4001)  # what comes later is read at once, as ever
+    assert watch.log(summary).last_step["step"] == 4001 and not log.behind
+
+
+def test_any_run_can_be_copied_with_changes(store, write, tab):
+    def change(run):
+        return "change" in tab.buttons.shown(run, None)
+
+    write.run(store, "ended")
+    waiting = store.create({}, "waiting")
+    store.enqueue("waiting")
+    live = SimpleNamespace(alive=True, state="running")
+    assert change(store.summary("ended")) and change(store.summary(waiting)) and change(live)
+
+
+def test_drift_strips_of_a_comparison_show_the_latest_step_that_all_measured(mine, watch):
+    both = sides_of(watch, "mine", "mine-plain-steps")
+    common = max(set(both[0].log.drifts) & set(both[1].log.drifts))
+    shown = plain(strips(both, "steps", watch))
+    assert "Drift side by side" in shown and shown.count(f"step {common}") >= 2 and common > 0
+    by_time = plain(strips(both, "seconds", watch))
+    assert all(f"{side.name} · step {max(side.log.drifts)}" in by_time for side in both)
+    assert strips(sides_of(watch), "steps", watch) == ""

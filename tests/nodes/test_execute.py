@@ -200,6 +200,9 @@ def test_joining_a_run_reports_where_it_is_not_all_it_did(run, slow, store, even
     run(slow, wanted=["train_a"])
     steps = [event["done"] for event in events if event["event"] == "progress"]
     assert steps[0] >= 5 and steps[-1] == 12
+    assert {(event["node"], event["run"]) for event in events if event["event"] == "trains"} == {
+        ("train_a", there.name)
+    }
 
 
 def test_a_training_that_is_already_running_is_joined(run, ab, store):

@@ -11,14 +11,22 @@ from ...parts.words import text
 from .sides import state_words
 
 
-def control_card(kind: Kind, subject: RunSummary, runs: Sequence[RunSummary]) -> tuple[str, str, bool]:
-    """(what stands on the card, words of its button or "" for none, whether it may be pressed)."""
+def control_card(
+    kind: Kind, subject: RunSummary, runs: Sequence[RunSummary], reading: bool = False
+) -> tuple[str, str, bool]:
+    """(what stands on the card, words of its button or "" for none, whether it may be pressed). `reading`: the run's events are not all read yet."""
     there = controls_of(subject, runs).get(kind)
     head = f"<b>{text(TITLES[kind])}</b><p>{text(MEANING[kind])}</p>"
     if there is not None and there.state not in ("failed", "crashed"):
         steps = f", step {there.step} of {there.total_steps}" if there.alive else ""
         words = state_words(there)
         return f'{head}<p class="rs-quiet">{text(there.name)}: {text(words + steps)}.</p>', "", False
+    if reading and kind == "plain-time":  # it needs all of them
+        return (
+            f'{head}<p class="rs-quiet">The steps of {text(subject.name)} are being read.</p>',
+            "Queue this control",
+            False,
+        )
     try:
         config = config_from_flat(RunDir(subject.path).read_config())
         plain = measured(subject) if kind == "plain-time" else None

@@ -6,8 +6,10 @@ from typing import Any
 
 from ....core.config import OPTIONS
 from ....core.config.options import shown
-from ...parts.charts import Line, chart, smoothed
+from ...drift.strips import strips_side_by_side
+from ...parts.charts import Line, chart
 from ...parts.forms import label
+from ...parts.live_chart import chart_data
 from ...parts.watch import Watch
 from ...parts.words import duration, text
 from ..shared import change_line, picture
@@ -26,7 +28,7 @@ def key(side: Side) -> str:
 
 
 def curves(all_sides: Sequence[Side], axis: Axis) -> str:
-    """Drift, clean loss and training loss of all runs on one axis."""
+    """Drift and clean loss of all runs on one axis."""
     x_label = "training step" if axis == "steps" else "seconds of training"
     end = max((side.end(axis) for side in all_sides), default=0.0)
     x_range = (0.0, end) if end > 0 else None
@@ -55,16 +57,18 @@ def curves(all_sides: Sequence[Side], axis: Axis) -> str:
                 empty=empty,
             )
         )
-    lines = []
-    for side in all_sides:
-        xs = side.series.steps if axis == "steps" else side.series.clock()
-        loss = side.series.column("loss")
-        lines.append(
-            Line(side.name, xs, smoothed(loss, 0.9 if len(loss) >= 20 else 0.0), side.color, dashed=side.dashed)
-        )
-    loss = chart(lines, title="Training loss, smoothed", x_label=x_label, x_range=x_range, height=150, legend=False)
     keys = "".join(f"<span>{key(side)}{text(side.name)}</span>" for side in all_sides)
-    return f'<div class="rs-charts"><div class="rs-legend">{keys}</div><div class="rs-pair">{"".join(out)}</div>{loss}<p class="rs-quiet">{text(_LOSS_NOTE)}</p></div>'
+    return f'<div class="rs-charts"><div class="rs-legend">{keys}</div><div class="rs-pair">{"".join(out)}</div><p class="rs-quiet">{text(_LOSS_NOTE)}</p></div>'
+
+
+def live_loss(all_sides: Sequence[Side], axis: Axis) -> dict[str, Any]:
+    """The training losses on one axis, for a `live_chart`."""
+    lines = [
+        Line(side.name, side.series.steps if axis == "steps" else side.series.clock(), side.series.column("loss"), side.color, dashed=side.dashed)
+        for side in all_sides if len(side.series)
+    ]  # fmt: skip
+    x_label = "training step" if axis == "steps" else "seconds of training"
+    return chart_data(f"{[side.name for side in all_sides]} {axis}", lines, title="Training loss", x_label=x_label)
 
 
 def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
@@ -113,6 +117,19 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
     return (
         f'<div class="rs-card"><h4>Samples side by side</h4><p class="rs-quiet">One prompt with one starting noise in each block; pictures above one '
         f"another were drawn after {same}{'; the last column is the end of each run' if ended else ''}.</p>{''.join(blocks)}{more}</div>"
+    )
+
+
+def strips(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
+    """The drift of all runs as filmstrips one under the other: at the latest step that all of them measured, else each at its own last one."""
+    measured = [side for side in all_sides if any(step > 0 for step in side.log.drifts)]
+    if not measured:
+        return ""
+    common = set.intersection(*(set(side.log.drifts) for side in measured)) - {0} if axis == "steps" else set()
+    shown = [(side, max(common) if common else max(side.log.drifts)) for side in measured]
+    return strips_side_by_side(
+        [(key(side) + text(side.name), side.run, side.log.drifts[step]) for side, step in shown],
+        watch.previews.address,
     )
 
 

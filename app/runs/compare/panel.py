@@ -12,12 +12,13 @@ from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
 from ....core.runs.rows import RunSummary
 from ...parts import notices
+from ...parts.live_chart import live_chart
 from ...parts.panel import QUICK
 from ...parts.watch import Watch, signature
 from ...parts.words import text
 from ..shared import Changes
 from .controls import control_card
-from .drawings import curves, samples, settings_table
+from .drawings import curves, live_loss, samples, settings_table, strips
 from .findings import comparison
 from .sides import MOST, Axis, Side, default_choice, sides, subject_of
 
@@ -53,7 +54,9 @@ class ComparePanel:
                                  info="Rollout makes a step longer: look at both.", elem_id="compare-axis")  # fmt: skip
         self.findings = gr.HTML(elem_id="compare-findings", elem_classes="rs-maybe")
         self.charts = gr.HTML(elem_id="compare-charts", elem_classes="rs-maybe")
+        self.loss = live_chart("compare-loss")
         self.samples = gr.HTML(elem_id="compare-samples", elem_classes="rs-maybe")
+        self.strips = gr.HTML(elem_id="compare-strips", elem_classes="rs-maybe")
         self.settings = gr.HTML(elem_id="compare-settings", elem_classes="rs-maybe")
         self.seen = gr.State({})
         self.timer = gr.Timer(_TICK_S, active=False)
@@ -67,7 +70,9 @@ class ComparePanel:
             self.runs,
             self.findings,
             self.charts,
+            self.loss,
             self.samples,
+            self.strips,
             self.settings,
             self.seen,
         ]
@@ -97,8 +102,9 @@ class ComparePanel:
         """The comparison of `runs`; with fewer than two of them `too_few` in its place."""
         if len(runs) < 2:
             changes.draw("findings", self.findings, signature("one", too_few), lambda: too_few)
-            for part in ("charts", "samples", "settings"):
+            for part in ("charts", "samples", "strips", "settings"):
                 changes.draw(part, getattr(self, part), "", lambda: "")
+            changes.draw("loss", self.loss, "", lambda: gr.HTML(data=None))
             return
         all_sides = sides(runs, self.watch.log)
         who = [(side.name, side.run.created, side.run.state) for side in all_sides]
@@ -107,22 +113,29 @@ class ComparePanel:
         mark = signature(who, axis, reports, steps)
         changes.draw("findings", self.findings, mark, lambda: comparison(all_sides, axis))
         changes.draw("charts", self.charts, mark, lambda: curves(all_sides, axis))
+        changes.draw("loss", self.loss, mark, lambda: gr.HTML(data=live_loss(all_sides, axis)))
         changes.draw(
             "samples", self.samples, signature(who, axis, reports), lambda: samples(all_sides, axis, self.watch)
         )
+        changes.draw("strips", self.strips, signature(who, axis, reports), lambda: strips(all_sides, axis, self.watch))
         changes.draw("settings", self.settings, signature([each[0] for each in who]), lambda: self._settings(all_sides))
 
     def _draw_controls(self, subject: RunSummary, runs: Sequence[RunSummary], changes: Changes) -> None:
         existing = controls_of(subject, runs)
-        who = (subject.name, subject.created, subject.state)
+        reading = self.watch.log(subject).behind
+        who = (subject.name, subject.created, subject.state, reading)
         changes.draw("subject", self.subject, signature(subject.name), lambda: _about_controls(subject))
         for kind in KINDS:
             mine, plain = existing.get(kind), existing.get("plain-steps") if kind == "plain-time" else None
             mark = signature(who, mine and (mine.name, mine.state, mine.step), plain and (plain.name, plain.state))
-            changes.draw_many(f"control-{kind}", mark, functools.partial(self._control_updates, kind, subject, runs))
+            changes.draw_many(
+                f"control-{kind}", mark, functools.partial(self._control_updates, kind, subject, runs, reading)
+            )
 
-    def _control_updates(self, kind: Kind, subject: RunSummary, runs: Sequence[RunSummary]) -> dict[Any, Any]:
-        card, words, may = control_card(kind, subject, runs)
+    def _control_updates(
+        self, kind: Kind, subject: RunSummary, runs: Sequence[RunSummary], reading: bool
+    ) -> dict[Any, Any]:
+        card, words, may = control_card(kind, subject, runs, reading)
         return {self.cards[kind]: card, self.buttons[kind]: gr.Button(words, interactive=may, visible=words != "")}
 
     @staticmethod
