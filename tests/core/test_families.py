@@ -19,7 +19,7 @@ from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
-from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
+from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate, sampling
 from rollout_studio.core.families.codec import DeepVae
 from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
@@ -590,6 +590,29 @@ def test_a_parked_vae_stays_with_the_pipeline_until_the_last_picture(tiny_folder
     model.codec.device = torch.device("cpu", 0)  # to tell "brought back" from "parked"
     model.sample(["a", "b"], steps=1, height=32, width=32, batch_size=1, guidance=1.0)
     assert places[0] == "cpu:0" and places[-1] == "cpu" and places.count("cpu") == 1 and places.count("pipeline") == 2
+
+
+def test_prompts_that_cannot_share_a_call_are_drawn_in_calls_of_their_own():
+    prompts = [{"words": torch.zeros(length, 2)} for length in (3, 3, 3, 5, 5, 3)]
+    parts = list(sampling.calls(prompts, 2, lambda prompt: len(prompt["words"])))
+    assert [len(part) for part in parts] == [2, 1, 2, 1]
+    assert [id(one) for part in parts for one in part] == [id(one) for one in prompts]
+    assert [len(part) for part in sampling.calls(prompts, 4, lambda prompt: None)] == [4, 2]
+
+
+def test_the_steps_of_a_pipeline_that_reports_none_are_heard_at_its_scheduler(model_of, monkeypatch):
+    model, ways = model_of("lumina2"), []
+    plain = model.sample(PROMPTS, steps=2, height=32, width=32, batch_size=1)
+    for listening in (sampling._listening, lambda *_: {}):
+        monkeypatch.setattr(sampling, "_listening", listening)
+        heard = []
+        drawn = model.sample(
+            PROMPTS, steps=2, height=32, width=32, batch_size=1, on_step=lambda *at, h=heard: h.append(at)
+        )
+        ways.append(heard)
+        assert [one.tobytes() for one in drawn] == [one.tobytes() for one in plain]
+    assert ways[0] == ways[1] == [(1, 2), (2, 2)] * 2
+    assert "step" not in vars(model.pipe.scheduler)
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
