@@ -40,14 +40,18 @@ class Recorded:
             prepare(self.pipe)
         step, self.steps = self.pipe.scheduler.step, []
 
-        def recording(output, time, sample, **rest):
+        def recording(output, given, sample, **rest):
+            time = given
             scaled = (
-                self.pipe.scheduler.scale_model_input(sample, time)
+                self.pipe.scheduler.scale_model_input(sample, given)
                 if hasattr(self.pipe.scheduler, "scale_model_input")
                 else sample
             )
+            if facts.schedule.sigmas == "whole":  # its time says nothing of the noise
+                number = self.pipe.scheduler.config.num_train_timesteps
+                time = number * self.pipe.scheduler.sigmas[len(self.steps) % steps]
             self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
-            result = step(output, time, sample, **rest)
+            result = step(output, given, sample, **rest)
             self.end = result[0]
             return result
 
@@ -65,6 +69,8 @@ class Recorded:
             self.arguments["num_frames"] = 1
         if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
             self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
+        if "enable_prompt_rewrite" in signature(self.pipe.__call__).parameters:
+            self.arguments["enable_prompt_rewrite"] = False  # prompts as they are: a language model would write others
         self.call(output_type="latent")
         self.latents, self.all_steps = self.spread(self.end), self.steps[:]
 
