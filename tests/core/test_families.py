@@ -31,7 +31,7 @@ from rollout_studio.core.maths.noise import target_output
 from rollout_studio.core.maths.rollout import plan_offsets, rollout
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
-from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
+from stock import NEGATIVE, STEPS, Recorded, as_asked, differences, open_model, rows_asked
 from tiny import BUILDERS, FAMILY_OF, ONE_PER_FAMILY, PROMPTS
 from tiny_run import events, losses
 
@@ -633,11 +633,6 @@ def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
 
 
-WITHOUT_BINNING = {
-    name: {"use_resolution_binning": False} for name in ("PixArtSigmaPipeline", "SanaPipeline")
-}  # the bins are of the released models' sizes
-
-
 class Sized(Exception):
     """Thrown where a pipeline draws its first latents, with the height and width that it asks for."""
 
@@ -659,7 +654,7 @@ def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monke
     pipe = recorded(name).pipe
     monkeypatch.setattr(pipe, "prepare_latents", prepare)
     with pytest.raises(Sized) as asked:
-        pipe(prompt="a", **WITHOUT_BINNING.get(type(pipe).__name__, {}))
+        pipe(prompt="a", **as_asked(pipe))
     factor = model_of(name).latent_scale / model_of(name).codec.patch / pipe.vae_scale_factor
     assert model_of(name).default_size == tuple(side * factor for side in asked.value.args)
 
