@@ -83,7 +83,7 @@ def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def autoencoder(shift: float | None = None):
+def autoencoder(shift: float | None = None, channels: int = 4):
     from diffusers import AutoencoderKL
 
     return without_zeros(
@@ -92,7 +92,7 @@ def autoencoder(shift: float | None = None):
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(8, 8, 16),
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=channels,
             norm_num_groups=4,
             sample_size=32,
             scaling_factor=0.6,
@@ -842,6 +842,8 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
+PROVEN_ONLY: tuple[str, ...] = ()
+"""Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 
 
