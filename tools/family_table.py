@@ -168,7 +168,7 @@ or opened. A name counts as hub id, as folder, and as what a folder was saved fr
 """
 
 
-LEFT_OUT = ROOT / "docs" / "left-out-families.md"
+LEFT_OUT = ROOT / "docs/left-out-families.md"
 """Of the models that diffusers knows and the trainer does not: the reasons, written by hand."""
 
 
@@ -312,7 +312,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
         folders = {name: build(name, Path(place) / name) for name in ONE_PER_FAMILY}
         text = (
-            page([measured(name, folder) for name, folder in folders.items()]) + scripts(folders) + refused() + left_out()
+            page([measured(name, folder) for name, folder in folders.items()])
+            + scripts(folders)
+            + refused()
+            + left_out()
         )
     sys.stdout.write(text)
 

@@ -88,7 +88,11 @@ RELEASED = {
 def stated() -> dict[str, Released]:
     """What presets state themselves."""
     files = {name: json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8")) for name in preset_names()}
-    return {name: Released(**flat["_metadata"]["released"]) for name, flat in files.items() if "released" in flat["_metadata"]}
+    return {
+        name: Released(**flat["_metadata"]["released"])
+        for name, flat in files.items()
+        if "released" in flat["_metadata"]
+    }
 
 
 RELEASED |= stated()
