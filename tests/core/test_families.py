@@ -477,6 +477,40 @@ def test_the_padding_of_a_prompt_is_the_pipelines_and_counts_as_it_does_there(na
     assert change[0].max() < 1e-5 if BEHIND[name] == 0 else change[0].max() > BEHIND[name]
 
 
+def test_captions_of_different_lengths_in_one_call_equal_single_calls_where_the_network_has_no_mask(model_of):
+    """CogView 4's are filled up in front to whole sixteens, and drawn with others of their length alone."""
+    model, prompts = model_of("cogview4"), (PROMPTS[0], " ".join(["a", "red", "circle"] * 8), PROMPTS[1])
+    encoded = model.encode_prompts(prompts)
+    assert [len(one["prompt_embeds"]) for one in encoded] == [16, 32, 16]
+    x, t, cond = random_state(model, 3), times(model, 3), model.collate(encoded)
+    with torch.no_grad():
+        together = model.denoise(x, t, cond)
+        for row in range(3):
+            alone = model.denoise(x[row : row + 1], t[row : row + 1], model.collate(encoded[row : row + 1]))
+            torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+        filled = model.denoise(x, t, cond.with_rows(prompt_length=torch.full((3,), 32)))
+    assert (filled - together).flatten(1).abs().amax(1).gt(1e-3).tolist() == [True, False, True]
+    drawn = model.sample(prompts, steps=2, guidance=3.0, seed=3, height=32, width=32)
+    assert (
+        drawn[2].tobytes() == model.sample(prompts[2:], steps=2, guidance=3.0, seed=5, height=32, width=32)[0].tobytes()
+    )
+
+
+def test_the_networks_time_is_the_levels_place_in_the_table_before_the_size_bends_it(model_of):
+    model, x = model_of("cogview4"), torch.zeros(2, 4, 8, 8)
+    for cells in ((8, 8), (8, 16), (24, 16)):
+        scheduler = model.pipe.scheduler
+        shift = 0.25 + 0.75 * (cells[0] * cells[1] / 4 / 8) ** 0.5
+        raw = torch.tensor([1000.0, 251.0, 3.0])
+        sigma = scheduler.time_shift(shift, 1.0, raw / 1000)
+        assert model.table_number(sigma, torch.zeros(3, 4, *cells)).tolist() == raw.tolist()
+        assert model.training_shift((4, *cells)) == pytest.approx(shift)
+    assert model.table_number(torch.tensor([0.6, 0.0]), x).tolist() == [
+        534.0,
+        0.0,
+    ]  # 0.6 / (1.311 - 0.311 * 0.6), whole
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -491,21 +525,20 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
-def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(tiny_folder, model_of):
+@pytest.mark.parametrize("name", ["sdxl", "cogview4"])
+def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(name, tiny_folder, model_of):
     """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
-    model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
+    model, frames = model_of(name), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
     reported = []
     for prompt, frame in zip(PROMPTS, frames, strict=True):
-        stock = Recorded(tiny_folder("sdxl"), 1.0, call=False)
+        stock = Recorded(tiny_folder(name), 1.0, call=False)  # the size of the result is the one that is drawn
         stock.pipe(prompt, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, original_size=frame.original,
-                   crops_coords_top_left=frame.corner, target_size=frame.size, generator=torch.Generator().manual_seed(5))  # fmt: skip
+                   crops_coords_top_left=frame.corner, generator=torch.Generator().manual_seed(5))  # fmt: skip
         reported.append(stock.steps[0])
     cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
+    x, t = torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2) / (1000 if model.is_flow else 1)
     with torch.no_grad():
-        ours = model.denoise(torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), cond)
-        swapped = model.denoise(
-            torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), model.framed(cond, frames[::-1])
-        )
+        ours, swapped = model.denoise(x, t, cond), model.denoise(x, t, model.framed(cond, frames[::-1]))
     expected = torch.cat([output for output, _, _ in reported])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (swapped - expected).abs().max() > 1e-3
