@@ -879,6 +879,37 @@ def cogview4():
     )
 
 
+def longcat():
+    from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImagePipeline, LongCatImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(12)
+    tokenizer = qwen_tokenizer()
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    text = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config={**QWEN_TEXT, "vocab_size": len(tokenizer)}, vision_config=eyes)
+    )
+    transformer = LongCatImageTransformer2DModel(
+        in_channels=64,  # the pipeline has the 16 channels of FLUX.1's VAE written into it
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 6, 6],
+    )
+    shifting = {"use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64}
+    return LongCatImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifting),
+        vae=autoencoder(0.1, 16),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+        text_processor=None,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -898,11 +929,12 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "ernie": (ernie,),
     "wan": (wan,),
     "cogview4": (cogview4,),
+    "longcat": (longcat,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("cogview4",)
+PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat")
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 

@@ -417,6 +417,17 @@ def test_rescaled_guidance_has_the_conditional_outputs_norm_in_each_token():
         assert not torch.allclose(rescaled, mixed, atol=0.1)
 
 
+def test_guidance_with_a_limited_norm_shortens_tokens_and_lengthens_none():
+    """LongCat-Image's: where the guided output of a token is longer than the conditional one."""
+    u, c = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    u[1, :, :2, :2] = 2 * c[1, :, :2, :2]
+    limited, mixed = FAMILIES["longcat"].guidance.combine(c, u, 2.0), ClassifierFree().combine(c, u, 2.0)
+    token = (1, slice(None), slice(2), slice(2))  # 2 c + 2 (c - 2 c) = 0: shorter than c
+    torch.testing.assert_close(limited[token], mixed[token])
+    norms = [float(x[1, :, 2:, 4:].norm()) for x in (limited, c, mixed)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[2] > 1.1 * norms[1]
+
+
 def test_one_step_is_refused_where_the_schedule_is_stretched_to_its_end(model_of):
     """The stock scheduler divides 0 by 0 there, and the pictures are of no numbers."""
     with pytest.raises(ModelError, match="at least 2 steps"):
@@ -451,6 +462,7 @@ BEHIND = {
     "flux": 1e-4,
     "sd3": 1e-4,
     "sd1": 1e-4,
+    "longcat": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -646,6 +658,9 @@ def test_the_steps_of_a_pipeline_that_reports_none_are_heard_at_its_scheduler(mo
         assert [one.tobytes() for one in drawn] == [one.tobytes() for one in plain]
     assert ways[0] == ways[1] == [(1, 2), (2, 2)] * 2
     assert "step" not in vars(model.pipe.scheduler)
+    heard = []
+    model_of("longcat").sample(PROMPTS[:1], steps=3, height=32, width=32, on_step=lambda *at: heard.append(at))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
@@ -996,7 +1011,7 @@ DISTILLED = {
     "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
     "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
     "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
-    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo",
+    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo",
 }  # fmt: skip
 
 
@@ -1047,6 +1062,7 @@ def test_a_distilled_model_on_the_hub_is_refused_before_it_is_downloaded(tiny_fo
     ("LatentConsistencyModelPipeline", ["distilled to a few steps", "undistilled base"]),
     ("FluxKontextPipeline", ["editing", "text-to-image"]),
     ("StableDiffusionXLImg2ImgPipeline", ["refines", "text-to-image"]),
+    ("LongCatImageEditPipeline", ["editing", "text-to-image"]),
 ])  # fmt: skip
 def test_a_class_that_is_never_trained_here_is_refused_with_its_own_reason(pipeline, words, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
