@@ -46,9 +46,26 @@ BROWSER_TESTS = "test_page"
 """How the names of files with browser tests begin."""
 
 
+PROOFS = {
+    "test_denoise_and_guidance_give_what_the_stock_pipeline_hands_to_its_scheduler",
+    "test_inference_times_are_the_pipelines_own_schedule",
+    "test_the_inference_grid_is_the_models_own_schedule",
+    "test_rows_of_different_offsets_in_one_rollout_equal_single_rows",
+    "test_an_euler_rollout_from_the_noisiest_node_gives_the_stock_pipelines_latents",
+    "test_a_lora_of_two_steps_with_rollout_does_in_a_stock_pipeline_what_it_does_here",
+}
+"""What the default suite runs of `tiny.PROVEN_ONLY`."""
+
+
 def pytest_collection_modifyitems(items):
-    """Browser tests come first, because they take longest. A test marked `gpu` is skipped where torch finds neither CUDA nor MPS."""
+    """Browser tests come first, because they take longest. A test marked `gpu` is skipped where torch finds neither CUDA nor MPS. Of the
+    families in `tiny.PROVEN_ONLY` the proofs are in the default suite; what else they promise is among the slow tests."""
     items.sort(key=lambda item: not item.path.name.startswith(BROWSER_TESTS))
+    later = getattr(sys.modules.get("tiny"), "PROVEN_ONLY", ())  # tests of families have imported it; nothing else need
+    for item in items:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if item.originalname not in PROOFS and any(isinstance(one, str) and one in later for one in given):
+            item.add_marker(pytest.mark.slow)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -23,6 +23,13 @@ def open_model(folder, **options):
     )
 
 
+def as_asked(pipe):
+    """Arguments with which a pipeline draws in the size and with the words that it is asked for: its bins are the released models' sizes, and
+    what a language model makes of a prompt are other words."""
+    taken = signature(pipe.__call__).parameters
+    return {name: False for name in ("use_resolution_binning", "enable_prompt_rewrite") if name in taken}
+
+
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
@@ -40,14 +47,18 @@ class Recorded:
             prepare(self.pipe)
         step, self.steps = self.pipe.scheduler.step, []
 
-        def recording(output, time, sample, **rest):
+        def recording(output, given, sample, **rest):
+            time = given
             scaled = (
-                self.pipe.scheduler.scale_model_input(sample, time)
+                self.pipe.scheduler.scale_model_input(sample, given)
                 if hasattr(self.pipe.scheduler, "scale_model_input")
                 else sample
             )
+            if facts.schedule.sigmas == "whole":  # its time says nothing of the noise
+                number = self.pipe.scheduler.config.num_train_timesteps
+                time = number * self.pipe.scheduler.sigmas[len(self.steps) % steps]
             self.steps.append((self.spread(output).clone(), time, self.spread(scaled).clone()))
-            result = step(output, time, sample, **rest)
+            result = step(output, given, sample, **rest)
             self.end = result[0]
             return result
 
@@ -63,8 +74,7 @@ class Recorded:
         self.arguments[facts.guidance.argument] = facts.guidance.stock_scale(guidance)
         if "num_frames" in signature(self.pipe.__call__).parameters:
             self.arguments["num_frames"] = 1
-        if "use_resolution_binning" in signature(self.pipe.__call__).parameters:
-            self.arguments["use_resolution_binning"] = False  # it knows the sizes of the released models only
+        self.arguments |= as_asked(self.pipe)
         self.call(output_type="latent")
         self.latents, self.all_steps = self.spread(self.end), self.steps[:]
 

@@ -83,7 +83,7 @@ def clip_text(tokenizer, width: int = 16, *, projected: bool = False):
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def autoencoder(shift: float | None = None):
+def autoencoder(shift: float | None = None, channels: int = 4):
     from diffusers import AutoencoderKL
 
     return without_zeros(
@@ -92,7 +92,7 @@ def autoencoder(shift: float | None = None):
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(8, 8, 16),
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=channels,
             norm_num_groups=4,
             sample_size=32,
             scaling_factor=0.6,
@@ -820,6 +820,96 @@ def wan():
     )
 
 
+def glm_tokenizer():
+    """A token for each word, filled up in front, two marks before the text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word.strip(",") for prompt in PROMPTS for word in prompt.split()}
+    pieces = ["<unk>", "<pad>", "[gMASK]", "<sop>", "blurry", *sorted(words), *LETTERS]
+    numbers = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=[(mark, numbers[mark]) for mark in ("[gMASK]", "<sop>")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", padding_side="left"
+    )
+
+
+def cogview4():
+    from diffusers import CogView4Pipeline, CogView4Transformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import GlmConfig, GlmModel
+
+    torch.manual_seed(11)
+    tokenizer = glm_tokenizer()
+    text = GlmConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,  # so that captions differ
+    )
+    transformer = CogView4Transformer2DModel(
+        sample_size=SIDE,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        condition_dim=8,
+        pos_embed_max_size=16,
+        rope_axes_dim=(16, 16),
+    )
+    shifting = {"use_dynamic_shifting": True, "time_shift_type": "linear", "base_shift": 0.25, "max_shift": 0.75}
+    return CogView4Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifting, base_image_seq_len=8),
+        vae=autoencoder(),
+        text_encoder=GlmModel(text).eval(),
+        tokenizer=tokenizer,
+    )
+
+
+def longcat():
+    from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImagePipeline, LongCatImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(12)
+    tokenizer = qwen_tokenizer()
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    text = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config={**QWEN_TEXT, "vocab_size": len(tokenizer)}, vision_config=eyes)
+    )
+    transformer = LongCatImageTransformer2DModel(
+        in_channels=64,  # the pipeline has the 16 channels of FLUX.1's VAE written into it
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 6, 6],
+    )
+    shifting = {"use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64}
+    return LongCatImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifting),
+        vae=autoencoder(0.1, 16),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+        text_processor=None,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -838,10 +928,14 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "chroma": (chroma,),
     "ernie": (ernie,),
     "wan": (wan,),
+    "cogview4": (cogview4,),
+    "longcat": (longcat,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
+PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat")
+"""Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 
 

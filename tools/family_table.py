@@ -168,20 +168,8 @@ or opened. A name counts as hub id, as folder, and as what a folder was saved fr
 """
 
 
-LEFT_OUT = """
-## What is left out
-
-Of the text-to-image models that diffusers 0.42 knows and the trainer does not:
-
-- *Anima*: diffusers has it as modular blocks only, and no pipeline that opens a checkpoint's `model_index.json` and could be compared with.
-- *Qwen-Image 2.1*: its processor needs torchvision, which the tests do without; and padding behind a prompt moves the picture's place
-  in the sequence, so that a row's answer depends on the longest prompt of its batch.
-- *CogView 4*: the time that its network gets is no function of the noise level: sigmas are bent by the picture's size, times are not.
-- *HunyuanImage 2.1*: its pipeline guides by projection, another form of guidance than those of `guidance.py`.
-- *HiDream-I1*: all layers of Llama are the conditioning, 64 MiB a caption; in training its network answers in another layout.
-- *Wan 2.2*: two networks, or a time for each position (above).
-- Not tried: Ideogram 4, FLUX.3, GLM-Image, Kandinsky 5, Kolors, LongCat-Image, Ovis-Image, PRX.
-"""
+LEFT_OUT = ROOT / "docs/left-out-families.md"
+"""Of the models that diffusers knows and the trainer does not: the reasons, written by hand."""
 
 
 def scripts(folders: dict[str, Path]) -> str:
@@ -209,6 +197,11 @@ def refused() -> str:
         for kind in facts.unsuitable
     ]
     return REFUSED + "".join(rows)
+
+
+def left_out() -> str:
+    """The section of `LEFT_OUT`, whose title becomes a heading here."""
+    return "\n#" + LEFT_OUT.read_text(encoding="utf-8")
 
 
 def page(found: list[Measured]) -> str:
@@ -319,7 +312,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
         folders = {name: build(name, Path(place) / name) for name in ONE_PER_FAMILY}
         text = (
-            page([measured(name, folder) for name, folder in folders.items()]) + scripts(folders) + refused() + LEFT_OUT
+            page([measured(name, folder) for name, folder in folders.items()])
+            + scripts(folders)
+            + refused()
+            + left_out()
         )
     sys.stdout.write(text)
 

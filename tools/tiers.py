@@ -4,7 +4,8 @@
     python tools/tiers.py --write    writes `takes_gb` of every tier into presets/*.json
 
 The networks are built from their released configs without memory (on torch's meta device): nothing is downloaded. Numbers of text encoders
-and VAEs are those of their releases.
+and VAEs are those of their releases. A preset states its network as `released` in its `_metadata`, with the fields of `Released`; those of
+the first models stand here.
 """
 
 import argparse
@@ -82,6 +83,19 @@ RELEASED = {
     "auraflow": Released("AuraFlowTransformer2DModel", _PILE_T5_XL, vae=_KL4),
 }  # fmt: skip
 """By the preset's name. A preset that is not here comes along with its model."""
+
+
+def stated() -> dict[str, Released]:
+    """What presets state themselves."""
+    files = {name: json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8")) for name in preset_names()}
+    return {
+        name: Released(**flat["_metadata"]["released"])
+        for name, flat in files.items()
+        if "released" in flat["_metadata"]
+    }
+
+
+RELEASED |= stated()
 
 
 def released_facts(preset: Preset) -> ModelFacts:

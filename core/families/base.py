@@ -9,7 +9,7 @@ a `PromptEncoder` and its `Times`. `tests/core/test_families.py` compares each f
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Self, cast
@@ -148,6 +148,10 @@ class Family(ABC):
             inputs |= {f"negative_{key}": value for key, value in against.items()}
         return inputs
 
+    def call_key(self, prompt: Prompt) -> Hashable:
+        """Prompts with equal ones can share a call of the stock pipeline: all can, unless it takes texts of one length only and has no mask."""
+        return None
+
     def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor:
         """What the stock pipeline gives as latents -> (B, C, height, width)."""
         return self.layout.from_network(latents, height, width)
@@ -224,15 +228,9 @@ class Loaded(Family):
                 return storage.place(loader.network().requires_grad_(False), place).train()
 
         return cls(
-            pipe,
-            source,
-            prediction_type=prediction_type,
-            device=place,
-            dtype=dtype,
-            flow_shift=flow_shift,
-            open_network=open_network if for_training else None,
-            storage=storage,
-        )
+            pipe, source, prediction_type=prediction_type, device=place, dtype=dtype, flow_shift=flow_shift,
+            open_network=open_network if for_training else None, storage=storage,
+        )  # fmt: skip
 
     @classmethod
     def open_pipeline(

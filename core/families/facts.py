@@ -109,16 +109,19 @@ class Schedule:
     """How the stock pipeline sets its scheduler.
 
     `usual`: the scheduler's config where the checkpoint's own cannot be read. For flow models: `sigmas`: from 1 down to the smallest sigma
-    of the training table ("table"), or to 1 / steps ("steps"), both before the shift; `bends_with`: what a shift that depends on the
-    size counts; `max_shift`: the pipeline's default for the key of that name; `mu_with_steps`: (what is counted, steps) -> the exponent of
-    the shift, where the pipeline makes it depend on the number of steps too; `usual_steps`: the pipeline's default number of them,
-    with which training times are drawn there.
+    of the training table ("table"), or to 1 / steps ("steps"), both before the shift, or down the numbers of the training table, rounded
+    down to whole ones, which the scheduler keeps as its times while the shift bends the sigmas alone ("whole"); `bends_with`: what a
+    shift that depends on the size counts; `max_shift`: the pipeline's default for the key of that name; `mu_by_length`: (the
+    scheduler's config, what is counted) -> mu, where it is on no straight line; `mu_with_steps`: (what is counted, steps) -> the
+    exponent of the shift, where the pipeline makes it depend on the number of steps too; `usual_steps`: the pipeline's default number
+    of them, with which training times are drawn there.
     """
 
     usual: Mapping[str, Any]
-    sigmas: Literal["table", "steps"] = "table"
+    sigmas: Literal["table", "steps", "whole"] = "table"
     bends_with: Literal["tokens", "channels"] = "tokens"
     max_shift: float = 1.15
+    mu_by_length: Callable[[Mapping[str, Any], int], float] | None = None
     mu_with_steps: Callable[[int, int], float] | None = None
     usual_steps: int = 50
 
@@ -130,10 +133,13 @@ class Schedule:
     def mu(
         self, config: Mapping[str, Any], geometry: Geometry, shape: Sequence[int], steps: int | None = None
     ) -> float:
-        """The exponent of the shift for latents of shape (..., C, h, w). `config`: the scheduler's; `steps` None: the usual ones."""
+        """The exponent of the shift for latents of shape (..., C, h, w), or the shift itself where the config's `time_shift_type` is
+        linear. `config`: the scheduler's; `steps` None: the usual ones."""
         length = self.length(geometry, shape)
         if self.mu_with_steps is not None:
             return self.mu_with_steps(length, self.usual_steps if steps is None else steps)
+        if self.mu_by_length is not None:
+            return self.mu_by_length(config, length)
         return resolution_mu(config, length, max_shift=self.max_shift)
 
     def but(self, **changes: Any) -> "Schedule":

@@ -2,8 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count, groupby
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,8 @@ class Sampled(Protocol):
 
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]: ...
 
+    def call_key(self, prompt: Prompt) -> Hashable: ...
+
     def pipeline_latents(self, latents: Tensor, height: int, width: int) -> Tensor: ...
 
 
@@ -50,16 +53,19 @@ def draw(
     """See `Model.sample`. `cells`: height and width in latent cells; `stock_guidance`: as the pipeline counts it."""
     from PIL import Image
 
-    pipe, scheduler, images = model.pipe, model.pipe.scheduler, []
+    pipe, scheduler = model.pipe, model.pipe.scheduler
+    images: list[Any] = []
     height, width = cells
     pixels_per_cell = model.pipeline_scale
     listening = {} if on_step is None else _listening(pipe, on_step, steps)
     try:
         # The pipeline runs where its first component lies, and that may be the VAE: it must be present.
         with evaluating(model.denoiser), kept_random_state(), model.codec.present():
-            for first in range(0, len(prompts), batch_size):
-                part = prompts[first : first + batch_size]
+            for part in calls(prompts, batch_size, model.call_key):
+                first = len(images)
                 pipe.scheduler = copy.deepcopy(scheduler)
+                if on_step is not None and not listening:
+                    _listen_at_the_scheduler(pipe.scheduler, on_step, steps)
                 latents = pipe(
                     **model.pipeline_inputs(part, negative),
                     num_inference_steps=steps,
@@ -82,11 +88,33 @@ def draw(
     return images
 
 
+def calls(prompts: Sequence[Prompt], batch_size: int, key: Callable[[Prompt], Hashable]) -> Iterator[list[Prompt]]:
+    """The prompts in their order, in parts of at most `batch_size` neighbours whose keys are equal: what one pipeline call can take."""
+    for _, alike in groupby(prompts, key):
+        together = list(alike)
+        yield from (together[first : first + batch_size] for first in range(0, len(together), batch_size))
+
+
 def _listening(pipe: Any, report: Callable[[int, int], None], steps: int) -> Mapping[str, Any]:
-    """The pipeline's arguments with which it reports each step; older pipelines know another form."""
-    if "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+    """The pipeline's arguments with which it reports each step; older pipelines know another form. Empty: it has none."""
+    taken = inspect.signature(type(pipe).__call__).parameters
+    if "callback_on_step_end" in taken:
         return {"callback_on_step_end": partial(_after_step, report, steps)}
-    return {"callback": lambda index, t, latents: report(min(index + 1, steps), steps)}
+    if "callback" in taken:
+        return {"callback": lambda index, t, latents: report(min(index + 1, steps), steps)}
+    return {}
+
+
+def _listen_at_the_scheduler(scheduler: Any, report: Callable[[int, int], None], steps: int) -> None:
+    """For a pipeline that reports nothing (LongCat-Image's): `scheduler`, which is one call's own, does after each of its steps."""
+    step, done = scheduler.step, count(1)
+
+    def reporting(*given: Any, **named: Any) -> Any:
+        result = step(*given, **named)
+        report(min(next(done), steps), steps)
+        return result
+
+    scheduler.step = reporting
 
 
 def _after_step(

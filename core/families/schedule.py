@@ -59,6 +59,11 @@ def table_training_times(table: int) -> Times:
     return np.arange(table - 1, -1, -1, dtype=np.float32)
 
 
+def whole_times(table: int, steps: int) -> NDArray[np.int64]:
+    """(steps,) numbers of a training table of `table` levels from its noisiest down to 1, rounded down (`Schedule.sigmas` "whole")."""
+    return np.linspace(table, 1.0, steps).astype(np.int64)
+
+
 class ReadSchedule(ABC):
     """A schedule as its scheduler's config states it. Hashable. `text`: what it is, in a sentence for people."""
 
@@ -83,7 +88,7 @@ class FlowSchedule(ReadSchedule):
     the last sigma but 0, to which the shifted schedule is then stretched (`stretch_shift_to_terminal` of diffusers' scheduler, after
     LTX-Video); None = it is not. `with_steps`: where the shift depends on the number of steps, `Schedule.mu_with_steps` and what it
     counts; `shift` is then that of the usual number. `one_more`: the way is divided into one step more, whose last node is left out, and
-    the first is a millionth lower (UniPC)."""
+    the first is a millionth lower (UniPC). `whole`: the nodes before the shift are whole numbers of the table."""
 
     shift: float
     smallest: float | None
@@ -93,6 +98,7 @@ class FlowSchedule(ReadSchedule):
     with_steps: tuple[Callable[[int, int], float], int] | None = None
     largest: float = 1.0
     one_more: bool = False
+    whole: bool = False
 
     def path(self) -> Path:
         return FlowPath()
@@ -104,6 +110,8 @@ class FlowSchedule(ReadSchedule):
             mu, length = self.with_steps
             shift = math.exp(mu(length, steps))
         nodes = np.linspace(self.largest, last, steps + self.one_more)[:steps]
+        if self.whole:
+            nodes = whole_times(self.table, steps) / self.table
         sigmas = shifted(nodes, shift)
         if self.one_more:
             sigmas[0] -= 1e-6
@@ -189,7 +197,8 @@ def _flow(scheduler: Mapping[str, Any], how: Schedule, geometry: Geometry, resol
             with_steps = how.mu_with_steps, how.length(geometry, shape)
             text += f" and {how.usual_steps} steps"
     text = f"The model's own schedule: a flow model with {text}."
-    return FlowSchedule(float(shift), None if how.sigmas == "steps" else smallest, terminal, table, text, with_steps)
+    last = None if how.sigmas == "steps" else smallest
+    return FlowSchedule(float(shift), last, terminal, table, text, with_steps, whole=how.sigmas == "whole")
 
 
 def _multistep_flow(scheduler: Mapping[str, Any]) -> FlowSchedule | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..maths.grid import falling
 from .facts import Geometry, Schedule
-from .schedule import flow_shift, flow_training_times, table_training_times
+from .schedule import flow_shift, flow_training_times, table_training_times, whole_times
 from .source import ModelError
 
 
@@ -68,6 +68,10 @@ class Times:
         if self._is_flow and self._schedule.sigmas == "steps":
             # The scheduler ignores mu where its shift does not depend on the size.
             scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self._mu(latent_shape, steps))
+        elif self._is_flow and self._schedule.sigmas == "whole":
+            number = self._config.num_train_timesteps
+            whole = whole_times(number, steps).astype(np.float32)
+            scheduler.set_timesteps(sigmas=whole / number, timesteps=whole, mu=self._mu(latent_shape, steps))
         elif scheduler.config.get("use_dynamic_shifting"):
             scheduler.set_timesteps(steps, mu=self._mu(latent_shape, steps))
         else:

@@ -19,7 +19,7 @@ from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
 from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
-from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate
+from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate, sampling
 from rollout_studio.core.families.codec import DeepVae
 from rollout_studio.core.families.conditioning import Conditioning, Frame
 from rollout_studio.core.families.guidance import ClassifierFree
@@ -31,7 +31,7 @@ from rollout_studio.core.maths.noise import target_output
 from rollout_studio.core.maths.rollout import plan_offsets, rollout
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
-from stock import NEGATIVE, STEPS, Recorded, differences, open_model, rows_asked
+from stock import NEGATIVE, STEPS, Recorded, as_asked, differences, open_model, rows_asked
 from tiny import BUILDERS, FAMILY_OF, ONE_PER_FAMILY, PROMPTS
 from tiny_run import events, losses
 
@@ -417,6 +417,17 @@ def test_rescaled_guidance_has_the_conditional_outputs_norm_in_each_token():
         assert not torch.allclose(rescaled, mixed, atol=0.1)
 
 
+def test_guidance_with_a_limited_norm_shortens_tokens_and_lengthens_none():
+    """LongCat-Image's: where the guided output of a token is longer than the conditional one."""
+    u, c = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    u[1, :, :2, :2] = 2 * c[1, :, :2, :2]
+    limited, mixed = FAMILIES["longcat"].guidance.combine(c, u, 2.0), ClassifierFree().combine(c, u, 2.0)
+    token = (1, slice(None), slice(2), slice(2))  # 2 c + 2 (c - 2 c) = 0: shorter than c
+    torch.testing.assert_close(limited[token], mixed[token])
+    norms = [float(x[1, :, 2:, 4:].norm()) for x in (limited, c, mixed)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[2] > 1.1 * norms[1]
+
+
 def test_one_step_is_refused_where_the_schedule_is_stretched_to_its_end(model_of):
     """The stock scheduler divides 0 by 0 there, and the pictures are of no numbers."""
     with pytest.raises(ModelError, match="at least 2 steps"):
@@ -451,6 +462,7 @@ BEHIND = {
     "flux": 1e-4,
     "sd3": 1e-4,
     "sd1": 1e-4,
+    "longcat": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -477,6 +489,40 @@ def test_the_padding_of_a_prompt_is_the_pipelines_and_counts_as_it_does_there(na
     assert change[0].max() < 1e-5 if BEHIND[name] == 0 else change[0].max() > BEHIND[name]
 
 
+def test_captions_of_different_lengths_in_one_call_equal_single_calls_where_the_network_has_no_mask(model_of):
+    """CogView 4's are filled up in front to whole sixteens, and drawn with others of their length alone."""
+    model, prompts = model_of("cogview4"), (PROMPTS[0], " ".join(["a", "red", "circle"] * 8), PROMPTS[1])
+    encoded = model.encode_prompts(prompts)
+    assert [len(one["prompt_embeds"]) for one in encoded] == [16, 32, 16]
+    x, t, cond = random_state(model, 3), times(model, 3), model.collate(encoded)
+    with torch.no_grad():
+        together = model.denoise(x, t, cond)
+        for row in range(3):
+            alone = model.denoise(x[row : row + 1], t[row : row + 1], model.collate(encoded[row : row + 1]))
+            torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+        filled = model.denoise(x, t, cond.with_rows(prompt_length=torch.full((3,), 32)))
+    assert (filled - together).flatten(1).abs().amax(1).gt(1e-3).tolist() == [True, False, True]
+    drawn = model.sample(prompts, steps=2, guidance=3.0, seed=3, height=32, width=32)
+    assert (
+        drawn[2].tobytes() == model.sample(prompts[2:], steps=2, guidance=3.0, seed=5, height=32, width=32)[0].tobytes()
+    )
+
+
+def test_the_networks_time_is_the_levels_place_in_the_table_before_the_size_bends_it(model_of):
+    model, x = model_of("cogview4"), torch.zeros(2, 4, 8, 8)
+    for cells in ((8, 8), (8, 16), (24, 16)):
+        scheduler = model.pipe.scheduler
+        shift = 0.25 + 0.75 * (cells[0] * cells[1] / 4 / 8) ** 0.5
+        raw = torch.tensor([1000.0, 251.0, 3.0])
+        sigma = scheduler.time_shift(shift, 1.0, raw / 1000)
+        assert model.table_number(sigma, torch.zeros(3, 4, *cells)).tolist() == raw.tolist()
+        assert model.training_shift((4, *cells)) == pytest.approx(shift)
+    assert model.table_number(torch.tensor([0.6, 0.0]), x).tolist() == [
+        534.0,
+        0.0,
+    ]  # 0.6 / (1.311 - 0.311 * 0.6), whole
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -491,21 +537,20 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
-def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(tiny_folder, model_of):
+@pytest.mark.parametrize("name", ["sdxl", "cogview4"])
+def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(name, tiny_folder, model_of):
     """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
-    model, frames = model_of("sdxl"), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
+    model, frames = model_of(name), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
     reported = []
     for prompt, frame in zip(PROMPTS, frames, strict=True):
-        stock = Recorded(tiny_folder("sdxl"), 1.0, call=False)
+        stock = Recorded(tiny_folder(name), 1.0, call=False)  # the size of the result is the one that is drawn
         stock.pipe(prompt, num_inference_steps=1, guidance_scale=1.0, height=32, width=32, original_size=frame.original,
-                   crops_coords_top_left=frame.corner, target_size=frame.size, generator=torch.Generator().manual_seed(5))  # fmt: skip
+                   crops_coords_top_left=frame.corner, generator=torch.Generator().manual_seed(5))  # fmt: skip
         reported.append(stock.steps[0])
     cond = model.framed(model.collate(model.encode_prompts(PROMPTS)), frames)
+    x, t = torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2) / (1000 if model.is_flow else 1)
     with torch.no_grad():
-        ours = model.denoise(torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), cond)
-        swapped = model.denoise(
-            torch.cat([x for _, _, x in reported]), reported[0][1].float().expand(2), model.framed(cond, frames[::-1])
-        )
+        ours, swapped = model.denoise(x, t, cond), model.denoise(x, t, model.framed(cond, frames[::-1]))
     expected = torch.cat([output for output, _, _ in reported])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (swapped - expected).abs().max() > 1e-3
@@ -592,6 +637,32 @@ def test_a_parked_vae_stays_with_the_pipeline_until_the_last_picture(tiny_folder
     assert places[0] == "cpu:0" and places[-1] == "cpu" and places.count("cpu") == 1 and places.count("pipeline") == 2
 
 
+def test_prompts_that_cannot_share_a_call_are_drawn_in_calls_of_their_own():
+    prompts = [{"words": torch.zeros(length, 2)} for length in (3, 3, 3, 5, 5, 3)]
+    parts = list(sampling.calls(prompts, 2, lambda prompt: len(prompt["words"])))
+    assert [len(part) for part in parts] == [2, 1, 2, 1]
+    assert [id(one) for part in parts for one in part] == [id(one) for one in prompts]
+    assert [len(part) for part in sampling.calls(prompts, 4, lambda prompt: None)] == [4, 2]
+
+
+def test_the_steps_of_a_pipeline_that_reports_none_are_heard_at_its_scheduler(model_of, monkeypatch):
+    model, ways = model_of("lumina2"), []
+    plain = model.sample(PROMPTS, steps=2, height=32, width=32, batch_size=1)
+    for listening in (sampling._listening, lambda *_: {}):
+        monkeypatch.setattr(sampling, "_listening", listening)
+        heard = []
+        drawn = model.sample(
+            PROMPTS, steps=2, height=32, width=32, batch_size=1, on_step=lambda *at, h=heard: h.append(at)
+        )
+        ways.append(heard)
+        assert [one.tobytes() for one in drawn] == [one.tobytes() for one in plain]
+    assert ways[0] == ways[1] == [(1, 2), (2, 2)] * 2
+    assert "step" not in vars(model.pipe.scheduler)
+    heard = []
+    model_of("longcat").sample(PROMPTS[:1], steps=3, height=32, width=32, on_step=lambda *at: heard.append(at))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model_of):
     import numpy as np
 
@@ -608,11 +679,6 @@ def test_defaults_are_those_of_a_bare_call(model_of):
     assert (model_of("lumina2").default_steps, model_of("lumina2").default_guidance) == (30, 4.0)
     assert model_of("flux").default_guidance == 3.5
     assert (model_of("sd1").default_steps, model_of("sd1").default_guidance) == (50, 7.5)
-
-
-WITHOUT_BINNING = {
-    name: {"use_resolution_binning": False} for name in ("PixArtSigmaPipeline", "SanaPipeline")
-}  # the bins are of the released models' sizes
 
 
 class Sized(Exception):
@@ -636,7 +702,7 @@ def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monke
     pipe = recorded(name).pipe
     monkeypatch.setattr(pipe, "prepare_latents", prepare)
     with pytest.raises(Sized) as asked:
-        pipe(prompt="a", **WITHOUT_BINNING.get(type(pipe).__name__, {}))
+        pipe(prompt="a", **as_asked(pipe))
     factor = model_of(name).latent_scale / model_of(name).codec.patch / pipe.vae_scale_factor
     assert model_of(name).default_size == tuple(side * factor for side in asked.value.args)
 
@@ -945,7 +1011,7 @@ DISTILLED = {
     "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
     "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
     "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
-    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo",
+    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo",
 }  # fmt: skip
 
 
@@ -996,6 +1062,7 @@ def test_a_distilled_model_on_the_hub_is_refused_before_it_is_downloaded(tiny_fo
     ("LatentConsistencyModelPipeline", ["distilled to a few steps", "undistilled base"]),
     ("FluxKontextPipeline", ["editing", "text-to-image"]),
     ("StableDiffusionXLImg2ImgPipeline", ["refines", "text-to-image"]),
+    ("LongCatImageEditPipeline", ["editing", "text-to-image"]),
 ])  # fmt: skip
 def test_a_class_that_is_never_trained_here_is_refused_with_its_own_reason(pipeline, words, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

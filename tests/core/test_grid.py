@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from oracles import flow_times, stable_diffusion_abar, vp_times
 from rollout_studio.core.before.run_schedule import schedule_of
 from rollout_studio.core.config import RolloutConfig, config_from_flat
 from rollout_studio.core.families import load_model
+from rollout_studio.core.families.facts import USUAL_FLOW, Geometry
+from rollout_studio.core.families.schedule import read_schedule
+from rollout_studio.core.families.times import Times
 from rollout_studio.core.maths.grid import (
     ALPHA_MIN,
     FlowPath,
@@ -200,6 +204,26 @@ def test_the_training_shift_moves_the_training_grid_and_not_the_users_schedule()
     assert moved.nodes[500] == pytest.approx(5 * 0.5 / (1 + 4 * 0.5))
     ours, own = schedule_of(config_from_flat(flat)).grid, schedule_of(config("demo-flow")).grid
     assert np.array_equal(ours.nodes, own.nodes)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 28, 50])
+def test_whole_numbers_of_the_table_are_bent_as_by_the_scheduler_that_gets_them_as_its_times(steps):
+    """As CogView 4's pipeline asks it: the shift is linear and grows with the side, and the times stay as they are."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    how = USUAL_FLOW.but(sigmas="whole", mu_by_length=lambda config, tokens: 0.25 + 0.75 * (tokens / 8) ** 0.5)
+    geometry = Geometry(channels=4, pixels_per_latent=4, cells_per_token=2, native_size=32)
+    whole = np.linspace(1000, 1, steps).astype(np.int64).astype(np.float32)
+    scheduler.set_timesteps(sigmas=whole / 1000, timesteps=whole, mu=0.25 + 0.75 * (16 / 8) ** 0.5)
+    config = {**scheduler.config, "_class_name": "FlowMatchEulerDiscreteScheduler"}
+    read = read_schedule(config, how, geometry, 32, is_flow=True)
+    assert read.inference_times(steps) == pytest.approx(scheduler.sigmas.numpy(), abs=1e-6)
+    pipe = SimpleNamespace(scheduler=scheduler)
+    opened = Times(pipe, how, geometry, is_flow=True, flow_shift=None)
+    assert torch.equal(opened.inference(steps, (4, 8, 8)), scheduler.sigmas)
+    assert scheduler.timesteps.tolist() == whole.tolist()
+    assert opened.shift((4, 8, 8)) == pytest.approx(0.25 + 0.75 * 2**0.5) and opened.shift((4, 16, 8)) == 1.75
 
 
 def test_equal_settings_give_the_same_schedule():
