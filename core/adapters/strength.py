@@ -68,10 +68,7 @@ def _dial_all(part: nn.Module, name: str, strength: float, trained: Trained) -> 
         if strength == 1 and (name, layer) not in trained:
             continue
         kept = trained.setdefault((name, layer), (b.detach().clone(), length.detach().clone()))
-        if strength == 1:
-            new = trained.pop((name, layer))
-        else:
-            new = _dial(owned, name, strength, *kept)
+        new = trained.pop((name, layer)) if strength == 1 else _dial(owned, name, strength, *kept)
         b.copy_(new[0])
         length.copy_(new[1])
 
@@ -89,7 +86,9 @@ def _dial(module: Any, name: str, strength: float, b: Tensor, lengths: Tensor) -
     whole = torch.where(whole.abs() < _LEAST, torch.full_like(whole, _LEAST), whole)
     factor = strength * gain / whole
     length = whole * (before + factor[:, None] * change).norm(dim=1)
-    return (b.float() * factor.reshape(-1, *(1 for _ in b.shape[1:]))).to(b.dtype), length.reshape(lengths.shape).to(lengths.dtype)
+    return (b.float() * factor.reshape(-1, *(1 for _ in b.shape[1:]))).to(b.dtype), length.reshape(lengths.shape).to(
+        lengths.dtype
+    )
 
 
 @contextmanager
@@ -100,7 +99,12 @@ def at_strength(model: "Model", strength: float) -> "Iterator[None]":
             yield
         return
     parts = (model.denoiser, *adapted_encoders(model).values())
-    scalings = [module.scaling for part in parts for module in part.modules() if isinstance(getattr(module, "scaling", None), dict)]
+    scalings = [
+        module.scaling
+        for part in parts
+        for module in part.modules()
+        if isinstance(getattr(module, "scaling", None), dict)
+    ]
     were = [dict(each) for each in scalings]
     try:
         for each in scalings:

@@ -103,7 +103,9 @@ class Bench:
         put_tokens(self.model, word, rows)
         for state in acting:
             self._adapters.move_to_end(state)
-        self._state = " + ".join(state if each == 1 else f"{each!r} {state}" for state, each in acting.items()) or "base"
+        self._state = (
+            " + ".join(state if each == 1 else f"{each!r} {state}" for state, each in acting.items()) or "base"
+        )
 
     def _loaded(self, weights: Weights) -> str:
         """Load what these weights name, where it is not loaded yet; its state."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..adapters.header import published_config
 from .drift.settings import Stopped
-from .preview.request import PreviewError, Weights
 from .picture_settings import TEXT_KEY, drawn_with
+from .preview.request import PreviewError, Weights
 from .sample_request import KIND, SampleRequest
 
 if TYPE_CHECKING:

@@ -85,7 +85,9 @@ def read_settings(path: Path) -> PictureSettings:
     raise PictureError(f"{path.name} carries no settings.", _ANOTHER)
 
 
-_ANOTHER = "Take the PNG that Try it saved: a screenshot, a JPEG, or a picture that another program saved anew has lost them."
+_ANOTHER = (
+    "Take the PNG that Try it saved: a screenshot, a JPEG, or a picture that another program saved anew has lost them."
+)
 
 
 def _texts(path: Path) -> dict[str, str]:
@@ -93,7 +95,9 @@ def _texts(path: Path) -> dict[str, str]:
     try:
         with Image.open(path) as picture:
             if picture.format != "PNG":
-                raise PictureError(f"{path.name} is a {picture.format} file; only a PNG carries its settings.", _ANOTHER)
+                raise PictureError(
+                    f"{path.name} is a {picture.format} file; only a PNG carries its settings.", _ANOTHER
+                )
             return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise PictureError(f"{path.name} is no picture that can be read.", _ANOTHER) from error
@@ -110,7 +114,13 @@ def _own(about: dict[str, Any]) -> PictureSettings:
     if not isinstance(given, list) or len(given) > _MOST_PARTS:
         raise ValueError("drawn_with")
     parts = tuple(
-        Part(str(each["kind"]), read_strength(each["strength"]), _text(each, "run"), _text(each, "file"), _step(each.get("step")))
+        Part(
+            str(each["kind"]),
+            read_strength(each["strength"]),
+            _text(each, "run"),
+            _text(each, "file"),
+            _step(each.get("step")),
+        )
         for each in given
     )
     return PictureSettings(_prompt(about["prompt"]), drawing, parts, str(about["model"]), "Rollout Studio")

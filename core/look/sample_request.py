@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 
 from ..config import LARGEST_SEED, OPTIONS, RunConfig, config_from_flat, config_to_flat
 from ..config.options import Checked, ConfigError, Fault, Option, did_you_mean, option, options_of, shown
-from .preview.request import MOST_CHECKPOINTS, PreviewRequest, Weights, faults_of, read_strength, read_weights, weights_mark
+from .preview.request import (
+    MOST_CHECKPOINTS,
+    PreviewRequest,
+    Weights,
+    faults_of,
+    read_strength,
+    read_weights,
+    weights_mark,
+)
 
 KIND = "samples"
 """What a record's `what` must be: alone, because drift is requested separately."""
@@ -173,7 +181,9 @@ def _too_many(weights: int, prompts: int, strengths: int) -> list[Fault]:
         )
         return [Fault(message, ("strengths", "checkpoints", "prompts"))]
     if not strengths and weights * prompts > MOST_PICTURES:
-        message = f"{prompts} prompts x {weights} checkpoints: at most {MOST_PICTURES} pictures together; leave some out."
+        message = (
+            f"{prompts} prompts x {weights} checkpoints: at most {MOST_PICTURES} pictures together; leave some out."
+        )
         return [Fault(message, ("prompts", "checkpoints"))]
     return []
 

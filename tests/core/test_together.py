@@ -78,7 +78,8 @@ def test_a_layer_has_the_base_and_each_change_times_its_strength(made, asked, su
     layers = list(made[name][2])[:4]
     base = {layer: bench.model.denoiser.get_submodule(layer).base_layer.weight.detach() for layer in layers}
     expected = {
-        layer: base[layer] + sum(each * made[which][2][layer].of(base[layer]) for which, each in sums.items()) for layer in layers
+        layer: base[layer] + sum(each * made[which][2][layer].of(base[layer]) for which, each in sums.items())
+        for layer in layers
     }
     for layer, got in layer_weights(bench, layers).items():
         assert torch.allclose(got, expected[layer], atol=2e-5), (layer, (got - expected[layer]).abs().max())
@@ -170,7 +171,9 @@ def test_a_matrix_comes_cell_by_cell_and_each_cell_says_what_it_was_drawn_with(m
     assert (found.prompt, found.drawing.steps, found.drawing.width, found.maker) == (PROMPT, 2, 32, "Rollout Studio")
     assert [(part.kind, part.file, part.strength) for part in found.parts] == [("lora", "rows.safetensors", 0.5)]
     assert str(made["rows"][0].parent) not in (tmp_path / cells[1, 1]["file"]).read_bytes().decode("latin-1")
-    plain = quietly(Bench(), request_of(made, checkpoints=[{"lora": str(made["first"][0]), "strength": 0.5}]), tmp_path / "plain")
+    plain = quietly(
+        Bench(), request_of(made, checkpoints=[{"lora": str(made["first"][0]), "strength": 0.5}]), tmp_path / "plain"
+    )
     assert Image.open(tmp_path / "plain" / plain["pictures"][0]["file"]).tobytes() == drawn[1, 0]
 
 

@@ -305,7 +305,11 @@ def read_weights(chosen: Any, most: int = MOST_CHECKPOINTS) -> tuple[Weights, ..
 
 def read_strength(given: Any) -> float:
     """How strongly a LoRA acts. Raises ConfigError for what is no number from -4 to 4."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not -LARGEST_STRENGTH <= given <= LARGEST_STRENGTH:
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, int | float)
+        or not -LARGEST_STRENGTH <= given <= LARGEST_STRENGTH
+    ):
         raise ConfigError(
             [
                 Fault(
@@ -361,7 +365,9 @@ def _beside(choice: Mapping[str, Any]) -> tuple[Weights, ...]:
         raise ConfigError([Fault(message, ("beside",))])
     found = tuple(_one(each) for each in given)
     if any(each.kind not in ("lora", "run") or each.beside for each in found):
-        raise ConfigError([Fault('beside: each must be {"lora": file} or {"run": folder, "step": number}.', ("beside",))])
+        raise ConfigError(
+            [Fault('beside: each must be {"lora": file} or {"run": folder, "step": number}.', ("beside",))]
+        )
     places = [(each.path, each.step) for each in found]
     own = Path(str(choice.get("lora", choice.get("run")))).expanduser(), choice.get("step")
     for place in places:
