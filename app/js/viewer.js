@@ -80,7 +80,7 @@ function open(link) {
 const go = (down, right) => { at = [at[0] + down, at[1] + right]; show(); };
 
 document.addEventListener('click', (event) => {
-  const link = event.target.closest && event.target.closest('#run-samples a, #run-glance a, #compare-samples a');
+  const link = event.target.closest && event.target.closest('#run-samples a, #run-glance a, #compare-samples a, .rs-try .rs-samples a');
   if (!link || !link.querySelector('img') || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
   event.preventDefault();
   open(link);

@@ -21,5 +21,5 @@ _TEMPLATE = """<dialog class="rs-viewer" aria-label="Sample in full size">
 
 
 def sample_viewer() -> gr.HTML:
-    """The viewer; once on the page. It serves `#run-samples`, `#run-glance` and `#compare-samples`."""
+    """The viewer; once on the page. It serves `#run-samples`, `#run-glance`, `#compare-samples` and the matrix of Try it."""
     return gr.HTML(html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id="sample-viewer", container=False)  # fmt: skip

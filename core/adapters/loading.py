@@ -210,6 +210,17 @@ def drop(model: "Model", name: str) -> None:
             )  # diffusers', transformers' own
 
 
+def drop_all(model: "Model") -> None:
+    """Remove every adapter, and its layers from around the network's own, which then have their names again."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    for part in _parts(model):
+        if getattr(part, "peft_config", None):
+            recurse_remove_peft_layers(part)
+            del part.peft_config
+            part._hf_peft_config_loaded = False  # type: ignore[assignment] # diffusers' and transformers' own mark
+
+
 def _parts(model: "Model") -> list[nn.Module]:
     encoders = (getattr(model.pipe, name, None) for name in model.facts.text_encoders)
     return [model.denoiser, *(each for each in encoders if each is not None)]

@@ -13,18 +13,18 @@ from torch import Tensor
 from ..config import OPTIONS, LoraConfig
 from ..families.loading import WHOLE
 from ..runs import checkpoint
-from .preview.request import PreviewError, Weights
+from .preview.request import SAME_MODEL, PreviewError, Weights
 from .remembering import Memory, Remembering
+from .together import check_together
 
 if TYPE_CHECKING:
+    from ..adapters.strength import Trained
     from ..config import RunConfig
     from ..families.base import Model
 
 Words = tuple[str, Mapping[str, Tensor]]
 """A trigger word, and the text encoders' embeddings of its new tokens; none for most."""
 ADAPTERS_KEPT = 4
-SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
-"""What must be equal in the configs of a run and of the request that shows its checkpoint."""
 
 
 class Bench:
@@ -39,6 +39,7 @@ class Bench:
         self._words: dict[str, Words] = {}  # state -> the new tokens that belong to its adapter
         self._base: dict[str, Tensor] | None = None  # the base's weights, while those of a full fine-tune are in place
         self._state = "base"
+        self._trained: Trained = {}  # of DoRAs at another strength than 1
         self._numbers = 0
         self._tuner = ""
 
@@ -61,46 +62,57 @@ class Bench:
         """Give the memory back: model, adapters, everything remembered."""
         self.model, self._key, self._config, self._base, self._state = None, None, None, None, "base"
         self._numbers = 0
-        self._adapters.clear()
-        self._words.clear()
+        self._forget_adapters()
         self.memory.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _forget_adapters(self) -> None:
+        self._adapters.clear()
+        self._words.clear()
+        self._trained.clear()
+
     def with_weights(self, weights: Weights) -> Remembering:
-        """The open model with these weights in place. Raises PreviewError where they are missing or do not fit it."""
-        if weights.is_base:
-            self._activate("base")
-        elif weights.kind == "lora":
-            self._activate(self._lora_file(weights))
-        else:
-            self._checkpoint(weights)
+        """The open model with these weights in place, and the LoRAs beside them. Raises PreviewError where they are missing, do not fit it, or
+        cannot act together."""
+        check_together(weights)
+        acting = {self._loaded(each): each.strength for each in weights.together}
+        if not acting.keys() <= self._adapters.keys():  # a full fine-tune, which has no adapter and is in place now
+            return Remembering(self.model, self._state, self.memory)
+        with_words = [state for state in acting if self._words[state][1]]
+        if len(with_words) > 1:
+            labels = " and ".join(each.label for each in weights.together if self._loaded(each) in with_words)
+            raise PreviewError(
+                f"{labels} bring new tokens of their own: the text encoders have room for one trigger word's.",
+                "Draw with them one after the other.",
+            )
+        # at 0 a LoRA changes nothing but for its new tokens
+        self._activate({state: each for state, each in acting.items() if each != 0 or state in with_words})
         return Remembering(self.model, self._state, self.memory)
 
-    def _activate(self, state: str) -> None:
-        """The base, or an adapter that is loaded, on the text encoders too where it has layers there."""
-        from ..adapters.text_encoders import adapted_encoders, put_tokens
+    def _activate(self, acting: Mapping[str, float]) -> None:
+        """The loaded adapters with these states at their strengths, on the text encoders too where they have layers there; none: the base."""
+        from ..adapters.strength import act
+        from ..adapters.text_encoders import put_tokens
 
-        denoiser = self.model.denoiser
         self._unload_full()
         if self.model.has_adapter:
-            if state == "base":
-                denoiser.disable_adapters()
-            else:
-                denoiser.enable_adapters()
-                denoiser.set_adapter(self._adapters[state])
-            word, rows = ("", {}) if state == "base" else self._words[state]
-            put_tokens(self.model, word, rows)
-            for encoder in adapted_encoders(self.model).values():
-                if state != "base" and self._adapters[state] in encoder.peft_config:
-                    encoder.enable_adapters()
-                    encoder.set_adapter(self._adapters[state])
-                else:
-                    encoder.disable_adapters()
-        if state != "base":
+            act(self.model, {self._adapters[state]: strength for state, strength in acting.items()}, self._trained)
+        word, rows = next((self._words[state] for state in acting if self._words[state][1]), ("", {}))
+        put_tokens(self.model, word, rows)
+        for state in acting:
             self._adapters.move_to_end(state)
-        self._state = state
+        self._state = (
+            " + ".join(state if each == 1 else f"{each!r} {state}" for state, each in acting.items()) or "base"
+        )
+
+    def _loaded(self, weights: Weights) -> str:
+        """Load what these weights name, where it is not loaded yet; its state."""
+        state = self._lora_file(weights) if weights.kind == "lora" else self._checkpoint(weights)
+        if state in self._adapters:
+            self._adapters.move_to_end(state)
+        return state
 
     def _lora_file(self, weights: Weights) -> str:
         from ..adapters.lora_file import LoraError, read_lora_header
@@ -114,8 +126,8 @@ class Bench:
             self._load_adapter(state, path)
         return state
 
-    def _checkpoint(self, weights: Weights) -> None:
-        """The weights of a run's checkpoint; of its moving average where it has one, because that is what is exported."""
+    def _checkpoint(self, weights: Weights) -> str:
+        """The state of a run's checkpoint, loaded; of its moving average where it has one, because that is what is exported."""
         folder = weights.checkpoint
         if not (folder / checkpoint.MANIFEST).is_file():
             there = [str(checkpoint.step_of(path)) for path in checkpoint.checkpoints(folder.parent)]
@@ -124,11 +136,8 @@ class Bench:
                 f"Choose one that is there: {', '.join(there)}." if there else "It has none yet: save one first.",
             )
         state = hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=16).hexdigest()
-        if state in self._adapters:
-            self._activate(state)
-            return
-        if self._state == state:  # a full fine-tune that is in place
-            return
+        if state in self._adapters or self._state == state:  # or a full fine-tune that is in place
+            return state
         found = checkpoint.load(folder)
         trained = found.record["config"]
         here = {name: getattr(self._config.model, name) for name in SAME_MODEL}
@@ -148,9 +157,9 @@ class Bench:
                 if each.section == "lora" and name in trained
             }
             self._load_adapter(state, tensors, LoraConfig(**own), (str(trained.get("trigger_word")), rows_of(tensors)))
-            self._activate(state)
         else:
             self._load_full(state, tensors)
+        return state
 
     def _load_adapter(
         self,
@@ -170,14 +179,13 @@ class Bench:
         self._unload_full()
         kind = read_lora_header(source).kind if trained is None else trained.type
         if self._adapters and self._tuner != tuner(kind):  # layers of two kinds do not stand in one another
-            config = self._config
-            self.free()
-            self.open(config)
+            self._strip()
         self._tuner = tuner(kind)
         while len(self._adapters) >= ADAPTERS_KEPT:
             old, adapter = self._adapters.popitem(last=False)
             drop(self.model, adapter)
             del self._words[old]
+            self._trained = {place: kept for place, kept in self._trained.items() if place[0] != adapter}
         self._numbers += 1
         name = f"preview{self._numbers}"
         try:
@@ -190,6 +198,17 @@ class Bench:
             raise PreviewError(error.message, error.remedy) from error
         self._adapters[state], self._words[state] = name, words
 
+    def _strip(self) -> None:
+        """Take all adapters off, and their layers out of the network, which then has its own names again. The base's weights stay where they are,
+        and what was remembered of other weights stays true."""
+        from ..adapters.loading import drop_all
+        from ..adapters.text_encoders import put_tokens
+
+        drop_all(self.model)
+        put_tokens(self.model, "", {})
+        self._forget_adapters()
+        self._state = "base"
+
     def _load_full(self, state: str, tensors: Mapping[str, Tensor]) -> None:
         """The weights of a full fine-tune in place of the base's, which are kept aside."""
         if self.model.storage != WHOLE:
@@ -197,10 +216,7 @@ class Bench:
                 "The checkpoint is of a full fine-tune, and base_model_quantization or streamed_blocks keep a frozen base.",
                 "Open it with the settings of its own run.",
             )
-        if self._numbers:  # adapters have renamed the denoiser's layers
-            config = self._config
-            self.free()
-            self.open(config)
+        self._strip()
         self._unload_full()
         own = self.model.denoiser.state_dict()
         wrong = sorted(name for name in own.keys() | tensors.keys() if name not in tensors or name not in own or own[name].shape != tensors[name].shape)  # fmt: skip

@@ -17,14 +17,12 @@ from torch import Tensor
 
 from ..adapters.header import published_config
 from .drift.settings import Stopped
+from .picture_settings import TEXT_KEY, drawn_with
 from .preview.request import PreviewError, Weights
 from .sample_request import KIND, SampleRequest
 
 if TYPE_CHECKING:
     from ..families.base import Model
-
-TEXT_KEY = "rollout_studio"
-"""Under this key a PNG carries its settings as JSON; under `parameters` as the line that other tools show."""
 
 
 def draw(
@@ -47,21 +45,33 @@ def draw(
         step: of the training that draws with its weights of now, for the record.
         memory: a `remembering.Memory`: pictures that were drawn before with the same weights are not drawn again.
         report_progress: called with the share that is done and what is being done, after every sampling step.
-        part: called with the result so far after every picture but the last.
+        part: called with the result so far after every picture but the last; of a matrix also before the first.
         should_stop: called after every sampling step; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder`: `pictures` (label, kind, prompt, seed, file), and the settings as
-        they were used: `model`, `size` (width, height), `steps`, `guidance`, `negative_prompt`, `seed`. It is in `samples.json` too.
+        they were used: `model`, `size` (width, height), `steps`, `guidance`, `negative_prompt`, `seed`; of a matrix `matrix` (rows: strengths,
+        columns: labels, prompts), and each picture's `row` and `column`. It is in `samples.json` too.
     Raises: Stopped, PreviewError, and what the model raises.
     """
     began = time.monotonic()
     drawing, used = request.drawing, _used(request, model)
     name = published_config(request.config)["pretrained_model_name_or_path"]
     result: dict[str, Any] = {"what": [KIND], "model": name, "step": step, "seed": drawing.seed, **used, "pictures": []}
-    total = len(request.weights) * len(request.prompts)
+    if request.strengths:
+        result["matrix"] = {
+            "rows": list(request.strengths),
+            "columns": [each.label for each in request.weights],
+            "prompts": list(request.prompts),
+        }
+    total = len(request.cells) * len(request.prompts)
     folder.mkdir(parents=True, exist_ok=True)
 
-    for place, weights in enumerate(request.weights):
+    def report_part() -> None:
+        part({**result, "pictures": list(result["pictures"]), "seconds": time.monotonic() - began})
+
+    if request.strengths:
+        report_part()  # the empty table, with its rows and columns
+    for place, (row, column, weights) in enumerate(request.cells):
         with enter(weights) as shown:
             for number, prompt in enumerate(request.prompts):
                 done, seed = len(result["pictures"]), drawing.seed + number
@@ -73,17 +83,18 @@ def draw(
                     "prompt": prompt,
                     "seed": seed,
                     "weights": weights.label,
+                    "drawn_with": drawn_with(weights),
                     "model": name,
                     **used,
                     "training_step": weights.step if step is None else step,
                 }
                 file = f"{number:02d}-{place}.png"
                 _save(pixels.numpy(), folder / file, about)
-                result["pictures"].append(
-                    {"label": weights.label, "kind": weights.kind, "prompt": prompt, "seed": seed, "file": file}
-                )
+                drawn = {"label": weights.label, "kind": weights.kind, "prompt": prompt, "seed": seed, "file": file}
+                where = {"row": row, "column": column} if request.strengths else {}
+                result["pictures"].append(drawn | where)
                 if done + 1 < total:
-                    part({**result, "pictures": list(result["pictures"]), "seconds": time.monotonic() - began})
+                    report_part()
     result["seconds"] = round(time.monotonic() - began, 3)
     (folder / request.proof).write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return result

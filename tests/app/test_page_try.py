@@ -43,7 +43,7 @@ def test_a_prompt_is_drawn_beside_the_untrained_model_again_with_another_seed_an
     page.locator("#try-prompt textarea").fill("a cup ${alert(1)}")
     page.locator("#try-draw").click()
     expect(page.get_by_test_id("newest-try")).to_contain_text("a cup ${alert(1)} seed 42")
-    expect(page.get_by_test_id("newest-try").locator("img")).to_have_count(2)
+    expect(page.get_by_test_id("newest-try").locator("figure img")).to_have_count(2)
     page.locator("#try-dice").click()
     expect(page.locator("#try-earlier .rs-try-card")).to_have_count(2)
     expect(page.locator("#try-seed input")).not_to_have_value("42")

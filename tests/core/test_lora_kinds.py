@@ -407,7 +407,7 @@ def test_a_run_with_rollout_measures_base_and_tuned_and_its_checkpoint_shows_wha
 
 @pytest.mark.slow
 def test_adapters_of_two_kinds_are_shown_one_after_the_other(tiny_folder, trained, tmp_path):
-    """A LoKr does not stand in the layers of a LoRA: the model is opened anew."""
+    """A LoKr does not stand in the layers of a LoRA: these are taken out (`test_together.py`: the model stays open)."""
     files = []
     for kind in ("dora", "lokr"):
         model, config = trained("lumina2", kind)

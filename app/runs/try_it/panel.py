@@ -9,7 +9,7 @@ How a tab places it (the Runs tab does):
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import gradio as gr
 
 from ....core.config import ConfigError, config_from_flat
 from ....core.config.options import Fault
+from ....core.errors import Trouble
 from ....core.look.sample_request import DRAWING_OPTIONS
 from ....core.runs.errors import RunError
 from ....core.runs.folder import RunDir
@@ -28,28 +29,28 @@ from ...parts.watch import Watch, signature
 from ...parts.words import quantity, text
 from ..shared import Changes
 from .cards import now_card, tries_card
+from .companions import SLIDER, Companions
+from .fields import drawing_field, fault_marks
+from .matrix import COLUMNS_HELP, ROWS_HELP, Matrix, first_columns
+from .picture_drop import Restored, refused_card, restored, restored_card
 from .recent import Recent
-from .request import request_record
+from .request import matrix_record, request_record
 from .tries import TryStore, tries
 from .weights import ChosenWeights, weights_choices
 
 _TICK_S = 0.4
 
-_FIELDS = {
-    "seed": "Seed",
-    "steps": "Steps",
-    "guidance": "Guidance",
-    "negative_prompt": "What it should not show",
-    "width": "Width (px)",
-    "height": "Height (px)",
-}
-"""Field of `Drawing` -> its label."""
 _PROMPT_HELP = (
     "Say what the picture should show, with the run's own word for the new thing. Several lines are several pictures."
 )
 _WEIGHTS_HELP = "The LoRA file that you download, a checkpoint on the way to it, or the run as it trains now."
+_STRENGTH_HELP = "How strongly the LoRA acts: 1 = as trained, 0 = not at all."
+_OTHER_HELP = "A run on the same model, or the path of a .safetensors file."
 _BASE_HELP = "From the same noise, so that you see what the training changed."
+_KEEP_HELP = "Off: each press of Draw takes a new seed."
+_SCRIPT = (Path(__file__).parents[2] / "js" / "try.js").read_text(encoding="utf-8")
 _NEW_SEED = "() => Math.floor(Math.random() * 4294967296)"
+_SEED_UNLESS_KEPT = "(seed, kept) => (kept ? seed : Math.floor(Math.random() * 4294967296))"
 
 
 class TryPanel:
@@ -61,6 +62,7 @@ class TryPanel:
         self._suggested: Recent[str, None] = Recent()  # prompts that were put in by us and may be replaced
         self._chosen = ChosenWeights()
         self._store = TryStore()
+        self._pictures: Recent[str, Restored] = Recent()  # viewer -> settings that wait until their run is shown
         with gr.Column(elem_classes="rs-try"):
             with gr.Row():
                 self.prompt = gr.Textbox(
@@ -81,17 +83,35 @@ class TryPanel:
                         filterable=False,
                         elem_id="try-weights",
                     )
+                    self.strength = gr.Slider(
+                        **SLIDER, value=1.0, label="Weight of the LoRA", info=_STRENGTH_HELP, elem_id="try-strength"
+                    )
                     self.base = gr.Checkbox(
                         value=True, label="The untrained model beside it", info=_BASE_HELP, elem_id="try-base"
                     )
             with gr.Row(elem_classes="rs-try-row"):
-                self.fields = {"seed": _field("seed"), "steps": _field("steps"), "guidance": _field("guidance")}
+                self.fields = {"seed": drawing_field("seed")}
+                self.keep_seed = gr.Checkbox(
+                    value=True, label="Keep the seed", info=_KEEP_HELP, elem_id="try-keep-seed", min_width=150
+                )
+                self.fields |= {name: drawing_field(name) for name in ("steps", "guidance")}
+            self.others = Companions(watch)
+            self.matrix = Matrix()
             with gr.Accordion("More", open=False), gr.Row(elem_classes="rs-try-row"):
-                self.fields |= {name: _field(name) for name in ("negative_prompt", "width", "height")}
+                self.fields |= {name: drawing_field(name) for name in ("negative_prompt", "width", "height")}
             with gr.Row(elem_classes="rs-buttons"):
                 self.draw = gr.Button("Draw", variant="primary", elem_id="try-draw")
                 self.dice = gr.Button("Draw with another seed", elem_id="try-dice")
                 self.stop = gr.Button("Cancel", visible=False, elem_id="try-stop")
+                self.picture = gr.UploadButton("Settings from a picture", file_types=[".png"], elem_id="try-picture")
+            self.note = gr.HTML(elem_id="try-note", elem_classes="rs-maybe")
+            gr.HTML(
+                html_template="<span hidden></span>",
+                js_on_load=_SCRIPT,
+                apply_default_css=False,
+                container=False,
+                elem_id="try-script",
+            )
             self.now = gr.HTML(elem_id="try-now", elem_classes="rs-maybe")
             self.earlier = gr.HTML(elem_id="try-earlier", elem_classes="rs-maybe")
         self.timer = gr.Timer(_TICK_S, active=False)
@@ -99,7 +119,7 @@ class TryPanel:
     @property
     def outputs(self) -> list[Any]:
         """What `view` may change."""
-        return [self.weights, self.now, self.earlier, self.stop]
+        return [self.weights, self.matrix.columns, *self.others.files, self.now, self.earlier, self.stop]
 
     def view(self, run_name: str | None, viewer: str | None, seen: dict[str, str]) -> dict[Any, Any]:
         """Updates for one viewer who looks at the run `run_name` and was last shown `seen` (changed in place)."""
@@ -108,6 +128,13 @@ class TryPanel:
         changes, previews = Changes(seen), self.watch.previews
         mark = signature(run_name, weights_choices(run))
         changes.draw("try weights", self.weights, mark, lambda: self._chosen.dropdown(run, viewer))
+        changes.draw("try columns", self.matrix.columns, mark, lambda: gr.Dropdown(choices=weights_choices(run)))
+        others = self.others.choices(run)
+        changes.draw_many(
+            "try others",
+            signature(run_name, others),
+            lambda: {file: gr.Dropdown(choices=others) for file in self.others.files},
+        )
         if state is not None and state.status == "done" and run is not None:
             self._keep(run, state)
         busy = state is not None and not state.ended
@@ -137,20 +164,23 @@ class TryPanel:
 
     def wire(self, picker: gr.components.Component) -> None:
         """Connect everything. `picker` holds the name of the run."""
-        inputs = {picker, self.prompt, self.weights, self.base, *self.fields.values()}
+        inputs = {picker, *self._given}
         outputs = [
-            self.prompt,
-            self.weights,
-            self.base,
-            *self.fields.values(),
+            *self._marked,
+            self.keep_seed,
+            *self.others.fields,
             self.now,
             self.earlier,
             self.stop,
+            self.note,
             self.timer,
         ]
 
         def on_draw(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
             return self.draw_pictures(given[picker], given, request.session_hash)
+
+        def on_matrix(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+            return self.draw_matrix(given[picker], given, request.session_hash)
 
         def on_run(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
             return self.show_run(given[picker], given[self.prompt], request.session_hash)
@@ -165,12 +195,42 @@ class TryPanel:
             self.cancel(request.session_hash)
             return self.redraw(name, request.session_hash)
 
-        gr.on([self.draw.click, self.prompt.submit], on_draw, inputs, outputs, **QUICK)
-        self.dice.click(None, None, self.fields["seed"], js=_NEW_SEED, **QUICK).then(on_draw, inputs, outputs, **QUICK)
+        def on_picture(given: Mapping[Any, Any], request: gr.Request) -> dict[Any, Any]:
+            out = self.take_picture(given[self.picture], given[picker], request.session_hash)
+            found = self._pictures.get(request.session_hash or "")
+            return out if found is None else out | {picker: gr.update(value=found.run)}
+
+        seed = self.fields["seed"]
+        for event in (self.draw.click, self.prompt.submit):
+            event(None, [seed, self.keep_seed], seed, js=_SEED_UNLESS_KEPT, **QUICK).then(
+                on_draw, inputs, outputs, **QUICK
+            )
+        self.matrix.draw.click(on_matrix, inputs, outputs, **QUICK)
+        self.dice.click(None, None, seed, js=_NEW_SEED, **QUICK).then(on_draw, inputs, outputs, **QUICK)
         self.stop.click(on_cancel, picker, outputs, **QUICK)
         self.timer.tick(on_tick, picker, outputs, **QUICK)
         self.weights.input(on_weights, [picker, self.weights], None, **QUICK)
+        self.picture.upload(on_picture, {picker, self.picture}, [*outputs, picker], **QUICK)
         picker.change(on_run, {picker, self.prompt}, outputs, **QUICK)
+
+    @property
+    def _marked(self) -> dict[Any, tuple[str, str]]:
+        """Every field that can be wrong -> (what faults call it, its help)."""
+        helped: dict[Any, tuple[str, str]] = {
+            self.prompt: ("prompts", _PROMPT_HELP),
+            self.weights: ("checkpoints", _WEIGHTS_HELP),
+            self.strength: ("strength", _STRENGTH_HELP),
+            self.base: ("base", _BASE_HELP),
+            self.matrix.rows: ("strengths", ROWS_HELP),
+            self.matrix.columns: ("columns", COLUMNS_HELP),
+            self.others.files[0]: ("beside", _OTHER_HELP),
+        }
+        return helped | {field: (name, DRAWING_OPTIONS[name].help) for name, field in self.fields.items()}
+
+    @property
+    def _given(self) -> list[Any]:
+        """The fields that a request is made of."""
+        return [*self._marked, *self.others.fields]
 
     def show_run(self, run_name: str | None, prompt: str | None, viewer: str | None) -> dict[Any, Any]:
         """Another run was chosen: its usual settings are put in, but a prompt that was written stays."""
@@ -184,6 +244,9 @@ class TryPanel:
             return out  # the run's own page says what is wrong with it
         self._chosen.choose(run, viewer, None)  # another run: the best of it is chosen
         out[self.weights] = self._chosen.dropdown(run, viewer)
+        choices = weights_choices(run)
+        out[self.matrix.columns] = gr.update(choices=choices, value=first_columns([value for _, value in choices]))
+        out |= dict.fromkeys(self.others.files, gr.Dropdown(choices=self.others.choices(run), value=""))
         out[self.fields["steps"]] = min(config.validation.num_inference_steps, int(DRAWING_OPTIONS["steps"].maximum))
         out[self.fields["guidance"]] = (
             "" if config.validation.guidance is None else quantity(config.validation.guidance, 6)
@@ -198,6 +261,37 @@ class TryPanel:
             suggestion = next((each for each in known if each), "")
             self._suggested[suggestion] = None
             out[self.prompt] = suggestion
+        waiting = self._pictures.get(viewer or "")
+        if waiting is None or waiting.run != run.name:
+            return out | {self.note: ""}
+        self._pictures.discard(viewer or "")  # a picture brought the viewer here
+        return out | self._put_in(waiting, run, viewer)
+
+    def take_picture(self, file: str | None, run_name: str | None, viewer: str | None) -> dict[Any, Any]:
+        """The settings of a picture, into the fields; where another run drew it, they wait until that one is shown (`show_run`)."""
+        self._pictures.discard(viewer or "")
+        if file is None:
+            return {}
+        try:
+            found = restored(Path(file), self.watch)
+        except Trouble as error:
+            return {self.note: refused_card(error)}
+        note = {self.note: restored_card(found, Path(file).name)}
+        if found.run is not None and found.run != run_name:
+            self._pictures[viewer or ""] = found
+        return self._put_in(found, self.watch.run(run_name), viewer) | note
+
+    def _put_in(self, found: Restored, run: RunSummary | None, viewer: str | None) -> dict[Any, Any]:
+        """The fields with a picture's settings."""
+        out: dict[Any, Any] = {self.fields[name]: value for name, value in found.values.items()}
+        out |= {self.prompt: found.settings.prompt, self.keep_seed: True}
+        if run is not None and found.run == run.name and found.weights is not None:
+            self._chosen.choose(run, viewer, found.weights)
+            out[self.weights] = gr.Dropdown(choices=weights_choices(run), value=found.weights)
+            out[self.strength] = _reaching(found.strength)
+            rows = [*found.others, *[("", 1.0)] * len(self.others.rows)]
+            for (file, weight), (value, strength) in zip(self.others.rows, rows, strict=False):
+                out |= {file: gr.Dropdown(choices=self.others.choices(run), value=value), weight: _reaching(strength)}
         return out
 
     def choose_weights(self, run_name: str | None, value: str | None, viewer: str | None) -> None:
@@ -206,11 +300,37 @@ class TryPanel:
 
     def draw_pictures(self, run_name: str | None, given: Mapping[Any, Any], viewer: str | None) -> dict[Any, Any]:
         """Request what the fields say; everything wrong is shown at its field and below, and then nothing is requested."""
-        run = self.watch.run(run_name)
-        fields = {name: given[field] for name, field in self.fields.items()}
-        record, faults = request_record(run, given[self.prompt], given[self.weights], given[self.base], fields)
-        marks = self.fault_marks(faults)
-        if faults:
+        run, (beside, wrong) = self.watch.run(run_name), self._beside(given)
+        record, faults = request_record(
+            run, given[self.prompt], given[self.weights], given[self.base], self._drawing(given), strength=given[self.strength], beside=beside
+        )  # fmt: skip
+        return self._request(run, record, [*wrong, *faults], viewer)
+
+    def draw_matrix(self, run_name: str | None, given: Mapping[Any, Any], viewer: str | None) -> dict[Any, Any]:
+        """As `draw_pictures`, a matrix."""
+        run, (beside, wrong) = self.watch.run(run_name), self._beside(given)
+        columns, rows = given[self.matrix.columns], given[self.matrix.rows]
+        record, faults = matrix_record(run, given[self.prompt], columns, rows, self._drawing(given), beside=beside)
+        named = [
+            Fault(each.message, tuple("columns" if name == "checkpoints" else name for name in each.options))
+            for each in faults
+        ]
+        return self._request(run, record, [*wrong, *named], viewer)
+
+    def _drawing(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        return {name: given[field] for name, field in self.fields.items()}
+
+    def _beside(self, given: Mapping[Any, Any]) -> tuple[list[dict[str, Any]], list[Fault]]:
+        try:
+            return self.others.asked(given), []
+        except ConfigError as error:
+            return [], list(error.faults)
+
+    def _request(
+        self, run: RunSummary | None, record: Mapping[str, Any], faults: Sequence[Fault], viewer: str | None
+    ) -> dict[Any, Any]:
+        marks = self.fault_marks(faults) | {self.note: ""}
+        if faults or run is None:
             items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
             return {
                 **marks,
@@ -220,7 +340,7 @@ class TryPanel:
         ticket = self.watch.preview_client.request(record, viewer=f"try-{who}")
         self._requests[who] = (run.name, run.created), ticket
         state = self.watch.preview_client.state(ticket)
-        if state.status == "done":  # the same request as before is answered at once
+        if state.status == "done" and state.result is not None:  # the same request as before is answered at once
             self._store.renew(run.path, Path(state.result["folder"]))
         return {**marks, **self.redraw(run.name, who)}
 
@@ -235,33 +355,12 @@ class TryPanel:
         state = self.state(self.watch.run(run_name), viewer)
         return {**self.view(run_name, viewer, {}), self.timer: gr.Timer(active=state is not None and not state.ended)}
 
-    def fault_marks(self, faults: list[Fault]) -> dict[Any, Any]:
+    def fault_marks(self, faults: Sequence[Fault]) -> dict[Any, Any]:
         """Every fault at its field; the usual help at the others."""
-        wrong = {fault.options[0]: fault.message for fault in reversed(faults) if fault.options}
-        helped = {
-            self.prompt: ("prompts", _PROMPT_HELP),
-            self.weights: ("checkpoints", _WEIGHTS_HELP),
-            self.base: ("base", _BASE_HELP),
-        }
-        helped |= {field: (name, DRAWING_OPTIONS[name].help) for name, field in self.fields.items()}
-        return {
-            field: gr.update(
-                info=f"⚠ {wrong[name]}" if name in wrong else help, elem_classes=["rs-wrong"] if name in wrong else []
-            )
-            for field, (name, help) in helped.items()
-        }
+        return fault_marks(faults, self._marked)
 
 
-def _field(name: str) -> gr.components.Component:
-    option = DRAWING_OPTIONS[name]
-    common = {"label": _FIELDS[name], "info": option.help, "elem_id": f"try-{name}", "min_width": 150}
-    if name == "steps":
-        return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=1, value=option.default, **common)
-    if name == "seed":
-        return gr.Number(value=option.default, **common)
-    return gr.Textbox(
-        value="" if option.default is None else str(option.default),
-        placeholder="unset" if option.optional else None,
-        max_lines=1,
-        **common,
-    )
+def _reaching(strength: float) -> gr.Slider:
+    """A weight's slider at this strength, which may lie beyond its usual ends."""
+    low, high = min(SLIDER["minimum"], strength), max(SLIDER["maximum"], strength)
+    return gr.Slider(minimum=low, maximum=high, value=strength)

@@ -19,13 +19,14 @@ def weights_choices(run: RunSummary | None) -> list[tuple[str, str]]:
     """(words, value) of what a run can draw with now, the best first: its LoRA file, its checkpoints from the last on, itself while it trains."""
     if run is None:
         return []
-    found = [(f"The LoRA file, {path.name}", _LORA) for path in _lora_files(run)[:1]]
+    found = [(f"The LoRA file, {path.name}", _LORA) for path in lora_files(run)[:1]]
     if run.state in ("running", "paused"):
         found.append(("As it trains now", LIVE))
     return [*found, *((f"Checkpoint of step {step}", f"{_STEP}{step}") for step in sorted(_steps(run), reverse=True))]
 
 
-def _lora_files(run: RunSummary) -> list[Path]:
+def lora_files(run: RunSummary) -> list[Path]:
+    """The LoRA files of a run; the main one first."""
     folder = RunDir(run.path).lora_path
     # The main file first: the other layout's has a longer name.
     return sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name)) if folder.is_dir() else []
@@ -44,7 +45,7 @@ def _steps(run: RunSummary) -> list[int]:
 def weights_of(run: RunSummary, value: Any) -> Any:
     """The weights of a choice, as a request names them. Raises ConfigError for what is not there (any more)."""
     missing = Fault("There are no such weights of this run; choose again what to draw with.", ("checkpoints",))
-    if value == _LORA and (files := _lora_files(run)):
+    if value == _LORA and (files := lora_files(run)):
         return {"lora": str(files[0]), "label": f"LoRA of {run.name}"[:80]}
     if value == LIVE and run.state in ("running", "paused"):
         return {"run": str(run.path), "live": True, "label": "now" if run.step is None else f"now, step {run.step}"}

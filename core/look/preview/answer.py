@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...adapters.strength import at_strength
 from ...config.options import ConfigError
 from ...families.source import ModelError
 from ...memory import is_out_of_memory, memory_message
@@ -13,6 +14,7 @@ from ..bench import Bench
 from ..drawing import draw
 from ..remembering import Remembering
 from ..sample_request import SampleRequest, read_request
+from ..together import check_together
 from .request import PreviewError, PreviewRequest, Weights
 from .show import Variant, encode_request, show
 
@@ -49,9 +51,18 @@ def show_live(
             "A full fine-tune has no base beside it while it trains.", "Leave the base out, or compare when it is done."
         )
 
+    for each in request.weights:
+        check_together(each)
+
     @contextmanager
     def entered(weights: Weights) -> Iterator["Model"]:
-        with model.adapters_disabled() if weights.is_base else nullcontext():
+        with (
+            model.adapters_disabled()
+            if weights.is_base
+            else nullcontext()
+            if weights.is_plain
+            else at_strength(model, weights.strength)
+        ):
             yield model
 
     if isinstance(request, SampleRequest):

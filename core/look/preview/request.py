@@ -44,6 +44,10 @@ _SHORT = {name.removeprefix("scheduled_sampling_").removeprefix("drift_"): name 
 """`sampler`, `guidance`, `seed` and so on of a request -> the option that they stand for; they win over the config's."""
 
 MOST_CHECKPOINTS, MOST_SAMPLERS, MOST_VARIANTS = 4, 4, 6
+MOST_LORAS, LARGEST_STRENGTH = 4, 4.0
+"""LoRAs that act at once; how strongly one may act: 0 = not at all, 1 = as trained, below 0 = the other way."""
+SAME_MODEL = ("pretrained_model_name_or_path", "revision", "variant", "pretrained_components")
+"""What must be equal in the configs of a run and of the request that shows its checkpoint."""
 
 
 class PreviewError(Trouble):
@@ -94,12 +98,15 @@ class Weights:
     """Which weights to show: the base model's, a LoRA file's, a run's checkpoint, or those of a run that trains now.
 
     `path`: of the LoRA file or the run's folder; `step`: of the checkpoint. `label` names the curve and the strip.
+    `strength`: what the LoRA's change is multiplied by. `beside`: LoRAs that act at the same time, each with its own strength.
     """
 
     kind: Literal["base", "lora", "run", "live"]
     path: Path | None
     step: int | None
     label: str
+    strength: float = 1.0
+    beside: tuple["Weights", ...] = ()
 
     @property
     def checkpoint(self) -> Path:
@@ -109,6 +116,16 @@ class Weights:
     @property
     def is_base(self) -> bool:
         return self.kind == "base"
+
+    @property
+    def together(self) -> tuple["Weights", ...]:
+        """Everything that acts at once: none for the base."""
+        return () if self.is_base else (self, *self.beside)
+
+    @property
+    def is_plain(self) -> bool:
+        """One LoRA or checkpoint as it was trained, or the base."""
+        return self.strength == 1 and not self.beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +152,8 @@ class PreviewRequest:
         """The request that a JSON object describes.
 
         Keys: `config` (flat options; only `RELEVANT` ones matter), `checkpoints` (list of "base", {"lora": file},
-        {"run": folder, "step": n}, {"run": folder, "live": true}, each with an optional "label"), `image` (a file, a
+        {"run": folder, "step": n}, {"run": folder, "live": true}, each with an optional "label", "strength" (a number) and
+        "beside" (a list of LoRAs and checkpoints that act at the same time)), `image` (a file, a
         folder, or a built-in name with an optional "/stem"), `prompt`, the fields of `View`, `sampler`, `order`, `grid`,
         `grid_steps`, `guidance`, `seed`, `fine_factor`, `samplers` (list of {"sampler", "order"}: solver against
         solver), `what` (one or more of `KINDS`), `role`.
@@ -221,7 +239,7 @@ class PreviewRequest:
         parts = [
             {name: flat[name] for name in RELEVANT}, self.resolution,
             [[each.rollout.sampler, each.rollout.order] for each in self.by_solver],
-            [[each.kind, each.label, each.step, file_stamp(each)] for each in self.weights],
+            [weights_mark(each) for each in self.weights],
             _stamp(self.picture), _stamp(crop_path(self.picture)), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
             self.what, self.role,
         ]  # fmt: skip
@@ -263,10 +281,10 @@ def _configs(flat: Mapping[str, Any], samplers: Any) -> list[RunConfig]:
     return found
 
 
-def read_weights(chosen: Any) -> tuple[Weights, ...]:
-    """The checkpoints of a request, each with its own label."""
-    if not isinstance(chosen, list | tuple) or not 1 <= len(chosen) <= MOST_CHECKPOINTS:
-        raise ConfigError([Fault(f"checkpoints: must be a list of 1 to {MOST_CHECKPOINTS}.", ("checkpoints",))])
+def read_weights(chosen: Any, most: int = MOST_CHECKPOINTS) -> tuple[Weights, ...]:
+    """The checkpoints of a request, each with its own label. Raises ConfigError."""
+    if not isinstance(chosen, list | tuple) or not 1 <= len(chosen) <= most:
+        raise ConfigError([Fault(f"checkpoints: must be a list of 1 to {most}.", ("checkpoints",))])
     faults: list[Fault] = []
     found = [each for choice in chosen for each in [faults_of(faults, lambda choice=choice: _one(choice))] if each]
     labels = [each.label for each in found]
@@ -285,30 +303,78 @@ def read_weights(chosen: Any) -> tuple[Weights, ...]:
     return tuple(found)
 
 
+def read_strength(given: Any) -> float:
+    """How strongly a LoRA acts. Raises ConfigError for what is no number from -4 to 4."""
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, int | float)
+        or not -LARGEST_STRENGTH <= given <= LARGEST_STRENGTH
+    ):
+        raise ConfigError(
+            [
+                Fault(
+                    f"strength = {shown(given)}: must be a number from {-LARGEST_STRENGTH:g} to {LARGEST_STRENGTH:g} "
+                    "(0 = without the LoRA, 1 = as trained).",
+                    ("strength",),
+                )
+            ]
+        )
+    return float(given)
+
+
 def _one(choice: Any) -> Weights:
     rule = (
         'must be "base", {"lora": file}, {"run": folder, "step": number} or {"run": folder, "live": true}, with an '
-        'optional "label".'
+        'optional "label", "strength" and "beside".'
     )
     wrong = ConfigError([Fault(f"checkpoints: {shown(choice)} {rule}", ("checkpoints",))])
     if choice == "base":
         return Weights("base", None, None, "base")
     if not isinstance(choice, Mapping):
         raise wrong
-    label, keys = choice.get("label"), set(choice) - {"label"}
+    label, keys = choice.get("label"), set(choice) - {"label", "strength", "beside"}
     if label is not None and (not isinstance(label, str) or not label.strip() or len(label) > 80):
         raise ConfigError([Fault("checkpoints: a label must be text of 1 to 80 characters.", ("checkpoints",))])
+    strength, beside = read_strength(choice.get("strength", 1.0)), _beside(choice)
     if keys == {"lora"} and isinstance(choice["lora"], str) and choice["lora"].strip():
         path = Path(choice["lora"]).expanduser()
-        return Weights("lora", path, None, path.stem if label is None else label)
+        return Weights("lora", path, None, path.stem if label is None else label, strength, beside)
     if not isinstance(choice.get("run"), str) or not choice["run"].strip():
         raise wrong
     path, step = Path(choice["run"]).expanduser(), choice.get("step")
     if keys == {"run", "step"} and isinstance(step, int) and not isinstance(step, bool) and step >= 0:
-        return Weights("run", path, step, f"{path.name}, step {step}" if label is None else label)
+        name = f"{path.name}, step {step}" if label is None else label
+        return Weights("run", path, step, name, strength, beside)
     if keys == {"run", "live"} and choice["live"] is True:
-        return Weights("live", path, None, f"{path.name}, now" if label is None else label)
+        return Weights("live", path, None, f"{path.name}, now" if label is None else label, strength, beside)
     raise wrong
+
+
+def _beside(choice: Mapping[str, Any]) -> tuple[Weights, ...]:
+    """The LoRAs that act together with this one."""
+    given = choice.get("beside", [])
+    if not isinstance(given, list | tuple) or len(given) >= MOST_LORAS:
+        raise ConfigError([Fault(f"beside: must be a list of at most {MOST_LORAS - 1} LoRAs.", ("beside",))])
+    if not given:
+        return ()
+    if choice.get("live") is True:
+        message = (
+            "beside: the weights of a running run are in its own process, where no other LoRA is loaded; choose one of its "
+            "checkpoints, or leave the other LoRAs out."
+        )
+        raise ConfigError([Fault(message, ("beside",))])
+    found = tuple(_one(each) for each in given)
+    if any(each.kind not in ("lora", "run") or each.beside for each in found):
+        raise ConfigError(
+            [Fault('beside: each must be {"lora": file} or {"run": folder, "step": number}.', ("beside",))]
+        )
+    places = [(each.path, each.step) for each in found]
+    own = Path(str(choice.get("lora", choice.get("run")))).expanduser(), choice.get("step")
+    for place in places:
+        if [own, *places].count(place) > 1:
+            message = f"beside: {place[0].name if place[0] else place} is named twice; name it once, with the sum of its weights."
+            raise ConfigError([Fault(message, ("beside",))])
+    return found
 
 
 def located_in(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -389,6 +455,12 @@ def _first_stem() -> str:
 
 def _kinds() -> str:
     return ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
+
+
+def weights_mark(weights: Weights) -> list[Any]:
+    """Equal for the same weights from the same files."""
+    one = [[each.kind, each.step, each.strength, file_stamp(each)] for each in weights.together]
+    return [weights.label, *one]
 
 
 def file_stamp(weights: Weights) -> list[Any] | None:
