@@ -28,7 +28,7 @@ from .noise import (
 )
 from .reflexflow import starts_at_the_drawn_time
 from .solvers import make_solver
-from .solvers.base import Solver
+from .solvers.base import Course, Solver
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig
@@ -69,12 +69,6 @@ class Plan:
     def mean_offset(self) -> float:
         """Mean actual offset of the rolled rows, in grid steps; 0 when there are none."""
         return float(self.k[self.rolled].double().mean()) if bool(self.rolled.any()) else 0.0
-
-    def level_before(self, steps: int, path: NoisePath, grid: Grid, rows: Tensor) -> Level:
-        """The level `steps` grid steps before (noisier than) the target of `rows`; at 0 the target itself, unrounded."""
-        if steps == 0:
-            return self.target[rows]
-        return Level.of(path.levels.at(grid.time(numbers(self.index[rows] - steps))))
 
 
 def draw_offsets(
@@ -192,37 +186,64 @@ class RolledState:
 
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """No gradients, evaluation mode in `modules`; afterwards every submodule's train flag and the random state are as before."""
-    flags = [(part, part.training) for module in modules for part in module.modules()]
+    """No gradients, evaluation mode in `modules`; afterwards every submodule's train flag and the random state are as before.
+
+    Cost: one walk over the modules, which looks only at those that train (`nn.Module.eval` and `modules` take several times as long).
+    """
     with torch.no_grad(), kept_random_state():
-        for module in modules:
-            module.eval()
+        training = _training(modules)
+        for part in training:
+            part.__dict__["training"] = False
         try:
             yield
         finally:
-            for part, training in flags:
-                part.training = training
+            for part in training:
+                part.__dict__["training"] = True
+
+
+def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules, and all within them, that are in train mode; one that stands in several places may be named several times."""
+    waiting, found = list(modules), []
+    while waiting:
+        module = waiting.pop()
+        if module.training:
+            found.append(module)
+        waiting += [part for part in module._modules.values() if part is not None]
+    return found
 
 
 class _Counted:
     """The network with its calls and rows counted, its answers in state precision, and the first answer of a step at hand."""
 
-    def __init__(self, predict: Predict, device: torch.device):
-        self.predict, self.device, self.calls, self.rows = predict, device, 0, 0
+    def __init__(self, predict: Predict):
+        self.predict, self.calls, self.rows = predict, 0, 0
 
     def on(self, places: LongTensor) -> Callable[[Tensor, Level], Prediction]:
-        places = places.to(self.device)
         self.first: Prediction | None = None
 
         def evaluate(x: Tensor, level: Level) -> Prediction:
             self.calls += 1
             self.rows += len(x)
-            answer = self.predict(x, level.to(x), places)
+            answer = self.predict(x, level, places)
             answer = Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
             self.first = self.first or answer
             return answer
 
         return evaluate
+
+
+def _course(plan: Plan, order: LongTensor, path: NoisePath, grid: Grid) -> Course:
+    """The steps of all rolled rows, who stand first in `order`, the farthest first: k whole grid steps each, all ending together."""
+    k = plan.k[order].numpy()
+    lefts = range(int(k.max(initial=0)), 0, -1)
+    sizes = [int((k >= left).sum()) for left in lefts]
+    rows = np.concatenate([order.numpy()[:size] for size in sizes] or [np.zeros(0, np.int64)])
+    left = np.repeat(np.array(lefts, np.float64), sizes)
+    index, target = plan.index.numpy()[rows], plan.target[torch.from_numpy(rows)]
+    here, there = (Level.of(path.levels.at(grid.time(index - steps))) for steps in (left, left - 1))
+    ends = torch.from_numpy(left == 1)  # at the target itself, unrounded
+    parts = ((getattr(target, name), getattr(there, name)) for name in ("t", "alpha", "sigma"))
+    return Course(here, Level(*(torch.where(ends, *part) for part in parts)), tuple(sizes))
 
 
 def rollout(
@@ -251,32 +272,30 @@ def rollout(
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
     """
     order = torch.argsort(plan.k, descending=True, stable=True)
-    home = order.to(x0.device)
+    course = _course(plan, order, path, grid)
+    home = order.to(x0.device, non_blocking=x0.device.type == "cuda")
     states = path.noised(x0, noise, plan.source)
     if start == "noise":
         states = torch.where(per_row(plan.k, states) > 0, noise.to(states), states)
-    states = states[home]
-    network, past, in_flight, moments = _Counted(predict, x0.device), None, 0, []
+    network, past, moments, begin, end = _Counted(predict), None, [], 0, 0
+    waiting = states[home]
+    x = waiting[:0]
 
     with undisturbed(*modules):
-        for left in range(int(plan.k.max()) if len(plan.k) else 0, 0, -1):
-            newcomers = int((plan.k == left).sum())
-            past = past.joined_by(newcomers) if past is not None else None
-            in_flight += newcomers
-            rows = order[:in_flight]
-            here, there = (plan.level_before(steps, path, grid, rows) for steps in (left, left - 1))
-            x = states[:in_flight]
-            moved, past = solver.step(network.on(rows), path, x, here, there, past)
+        for step, size in zip(solver.steps(path, course, waiting), course.sizes, strict=True):
+            if size > len(x):
+                past = past.joined_by(size - len(x)) if past is not None else None
+                x = torch.cat([x, waiting[len(x) : size]])
+            begin, end, before = end, end + size, x
+            x, past = step.take(network.on(home[:size]), x, past)
             if trajectory:
-                moments.append(Moment(x, here, rows, network.first))
-            states = torch.cat([moved, states[in_flight:]])
+                moments.append(Moment(before, course.here[begin:end], order[:size], network.first))
     if trajectory:
-        rows = order[:in_flight]
-        moments.append(Moment(states[:in_flight], plan.target[rows], rows, None))
+        rows = order[: len(x)]
+        moments.append(Moment(x, plan.target[rows], rows, None))
 
-    x = torch.empty_like(states)
-    x[home] = states
-    return RolledState(x, network.rows, network.calls, tuple(moments))
+    states = states.index_copy(0, home[: len(x)], x)
+    return RolledState(states, network.rows, network.calls, tuple(moments))
 
 
 def roll_out(
