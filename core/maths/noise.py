@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from . import grid
 
@@ -40,6 +40,11 @@ def sent(values: Tensor, x: Tensor) -> Tensor:
     """
     # The cast stands before the move: a device without float64 refuses to receive it.
     return values.to(state_dtype(x)).to(x.device, non_blocking=x.device.type == "cuda")
+
+
+def placed(rows: LongTensor, x: Tensor) -> LongTensor:
+    """Places of rows, (R,), on the device of `x`; like `sent` without waiting for it."""
+    return rows.to(x.device, non_blocking=x.device.type == "cuda")  # type: ignore[return-value]
 
 
 def per_row(values: Tensor, x: Tensor) -> Tensor:

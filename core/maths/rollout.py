@@ -24,6 +24,7 @@ from .noise import (
     consistent_target,
     numbers,
     per_row,
+    placed,
     target_output,
 )
 from .reflexflow import starts_at_the_drawn_time
@@ -273,7 +274,7 @@ def rollout(
     """
     order = torch.argsort(plan.k, descending=True, stable=True)
     course = _course(plan, order, path, grid)
-    home = order.to(x0.device, non_blocking=x0.device.type == "cuda")
+    home = placed(order, x0)
     states = path.noised(x0, noise, plan.source)
     if start == "noise":
         states = torch.where(per_row(plan.k, states) > 0, noise.to(states), states)
@@ -324,7 +325,7 @@ def training_target(
     plain = target_output(x0, noise, plan.target, prediction_type)
     if config.target == "original" or not bool(plan.rolled.any()):
         return plain
-    rows = plan.rows.to(x0.device)
+    rows = placed(plan.rows, x0)
     target = plain.clone()
     target[rows] = consistent_target(x[rows], x0[rows], plan.target[plan.rows], prediction_type).to(target)
     return target
