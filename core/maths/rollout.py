@@ -28,7 +28,7 @@ from .noise import (
     target_output,
 )
 from .reflexflow import starts_at_the_drawn_time
-from .solvers import make_solver
+from .solvers import make_solver, most_steps
 from .solvers.base import Course, Solver
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def make_plan(
     """
     batch = len(t)
     probability = rollout.probability_at(step) if rollout.is_active else 0.0
-    chosen = torch.rand(batch, generator=generator(seed, step, "mask", index), dtype=torch.float64) < probability
+    chosen = _chosen(batch, probability, generator(seed, step, "mask", index), exactly=rollout.exact_share)
     if starts_at_the_drawn_time(rollout, path):
         ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
         plan = plan_from_drawn_time(t, chosen, ways, path, grid, probability=probability)
@@ -156,6 +156,16 @@ def make_plan(
     plan = plan_offsets(t, torch.where(deep_enough, drawn, 0), path, grid, probability=probability)
     plan = replace(plan, drawn_k=drawn)
     return at_source(plan) if rollout.control == "source_noise" else plan
+
+
+def _chosen(rows: int, probability: float, draws: torch.Generator, *, exactly: bool) -> Tensor:
+    """(rows,) bool: who is rolled out. `exactly`: `probability * rows` of them, rounded up or down so that this is their mean; those that
+    draw the lowest numbers, so mostly the same ones."""
+    drawn = torch.rand(rows, generator=draws, dtype=torch.float64)
+    if not exactly:
+        return drawn < probability
+    number = int(probability * rows + float(torch.rand(1, generator=draws, dtype=torch.float64)))
+    return drawn.argsort().argsort() < number
 
 
 def at_source(plan: Plan) -> Plan:
@@ -233,15 +243,17 @@ class _Counted:
         return evaluate
 
 
-def _course(plan: Plan, order: LongTensor, path: NoisePath, grid: Grid) -> Course:
-    """The steps of all rolled rows, who stand first in `order`, the farthest first: k whole grid steps each, all ending together."""
-    k = plan.k[order].numpy()
-    lefts = range(int(k.max(initial=0)), 0, -1)
-    sizes = [int((k >= left).sum()) for left in lefts]
+def _course(plan: Plan, number: LongTensor, order: LongTensor, path: NoisePath, grid: Grid) -> Course:
+    """The steps of all rolled rows, who stand first in `order`, the one with most steps first, all ending together: `number` (B,) equal
+    parts of each row's k grid steps."""
+    steps = number[order].numpy()
+    lefts = range(int(steps.max(initial=0)), 0, -1)
+    sizes = [int((steps >= left).sum()) for left in lefts]
     rows = np.concatenate([order.numpy()[:size] for size in sizes] or [np.zeros(0, np.int64)])
     left = np.repeat(np.array(lefts, np.float64), sizes)
     index, target = plan.index.numpy()[rows], plan.target[torch.from_numpy(rows)]
-    here, there = (Level.of(path.levels.at(grid.time(index - steps))) for steps in (left, left - 1))
+    k, parts_of = plan.k.numpy()[rows], number.numpy()[rows]
+    here, there = (Level.of(path.levels.at(grid.time(index - k * back / parts_of))) for back in (left, left - 1))
     ends = torch.from_numpy(left == 1)  # at the target itself, unrounded
     parts = ((getattr(target, name), getattr(there, name)) for name in ("t", "alpha", "sigma"))
     return Course(here, Level(*(torch.where(ends, *part) for part in parts)), tuple(sizes))
@@ -259,11 +271,12 @@ def rollout(
     modules: Sequence[nn.Module] = (),
     trajectory: bool = False,
     start: Literal["source", "noise"] = "source",
+    most_steps: int | None = None,
 ) -> RolledState:
     """Integrate each row from its source to its target on the network's own predictions.
 
     Rows that go farther start earlier and all finish together; the network is called on the rows in flight only:
-    rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly. No gradient, no random numbers.
+    rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly (of min(k, most_steps)). No gradient, no random numbers.
 
     Args:
         predict: the network (`Predict`). Its precision is its own affair; the state stays in float32 (or wider if x0 is).
@@ -271,9 +284,11 @@ def rollout(
         modules: put into evaluation mode meanwhile and restored.
         trajectory: keep every state with its level and prediction, from the source to the target.
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
+        most_steps: a row that is farther away goes the same way in so many equal parts; None = every step is a grid step.
     """
-    order = torch.argsort(plan.k, descending=True, stable=True)
-    course = _course(plan, order, path, grid)
+    number = plan.k if most_steps is None else plan.k.clamp(max=most_steps)
+    order = torch.argsort(number, descending=True, stable=True)
+    course = _course(plan, number, order, path, grid)
     home = placed(order, x0)
     states = path.noised(x0, noise, plan.source)
     if start == "noise":
@@ -310,9 +325,11 @@ def roll_out(
     *,
     modules: Sequence[nn.Module] = (),
 ) -> RolledState:
-    """The rollout that training does under `config`: its solver and order. Guidance belongs to `predict`. When no row rolls, no call is
-    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `remedies/rollout.py`, on the answer of a training pass.)"""
-    return rollout(predict, x0, noise, plan, grid, path, make_solver(config.sampler, config.order), modules=modules)
+    """The rollout that training does under `config`: its solver, order and most evaluations. Guidance belongs to `predict`. When no row
+    rolls, no call is made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `remedies/rollout.py`, on the answer of a training
+    pass.)"""
+    solver, most = make_solver(config.sampler, config.order), most_steps(config.sampler, config.max_evaluations)
+    return rollout(predict, x0, noise, plan, grid, path, solver, modules=modules, most_steps=most)
 
 
 def training_target(

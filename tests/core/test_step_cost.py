@@ -3,11 +3,13 @@
 import pytest
 import torch
 from oracles import PATHS, grid_for, random_pair
-from rollout_studio.core.config import config_from_flat
+from rollout_studio.core.before.cost import rollout_cost
+from rollout_studio.core.before.effects import longest_rollout
+from rollout_studio.core.config import RolloutConfig, config_from_flat
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.families.guidance import CLASSIFIER_FREE
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow, prediction_from_output
-from rollout_studio.core.maths.rollout import plan_offsets, rollout, undisturbed
+from rollout_studio.core.maths.rollout import make_plan, plan_offsets, rollout, undisturbed
 from rollout_studio.core.maths.solvers import SOLVERS, make_solver
 from rollout_studio.core.remedies import Batch, Ground, remedy_for
 from rollout_studio.core.train.losses import batch_loss
@@ -189,3 +191,66 @@ def test_a_training_step_reads_no_more_numbers_the_farther_its_rows_roll(tiny_ru
         [event] = events(run, "step")
         counts[offset].calls = event["network_calls"]
     assert counts[5].calls > counts[1].calls and counts[5].reads == counts[1].reads
+
+
+# --- options that trade ---
+
+
+def plan_of(step, rows=4, **options):
+    options = RolloutConfig(**{"max_step_offset": 3, "probability": 0.3} | options)
+    return make_plan(options, torch.full((rows,), 0.5), FLOW, grid_for(FLOW), step=step, seed=7)
+
+
+@pytest.mark.parametrize(("chance", "rows"), [(0.3, 4), (0.25, 4), (0.5, 1), (0.9, 10)])
+def test_the_exact_share_is_the_chance_in_every_step_but_for_rounding_and_on_average(chance, rows):
+    """Which rows: each as often as the others, and with the offsets that it would have drawn."""
+    plans = [plan_of(step, rows, probability=chance, exact_share=True, max_step_offset=1000) for step in range(3000)]
+    chosen = torch.stack([plan.drawn_k > 0 for plan in plans]).double()  # an offset of 0 is drawn once in 1000
+    assert set(chosen.sum(1).tolist()) <= {float(n) for n in range(int(chance * rows) - 1, int(chance * rows) + 2)}
+    assert chosen.sum(1).std() <= 0.51
+    assert chosen.mean(0).tolist() == pytest.approx([chance] * rows, abs=0.04)
+    drawn = plan_of(0, rows, probability=1.0, max_step_offset=1000).drawn_k
+    assert ((plans[0].drawn_k == drawn) | (plans[0].drawn_k == 0)).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_exact_share_of_none_and_all_is_that_of_the_draw(probability):
+    for step in range(50):
+        one, other = (plan_of(step, probability=probability, exact_share=each) for each in (False, True))
+        assert torch.equal(one.k, other.k)
+
+
+@pytest.mark.parametrize(("name", "order"), ALL)
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_rollout_of_few_steps_goes_the_same_way_in_equal_parts(name, order, most):
+    """With the true pair it lands where the long one does; nearer rows keep their grid steps."""
+    x0, noise = random_pair((4, 3, 4, 5), dtype=torch.float64)
+    plan = plan_offsets(torch.tensor([0.3, 0.4, 0.62, 0.5]), torch.tensor([0, 1, 9, 4]), FLOW, grid := grid_for(FLOW))
+    seen = []
+
+    def predict(x, level, rows):
+        seen.append(dict(zip(rows.tolist(), level.t.tolist(), strict=True)))
+        return Prediction(x0[rows], noise[rows])
+
+    rolled = rollout(predict, x0, noise, plan, grid, FLOW, make_solver(name, order), most_steps=most)
+    evaluations = SOLVERS[name].calls_per_step
+    assert rolled.calls == most * evaluations
+    assert rolled.rows_evaluated == evaluations * sum(min(k, most) for k in (0, 1, 9, 4))
+    torch.testing.assert_close(rolled.x, FLOW.noised(x0, noise, plan.target), atol=1e-9, rtol=0)
+    first = next(i for i, rows in enumerate(seen) if 2 in rows)
+    index = [float(grid.index(rows[2])) for rows in seen[first::evaluations]]
+    ways = [float(plan.index[2]) - 9 * (most - i) / most for i in range(most)]
+    assert index == pytest.approx(ways)
+
+
+@pytest.mark.parametrize(("sampler", "allowed", "steps"), [("unipc", 0, 3), ("unipc", 1, 1), ("unipc", 2, 2), ("rk4", 4, 1), ("rk4", 11, 2), ("euler", 50, 3)])  # fmt: skip
+def test_the_most_evaluations_bound_calls_rows_and_the_cost_that_is_told(sampler, allowed, steps):
+    flat = {"scheduled_sampling_max_step_offset": 3, "scheduled_sampling_sampler": sampler, "scheduled_sampling_max_evaluations": allowed}  # fmt: skip
+    model, each = Model(), SOLVERS[sampler].calls_per_step
+    found = loss_of(model, (0, 1, 3, 2), **flat)
+    assert found.network_calls == each * steps + 1
+    assert found.network_rows == 4 + 3 + each * sum(min(k, steps) for k in (0, 1, 3, 2))
+    config = config_from_flat(ROLLS | flat | {"model_family": "sd3"})
+    assert longest_rollout(config).total == rollout_cost(config).most_forwards == each * steps + 1
+    expected = sum(each * min(k, steps) + 1 for k in (1, 2, 3)) / 4
+    assert rollout_cost(config).peak_forwards == pytest.approx(expected)
