@@ -44,9 +44,9 @@ _LEVEL_CHOICES = [("Off", "off"), ("Gentle", "gentle"), ("Strong", "strong"), ("
 
 GROUPS = (
     ("a", "How far and how often", "which rows are rolled out, and from where",
-     (("max_step_offset",), ("probability",), ("prob_start", "prob_end"), ("ramp_steps", "start_step"), ("ramp_shape", "strategy"))),
+     (("max_step_offset",), ("probability",), ("prob_start", "prob_end"), ("ramp_steps", "start_step"), ("ramp_shape", "strategy"), ("exact_share",))),
     ("b", "Grid and solver", "what one step is, and which solver takes it",
-     (("grid", "grid_steps"), ("sampler", "order"), ("guidance", "control"))),
+     (("grid", "grid_steps"), ("sampler", "order"), ("max_evaluations",), ("guidance", "control"))),
     ("c", "What it learns", "from the state at the end of the rollout",
      (("target",), ("min_sigma", "snr_gamma"), ("reflexflow",), ("reflexflow_mode", "reflexflow_step_gradient"), ("reflexflow_alpha", "reflexflow_norm"), ("reflexflow_beta1", "reflexflow_beta2"))),
 )  # fmt: skip
@@ -201,7 +201,8 @@ def solver_words(config: RunConfig) -> str:
 def _story(config: RunConfig) -> str:
     rollout = config.rollout
     far = rollout.max_step_offset
-    chosen = f"With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. Its picture gets extra noise: up to {far} grid step{'' if far == 1 else 's'} too much."
+    choice = _choice(config)
+    chosen = f"{choice} Its picture gets extra noise: up to {far} grid step{'' if far == 1 else 's'} too much."
     if rollout.control == "source_noise":
         return (
             f"<ol><li><b>Start.</b> {text(chosen)}</li><li><b>Control.</b> No rollout: the row is trained right there as a plain row, to measure what "
@@ -209,7 +210,7 @@ def _story(config: RunConfig) -> str:
         )
     if in_paper_mode(config):
         return (
-            f"<ol><li><b>Start.</b> With a chance of up to {quantity(100 * highest_chance(config), 3)} % a row is chosen. At the noise level that it drew it "
+            f"<ol><li><b>Start.</b> {text(choice)} At the noise level that it drew it "
             'learns as a plain row does.</li><li><b>Rollout.</b> The answer that it learns on also takes one step towards the picture, of any length. '
             'Its mistake stays in.</li><li class="rs-at"><b>Learn again.</b> Where it arrives, a second pass is taught the direction away from the true '
             "picture. All other rows are plain.</li></ol>"
@@ -219,6 +220,13 @@ def _story(config: RunConfig) -> str:
         '<li class="rs-at"><b>Learn.</b> Where it arrives, with those mistakes, it is taught '
         f"{'the way from there to the true picture' if rollout.target == 'consistent' else 'as if it had not drifted'}. All other rows are plain.</li></ol>"
     )
+
+
+def _choice(config: RunConfig) -> str:
+    share = quantity(100 * highest_chance(config), 3)
+    if config.rollout.exact_share:
+        return f"Up to {share} % of the rows of a step are chosen, equally many in every step. Take one of them."
+    return f"With a chance of up to {share} % a row is chosen."
 
 
 def cost_sentence(config: RunConfig) -> str:

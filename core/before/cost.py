@@ -12,7 +12,7 @@ import numpy as np
 
 from ..families.guidance import CLASSIFIER_FREE, Guidance
 from ..families.known import known_family
-from ..maths.solvers import SOLVERS
+from ..maths.solvers import SOLVERS, most_steps
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig, RunConfig
@@ -36,6 +36,12 @@ def offset_distribution(strategy: Strategy, maximum: int) -> list[float]:
 
     early = [below(k + 0.5) - below(k - 0.5) for k in range(maximum + 1)]
     return early if strategy == "biased_early" else early[::-1]
+
+
+def steps_of(rollout: "RolloutConfig", k: int) -> int:
+    """Solver steps of a rollout from `k` grid steps away: one each, or what `max_evaluations` leaves."""
+    most = most_steps(rollout.sampler, rollout.max_evaluations)
+    return k if most is None else min(k, most)
 
 
 def guidance_of(config: "RunConfig") -> Guidance:
@@ -116,9 +122,11 @@ def expected_cost(
         mean = probability * most
     else:
         each = SOLVERS[rollout.sampler].calls_per_step * guidance.evaluations(rollout.guidance)
-        most = each * rollout.max_step_offset + (1 if reflexflow else 0)
+        steps = [steps_of(rollout, k) for k in range(len(chances))]
+        most = each * steps[-1] + (1 if reflexflow else 0)
         mean = probability * (
-            each * sum(k * chance for k, chance in enumerate(chances)) + (rolled if reflexflow else 0)
+            each * sum(number * chance for number, chance in zip(steps, chances, strict=True))
+            + (rolled if reflexflow else 0)
         )
     return Cost(mean, float(most if probability > 0 else 0), (c + beside + mean) / (c + beside))
 

@@ -6,7 +6,7 @@ from ..config import RunConfig
 from ..config.rules import PREFIX, idle_rules, in_paper_mode, reflexflow_on
 from ..maths.grid import Level, sources
 from ..maths.solvers import SOLVERS
-from .cost import blur_factor, guidance_of, offset_distribution, plain_step_in_forwards
+from .cost import blur_factor, guidance_of, offset_distribution, plain_step_in_forwards, steps_of
 from .run_schedule import RunSchedule, schedule_of
 
 CAUTION = "Scheduled sampling is experimental"
@@ -48,7 +48,11 @@ def longest_rollout(config: RunConfig) -> RolloutForwards:
     if in_paper_mode(config):
         return RolloutForwards(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
     return RolloutForwards(
-        rollout.max_step_offset, SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0
+        steps_of(rollout, rollout.max_step_offset),
+        SOLVERS[rollout.sampler].calls_per_step,
+        forwards,
+        1 if reflexflow else 0,
+        0.0,
     )
 
 

@@ -120,12 +120,14 @@ def idle_rollout(config: RunConfig) -> Iterator[Idle]:
             "there is no ramp (its length is 0)",
             f"{PREFIX}ramp_steps is 0",
         )
+        if rollout.probability == 1 and rollout.start_step == 0:
+            yield Idle(_named("exact_share"), "every row is chosen anyway")
     if rollout.grid == "training":
         yield Idle(_named("grid_steps"), "the training grid has its own steps", f'{PREFIX}grid is "training"')
     if rollout.control == "source_noise":
         reflexflow = [name for name in ROLLOUT_OPTIONS if name.startswith(PREFIX + "reflexflow")]
         yield Idle(
-            (*_named("sampler", "order", "guidance", "target"), *reflexflow),
+            (*_named("sampler", "order", "guidance", "target", "max_evaluations"), *reflexflow),
             "no row is rolled out: this run is a control",
             opening=_CONTROL,
         )
@@ -181,7 +183,8 @@ def _idle_solver(config: RunConfig) -> Iterator[Idle]:
         yield Idle(idle, off, "ReflexFlow is off here")
     elif rollout.reflexflow_mode == "paper":
         yield Idle(
-            _named("sampler", "order", "target", "guidance"), "the paper's mode takes one Euler step and its own target"
+            _named("sampler", "order", "target", "guidance", "max_evaluations"),
+            "the paper's mode takes one Euler step and its own target",
         )
         yield Idle(
             _named(*NOT_IN_PAPER_MODE),
@@ -196,6 +199,9 @@ def _idle_solver(config: RunConfig) -> Iterator[Idle]:
         yield Idle(_named("order"), f"{rollout.sampler} has no order")
     elif rollout.max_step_offset == 1:
         yield Idle(_named("order"), "over a single step every order is the same")
+    evaluations = rollout.max_step_offset * (4 if rollout.sampler == "rk4" else 1)
+    if not in_paper_mode(config) and rollout.max_evaluations >= evaluations:
+        yield Idle(_named("max_evaluations"), "no rollout takes as many evaluations")
     if rollout.reflexflow_alpha == 0:
         yield Idle(_named("reflexflow_norm"), "the frequency weight is 1 everywhere")
     if rollout.target != "consistent":

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from . import grid
 
@@ -33,10 +33,23 @@ def state_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def sent(values: Tensor, x: Tensor) -> Tensor:
+    """Values of any shape in the state precision of `x`, on its device, without waiting for what that computes.
+
+    CUDA takes a copy of ordinary memory before the call returns, so the values may be gone at once.
+    """
+    # The cast stands before the move: a device without float64 refuses to receive it.
+    return values.to(state_dtype(x)).to(x.device, non_blocking=x.device.type == "cuda")
+
+
+def placed(rows: LongTensor, x: Tensor) -> LongTensor:
+    """Places of rows, (R,), on the device of `x`; like `sent` without waiting for it."""
+    return rows.to(x.device, non_blocking=x.device.type == "cuda")  # type: ignore[return-value]
+
+
 def per_row(values: Tensor, x: Tensor) -> Tensor:
     """Values (B,), shaped (B, 1, ..., 1) to multiply the rows of `x`, on its device and in its state precision."""
-    # The cast stands before the move: a device without float64 refuses to receive it.
-    return values.to(state_dtype(x)).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+    return sent(values, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def numbers(values: Tensor) -> NDArray[np.float64]:
@@ -76,12 +89,14 @@ class Level(grid.Level):
         return self.map(lambda values: values.reshape(-1, *[1] * (ndim - 1)))
 
     def to(self, x: Tensor) -> "Level":
-        """The level, still (B,), on the device and in the state precision of `x`."""
-        return self.map(lambda values: values.to(state_dtype(x)).to(x.device))
+        """The level, still (B,), on the device and in the state precision of `x`. One transfer at most."""
+        if self.t.device == x.device:
+            return self.map(lambda values: values.to(state_dtype(x)))
+        return Level(*sent(torch.stack((self.t, self.alpha, self.sigma)), x).unbind())
 
     def like(self, x: Tensor) -> "Level":
-        """The level ready to multiply the rows of `x`: its device, state precision and number of axes."""
-        return self.map(lambda values: per_row(values, x))
+        """The level ready to multiply the rows of `x`: its device, state precision and number of axes. One transfer at most."""
+        return self.to(x).expand(x.ndim)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import LongTensor, Tensor
 
-from .noise import NoisePath, per_row
+from .noise import NoisePath, per_row, placed
 from .row_loss import Terms
 
 if TYPE_CHECKING:
@@ -117,19 +117,19 @@ def _masked_size(bias: Tensor, norm: Norm, mask: Tensor) -> Tensor:
     raise ValueError(f"reflexflow_norm = {norm!r}: must be max, mean, l2 or l1.")
 
 
-def _reported(weight: Tensor, mask: Tensor | None) -> dict[str, float]:
-    """For the log: how much the weights of the elements that count differ, and the share of them that is 0."""
+def _reported(weight: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """For the log, on the device: how much the weights of the elements that count differ, and the share of them that is 0."""
     if mask is None:
         return {
-            "frequency_weight_std": float(weight.flatten(1).std(1, correction=0).mean()),
-            "frequency_weight_clamped": float((weight == 0).double().mean()),
+            "frequency_weight_std": weight.flatten(1).std(1, correction=0).mean(),
+            "frequency_weight_clamped": (weight == 0).to(weight).mean(),
         }
     flat, counts = weight.flatten(1), (mask > 0).to(weight).flatten(1)
     share = counts / counts.sum(1, keepdim=True).clamp_min(1)
     mean = (flat * share).sum(1, keepdim=True)
     return {
-        "frequency_weight_std": float(((flat - mean).square() * share).sum(1).sqrt().mean()),
-        "frequency_weight_clamped": float(((flat == 0) * share).sum(1).double().mean()),
+        "frequency_weight_std": ((flat - mean).square() * share).sum(1).sqrt().mean(),
+        "frequency_weight_clamped": ((flat == 0) * share).sum(1).mean(),
     }
 
 
@@ -171,7 +171,7 @@ class Reflex:
         if not len(self.rows):
             return Terms()
         u = self.u_rolled
-        rows = self.rows.to(u.device)
+        rows = placed(self.rows, u)
         rows_mask = None if mask is None else mask.expand(batch, *u.shape[1:])[rows].to(u.device)
         weight = frequency_weight(u, self.u_clean, self.alpha, self.norm, rows_mask)
         extra = None

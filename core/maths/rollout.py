@@ -24,11 +24,12 @@ from .noise import (
     consistent_target,
     numbers,
     per_row,
+    placed,
     target_output,
 )
 from .reflexflow import starts_at_the_drawn_time
-from .solvers import make_solver
-from .solvers.base import Solver
+from .solvers import make_solver, most_steps
+from .solvers.base import Course, Solver
 
 if TYPE_CHECKING:
     from ..config import RolloutConfig
@@ -69,12 +70,6 @@ class Plan:
     def mean_offset(self) -> float:
         """Mean actual offset of the rolled rows, in grid steps; 0 when there are none."""
         return float(self.k[self.rolled].double().mean()) if bool(self.rolled.any()) else 0.0
-
-    def level_before(self, steps: int, path: NoisePath, grid: Grid, rows: Tensor) -> Level:
-        """The level `steps` grid steps before (noisier than) the target of `rows`; at 0 the target itself, unrounded."""
-        if steps == 0:
-            return self.target[rows]
-        return Level.of(path.levels.at(grid.time(numbers(self.index[rows] - steps))))
 
 
 def draw_offsets(
@@ -150,7 +145,7 @@ def make_plan(
     """
     batch = len(t)
     probability = rollout.probability_at(step) if rollout.is_active else 0.0
-    chosen = torch.rand(batch, generator=generator(seed, step, "mask", index), dtype=torch.float64) < probability
+    chosen = _chosen(batch, probability, generator(seed, step, "mask", index), exactly=rollout.exact_share)
     if starts_at_the_drawn_time(rollout, path):
         ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
         plan = plan_from_drawn_time(t, chosen, ways, path, grid, probability=probability)
@@ -161,6 +156,16 @@ def make_plan(
     plan = plan_offsets(t, torch.where(deep_enough, drawn, 0), path, grid, probability=probability)
     plan = replace(plan, drawn_k=drawn)
     return at_source(plan) if rollout.control == "source_noise" else plan
+
+
+def _chosen(rows: int, probability: float, draws: torch.Generator, *, exactly: bool) -> Tensor:
+    """(rows,) bool: who is rolled out. `exactly`: `probability * rows` of them, rounded up or down so that this is their mean; those that
+    draw the lowest numbers, so mostly the same ones."""
+    drawn = torch.rand(rows, generator=draws, dtype=torch.float64)
+    if not exactly:
+        return drawn < probability
+    number = int(probability * rows + float(torch.rand(1, generator=draws, dtype=torch.float64)))
+    return drawn.argsort().argsort() < number
 
 
 def at_source(plan: Plan) -> Plan:
@@ -192,37 +197,66 @@ class RolledState:
 
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """No gradients, evaluation mode in `modules`; afterwards every submodule's train flag and the random state are as before."""
-    flags = [(part, part.training) for module in modules for part in module.modules()]
+    """No gradients, evaluation mode in `modules`; afterwards every submodule's train flag and the random state are as before.
+
+    Cost: one walk over the modules, which looks only at those that train (`nn.Module.eval` and `modules` take several times as long).
+    """
     with torch.no_grad(), kept_random_state():
-        for module in modules:
-            module.eval()
+        training = _training(modules)
+        for part in training:
+            part.__dict__["training"] = False
         try:
             yield
         finally:
-            for part, training in flags:
-                part.training = training
+            for part in training:
+                part.__dict__["training"] = True
+
+
+def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules, and all within them, that are in train mode; one that stands in several places may be named several times."""
+    waiting, found = list(modules), []
+    while waiting:
+        module = waiting.pop()
+        if module.training:
+            found.append(module)
+        waiting += [part for part in module._modules.values() if part is not None]
+    return found
 
 
 class _Counted:
     """The network with its calls and rows counted, its answers in state precision, and the first answer of a step at hand."""
 
-    def __init__(self, predict: Predict, device: torch.device):
-        self.predict, self.device, self.calls, self.rows = predict, device, 0, 0
+    def __init__(self, predict: Predict):
+        self.predict, self.calls, self.rows = predict, 0, 0
 
     def on(self, places: LongTensor) -> Callable[[Tensor, Level], Prediction]:
-        places = places.to(self.device)
         self.first: Prediction | None = None
 
         def evaluate(x: Tensor, level: Level) -> Prediction:
             self.calls += 1
             self.rows += len(x)
-            answer = self.predict(x, level.to(x), places)
+            answer = self.predict(x, level, places)
             answer = Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
             self.first = self.first or answer
             return answer
 
         return evaluate
+
+
+def _course(plan: Plan, number: LongTensor, order: LongTensor, path: NoisePath, grid: Grid) -> Course:
+    """The steps of all rolled rows, who stand first in `order`, the one with most steps first, all ending together: `number` (B,) equal
+    parts of each row's k grid steps."""
+    steps = number[order].numpy()
+    lefts = range(int(steps.max(initial=0)), 0, -1)
+    sizes = [int((steps >= left).sum()) for left in lefts]
+    rows = np.concatenate([order.numpy()[:size] for size in sizes] or [np.zeros(0, np.int64)])
+    left = np.repeat(np.array(lefts, np.float64), sizes)
+    index, target = plan.index.numpy()[rows], plan.target[torch.from_numpy(rows)]
+    k, parts_of = plan.k.numpy()[rows], number.numpy()[rows]
+    here, there = (Level.of(path.levels.at(grid.time(index - k * back / parts_of))) for back in (left, left - 1))
+    ends = torch.from_numpy(left == 1)  # at the target itself, unrounded
+    parts = ((getattr(target, name), getattr(there, name)) for name in ("t", "alpha", "sigma"))
+    return Course(here, Level(*(torch.where(ends, *part) for part in parts)), tuple(sizes))
 
 
 def rollout(
@@ -238,11 +272,12 @@ def rollout(
     trajectory: bool = False,
     start: Literal["source", "noise"] = "source",
     on_moment: Callable[[Moment], None] | None = None,
+    most_steps: int | None = None,
 ) -> RolledState:
     """Integrate each row from its source to its target on the network's own predictions.
 
     Rows that go farther start earlier and all finish together; the network is called on the rows in flight only:
-    rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly. No gradient, no random numbers.
+    rows = calls_per_step * sum(k), calls = calls_per_step * max(k), exactly (of min(k, most_steps)). No gradient, no random numbers.
 
     Args:
         predict: the network (`Predict`). Its precision is its own affair; the state stays in float32 (or wider if x0 is).
@@ -251,37 +286,38 @@ def rollout(
         trajectory: keep every state with its level and prediction, from the source to the target.
         on_moment: called with each state but the last, as soon as the network has answered there (to show it while the rest is computed).
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
+        most_steps: a row that is farther away goes the same way in so many equal parts; None = every step is a grid step.
     """
-    order = torch.argsort(plan.k, descending=True, stable=True)
-    home = order.to(x0.device)
+    number = plan.k if most_steps is None else plan.k.clamp(max=most_steps)
+    order = torch.argsort(number, descending=True, stable=True)
+    course = _course(plan, number, order, path, grid)
+    home = placed(order, x0)
     states = path.noised(x0, noise, plan.source)
     if start == "noise":
         states = torch.where(per_row(plan.k, states) > 0, noise.to(states), states)
-    states = states[home]
-    network, past, in_flight, moments = _Counted(predict, x0.device), None, 0, []
+    network, past, moments, begin, end = _Counted(predict), None, [], 0, 0
+    waiting = states[home]
+    x = waiting[:0]
 
     with undisturbed(*modules):
-        for left in range(int(plan.k.max()) if len(plan.k) else 0, 0, -1):
-            newcomers = int((plan.k == left).sum())
-            past = past.joined_by(newcomers) if past is not None else None
-            in_flight += newcomers
-            rows = order[:in_flight]
-            here, there = (plan.level_before(steps, path, grid, rows) for steps in (left, left - 1))
-            x = states[:in_flight]
-            moved, past = solver.step(network.on(rows), path, x, here, there, past)
-            moment = Moment(x, here, rows, network.first)
-            if trajectory:
-                moments.append(moment)
+        for step, size in zip(solver.steps(path, course, waiting), course.sizes, strict=True):
+            if size > len(x):
+                past = past.joined_by(size - len(x)) if past is not None else None
+                x = torch.cat([x, waiting[len(x) : size]])
+            begin, end, before = end, end + size, x
+            x, past = step.take(network.on(home[:size]), x, past)
+            if trajectory or on_moment is not None:
+                moment = Moment(before, course.here[begin:end], order[:size], network.first)
             if on_moment is not None:
                 on_moment(moment)
-            states = torch.cat([moved, states[in_flight:]])
+            if trajectory:
+                moments.append(moment)
     if trajectory:
-        rows = order[:in_flight]
-        moments.append(Moment(states[:in_flight], plan.target[rows], rows, None))
+        rows = order[: len(x)]
+        moments.append(Moment(x, plan.target[rows], rows, None))
 
-    x = torch.empty_like(states)
-    x[home] = states
-    return RolledState(x, network.rows, network.calls, tuple(moments))
+    states = states.index_copy(0, home[: len(x)], x)
+    return RolledState(states, network.rows, network.calls, tuple(moments))
 
 
 def roll_out(
@@ -295,9 +331,11 @@ def roll_out(
     *,
     modules: Sequence[nn.Module] = (),
 ) -> RolledState:
-    """The rollout that training does under `config`: its solver and order. Guidance belongs to `predict`. When no row rolls, no call is
-    made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `remedies/rollout.py`, on the answer of a training pass.)"""
-    return rollout(predict, x0, noise, plan, grid, path, make_solver(config.sampler, config.order), modules=modules)
+    """The rollout that training does under `config`: its solver, order and most evaluations. Guidance belongs to `predict`. When no row
+    rolls, no call is made and `x` is the plain `x_t`. (ReflexFlow's `paper` mode steps in `remedies/rollout.py`, on the answer of a training
+    pass.)"""
+    solver, most = make_solver(config.sampler, config.order), most_steps(config.sampler, config.max_evaluations)
+    return rollout(predict, x0, noise, plan, grid, path, solver, modules=modules, most_steps=most)
 
 
 def training_target(
@@ -310,7 +348,7 @@ def training_target(
     plain = target_output(x0, noise, plan.target, prediction_type)
     if config.target == "original" or not bool(plan.rolled.any()):
         return plain
-    rows = plan.rows.to(x0.device)
+    rows = placed(plan.rows, x0)
     target = plain.clone()
     target[rows] = consistent_target(x[rows], x0[rows], plan.target[plan.rows], prediction_type).to(target)
     return target

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .noise import placed, sent
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -21,8 +23,8 @@ class Terms:
     main: Tensor | None = None  # (B,) factor of the mean
     at_most: Tensor | None = None  # (B,) bound on the weight by noise level; inf where there is none
     extra: Tensor | None = None  # (B,) more loss, with gradient
-    reported: Mapping[str, float] = field(default_factory=dict)
-    """For the log, by name: means over the rows that the remedy acted on."""
+    reported: Mapping[str, Tensor] = field(default_factory=dict)
+    """For the log, by name: means over the rows that the remedy acted on, each a number on the device."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LossParts:
 
     main: Tensor  # weighted by noise level, the remedy's factor and the prior weight
     extra: Tensor  # the remedy's own term, times prior weight; 0 for plain rows
-    reported: Mapping[str, float]
+    reported: Mapping[str, Tensor]
     preservation: Tensor | None = None  # of output preservation, weighted; 0 for class rows. None: it is off
 
     @property
@@ -39,21 +41,22 @@ class LossParts:
         """(B,)"""
         return self.main + self.extra if self.preservation is None else self.main + self.extra + self.preservation
 
-    def logged(self, is_class: Tensor | None = None) -> dict[str, float]:
-        """The parts as they add up to the mean loss: {main, adr} of the instance rows, prior: all of the class rows; where it is on,
-        preservation: of the instance rows, what output preservation adds.
+    def logged(self, is_class: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts as they add up to the mean loss, numbers on the device: {main, adr} of the instance rows, prior: all of the class rows;
+        where it is on, preservation: of the instance rows, what output preservation adds. `is_class`: (B,) bool on the CPU.
 
         `adr` is the name of the extra term in the events of all versions (anti-drift rectification, so far the only one).
         """
-        share = torch.zeros_like(self.main, dtype=torch.bool) if is_class is None else is_class.to(self.main.device)
         batch = len(self.main)
+        share = torch.zeros(batch, dtype=torch.bool) if is_class is None else is_class.cpu()
+        own, of_class = (placed(rows.nonzero().reshape(-1), self.main) for rows in (~share, share))
         parts = {
-            "main": float(self.main.detach()[~share].sum() / batch),
-            "adr": float(self.extra.detach()[~share].sum() / batch),
-            "prior": float(self.total.detach()[share].sum() / batch),
+            "main": self.main.detach()[own].sum() / batch,
+            "adr": self.extra.detach()[own].sum() / batch,
+            "prior": self.total.detach()[of_class].sum() / batch,
         }
         if self.preservation is not None:
-            parts["preservation"] = float(self.preservation.detach()[~share].sum() / batch)
+            parts["preservation"] = self.preservation.detach()[own].sum() / batch
         return parts
 
 
@@ -93,10 +96,11 @@ def row_losses(
         main = (losses * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1e-12)
     for weight_of_row in (terms.main, bounded(timestep_weight, terms.at_most)):
         if weight_of_row is not None:
-            main = main * weight_of_row.to(main)
+            main = main * sent(weight_of_row, main)
     extra = torch.zeros_like(main) if terms.extra is None else terms.extra.to(main)
     if prior_weight is not None:
-        main, extra = main * prior_weight.to(main), extra * prior_weight.to(extra)
+        prior_weight = sent(prior_weight, main)
+        main, extra = main * prior_weight, extra * prior_weight
     return LossParts(main, extra, terms.reported)
 
 

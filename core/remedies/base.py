@@ -71,6 +71,8 @@ class State:
     x: Tensor  # (B, C, h, w) float32 or wider
     level: Level  # (B,) on the CPU
     plan: Any  # the plan that led here
+    clean: Tensor | None = None
+    """(R, ...) what the network answers at the clean states of the rows that its remedy led elsewhere, where it was asked on the way."""
 
 
 @dataclass(frozen=True)

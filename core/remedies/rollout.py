@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from ..maths import reflexflow
-from ..maths.noise import Level, PredictionType, per_row
+from ..maths.noise import Level, Prediction, PredictionType, per_row, placed, prediction_from_output
 from ..maths.reflexflow import Reflex
 from ..maths.rollout import Plan, make_plan, roll_out, training_target
 from ..maths.row_loss import Terms
@@ -27,8 +27,8 @@ class ScheduledSampling(Plain):
     """Rolled rows train at the end of their rollout; in ReflexFlow's `paper` mode at their source, where the answer also makes one step
     to the target, and a second pass with gradient there gives the anti-drift term. A batch in which no row rolls is a plain batch.
 
-    Cost: the rollout's rows; under ReflexFlow one more forward of the rolled rows without gradient, and in `paper` mode one with it in
-    place of a rollout.
+    Cost: the rollout's rows; under ReflexFlow the rolled rows once more without gradient, in the same call as the first step of the
+    rollout (one of its own with guidance, and in `paper` mode), and in `paper` mode once with gradient in place of a rollout.
     """
 
     def __init__(self, config: "RunConfig", ground: Ground) -> None:
@@ -36,6 +36,10 @@ class ScheduledSampling(Plain):
         self.options = config.rollout
         self.reflexflow = reflexflow.is_on(self.options, ground.path)
         self.two_pass = reflexflow.is_two_pass(self.options, ground.path)
+        self.asks_clean = self.reflexflow and self.options.reflexflow_alpha != 0
+        """Without a frequency weight the clean prediction is not needed."""
+        self.joins_clean = self.asks_clean and not self.two_pass and self.options.guidance == 1
+        """Is it asked together with the first step of the rollout? Not under guidance, of which it has none."""
 
     @classmethod
     def is_active(cls, config: "RunConfig") -> bool:
@@ -51,10 +55,17 @@ class ScheduledSampling(Plain):
             return State(path.noised(batch.x0, batch.noise, plan.source), plan.source, plan)
         if not len(plan.rows):
             return super().state(batch, plan, network)
-        predict = network.predict(self.options.guidance)
+        joined = self._beside_the_clean(batch, plan, network) if self.joins_clean else None
+        predict = network.predict(self.options.guidance) if joined is None else joined
         with network.undisturbed():
             rolled = roll_out(self.options, predict, batch.x0, batch.noise, plan, self.ground.grid, path)
-        return State(rolled.x, plan.target, plan)
+        return State(rolled.x, plan.target, plan, None if joined is None else joined.answer)
+
+    def _beside_the_clean(self, batch: Batch, plan: Plan, network: Network) -> "Beside":
+        rows = placed(plan.rows, batch.x0)
+        level = plan.target[plan.rows].to(batch.x0)
+        x = self.ground.path.noised(batch.x0[rows], batch.noise[rows], level)
+        return Beside(network, self.ground.prediction_type, x, level, rows)
 
     def target(self, batch: Batch, state: State) -> Tensor:
         if self.two_pass:
@@ -70,15 +81,15 @@ class ScheduledSampling(Plain):
     def _reflex(self, batch: Batch, state: State, output: Tensor, network: Network) -> Reflex:
         """The predictions at the rolled and at the clean state of the target's level, for the rolled rows only."""
         plan, options = state.plan, self.options
-        rows, here = plan.rows.to(batch.x0.device), plan.target[plan.rows]
+        rows, here = placed(plan.rows, batch.x0), plan.target[plan.rows]
         x0, noise, xr, u_rolled = batch.x0[rows], batch.noise[rows], state.x[rows], output[rows]
         if self.two_pass:
             xr = one_euler_step(
                 xr, u_rolled, plan.source[plan.rows], here, with_gradient=options.reflexflow_step_gradient
             )
             u_rolled = network.denoise(xr, here, rows)
-        u_clean = u_rolled
-        if options.reflexflow_alpha != 0:  # without a frequency weight the clean prediction is not needed
+        u_clean = u_rolled if state.clean is None else state.clean
+        if self.asks_clean and state.clean is None:
             with network.undisturbed():
                 u_clean = network.denoise(self.ground.path.noised(x0, noise, here), here, rows)
         return Reflex.of(options, rows, u_rolled=u_rolled, u_clean=u_clean, xr=xr, x0=x0)
@@ -93,6 +104,30 @@ class ScheduledSampling(Plain):
 
     def counts(self, plan: Plan) -> Counts:
         return Counts(int(plan.rolled.sum()), int(plan.k.sum()), int(plan.at_source_noise.sum()), plan.probability)
+
+
+class Beside:
+    """The network as a rollout asks it, without guidance; its first call also answers at states of its own: `x` (R, ...) at `level` (R,), of
+    the batch's `rows` (R,), all on the device. `answer`: the raw output there, None before that call.
+
+    The answers are those of two calls up to the rounding of a larger batch.
+    """
+
+    def __init__(self, network: Network, kind: PredictionType, x: Tensor, level: Level, rows: LongTensor) -> None:
+        self.network, self.kind, self.x, self.level, self.rows = network, kind, x, level, rows
+        self.answer: Tensor | None = None
+
+    def __call__(self, x: Tensor, level: Level, rows: LongTensor) -> Prediction:
+        if self.answer is None:
+            t, alpha, sigma = (
+                torch.cat([getattr(one, name) for one in (level, self.level)]) for name in ("t", "alpha", "sigma")
+            )
+            places: LongTensor = torch.cat([rows, self.rows])  # type: ignore[assignment]
+            both = self.network.denoise(torch.cat([x, self.x]), Level(t, alpha, sigma), places)
+            output, self.answer = both[: len(x)], both[len(x) :]
+        else:
+            output = self.network.denoise(x, level, rows)
+        return prediction_from_output(output, x, level, self.kind)
 
 
 def one_euler_step(x: Tensor, u: Tensor, here: Level, there: Level, *, with_gradient: bool) -> Tensor:

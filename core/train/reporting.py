@@ -1,8 +1,9 @@
 """What a step's event says, and how long a run still takes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psutil
@@ -20,27 +21,47 @@ SPREAD_STEPS, SPREAD_TOO_SMALL = 10, 1e-3  # after so many rolled steps, a mean 
 
 
 class StepTally:
-    """The numbers of a step's event, summed over its micro-steps."""
+    """The numbers of a step's event, summed over its micro-steps. Those that lie on the device count once they are read (`read_together`)."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.rolled, self.offsets, self.source_noise_rows = rows, 0, 0, 0
         self.network_rows = self.network_calls = 0
         self.parts = {"main": 0.0, "adr": 0.0, "prior": 0.0}
         self._spread = self._clamped = self.probability = 0.0  # the first two: sums over rolled rows
+        self._unread: list[tuple[Callable[[float], None], Tensor]] = []
 
     def add(self, found: BatchLoss, is_class: Tensor) -> None:
-        """Count a micro-step."""
-        rows, counts, figures = len(found.parts.main), found.counts, found.parts.reported
+        """Count a micro-step. `is_class`: (B,) bool on the CPU."""
+        rows, counts = len(found.parts.main), found.counts
         for name, value in found.parts.logged(is_class).items():
-            self.parts[name] = self.parts.get(name, 0.0) + value * rows / self.rows
-        self._spread += figures.get("frequency_weight_std", 0.0) * counts.rolled
-        self._clamped += figures.get("frequency_weight_clamped", 0.0) * counts.rolled
+            self._unread.append((partial(self._add_part, name, rows), value))
+        for name, value in found.parts.reported.items():
+            self._unread.append((partial(self._add_figure, name, counts.rolled), value))
         self.rolled += counts.rolled
         self.offsets += counts.offsets
         self.source_noise_rows += counts.source_noise_rows
         self.network_rows += found.network_rows
         self.network_calls += found.network_calls
         self.probability = counts.probability
+
+    def unread(self) -> list[Tensor]:
+        """Numbers on the device that wait to be read."""
+        return [value for _, value in self._unread]
+
+    def take(self, values: Sequence[float]) -> None:
+        """The numbers of `unread`, in their order."""
+        for (add, _), value in zip(self._unread, values, strict=True):
+            add(value)
+        self._unread = []
+
+    def _add_part(self, name: str, rows: int, value: float) -> None:
+        self.parts[name] = self.parts.get(name, 0.0) + value * rows / self.rows
+
+    def _add_figure(self, name: str, rolled: int, value: float) -> None:
+        if name == "frequency_weight_std":
+            self._spread += value * rolled
+        elif name == "frequency_weight_clamped":
+            self._clamped += value * rolled
 
     @property
     def spread(self) -> float:
@@ -63,6 +84,15 @@ class StepTally:
             "frequency_weight_clamped": self._clamped / rolled,
             "effective_probability": self.probability,
         }
+
+
+def read_together(numbers: Sequence[Tensor], tally: StepTally) -> list[float]:
+    """Some numbers from the device, and those that the tally waits for, which it gets: in one read, the only one of a step."""
+    waiting = [*numbers, *tally.unread()]
+    device = waiting[-1].device  # gradients' norm is a number on the CPU where there is no gradient
+    together = torch.stack([value.to(device, torch.float32) for value in waiting]).tolist()
+    tally.take(together[len(numbers) :])
+    return together[: len(numbers)]
 
 
 class Timer:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data import Batch
 from ..maths.grid import Grid, build_grid
+from ..maths.noise import sent
 from ..randomness import stream_seed
 from ..remedies.base import Batch as Rows
 from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
 from .outcome import Broken
 from .ranks import Ranks
-from .reporting import StepTally
+from .reporting import StepTally, read_together
 from .session import Session
 from .window import Draw, draw_window
 
@@ -62,46 +64,49 @@ class Stepper:
         )
         tally = StepTally(rows=session.data.rows_per_step)
         session.optimizer.zero_grad(set_to_none=True)
-        for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
-            loss = self._micro_step(step, micro, batch, draw, tally)
-            if self.ranks.any(not math.isfinite(loss)):
-                raise _not_finite("loss", loss, step, batches)
+        losses = [
+            self._micro_step(step, micro, batch, draw, tally)
+            for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True))
+        ]
         let_rest(session.config, session.names, session.parameters, step)
-        norm = self._clipped_norm()
+        # The first number of the step that is read: until here nothing waits for the device.
+        norm, *losses_read = read_together([self._clipped_norm(), *losses], tally)
+        loss = next((value for value in losses_read if not math.isfinite(value)), 0.0)
+        if self.ranks.any(not math.isfinite(loss)):
+            raise _not_finite("loss", loss, step, batches)
         if self.ranks.any(not self._may_update(norm)):
             raise _not_finite("gradient", norm, step, batches)
         self._update(norm)
         return StepResult(tally, rate, norm, time.perf_counter() - began)
 
-    def _micro_step(self, step: int, micro: int, batch: Batch, draw: Draw, tally: StepTally) -> float:
-        """Forward and backward of one accumulation step; returns its loss, and leaves the backward out where that is not finite."""
+    def _micro_step(self, step: int, micro: int, batch: Batch, draw: Draw, tally: StepTally) -> Tensor:
+        """Forward and backward of one accumulation step; returns its loss, a number on the device."""
         session = self.session
         # LoRA dropout draws from the global generator, another stream on every rank
         index = micro * self.ranks.world_size + self.ranks.rank
         torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
         with session.accelerator.autocast():
-            noise, mask = draw.noise.to(batch.latents.device), batch.mask
+            noise, mask = sent(draw.noise, batch.latents), batch.mask
             given = conditioning_of(session.model, session.config, batch, step)
             rows = Rows(batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
-        value = float(loss.detach())
-        if math.isfinite(value):
-            session.accelerator.backward(loss)
-            tally.add(found, batch.is_class)
-        return value
+        session.accelerator.backward(loss)
+        tally.add(found, batch.is_class)
+        return loss.detach()
 
-    def _clipped_norm(self) -> float:
-        """The gradient's norm before clipping; clips to `max_grad_norm` where that is above 0."""
+    def _clipped_norm(self) -> Tensor:
+        """The gradient's norm before clipping, a number on the device; clips to `max_grad_norm` where that is above 0. A gradient that is not
+        finite is none afterwards, and no update may follow."""
         session = self.session
         if session.accelerator.scaler is not None:
             session.accelerator.scaler.unscale_(session.optimizer)
         gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         limit = session.config.training.max_grad_norm
-        if limit > 0 and bool(torch.isfinite(norm)):
+        if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(session.parameters, limit, norm)
-        return float(norm)
+        return norm
 
     def _may_update(self, norm: float) -> bool:
         """Whether the gradient is finite, or the loss scaler will leave the weights alone and lower its scale (fp16)."""

@@ -63,7 +63,7 @@ CHANGES = {
     "reflexflow_beta1": (ON, 2.0), "reflexflow_beta2": (ON, 0.5), "reflexflow_norm": (ON, "mean"), "reflexflow_mode": (ON, "paper"),
     "reflexflow_step_gradient": ({**ON, "reflexflow_mode": "paper"}, True),
     "prob_start": ({**ON, "ramp_steps": 100}, 0.1), "prob_end": ({**ON, "ramp_steps": 100}, 0.9), "ramp_steps": ({**ON, "ramp_steps": 100}, 50),
-    "ramp_shape": ({**ON, "ramp_steps": 100}, "cosine"),
+    "ramp_shape": ({**ON, "ramp_steps": 100}, "cosine"), "exact_share": (ON, True), "max_evaluations": ({**ON, "max_step_offset": 3, "max_evaluations": 2}, 1),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from rollout_studio.core.config import OPTIONS, config_from_flat
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.maths.noise import Level, RectifiedFlow
 from rollout_studio.core.maths.solvers import DEFAULT_ORDER, SOLVERS, make_solver
+from rollout_studio.core.maths.solvers.base import Course
 
 ALL = [(name, order) for name, kind in SOLVERS.items() for order in (kind.orders or (2,))]
 RANGES = {"flow": (0.9, 0.15), "vp": (850.0, 150.0)}
@@ -24,11 +25,17 @@ RANGES = {"flow": (0.9, 0.15), "vp": (850.0, 150.0)}
 
 def walk(solver, predict, path, x, times, keep=False):
     """Solve from times[0] to times[-1], all rows alike; with `keep` every state on the way."""
-    levels, past, states = [path.at(t.repeat(len(x))) for t in times], None, [x]
-    for here, there in itertools.pairwise(levels):
-        x, past = solver.step(predict, path, x, here, there, past)
+    states = along(solver, predict, path, x, [path.at(t.repeat(len(x))) for t in times])
+    return states if keep else states[-1]
+
+
+def along(solver, predict, path, x, levels):
+    """Every state from levels[0] to levels[-1]."""
+    past, states = None, [x]
+    for step in solver.steps(path, Course.through(levels), x):
+        x, past = step.take(predict, x, past)
         states.append(x)
-    return states if keep else x
+    return states
 
 
 def error(solver, path, steps):
@@ -68,7 +75,7 @@ def test_one_euler_step_has_the_gain_of_the_closed_form(path):
     oracle, times = Gaussian(), torch.tensor(RANGES[path], dtype=torch.float64)
     here, there = (PATHS[path].at(t.repeat(2)) for t in times)
     x = PATHS[path].noised(*random_pair(dtype=torch.float64), here)
-    stepped, _ = make_solver("euler").step(oracle.predict, PATHS[path], x, here, there)
+    _, stepped = along(make_solver("euler"), oracle.predict, PATHS[path], x, [here, there])
     away = oracle.euler_gain(here, there).reshape(2, 1, 1, 1) * (x - here.alpha[0] * oracle.mu)
     torch.testing.assert_close(stepped, there.alpha[0] * oracle.mu + away)
 
@@ -88,9 +95,9 @@ def test_euler_on_the_flow_is_the_step_along_the_velocity():
     path, oracle = RectifiedFlow(), Gaussian()
     here, there = path.at(torch.tensor([0.8, 0.5])), path.at(torch.tensor([0.7, 0.3]))
     x = random_pair(dtype=torch.float64)[0]
-    stepped, _ = make_solver("euler").step(oracle.predict, path, x, here, there)
-    along = (there.sigma - here.sigma).reshape(2, 1, 1, 1) * oracle.predict(x, here).velocity
-    torch.testing.assert_close(stepped, x + along)
+    _, stepped = along(make_solver("euler"), oracle.predict, path, x, [here, there])
+    way = (there.sigma - here.sigma).reshape(2, 1, 1, 1) * oracle.predict(x, here).velocity
+    torch.testing.assert_close(stepped, x + way)
 
 
 @pytest.mark.parametrize(("name", "order"), ALL)
@@ -122,9 +129,8 @@ def test_the_whole_flow_from_pure_noise_to_clean_data_stays_finite_and_lands(nam
 def test_rk4_from_zero_signal_on_a_variance_preserving_path_is_refused():
     here = Level(torch.tensor([999.0]), torch.tensor([0.0]), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="rk4 from pure noise"):
-        make_solver("rk4").step(
-            Gaussian().predict, PATHS["vp"], random_pair()[0][:1], here, PATHS["vp"].at(torch.tensor([900.0]))
-        )
+        there = PATHS["vp"].at(torch.tensor([900.0]))
+        along(make_solver("rk4"), Gaussian().predict, PATHS["vp"], random_pair()[0][:1], [here, there])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +188,8 @@ def test_steps_agree_with_the_scheduler_of_diffusers(name, order, path_name, kin
     x = path.noised(*random_pair(dtype=torch.float64), levels[0])
     # EulerDiscrete carries x / alpha; every other scheduler carries x.
     scaled = isinstance(scheduler, EulerDiscreteScheduler)
-    theirs, past = x / levels[0].like(x).alpha if scaled else x, None
+    theirs = x / levels[0].like(x).alpha if scaled else x
+    ours = along(make_solver(name, order), oracle.predict, path, x, levels)
     for i, (here, there) in enumerate(itertools.pairwise(levels)):
         seen = (
             scheduler.scale_model_input(theirs, scheduler.timesteps[i])
@@ -198,9 +205,8 @@ def test_steps_agree_with_the_scheduler_of_diffusers(name, order, path_name, kin
             "flow_matching": implied.velocity,
         }[kind]
         theirs = scheduler.step(output, scheduler.timesteps[i], theirs, return_dict=False)[0]
-        x, past = make_solver(name, order).step(oracle.predict, path, x, here, there, past)
         comparable = theirs * there.like(x).alpha if scaled else theirs
-        torch.testing.assert_close(x, comparable.double(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours[i + 1], comparable.double(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

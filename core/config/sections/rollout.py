@@ -87,6 +87,18 @@ class RolloutConfig(Checked):
         label="How offsets are drawn",
         level="advanced",
     )
+    exact_share: bool = option(
+        False,
+        "Choose as many rows in every step as the chance says, in place of drawing for each row: the same number on average, and no step "
+        "that rolls out far more rows than another. Of 4 rows with a chance of .3 it is 1 or 2.",
+        label="The same share of rows in every step", level="advanced", since="0.3",
+    )  # fmt: skip
+    max_evaluations: int = option(
+        0,
+        "Most evaluations of the network that a rollout may take; a longer one goes the same way in fewer, larger steps. 0 = one solver step "
+        "for every grid step. Cheaper and less exact; its effect on the pictures was not measured.",
+        label="Most evaluations of a rollout", unit="evaluations", ge=0, le=1000, level="advanced", since="0.3", soft=10,
+    )  # fmt: skip
     sampler: Literal["unipc", "euler", "dpm", "rk4"] = option(
         "unipc",
         "Solver of the rollout. From a single step away unipc, dpm and euler are the same; rk4 costs four evaluations a step.",
@@ -229,7 +241,7 @@ class RolloutConfig(Checked):
     def rules(self) -> Iterator[Fault]:
         default = {each.name: each.default for each in dataclasses.fields(type(self))}
         if self.reflexflow_mode == "paper":
-            for name in ("sampler", "order", "target", "guidance"):
+            for name in ("sampler", "order", "target", "guidance", "max_evaluations"):
                 if getattr(self, name) != default[name]:
                     yield Fault(
                         f'{self.prefix}{name} = {shown(getattr(self, name))}: reflexflow_mode "paper" takes one Euler step on the answer of '
@@ -245,6 +257,12 @@ class RolloutConfig(Checked):
             yield Fault(
                 f"{self.prefix}order = {self.order}: dpm has order 1 or 2; take one of these, or unipc.",
                 (self.prefix + "order", self.prefix + "sampler"),
+            )
+        if self.sampler == "rk4" and 0 < self.max_evaluations < 4:
+            yield Fault(
+                f"{self.prefix}max_evaluations = {self.max_evaluations}: a single step of rk4 takes 4 evaluations; allow at least 4, or take "
+                "euler, dpm or unipc.",
+                (self.prefix + "max_evaluations", self.prefix + "sampler"),
             )
         if self.target == "consistent" and self.min_sigma == 0:
             yield Fault(

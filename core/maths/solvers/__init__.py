@@ -35,6 +35,11 @@ SOLVERS = {
 }
 
 
+def most_steps(name: str, max_evaluations: int) -> int | None:
+    """How many steps of this solver `max_evaluations` allow, at least 1; None where they are not limited (0)."""
+    return max(1, max_evaluations // SOLVERS[name].calls_per_step) if max_evaluations else None
+
+
 def make_solver(name: str, order: int = DEFAULT_ORDER) -> "Solver":
     """A solver by name. `order`: for `unipc` (1..3) and `dpm` (1..2). Imports torch.
 

@@ -1,10 +1,12 @@
 """DPM-Solver++ multistep."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..noise import Level, NoisePath
-from .base import Evaluate, Past, Solver, after, combined
+from .base import Course, Evaluate, Past, Solver, combined
 
 
 class Dpm(Solver):
@@ -13,17 +15,26 @@ class Dpm(Solver):
     The first step of a row is first order, and so is one that ends at clean data (h is infinite there).
     """
 
-    def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
-    ) -> tuple[Tensor, Past]:
-        x0_hat = predict(x, here).x0_hat
-        h = there.lam - here.lam
+    def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
+        """Of the state, the evaluation here, and the one before."""
+        here, there, lam = course.here, course.there, course.here.lam
+        h = there.lam - lam
         toward = -there.alpha * torch.expm1(-h)  # how much of the implied clean image enters
-        weights = [there.sigma / here.sigma, toward]
-        states = [x, x0_hat]
-        if past is not None and self.order == 2:
-            bends = (past.steps > 0) & h.isfinite()
-            bend = torch.where(bends, toward * h / (2 * (here.lam - past.lams[0])), 0.0)
-            weights = [weights[0], toward + bend, -bend]
-            states.append(past.x0_hats[0])
-        return combined(torch.stack(weights, 1), states), after(past, x0_hat, x, here, keep=1)
+        bend = torch.zeros_like(h)
+        if self.order == 2:
+            before, usable = course.earlier()
+            bend = torch.where((usable > 0) & h.isfinite(), toward * h / (2 * (lam - lam[before])), 0.0)
+        return [there.sigma / here.sigma, toward + bend, -bend]
+
+    def step(
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
+    ) -> tuple[Tensor, Past]:
+        x0_hat = predict(x, stages[0]).x0_hat
+        states = [x, x0_hat, *(past.x0_hats if past is not None and self.order == 2 else ())]
+        return combined(factors[: len(states)], states), Past((x0_hat,), x)

@@ -1,10 +1,12 @@
 """The classical Runge-Kutta method."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ..noise import Level, NoisePath, per_row
-from .base import Evaluate, Past, Solver
+from ..noise import Level, NoisePath
+from .base import Course, Evaluate, Past, Solver
 
 
 class Rk4(Solver):
@@ -15,18 +17,34 @@ class Rk4(Solver):
     Raises: ValueError for a step from pure noise on a variance preserving path (alpha = 0), where that variable is infinite.
     """
 
-    def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
-    ) -> tuple[Tensor, None]:
-        begin, end = path.ode_time(here), path.ode_time(there)
+    def stages(self, path: NoisePath, course: Course) -> list[Level]:
+        begin, end = self._ends(path, course)
+        return [course.here, path.at_ode_time((begin + end) / 2), course.there]
+
+    def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
+        """The step in the integration variable, and the scales of the stages."""
+        begin, end = self._ends(path, course)
+        return [end - begin, *(path.ode_scale(level) for level in self.stages(path, course))]
+
+    def _ends(self, path: NoisePath, course: Course) -> tuple[Tensor, Tensor]:
+        begin, end = path.ode_time(course.here), path.ode_time(course.there)
         if not bool(torch.isfinite(begin).all()):
             raise ValueError(
                 "sampler = rk4 from pure noise: impossible on a schedule that ends at zero signal; "
                 "use euler, dpm or unipc, or start from a less noisy level."
             )
-        middle = path.at_ode_time((begin + end) / 2)
-        h = per_row(end - begin, x)
-        scales = [per_row(path.ode_scale(level), x) for level in (here, middle, there)]
+        return begin, end
+
+    def step(
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
+    ) -> tuple[Tensor, None]:
+        (here, middle, there), (h, *scales) = stages, factors
 
         def slope(y: Tensor, level: Level, scale: Tensor) -> Tensor:
             return path.slope(predict(y * scale, level))

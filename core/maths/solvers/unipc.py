@@ -1,12 +1,13 @@
 """UniPC."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..noise import Level, NoisePath
-from .base import Evaluate, Past, Solver, after, combined
+from .base import Course, Evaluate, Past, Solver, combined
 
 
 class UniPC(Solver):
@@ -17,41 +18,50 @@ class UniPC(Solver):
     `order` p takes p evaluations into the predictor and p + 1 into the corrector.
     """
 
-    def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, here: Level, there: Level, past: Past | None = None
-    ) -> tuple[Tensor, Past]:
-        x0_hat = predict(x, here).x0_hat
-        usable = past.steps if past is not None else torch.zeros(len(here), dtype=torch.long)
-        older = list(past.x0_hats) if past is not None else []
+    def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
+        """Corrector: of the uncorrected state, the state before, p evaluations before (newest first), the new one; predictor: of the state,
+        the new evaluation, p - 1 before."""
+        here, there, lam = course.here, course.there, course.here.lam
+        before, usable = course.earlier()
+        back = [before]  # one step back, two ...
+        for _ in range(self.order - 1):
+            back.append(before[back[-1]])
 
-        if past is not None and bool((usable > 0).any()):
-            # Columns: the uncorrected state, the state before, the evaluations before (newest first), the new one.
-            weights = torch.zeros(len(here), len(older) + 3, dtype=torch.float64)
-            weights[:, 0] = 1.0
-            for order in range(1, self.order + 1):
-                rows = usable.clamp(max=self.order) == order
-                if not bool(rows.any()):
-                    continue
-                lams = [lam[rows] for lam in past.lams[1:order]] + [here.lam[rows]]
-                start, *evaluations, new = _weights(past.level[rows], here[rows], lams)
-                weights[rows, 0] = 0.0
-                weights[rows, 1] = start
-                for column, weight in enumerate(evaluations, start=2):
-                    weights[rows, column] = weight
-                weights[rows, -1] = new
-            x = combined(weights, [x, past.x, *older, x0_hat])
-
-        # Columns: the state, the new evaluation, the ones before.
-        weights = torch.zeros(len(here), len(older) + 2, dtype=torch.float64)
-        orders = torch.where((there.lam - here.lam).isfinite(), (usable + 1).clamp(max=self.order), 1)
+        correct = torch.zeros(self.order + 3, len(here), dtype=torch.float64)
+        correct[0] = 1.0
+        extrapolate = torch.zeros(self.order + 1, len(here), dtype=torch.float64)
+        orders = torch.where((there.lam - lam).isfinite(), (usable + 1).clamp(max=self.order), 1)
         for order in range(1, self.order + 1):
-            rows = orders == order
-            if not bool(rows.any()):
-                continue
-            lams = [lam[rows] for lam in (past.lams[: order - 1] if past is not None else ())]
-            for column, weight in enumerate(_weights(here[rows], there[rows], lams)):
-                weights[rows, column] = weight
-        return combined(weights, [x, x0_hat, *older]), after(past, x0_hat, x, here, keep=self.order)
+            rows = (usable.clamp(max=self.order) == order).nonzero().reshape(-1)
+            if len(rows):
+                lams = [lam[step[rows]] for step in back[1:order]] + [lam[rows]]
+                start, *evaluations, new = _weights(here[before[rows]], here[rows], lams)
+                correct[0, rows], correct[1, rows], correct[-1, rows] = 0.0, start, new
+                for column, weight in enumerate(evaluations, start=2):
+                    correct[column, rows] = weight
+            rows = (orders == order).nonzero().reshape(-1)
+            if len(rows):
+                lams = [lam[step[rows]] for step in back[: order - 1]]
+                for column, weight in enumerate(_weights(here[rows], there[rows], lams)):
+                    extrapolate[column, rows] = weight
+        return [*correct, *extrapolate]
+
+    def step(
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
+    ) -> tuple[Tensor, Past]:
+        x0_hat = predict(x, stages[0]).x0_hat
+        correct, extrapolate = factors[: self.order + 3], factors[self.order + 3 :]
+        older = past.x0_hats if past is not None else ()
+        if past is not None:
+            x = combined([*correct[: 2 + len(older)], correct[-1]], [x, past.x, *older, x0_hat])
+        states = [x, x0_hat, *older][: self.order + 1]
+        return combined(extrapolate[: len(states)], states), Past((x0_hat, *older)[: self.order], x)
 
 
 def _weights(start: Level, end: Level, lams: list[Tensor]) -> list[Tensor]:
