@@ -71,6 +71,12 @@ class Plan:
         """Mean actual offset of the rolled rows, in grid steps; 0 when there are none."""
         return float(self.k[self.rolled].double().mean()) if bool(self.rolled.any()) else 0.0
 
+    def level_before(self, steps: int, path: NoisePath, grid: Grid, rows: Tensor) -> Level:
+        """The level `steps` grid steps before (noisier than) the target of `rows`; at 0 the target itself, unrounded."""
+        if steps == 0:
+            return self.target[rows]
+        return Level.of(path.levels.at(grid.time(numbers(self.index[rows] - steps))))
+
 
 def draw_offsets(
     strategy: Literal["uniform", "biased_early", "biased_late"], maximum: int, rows: int, draws
