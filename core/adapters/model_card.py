@@ -7,6 +7,7 @@ from typing import Any
 from ..config import OPTIONS, RunConfig, config_to_flat
 from ..config.concepts import concepts_of, read_concepts
 from ..config.options import ConfigError, shown
+from ..families.facts import FamilyFacts
 from ..families.registry import FAMILIES
 from ..names import is_hub_id
 from .kinds import NAMES
@@ -99,11 +100,31 @@ def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
             f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."
         ]
     return [
-        "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
-        f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",
+        *_in_diffusers(file.name, model, family), "",
         *([] if of_unet and flat.get("lora_layout", "diffusers") == "diffusers" else
           ["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."]),
     ]  # fmt: skip
+
+
+def _in_diffusers(name: str, model: str, family: FamilyFacts | None) -> list[str]:
+    """How a program loads the file `name` into `model`, by what diffusers has for its family."""
+    part, reader = ("transformer", "pipeline") if family is None else (family.component, family.reader)
+    opened = ["from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")']
+    if reader == "pipeline":
+        lines = [*opened, f'pipe.load_lora_weights("this repository", weight_name="{name}")']
+    elif reader == "network":
+        lines = [*opened, f'pipe.{part}.load_lora_adapter("this repository", weight_name="{name}", prefix="{part}")']
+    else:
+        lines = [
+            "from huggingface_hub import hf_hub_download", "from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict",
+            "from safetensors.torch import load_file", *opened,
+            f'tensors = load_file(hf_hub_download("this repository", "{name}"))',
+            f'state = {{key.removeprefix("{part}."): tensor for key, tensor in tensors.items()}}',
+            'ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in state.items() if key.endswith(".lora_A.weight")}',
+            "config = LoraConfig(target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks)",
+            f"set_peft_model_state_dict(inject_adapter_in_model(config, pipe.{part}), state)",
+        ]  # fmt: skip
+    return ["```python", *lines, "```"]
 
 
 def _settings(flat: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ FACTS = FamilyFacts(
     text=text,
     kohya=NOT_READ,
     lycoris="transformer.",
+    reader="peft",
     unsuitable=(
         Unsuitable(
             what="PixArt-alpha",
