@@ -523,6 +523,19 @@ def test_the_networks_time_is_the_levels_place_in_the_table_before_the_size_bend
     ]  # 0.6 / (1.311 - 0.311 * 0.6), whole
 
 
+def test_what_is_behind_an_ovis_caption_is_zeros_which_count(model_of):
+    """As many for a short caption as for the longest one: the network has no mask."""
+    model = model_of("ovis")
+    short, long = model.encode_prompts(["a", PROMPTS[1]])
+    own = [one["prompt_embeds"].abs().amax(1).gt(0) for one in (short, long)]
+    assert len(own[0]) == len(own[1]) == 256 and own[1].sum() - own[0].sum() == len(PROMPTS[1]) - 1
+    assert not own[0][int(own[0].sum()) :].any()
+    x, t, cond = random_state(model, 1), times(model, 1), model.collate([short])
+    with torch.no_grad():
+        cut = model.denoise(x, t, cond.with_rows(prompt_embeds=cond["prompt_embeds"][:, own[0]]))
+        assert (cut - model.denoise(x, t, cond)).abs().max() > 1e-3
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
