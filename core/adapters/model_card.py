@@ -8,7 +8,6 @@ from ..config import OPTIONS, RunConfig, config_to_flat
 from ..config.concepts import concepts_of, read_concepts
 from ..config.options import ConfigError, shown
 from ..families.facts import FamilyFacts
-from ..families.registry import FAMILIES
 from ..names import is_hub_id
 from .kinds import NAMES
 
@@ -23,7 +22,7 @@ def model_card(
     files: Sequence[Path],
     metadata: Mapping[str, str],
     flat: Mapping[str, Any],
-    label: str,
+    family: FamilyFacts | None,
     embeddings: Sequence[Path] = (),
 ) -> str:
     """The text of the card.
@@ -31,7 +30,7 @@ def model_card(
     Args:
         files: the LoRA files that go along, the main one first. metadata: of the main file's header.
         flat: the config that it carries; what was not published is not in it, and so not in the card.
-        label: the family's name for people. embeddings: the files of the LoRA's new tokens that go along.
+        family: the model's; None = one that is not known. embeddings: the files of the LoRA's new tokens that go along.
     """
     base, prompts = flat.get("pretrained_model_name_or_path"), flat.get("validation_prompts") or []
     words = _trigger_words(flat)
@@ -48,7 +47,7 @@ def model_card(
     title = metadata.get("modelspec.title", files[0].stem)
     lines = [
         _front(head), f"# {title}", "",
-        f"A LoRA for {label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
+        f"A LoRA for {'a diffusion model' if family is None else family.label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
     ]  # fmt: skip
     if len(words) == 1:
         lines += ["## Trigger word", "", f"Put {_code(words[0])} into the prompt.", ""]
@@ -57,7 +56,7 @@ def model_card(
                   *(f"- {_code(word)}" for word in words), ""]  # fmt: skip
     if prompts:
         lines += ["## Prompts that were drawn during training", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
-    lines += ["## Use", "", *_use(files[0], base if hub else None, flat), "", "## Files", ""]
+    lines += ["## Use", "", *_use(files[0], base if hub else None, flat, family), "", "## Files", ""]
     lines += [
         f"- `{file.name}`"
         + (" (names and alpha tensors for ComfyUI, Forge and AUTOMATIC1111)" if "kohya" in file.stem else "")
@@ -91,18 +90,16 @@ def _front(head: Mapping[str, Any]) -> str:
     return f"---\n{ModelCardData(**head).to_yaml()}\n---\n"
 
 
-def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
+def _use(file: Path, base: str | None, flat: Mapping[str, Any], family: FamilyFacts | None) -> list[str]:
     model, kind = base if base is not None else "the base model", flat.get("lora_type", "lora")
-    family = FAMILIES.get(str(flat.get("model_family")))
-    of_unet = family is not None and family.component == "unet"  # of their diffusers layout ComfyUI loads nothing
+    for_comfyui = flat.get("lora_layout", "diffusers") != "diffusers" or (family is not None and family.comfyui_loads)
     if kind != "lora" and flat.get("lora_layout") == "kohya":
         return [
             f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."
         ]
     return [
         *_in_diffusers(file.name, model, family), "",
-        *([] if of_unet and flat.get("lora_layout", "diffusers") == "diffusers" else
-          ["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."]),
+        *(["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."] if for_comfyui else []),
     ]  # fmt: skip
 
 

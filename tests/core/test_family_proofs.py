@@ -89,9 +89,7 @@ def test_pictures_that_are_no_squares_are_the_stock_pipelines(name, tiny_folder)
 def loaded_by_its_user(pipe, file):
     """By the lines of a model card, without one of ours: by the pipeline's loader, the network's, or peft where diffusers has neither."""
     family = next(facts for facts in FAMILIES.values() if type(pipe).__name__ in facts.pipelines)
-    (lines,) = re.findall(
-        r"```python\n(.*?)```", model_card([file], {}, {"model_family": family.name}, family.label), re.DOTALL
-    )
+    (lines,) = re.findall(r"```python\n(.*?)```", model_card([file], {}, {}, family), re.DOTALL)
     has = (
         "pipeline"
         if hasattr(pipe, "load_lora_weights")

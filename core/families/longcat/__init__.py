@@ -58,6 +58,7 @@ FACTS = FamilyFacts(
         ),
         other_inputs(),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "longcat_image", "architecture": "longcat-image"},
     licence="Apache 2.0",
     examples=("meituan-longcat/LongCat-Image", "meituan-longcat/LongCat-Image-Dev"),

@@ -43,6 +43,7 @@ FACTS = FamilyFacts(
             pipelines=("PixArtAlphaPipeline",),
         ),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "pixart_sigma", "architecture": "pixart-sigma"},
     elsewhere={
         "SimpleTuner": ("pixart_sigma",),
