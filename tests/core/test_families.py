@@ -3,6 +3,7 @@
 import gc
 import inspect
 import json
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -18,7 +19,14 @@ from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
-from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
+from rollout_studio.core.config import (
+    ModelConfig,
+    config_from_flat,
+    idle_remarks,
+    preset_names,
+    read_preset,
+    with_changes,
+)
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate, sampling
 from rollout_studio.core.families.codec import DeepVae
 from rollout_studio.core.families.conditioning import Conditioning, Frame
@@ -754,6 +762,13 @@ def test_the_generated_page_has_a_row_for_every_family_in_each_table():
         rows = [table.count(f"\n| {facts.label} |") for table in (*plain, scripts, refused)]
         assert rows == [1] * 5 + [int(facts.name in with_script), len(facts.unsuitable)], facts.name
         assert all(f"| {kind.what} | {kind.why} |" in refused for kind in facts.unsuitable)
+        (parts,) = (
+            row for row in plain[3].splitlines() if row.startswith(f"| {facts.label} | `{facts.pipelines[0]}` |")
+        )
+        assert ("| a b c d e |" in parts) == (facts.name in with_script)
+        tiers = {tier.gb for preset in map(read_preset, preset_names()) if preset.changes.get("model_family") == facts.name
+                 for tier in preset.tiers}  # fmt: skip
+        assert tiers <= {int(number) for number in re.findall(r"\d+", parts.split(" | ")[8])}
 
 
 # In stages -------------------------------------------------------------------------------------------------------------
