@@ -910,6 +910,44 @@ def longcat():
     )
 
 
+def ovis():
+    from diffusers import FlowMatchEulerDiscreteScheduler, OvisImagePipeline, OvisImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(13)
+    tokenizer = qwen_tokenizer()
+    text = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=512,
+            initializer_range=0.3,  # so that captions differ
+        )
+    )
+    transformer = OvisImageTransformer2DModel(
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return OvisImagePipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(0.1),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -930,11 +968,12 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "wan": (wan,),
     "cogview4": (cogview4,),
     "longcat": (longcat,),
+    "ovis": (ovis,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat")
+PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat", "ovis")
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 

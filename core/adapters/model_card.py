@@ -7,7 +7,7 @@ from typing import Any
 from ..config import OPTIONS, RunConfig, config_to_flat
 from ..config.concepts import concepts_of, read_concepts
 from ..config.options import ConfigError, shown
-from ..families.registry import FAMILIES
+from ..families.facts import FamilyFacts
 from ..names import is_hub_id
 from .kinds import NAMES
 
@@ -22,7 +22,7 @@ def model_card(
     files: Sequence[Path],
     metadata: Mapping[str, str],
     flat: Mapping[str, Any],
-    label: str,
+    family: FamilyFacts | None,
     embeddings: Sequence[Path] = (),
 ) -> str:
     """The text of the card.
@@ -30,7 +30,7 @@ def model_card(
     Args:
         files: the LoRA files that go along, the main one first. metadata: of the main file's header.
         flat: the config that it carries; what was not published is not in it, and so not in the card.
-        label: the family's name for people. embeddings: the files of the LoRA's new tokens that go along.
+        family: the model's; None = one that is not known. embeddings: the files of the LoRA's new tokens that go along.
     """
     base, prompts = flat.get("pretrained_model_name_or_path"), flat.get("validation_prompts") or []
     words = _trigger_words(flat)
@@ -47,7 +47,7 @@ def model_card(
     title = metadata.get("modelspec.title", files[0].stem)
     lines = [
         _front(head), f"# {title}", "",
-        f"A LoRA for {label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
+        f"A LoRA for {'a diffusion model' if family is None else family.label}" + (f", trained on {_code(base)}" if base is not None else "") + ", made with Rollout Studio.", "",
     ]  # fmt: skip
     if len(words) == 1:
         lines += ["## Trigger word", "", f"Put {_code(words[0])} into the prompt.", ""]
@@ -56,7 +56,7 @@ def model_card(
                   *(f"- {_code(word)}" for word in words), ""]  # fmt: skip
     if prompts:
         lines += ["## Prompts that were drawn during training", "", *(f"- {_code(prompt)}" for prompt in prompts), ""]
-    lines += ["## Use", "", *_use(files[0], base if hub else None, flat), "", "## Files", ""]
+    lines += ["## Use", "", *_use(files[0], base if hub else None, flat, family), "", "## Files", ""]
     lines += [
         f"- `{file.name}`"
         + (" (names and alpha tensors for ComfyUI, Forge and AUTOMATIC1111)" if "kohya" in file.stem else "")
@@ -90,20 +90,38 @@ def _front(head: Mapping[str, Any]) -> str:
     return f"---\n{ModelCardData(**head).to_yaml()}\n---\n"
 
 
-def _use(file: Path, base: str | None, flat: Mapping[str, Any]) -> list[str]:
+def _use(file: Path, base: str | None, flat: Mapping[str, Any], family: FamilyFacts | None) -> list[str]:
     model, kind = base if base is not None else "the base model", flat.get("lora_type", "lora")
-    family = FAMILIES.get(str(flat.get("model_family")))
-    of_unet = family is not None and family.component == "unet"  # of their diffusers layout ComfyUI loads nothing
+    for_comfyui = flat.get("lora_layout", "diffusers") != "diffusers" or (family is not None and family.comfyui_loads)
     if kind != "lora" and flat.get("lora_layout") == "kohya":
         return [
             f"ComfyUI: put the file into `models/loras` and load it with *Load LoRA*. It is a {NAMES[kind]}, which diffusers does not read."
         ]
     return [
-        "```python", "from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")',
-        f'pipe.load_lora_weights("this repository", weight_name="{file.name}")', "```", "",
-        *([] if of_unet and flat.get("lora_layout", "diffusers") == "diffusers" else
-          ["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."]),
+        *_in_diffusers(file.name, model, family), "",
+        *(["ComfyUI: put the file into `models/loras` and load it with *Load LoRA*."] if for_comfyui else []),
     ]  # fmt: skip
+
+
+def _in_diffusers(name: str, model: str, family: FamilyFacts | None) -> list[str]:
+    """How a program loads the file `name` into `model`, by what diffusers has for its family."""
+    part, reader = ("transformer", "pipeline") if family is None else (family.component, family.reader)
+    opened = ["from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")']
+    if reader == "pipeline":
+        lines = [*opened, f'pipe.load_lora_weights("this repository", weight_name="{name}")']
+    elif reader == "network":
+        lines = [*opened, f'pipe.{part}.load_lora_adapter("this repository", weight_name="{name}", prefix="{part}")']
+    else:
+        lines = [
+            "from huggingface_hub import hf_hub_download", "from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict",
+            "from safetensors.torch import load_file", *opened,
+            f'tensors = load_file(hf_hub_download("this repository", "{name}"))',
+            f'state = {{key.removeprefix("{part}."): tensor for key, tensor in tensors.items()}}',
+            'ranks = {key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in state.items() if key.endswith(".lora_A.weight")}',
+            "config = LoraConfig(target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks)",
+            f"set_peft_model_state_dict(inject_adapter_in_model(config, pipe.{part}), state)",
+        ]  # fmt: skip
+    return ["```python", *lines, "```"]
 
 
 def _settings(flat: Mapping[str, Any]) -> list[str]:

@@ -73,11 +73,8 @@ def card_of(files: Sequence[Path]) -> str:
             f"'{files[0]}' carries no settings of Rollout Studio; only LoRA files that were trained here do."
         )
     version = metadata.get("ss_base_model_version")
-    label = next(
-        (facts.label for facts in FAMILIES.values() if facts.header["ss_base_model_version"] == version),
-        "a diffusion model",
-    )
-    return model_card(files, metadata, flat, label, embeddings_of(files))
+    family = next((facts for facts in FAMILIES.values() if facts.header["ss_base_model_version"] == version), None)
+    return model_card(files, metadata, flat, family, embeddings_of(files))
 
 
 def embeddings_of(files: Sequence[Path]) -> list[Path]:

@@ -193,6 +193,8 @@ class FamilyFacts:
         kohya: the names of a LoRA's layers in the layout of other tools, or why it is not written.
         lycoris: what ComfyUI reads before a layer's own name in a file of LoHa or LoKr ("lycoris_": dots are underscores), where the kohya
             layout has no names or joins layers; None where it reads no such file.
+        reader: what of diffusers reads a LoRA: the pipeline (`load_lora_weights`), only the network (`load_lora_adapter`), or nothing ("peft").
+        comfyui_loads: does ComfyUI's *Load LoRA* know the names of the diffusers layout? False also where no such reader is known.
         comfyui: what ComfyUI calls its models of this family (classes of `comfy.supported_models`), which can be measured inside it.
         elsewhere: other training tool -> its words for the family, the usual one first; "" = what it trains where no word says so.
         header: words of a LoRA file's header (`ss_base_model_version`, `architecture`).
@@ -219,6 +221,8 @@ class FamilyFacts:
     claims: Callable[[PartConfigs], bool] | None = None
     kohya: KohyaLayout | NoKohyaLayout = NO_MAP
     lycoris: str | None = None
+    reader: Literal["pipeline", "network", "peft"] = "pipeline"
+    comfyui_loads: bool = False
     comfyui: tuple[str, ...] = ()
     elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: Mapping[str, str]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import errors
 from original_layout import single_file
@@ -14,9 +15,11 @@ from rollout_studio.app.cli.main import main as cli
 from rollout_studio.app.cli.progress import Progress
 from rollout_studio.core import adapters
 from rollout_studio.core.adapters import header
+from rollout_studio.core.adapters.model_card import model_card
 from rollout_studio.core.adapters.upload import card_of, upload
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.families import load_model
+from rollout_studio.core.families.registry import FAMILIES
 from rollout_studio.core.runs.store import RunStore
 from safetensors.torch import load_file, save_file
 from tiny import build
@@ -151,6 +154,27 @@ def test_an_upload_is_private_with_a_card_made_from_the_header(tmp_path):
 def test_the_card_says_no_more_than_the_header(tmp_path):
     card = card_of([hub_lora(tmp_path, publish_texts=False, publish_folders=False)])
     assert not any(word in card for word in ("sks", "hill", "secret-dogs")) and "owner/some-model" in card
+
+
+@pytest.mark.parametrize(("family", "layout", "named"), [
+    ("flux", "diffusers", True), ("sdxl", "diffusers", False), ("sdxl", "kohya", True), ("cogview4", "diffusers", False), ("sana", "both", True),
+])  # fmt: skip
+def test_a_card_names_comfyui_where_it_reads_the_file(family, layout, named):
+    card = model_card([Path("cat.safetensors")], {}, {"lora_layout": layout}, FAMILIES[family])
+    assert ("Load LoRA" in card) == named and f"A LoRA for {FAMILIES[family].label}" in card
+
+
+def test_the_family_of_a_card_is_the_headers_and_not_the_settings(tmp_path):
+    """Settings may say "auto"; what loads the file differs from family to family."""
+    assert "load_lora_weights" in card_of([hub_lora(tmp_path)])
+    file = tmp_path / "pixart.safetensors"
+    notes = header.read_metadata(hub_lora(tmp_path)) | {"ss_base_model_version": "pixart_sigma"}
+    save_file(
+        {"transformer.a.lora_A.weight": torch.ones(1, 2), "transformer.a.lora_B.weight": torch.ones(2, 1)},
+        file,
+        metadata=notes,
+    )
+    assert "load_lora_weights" not in card_of([file]) and "inject_adapter_in_model" in card_of([file])
 
 
 def test_a_repository_that_is_there_is_added_to_only_when_asked(tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import inspect
 import json
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -18,7 +19,14 @@ from rollout_studio.core.before.cost import guidance_of, rollout_cost
 from rollout_studio.core.before.effects import longest_rollout
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.before.preflight import preflight
-from rollout_studio.core.config import ModelConfig, config_from_flat, idle_remarks, with_changes
+from rollout_studio.core.config import (
+    ModelConfig,
+    config_from_flat,
+    idle_remarks,
+    preset_names,
+    read_preset,
+    with_changes,
+)
 from rollout_studio.core.families import FAMILIES, ModelError, base, load_model, locate, sampling
 from rollout_studio.core.families.codec import DeepVae
 from rollout_studio.core.families.conditioning import Conditioning, Frame
@@ -523,6 +531,19 @@ def test_the_networks_time_is_the_levels_place_in_the_table_before_the_size_bend
     ]  # 0.6 / (1.311 - 0.311 * 0.6), whole
 
 
+def test_what_is_behind_an_ovis_caption_is_zeros_which_count(model_of):
+    """As many for a short caption as for the longest one: the network has no mask."""
+    model = model_of("ovis")
+    short, long = model.encode_prompts(["a", PROMPTS[1]])
+    own = [one["prompt_embeds"].abs().amax(1).gt(0) for one in (short, long)]
+    assert len(own[0]) == len(own[1]) == 256 and own[1].sum() - own[0].sum() == len(PROMPTS[1]) - 1
+    assert not own[0][int(own[0].sum()) :].any()
+    x, t, cond = random_state(model, 1), times(model, 1), model.collate([short])
+    with torch.no_grad():
+        cut = model.denoise(x, t, cond.with_rows(prompt_embeds=cond["prompt_embeds"][:, own[0]]))
+        assert (cut - model.denoise(x, t, cond)).abs().max() > 1e-3
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
@@ -741,6 +762,13 @@ def test_the_generated_page_has_a_row_for_every_family_in_each_table():
         rows = [table.count(f"\n| {facts.label} |") for table in (*plain, scripts, refused)]
         assert rows == [1] * 5 + [int(facts.name in with_script), len(facts.unsuitable)], facts.name
         assert all(f"| {kind.what} | {kind.why} |" in refused for kind in facts.unsuitable)
+        (parts,) = (
+            row for row in plain[3].splitlines() if row.startswith(f"| {facts.label} | `{facts.pipelines[0]}` |")
+        )
+        assert ("| a b c d e |" in parts) == (facts.name in with_script)
+        tiers = {tier.gb for preset in map(read_preset, preset_names()) if preset.changes.get("model_family") == facts.name
+                 for tier in preset.tiers}  # fmt: skip
+        assert tiers <= {int(number) for number in re.findall(r"\d+", parts.split(" | ")[8])}
 
 
 # In stages -------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """What every family is proven by beside the standing test: whole drawings, two aspect ratios, and a LoRA on its way to its users."""
 
 import math
+import re
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from rollout_studio.core.adapters import load_lora
+from rollout_studio.core.adapters.model_card import model_card
 from rollout_studio.core.config import ROLLOUT_LEVELS, rollout_level
+from rollout_studio.core.families.registry import FAMILIES
 from rollout_studio.core.maths.grid import Grid
 from rollout_studio.core.maths.rollout import plan_from_noise, rollout
 from rollout_studio.core.maths.solvers import make_solver
@@ -84,17 +87,20 @@ def test_pictures_that_are_no_squares_are_the_stock_pipelines(name, tiny_folder)
 
 
 def loaded_by_its_user(pipe, file):
-    """Without a line of ours: by the pipeline's loader, or by peft where the pipeline has none."""
-    if hasattr(pipe, "load_lora_weights"):
-        pipe.load_lora_weights(str(file))
-        return
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-
-    state = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
-    layers = [name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")]
-    rank = len(state[f"{layers[0]}.lora_A.weight"])
-    network = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), pipe.transformer)
-    assert not set_peft_model_state_dict(network, state).unexpected_keys
+    """By the lines of a model card, without one of ours: by the pipeline's loader, the network's, or peft where diffusers has neither."""
+    family = next(facts for facts in FAMILIES.values() if type(pipe).__name__ in facts.pipelines)
+    (lines,) = re.findall(r"```python\n(.*?)```", model_card([file], {}, {}, family), re.DOTALL)
+    has = (
+        "pipeline"
+        if hasattr(pipe, "load_lora_weights")
+        else "network"
+        if hasattr(pipe.transformer, "load_lora_adapter")
+        else "peft"
+    )
+    assert family.reader == has
+    lines = lines.replace("this repository", str(file.parent)).splitlines()
+    lines = [line for line in lines if "DiffusionPipeline" not in line and "huggingface_hub" not in line]
+    exec("\n".join(lines), {"pipe": pipe, "hf_hub_download": lambda folder, name: f"{folder}/{name}"})  # noqa: S102 - our own card
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)

@@ -34,6 +34,7 @@ FACTS = FamilyFacts(
     text=text,
     kohya=NOT_READ,
     lycoris="transformer.",
+    comfyui_loads=True,
     header={"ss_base_model_version": "auraflow", "architecture": "auraflow"},
     elsewhere={"SimpleTuner": ("auraflow",), "ai-toolkit": ("auraflow", "is_auraflow")},
     licence="Apache 2.0",

@@ -66,6 +66,7 @@ FACTS = FamilyFacts(
         ),
         other_inputs(),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "chroma", "architecture": "chroma"},
     elsewhere={"SimpleTuner": ("chroma",), "ai-toolkit": ("chroma",), "OneTrainer": ("CHROMA_1",)},
     licence="Apache 2.0",

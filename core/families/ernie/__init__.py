@@ -43,6 +43,7 @@ FACTS = FamilyFacts(
         ),
         OTHER_INPUTS,
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "ernie_image", "architecture": "ernie-image"},
     elsewhere={"ai-toolkit": ("ernie", "ernie_image"), "OneTrainer": ("ERNIE",)},
     licence="Apache 2.0",

@@ -90,6 +90,7 @@ FACTS = FamilyFacts(
         ),
         other_inputs("FluxFillPipeline", "FluxControlPipeline", "FluxKontextPipeline"),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "flux1", "architecture": "flux-1-dev"},
     elsewhere={
         "SimpleTuner": ("flux",),

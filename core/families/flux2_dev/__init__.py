@@ -56,6 +56,7 @@ FACTS = FamilyFacts(
         ),
         OTHER_INPUTS,
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "flux2", "architecture": "flux2-dev"},
     elsewhere={"SimpleTuner": ("flux2",), "ai-toolkit": ("flux2",), "OneTrainer": ("FLUX_2",), "diffusers": ("flux2",)},
     licence="FLUX Non-Commercial License",

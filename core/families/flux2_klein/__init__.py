@@ -38,6 +38,7 @@ FACTS = FamilyFacts(
         ),
         OTHER_INPUTS,
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "flux2_klein", "architecture": "flux2-klein"},
     elsewhere={
         "SimpleTuner": ("flux2",),

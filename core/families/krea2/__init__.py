@@ -111,6 +111,7 @@ FACTS = FamilyFacts(
         ),
         other_inputs(channels="z_dim", cells=CELLS),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "krea2", "architecture": "krea-2"},
     elsewhere={"ai-toolkit": ("krea2",), "OneTrainer": ("KREA_2",)},
     licence="Krea 2 Community License",

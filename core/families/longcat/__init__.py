@@ -42,6 +42,7 @@ FACTS = FamilyFacts(
     # A token is a square of 2x2 cells; the network's config names no size, and a bare `pipe(prompt)` draws 128 x 128 cells.
     geometry=vae_geometry("transformer", cells_per_token=2, native_cells=128),
     text=text,
+    reader="network",
     unsuitable=(
         Unsuitable(
             what="LongCat-Image-Edit",
@@ -57,6 +58,7 @@ FACTS = FamilyFacts(
         ),
         other_inputs(),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "longcat_image", "architecture": "longcat-image"},
     licence="Apache 2.0",
     examples=("meituan-longcat/LongCat-Image", "meituan-longcat/LongCat-Image-Dev"),

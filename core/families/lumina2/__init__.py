@@ -29,6 +29,7 @@ FACTS = FamilyFacts(
         "has a file of another layout that diffusers reads only where it has every layer of each block; ComfyUI reads its diffusers layout"
     ),
     lycoris="lycoris_",
+    comfyui_loads=True,
     header={"ss_base_model_version": "lumina2", "architecture": "lumina-2"},
     elsewhere={
         "SimpleTuner": ("lumina2",),

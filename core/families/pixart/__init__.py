@@ -32,6 +32,7 @@ FACTS = FamilyFacts(
     text=text,
     kohya=NOT_READ,
     lycoris="transformer.",
+    reader="peft",
     unsuitable=(
         Unsuitable(
             what="PixArt-alpha",
@@ -42,6 +43,7 @@ FACTS = FamilyFacts(
             pipelines=("PixArtAlphaPipeline",),
         ),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "pixart_sigma", "architecture": "pixart-sigma"},
     elsewhere={
         "SimpleTuner": ("pixart_sigma",),

@@ -94,6 +94,7 @@ FACTS = FamilyFacts(
             pipelines=("QwenImage21Pipeline",),
         ),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
     elsewhere={
         "SimpleTuner": ("qwen_image",),

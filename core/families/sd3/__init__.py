@@ -99,6 +99,7 @@ FACTS = FamilyFacts(
         ),
     ),
     comfyui=("SD3",),
+    comfyui_loads=True,
     header={"ss_base_model_version": "sd3", "architecture": "stable-diffusion-3-m"},
     elsewhere={
         "SimpleTuner": ("sd3",),

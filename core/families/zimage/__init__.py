@@ -87,6 +87,7 @@ FACTS = FamilyFacts(
             hub=("Tongyi-MAI/Z-Image-Turbo",),
         ),
     ),
+    comfyui_loads=True,
     header={"ss_base_model_version": "zimage", "architecture": "Z-Image"},
     elsewhere={
         "SimpleTuner": ("z_image",),
