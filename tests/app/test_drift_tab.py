@@ -13,7 +13,7 @@ import drift_worker
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app.drift import choices, measured
+from rollout_studio.app.drift import choices, measured, rows
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
 from rollout_studio.app.drift.answer import progress_card
@@ -655,9 +655,9 @@ def test_a_runs_report_shows_base_and_tuned_in_pictures_that_can_be_read(store, 
 def test_a_sentence_says_where_the_drift_is_to_be_seen(differences, where, found):
     """The column at which the rows differ most, from a quarter of that on, and the place in the picture."""
     frames = [{"step": 2 * at, "sigma": 0.5, "difference": each, "where": where} for at, each in enumerate(differences)]
-    assert found in drift_picture.what_to_look_at([{"label": "base", "frames": frames}])
+    assert found in rows.what_to_look_at([{"label": "base", "frames": frames}])
     both = [{"label": name, "frames": [{**frame, "difference": 0.1} for frame in frames]} for name in ("base", "mine")]
-    assert "10.0 % (base) and 10.0 % (mine)" in drift_picture.what_to_look_at(both)
+    assert "10.0 % (base) and 10.0 % (mine)" in rows.what_to_look_at(both)
 
 
 def test_base_and_tuned_have_colours_of_their_own(tmp_path):
