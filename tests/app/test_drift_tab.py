@@ -23,6 +23,7 @@ from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
 from rollout_studio.app.drift.strips import strips_side_by_side
 from rollout_studio.app.drift.viewers import Viewers
+from rollout_studio.app.parts.forms import label
 from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.app.parts.preview_jobs import PreviewState
 from rollout_studio.app.parts.watch import Watch
@@ -725,5 +726,7 @@ def test_a_finished_picture_stands_there_before_anything_is_asked(lab):
     assert told["request"] == {**first, "image": Path(first["image"]).name}
     markup = lab.answer.film.value
     assert markup.count("rs-cell") == 27 and "After <b>18 steps on its own</b>" in markup
+    made_with = markup[markup.index("The settings that made it") :]
+    assert all(f">{label(FIELDS[name])}</th>" in made_with for name in FIELDS) and ">unipc</td>" in made_with
     for name in re.findall(r'gradio_api/file=([^"]+)', markup):
         assert Image.open(name).size == (64, 64)
