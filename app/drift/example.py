@@ -2,10 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...core.look.preview.request import located_in
+from ..parts.forms import label
 from ..parts.previews import Previews
+from ..parts.words import text
+from .fields import FIELDS
 from .picture import film
 
 EXAMPLE = Path(__file__).parents[2] / "presets" / "demo" / "drift"
@@ -22,6 +27,15 @@ def example_film(previews: Previews) -> str:
     if not folder.exists():
         shutil.copytree(EXAMPLE, folder)
     result = located_in(told["result"], folder)
-    return (
-        f'<div class="rs-example">{_NOTE}{film(result, lambda path: previews.own(Path(path)), told["request"])}</div>'
+    drawn = film(result, lambda path: previews.own(Path(path)), told["request"])
+    return f'<div class="rs-example">{_NOTE}{drawn}{_settings(told["request"])}</div>'
+
+
+def _settings(request: Mapping[str, Any]) -> str:
+    """The settings that made it, by the names that the controls have."""
+    rows = "".join(
+        f'<tr><th scope="row">{text(label(option))}</th><td>{text(request[name])}</td></tr>'
+        for name, option in FIELDS.items()
+        if name in request
     )
+    return f'<details class="rs-made-with"><summary>The settings that made it</summary><table class="rs-drift-numbers"><tbody>{rows}</tbody></table></details>'

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..parts.words import quantity, text
-from .picture import ROWS, Address, step_name
+from .rows import ROWS, Address, step_name
 
 _ORDER = "First what it should see at every noise level, then what it sees on its own, step by step."
 

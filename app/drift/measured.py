@@ -50,6 +50,12 @@ def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool 
     return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
 
 
+def shows_base(run: RunSummary, event: dict[str, Any]) -> bool:
+    """Whether the filmstrip of this measurement has the base's beside the tuned one's."""
+    folder = _folder(run, event)
+    return folder is not None and any(each.strip["weights"] == "base" for each in measured_strips(folder, run.path))
+
+
 def _one_picture(run: RunSummary, folder: Path | None, title: str, address: StripAddress) -> str:
     """The strip of a report of an earlier version, which has no single pictures."""
     found = address(folder / "filmstrip.png", run.path) if folder is not None else None

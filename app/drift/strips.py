@@ -12,7 +12,7 @@ from typing import Any
 from ...core.look.pictures.strips import levels, strips_with_base
 from ...core.runs.rows import RunSummary
 from ..parts.words import text
-from .picture import axis, group, heat_key
+from .rows import axis, group, heat_key, key_of, most_apart
 
 StripAddress = Callable[[Path, Path], str | None]
 """(a picture, the folder that it must lie in) -> its address for the browser; None where it cannot be shown."""
@@ -41,9 +41,7 @@ def measured_strips(folder: Path, inside: Path, step: int | None = None) -> list
         base = strip["weights"] == "base"
         name = NAMES.get(strip["weights"], "") if strip["label"] == strip["weights"] else strip["label"]
         when = f", step {step}" if not base and isinstance(step, int) else ""
-        found.append(
-            Shown(f'<i class="rs-key rs-of-{"base" if base else "tuned"}"></i>{text(name + when)}', strip, inside)
-        )
+        found.append(Shown(key_of(strip["weights"]) + text(name + when), strip, inside))
     return found  # fmt: skip
 
 
@@ -57,6 +55,7 @@ def rows_of(shown: Sequence[Shown], address: StripAddress, rows: Sequence[str] =
         return ""
     same = all(levels(each.strip) == levels(shown[0].strip) for each in shown)
     columns = max(len(each.strip["frames"]) for each in shown)
+    most = most_apart([each.strip for each in shown])
     blocks = []
     for number, each in enumerate(shown):
 
@@ -64,7 +63,7 @@ def rows_of(shown: Sequence[Shown], address: StripAddress, rows: Sequence[str] =
             return address(Path(file), inside)
 
         head = axis(each.strip["frames"]) if number == 0 or not same else ""
-        blocks.append(head + group(number, each.strip, place, rows=rows, title=each.title))
+        blocks.append(head + group(number, each.strip, place, rows=rows, title=each.title, most=most))
     return (
         f'<div class="rs-look rs-still" style="--n:{columns}"><div class="rs-scroll rs-film" tabindex="0" role="region" '
         f'aria-label="Filmstrip: noise goes away from left to right"><div class="rs-reel">{"".join(blocks)}</div></div></div>'

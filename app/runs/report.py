@@ -14,7 +14,7 @@ from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, follow
-from ..drift.measured import filmstrip
+from ..drift.measured import filmstrip, shows_base
 from ..parts.forms import label, said
 from ..parts.report_page import NAME, Inline, page, written
 from ..parts.words import text
@@ -43,7 +43,10 @@ def run_report(run: RunDir, summary: RunSummary, log: RunLog, side: int) -> str:
     """The page of a run. `side`: the longest side of its pictures, in pixels."""
     inline: Any = SimpleNamespace(previews=Inline(side))
     measured = sorted(log.drifts)
-    strips = [filmstrip(summary, log.drifts[step], inline) for step in dict.fromkeys((*measured[:1], *measured[-1:]))]
+    first, last = measured[:1], measured[-1:]
+    if last != first and shows_base(summary, log.drifts[last[0]]):
+        first = []  # the last one has the base beside it
+    strips = [filmstrip(summary, log.drifts[step], inline) for step in dict.fromkeys((*first, *last))]
     return page(
         run.name,
         head(summary, log, None),

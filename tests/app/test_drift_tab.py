@@ -13,7 +13,7 @@ import drift_worker
 import gradio as gr
 import pytest
 from PIL import Image
-from rollout_studio.app.drift import choices, measured
+from rollout_studio.app.drift import choices, measured, rows
 from rollout_studio.app.drift import picture as drift_picture
 from rollout_studio.app.drift import tab as drift_tab
 from rollout_studio.app.drift.answer import progress_card
@@ -23,6 +23,7 @@ from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.drift.scene import Scene
 from rollout_studio.app.drift.strips import strips_side_by_side
 from rollout_studio.app.drift.viewers import Viewers
+from rollout_studio.app.parts.forms import label
 from rollout_studio.app.parts.preview_client import PreviewClient
 from rollout_studio.app.parts.preview_jobs import PreviewState
 from rollout_studio.app.parts.watch import Watch
@@ -656,9 +657,9 @@ def test_a_runs_report_shows_base_and_tuned_in_pictures_that_can_be_read(store, 
 def test_a_sentence_says_where_the_drift_is_to_be_seen(differences, where, found):
     """The column at which the rows differ most, from a quarter of that on, and the place in the picture."""
     frames = [{"step": 2 * at, "sigma": 0.5, "difference": each, "where": where} for at, each in enumerate(differences)]
-    assert found in drift_picture.what_to_look_at([{"label": "base", "frames": frames}])
+    assert found in rows.what_to_look_at([{"label": "base", "frames": frames}])
     both = [{"label": name, "frames": [{**frame, "difference": 0.1} for frame in frames]} for name in ("base", "mine")]
-    assert "10.0 % (base) and 10.0 % (mine)" in drift_picture.what_to_look_at(both)
+    assert "10.0 % (base) and 10.0 % (mine)" in rows.what_to_look_at(both)
 
 
 def test_base_and_tuned_have_colours_of_their_own(tmp_path):
@@ -726,5 +727,7 @@ def test_a_finished_picture_stands_there_before_anything_is_asked(lab):
     assert told["request"] == {**first, "image": Path(first["image"]).name}
     markup = lab.answer.film.value
     assert markup.count("rs-cell") == 27 and "After <b>18 steps on its own</b>" in markup
+    made_with = markup[markup.index("The settings that made it") :]
+    assert all(f">{label(FIELDS[name])}</th>" in made_with for name in FIELDS) and ">unipc</td>" in made_with
     for name in re.findall(r'gradio_api/file=([^"]+)', markup):
         assert Image.open(name).size == (64, 64)

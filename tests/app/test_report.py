@@ -46,20 +46,28 @@ def test_a_runs_report_shows_all_of_it_and_fetches_nothing(store, run, tmp_path)
     assert 'loading="lazy"' not in page  # printed, it shows all of it
     assert "script" not in read.tags and not re.search(r"url\(|@import|https?://", page)
     samples = 2 * len(list(run.samples_path.iterdir()))
-    # and the filmstrips of the first measurement and of the last: the base's, then base and tuned, each 3 x 3 single pictures
-    assert len(read.addresses) == samples + 3 * 9
-    assert read.text.count("Base model, before training") == 2 and "After training, step 120" in read.text
+    # and the filmstrip of the last measurement: base and tuned, each 3 x 3 single pictures
+    assert len(read.addresses) == samples + 2 * 9
+    assert read.text.count("Base model, before training") == 1 and "After training, step 120" in read.text
     for words in (
         "told",
         "step 120 of 200",
         "Loss",
-        "Drift before training",
         "Drift at step 120",
         "Drift over the training",
         "Settings",
     ):
         assert words in read.text, words
     assert "my-dog" in read.text and "somebody" not in page and str(tmp_path) not in page
+
+
+def test_a_report_whose_last_strip_has_no_base_beside_it_shows_the_first_one_too(store, run):
+    """A run of an earlier version: one picture of each measurement."""
+    for step in (0, 120):
+        (run.drift_path / f"step-{step:06d}" / "strips.json").unlink()
+    read = Read(write_run_report(run, store.summary("told")).read_text(encoding="utf-8"))
+    assert len(read.addresses) == 2 * len(list(run.samples_path.iterdir())) + 2
+    assert "Drift before training" in read.text and "Drift at step 120" in read.text
 
 
 def test_text_of_a_run_is_inert_in_its_report(store, write):
