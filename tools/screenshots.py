@@ -39,7 +39,7 @@ def rollout(page: Page) -> None:
 
 
 def runs(page: Page) -> None:
-    expect(page.locator("#run-charts svg").first).to_be_visible()
+    expect(page.locator("#run-loss svg").first).to_be_visible()
 
 
 def samples(page: Page) -> None:

@@ -117,9 +117,8 @@ class RunsTab:
         if viewer is not None:
             changes.updates |= self.try_it.view(name, viewer, seen)
         changes.draw("storage", self.storage, str(self.watch.problem), lambda: storage_card(self.watch.problem))
-        if name != seen.get(
-            "picked"
-        ):  # else a list of a thousand is not drawn anew for a choice that the browser shows already
+        # A list of a thousand is not drawn anew for a choice that the browser shows already.
+        if name != seen.get("picked"):
             seen.pop("picker", None)
         seen["picked"] = name
         changes.draw("picker", self.picker, signature(choices), lambda: gr.Radio(choices=choices, value=name))

@@ -13,10 +13,10 @@ KIND = "RolloutStudioProbabilityRampPlot"
 
 
 def held(context, **inputs):
-    for step in range(1200):
+    for step in range(6000):
         if not (Path(context.store.root) / "hold").exists():
             break
-        context.progress(step, 1200, "waiting")
+        context.progress(step, 6000, "waiting")
         time.sleep(0.05)
     return declared.function(context, **inputs)
 

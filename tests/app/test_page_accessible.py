@@ -43,10 +43,15 @@ def test_no_part_of_the_page_keeps_anyone_out(visit, served, write, tab, step, t
             page.locator(f"{fold} > button").click()
         wrong[f"Train, {name}"] = severe(page)
     tab(page, "Runs")
-    expect(page.locator("#run-charts svg").first).to_be_visible()
+    expect(page.locator("#run-loss svg").first).to_be_visible()
     for name in ("Overview", "Samples and drift", "Try it", "Compare", "Log"):
         tab(page, name)
         wrong[f"Runs, {name}"] = severe(page)
+        if name == "Samples and drift":
+            page.locator("#run-samples td a").nth(1).click()
+            page.get_by_label("With a slider beside").select_option(index=1)
+            wrong["Runs, a sample in full"] = severe(page)
+            page.keyboard.press("Escape")
     tab(page, "Drift")
     for name in ("Measured by runs", "Look now"):
         tab(page, name)
