@@ -26,8 +26,7 @@ document.addEventListener('drop', (event) => {
   if (!within(event)) return;
   event.preventDefault();
   over(-inside);
-  const input = panel().parentElement.querySelector('#try-picture input[type=file], input#try-picture, [id="try-picture"] ~ input[type=file]')
-    ?? document.querySelector('#try-picture')?.parentElement.querySelector('input[type=file]');
+  const input = document.querySelector('#try-picture')?.parentElement.querySelector('input[type=file]'); // Gradio's, beside its button
   const file = [...event.dataTransfer.files][0];
   if (!input || !file) return;
   const list = new DataTransfer();

@@ -1,12 +1,16 @@
 """Testing a LoRA with a prompt, in a real browser; the worker that draws is scripted, the panel and its page are not."""
 
+import base64
+import io
 import os
 import re
+from pathlib import Path
 
 import gradio as gr
 import pytest
 
 pytest.importorskip("playwright.sync_api")
+from PIL import Image
 from playwright.sync_api import expect
 from rollout_studio.app.page import free_port, launch
 from rollout_studio.app.parts.style import CSS
@@ -33,6 +37,22 @@ def address(store, write, tmp_path):
     watch.close()
 
 
+def bare_png():
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def dropped(page, place, name, content):
+    """Drop a file on an element, as from the desktop."""
+    held = page.evaluate_handle(
+        """([name, content]) => { const held = new DataTransfer(); held.items.add(new File([Uint8Array.from(atob(content), (each) => each.charCodeAt(0))], name, {type: 'image/png'})); return held; }""",
+        [name, base64.b64encode(content).decode()],
+    )
+    for kind in ("dragenter", "dragover", "drop"):
+        page.dispatch_event(place, kind, {"dataTransfer": held})
+
+
 def test_a_prompt_is_drawn_beside_the_untrained_model_again_with_another_seed_and_saved(address, browser):
     context = browser.new_context(viewport={"width": 400, "height": 900}, accept_downloads=True)
     page, wrong = context.new_page(), []
@@ -53,6 +73,33 @@ def test_a_prompt_is_drawn_beside_the_untrained_model_again_with_another_seed_an
     with page.expect_download() as download:
         page.get_by_test_id("newest-try").get_by_text("save").last.click()
     assert re.fullmatch(r"LoRA-of-told-seed-\d+-1\.png", download.value.suggested_filename)
+    saved = download.value.path()
+    kept = page.locator("#try-seed input").input_value()
+    cut = page.get_by_test_id("newest-try").locator(".rs-cut")
+    cut.focus()
+    cut.press("Home")
+    expect(page.get_by_test_id("newest-try").locator(".rs-try-wipe")).to_have_attribute(
+        "style", re.compile(r"--cut: ?0%")
+    )
+    page.get_by_label("Keep the seed").uncheck()
+    page.locator("#try-draw").click()
+    expect(page.locator("#try-earlier .rs-try-card")).to_have_count(3)
+    expect(page.locator("#try-seed input")).not_to_have_value(kept)
+    page.get_by_label("Keep the seed").check()
+    page.locator("#try-matrix > button").click()
+    page.locator("#try-matrix-rows input, #try-matrix-rows textarea").fill("0, 1")
+    page.locator("#try-matrix-draw").click()
+    table = page.get_by_test_id("newest-try").locator("table.rs-samples")
+    expect(table.get_by_role("rowheader")).to_have_text(["weight 0", "weight 1"])
+    expect(table.get_by_role("columnheader", name="step 120")).to_be_visible()
+    expect(table.locator("img")).to_have_count(2)
+    dropped(page, ".rs-try", "of-before.png", Path(saved).read_bytes())
+    expect(page.locator("#try-note")).to_contain_text("The settings of of-before.png are in the fields")
+    expect(page.locator("#try-seed input")).to_have_value(kept)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#try-picture").click()
+    chooser.value.set_files({"name": "bare.png", "mimeType": "image/png", "buffer": bare_png()})
+    expect(page.locator("#try-note")).to_contain_text("carries no settings")
     page.locator("#try-guidance textarea, #try-guidance input").fill("much")
     page.locator("#try-draw").click()
     expect(page.locator("#try-guidance")).to_contain_text("must be a number")
@@ -104,6 +151,17 @@ def test_after_a_watched_end_it_draws_with_the_lora_that_the_run_has_left(store,
         page.locator("#try-draw").click()
         expect(page.get_by_test_id("newest-try")).to_contain_text("a zwx shape seed 42")
         expect(page.locator("#run-head")).not_to_contain_text("time left")
+        page.locator("#try-matrix > button").click()
+        page.locator("#try-matrix-draw").click()
+        cells = page.get_by_test_id("newest-try").locator("table.rs-samples a:has(img)")
+        expect(cells).to_have_count(3)
+        cells.nth(1).click()
+        viewer = page.locator(".rs-viewer")
+        expect(viewer.locator("[data-part=caption]")).to_have_text("weight 0.5 · step 10")
+        page.keyboard.press("ArrowDown")
+        expect(viewer.locator("[data-part=caption]")).to_have_text("weight 1 · step 10")
+        page.keyboard.press("Escape")
+        expect(viewer).not_to_be_visible()
         assert not wrong
     finally:
         context.close()
