@@ -94,9 +94,7 @@ def fields_of(config: RunConfig) -> tuple[dict[str, Any], str | None]:
         cut = f"The farthest start is {rollout.max_step_offset} steps; the Drift tab shows a rollout of {most}."
         values["offset"] = most
     if longest_rollout(config).steps < rollout.max_step_offset:
-        fewer = (
-            f"Training takes it in {longest_rollout(config).steps} larger steps (max_evaluations); the Drift tab in one for each grid step."
-        )
+        fewer = f"Training takes it in {longest_rollout(config).steps} larger steps (max_evaluations); the Drift tab in one for each grid step."
         cut = fewer if cut is None else f"{cut} {fewer}"
     return {**values, "start": "picture"}, cut
 

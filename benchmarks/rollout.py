@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import platform
 import statistics
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +225,7 @@ class Ways:
                 _, alpha, sigma = way[0]
                 x = alpha * x0[row : row + 1] + sigma * noise[row : row + 1]
                 one = cond.select(torch.tensor([row])) if len(way) > 1 else None
-                for (t, alpha, sigma), (_, alpha_next, sigma_next) in zip(way, way[1:], strict=False):
+                for (t, alpha, sigma), (_, alpha_next, sigma_next) in itertools.pairwise(way):
                     output = self.ask(x, torch.tensor([t], device=x.device), one)
                     if self.flow:
                         x = x + (sigma_next - sigma) * output
@@ -259,7 +261,10 @@ class Ways:
         """Nothing but the network and the optimizer: calls without gradient of these sizes, one with it."""
         import torch
 
-        x, t = batch.latents, torch.full((len(batch.latents),), 0.5 * self.model.noise_path.t_max, device=batch.latents.device)
+        x, t = (
+            batch.latents,
+            torch.full((len(batch.latents),), 0.5 * self.model.noise_path.t_max, device=batch.latents.device),
+        )
         with torch.no_grad():
             for size in sizes:
                 places = torch.arange(size) % len(x)
@@ -320,7 +325,9 @@ def prove(ways: Ways) -> str:
     assert sum(size for size, _ in calls) == sum(size for size, _ in theirs) == rows, (calls, theirs, k)
     assert len(calls) == max(k) + 1 and len(theirs) == sum(k) + ways.flow + 1, (calls, theirs, k)
     assert abs(one - other) <= 2e-4 * abs(one), (one, other)
-    told.append(f"rollout of offsets {k} by Euler {one:.6f} and {other:.6f}, {rows} rows each, {len(calls)} and {len(theirs)} calls")
+    told.append(
+        f"rollout of offsets {k} by Euler {one:.6f} and {other:.6f}, {rows} rows each, {len(calls)} and {len(theirs)} calls"
+    )
     return "; ".join(told)
 
 
@@ -344,7 +351,9 @@ def clock(device: Any) -> Callable[[], float]:
 def measured(ways: Ways, rounds: int) -> dict[str, list[float]]:
     """Seconds of every way in every round; in `sizes` and `n` what the plans asked."""
     far = {f"{P}max_step_offset": OFFSET}
-    gentle, strong = ({f"{P}max_step_offset": k, f"{P}probability": p, f"{P}reflexflow_beta1": 1.0} for k, p in ((2, 0.25), (4, 0.5)))
+    gentle, strong = (
+        {f"{P}max_step_offset": k, f"{P}probability": p, f"{P}reflexflow_beta1": 1.0} for k, p in ((2, 0.25), (4, 0.5))
+    )
     ours = {
         "plain": ways.ours("plain"),
         "rollout": ways.ours("rollout", **far),
@@ -355,7 +364,9 @@ def measured(ways: Ways, rounds: int) -> dict[str, list[float]]:
         "gentle, exact share": ways.ours("gentle, exact share", **gentle, **{f"{P}exact_share": True}),
     }
     read = clock(ways.model.device)
-    times: dict[str, list[float]] = {name: [] for name in (*ours, "diffusers-style", "floor", "floor of the plan", "arithmetic", "row at a time")}
+    times: dict[str, list[float]] = {
+        name: [] for name in (*ours, "diffusers-style", "floor", "floor of the plan", "arithmetic", "row at a time")
+    }
     for step in range(-2, rounds):
         number = step + 2
         batch, draw = ways.drawn("rollout", number)
@@ -365,13 +376,13 @@ def measured(ways: Ways, rounds: int) -> dict[str, list[float]]:
         sizes = [sum(each >= left for each in k) for left in range(max(k), 0, -1)]
         if sizes and ways.flow:
             sizes[0] += rolled
-        acts: dict[str, Callable[[], Any]] = {name: (lambda act=act: act(number)) for name, act in ours.items()}
+        acts: dict[str, Callable[[], Any]] = {name: partial(act, number) for name, act in ours.items()}
         acts |= {
-            "diffusers-style": lambda: ways.diffusers_style(number),
-            "floor": lambda: ways.floor(batch, []),
-            "floor of the plan": lambda sizes=sizes: ways.floor(batch, sizes),
-            "arithmetic": lambda: ways.floor(batch, [BATCH]),
-            "row at a time": lambda levels=levels: ways.row_at_a_time((batch, draw), levels),
+            "diffusers-style": partial(ways.diffusers_style, number),
+            "floor": partial(ways.floor, batch, []),
+            "floor of the plan": partial(ways.floor, batch, sizes),
+            "arithmetic": partial(ways.floor, batch, [BATCH]),
+            "row at a time": partial(ways.row_at_a_time, (batch, draw), levels),
         }
         order = list(acts)
         order = order[number % len(order) :] + order[: number % len(order)]
@@ -381,7 +392,9 @@ def measured(ways: Ways, rounds: int) -> dict[str, list[float]]:
             acts[name]()
             found[name] = read() - began
         # a full batch without gradient -> what n rows would take at that rate
-        found["arithmetic"] = found["floor"] + max(0.0, found["arithmetic"] - found["floor"]) * (sum(k) + ways.flow * rolled) / BATCH
+        found["arithmetic"] = (
+            found["floor"] + max(0.0, found["arithmetic"] - found["floor"]) * (sum(k) + ways.flow * rolled) / BATCH
+        )
         if step >= 0:
             for name, seconds in found.items():
                 times[name].append(seconds)
@@ -442,7 +455,9 @@ def host_time(folder: Path, rounds: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="steps of every way that count")
-    parser.add_argument("--network", action="append", choices=NETWORKS, help="which; all of them without it, and then host time too")
+    parser.add_argument(
+        "--network", action="append", choices=NETWORKS, help="which; all of them without it, and then host time too"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     given = parser.parse_args()
@@ -453,9 +468,12 @@ def main() -> None:
 
     torch.set_num_threads(given.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    head = [
+    settings = (
         f"`python benchmarks/rollout.py {' '.join(sys.argv[1:])}`, {datetime.date.today()}: {device}, {psutil.cpu_count()} cores, torch {torch.__version__}, "
-        f"{given.threads} thread(s), batch {BATCH}, load average at the start {psutil.getloadavg()[0]:.1f}.",
+        f"{given.threads} thread(s), batch {BATCH}, load average at the start {psutil.getloadavg()[0]:.1f}."
+    )
+    head = [
+        settings,
         "",
         "| network | | median | quartiles | bar |",
         "|---|---|---|---|---|",
@@ -482,8 +500,12 @@ def main() -> None:
     end = f"Load average at the end {psutil.getloadavg()[0]:.1f}. Equal work, proven first (losses of step 0 under the same noise; ours, then the peer):"
     print("\n".join(["", end, "", *proofs]))
     if given.write:
-        title = "# What a step costs: results\n\nHow it is measured: the head of `benchmarks/rollout.py`. Written by it.\n"
-        (ROOT / "benchmarks" / "RESULTS.md").write_text("\n".join([title, *head, *table, "", end, "", *proofs, ""]), encoding="utf-8")
+        title = (
+            "# What a step costs: results\n\nHow it is measured: the head of `benchmarks/rollout.py`. Written by it.\n"
+        )
+        (ROOT / "benchmarks" / "RESULTS.md").write_text(
+            "\n".join([title, *head, *table, "", end, "", *proofs, ""]), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,11 @@ def longest_rollout(config: RunConfig) -> RolloutForwards:
     if in_paper_mode(config):
         return RolloutForwards(1, 0, 1, 1, plain_step_in_forwards(training.model_type, training.gradient_checkpointing))
     return RolloutForwards(
-        steps_of(rollout, rollout.max_step_offset), SOLVERS[rollout.sampler].calls_per_step, forwards, 1 if reflexflow else 0, 0.0
+        steps_of(rollout, rollout.max_step_offset),
+        SOLVERS[rollout.sampler].calls_per_step,
+        forwards,
+        1 if reflexflow else 0,
+        0.0,
     )
 
 

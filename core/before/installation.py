@@ -39,8 +39,13 @@ def why_not_compile(device: str) -> tuple[str, str] | None:
         return "compile is not supported on mps.", "Set compile = false."
     if device == "cuda" and not installed("triton"):
         package = "triton-windows" if sys.platform == "win32" else "triton"
-        return "compile needs Triton on CUDA, which is not installed.", f"Run `pip install {package}`, or set compile = false."
-    names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++") if device == "cpu" else ("gcc", "clang", "cc")
+        return (
+            "compile needs Triton on CUDA, which is not installed.",
+            f"Run `pip install {package}`, or set compile = false.",
+        )
+    names = (
+        ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++") if device == "cpu" else ("gcc", "clang", "cc")
+    )
     own = os.environ.get("CXX" if device == "cpu" else "CC")
     if any(shutil.which(name) for name in ((own,) if own else names)):
         return None

@@ -36,7 +36,18 @@ _NO_MEMORY = frozenset({
 })  # fmt: skip
 _FIRST = ("0.1", "0.2")
 """Versions whose options always count."""
-_NO_MEMORY_OF_ROLLOUT = ("probability", "prob_", "ramp_", "start_step", "strategy", "target", "min_sigma", "snr_gamma", "exact_share", "max_evaluations")
+_NO_MEMORY_OF_ROLLOUT = (
+    "probability",
+    "prob_",
+    "ramp_",
+    "start_step",
+    "strategy",
+    "target",
+    "min_sigma",
+    "snr_gamma",
+    "exact_share",
+    "max_evaluations",
+)
 
 
 class ProbeError(Trouble):

@@ -1,14 +1,16 @@
 """`compile`: which blocks, what is told, and that training is the same. torch's own code generator takes minutes, so it runs only when asked for."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rollout_studio.core.before import installation
 from rollout_studio.core.before.checks.computing import compiler
 from rollout_studio.core.config import config_from_flat
-from rollout_studio.core.train import compiling
+from rollout_studio.core.train import compiling, session
 from rollout_studio.core.train.loop import train
+from rollout_studio.core.train.outcome import Refused
 from tiny_run import ROLLOUT, events, losses, without_drift  # noqa: F401 - a fixture
 from torch import nn
 
@@ -30,20 +32,16 @@ class Network(nn.Module):
         return self.last(x)
 
 
-def test_the_blocks_are_compiled_and_the_rest_is_not_and_names_and_answers_stay(monkeypatch):
-    network, graphs = Network(), []
-
-    def backend(graph, inputs):
-        graphs.append(len(inputs))
-        return graph.forward
-
-    monkeypatch.setattr(compiling, "BACKEND", backend)
-    x, names = torch.randn(3, 4), [name for name, _ in network.named_parameters()]
-    before = network(x)
+def test_the_blocks_are_compiled_and_the_rest_is_not(monkeypatch):
+    network, compiled, config = Network(), [], SimpleNamespace(recompile_limit=8)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(config=config))  # its import takes seconds
+    monkeypatch.setattr(nn.Module, "compile", lambda self, backend: compiled.append((self, backend)))
     assert compiling.compile_blocks(network) == 2
-    assert torch.equal(network(x), before) and graphs
-    assert [name for name, _ in network.named_parameters()] == names
-    assert [block._compiled_call_impl is not None for block in (network.first, *network.blocks, network.last)] == [False, True, True, False]  # fmt: skip
+    assert compiled == [(block, "inductor") for block in network.blocks]
+    assert config.recompile_limit == compiling.VARIANTS
+    compiled.clear()
+    alone = nn.Sequential(nn.Linear(2, 2))
+    assert compiling.compile_blocks(alone) == 1 and compiled == [(alone, "inductor")]
 
 
 def test_a_network_that_names_its_repeated_modules_is_taken_at_its_word_and_one_without_blocks_as_a_whole():
@@ -67,7 +65,9 @@ def test_where_nothing_compiles_it_is_refused_with_what_to_install(monkeypatch, 
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     wrong = installation.why_not_compile(device)
-    assert wrong is None if words is None else words in " ".join(wrong).replace("`", "").replace("triton, or", "triton,")
+    assert (
+        wrong is None if words is None else words in " ".join(wrong).replace("`", "").replace("triton, or", "triton,")
+    )
 
 
 def test_a_compiler_of_ones_own_that_is_not_there_is_named(monkeypatch):
@@ -78,12 +78,12 @@ def test_a_compiler_of_ones_own_that_is_not_there_is_named(monkeypatch):
     assert not list(compiler(type("Situation", (), {"config": config_from_flat({"device": "cpu"})})))
 
 
-def test_a_run_without_a_compiler_ends_with_the_reason(tiny_run, without_drift, monkeypatch):  # noqa: F811
+def test_a_session_without_a_compiler_is_refused_before_anything_is_compiled(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    run = tiny_run("sd3", max_train_steps=1, **ON)
-    assert train(run) == 78
-    [error] = events(run, "error")
-    assert "no-such-compiler" in error["message"] and "compile = false" in error["remedy"]
+    model = SimpleNamespace(device=torch.device("cpu"))
+    with pytest.raises(Refused, match="no-such-compiler") as refused:
+        session._compile(model, config_from_flat(ON), None, None, None)
+    assert "compile = false" in refused.value.remedy
 
 
 @pytest.mark.slow  # seen: 27 s

@@ -156,7 +156,10 @@ def test_a_rule_is_not_judged_by_the_default_of_a_wrong_value():
         ({P + "reflexflow_mode": "paper", P + "target": "original"}, "leave scheduled_sampling_target at its default"),
         ({P + "reflexflow_mode": "paper", P + "guidance": 2.0}, "leave scheduled_sampling_guidance at its default"),
         ({P + "min_sigma": 0.0}, "must be above 0"),
-        ({P + "reflexflow_mode": "paper", P + "max_evaluations": 1}, "leave scheduled_sampling_max_evaluations at its default"),
+        (
+            {P + "reflexflow_mode": "paper", P + "max_evaluations": 1},
+            "leave scheduled_sampling_max_evaluations at its default",
+        ),
         ({P + "sampler": "rk4", P + "max_evaluations": 3}, "allow at least 4"),
         ({P + "reflexflow": True, "prediction_type": "epsilon"}, "ReflexFlow needs a flow model"),
         ({P + "reflexflow": True, "model_family": "sd1x"}, "ReflexFlow needs a flow model"),
@@ -171,7 +174,10 @@ def test_a_rule_is_not_judged_by_the_default_of_a_wrong_value():
         ({"precondition_outputs": True, "loss_type": "huber"}, "take mse, or leave precondition_outputs out"),
         ({"mode_scale": 2}, "must be at most 1.75"),
         ({"lr_warmup_steps": 5}, 'take "constant_with_warmup"'),
-        ({"compile": True, "streamed_blocks": 1, "gradient_checkpointing": True}, "exchanges its weights inside the call"),
+        (
+            {"compile": True, "streamed_blocks": 1, "gradient_checkpointing": True},
+            "exchanges its weights inside the call",
+        ),
         ({"compile": True, "base_model_quantization": "nf4"}, "set compile to false"),
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 50, "max_train_steps": 20}, "the run has only 20 steps"),
         ({"drift_offsets": []}, "at least one offset"),

@@ -76,9 +76,7 @@ class Model:
 def loss_of(model, k=(0, 1, 3, 2), device="cpu", joined=None, **flat):
     """The loss of four rows with these offsets; `joined`: whether the clean prediction shares a call, None = as it comes."""
     path, config = model.noise_path, config_from_flat(ROLLS | flat)
-    plan = plan_offsets(
-        torch.tensor([0.3, 0.4, 0.62, 0.5]) * path.t_max, torch.tensor(k), path, grid := grid_for(path)
-    )
+    plan = plan_offsets(torch.tensor([0.3, 0.4, 0.62, 0.5]) * path.t_max, torch.tensor(k), path, grid := grid_for(path))
     remedy = remedy_for(config, Ground(path, model.prediction_type, grid))
     if joined is not None:
         remedy.joins_clean = joined

@@ -96,7 +96,13 @@ class Solver(ABC):
 
     @abstractmethod
     def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, stages: Sequence[Level], factors: Sequence[Tensor], past: Past | None
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, Past | None]:
         """The state at the end of the step, like x, and what the next step needs to know.
 

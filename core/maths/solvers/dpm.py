@@ -27,7 +27,13 @@ class Dpm(Solver):
         return [there.sigma / here.sigma, toward + bend, -bend]
 
     def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, stages: Sequence[Level], factors: Sequence[Tensor], past: Past | None
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, Past]:
         x0_hat = predict(x, stages[0]).x0_hat
         states = [x, x0_hat, *(past.x0_hats if past is not None and self.order == 2 else ())]

@@ -16,7 +16,13 @@ class Euler(Solver):
         return [course.there.alpha, course.there.sigma]
 
     def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, stages: Sequence[Level], factors: Sequence[Tensor], past: Past | None
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, None]:
         prediction, (alpha, sigma) = predict(x, stages[0]), factors
         return alpha * prediction.x0_hat + sigma * prediction.noise_hat, None

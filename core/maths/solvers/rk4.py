@@ -36,7 +36,13 @@ class Rk4(Solver):
         return begin, end
 
     def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, stages: Sequence[Level], factors: Sequence[Tensor], past: Past | None
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, None]:
         (here, middle, there), (h, *scales) = stages, factors
 

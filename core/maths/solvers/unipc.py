@@ -47,7 +47,13 @@ class UniPC(Solver):
         return [*correct, *extrapolate]
 
     def step(
-        self, predict: Evaluate, path: NoisePath, x: Tensor, stages: Sequence[Level], factors: Sequence[Tensor], past: Past | None
+        self,
+        predict: Evaluate,
+        path: NoisePath,
+        x: Tensor,
+        stages: Sequence[Level],
+        factors: Sequence[Tensor],
+        past: Past | None,
     ) -> tuple[Tensor, Past]:
         x0_hat = predict(x, stages[0]).x0_hat
         correct, extrapolate = factors[: self.order + 3], factors[self.order + 3 :]
