@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import platform
 import statistics
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +225,7 @@ class Ways:
                 _, alpha, sigma = way[0]
                 x = alpha * x0[row : row + 1] + sigma * noise[row : row + 1]
                 one = cond.select(torch.tensor([row])) if len(way) > 1 else None
-                for (t, alpha, sigma), (_, alpha_next, sigma_next) in zip(way, way[1:], strict=False):
+                for (t, alpha, sigma), (_, alpha_next, sigma_next) in itertools.pairwise(way):
                     output = self.ask(x, torch.tensor([t], device=x.device), one)
                     if self.flow:
                         x = x + (sigma_next - sigma) * output
@@ -374,13 +376,13 @@ def measured(ways: Ways, rounds: int) -> dict[str, list[float]]:
         sizes = [sum(each >= left for each in k) for left in range(max(k), 0, -1)]
         if sizes and ways.flow:
             sizes[0] += rolled
-        acts: dict[str, Callable[[], Any]] = {name: (lambda act=act: act(number)) for name, act in ours.items()}
+        acts: dict[str, Callable[[], Any]] = {name: partial(act, number) for name, act in ours.items()}
         acts |= {
-            "diffusers-style": lambda: ways.diffusers_style(number),
-            "floor": lambda: ways.floor(batch, []),
-            "floor of the plan": lambda sizes=sizes: ways.floor(batch, sizes),
-            "arithmetic": lambda: ways.floor(batch, [BATCH]),
-            "row at a time": lambda levels=levels: ways.row_at_a_time((batch, draw), levels),
+            "diffusers-style": partial(ways.diffusers_style, number),
+            "floor": partial(ways.floor, batch, []),
+            "floor of the plan": partial(ways.floor, batch, sizes),
+            "arithmetic": partial(ways.floor, batch, [BATCH]),
+            "row at a time": partial(ways.row_at_a_time, (batch, draw), levels),
         }
         order = list(acts)
         order = order[number % len(order) :] + order[: number % len(order)]
@@ -466,9 +468,12 @@ def main() -> None:
 
     torch.set_num_threads(given.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    head = [
+    settings = (
         f"`python benchmarks/rollout.py {' '.join(sys.argv[1:])}`, {datetime.date.today()}: {device}, {psutil.cpu_count()} cores, torch {torch.__version__}, "
-        f"{given.threads} thread(s), batch {BATCH}, load average at the start {psutil.getloadavg()[0]:.1f}.",
+        f"{given.threads} thread(s), batch {BATCH}, load average at the start {psutil.getloadavg()[0]:.1f}."
+    )
+    head = [
+        settings,
         "",
         "| network | | median | quartiles | bar |",
         "|---|---|---|---|---|",

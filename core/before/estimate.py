@@ -48,7 +48,7 @@ MEASURED_RANGE = (0.5, 4.0)
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
-    "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens",
+    "compile", "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
 preservation."""

@@ -47,6 +47,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     computing.precision,
     computing.eight_bit_optimizer,
     computing.frozen_weights,
+    computing.compiler,
     computing.packages,
     folders.folders,
     lora_files.layout,

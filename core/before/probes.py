@@ -32,7 +32,7 @@ _NO_MEMORY = frozenset({
     "gradient_accumulation_steps", "max_grad_norm", "ema_decay", "seed", "timestep_sampling", "logit_mean", "logit_std", "mode_scale",
     "loss_weighting", "precondition_outputs", "flow_schedule_shift", "snr_gamma", "loss_type", "huber_delta", "report_to", "lora_alpha",
     "lora_rslora", "text_encoder_learning_rate", "text_encoder_steps", "new_token_initializer", "new_token_learning_rate", "new_token_steps",
-    "new_token_steps_alone",
+    "new_token_steps_alone", "compile",
 })  # fmt: skip
 _FIRST = ("0.1", "0.2")
 """Versions whose options always count."""

@@ -118,6 +118,16 @@ def _rules_of_kept_weights(config) -> Iterator[Fault]:
     for name, value in asked.items():
         if value in ("none", 0):
             continue
+        if training.compile:
+            why = (
+                "a streamed block exchanges its weights inside the call"
+                if name == "streamed_blocks"
+                else "packed weights were not tried with it"
+            )
+            yield Fault(
+                f"compile = true: {name} = {shown(value)}, and {why}; set compile to false, or {name} to its default.",
+                ("compile", name),
+            )
         if training.model_type == "full":
             off = "none" if name == "base_model_quantization" else 0
             yield Fault(

@@ -23,6 +23,7 @@ PHASES = {
     "class pictures": "drawing class pictures",
     "latents": "turning the pictures into latents",
     "captions": "encoding the captions",
+    "compile": "compiling the network",
     "samples": "drawing samples",
     "drift": "measuring the drift",
     "preview": "drawing a drift picture of the weights of now",

@@ -86,6 +86,7 @@ def probed_config(config: RunConfig, runs_dir: Path) -> RunConfig:
         "text_encoder_steps": None,
         "new_token_steps": None,
         "new_token_steps_alone": 0,
+        "compile": False,
     }
     if config.rollout.is_active:
         changes |= {

@@ -19,7 +19,7 @@ FREE_ON_RESUME = frozenset(
     name for name, option in OPTIONS.items()
     if option.section in ("validation", "saving")
     or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
-    or name in ("max_train_steps", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder", "streamed_blocks")
+    or name in ("max_train_steps", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder", "streamed_blocks", "compile")
 )  # fmt: skip
 """Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
 grow.

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..adapters.files import check_layout
 from ..adapters.text_encoders import check_trainable
 from ..adapters.trainable import attach, trainable_names, trainable_parameters
+from ..before.installation import why_not_compile
 from ..before.preflight import cache_folder
 from ..config import RunConfig
 from ..data import Prepared, Scan, prepare, scan
@@ -22,8 +23,9 @@ from ..families import load_model
 from ..families.base import Model
 from ..families.streaming import checkpoint_blocks
 from ..maths import reflexflow
+from .compiling import compile_network
 from .listening import Listener
-from .live_text import own_rates
+from .live_text import conditioning_of, own_rates
 from .optimizers import Average, Schedule, make_optimizer
 from .outcome import Refused
 
@@ -106,6 +108,8 @@ def open_session(
     check_layout(model, config)
     if training.gradient_checkpointing:
         checkpoint_blocks(model.denoiser)
+    if training.compile:
+        _compile(model, config, data, accelerator, listener)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(training, parameters, own_rates(config, trainable_names(model), parameters))
     return Session(
@@ -118,6 +122,17 @@ def open_session(
         optimizer=optimizer,
         schedule=Schedule(training, optimizer),
         average=Average(parameters, training.ema_decay) if training.use_ema else None,
+    )
+
+
+def _compile(model: Model, config: RunConfig, data: Prepared, accelerator: "Accelerator", listener: Listener) -> None:
+    wrong = why_not_compile(model.device.type)
+    if wrong is not None:
+        raise Refused(*wrong)
+    batch = data.batch(0)
+    batch = replace(batch, conditioning=conditioning_of(model, config, batch, 0))
+    compile_network(
+        model, batch, rolls_out=config.rollout.rolls_out, autocast=accelerator.autocast, progress=listener.progress
     )
 
 

@@ -174,6 +174,11 @@ def test_a_rule_is_not_judged_by_the_default_of_a_wrong_value():
         ({"precondition_outputs": True, "loss_type": "huber"}, "take mse, or leave precondition_outputs out"),
         ({"mode_scale": 2}, "must be at most 1.75"),
         ({"lr_warmup_steps": 5}, 'take "constant_with_warmup"'),
+        (
+            {"compile": True, "streamed_blocks": 1, "gradient_checkpointing": True},
+            "exchanges its weights inside the call",
+        ),
+        ({"compile": True, "base_model_quantization": "nf4"}, "set compile to false"),
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 50, "max_train_steps": 20}, "the run has only 20 steps"),
         ({"drift_offsets": []}, "at least one offset"),
         ({"model_type": "full", "base_model_precision": "float16"}, "that needs float32"),

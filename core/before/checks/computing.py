@@ -152,6 +152,16 @@ def frozen_weights(situation: Situation) -> Iterable[Finding]:
         )
 
 
+def compiler(situation: Situation) -> Iterable[Finding]:
+    """`compile` needs what compiles on the device."""
+    config = situation.config
+    if not config.training.compile or not installation.torch_build()[0]:
+        return
+    wrong = installation.why_not_compile(installation.device_of(config.model))
+    if wrong is not None:
+        yield Finding("error", "compile", *wrong, "compiler-missing")
+
+
 def packages(situation: Situation) -> Iterable[Finding]:
     """Packages of the tracker and of the optimizer that are not installed with the program."""
     config = situation.config

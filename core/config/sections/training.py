@@ -73,6 +73,14 @@ class TrainingConfig(Checked):
         "Recompute instead of remember: much less memory, a step about a third to a half slower.",
         level="advanced",
     )
+    compile: bool = option(
+        False,
+        "Have PyTorch compile the network's blocks: faster steps after a first one that takes minutes; worth it for long runs. Results "
+        "differ in rounding. Needs a C++ compiler on a CPU, Triton and a C compiler on CUDA.",
+        label="Compile the network",
+        level="advanced",
+        since="0.3",
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] = option(
         "no", "Compute the network in 16 bits; bf16 where the device has it. The rolled-out state stays in 32 bits."
     )
