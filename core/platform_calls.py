@@ -8,6 +8,7 @@ import functools
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,17 @@ def kill(who: Mapping[str, object]) -> bool:
             member.kill()
     psutil.wait_procs(family, timeout=5)
     return True
+
+
+def ask_to_end(pid: int) -> None:
+    """Ask a process of ours to end in its own time, as Ctrl+C would; nothing where it is gone.
+
+    Windows has no such request for a process by its number, only ending it at once. There is no need: a console's Ctrl+C and closing
+    reach every process that is attached to it.
+    """
+    if not WINDOWS:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `rollout-studio ui | train | study | drift | sample | caption | lora | runs | report | cache | options |
+"""The command line: `rollout-studio ui | train | study | drift | sample | caption | lora | runs | report | cloud | cache | options |
 presets | import | export | graph`, one file a command.
 
 Torch, diffusers and Gradio are imported only by the command that needs them, so that help and the reference answer at once. Exit codes:
@@ -19,7 +19,23 @@ from ...core.config.options import ConfigError, Fault, did_you_mean
 from ...core.errors import Trouble
 from ...core.memory import is_out_of_memory, memory_message
 from ...core.texts import translated
-from . import cache, caption, drift, foreign, graph, lora, options, presets, report, runs, sample, study, train, ui
+from . import (
+    cache,
+    caption,
+    cloud,
+    drift,
+    foreign,
+    graph,
+    lora,
+    options,
+    presets,
+    report,
+    runs,
+    sample,
+    study,
+    train,
+    ui,
+)
 from .answers import BAD_CONFIG, CRASH, DONE, print_message
 
 
@@ -94,6 +110,22 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    for each in (ui, train, study, drift, sample, caption, runs, lora, report, cache, options, presets, foreign, graph):
+    for each in (
+        ui,
+        train,
+        study,
+        drift,
+        sample,
+        caption,
+        runs,
+        lora,
+        report,
+        cloud,
+        cache,
+        options,
+        presets,
+        foreign,
+        graph,
+    ):
         each.register(command)
     return parser

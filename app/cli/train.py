@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...core.config import RunConfig, config_from_flat, config_to_flat
 from ...core.config.options import ConfigError, Fault
 from ...core.platform_calls import use_all_cores
 from ...core.runs.errors import RunError
+from ...core.runs.folder import RunDir
 from ...core.runs.store import RunStore
 from ...core.sizes import off_by, size
 from .answers import BAD_CONFIG, DONE, may_start, print_differences, print_message
@@ -44,6 +46,16 @@ def register(command: Callable[..., Any]) -> None:
 
 
 def _train(given: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from .ranks import train_as_rank
+
+        return train_as_rank(given, _chosen, _follow)
+    chosen = _chosen(given)
+    return chosen if isinstance(chosen, int) else _follow(*chosen)
+
+
+def _chosen(given: argparse.Namespace) -> int | tuple[RunDir, bool]:
+    """The run to train, made where it is new, and whether it goes on; or an exit code where there is nothing to train."""
     store_root = given.runs_dir
     if given.resume is not None:
         return _resume(given)
@@ -68,7 +80,7 @@ def _train(given: argparse.Namespace) -> int:
     store = RunStore(store_root)
     run = store.create(config, given.run_name, preset)
     print_message(f"Run {run.name} in {run.path}")
-    return _follow(run, resume=False)
+    return run, False
 
 
 def _probe(config: RunConfig, runs_dir: Path) -> int:
@@ -85,7 +97,7 @@ def _probe(config: RunConfig, runs_dir: Path) -> int:
     return DONE
 
 
-def _resume(given: argparse.Namespace) -> int:
+def _resume(given: argparse.Namespace) -> int | tuple[RunDir, bool]:
     extra = [name for name in ("preset", "config", "tier", "level", "run_name") if getattr(given, name) is not None]
     extra += ["probe"] if given.probe else []
     extra += list(changes_of(given))
@@ -107,15 +119,18 @@ def _resume(given: argparse.Namespace) -> int:
         print_message(f"Dry run: {run.name} would go on from step {summary.last_checkpoint}; nothing was trained.")
         return DONE
     print_message(f"Run {run.name} in {run.path}, from step {summary.last_checkpoint}")
-    return _follow(run, resume=True)
+    return run, True
 
 
-def _follow(run: Any, *, resume: bool) -> int:
-    from ...core.train.loop import train  # imports torch: seconds
+def _follow(run: RunDir, resume: bool) -> int:
+    from ...core.train.launch import launch, needs_launch  # import torch: seconds
+    from ...core.train.loop import train
 
-    use_all_cores()
+    start = launch if needs_launch(run) else train
+    if start is train:
+        use_all_cores()
     progress = Progress(sys.stderr)
     try:
-        return train(run, resume=resume, listen=progress)
+        return start(run, resume=resume, listen=progress)
     finally:
         progress.close()

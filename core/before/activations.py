@@ -24,7 +24,8 @@ def activations(config: RunConfig, facts: ModelFacts, device: str, encoders: Enc
     training, data, full = config.training, config.data, config.training.model_type == "full"
     mixed, in_32 = training.mixed_precision != "no", full or config.model.base_model_precision == "float32"
     preserved = data.output_preservation_weight > 0  # the graph of the class prompt's rows waits beside the other
-    rows = training.train_batch_size * (1 + data.with_prior_preservation + preserved)
+    of_a_process = math.ceil(training.train_batch_size / training.num_processes)
+    rows = of_a_process * (1 + data.with_prior_preservation + preserved)
     wide = 4 if not mixed and in_32 else 3 if in_32 else 2
     left = checkpointed(facts, device) if training.gradient_checkpointing else 1.0
     numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * left

@@ -46,7 +46,7 @@ MEASURED_ON = "two cores of a server processor (AMD EPYC, 2 threads)"
 MEASURED_RANGE = (0.5, 4.0)
 
 _SAME_WORK = (
-    "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "gradient_accumulation_steps",
+    "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "num_processes", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
     "compile", "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens",
 )  # fmt: skip

@@ -44,6 +44,7 @@ CHECKS: tuple[Callable[[Situation], Iterable[Finding]], ...] = (
     model.negative_prompt,
     model.text_encoders,
     computing.device,
+    computing.processes,
     computing.precision,
     computing.eight_bit_optimizer,
     computing.frozen_weights,

@@ -258,6 +258,8 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         )  # fmt: skip
     if not config.input_perturbation.is_active:
         yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
+    if training.num_processes == 1:
+        yield Idle(("max_restarts",), "only several processes are watched and started again", "num_processes is 1")
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')

@@ -89,6 +89,13 @@ class RunDir:
         except RunError:
             return device_of({})
 
+    def devices(self) -> frozenset[str]:
+        """All devices that the run takes, as of `device`."""
+        try:
+            return devices_of(self.read_config())
+        except RunError:
+            return devices_of({})
+
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -335,5 +342,14 @@ def _backwards(events_path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def device_of(config: Mapping[str, Any]) -> str:
-    """The device that a flat configuration names: cuda:0, cuda:1, mps or cpu, `auto` resolved."""
+    """The device that a flat configuration names: cuda:0, cuda:1, mps or cpu, `auto` resolved; of several processes the first one's."""
     return platform_calls.device_name(str(config.get("device", "auto")))
+
+
+def devices_of(config: Mapping[str, Any]) -> frozenset[str]:
+    """All devices that a run of a flat configuration takes: with `num_processes` GPUs from the one that it names on."""
+    first, count = device_of(config), config.get("num_processes", 1)
+    kind, _, number = first.partition(":")
+    if kind != "cuda" or type(count) is not int:
+        return frozenset({first})
+    return frozenset(f"cuda:{int(number) + more}" for more in range(max(1, count)))

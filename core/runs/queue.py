@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .. import platform_calls
 from .errors import RunError, StorageError
-from .folder import RunDir, device_of
+from .folder import RunDir, device_of, devices_of
 from .process import check_startable, reap, start_worker
 from .root import ANOTHER_FOLDER, RunsRoot
 
@@ -184,7 +184,9 @@ class Queue:
             waiting = self._jobs(database)
             busy = self._busy_devices()
             for job in waiting:
-                if job.device in busy:
+                devices = self._devices(job)
+                if devices & busy:
+                    busy |= devices  # a run that waits for several GPUs is not overtaken by those behind it
                     continue
                 try:
                     run = self._get(job.run)
@@ -192,7 +194,7 @@ class Queue:
                     if run.read_state()["state"] == "queued":
                         start_worker(run, job.resume, self._worker)
                         started.append(job.run)
-                        busy.add(job.device)
+                        busy |= devices
                 except (RunError, OSError) as error:
                     if platform_calls.no_room(error):
                         raise
@@ -202,13 +204,20 @@ class Queue:
                 self.held_up.pop(job.run, None)
         return started
 
+    def _devices(self, job: Job) -> frozenset[str]:
+        """What a waiting run will take; its device alone where its folder is gone or damaged, which `pump` reports."""
+        try:
+            return devices_of({**self._get(job.run).read_config(), "device": job.device})
+        except RunError:
+            return frozenset({job.device})
+
     def _busy_devices(self) -> set[str]:
-        busy = set()
+        busy: set[str] = set()
         for run in self._root.runs():
             # Damaged, and no live process known: `list` reports what is wrong with it.
             with contextlib.suppress(RunError):
                 if run.owner() is not None:
-                    busy.add(run.device())
+                    busy |= run.devices()
         return busy
 
     def _mark_failed(self, name: str, error: Exception) -> bool:

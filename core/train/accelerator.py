@@ -28,6 +28,8 @@ def opened_accelerator(config: RunConfig, run: RunDir) -> Iterator["Accelerator"
     is_foreign = bool(AcceleratorState._shared_state)
     with current(device):
         accelerator = _accelerator(config, run, device)
+        if device.type == "cuda":  # of several processes accelerate has just taken the GPU of the process's number
+            torch.cuda.set_device(device)
         try:
             if config.training.report_to != "none":
                 flat = {

@@ -47,7 +47,7 @@ class Keeper:
             "data": session.data_fingerprint(),
             "ema_updates": None if session.average is None else session.average.updates,
             "scaler": None if session.accelerator.scaler is None else session.accelerator.scaler.state_dict(),
-            "versions": versions(session.model.device), "run": status.run.name,
+            "versions": versions(session.model.device, status.ranks.world_size), "run": status.run.name,
         }  # fmt: skip
         limit = session.config.saving.checkpoints_total_limit
         saved = self.room.write(

@@ -27,7 +27,8 @@ from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
 from .listening import Listener
 from .looking import Viewer
-from .outcome import DONE, PREEMPTED, Broken, Leave, Refused, agreed_end, report_end
+from .outcome import DONE, PREEMPTED, Broken, Leave, agreed_end, report_end
+from .processes import joined, of_this_rank
 from .ranks import Ranks
 from .reporting import StepReporter, Timer
 from .resuming import check_unchanged, find_checkpoint, restore
@@ -42,6 +43,7 @@ def train(
     resume: bool = False,
     listen: Callable[[dict[str, Any]], None] | None = None,
     interrupt: Interrupt | None = None,
+    is_locked: bool = False,
 ) -> int:
     """Train a run, from its start or from its newest whole checkpoint.
 
@@ -50,6 +52,7 @@ def train(
         resume: go on; everything that decides a step must be as it was (`resuming.FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
         interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
+        is_locked: whoever started this process holds the run's lock (`launch`).
 
     Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
         data or the model cannot be trained; 70 anything else. The last event is `end`; before it comes `error` where
@@ -61,7 +64,8 @@ def train(
     Raises: RunError when another process trains this run.
     """
     ranks = Ranks.here()
-    journal, lock = (Journal(run, listen), run.lock()) if ranks.is_main else (SilentJournal(run), nullcontext())
+    journal = Journal(run, listen) if ranks.is_main else SilentJournal(run)
+    lock = run.lock() if ranks.is_main and not is_locked else nullcontext()
     listening = Interrupt() if interrupt is None else nullcontext(interrupt)
     with lock, listening as signals, kept_random_state(), ExitStack() as opened:
         status, config = Status(run, journal, ranks), None
@@ -76,11 +80,8 @@ def train(
 def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool, opened: ExitStack) -> None:
     """The whole run, in order. `opened`: closes what must be closed after the last event."""
     status.step, status.total = 0, config.training.max_train_steps
-    if status.ranks.world_size > 1:
-        raise Refused(
-            f"WORLD_SIZE = {status.ranks.world_size}: a run is trained by one process so far.",
-            "Start it without torchrun or accelerate launch, with device = cuda:N for the GPU; several runs train at once on several GPUs.",
-        )
+    config = of_this_rank(config, status.ranks)
+    opened.enter_context(joined(config, status.ranks))
     before = find_checkpoint(status, resume)
     if before is not None:
         status.step = status.saved = before.step  # from here on an early end says where a resume goes on
@@ -91,9 +92,12 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     _report_start(config, status, is_resumed)
 
     listener = Listener(status, interrupt)
-    session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
+    with agreed_end(status.ranks):
+        session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
+        if before is not None:
+            restore(session, before)
+    status.ranks.start_alike(session.parameters)
     if before is not None:
-        restore(session, before)
         del before  # a whole copy of weights and moments
     timer, room = Timer(listener), DiskRoom(status, interrupt)
     keeper = Keeper(status, session, room)

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from ..before.estimate import ways_to_need_less
 from ..config import ConfigError, RunConfig
 from ..data import DatasetError
@@ -16,6 +18,9 @@ from .status import Status
 
 DONE, PREEMPTED, REFUSED, CRASHED = 0, 75, 78, 70
 """Exit codes: done or stopped on request; ended by a signal, resume me; the config or data cannot be trained; broke."""
+
+_LOST = ("closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "gloo/transport")
+"""What torch's gloo says where a process of the group is gone."""
 
 
 class Refused(Trouble):
@@ -36,17 +41,45 @@ class Leave(Exception):
 
 @contextmanager
 def agreed_end(ranks: Ranks) -> Iterator[None]:
-    """Where one rank leaves inside, all do at the end of the block: rank 0 alone receives stops and waits for a full disk.
+    """Where one rank leaves or fails inside, all leave at the end of the block: rank 0 alone receives stops and waits for a full disk.
 
-    Raises: Leave, on every rank. In one process the block's own.
+    Raises: Leave, on every rank that did not fail. In one process the block's own.
     """
     leave: Leave | None = None
     try:
         yield
     except Leave as error:
         leave = error
+    except Exception as error:
+        if not is_lost_rank(error):
+            ranks.any(True)
+        raise
     if ranks.any(leave is not None):
         raise leave if leave is not None else Leave(DONE, "another rank has ended the run.")
+
+
+@contextmanager
+def main_first(ranks: Ranks) -> Iterator[None]:
+    """Rank 0 does the block, then the others, who find what it wrote. Inside `agreed_end`.
+
+    Raises: Leave, on the others, where rank 0 left or failed.
+    """
+    if not ranks.is_main and ranks.any(False):
+        raise Leave(DONE, "another rank has ended the run.")
+    try:
+        yield
+    except Exception:
+        if ranks.is_main:
+            ranks.any(True)
+        raise
+    if ranks.is_main:
+        ranks.any(False)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone: gloo and NCCL have types of their own, or only these words."""
+    is_own_kind = isinstance(error, torch.distributed.DistBackendError | torch.distributed.DistNetworkError)
+    return is_own_kind or (isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST))
 
 
 def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, error: BaseException | None) -> int:
@@ -86,6 +119,10 @@ def _explained(error: BaseException, status: Status, config: RunConfig | None) -
         return memory_message(error), (
             f"Close other programs that hold memory: {status.how_to_continue()}. Or train a copy of this run (settings that decide a step cannot change "
             f"in the run itself) with {ways_to_need_less(config)}."
+        )
+    if status.ranks.world_size > 1 and is_lost_rank(error):
+        return f"Another of the {status.ranks.world_size} processes of this run is gone ({error}).", (
+            f"See log.txt for how it ended (killed, out of memory, ...): {status.how_to_continue()}. max_restarts above 0 does that by itself."
         )
     if isinstance(error, Trouble) and error.remedy:
         return error.message, error.remedy

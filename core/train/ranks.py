@@ -5,9 +5,17 @@ Rank 0 alone writes journal, checkpoints and samples. What ends or pauses a run 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+BUCKET_NUMBERS = 1 << 24
+"""Numbers of one reduction of gradients: 64 MiB in float32 beside the gradients themselves."""
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,65 @@ class Ranks:
         """
         if self.world_size == 1:
             return flag
+        return bool(self._reduced(torch.tensor([int(flag)]), torch.distributed.ReduceOp.MAX)[0])
+
+    def gather(self, mine: Thing) -> list[Thing]:
+        """What every rank gives here, in their order; the same list on every rank, each of which must call it at the same place.
+
+        `mine` must pickle. Cost: nothing in one process, else two rounds of small messages.
+        """
+        if self.world_size == 1:
+            return [mine]
+        everyone: list[Thing | None] = [None] * self.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return everyone  # type: ignore[return-value]  # filled
+
+    def add_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace each gradient by the sum over the ranks, bit for bit the same on all of them.
+
+        A sum, not a mean: every rank divides its loss by the rows of the global batch. Done once for an optimizer step, behind its last
+        backward, so that nothing in a forward or a rollout waits for another rank and their numbers of network calls may differ.
+        What has no gradient on any rank keeps none. Cost: one reduction of the gradients.
+        """
+        if self.world_size == 1:
+            return
+        has = torch.tensor([int(parameter.grad is not None) for parameter in parameters])
+        wanted = self._reduced(has, torch.distributed.ReduceOp.MAX).tolist()
+        together = [parameter for parameter, there in zip(parameters, wanted, strict=True) if there]
+        for parameter in together:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([parameter.grad for parameter in together if parameter.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            torch.distributed.all_reduce(flat)
+            for gradient, total in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+    def start_alike(self, parameters: Sequence[Tensor]) -> None:
+        """Give every rank the values of rank 0, so that equal gradients keep the weights equal on unlike devices, too."""
+        if self.world_size > 1:
+            with torch.no_grad():
+                for parameter in parameters:
+                    value = parameter.detach().contiguous()
+                    torch.distributed.broadcast(value, 0)
+                    parameter.copy_(value)
+
+    @staticmethod
+    def _reduced(numbers: Tensor, how: "torch.distributed.ReduceOp.RedOpType") -> Tensor:
         distributed = torch.distributed
-        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        votes = torch.tensor(int(flag), device=device)
-        distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
-        return bool(votes)
+        numbers = numbers.to("cuda" if distributed.get_backend() == "nccl" else "cpu")
+        distributed.all_reduce(numbers, op=how)
+        return numbers.cpu()
+
+
+def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Of one number format each, and of `BUCKET_NUMBERS` numbers at most unless one alone has more; the same order on every rank."""
+    buckets: list[list[Tensor]] = []
+    room = 0
+    for gradient in gradients:
+        if not buckets or gradient.numel() > room or gradient.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            room = BUCKET_NUMBERS
+        buckets[-1].append(gradient)
+        room -= gradient.numel()
+    return buckets

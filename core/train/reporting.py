@@ -14,6 +14,7 @@ from ..maths import reflexflow
 from ..runs.pace import Pace, StepTime, TimeLeft, still_due
 from .listening import Listener
 from .losses import BatchLoss
+from .ranks import Ranks
 from .session import Session
 from .status import Status
 
@@ -26,6 +27,8 @@ class StepTally:
     def __init__(self, rows: int) -> None:
         self.rows, self.rolled, self.offsets, self.source_noise_rows = rows, 0, 0, 0
         self.network_rows = self.network_calls = 0
+        self.calls_by_rank: list[int] | None = None
+        """Network calls of each process, where there are several."""
         self.parts = {"main": 0.0, "adr": 0.0, "prior": 0.0}
         self._spread = self._clamped = self.probability = 0.0  # the first two: sums over rolled rows
         self._unread: list[tuple[Callable[[float], None], Tensor]] = []
@@ -63,6 +66,23 @@ class StepTally:
         elif name == "frequency_weight_clamped":
             self._clamped += value * rolled
 
+    def of_all(self, ranks: Ranks) -> "StepTally":
+        """What all ranks counted, the same on each of them. Rows and losses add up; calls are those of the rank with most, which the others
+        wait for.
+        """
+        if ranks.world_size == 1:
+            return self
+        everyone, all_ = ranks.gather(self), StepTally(self.rows)
+        for each in everyone:
+            for name, value in each.parts.items():
+                all_.parts[name] = all_.parts.get(name, 0.0) + value
+            for name in ("rolled", "offsets", "source_noise_rows", "network_rows", "_spread", "_clamped"):
+                setattr(all_, name, getattr(all_, name) + getattr(each, name))
+        all_.probability = max(each.probability for each in everyone)
+        all_.calls_by_rank = [each.network_calls for each in everyone]
+        all_.network_calls = max(all_.calls_by_rank)
+        return all_
+
     @property
     def spread(self) -> float:
         """The mean standard deviation of the frequency weight over the rolled rows; 0 where none was rolled."""
@@ -80,6 +100,7 @@ class StepTally:
             "mean_offset": self.offsets / rolled,
             "network_rows": self.network_rows,
             "network_calls": self.network_calls,
+            **({} if self.calls_by_rank is None else {"rank_calls": self.calls_by_rank}),
             "frequency_weight_std": self.spread,
             "frequency_weight_clamped": self._clamped / rolled,
             "effective_probability": self.probability,

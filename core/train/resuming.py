@@ -19,7 +19,8 @@ FREE_ON_RESUME = frozenset(
     name for name, option in OPTIONS.items()
     if option.section in ("validation", "saving")
     or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
-    or name in ("max_train_steps", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder", "streamed_blocks", "compile")
+    or name in ("max_train_steps", "num_processes", "max_restarts", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder",
+                "streamed_blocks", "compile")
 )  # fmt: skip
 """Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
 grow.
@@ -70,12 +71,13 @@ def check_unchanged(found: Checkpoint, config: RunConfig, status: Status) -> Non
             "now ends later, so the learning rate jumps here.",
             "That is what a longer schedule means; nothing to do.",
         )
-    here = versions(resolve_device(config.model.device))
-    other = list(checkpoint.differences(found.record["versions"], here))
+    here = versions(resolve_device(config.model.device), status.ranks.world_size)
+    other = list(checkpoint.differences({"processes": 1, **found.record["versions"]}, here))
     if other:
         status.warn(
             f"Resuming, but not bit for bit: since checkpoint step {found.step} there changed {'; '.join(other)}.",
-            "For exactly the same numbers resume with the same versions, device and number of threads.",
+            "For exactly the same numbers resume with the same versions, device and number of threads and processes. Another number of processes "
+            "trains on the same rows, noises, times and plans, and rounds its sums otherwise; only what lora_dropout drops is drawn anew.",
         )
 
 
@@ -105,7 +107,7 @@ def restore(session: Session, before: Checkpoint) -> None:
         session.accelerator.scaler.load_state_dict(before.record["scaler"])
 
 
-def versions(device: torch.device) -> dict[str, Any]:
+def versions(device: torch.device, processes: int) -> dict[str, Any]:
     """What must be equal for a resumed run to give the same bits."""
     import accelerate
     import diffusers
@@ -115,4 +117,10 @@ def versions(device: torch.device) -> dict[str, Any]:
     libraries = {
         library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft, accelerate)
     }
-    return {**libraries, "python": platform.python_version(), "device": device.type, "threads": torch.get_num_threads()}
+    return {
+        **libraries,
+        "python": platform.python_version(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }

@@ -27,7 +27,7 @@ from .compiling import compile_network
 from .listening import Listener
 from .live_text import conditioning_of, own_rates
 from .optimizers import Average, Schedule, make_optimizer
-from .outcome import Refused
+from .outcome import Refused, main_first
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,7 +103,8 @@ def open_session(
     """
     training = config.training
     model = _open_model(config, listener)
-    data = _prepare_data(model, config, listener, choose)
+    with main_first(listener.status.ranks):
+        data = _prepare_data(model, config, listener, choose)
     attach(model, config)
     check_layout(model, config)
     if training.gradient_checkpointing:

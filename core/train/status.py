@@ -1,5 +1,6 @@
 """How far a run is, and where it reports: the one small record that everything in a training shares."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ class SilentJournal(Journal):
     """The journal of a rank that does not write."""
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write nothing."""
+        """Write nothing; print an error, which nobody else may know of."""
+        if event == "error":
+            print(
+                fields["traceback"],
+                f"error of another rank: {fields['message']}",
+                sep="\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def state(self, **fields: Any) -> None:
         """Write nothing."""

@@ -69,13 +69,15 @@ class Stepper:
             for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True))
         ]
         let_rest(session.config, session.names, session.parameters, step)
+        self.ranks.add_gradients(session.parameters)
         # The first number of the step that is read: until here nothing waits for the device.
         norm, *losses_read = read_together([self._clipped_norm(), *losses], tally)
         loss = next((value for value in losses_read if not math.isfinite(value)), 0.0)
         if self.ranks.any(not math.isfinite(loss)):
-            raise _not_finite("loss", loss, step, batches)
+            raise self._not_finite("loss", loss, step, batches)
+        tally = tally.of_all(self.ranks)
         if self.ranks.any(not self._may_update(norm)):
-            raise _not_finite("gradient", norm, step, batches)
+            raise self._not_finite("gradient", norm, step, batches)
         self._update(norm)
         return StepResult(tally, rate, norm, time.perf_counter() - began)
 
@@ -127,6 +129,19 @@ class Stepper:
         if session.average is not None and math.isfinite(norm):
             session.average.update()
 
+    def _not_finite(self, what: str, value: float, step: int, batches: Sequence[Any]) -> Broken:
+        """Of all ranks: the value that is not finite, and every picture of the step. Every rank must call it."""
+        mine = value, [name for batch in batches for name in batch.ids]
+        everyone = self.ranks.gather(mine)
+        value = next((each for each, _ in everyone if not math.isfinite(each)), value)
+        ids = ", ".join(name for _, names in everyone for name in names)
+        return Broken(
+            f"The {what} at step {step + 1} is {value}; its pictures: {ids}. The weights were not touched and are saved as "
+            f"step {step}.",
+            "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
+            "clone of this run.",
+        )
+
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """The rollout's grid for latents of a shape (C, h, w)."""
         if shape not in self._grids:
@@ -137,13 +152,3 @@ class Stepper:
                 lambda: model.training_times(shape),
             )
         return self._grids[shape]
-
-
-def _not_finite(what: str, value: float, step: int, batches: Sequence[Any]) -> Broken:
-    ids = ", ".join(name for batch in batches for name in batch.ids)
-    return Broken(
-        f"The {what} at step {step + 1} is {value}; its pictures: {ids}. The weights were not touched and are saved as "
-        f"step {step}.",
-        "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
-        "clone of this run.",
-    )

@@ -32,13 +32,19 @@ def main(arguments: list[str]) -> int:
     with Interrupt() as interrupt:  # before torch, whose import takes long enough for a signal to come
         import torch
 
+        from .launch import launch, needs_launch
         from .loop import train
         from .outcome import REFUSED
 
-        threads = use_all_cores()
-        print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)
+        start = train
+        if needs_launch(run):
+            start = launch
+            print(f"training {run.name} in several processes, torch {torch.__version__}", flush=True)
+        else:
+            threads = use_all_cores()
+            print(f"training {run.name} with {threads} threads, torch {torch.__version__}", flush=True)
         try:
-            return train(run, resume="--resume" in flags, listen=_log, interrupt=interrupt)
+            return start(run, resume="--resume" in flags, listen=_log, interrupt=interrupt)
         except RunError as error:  # another process trains this run
             print(error, file=sys.stderr)
             return REFUSED

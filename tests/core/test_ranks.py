@@ -1,17 +1,21 @@
 """Several processes on one run: each knows its rows, one writes, all agree. One process is world size 1 of the same code."""
 
+import multiprocessing
+import os
+import socket
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
-from rollout_studio.core.config import read_config
+from rollout_studio.core.config import config_from_flat, read_config
 from rollout_studio.core.data import prepare, scan
 from rollout_studio.core.families import load_model
 from rollout_studio.core.maths.grid import build_grid
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.journal import Journal
+from rollout_studio.core.train import processes
 from rollout_studio.core.train.interrupt import Interrupt
 from rollout_studio.core.train.keeping import Keeper
 from rollout_studio.core.train.listening import Listener
@@ -21,7 +25,7 @@ from rollout_studio.core.train.outcome import DONE, PREEMPTED, REFUSED, Leave, a
 from rollout_studio.core.train.ranks import Ranks
 from rollout_studio.core.train.status import SilentJournal, Status
 from rollout_studio.core.train.window import draw_window
-from tiny_run import ROLLOUT, events
+from tiny_run import ROLLOUT, events, losses
 
 EVERYTHING_DRAWN = {
     **ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "random_flip": True, "caption_dropout_probability": 0.4,
@@ -85,12 +89,25 @@ def test_all_ranks_agree_when_one_of_them_wants_something(tmp_path):
     code = textwrap.dedent("""
         import sys
         import torch.distributed as distributed
+        import torch
+        from rollout_studio.core.train import ranks as ranks_module
         from rollout_studio.core.train.ranks import Ranks
-        from rollout_studio.core.train.outcome import Leave, agreed_end
+        from rollout_studio.core.train.outcome import Leave, agreed_end, main_first
         rank = int(sys.argv[1])
         distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
         ranks = Ranks(rank, 2)
         print(ranks.any(False), ranks.any(rank == 1), ranks.any(rank == 0), ranks.any(True))
+        print(ranks.gather({"rank": rank}))
+        ranks_module.BUCKET_NUMBERS = 5  # three buckets
+        weights = [torch.full((2, 2), float(rank)), torch.zeros(3), torch.zeros(2, dtype=torch.float64), torch.zeros(2)]
+        ranks.start_alike(weights)
+        print([weight.sum().item() for weight in weights])
+        weights[0].grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (rank + 1)
+        if rank == 0:
+            weights[1].grad = torch.tensor([5.0, 6.0, 7.0])
+        weights[2].grad = torch.tensor([0.1, 0.2], dtype=torch.float64)
+        ranks.add_gradients(weights)
+        print([None if weight.grad is None else weight.grad.flatten().tolist() for weight in weights])
         try:
             with agreed_end(ranks):
                 pass
@@ -101,6 +118,14 @@ def test_all_ranks_agree_when_one_of_them_wants_something(tmp_path):
             print("never")
         except Leave as leave:
             print("left:", leave.message)
+        for failure in (ValueError, Leave):
+            try:
+                with agreed_end(ranks), main_first(ranks):
+                    if rank == 0:
+                        raise failure(0, "broken")
+                    print("never")
+            except Exception as error:
+                print(type(error).__name__)
         distributed.destroy_process_group()
     """)
     store = tmp_path / "store"
@@ -109,8 +134,15 @@ def test_all_ranks_agree_when_one_of_them_wants_something(tmp_path):
         for rank in range(2)
     ]
     said = [process.communicate(timeout=120)[0].splitlines() for process in started]
-    assert said[0] == ["False True True True", "goes on", "left: stopped"]
-    assert said[1] == ["False True True True", "goes on", "left: another rank has ended the run."]
+    talked = [
+        "False True True True",
+        "[{'rank': 0}, {'rank': 1}]",
+        "[0.0, 0.0, 0.0, 0.0]",
+        "[[3.0, 6.0, 9.0, 12.0], [5.0, 6.0, 7.0], [0.2, 0.4], None]",
+        "goes on",
+    ]
+    assert said[0] == [*talked, "left: stopped", "ValueError", "Leave"]
+    assert said[1] == [*talked, "left: another rank has ended the run.", "Leave", "Leave"]
 
 
 def test_in_one_process_an_agreement_is_its_own_wish():
@@ -150,16 +182,78 @@ def test_rank_0_alone_writes_checkpoints_samples_and_journal_and_takes_commands(
     assert [event["event"] for event in run.events()[0]] == ["step"]
 
 
+def as_ranks(monkeypatch, run, count=2, **environment):
+    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": count, **environment}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+
+    def rank(number):
+        os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
+        os._exit(train(run))
+
+    processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork; the slow tests start processes everywhere")
+def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tiny_run, without_drift, monkeypatch):
+    """Over gloo. 3 + 3 rows a step, so that the ranks have 4 and 2 of them."""
+    settings = {**ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "max_train_steps": 3}
+    one, two = tiny_run("lumina2", "one", **settings), tiny_run("lumina2", "two", **settings)
+    assert train(one) == DONE
+    assert as_ranks(monkeypatch, two) == [DONE, DONE]
+    assert losses(two) == pytest.approx(losses(one), abs=1e-6) and len(losses(two)) == 3
+    rolled = 0
+    for alone, together in zip(events(one, "step"), events(two, "step"), strict=True):
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+        for counted in ("rows", "rolled_rows", "network_rows", "mean_offset", "effective_probability"):
+            assert together[counted] == alone[counted], counted
+        assert together["loss_parts"] == pytest.approx(alone["loss_parts"], abs=1e-6)
+        assert len(together["rank_calls"]) == 2 and together["network_calls"] == max(together["rank_calls"])
+        rolled += alone["rolled_rows"]
+    assert rolled > 0
+    assert [event["event"] for event in events(two)].count("end") == 1
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_launch_of_several_processes_is_refused_and_rank_0_alone_says_so(tiny_run, monkeypatch, rank):
-    run = tiny_run("lumina2")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_processes": 3, "train_batch_size": 3}, "num_processes = 3, but this run was started as 2 processes"),
+        ({"train_batch_size": 1}, "the processes divide the 1 rows of train_batch_size"),
+        ({"device": "cuda"}, "2 processes from cuda:0 on: CUDA shows 1 GPU here"),
+        ({"device": "mps"}, "2 processes on mps"),
+    ],
+)
+def test_what_several_processes_cannot_train_is_refused_before_they_meet_and_rank_0_alone_says_so(
+    tiny_run, monkeypatch, rank, changes, said
+):
+    run = tiny_run("lumina2", **changes)
     before = sorted(run.path.rglob("*"))
+    monkeypatch.setattr(processes, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
-    assert train(run) == REFUSED != DONE
+    assert train(run) == REFUSED
     if rank == 0:
-        assert events(run, "error")[-1]["message"].startswith("WORLD_SIZE = 2:")
-        assert "cuda:N" in events(run, "error")[-1]["remedy"]
+        error = events(run, "error")[-1]
+        assert said in error["message"] and error["remedy"]
     else:
         assert sorted(run.path.rglob("*")) == before
     assert torch.distributed.is_initialized() is False
+
+
+def test_each_process_has_a_gpu_of_its_own_counted_from_the_one_that_is_named(monkeypatch):
+    monkeypatch.setattr(processes, "resolve_device", lambda name: torch.device("cuda:0" if name == "auto" else name))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name, devices in (("auto", ["cuda:0", "cuda:1"]), ("cuda:2", ["cuda:2", "cuda:3"]), ("cpu", ["cpu", "cpu"])):
+        config = config_from_flat({"device": name, "train_batch_size": 2})
+        assert [processes.of_this_rank(config, Ranks(rank, 2)).model.device for rank in range(2)] == devices
+        assert processes.of_this_rank(config, Ranks()) is config

@@ -77,6 +77,58 @@ def missing_gpu(device: str, gpus: int) -> Finding | None:
     )
 
 
+def processes(situation: Situation) -> Iterable[Finding]:
+    """Several processes have a GPU each, or share the CPU; what they do not make smaller, and what divides unevenly."""
+    config, count = situation.config, situation.config.training.num_processes
+    if count == 1 or not installation.torch_build()[0]:
+        return
+    computed_on = installation.device_of(config.model)
+    if computed_on == "mps":
+        yield Finding(
+            "error",
+            "num_processes",
+            f"{count} processes need a GPU each, and a Mac has one.",
+            "Set num_processes = 1, or device = cpu.",
+            "device-missing",
+        )
+    if computed_on == "cuda" and (wrong := too_few_gpus(config.model.device, count, platform_calls.gpu_count())):
+        yield wrong
+    rows = config.training.train_batch_size
+    if rows % count:
+        yield Finding(
+            "note",
+            "train_batch_size",
+            f"{count} processes divide {rows} rows unevenly: those with fewer rows wait for the others at every step.",
+            f"Take a multiple of {count}.",
+            "uneven-rows",
+        )
+    if config.training.model_type == "full":
+        yield Finding(
+            "note",
+            "num_processes",
+            "every process holds the whole model, its gradients and the optimizer's moments: more processes are faster and need no less memory "
+            "each, except for the rows that they divide.",
+            "A model that does not fit one GPU fits no number of them here; take model_type = lora, or a smaller format of the frozen weights.",
+            "processes-memory",
+        )
+
+
+def too_few_gpus(device: str, count: int, gpus: int) -> Finding | None:
+    """What is wrong with so many processes from the option `device` on, on a machine with so many GPUs; None: nothing."""
+    first = int(device.partition(":")[2] or 0)
+    if first + count <= gpus:
+        return None
+    there = "no GPU" if gpus == 0 else "one GPU" if gpus == 1 else f"{gpus} GPUs"
+    left = gpus - first
+    return Finding(
+        "error",
+        "num_processes",
+        f"{count} processes need a GPU each, from cuda:{first} on, and CUDA shows {there}.",
+        f"Set num_processes = {left}, or device = cpu." if left > 0 else "Set num_processes = 1, or device = cpu.",
+        "device-missing",
+    )
+
+
 def precision(situation: Situation) -> Iterable[Finding]:
     """Number formats that the CPU cannot train in, or only slowly."""
     config = situation.config

@@ -171,6 +171,28 @@ class TrainingConfig(Checked):
         "mse", "Distance to the target; huber forgives outliers.", label="Loss", level="advanced"
     )
     huber_delta: float = option(0.1, "Where huber turns from square to straight.", ge=1e-6, le=100, level="advanced")
+    num_processes: int = option(
+        1,
+        "Processes that train the run together, each on a GPU of its own (with device cpu: on a share of the cores). They divide "
+        "train_batch_size among them, so the run learns what it would learn in one process, in less time.",
+        label="Processes (GPUs)",
+        unit="processes",
+        ge=1,
+        le=64,
+        level="advanced",
+        since="0.3",
+    )
+    max_restarts: int = option(
+        0,
+        "Of several processes: how often all are started again, from the last checkpoint, after one of them was killed or crashed; 0 = "
+        "the run ends there.",
+        label="Restarts after a lost process",
+        unit="restarts",
+        ge=0,
+        le=100,
+        level="advanced",
+        since="0.3",
+    )
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = option(
         "none",
         "Also send the curves to a tracker, which must be installed; the page needs none.",
@@ -189,6 +211,12 @@ class TrainingConfig(Checked):
             yield Fault(
                 f'lr_warmup_steps = {self.lr_warmup_steps}: lr_scheduler "constant" has no warm-up; take "constant_with_warmup".',
                 ("lr_scheduler", "lr_warmup_steps"),
+            )
+        if self.num_processes > self.train_batch_size:
+            yield Fault(
+                f"num_processes = {self.num_processes}: they divide the {self.train_batch_size} rows of train_batch_size among them, and each "
+                f"needs one; take train_batch_size {self.num_processes} or more, or fewer processes.",
+                ("num_processes", "train_batch_size"),
             )
         for name in self.weighs_by_noise:
             value = shown(getattr(self, name))
