@@ -6,12 +6,12 @@ after a step was written the last of ten viewers shows it. Run it on a quiet mac
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -42,15 +42,13 @@ def emit_step(run: RunDir, step: int) -> None:
              eta_s=0.4 * (1000 - step), memory_mib=800.0)  # fmt: skip
 
 
-def until_it_answers(address: str, process: subprocess.Popen) -> None:
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except OSError:
-            if process.poll() is not None:
-                raise SystemExit("the page ended") from None
-            time.sleep(0.02)
+def printed_link(process: subprocess.Popen) -> str:
+    """The link that the page prints as soon as it answers."""
+    for line in process.stdout:
+        found = re.search(r" is at (http\S+)", line)
+        if found:
+            return found.group(1)
+    raise SystemExit("the page ended")
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -99,7 +97,6 @@ def last_viewer(pages: list[Page], run: RunDir) -> None:
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
     port = free_port(7950)
-    address = f"http://127.0.0.1:{port}/"
     run = written(RunStore(folder))
     options = ["--no-browser", "--port", str(port), "--runs-dir", str(folder)]
     command = [sys.executable, "-m", "rollout_studio.app", "ui", *options]
@@ -108,10 +105,10 @@ def main() -> None:
         path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         began = time.monotonic()
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         process = psutil.Process(started.pid)
         try:
-            until_it_answers(address, started)
+            address = printed_link(started)
             print(f"command to answer             {time.monotonic() - began:6.2f} s")
             page = opened(browser, address)
             expect(page.get_by_test_id("progress")).to_contain_text(f"step {STEPS} of", timeout=60_000)
