@@ -10,6 +10,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 
 # Before Gradio is imported: it reads these once, and must not phone anywhere.
@@ -24,7 +25,7 @@ from .drift.tab import DriftTab
 from .graph.tab import GraphTab
 from .page_updates import PageUpdates
 from .parts.access import Access, kept_token, write_private
-from .parts.guard import Guard, ListeningHosts, local_hosts
+from .parts.guard import Guard, Inside, ListeningHosts, around, local_hosts
 from .parts.listening import Listening
 from .parts.panel import QUICK
 from .parts.style import CSS, theme
@@ -134,7 +135,8 @@ def launch(watch: Watch, port: int, access: Access | None = None, listening: Lis
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [Middleware(Guard, hosts=_hosts(port, listening), access=access)],
+            "middleware": [Middleware(Inside)],
+            "lifespan": around(partial(Guard, hosts=_hosts(port, listening), access=access)),
         },
     )
     access.starting = False

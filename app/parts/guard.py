@@ -9,8 +9,11 @@ It also answers 400 to an address with a control character in it (`%00`), which 
 404 to Gradio's proxy of other sites, which this page does not use.
 """
 
+import contextlib
 import ipaddress
-from collections.abc import Container, Iterable
+import secrets
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 from urllib.parse import unquote
 
 from . import login
@@ -18,20 +21,21 @@ from .access import WITHOUT_LINK, Access, without_token
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; "
     "object-src 'none'; frame-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-"""What the page may load. Gradio needs inline scripts (its settings stand in the page) and `new Function` (templates of gr.HTML)."""
+"""What the page may load. Scripts are the server's files and those that stand in the page as it was sent, each marked with the answer's
+nonce; a handler or script in markup that comes later does not run. Gradio needs `new Function` (templates of gr.HTML) and inline styles."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (b"content-security-policy", _POLICY.encode()),
 )
-_OWN_HEADERS = (*_HEADERS[:3], (b"cache-control", b"no-store"), (b"content-security-policy",
+_OWN_HEADERS = (*_HEADERS, (b"cache-control", b"no-store"), (b"content-security-policy",
                 b"default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"))  # fmt: skip
 """Of what the guard itself answers."""
+_PASSED = "rollout_studio.nonce"
 _AT_START = (("GET", "/gradio_api/startup-events"), ("HEAD", "/"))
 
 
@@ -91,8 +95,9 @@ class Guard:
         if reason is None:
             status, reason = _bad_address(scope)
         if reason is None:
-            scope = {**scope, "headers": self.access.without_cookie(scope["headers"])}
-            await self.app(scope, receive, _with_headers(send))
+            nonce = secrets.token_urlsafe(16)
+            scope = {**scope, "headers": self.access.without_cookie(scope["headers"]), _PASSED: nonce}
+            await self.app(scope, receive, _with_headers(send, nonce))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
         else:
@@ -175,10 +180,68 @@ def _bad_address(scope) -> tuple[int, str | None]:
     return 200, None
 
 
-def _with_headers(send):
+def _with_headers(send, nonce: str):
+    policy = (b"content-security-policy", _POLICY.format(nonce=nonce).encode())
+
     async def sending(message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS, policy]}
+        await send(message)
+
+    return sending
+
+
+class Inside:
+    """ASGI middleware behind the guard: it refuses whatever did not come through it, and marks the scripts of a page with its nonce.
+
+    Gradio puts middleware of its own around that of an app, and answers some requests there (preflights), so the guard is put around
+    all of it when the server starts (`around`). Should that ever not happen, nothing is served.
+    """
+
+    def __init__(self, app) -> None:
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif _PASSED not in scope:
+            raise RuntimeError("a request came past the guard")
+        else:
+            own = scope["type"] == "http" and scope["path"] == "/"  # not a file that happens to be HTML
+            await self.app(scope, receive, _marking(send, scope[_PASSED]) if own else send)
+
+
+def around(guard: Callable[[Any], Guard]):
+    """A lifespan handler that puts the guard around the whole app."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        app.middleware_stack = guard(app.middleware_stack)
+        yield
+
+    return lifespan
+
+
+def _marking(send, nonce: str):
+    """Give every script of an HTML page the nonce. Only what the server itself wrote: Gradio escapes "<" in the values in it."""
+    held: list[dict] = []
+    body: list[bytes] = []
+
+    async def sending(message) -> None:
+        if message["type"] == "http.response.start":
+            kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+            if any(kind.startswith(b"text/html") for kind in kinds):
+                held.append(message)
+                return
+        elif message["type"] == "http.response.body" and held:
+            body.append(message.get("body", b""))
+            if message.get("more_body", False):
+                return
+            page = b"".join(body).replace(b"<script", f'<script nonce="{nonce}"'.encode())
+            start = held.pop()
+            head = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            await send({**start, "headers": [*head, (b"content-length", str(len(page)).encode())]})
+            message = {**message, "body": page}
         await send(message)
 
     return sending

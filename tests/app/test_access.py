@@ -3,13 +3,20 @@
 import asyncio
 import os
 import re
+import shutil
+import ssl
 import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 
+import psutil
 import pytest
 from rollout_studio.app.parts import access as access_module
 from rollout_studio.app.parts import login
 from rollout_studio.app.parts.access import Access, kept_token
-from rollout_studio.app.parts.guard import Guard, ListeningHosts, local_hosts
+from rollout_studio.app.parts.guard import Guard, Inside, ListeningHosts, local_hosts
 from rollout_studio.app.parts.listening import LOGIN_VARIABLE, read_listening
 from rollout_studio.core.config.options import ConfigError
 
@@ -269,3 +276,85 @@ def test_a_page_for_other_machines_without_a_login_does_not_start(tmp_path):
         page.launch(None, PORT, Access(PORT), Listening("0.0.0.0", LOGIN))
     with pytest.raises(ValueError, match="login"):
         page._access(tmp_path, PORT, Listening("0.0.0.0", LOGIN), everyone=True)
+
+
+# -- the page as it is started
+
+
+def test_what_comes_past_the_guard_is_not_answered():
+    """Gradio's own middleware stands around an app's; should the guard not stand around that, nothing is served."""
+    reached = []
+
+    async def app(scope, receive, send):
+        reached.append(scope["type"])
+
+    for kind in ("http", "websocket"):
+        with pytest.raises(RuntimeError, match="past the guard"):
+            asyncio.run(Inside(app)({"type": kind, "headers": []}, None, None))
+    asyncio.run(Inside(app)({"type": "lifespan"}, None, None))
+    assert reached == ["lifespan"]
+
+
+def started(tmp_path, port, *flags, **environment):
+    """The page as a process of its own: (process, the address that it prints)."""
+    command = [sys.executable, "-m", "rollout_studio.app", "ui", "--no-browser", "--port", str(port), "--runs-dir", str(tmp_path / "runs"), *flags]  # fmt: skip
+    own = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), **environment}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=own)
+    for line in process.stdout:
+        found = re.search(r" is at (http\S+)", line)
+        if found:
+            return process, found[1]
+    raise AssertionError(f"the page ended with {process.wait()}")
+
+
+@pytest.mark.slow
+def test_an_open_tab_survives_a_restart_of_the_page(tmp_path, new_port):
+    links, cookie, port = [], None, new_port()
+    for _ in range(2):
+        process, link = started(tmp_path, port)
+        try:
+            assert port == int(re.search(r":(\d+)/", link)[1])
+            address, secret = link.split("?token=")
+            argv = [" ".join(each.cmdline()) for each in psutil.Process(process.pid).children(recursive=True)]
+            assert secret not in " ".join([*argv, *psutil.Process(process.pid).cmdline()])
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(address)
+            links.append(link)
+            if cookie is None:
+                cookie = urllib.request.urlopen(link).headers["set-cookie"].split(";")[0]
+            asked = urllib.request.Request(address + "config", headers={"Cookie": cookie})
+            assert urllib.request.urlopen(asked).status == 200
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert links[0] == links[1]
+    secret = links[0].split("?token=")[1].encode()
+    holders = [file for file in tmp_path.rglob("*") if file.is_file() and secret in file.read_bytes()]
+    assert [stat.S_IMODE(file.stat().st_mode) for file in holders] == [0o600] and "state" in holders[0].parts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+def test_a_page_for_other_machines_is_served_with_tls_and_a_login(tmp_path, new_port):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)  # fmt: skip
+    flags = ["--listen", "0.0.0.0", "--listen-name", "localhost", "--tls-certificate", str(certificate), "--tls-key", str(key)]  # fmt: skip
+    process, address = started(tmp_path, new_port(), *flags, **{LOGIN_VARIABLE: LOGIN})
+    try:
+        assert address.startswith("https://localhost:") and "token" not in address
+        here = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=certificate)),
+            urllib.request.HTTPCookieProcessor(),
+        )
+        for path in ("", "config", "gradio_api/info"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                here.open(address + path)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            here.open(address.rstrip("/") + login.PATH, b"user=ada&password=wrong")
+        assert here.open(address.rstrip("/") + login.PATH, b"user=ada&password=correct+horse").status == 200
+        assert here.open(address + "config").status == 200
+        assert "horse" not in " ".join(psutil.Process(process.pid).cmdline())
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -615,12 +615,12 @@ def test_the_page_is_started_with_the_given_flags(run, monkeypatch, tmp_path):
     safe = {"listening": None, "everyone": False}
     assert calls == [{"port": 7000, "open_browser": False, "runs_dir": tmp_path, **safe}]
     assert run("ui", "--port", "0")[0] == 78
-    for flags in (
+    for bad in (
         ["--listen", "0.0.0.0"],  # without a login
         ["--tls-key", "k"],  # without --listen
         ["--listen", "0.0.0.0", "--let-everyone-on-this-machine-in"],
     ):
-        assert run("ui", *flags)[0] == 78 and len(calls) == 1
+        assert run("ui", *bad)[0] == 78 and len(calls) == 1
     (tmp_path / "login").write_text("ada:correct horse")
     (tmp_path / "login").chmod(0o600)
     assert run("ui", "--listen", "0.0.0.0", "--login-file", tmp_path / "login", "--listen-name", "studio")[0] == 0
