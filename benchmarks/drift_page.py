@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
+from page import printed_link
 from playwright.sync_api import Page, sync_playwright
 from rollout_studio.app.page import free_port
 
@@ -53,22 +53,15 @@ def once(port: int, folder: Path, opened_s: float) -> tuple[Waited, list[Waited]
         "--runs-dir",
         str(folder),
     ]
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
-                break
-            except OSError:
-                if started.poll() is not None:
-                    raise SystemExit("the page ended") from None
-                time.sleep(0.05)
+        link = printed_link(started)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.set_default_timeout(PATIENCE_MS)
-            page.goto(f"http://127.0.0.1:{port}/")
+            page.goto(link)
             page.get_by_role("tab", name="Drift", exact=True).click()
             page.get_by_role("button", name="Show the drift").wait_for()
             page.wait_for_timeout(1000 * opened_s)

@@ -38,7 +38,7 @@ def measure(name: str, pulse: type[Pulse], seconds: float) -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         try:
             tab = browser.new_page(viewport={"width": 1400, "height": 900})
-            tab.goto(f"http://127.0.0.1:{port}/")
+            tab.goto(demo.link())
             expect(tab.get_by_role("button", name="Start").first).to_be_visible(timeout=120_000)
             tab.wait_for_timeout(8000)  # fonts, first panels
             tools = tab.context.new_cdp_session(tab)

@@ -9,12 +9,12 @@ Runs tab takes there (the functions themselves, by the clock and as processor ti
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,7 +115,6 @@ def large() -> None:
     folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
     run = written_large(RunStore(folder))
     port = free_port(7950)
-    address = f"http://127.0.0.1:{port}/"
     print(
         f"load average {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores; {LARGE_RUNS} runs, {LARGE_EVENTS} events"
     )
@@ -134,10 +133,10 @@ def large() -> None:
         path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         began = time.monotonic()
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         process = psutil.Process(started.pid)
         try:
-            until_it_answers(address, started)
+            address = printed_link(started)
             print(f"command to answer             {time.monotonic() - began:6.2f} s")
             page = opened(browser, address)
             expect(page.locator("#run-head h3")).to_have_text(run.name, timeout=60_000)
@@ -159,15 +158,13 @@ def large() -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def until_it_answers(address: str, process: subprocess.Popen) -> None:
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except OSError:
-            if process.poll() is not None:
-                raise SystemExit("the page ended") from None
-            time.sleep(0.02)
+def printed_link(process: subprocess.Popen) -> str:
+    """The link that the page prints as soon as it answers."""
+    for line in process.stdout:
+        found = re.search(r" is at (http\S+)", line)
+        if found:
+            return found.group(1)
+    raise SystemExit("the page ended")
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -216,7 +213,6 @@ def last_viewer(pages: list[Page], run: RunDir) -> None:
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
     port = free_port(7950)
-    address = f"http://127.0.0.1:{port}/"
     run = written(RunStore(folder))
     options = ["--no-browser", "--port", str(port), "--runs-dir", str(folder)]
     command = [sys.executable, "-m", "rollout_studio.app", "ui", *options]
@@ -225,10 +221,10 @@ def main() -> None:
         path = os.environ.get("ROLLOUT_STUDIO_CHROMIUM", shutil.which("chromium"))
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         began = time.monotonic()
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         process = psutil.Process(started.pid)
         try:
-            until_it_answers(address, started)
+            address = printed_link(started)
             print(f"command to answer             {time.monotonic() - began:6.2f} s")
             page = opened(browser, address)
             expect(page.get_by_test_id("progress")).to_contain_text(f"step {STEPS} of", timeout=60_000)

@@ -158,7 +158,7 @@ def main() -> None:
                         context = browser.new_context(viewport={"width": width, "height": 900}, device_scale_factor=1)
                         page = context.new_page()
                         page.set_default_timeout(60_000)
-                        page.goto(f"http://127.0.0.1:{port}/?__theme={theme}")
+                        page.goto(demo.link(__theme=theme))
                         page.wait_for_timeout(3000)  # a page that has a live run goes there first
                         page.get_by_role("tab", name=tab, exact=True).click()
                         if tab == "Runs" and given.run:

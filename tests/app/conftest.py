@@ -5,6 +5,7 @@ import os
 import random
 import re
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -152,14 +153,14 @@ def new_port():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, new_port):
-    """One page for all tests of a file: (address, the store behind it)."""
+    """One page for all tests of a file: (address, the store behind it, the link by its query)."""
     from rollout_studio.app.page import launch
     from rollout_studio.app.parts.watch import Watch
 
     watch = Watch(tmp_path_factory.mktemp("runs"))
     port = new_port()
     demo = launch(watch, port)
-    yield f"http://127.0.0.1:{port}/", watch.store
+    yield demo.address, watch.store, demo.link
     demo.close(verbose=False)
     watch.close()
     for run in watch.store.list():
@@ -178,12 +179,16 @@ def browser(chromium):
 
 @pytest.fixture
 def visit(served, browser):
-    """Opens pages in viewers of their own; at the end no page error and no request to elsewhere may have happened."""
+    """Opens pages in viewers of their own; at the end no page error, no request to elsewhere and nothing against the policy may have happened."""
     wrong, contexts = [], []
 
     def noticed(request):
         if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
             wrong.append(f"external request: {request.url}")
+
+    def told(message):
+        if "Content Security Policy" in message.text:
+            wrong.append(f"refused by the page's own policy: {message.text}")
 
     def open_page(path="", width=1400, height=900):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
@@ -192,7 +197,8 @@ def visit(served, browser):
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
         page.on("request", noticed)
-        page.goto(served[0] + path)
+        page.on("console", told)
+        page.goto(served[2](**dict(parse_qsl(path.removeprefix("?")))))  # as a person: by the link
         return page
 
     yield open_page

@@ -612,5 +612,16 @@ def test_the_page_is_started_with_the_given_flags(run, monkeypatch, tmp_path):
     page = types.SimpleNamespace(serve=lambda **how: calls.append(how) or 0)
     monkeypatch.setitem(sys.modules, "rollout_studio.app.page", page)
     assert run("ui", "--port", "7000", "--no-browser", "--runs-dir", tmp_path)[0] == 0
-    assert calls == [{"port": 7000, "open_browser": False, "runs_dir": tmp_path}]
+    safe = {"listening": None, "everyone": False}
+    assert calls == [{"port": 7000, "open_browser": False, "runs_dir": tmp_path, **safe}]
     assert run("ui", "--port", "0")[0] == 78
+    for bad in (
+        ["--listen", "0.0.0.0"],  # without a login
+        ["--tls-key", "k"],  # without --listen
+        ["--listen", "0.0.0.0", "--let-everyone-on-this-machine-in"],
+    ):
+        assert run("ui", *bad)[0] == 78 and len(calls) == 1
+    (tmp_path / "login").write_text("ada:correct horse")
+    (tmp_path / "login").chmod(0o600)
+    assert run("ui", "--listen", "0.0.0.0", "--login-file", tmp_path / "login", "--listen-name", "studio")[0] == 0
+    assert calls[1]["listening"].login == "ada:correct horse" and calls[1]["listening"].names == ("studio",)

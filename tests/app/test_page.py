@@ -148,26 +148,103 @@ def test_no_tab_is_wider_than_the_window(visit, served, write, tab):
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
 
 
-def test_another_site_and_another_name_are_refused(served):
+def ask(served, path="/", method="GET", body=None, cookie=True, **headers):
+    """(status, headers, body) of a request by a program of this machine; `cookie`: ours, as after the link, or the one given."""
     import http.client
 
     port = int(served[0].rsplit(":", 1)[1].strip("/"))
+    if cookie is True:
+        cookie = ask(served, served[2]().removeprefix(served[0].rstrip("/")), cookie=None)[1]["set-cookie"].split(";")[
+            0
+        ]
+    named = {name.replace("_", "-"): value for name, value in headers.items()} | ({"Cookie": cookie} if cookie else {})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, body=body, headers=named)
+    answer = connection.getresponse()
+    content = answer.read() if answer.getheader("content-length") else b""
+    connection.close()
+    return answer.status, answer.headers, content
+
+
+EVERY_ROUTE = {
+    "GET": ("/", "/config", "/theme.css", "/robots.txt", "/manifest.json", "/favicon.ico", "/assets/x.js", "/static/img/logo.svg", "/login", "/logout",
+            "/openapi.json", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x",
+            "/gradio_api/queue/status", "/gradio_api/file=/etc/passwd", "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/upload_progress?upload_id=x",
+            "/gradio_api/app_id", "/gradio_api/token", "/gradio_api/runs", "/custom_component/x/client/component/y.js", "/monitoring", "/svelte/x.js"),
+    "HEAD": ("/", "/config"),
+    "POST": ("/gradio_api/run/predict", "/gradio_api/api/0", "/gradio_api/call/on_show", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel",
+             "/gradio_api/reset", "/gradio_api/component_server", "/gradio_api/process_recording", "/login", "/nothing", "/"),
+    "OPTIONS": ("/", "/gradio_api/upload"),
+}  # fmt: skip
+
+
+def test_without_the_link_every_route_is_shut(served):
+    """Whatever Gradio has: each of its own routes, and one of each kind by name."""
+    wrong = "rollout-studio-" + served[0].rsplit(":", 1)[1].strip("/") + "=" + "A" * 43
+    for method, paths in EVERY_ROUTE.items():
+        for path in paths:
+            for cookie in (None, wrong):
+                status, head, body = ask(served, path, method, cookie=cookie)
+                assert status == 403, (method, path, cookie)
+                assert method == "HEAD" or b"open the one that was printed" in body
+                assert "set-cookie" not in head
+    preflight = {"Access_Control_Request_Method": "POST", "Origin": "http://127.0.0.1:1"}
+    assert (
+        ask(served, "/gradio_api/upload", "OPTIONS", cookie=None, **preflight)[0] == 403
+    )  # Gradio answers these before all else
+    assert ask(served, "/gradio_api/info")[0] != 403 and ask(served)[0] == 200
+
+
+MARKUP = """() => {
+  window.ran = 0; const box = document.createElement('div'); document.body.append(box);
+  box.innerHTML = '<img src="data:," onerror="window.ran++"><a href="javascript:window.ran++">x</a><svg onload="window.ran++"></svg>';
+  box.querySelector('a').click();
+}"""
+
+
+def test_the_link_leads_to_an_address_without_it_and_a_reload_and_a_second_tab_work(visit, served):
+    """And markup that got into the page all the same runs nothing."""
+    page = visit("?__theme=dark")
+    page.wait_for_url(served[0] + "?__theme=dark")
+    (cookie,) = [each for each in page.context.cookies() if each["name"].startswith("rollout-studio-")]
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and cookie["expires"] == -1
+    second = page.context.new_page()
+    assert page.reload(wait_until="commit").status == 200
+    assert second.goto(served[0], wait_until="commit").status == 200
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_be_visible()
+    assert "token=" not in page.content()
+    refused = []
+    second.on("console", lambda message: refused.append(message.text))
+    second.evaluate(MARKUP)
+    second.wait_for_timeout(500)
+    assert second.evaluate("window.ran") == 0 and len([each for each in refused if "Content Security" in each]) == 3
+    stranger = page.context.browser.new_context().new_page()
+    assert stranger.goto(served[0]).status == 403
+    expect(stranger.locator("body")).to_contain_text("open the one that was printed")
+    stranger.context.close()
+
+
+def test_every_answer_says_what_the_page_may_load_and_that_nobody_may_frame_it(served):
+    for path, cookie in (("/", True), ("/", None), ("/theme.css", True), ("/%00", True)):
+        head = ask(served, path, cookie=cookie)[1]
+        assert head["x-content-type-options"] == "nosniff" and head["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in head["content-security-policy"] and head["x-frame-options"] == "DENY"
+        assert "http:" not in head["content-security-policy"] and "*" not in head["content-security-policy"]
+
+
+def test_another_site_and_another_name_are_refused(served):
+    here = served[0].removeprefix("http://").strip("/")
     for headers in (
         {"Host": "evil.com"},
-        {"Host": f"127.0.0.1:{port}", "Origin": "http://evil.com"},
-        {"Host": f"127.0.0.1:{port}", "Origin": "null"},
+        {"Host": here, "Origin": "http://evil.com"},
+        {"Host": here, "Origin": "null"},
     ):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("POST", "/gradio_api/upload", body=b"", headers=headers)
-        assert connection.getresponse().status == 403
-        connection.close()
+        assert ask(served, "/gradio_api/upload", "POST", b"", **headers)[0] == 403
+    assert ask(served, "/gradio_api/upload", "POST", b"", Host=here, Origin=f"http://{here}")[0] != 403
 
 
 def test_no_address_is_answered_with_an_error_of_the_server(served):
     """A zero byte, percent-encoded, is an exception in many places behind the page."""
-    import http.client
-
-    port = int(served[0].rsplit(":", 1)[1].strip("/"))
     for path in (
         "/%00",
         "/gradio_api/file=%00",
@@ -177,22 +254,14 @@ def test_no_address_is_answered_with_an_error_of_the_server(served):
         "/?x=%00",
         "/%ff%fe",
     ):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", path)
-        assert 400 <= connection.getresponse().status < 500, path
-        connection.close()
+        assert 400 <= ask(served, path)[0] < 500, path
 
 
 def test_files_outside_the_previews_are_not_served(served, tmp_path):
-    import http.client
-
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
-    port = int(served[0].rsplit(":", 1)[1].strip("/"))
     run = served[1].create({})
     for path in (secret, run.config_path):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", f"/gradio_api/file={path}")
-        assert connection.getresponse().status in (403, 404)
-        connection.close()
+        status, _, body = ask(served, f"/gradio_api/file={path}")
+        assert status in (403, 404) and b"Refused" not in body  # by Gradio, which was asked
     served[1].delete(run.name)

@@ -31,7 +31,7 @@ def served(tmp_path_factory, new_port):
         watch = Watch(tmp_path_factory.mktemp("runs"))
         port = new_port()
         demo = launch(watch, port)
-        yield f"http://127.0.0.1:{port}/", watch.store
+        yield demo.address, watch.store, demo.link
         demo.close(verbose=False)
 
 

@@ -180,7 +180,7 @@ def test_a_page_that_is_started_again_finds_its_runs_as_they_are(served, write, 
         context = browser.new_context()
         try:
             page = context.new_page()
-            page.goto(f"http://127.0.0.1:{port}/")
+            page.goto(again.link())
             expect(page.get_by_test_id("progress")).to_contain_text("step 10 of 100")
         finally:
             context.close()

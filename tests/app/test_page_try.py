@@ -128,7 +128,7 @@ def test_after_a_watched_end_it_draws_with_the_lora_that_the_run_has_left(store,
         demo, context = launch(watch, port), browser.new_context()
         page, wrong = context.new_page(), []
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(demo.link())
         expect(page.get_by_test_id("progress")).to_contain_text("step 10 of 20")
         tab(page, "Try it")
         expect(page.locator("#try-weights input")).to_have_value("As it trains now")

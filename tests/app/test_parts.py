@@ -10,6 +10,7 @@ import sys
 import pytest
 from rollout_studio.app.page import free_port
 from rollout_studio.app.parts import charts, words
+from rollout_studio.app.parts.access import Access
 from rollout_studio.app.parts.charts import Line, chart
 from rollout_studio.app.parts.guard import Guard, local_hosts
 from rollout_studio.app.parts.previews import Previews
@@ -37,9 +38,11 @@ def answer(headers, kind="http", method="GET", path="/", query=b""):
         "method": method,
         "path": path,
         "query_string": query,
-        "headers": [(k.encode(), v.encode()) for k, v in headers],
     }
-    asyncio.run(Guard(app, local_hosts(7860))(scope, None, send))
+    access = Access(7860)
+    cookie = ("cookie", access.set_cookie().decode().split(";")[0])
+    scope["headers"] = [(k.encode(), v.encode()) for k, v in [*headers, cookie]]
+    asyncio.run(Guard(app, local_hosts(7860), access)(scope, None, send))
     return said[0]
 
 
