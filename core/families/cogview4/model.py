@@ -54,11 +54,12 @@ class CogView4(RaggedTexts):
         lengths = cond["prompt_length"].tolist()
         if len(set(lengths)) == 1:
             return self._one_length(network, lengths[0], *given)
-        output = torch.empty_like(x)
+        parts, places = [], []
         for length in sorted(set(lengths)):
-            rows = torch.tensor([row for row, own in enumerate(lengths) if own == length], device=x.device)
-            output = output.index_copy(0, rows, self._one_length(network, length, *(each[rows] for each in given)))
-        return output
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            places += rows
+            parts.append(self._one_length(network, length, *(each[rows] for each in given)))
+        return torch.cat(parts)[torch.tensor(places, device=x.device).argsort()]
 
     def _one_length(self, network: nn.Module, length: int, x: Tensor, embeds: Tensor, time: Tensor, original: Tensor,
                     target: Tensor, corner: Tensor) -> Tensor:  # fmt: skip
