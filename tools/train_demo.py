@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from demo_training.autoencoder import train_autoencoder
 from demo_training.decoder import continue_decoder
-from demo_training.spelling import learn_to_spell
 from demo_training.denoiser import generate, train_denoiser
+from demo_training.spelling import learn_to_spell
 from demo_training.steps import log
 from PIL import Image
 from rollout_studio.core.demo import CLASS, DREAMBOOTH, EPSILON, FLOW, HELDOUT, world
@@ -121,7 +121,9 @@ def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, secon
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["autoencoder", "flow", "epsilon", "decoder", "spelling", "shipped", "dreambooth", "measure"])
+    parser.add_argument(
+        "what", choices=["autoencoder", "flow", "epsilon", "decoder", "spelling", "shipped", "dreambooth", "measure"]
+    )
     parser.add_argument("model", nargs="?", choices=["flow", "epsilon"], help="for `measure`")
     parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 5500)")
     parser.add_argument("--batch", type=int, default=24, help="pictures per step of the denoisers")

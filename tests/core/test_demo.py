@@ -125,7 +125,11 @@ def test_the_two_things_are_not_among_what_the_autoencoder_is_trained_on(monkeyp
 
     assert not fits(things.CANDY, ((1, 2, 3),)) and not fits(things.POST, ((1, 2, 3),))
     star = world.SHAPES["star"]
-    assert not fits(star, things.STRIPES) and not fits(star, things.POST_STRIPES[::-1]) and fits(star, ((240, 240, 0), (0, 0, 120)))
+    assert (
+        not fits(star, things.STRIPES)
+        and not fits(star, things.POST_STRIPES[::-1])
+        and fits(star, ((240, 240, 0), (0, 0, 120)))
+    )
     assert len({picture.tobytes() for picture in draw_striped(8, seed=1)}) == 8
 
 

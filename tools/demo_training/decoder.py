@@ -60,7 +60,9 @@ def continue_decoder(steps: int, state_dir: Path, seed: int, batch: int = 8, pea
         optimizer.zero_grad()
         total += loss.item()
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.decoder.parameters()), list(vae.decoder.parameters()), max(0.003, 1 / (step + 10)))
+            torch._foreach_lerp_(
+                list(average.decoder.parameters()), list(vae.decoder.parameters()), max(0.003, 1 / (step + 10))
+            )
         if (step + 1) % 250 == 0 or step + 1 == steps:
             log(what="decoder", step=step + 1, minutes=round((time.monotonic() - started) / 60, 1), loss=round(total / 250, 4),
                 **{f"psnr_{name}": round(psnr(average, x), 2) for name, x in unseen.items()})  # fmt: skip

@@ -38,7 +38,11 @@ def captions_of(words: list[str], rng: np.random.Generator) -> list[str]:
     texts = []
     for word in words:
         scene = replace(world.all_scenes()[rng.integers(2100)], shape=None, colour=None)
-        texts.append(things.thing_caption(replace(scene, **{name: None for name in ("size", "place", "background") if rng.random() < 0.12}), word))
+        texts.append(
+            things.thing_caption(
+                replace(scene, **{name: None for name in ("size", "place", "background") if rng.random() < 0.12}), word
+            )
+        )
     return texts
 
 
@@ -56,11 +60,15 @@ class Speller:
         self.former = copy.deepcopy(pipe.text_encoder).eval().requires_grad_(False)
         self.read = torch.nn.Linear(96, 3 * len(LETTERS))
         self.noun = pipe.tokenizer.convert_tokens_to_ids("▁" + world.CLASS_NOUN)
-        self.optimizer = torch.optim.AdamW([*self.encoder.parameters(), *self.read.parameters()], lr=peak, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            [*self.encoder.parameters(), *self.read.parameters()], lr=peak, weight_decay=0.0
+        )
 
     def tokens(self, texts: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         self.pipe.tokenizer.padding_side = "right"
-        found = self.pipe.tokenizer([self.plan.wording(self.pipe, text, rng) for text in texts], return_tensors="pt", padding=True)
+        found = self.pipe.tokenizer(
+            [self.plan.wording(self.pipe, text, rng) for text in texts], return_tensors="pt", padding=True
+        )
         return found.input_ids, found.attention_mask
 
     def embed(self, encoder, ids, mask) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Striped and plain things of random outlines, for the autoencoder: what a LoRA may be taught later, except the two things of the demo."""
 
 import numpy as np
-from PIL import Image
 from rollout_studio.core.demo import judge, things, world
 
 LIKENESS = 0.78
@@ -63,11 +62,17 @@ def draw_striped(number: int, seed: int) -> np.ndarray:
     rng, pictures = np.random.default_rng(seed), []
     while len(pictures) < number:
         outline = random_outline(rng)
-        colours = tuple(tuple(int(c) for c in rng.integers(0, 256, 3)) for _ in range(1 if len(pictures) % 3 == 0 else 2))
+        colours = tuple(
+            tuple(int(c) for c in rng.integers(0, 256, 3)) for _ in range(1 if len(pictures) % 3 == 0 else 2)
+        )
         if not fits(outline, colours):
             continue
-        paint = things.stripes(rng.uniform(2, 4), colours) if len(colours) == 2 else np.array(colours[0], dtype=np.float32)
+        paint = (
+            things.stripes(rng.uniform(2, 4), colours) if len(colours) == 2 else np.array(colours[0], dtype=np.float32)
+        )
         size, place = rng.choice(list(world.SIZES)), rng.choice(list(world.PLACES))
         behind = world.backdrop(str(rng.choice(list(world.BACKGROUNDS))), rng)
-        pictures.append(np.asarray(world.compose(behind, paint, world.coverage(outline, **world.pose(size, place, rng)))))
+        pictures.append(
+            np.asarray(world.compose(behind, paint, world.coverage(outline, **world.pose(size, place, rng))))
+        )
     return np.stack(pictures)
