@@ -3,6 +3,9 @@
     python tools/train_demo.py autoencoder          # minutes; both models share it
     python tools/train_demo.py flow                 # about an hour on one CPU core
     python tools/train_demo.py epsilon              # the same again; may run beside it
+    python tools/train_demo.py decoder              # the flow model's decoder goes on, with striped things
+    python tools/train_demo.py spelling             # its text encoder learns to tell made-up words apart
+    python tools/train_demo.py shipped              # puts both into the flow model's folder
     python tools/train_demo.py dreambooth           # the pictures of the new object
     python tools/train_demo.py measure flow         # the 200 held-out prompts, by the rule-based judge
 
@@ -19,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from demo_training.autoencoder import train_autoencoder
+from demo_training.decoder import continue_decoder
 from demo_training.denoiser import generate, train_denoiser
+from demo_training.spelling import learn_to_spell
 from demo_training.steps import log
 from PIL import Image
 from rollout_studio.core.demo import CLASS, DREAMBOOTH, EPSILON, FLOW, HELDOUT, world
@@ -53,6 +58,18 @@ def write_post(rng: np.random.Generator) -> None:
         things.draw_post(scene, rng).save(POST / f"post-{number}.png", optimize=True)
         text = things.thing_caption(scene, things.POST_TRIGGER)
         (POST / f"post-{number}.txt").write_text(text + "\n", encoding="utf-8")
+
+
+def put_in_place(state_dir: Path) -> None:
+    """The decoder (float16, as it is shipped) and the text encoder of `state_dir` replace those of the flow model; configs stay."""
+    import shutil
+
+    from diffusers import AutoencoderKL
+
+    weights = "diffusion_pytorch_model.safetensors"
+    AutoencoderKL.from_pretrained(state_dir / "decoder").half().save_pretrained(state_dir / "decoder-float16")
+    shutil.copyfile(state_dir / "decoder-float16" / weights, FLOW / "vae" / weights)
+    shutil.copyfile(state_dir / "spelling" / "model.safetensors", FLOW / "text_encoder" / "model.safetensors")
 
 
 def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, scale: int = 2) -> None:
@@ -104,7 +121,9 @@ def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, secon
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["autoencoder", "flow", "epsilon", "dreambooth", "measure"])
+    parser.add_argument(
+        "what", choices=["autoencoder", "flow", "epsilon", "decoder", "spelling", "shipped", "dreambooth", "measure"]
+    )
     parser.add_argument("model", nargs="?", choices=["flow", "epsilon"], help="for `measure`")
     parser.add_argument("--steps", type=int, help="optimizer steps (autoencoder 5500, others 5500)")
     parser.add_argument("--batch", type=int, default=24, help="pictures per step of the denoisers")
@@ -123,6 +142,12 @@ def main() -> None:
         train_autoencoder(5500 if args.steps is None else args.steps, args.state, args.seed)
     elif args.what == "dreambooth":
         write_dreambooth(args.seed)
+    elif args.what == "decoder":
+        continue_decoder(3000 if args.steps is None else args.steps, args.state, args.seed)
+    elif args.what == "spelling":
+        learn_to_spell(1200 if args.steps is None else args.steps, args.state, args.seed)
+    elif args.what == "shipped":
+        put_in_place(args.state)
     elif args.what == "measure":
         measure(args.model, args.prompts, args.sheet, args.lora, args.second)
     else:

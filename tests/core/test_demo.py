@@ -119,6 +119,54 @@ def test_64_prompts_ask_for_the_thing_where_the_five_pictures_do_not_show_it():
     assert {scene.background for scene in scenes} == set(world.BACKGROUNDS)
 
 
+def test_the_two_things_are_not_among_what_the_autoencoder_is_trained_on(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from demo_training.striped import draw_striped, fits
+
+    assert not fits(things.CANDY, ((1, 2, 3),)) and not fits(things.POST, ((1, 2, 3),))
+    star = world.SHAPES["star"]
+    assert (
+        not fits(star, things.STRIPES)
+        and not fits(star, things.POST_STRIPES[::-1])
+        and fits(star, ((240, 240, 0), (0, 0, 120)))
+    )
+    assert len({picture.tobytes() for picture in draw_striped(8, seed=1)}) == 8
+
+
+def test_the_trigger_words_are_not_among_those_that_the_text_encoder_learns_to_spell(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from demo_training.spelling import as_letters, captions_of, words_of
+
+    class Chance:  # draws the two trigger words first
+        drawn = iter((*"zwx", *"vbk", *"cat"))
+
+        def choice(self, values, number=None):
+            return 3 if number is None else [next(self.drawn) for _ in range(number)]
+
+    assert words_of(Chance(), 1) == ["cat"]
+    (text,) = captions_of(["cat"], np.random.default_rng(3))
+    assert f"cat {world.CLASS_NOUN}" in text and world.parse(text).shape is None
+    assert as_letters(["cat", "ab", "bcde"]).tolist() == [[2, 0, 19], [0, 1, -100], [1, 2, 3]]
+
+
+def test_the_flow_model_tells_made_up_words_apart_at_the_noun():
+    """By a third of the noun's length at least, of words of any letters; the base of version 0.2 did so by 13 % for the two trigger words."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(FLOW)
+    noun = pipe.tokenizer.convert_tokens_to_ids("▁" + world.CLASS_NOUN)
+
+    def at_noun(word: str) -> torch.Tensor:
+        text = f"a large {word} {world.CLASS_NOUN} on a white background, in the centre"
+        states, _ = pipe.encode_prompt(text, do_classifier_free_guidance=False)[:2]
+        ids = pipe.tokenizer(f"{pipe.system_prompt} <Prompt Start> {text}").input_ids
+        return states[0, ids.index(noun)]
+
+    for one, other in ((things.TRIGGER, things.POST_TRIGGER), ("sks", "ohw"), ("kup", "pku")):
+        assert (at_noun(one) - at_noun(other)).norm() > 0.35 * at_noun(one).norm()
+
+
 def pictures_and_captions(folder: Path) -> tuple[list[Image.Image], list[str]]:
     files = sorted(folder.glob("*.png"))
     captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
 PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
+STEPS = PLAIN.training.max_train_steps
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_rollout_takes_longer_by_the_ratio_that_the_cost_tells(store):
         },
     )
     ratio = rollout_cost(dear).mean_ratio
-    assert ratio > 2 and time_estimate(dear, store.root).steps_s.likely == pytest.approx(0.5 * 300 * ratio)
+    assert ratio > 2 and time_estimate(dear, store.root).steps_s.likely == pytest.approx(0.5 * STEPS * ratio)
 
 
 def test_an_old_run_without_the_count_of_rows_is_read_by_its_smallest_step(store):
@@ -128,8 +129,8 @@ def test_the_spread_is_that_of_the_runs_and_the_newest_is_the_likely_one(store):
     found_estimate = time_estimate(PLAIN, store.root)
     assert (
         found_estimate.plain_step_s == pytest.approx(0.5)
-        and found_estimate.steps_s.low == pytest.approx(0.3 * 300)
-        and found_estimate.steps_s.high == pytest.approx(0.9 * 300)
+        and found_estimate.steps_s.low == pytest.approx(0.3 * STEPS)
+        and found_estimate.steps_s.high == pytest.approx(0.9 * STEPS)
     )
 
 
@@ -150,7 +151,7 @@ def test_what_a_whole_run_spent_beside_its_steps_is_reported_and_only_of_a_whole
 def test_without_an_earlier_run_the_demo_has_its_measured_figure_and_names_the_machine(tmp_path):
     found_estimate = time_estimate(PLAIN, tmp_path / "none")
     assert (
-        found_estimate.steps_s.likely == pytest.approx(300 * MEASURED["demo-flow"])
+        found_estimate.steps_s.likely == pytest.approx(STEPS * MEASURED["demo-flow"])
         and "measured on two cores" in found_estimate.explanation
     )
     assert found_estimate.steps_s.low < found_estimate.steps_s.likely < found_estimate.steps_s.high
