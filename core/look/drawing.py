@@ -56,13 +56,8 @@ def draw(
     began = time.monotonic()
     drawing, used = request.drawing, _used(request, model)
     name = published_config(request.config)["pretrained_model_name_or_path"]
-    result: dict[str, Any] = {"what": [KIND], "model": name, "step": step, "seed": drawing.seed, **used, "pictures": []}
-    if request.strengths:
-        result["matrix"] = {
-            "rows": list(request.strengths),
-            "columns": [each.label for each in request.weights],
-            "prompts": list(request.prompts),
-        }
+    about_all = {"what": [KIND], "model": name, "step": step, "seed": drawing.seed}
+    result: dict[str, Any] = {**about_all, **used, **_matrix(request), "pictures": []}
     total = len(request.cells) * len(request.prompts)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -75,21 +70,11 @@ def draw(
         with enter(weights) as shown:
             for number, prompt in enumerate(request.prompts):
                 done, seed = len(result["pictures"]), drawing.seed + number
-                progress = _Progress(
-                    done, total, f"{weights.label}: picture {done + 1} of {total}", report_progress, should_stop
-                )
+                what = f"{weights.label}: picture {done + 1} of {total}"
+                progress = _Progress(done, total, what, report_progress, should_stop)
                 pixels = _pixels(shown, prompt, seed, drawing.negative_prompt, used, memory, progress)
-                about = {
-                    "prompt": prompt,
-                    "seed": seed,
-                    "weights": weights.label,
-                    "drawn_with": drawn_with(weights),
-                    "model": name,
-                    **used,
-                    "training_step": weights.step if step is None else step,
-                }
                 file = f"{number:02d}-{place}.png"
-                _save(pixels.numpy(), folder / file, about)
+                _save(pixels.numpy(), folder / file, _about(weights, prompt, seed, name, used, step))
                 drawn = {"label": weights.label, "kind": weights.kind, "prompt": prompt, "seed": seed, "file": file}
                 where = {"row": row, "column": column} if request.strengths else {}
                 result["pictures"].append(drawn | where)
@@ -98,6 +83,28 @@ def draw(
     result["seconds"] = round(time.monotonic() - began, 3)
     (folder / request.proof).write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return result
+
+
+def _matrix(request: SampleRequest) -> dict[str, Any]:
+    """The rows and columns of a matrix, as the result names them; nothing without one."""
+    columns = [each.label for each in request.weights]
+    table = {"rows": list(request.strengths), "columns": columns, "prompts": list(request.prompts)}
+    return {"matrix": table} if request.strengths else {}
+
+
+def _about(
+    weights: Weights, prompt: str, seed: int, model: str, used: Mapping[str, Any], step: int | None
+) -> dict[str, Any]:
+    """What a picture carries in its file."""
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "weights": weights.label,
+        "drawn_with": drawn_with(weights),
+        "model": model,
+        **used,
+        "training_step": weights.step if step is None else step,
+    }
 
 
 def _used(request: SampleRequest, model: "Model") -> dict[str, Any]:

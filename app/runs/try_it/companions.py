@@ -18,7 +18,7 @@ from .weights import lora_files
 OTHER = "run:"
 SLIDER = {"minimum": -1.0, "maximum": 2.0, "step": 0.05}
 """What a weight's slider reaches; the field beside it takes what is refused beyond -4 and 4."""
-_HELP = "A run on the same model, or the path of a .safetensors file."
+HELP = "A run on the same model, or the path of a .safetensors file."
 
 
 class Companions:
@@ -31,7 +31,7 @@ class Companions:
             for number in range(1, MOST_LORAS):
                 with gr.Row(elem_classes="rs-try-row"):
                     file = gr.Dropdown(
-                        choices=[("none", "")], value="", label=f"LoRA {number + 1}", info=_HELP, allow_custom_value=True, scale=3, min_width=220,
+                        choices=[("none", "")], value="", label=f"LoRA {number + 1}", info=HELP, allow_custom_value=True, scale=3, min_width=220,
                         elem_id=f"try-other-{number}",
                     )  # fmt: skip
                     weight = gr.Slider(

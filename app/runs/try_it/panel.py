@@ -29,9 +29,9 @@ from ...parts.watch import Watch, signature
 from ...parts.words import quantity, text
 from ..shared import Changes
 from .cards import now_card, tries_card
-from .companions import SLIDER, Companions
-from .fields import drawing_field, fault_marks
-from .matrix import COLUMNS_HELP, ROWS_HELP, Matrix, first_columns
+from .companions import SLIDER
+from .fields import Controls
+from .matrix import first_columns
 from .picture_drop import Restored, refused_card, restored, restored_card
 from .recent import Recent
 from .request import matrix_record, request_record
@@ -40,80 +40,20 @@ from .weights import ChosenWeights, weights_choices
 
 _TICK_S = 0.4
 
-_PROMPT_HELP = (
-    "Say what the picture should show, with the run's own word for the new thing. Several lines are several pictures."
-)
-_WEIGHTS_HELP = "The LoRA file that you download, a checkpoint on the way to it, or the run as it trains now."
-_STRENGTH_HELP = "How strongly the LoRA acts: 1 = as trained, 0 = not at all."
-_OTHER_HELP = "A run on the same model, or the path of a .safetensors file."
-_BASE_HELP = "From the same noise, so that you see what the training changed."
-_KEEP_HELP = "Off: each press of Draw takes a new seed."
-_SCRIPT = (Path(__file__).parents[2] / "js" / "try.js").read_text(encoding="utf-8")
 _NEW_SEED = "() => Math.floor(Math.random() * 4294967296)"
 _SEED_UNLESS_KEPT = "(seed, kept) => (kept ? seed : Math.floor(Math.random() * 4294967296))"
 
 
-class TryPanel:
+class TryPanel(Controls):
     """Builds the panel in the current layout."""
 
     def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+        super().__init__(watch)
         self._requests: Recent[str, tuple[tuple[str, float], str]] = Recent()  # viewer -> (run's name and age, ticket)
         self._suggested: Recent[str, None] = Recent()  # prompts that were put in by us and may be replaced
         self._chosen = ChosenWeights()
         self._store = TryStore()
         self._pictures: Recent[str, Restored] = Recent()  # viewer -> settings that wait until their run is shown
-        with gr.Column(elem_classes="rs-try"):
-            with gr.Row():
-                self.prompt = gr.Textbox(
-                    label="Prompt",
-                    info=_PROMPT_HELP,
-                    lines=4,
-                    max_lines=8,
-                    scale=3,
-                    min_width=260,
-                    elem_id="try-prompt",
-                )
-                with gr.Column(scale=2, min_width=240):
-                    self.weights = gr.Dropdown(
-                        choices=[],
-                        value=None,
-                        label="Drawn with",
-                        info=_WEIGHTS_HELP,
-                        filterable=False,
-                        elem_id="try-weights",
-                    )
-                    self.strength = gr.Slider(
-                        **SLIDER, value=1.0, label="Weight of the LoRA", info=_STRENGTH_HELP, elem_id="try-strength"
-                    )
-                    self.base = gr.Checkbox(
-                        value=True, label="The untrained model beside it", info=_BASE_HELP, elem_id="try-base"
-                    )
-            with gr.Row(elem_classes="rs-try-row"):
-                self.fields = {"seed": drawing_field("seed")}
-                self.keep_seed = gr.Checkbox(
-                    value=True, label="Keep the seed", info=_KEEP_HELP, elem_id="try-keep-seed", min_width=150
-                )
-                self.fields |= {name: drawing_field(name) for name in ("steps", "guidance")}
-            self.others = Companions(watch)
-            self.matrix = Matrix()
-            with gr.Accordion("More", open=False), gr.Row(elem_classes="rs-try-row"):
-                self.fields |= {name: drawing_field(name) for name in ("negative_prompt", "width", "height")}
-            with gr.Row(elem_classes="rs-buttons"):
-                self.draw = gr.Button("Draw", variant="primary", elem_id="try-draw")
-                self.dice = gr.Button("Draw with another seed", elem_id="try-dice")
-                self.stop = gr.Button("Cancel", visible=False, elem_id="try-stop")
-                self.picture = gr.UploadButton("Settings from a picture", file_types=[".png"], elem_id="try-picture")
-            self.note = gr.HTML(elem_id="try-note", elem_classes="rs-maybe")
-            gr.HTML(
-                html_template="<span hidden></span>",
-                js_on_load=_SCRIPT,
-                apply_default_css=False,
-                container=False,
-                elem_id="try-script",
-            )
-            self.now = gr.HTML(elem_id="try-now", elem_classes="rs-maybe")
-            self.earlier = gr.HTML(elem_id="try-earlier", elem_classes="rs-maybe")
         self.timer = gr.Timer(_TICK_S, active=False)
 
     @property
@@ -213,25 +153,6 @@ class TryPanel:
         self.picture.upload(on_picture, {picker, self.picture}, [*outputs, picker], **QUICK)
         picker.change(on_run, {picker, self.prompt}, outputs, **QUICK)
 
-    @property
-    def _marked(self) -> dict[Any, tuple[str, str]]:
-        """Every field that can be wrong -> (what faults call it, its help)."""
-        helped: dict[Any, tuple[str, str]] = {
-            self.prompt: ("prompts", _PROMPT_HELP),
-            self.weights: ("checkpoints", _WEIGHTS_HELP),
-            self.strength: ("strength", _STRENGTH_HELP),
-            self.base: ("base", _BASE_HELP),
-            self.matrix.rows: ("strengths", ROWS_HELP),
-            self.matrix.columns: ("columns", COLUMNS_HELP),
-            self.others.files[0]: ("beside", _OTHER_HELP),
-        }
-        return helped | {field: (name, DRAWING_OPTIONS[name].help) for name, field in self.fields.items()}
-
-    @property
-    def _given(self) -> list[Any]:
-        """The fields that a request is made of."""
-        return [*self._marked, *self.others.fields]
-
     def show_run(self, run_name: str | None, prompt: str | None, viewer: str | None) -> dict[Any, Any]:
         """Another run was chosen: its usual settings are put in, but a prompt that was written stays."""
         out = self.redraw(run_name, viewer)
@@ -317,15 +238,6 @@ class TryPanel:
         ]
         return self._request(run, record, [*wrong, *named], viewer)
 
-    def _drawing(self, given: Mapping[Any, Any]) -> dict[str, Any]:
-        return {name: given[field] for name, field in self.fields.items()}
-
-    def _beside(self, given: Mapping[Any, Any]) -> tuple[list[dict[str, Any]], list[Fault]]:
-        try:
-            return self.others.asked(given), []
-        except ConfigError as error:
-            return [], list(error.faults)
-
     def _request(
         self, run: RunSummary | None, record: Mapping[str, Any], faults: Sequence[Fault], viewer: str | None
     ) -> dict[Any, Any]:
@@ -354,10 +266,6 @@ class TryPanel:
         """Everything drawn anew for one viewer; the timer runs while something is being drawn."""
         state = self.state(self.watch.run(run_name), viewer)
         return {**self.view(run_name, viewer, {}), self.timer: gr.Timer(active=state is not None and not state.ended)}
-
-    def fault_marks(self, faults: Sequence[Fault]) -> dict[Any, Any]:
-        """Every fault at its field; the usual help at the others."""
-        return fault_marks(faults, self._marked)
 
 
 def _reaching(strength: float) -> gr.Slider:
