@@ -456,7 +456,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="steps of every way that count")
     parser.add_argument(
-        "--network", action="append", choices=NETWORKS, help="which; all of them without it, and then host time too"
+        "--network",
+        action="append",
+        choices=(*NETWORKS, "nothing"),
+        help="which; all of them without it, and then host time too",
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")

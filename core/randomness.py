@@ -42,6 +42,15 @@ def row_noise(shape: tuple[int, ...], seed: int, step: int, first_row: int = 0, 
     return torch.stack(rows) if rows else torch.empty(shape)
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators for what is computed on `device`. On a CPU its generator alone: `torch.manual_seed` also leaves word for a
+    GPU that is never used, with a traceback each time."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """torch's global random state (CPU, CUDA, MPS) is the same after the block as before it, whatever is drawn inside."""

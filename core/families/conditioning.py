@@ -65,7 +65,7 @@ class Conditioning(Mapping[str, Tensor]):
 
     def select(self, rows: Tensor) -> "Conditioning":
         """The rows of these numbers, (R,) int64, in any order and as often as wanted."""
-        return Conditioning({name: value[rows.to(value.device)] for name, value in self.items()})
+        return Conditioning({name: value.index_select(0, rows.to(value.device)) for name, value in self.items()})
 
     def repeat(self, count: int) -> "Conditioning":
         """A single row `count` times, without a copy. Raises ValueError for several rows."""

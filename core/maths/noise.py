@@ -91,7 +91,8 @@ class Level(grid.Level):
     def to(self, x: Tensor) -> "Level":
         """The level, still (B,), on the device and in the state precision of `x`. One transfer at most."""
         if self.t.device == x.device:
-            return self.map(lambda values: values.to(state_dtype(x)))
+            dtype = state_dtype(x)
+            return self if self.t.dtype == dtype else self.map(lambda values: values.to(dtype))
         return Level(*sent(torch.stack((self.t, self.alpha, self.sigma)), x).unbind())
 
     def like(self, x: Tensor) -> "Level":

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..maths.noise import sent
-from ..randomness import stream_seed
+from ..randomness import seed_global, stream_seed
 from ..remedies.base import Batch as Rows
 from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
@@ -86,7 +86,7 @@ class Stepper:
         session = self.session
         # LoRA dropout draws from the global generator, another stream on every rank
         index = micro * self.ranks.world_size + self.ranks.rank
-        torch.manual_seed(stream_seed(session.config.training.seed, step, "dropout", index))
+        seed_global(stream_seed(session.config.training.seed, step, "dropout", index), session.model.device)
         with session.accelerator.autocast():
             noise, mask = sent(draw.noise, batch.latents), batch.mask
             given = conditioning_of(session.model, session.config, batch, step)

@@ -100,7 +100,8 @@ def test_a_compiled_run_tells_so_and_trains_as_the_uncompiled_one(tiny_run, with
     assert [event["network_calls"] for event in events(compiled, "step")] == [event["network_calls"] for event in events(plain, "step")]  # fmt: skip
 
 
-@pytest.mark.slow  # minutes
+@pytest.mark.slow  # minutes: torch generates and compiles code
+@pytest.mark.timeout(1800)
 def test_generated_code_trains_as_the_plain_operations_do(tiny_run, without_drift):  # noqa: F811
     if installation.why_not_compile("cpu") is not None:
         pytest.skip("no compiler here")
