@@ -236,7 +236,9 @@ def main() -> int:
         help="how the weights are kept; bf16, nf4 and streamed without it",
     )
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=1, help="processes of each row, on a GPU each; with --tiny they share a CPU")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of each row, on a GPU each; with --tiny they share a CPU"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny networks, for a machine without a GPU")
     parser.add_argument("--build", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -25,11 +25,26 @@ def register(command: Callable[..., Any]) -> None:
     cloud.add_argument("--yaml", type=Path, metavar="FILE", required=True, help="the file to write; must not exist")
     add_config_source(cloud)
     cloud.add_argument("--run-name", metavar="NAME", default="cloud", help="name of the run there (default: cloud)")
-    cloud.add_argument("--gpu", metavar="NAME", default="A100", help="SkyPilot's name of the GPU; num_processes of them (default: A100)")
-    cloud.add_argument("--infra", metavar="WHERE", help="for example k8s, slurm, aws/us-east-1 (default: SkyPilot chooses)")
-    cloud.add_argument("--bucket", metavar="URL", help="what keeps the runs, for example s3://NAME; a spot machine needs one")
+    cloud.add_argument(
+        "--gpu",
+        metavar="NAME",
+        default="A100",
+        help="SkyPilot's name of the GPU; num_processes of them (default: A100)",
+    )
+    cloud.add_argument(
+        "--infra", metavar="WHERE", help="for example k8s, slurm, aws/us-east-1 (default: SkyPilot chooses)"
+    )
+    cloud.add_argument(
+        "--bucket", metavar="URL", help="what keeps the runs, for example s3://NAME; a spot machine needs one"
+    )
     cloud.add_argument("--on-demand", action="store_true", help="a machine that is not taken away, at its full price")
-    cloud.add_argument("--source", type=Path, metavar="DIR", default=SOURCE, help="the folder of this program's sources (default: where it runs)")
+    cloud.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        default=SOURCE,
+        help="the folder of this program's sources (default: where it runs)",
+    )
     add_runs_dir(cloud)
     add_options(cloud)
 
@@ -42,7 +57,11 @@ def _cloud(given: argparse.Namespace) -> int:
     source = given.source.expanduser().absolute()
     faults = []
     if not (source / "pyproject.toml").is_file():
-        faults.append(Fault(f"--source {source}: has no pyproject.toml; name the folder of this program's sources, which is sent along."))
+        faults.append(
+            Fault(
+                f"--source {source}: has no pyproject.toml; name the folder of this program's sources, which is sent along."
+            )
+        )
     if given.yaml.exists():
         faults.append(Fault(f"--yaml {given.yaml}: exists already; choose another file."))
     if faults:

@@ -46,7 +46,9 @@ def train_as_rank(
             if ranks.is_main:
                 chosen = _begun(given) if is_again else choose(given)
         finally:  # the others wait for it, whatever it is
-            answer = ranks.gather(None if chosen is None or isinstance(chosen, int) else (str(chosen[0].path), chosen[1]))
+            answer = ranks.gather(
+                None if chosen is None or isinstance(chosen, int) else (str(chosen[0].path), chosen[1])
+            )
         if answer[0] is None:
             return chosen if isinstance(chosen, int) else DONE
         path, resume = answer[0]

@@ -21,7 +21,13 @@ HOME = "~/rollout-studio"
 PROGRAM = "rollout-studio"
 PREEMPTED = 75
 """The exit code of a run that a signal ended after a checkpoint: SkyPilot starts it again."""
-FOLDERS = ("instance_data_dir", "class_data_dir", "drift_data_dir", "pretrained_model_name_or_path", "pretrained_components")
+FOLDERS = (
+    "instance_data_dir",
+    "class_data_dir",
+    "drift_data_dir",
+    "pretrained_model_name_or_path",
+    "pretrained_components",
+)
 """Options that may name something on this computer."""
 OF_THIS_COMPUTER = ("data_cache_dir", "lora_folder")
 """Options that are unset there."""
@@ -77,7 +83,9 @@ def _portable(config: RunConfig) -> tuple[dict[str, Any], dict[str, Path]]:
         if name in BUILT_IN or (is_model and not here.exists()):
             return name  # it comes along; or a hub id
         if not here.exists():
-            faults.append(Fault(f"{option} = {name}: is not on this computer, so it cannot be sent; mend the path.", (option,)))
+            faults.append(
+                Fault(f"{option} = {name}: is not on this computer, so it cannot be sent; mend the path.", (option,))
+            )
         there = f"sent/{len(mounts)}-{here.name}"
         mounts[there] = here.absolute()
         return there
@@ -88,7 +96,9 @@ def _portable(config: RunConfig) -> tuple[dict[str, Any], dict[str, Path]]:
     if flat["concepts"] is not None:
         things = json.loads(flat["concepts"])
         for thing in things:
-            thing |= {key: sent("concepts", value) for key, value in thing.items() if key in FOLDERS and value is not None}
+            thing |= {
+                key: sent("concepts", value) for key, value in thing.items() if key in FOLDERS and value is not None
+            }
         flat["concepts"] = json.dumps(things, ensure_ascii=False)
     if flat["device"].startswith("cuda:"):
         flat["device"] = "cuda"  # the number was this computer's
@@ -149,5 +159,11 @@ def locked(program: str = PROGRAM) -> list[str]:
             needs = (each for each in package.requires or [] if "extra ==" not in each)
             waiting += [re.split(r"[^\w.-]", each.strip(), maxsplit=1)[0] for each in needs]
     if found.pop(program, None) is None:
-        raise ConfigError([Fault(f"{program} is not installed as a package here, so its packages are not known: pip install -e . in its folder.")])
+        raise ConfigError(
+            [
+                Fault(
+                    f"{program} is not installed as a package here, so its packages are not known: pip install -e . in its folder."
+                )
+            ]
+        )
     return [f"{name}=={found[name]}" for name in sorted(found)]

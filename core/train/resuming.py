@@ -116,4 +116,10 @@ def versions(device: torch.device, processes: int) -> dict[str, Any]:
     libraries = {
         library.__name__: library.__version__ for library in (torch, diffusers, transformers, peft, accelerate)
     }
-    return {**libraries, "python": platform.python_version(), "device": device.type, "threads": torch.get_num_threads(), "processes": processes}
+    return {
+        **libraries,
+        "python": platform.python_version(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }

@@ -15,7 +15,13 @@ class SilentJournal(Journal):
     def emit(self, event: str, **fields: Any) -> None:
         """Write nothing; print an error, which nobody else may know of."""
         if event == "error":
-            print(fields["traceback"], f"error of another rank: {fields['message']}", sep="\n", file=sys.stderr, flush=True)
+            print(
+                fields["traceback"],
+                f"error of another rank: {fields['message']}",
+                sep="\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def state(self, **fields: Any) -> None:
         """Write nothing."""

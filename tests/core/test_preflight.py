@@ -345,7 +345,9 @@ def test_several_processes_are_told_what_they_wait_for_and_hold(check, monkeypat
     for device, gpus, wrong in (("mps", 0, "a Mac has one"), ("cuda", 1, "CUDA shows one GPU")):
         monkeypatch.setattr(platform_calls, "likely_device", lambda device=device: device)
         monkeypatch.setattr(platform_calls, "gpu_count", lambda gpus=gpus: gpus)
-        errors = [finding for finding in check(num_processes=2, train_batch_size=2, device=device) if finding.level == "error"]
+        errors = [
+            finding for finding in check(num_processes=2, train_batch_size=2, device=device) if finding.level == "error"
+        ]
         assert len(errors) == 1 and wrong in errors[0].message and errors[0].where == "num_processes"
 
 
