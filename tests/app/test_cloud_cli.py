@@ -38,7 +38,7 @@ def shell(tmp_path):
     def run(lines, **environment):
         everything = {**os.environ, "HOME": str(home), "ROLLOUT_STUDIO_ARGS": "", **environment}
         return subprocess.run(
-            [BASH, "-c", lines], capture_output=True, text=True, env=everything, cwd=tmp_path, timeout=120
+            [BASH, "-c", lines], check=False, capture_output=True, text=True, env=everything, cwd=tmp_path, timeout=120
         )
 
     run.home, run.install = home, install
