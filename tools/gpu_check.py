@@ -2,6 +2,7 @@
 
     python tools/gpu_check.py --minutes 14                 # on a machine with a CUDA device: the rows that wait in docs/gpu-checks.md
     python tools/gpu_check.py --minutes 5 --tiny           # anywhere: the same with tiny networks, to see that the script works
+    python tools/gpu_check.py --only sdxl --processes 2    # each row in two processes, on a GPU each; compare with --processes 1
     python tools/gpu_check.py --minutes 9 --only flux      # one of sdxl, sd35-medium, flux; may be given several times
 
 Needs no network and no downloaded model. Each row is a process of its own; a row for which the time is not enough says so. Needs 30 GB of
@@ -71,6 +72,7 @@ class Check:
     tiny: bool
     steps: int
     end: float
+    processes: int = 1
 
     @property
     def left(self) -> float:
@@ -205,6 +207,8 @@ def _config(name: str, weights: str, model: Path, check: Check, blocks: int = 1)
         "data_cache_dir": str(check.folder / "cache" / name),
         **WEIGHTS[weights], **({"resolution": 32, "lora_rank": 4} if check.tiny else {}),
     }  # fmt: skip
+    if check.processes > 1:  # two rows each, so that the global batch is the same for any of them that divides it
+        changes |= {"num_processes": check.processes, "train_batch_size": 2 * check.processes}
     if changes.get("streamed_blocks"):
         changes["streamed_blocks"] = blocks
     return with_changes(load_preset(name), changes)
@@ -232,6 +236,9 @@ def main() -> int:
         help="how the weights are kept; bf16, nf4 and streamed without it",
     )
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of each row, on a GPU each; with --tiny they share a CPU"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny networks, for a machine without a GPU")
     parser.add_argument("--build", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -244,7 +251,7 @@ def main() -> int:
         parser.error("torch sees no CUDA device here; --tiny runs anywhere.")
     end = time.monotonic() + 60 * given.minutes
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as place:
-        check = Check(Path(place), given.tiny, given.steps, end)
+        check = Check(Path(place), given.tiny, given.steps, end, given.processes)
         _draw_pictures(check.folder / "pictures", 64 if given.tiny else 1024)
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         print(f"{device}, torch {torch.__version__}{', tiny networks' if given.tiny else ''}\n\n{HEAD}", flush=True)

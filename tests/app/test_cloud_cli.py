@@ -37,7 +37,9 @@ def shell(tmp_path):
 
     def run(lines, **environment):
         everything = {**os.environ, "HOME": str(home), "ROLLOUT_STUDIO_ARGS": "", **environment}
-        return subprocess.run([BASH, "-c", lines], capture_output=True, text=True, env=everything, cwd=tmp_path, timeout=120)
+        return subprocess.run(
+            [BASH, "-c", lines], check=False, capture_output=True, text=True, env=everything, cwd=tmp_path, timeout=120
+        )
 
     run.home, run.install = home, install
     return run
@@ -81,7 +83,10 @@ def test_each_thing_of_a_run_is_sent(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--on-demand", "--instance_data_dir", "nowhere/at/all"], "instance_data_dir = nowhere/at/all: is not on this computer"),
+        (
+            ["--on-demand", "--instance_data_dir", "nowhere/at/all"],
+            "instance_data_dir = nowhere/at/all: is not on this computer",
+        ),
         ([], "--bucket: a spot machine may be taken away"),
         (["--on-demand", "--source", "nowhere"], "has no pyproject.toml"),
         (["--on-demand", "--run-name", "../up"], "run"),
@@ -105,20 +110,28 @@ def test_a_task_begins_goes_on_from_a_checkpoint_and_hands_on_its_exit_code(tmp_
     shell.install("import sys\nprint(*sys.argv[1:])\nsys.exit(75)")
     runs = shell.home / "rollout-studio" / "runs"
     first = shell(task["run"])
-    assert (first.returncode, first.stdout.split()) == (75, "train --config config.json --run-name pot --runs-dir runs".split())
+    assert (first.returncode, first.stdout.split()) == (
+        75,
+        ["train", "--config", "config.json", "--run-name", "pot", "--runs-dir", "runs"],
+    )
     (runs / "pot" / "checkpoints").mkdir(parents=True)  # it was taken away before its first checkpoint
     assert shell(task["run"]).stdout == first.stdout
     assert [path.name.startswith("pot-until-") for path in runs.iterdir()] == [True]
     (runs / "pot" / "checkpoints" / "step-000002").mkdir(parents=True)
     (runs / "pot" / "checkpoints" / "step-000002" / "manifest.json").touch()
     again = shell(task["run"], ROLLOUT_STUDIO_ARGS="--dry-run")
-    assert (again.returncode, again.stdout.split()) == (75, "train --resume pot --runs-dir runs --dry-run".split())
+    assert (again.returncode, again.stdout.split()) == (
+        75,
+        ["train", "--resume", "pot", "--runs-dir", "runs", "--dry-run"],
+    )
 
 
 @pytest.mark.skipif(BASH is None, reason="the commands are bash's")
 def test_a_dry_run_of_the_task_finds_its_pictures(tmp_path, shell, root):
     pictures = root / "presets" / "demo" / "dreambooth"
-    _, task = cloud_file(tmp_path, "--preset", "demo", "--on-demand", "--instance_data_dir", pictures, "--device", "cpu")
+    _, task = cloud_file(
+        tmp_path, "--preset", "demo", "--on-demand", "--instance_data_dir", pictures, "--device", "cpu"
+    )
     assert "accelerators" not in task["resources"]
     assert shell(task["setup"].split("# --- packages")[0]).returncode == 0
     for there, here in task["file_mounts"].items():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from rollout_studio.core import platform_calls
-from rollout_studio.core.before.checks.computing import missing_gpu
+from rollout_studio.core.before.checks.computing import missing_gpu, too_few_gpus
 from rollout_studio.core.before.installation import device_of
 from rollout_studio.core.config import ConfigError, config_from_flat
 from rollout_studio.core.families.devices import choose_device
@@ -91,3 +91,11 @@ def test_a_job_that_an_older_version_left_waits_for_the_first_gpu(store):
         database.execute("UPDATE jobs SET device = 'cuda' WHERE run = 'old'")
     assert [job.device for job in store.queue()] == ["cuda:0", "cuda:0"]
     assert store.pump() == ["old"]
+
+
+def test_more_processes_than_gpus_are_refused_with_the_number_that_fits():
+    assert too_few_gpus("auto", 2, 2) is None and too_few_gpus("cuda:2", 2, 4) is None
+    wrong = too_few_gpus("cuda:1", 3, 3)
+    assert wrong.level == "error" and wrong.where == "num_processes"
+    assert "from cuda:1 on, and CUDA shows 3 GPUs" in wrong.message and "num_processes = 2" in wrong.remedy
+    assert "num_processes = 1" in too_few_gpus("cuda", 2, 0).remedy

@@ -196,6 +196,8 @@ def estimated_memory(model="demo-flow", **changes):
 def test_memory_grows_as_its_formula_says():
     base = estimated_memory().parts
     assert estimated_memory(train_batch_size=8).parts["activations"] == pytest.approx(2 * base["activations"])
+    halved = estimated_memory(train_batch_size=8, num_processes=2).parts  # of one of them
+    assert halved["activations"] == pytest.approx(base["activations"]) and halved["weights"] == base["weights"]
     assert estimated_memory(lora_rank=32).parts["training"] == pytest.approx(2 * base["training"])
     # weight, gradient, two moments, average
     assert estimated_memory(use_ema=True).parts["training"] == pytest.approx(base["training"] * 5 / 4)

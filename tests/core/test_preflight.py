@@ -337,6 +337,21 @@ def test_devices_and_precisions_that_do_not_go_together_are_reported(
     assert found == (set() if code is None else {(code, level)})
 
 
+def test_several_processes_are_told_what_they_wait_for_and_hold(check, monkeypatch):
+    found = {finding.code: finding for finding in check(num_processes=2, train_batch_size=3, model_type="full")}
+    assert "divide 3 rows unevenly" in found["uneven-rows"].message
+    assert "holds the whole model" in found["processes-memory"].message
+    assert not {"uneven-rows", "processes-memory"} & {each.code for each in check(num_processes=2, train_batch_size=4)}
+    monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
+    for device, gpus, wrong in (("mps", 0, "a Mac has one"), ("cuda", 1, "CUDA shows one GPU")):
+        monkeypatch.setattr(platform_calls, "likely_device", lambda device=device: device)
+        monkeypatch.setattr(platform_calls, "gpu_count", lambda gpus=gpus: gpus)
+        errors = [
+            finding for finding in check(num_processes=2, train_batch_size=2, device=device) if finding.level == "error"
+        ]
+        assert len(errors) == 1 and wrong in errors[0].message and errors[0].where == "num_processes"
+
+
 def test_the_build_of_torch_is_read_without_importing_it():
     import torch
 

@@ -473,6 +473,19 @@ def test_the_queue_starts_one_run_per_device_in_order(store):
     assert [job.run for job in store.queue()] == ["c"]
 
 
+def test_a_run_of_several_processes_waits_for_all_its_gpus_and_is_not_overtaken(store):
+    for name, device, processes in (("a", "cuda:1", 1), ("both", "cuda", 2), ("b", "cuda:0", 1), ("cpu", "cpu", 2)):
+        store.create({"device": device, "num_processes": processes, "train_batch_size": 2}, name)
+        store.enqueue(name)
+    assert store.pump() == ["a", "cpu"]
+    wait_for(lambda: store.summary("a").state == "running")
+    store.send("a", "stop")
+    wait_for(lambda: not store.summary("a").alive)
+    assert store.pump() == ["both"]
+    assert store.pump() == []
+    assert [job.run for job in store.queue()] == ["b"]
+
+
 def test_waiting_runs_are_reordered_and_taken_out(store):
     for name in ("a", "b", "c"):
         store.create({}, name)
