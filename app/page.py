@@ -4,6 +4,7 @@ The process that serves it never imports torch, so it starts quickly and survive
 (`core.runs.store`), which this page starts, follows by reading its files, and commands by leaving files.
 """
 
+import atexit
 import os
 import socket
 import sys
@@ -196,7 +197,7 @@ def serve(
     print(f"Rollout Studio is at {demo.link()}\n{_who_may_in(access)}")
     print(f"Runs are kept in {watch.store.root}. Ctrl+C ends the page; runs go on.", flush=True)
     if open_browser:
-        _open_browser(demo, watch.previews.folder)
+        _open_browser(demo, watch.store.root, watch.previews.folder)
     waiting = threading.Event()
     try:
         while stop is None or not stop():
@@ -230,11 +231,20 @@ def _who_may_in(access: Access) -> str:
     return "Only this link opens it, until the browser is closed. It stays the same at the next start; do not share it."
 
 
-def _open_browser(demo: Page, private: Path) -> None:
-    """Open the link. Through a private file, because every account can read the arguments of the browser's process, except on Windows."""
-    link = demo.link()
+def _open_browser(demo: Page, runs: Path, private: Path) -> None:
+    """Open the page. Through a private file, because every account can read the arguments of the browser's process, except on Windows.
+
+    The file lies in the runs folder: browsers that are packed as a snap read nothing in a temporary folder. It holds a ticket for one use.
+    """
+    link = demo.access.ticket_link(demo.address)
     if os.name != "nt" and link != demo.address:
-        file = private / "open.html"
-        write_private(file, f'<!doctype html><meta http-equiv="refresh" content="0; url={link}">'.encode())
-        link = file.as_uri()
+        content = f'<!doctype html><meta http-equiv="refresh" content="0; url={link}">'.encode()
+        file = runs / f".open-{demo.access.cookie_name}.html"
+        try:
+            write_private(file, content)
+        except OSError:  # a folder that is read only
+            file = private / file.name
+            write_private(file, content)
+        atexit.register(file.unlink, missing_ok=True)
+        link = file.absolute().as_uri()
     webbrowser.open(link)

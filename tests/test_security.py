@@ -16,8 +16,14 @@ SOURCES += [ROOT / "launch.py", ROOT / "__init__.py"]
 
 ALLOWED = {
     ("app/page.py", "gr.HTML(_BRAND)"): "a constant",
-    ("app/train/rollout_panel.py", """gr.HTML(f'<div class="rs-part"><span>4{letter}</span>{text(title)}<small>{text(about)}</small></div>', padding=False)"""): "texts of the sources, escaped",
-    ("tools/demo_training/autoencoder.py", "torch.load(state_file)"): "its own checkpoint, and torch's default is weights alone",
+    (
+        "app/train/rollout_panel.py",
+        """gr.HTML(f'<div class="rs-part"><span>4{letter}</span>{text(title)}<small>{text(about)}</small></div>', padding=False)""",
+    ): "texts of the sources, escaped",
+    (
+        "tools/demo_training/autoencoder.py",
+        "torch.load(state_file)",
+    ): "its own checkpoint, and torch's default is weights alone",
     ("tools/demo_training/denoiser.py", "torch.load(file)"): "the same",
 }
 """Calls that look dangerous, with the reason why they are not."""
@@ -44,7 +50,12 @@ def dangers(source: str) -> list[tuple[int, str]]:
         called = names.get(first, first) + dot + rest
         values = {(each.arg, each.value.value) for each in call.keywords if isinstance(each.value, ast.Constant)}
         formatted = called == "gradio.HTML" and any(isinstance(each, ast.JoinedStr) for each in call.args)
-        if called in FORBIDDEN_CALLS or called.split(".")[-1] in FORBIDDEN_ENDS or values & FORBIDDEN_VALUES or formatted:
+        if (
+            called in FORBIDDEN_CALLS
+            or called.split(".")[-1] in FORBIDDEN_ENDS
+            or values & FORBIDDEN_VALUES
+            or formatted
+        ):
             found.append((call.lineno, ast.unparse(call)))
     return found
 

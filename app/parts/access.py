@@ -53,6 +53,7 @@ class Access:
         self.everyone = everyone
         self.starting = False
         """Gradio asks its own server twice whether it is up; only then may these two requests come without a cookie."""
+        self._ticket: str | None = None
         self._value = self._token
         if login is not None:  # another password, another cookie: whoever knew the old one is out
             self._value = hmac.new(self._token.encode(), login.encode(), hashlib.sha256).hexdigest()
@@ -68,6 +69,13 @@ class Access:
             query = {**query, IN_LINK: self._token}
         return f"{address}?{urlencode(query)}" if query else address
 
+    def ticket_link(self, address: str) -> str:
+        """A link that opens the page once; the next one made takes its place. For places that are less private than a terminal."""
+        if self.everyone or self.by_login:
+            return address
+        self._ticket = secrets.token_urlsafe(32)
+        return f"{address}?{urlencode({IN_LINK: self._ticket})}"
+
     def has_cookie(self, headers: Headers) -> bool:
         """Whether one of the cookies under our name is ours. In constant time. `headers`: pairs of bytes, as ASGI has them."""
         found = [value for name, value in _cookies(headers) if name == self.cookie_name.encode()]
@@ -75,10 +83,16 @@ class Access:
         return any(right)
 
     def has_token(self, query: bytes) -> bool:
-        """Whether an address carries the token. In constant time."""
-        given = [value for name, value in parse_qsl(query.decode("latin-1")) if name == IN_LINK]
-        right = [hmac.compare_digest(value.encode(), self._token.encode()) for value in given]
+        """Whether an address carries the token, or a ticket that was not used yet. In constant time."""
+        given = [value.encode() for name, value in parse_qsl(query.decode("latin-1")) if name == IN_LINK]
+        valid = [each.encode() for each in (self._token, self._ticket) if each is not None]
+        right = [hmac.compare_digest(value, each) for value in given for each in valid]
         return not self.by_login and any(right)
+
+    def used(self, query: bytes) -> None:
+        """Somebody came in with this address: a ticket in it opens nothing any more."""
+        if self._ticket is not None and self._ticket.encode() in query:
+            self._ticket = None
 
     def knows(self, user: str, password: str) -> bool:
         """Whether this is the login. In constant time, whatever the lengths."""

@@ -125,6 +125,7 @@ class Guard:
             else:
                 await _say(send, status, login.form(said), (b"content-type", b"text/html; charset=utf-8"))
         elif method == "GET" and path == "/" and self.access.has_token(query):
+            self.access.used(query)
             rest = without_token(query)
             address = ("/?" + rest if rest else "/").encode()
             # Not a redirect: after a click in a mail or a web terminal a redirect would still count as coming from another

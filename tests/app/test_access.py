@@ -149,20 +149,25 @@ def test_a_kept_token_that_others_may_know_is_replaced(tmp_path, spoilt):
     assert not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_the_browser_is_opened_without_the_token_in_its_arguments(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name != "posix", reason="opens the link itself")
+def test_the_browser_is_opened_by_a_private_file_with_a_ticket_for_one_use(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     from rollout_studio.app import page
 
     opened = []
     monkeypatch.setattr(page.webbrowser, "open", opened.append)
-    access = Access(PORT)
-    demo = SimpleNamespace(link=lambda: access.link("http://127.0.0.1:7860/"), address="http://127.0.0.1:7860/")
-    page._open_browser(demo, tmp_path)
-    if os.name == "posix":
-        assert token_of(access) not in opened[0]
-        assert stat.S_IMODE((tmp_path / "open.html").stat().st_mode) == 0o600
-        assert access.link("http://127.0.0.1:7860/") in (tmp_path / "open.html").read_text()
+    access, address = Access(PORT), f"http://127.0.0.1:{PORT}/"
+    demo = SimpleNamespace(access=access, address=address)
+    page._open_browser(demo, tmp_path / "read only, or absent", tmp_path)
+    page._open_browser(demo, tmp_path, tmp_path / "unused")
+    (file,) = tmp_path.iterdir()
+    assert opened == [file.as_uri()] * 2 and stat.S_IMODE(file.stat().st_mode) == 0o600
+    ticket = re.search(r"token=([\w-]{43})", file.read_text())[1]
+    assert token_of(access) not in file.read_text()
+    first, second = Door(access), Door(access)
+    assert first.ask(query=f"token={ticket}")["status"] == 200 and first.ask()["status"] == 200
+    assert second.ask(query=f"token={ticket}")["status"] == 403
 
 
 def test_own_folders_are_the_accounts_own(monkeypatch, tmp_path):
