@@ -1,6 +1,5 @@
 """The filmstrip: what the model sees on the true path and on its own, and their difference as a heat map. Pillow; no torch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
