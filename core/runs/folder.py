@@ -82,15 +82,8 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
-    def device(self) -> str:
-        """The device of the run's config; what `auto` means here where its config cannot be read."""
-        try:
-            return device_of(self.read_config())
-        except RunError:
-            return device_of({})
-
     def devices(self) -> frozenset[str]:
-        """All devices that the run takes, as of `device`."""
+        """All devices that the run's config takes; where it cannot be read, the one that `auto` means here."""
         try:
             return devices_of(self.read_config())
         except RunError:
