@@ -145,6 +145,7 @@ def test_no_tab_is_wider_than_the_window(visit, served, write, tab, theme, width
             page.locator("#run-picker").get_by_label("finished").click()
             expect(page.locator("#run-glance img").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        expect(page.locator("h1:visible")).to_have_text(["RolloutStudio"])  # one of the page, on every tab
 
 
 def test_another_site_and_another_name_are_refused(served):
