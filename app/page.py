@@ -39,7 +39,7 @@ from .train.tab import TrainTab
 HOST = "127.0.0.1"
 PORT = 7860
 _PORTS_TRIED = 50
-_BRAND = '<div class="rs-brand"><b>Rollout<i>Studio</i></b><span>DreamBooth with rollout and ReflexFlow, and the drift in view</span></div>'
+_BRAND = '<div class="rs-brand"><h1>Rollout<i>Studio</i></h1><span>DreamBooth with rollout and ReflexFlow, and the drift in view</span></div>'
 
 
 class Page(TranslatedBlocks):

@@ -47,7 +47,7 @@ _SHOW_WHAT_STOPS = """() => {
 
 HERO = """
 <div class="rs-hero">
-<h1>Teach a picture model one new thing</h1>
+<h2>Teach a picture model one new thing</h2>
 <p>A few pictures are enough. While it learns it can also practise on its own output (<em>rollout</em>); before and after, you see how far it <em>drifts</em>.</p>
 </div>
 """

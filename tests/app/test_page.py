@@ -146,6 +146,7 @@ def test_no_tab_is_wider_than_the_window(visit, served, write, tab):
         for width in (400, 1400):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+        expect(page.locator("h1:visible")).to_have_text(["RolloutStudio"])  # one of the page, on every tab
 
 
 def ask(served, path="/", method="GET", body=None, cookie=True, **headers):

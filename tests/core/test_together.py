@@ -198,6 +198,7 @@ def test_strengths_and_companions_make_another_picture():
     assert len(keys) == 6
 
 
+@pytest.mark.slow
 def test_a_running_run_draws_at_a_strength_and_trains_on_unchanged(tiny_run, without_drift):
     run, alone = tiny_run("lumina2", "asked", learning_rate=0.05), tiny_run("lumina2", "alone", learning_rate=0.05)
     ask = {"what": "samples", "prompts": PROMPT, "steps": 2, "config": run.read_config(), "strengths": [0, 0.5, 1], "checkpoints": [{"run": str(run.path), "live": True}]}  # fmt: skip
