@@ -506,7 +506,7 @@ def main() -> None:
         title = (
             "# What a step costs: results\n\nHow it is measured: the head of `benchmarks/rollout.py`. Written by it.\n"
         )
-        (ROOT / "benchmarks" / "RESULTS.md").write_text(
+        (ROOT / "benchmarks/RESULTS.md").write_text(
             "\n".join([title, *head, *table, "", end, "", *proofs, ""]), encoding="utf-8"
         )
 
