@@ -262,7 +262,7 @@ def test_other_versions_are_reported_and_allowed(tiny_run, without_drift, monkey
     from rollout_studio.core.train import resuming
 
     here = resuming.versions
-    monkeypatch.setattr(resuming, "versions", lambda device: {**here(device), "torch": "9.9"})
+    monkeypatch.setattr(resuming, "versions", lambda *of: {**here(*of), "torch": "9.9"})
     assert train(run, resume=True) == 0
     assert any("torch" in event["message"] and "9.9" in event["message"] for event in events(run, "warning"))
 
