@@ -22,6 +22,8 @@ from .interrupt import Interrupt, StopNow
 from .outcome import CRASHED, PREEMPTED
 
 RANK = ("-m", "rollout_studio.core.train.rank")
+PATIENT = {"read_timeout": 600, "heartbeat_timeout": 600, "keep_alive_interval": 60}
+"""Seconds. There is one computer, which does not get lost; on a busy one the usual 5 to 60 s may pass without a sign of life."""
 EVERY_S = 0.1  # how often events and signals are looked at
 
 
@@ -72,6 +74,7 @@ class _Agent(threading.Thread):
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
+            rdzv_configs=PATIENT,
             max_restarts=self.config.training.max_restarts,
         )
         try:

@@ -99,6 +99,8 @@ def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, e
             return _end(status, error.code, "stopped", error.message)
         case ConfigError() | Refused() | ModelError() | DatasetError():
             code, last_words = REFUSED, str(error)
+        case _ if status.ranks.world_size > 1 and is_lost_rank(error):
+            code, last_words = CRASHED, "another process of the run is gone."
         case _:
             code, last_words = CRASHED, f"{type(error).__name__}: {error}"
     message, remedy = _explained(error, status, config)

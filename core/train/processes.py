@@ -74,7 +74,12 @@ def joined(config: RunConfig, ranks: Ranks) -> Iterator[None]:
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=PATIENCE)
+    # Started again, the processes meet at the same place, where the addresses of those before them still stand.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, count = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    store = distributed.PrefixStore(f"attempt-{attempt}", store)
+    backend = "nccl" if is_cuda else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     try:
         yield
     finally:

@@ -33,8 +33,11 @@ def started(run, *flags):
 
 
 def trained(run, *flags):
+    """What the run's log says, once it is done."""
     code = started(run, *flags).wait(170)
-    return code, (run.path / "log.txt").read_text(encoding="utf-8")
+    log = (run.path / "log.txt").read_text(encoding="utf-8")
+    assert code == DONE, log
+    return log
 
 
 def state_of(run):
@@ -75,19 +78,17 @@ def test_two_processes_resume_bit_for_bit_and_another_number_is_told(tiny_run):
         tiny_run("lumina2", "whole", **SHORT),
         tiny_run("lumina2", "parts", **{**SHORT, "max_train_steps": 2}),
     )
-    assert trained(whole)[0] == DONE
-    assert trained(parts)[0] == DONE
+    trained(whole)
+    trained(parts)
     config = {**parts.read_config(), "max_train_steps": 4}
     parts.config_path.write_text(json.dumps(config), encoding="utf-8")
-    code, log = trained(parts, "--resume")
-    assert code == DONE and "not bit for bit" not in log
+    assert "not bit for bit" not in trained(parts, "--resume")
     assert losses(parts) == losses(whole) and len(losses(whole)) == 4
     there, again = state_of(whole), state_of(parts)
     assert there.keys() == again.keys() and all(value.equal(again[name]) for name, value in there.items())
 
     parts.config_path.write_text(json.dumps({**config, "max_train_steps": 5, "num_processes": 1}), encoding="utf-8")
-    code, log = trained(parts, "--resume")
-    assert code == DONE
+    trained(parts, "--resume")
     assert any("processes: 2 -> 1" in event["message"] for event in events(parts, "warning"))
 
 
@@ -111,7 +112,7 @@ def test_a_killed_process_ends_the_run_clearly(tiny_run, killed):
 def test_after_a_kill_all_are_started_again_from_the_last_checkpoint(tiny_run):
     settings = {"max_train_steps": 40, "max_restarts": 1}
     whole, run = long_run(tiny_run, "whole", **settings), long_run(tiny_run, "killed", **settings)
-    assert trained(whole)[0] == DONE
+    trained(whole)
     worker = started(run)
     wait_for_step(run, worker, 5)
     rank_process(worker, 1).kill()
@@ -147,7 +148,7 @@ def test_torchrun_starts_the_command_line(tiny_run):
     config = {**made.read_config(), "num_processes": 1}
     file = store.parent / "config.json"
     file.write_text(json.dumps(config), encoding="utf-8")
-    assert trained(made)[0] == DONE
+    trained(made)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     train = [
         sys.executable,
