@@ -82,13 +82,6 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
-    def device(self) -> str:
-        """The device of the run's config; what `auto` means here where its config cannot be read."""
-        try:
-            return device_of(self.read_config())
-        except RunError:
-            return device_of({})
-
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
