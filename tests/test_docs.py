@@ -9,7 +9,17 @@ from rollout_studio.core.config import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("core", "nodes", "app", "tests", "tools", "docs", "presets", "benchmarks", "example_workflows")
-OTHERS = {"--fix", "--input_perturbation", "--nproc-per-node", "--no-python", "--no_python", "--env", "--secret"}
+OTHERS = {
+    "--fix",
+    "--input_perturbation",
+    "--nproc-per-node",
+    "--no-python",
+    "--no_python",
+    "--multi_gpu",
+    "--cpu",
+    "--env",
+    "--secret",
+}
 """Flags of other programs: ruff's, torchrun's, accelerate's, SkyPilot's, and diffusers' for what is `input_perturbation_gamma` here."""
 
 

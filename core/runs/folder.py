@@ -82,13 +82,6 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
-    def devices(self) -> frozenset[str]:
-        """All devices that the run's config takes; where it cannot be read, the one that `auto` means here."""
-        try:
-            return devices_of(self.read_config())
-        except RunError:
-            return devices_of({})
-
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -346,3 +339,11 @@ def devices_of(config: Mapping[str, Any]) -> frozenset[str]:
     if kind != "cuda" or type(count) is not int:
         return frozenset({first})
     return frozenset(f"cuda:{int(number) + more}" for more in range(max(1, count)))
+
+
+def devices_taken(run: RunDir) -> frozenset[str]:
+    """All devices that a run takes; what `auto` means here where its config cannot be read."""
+    try:
+        return devices_of(run.read_config())
+    except RunError:
+        return devices_of({})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .. import platform_calls
 from .errors import RunError, StorageError
-from .folder import RunDir, device_of, devices_of
+from .folder import RunDir, device_of, devices_of, devices_taken
 from .process import check_startable, reap, start_worker
 from .root import ANOTHER_FOLDER, RunsRoot
 
@@ -217,7 +217,7 @@ class Queue:
             # Damaged, and no live process known: `list` reports what is wrong with it.
             with contextlib.suppress(RunError):
                 if run.owner() is not None:
-                    busy |= run.devices()
+                    busy |= devices_taken(run)
         return busy
 
     def _mark_failed(self, name: str, error: Exception) -> bool:
