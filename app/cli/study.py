@@ -5,21 +5,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...core.before.estimate import time_estimate
-from ...core.before.preflight import preflight
 from ...core.findings import format_findings, has_errors
 from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
-from ...core.study.judging import is_judged, judge_run
-from ...core.study.plan import Study, read_study
-from ...core.study.table import FOLDER, as_text, results, saved
-from ...core.study.work import CellState, run_study
 from ..parts.words import duration
 from .answers import BAD_CONFIG, CRASH, DONE, cost_sentence, print_message
 from .flags import add_runs_dir, runs_dir
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from ...core.study.plan import Study
+    from ...core.study.work import CellState
 
 _LOOK_EVERY_S = 1.0
 
@@ -37,6 +35,10 @@ def register(command: Callable[..., Any]) -> None:
 
 
 def _study(given: argparse.Namespace) -> int:
+    from ...core.study.plan import read_study  # what it reads opens pictures: other commands need not wait for that
+    from ...core.study.table import FOLDER, as_text, results, saved
+    from ...core.study.work import run_study
+
     folder = runs_dir(given)
     study = read_study(given.file, folder)
     if not _told(study, folder):
@@ -57,8 +59,11 @@ def _study(given: argparse.Namespace) -> int:
     return DONE if all(state.state == "done" for state in states) else CRASH
 
 
-def _told(study: Study, folder: Path) -> bool:
+def _told(study: "Study", folder: Path) -> bool:
     """Print what the study consists of and takes; False where a variant may not start."""
+    from ...core.before.estimate import time_estimate
+    from ...core.before.preflight import preflight
+
     fine, known, unknown = True, 0.0, 0
     for variant in study.variants:
         config = study.config(variant, study.seeds[0])
@@ -94,7 +99,7 @@ class _Teller:
         self._states: dict[str, str] = {}
         self._last = time.monotonic()
 
-    def __call__(self, states: list[CellState]) -> None:
+    def __call__(self, states: "list[CellState]") -> None:
         ended = sum(state.has_ended for state in states)
         due = time.monotonic() - self._last >= self.EVERY_S
         for state in states:
@@ -115,8 +120,10 @@ class _Teller:
             self._states[name] = state.state
 
 
-def _judged(study: Study, states: list[CellState], store: RunStore) -> None:
+def _judged(study: "Study", states: "list[CellState]", store: RunStore) -> None:
     """Let the demo's judge look at every run that it has not seen."""
+    from ...core.study.judging import is_judged, judge_run
+
     if study.judging is None:
         return
     waiting = [store.get(state.cell.run) for state in states if state.state == "done"]

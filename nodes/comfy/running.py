@@ -45,7 +45,9 @@ def run(declared: Declaration, given: Mapping[str, Any], prompt: Any, extra_pngi
         folder = kept.folder(key)
         # What only draws is done at once: a live picture, small, would stand where the page shows the result.
         show = host.show if declared.lane in ("run", "device") else host.shown.append
-        context = Context(store, folder, out, _provenance(prompt, extra_pnginfo), host.report, show, host.stop)
+        context = Context(
+            store, folder, out, _provenance(prompt, extra_pnginfo), report=host.report, show=show, stop=host.stop
+        )
         if declared.lane in ("run", "device"):
             host.make_room()
         try:
@@ -63,7 +65,7 @@ def _on_host(declared: Declaration, inputs: Mapping[str, Any], store: Any, out: 
     the host knows, since its models have no address that we could keep a result under."""
     folder = host.temp_folder() / FOLDER / uuid.uuid4().hex[:12]
     folder.mkdir(parents=True)
-    context = Context(store, folder, out, {}, host.report, host.show, host.stop)
+    context = Context(store, folder, out, {}, report=host.report, show=host.show, stop=host.stop)
     try:
         return _refusals_as_errors(lambda: declared.function(context, **inputs))
     except Interrupted:

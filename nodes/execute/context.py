@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Context:
     work: Path
     out: Path
     provenance: Mapping[str, str] = field(default_factory=dict)
+    _: KW_ONLY
     report: Callable[[int, int, str], None] = _silent
     show: Callable[[Path], None] = _silent
     trains: Callable[[str], None] = _silent

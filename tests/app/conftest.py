@@ -199,6 +199,7 @@ def visit(served, browser):
         page.on("request", noticed)
         page.on("console", told)
         page.goto(served[2](**dict(parse_qsl(path.removeprefix("?")))))  # as a person: by the link
+        page.wait_for_url(lambda url: "token=" not in url, wait_until="load")  # which leads on to the page
         return page
 
     yield open_page

@@ -193,7 +193,7 @@ def others(tmp_path_factory):
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
         "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "instance_prompt": "a vbk shape", "trigger_word": "vbk", "class_prompt": "a shape"}]),
-        "base_model_quantization": "int8", "streamed_blocks": 1, "gradient_checkpointing": True, "lora_type": "lora",
+        "base_model_quantization": "int8", "streamed_blocks": 1, "compile": False, "num_processes": 2, "gradient_checkpointing": True, "lora_type": "lora",
         "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
@@ -228,7 +228,7 @@ def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, sto
 
 
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
-         "input_perturbation_gamma": 0.25, "lora_type": "dora", "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
+         "input_perturbation_gamma": 0.25, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 

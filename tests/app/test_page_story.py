@@ -132,8 +132,8 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     page.get_by_role("option", name="mine · now, while it trains").click()
     page.locator("#look-show").click()
     expect(page.locator(".rs-example")).to_have_count(0, timeout=TRAINING_MS)
-    expect(page.locator(".rs-cell[data-row=rolled] img").first).to_be_visible(timeout=TRAINING_MS)
-    seen(page, page.locator(".rs-cell[data-row=heat] img").last)
+    expect(page.locator(".rs-cell[data-row=rolled] img").filter(visible=True).first).to_be_visible(timeout=TRAINING_MS)
+    seen(page, page.locator(".rs-cell[data-row=heat] img").filter(visible=True).last)
 
     tab(page, "Runs")
     page.get_by_role("button", name="Pause", exact=True).click()

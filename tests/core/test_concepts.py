@@ -319,7 +319,7 @@ def test_a_lora_names_all_trigger_words_and_no_full_path():
     )
     from pathlib import Path
 
-    card = model_card([Path("a.safetensors")], {}, flat, "SDXL")
+    card = model_card([Path("a.safetensors")], {}, flat, None)
     assert "## Trigger words" in card and "- `zwx`" in card and "- `qrx`" in card and "secret" not in card
 
 
