@@ -1,5 +1,6 @@
 // One chart of curves over training steps (see app/parts/live_chart.py): which curves, how smooth, a logarithmic axis, and a part of the steps
-// in large, all in the browser. New points come as `props.data`; what was chosen stays.
+// in large, all in the browser. New points come as `props.value` (Gradio loses what it is told of any other property before a tab is opened for
+// the first time); what was chosen stays.
 const find = (name) => element.querySelector(`[data-part="${name}"]`);
 const box = element.querySelector('.rs-live');
 const plot = find('plot');
@@ -74,7 +75,7 @@ function path(xs, ys, down, from, to) {
 }
 
 function draw() {
-  const data = props.data;
+  const data = props.value;
   box.hidden = !data || !data.lines.length;
   if (box.hidden) return;
   find('title').textContent = data.title;
@@ -135,10 +136,10 @@ function scale() {
   plot.replaceChildren(...drawn);
   find('y').replaceChildren(...yTicks.map((y) => label(quantity(y), 'top', down(y) / 10)));
   find('x').replaceChildren(...ticks(...span, 5).map((x) => label(quantity(x), 'left', across(x) / 10)));
-  find('x-name').textContent = props.data.x;
+  find('x-name').textContent = props.value.x;
   find('whole').disabled = range === null;
   const last = lines.map((line) => `${line.name} ${quantity(line.smooth[line.smooth.length - 1])}`).join('; ');
-  plot.setAttribute('aria-label', `${props.data.title}. ${say('At the end')}: ${last}. ${say('Arrow keys read the values, plus and minus zoom, 0 shows all.')}`);
+  plot.setAttribute('aria-label', `${props.value.title}. ${say('At the end')}: ${last}. ${say('Arrow keys read the values, plus and minus zoom, 0 shows all.')}`);
   read();
 }
 
@@ -164,7 +165,7 @@ function read() {
     const i = each === lines[0] ? at : nearest(each.xs, x);
     return `${each.name} ${quantity(each.smooth[i])}`;
   });
-  find('reading').textContent = `${props.data.x} ${quantity(x)} · ${values.join(' · ')}`;
+  find('reading').textContent = `${props.value.x} ${quantity(x)} · ${values.join(' · ')}`;
 }
 
 function nearest(xs, x) {
@@ -179,7 +180,7 @@ function nearest(xs, x) {
 }
 
 function zoom(from, to) {
-  const end = Math.max(props.data.end, ...props.data.lines.map((line) => line.xs[line.xs.length - 1]));
+  const end = Math.max(props.value.end, ...props.value.lines.map((line) => line.xs[line.xs.length - 1]));
   const low = Math.max(0, from);
   const high = Math.min(end, to);
   range = high - low >= end ? null : high - low < 2 * (end / 1e4) ? range : [low, high];
@@ -255,9 +256,9 @@ for (const name of ['log', 'smooth'])
 
 find('log').checked = kept.log === true;
 find('smooth').value = kept.smooth ?? '0.9';
-let who = props.data?.id;
-watch('data', () => {
-  if (props.data?.id !== who) [who, range, cursor] = [props.data?.id, null, null]; // another run
+let who = props.value?.id;
+watch('value', () => {
+  if (props.value?.id !== who) [who, range, cursor] = [props.value?.id, null, null]; // another run
   if (drag === null) draw();
 });
 draw();

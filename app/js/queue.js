@@ -23,6 +23,9 @@ function button(row, action, sign, words, enabled) {
   return made;
 }
 
+// As `value`, because Gradio loses what it is told of any other property before a tab is opened for the first time.
+const given = () => (Array.isArray(props.value) ? props.value : []);
+
 function draw(rows) {
   box.hidden = !rows.length;
   const waiting = rows.filter((row) => row.place !== null);
@@ -83,12 +86,12 @@ body.addEventListener('drop', (event) => {
 body.addEventListener('dragend', () => {
   dragged = null;
   for (const row of body.children) row.classList.remove('rs-dragged', 'rs-over-row');
-  draw(props.rows);
+  draw(given());
 });
-watch('rows', () => {
+watch('value', () => {
   if (dragged) return; // drawn when it is dropped
   const active = document.activeElement?.closest?.('.rs-queue tr') && [document.activeElement.closest('tr').dataset.run, document.activeElement.dataset.action];
   if (active && active[1]) focus = active;
-  draw(props.rows);
+  draw(given());
 });
-draw(props.rows ?? []);
+draw(given());

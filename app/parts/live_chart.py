@@ -33,14 +33,14 @@ _TEMPLATE = """<div class="rs-live rs-chart" hidden>
 
 
 def live_chart(elem_id: str) -> gr.HTML:
-    """The chart in the current layout; nothing is seen of it until it has been sent `data`."""
-    return gr.HTML(html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id=elem_id, data=None, container=False)  # fmt: skip
+    """The chart in the current layout; nothing is seen of it until it has been sent its value."""
+    return gr.HTML(html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id=elem_id, container=False)  # fmt: skip
 
 
 def chart_data(
     who: str, lines: Sequence[Line], *, title: str, x_label: str, end: float | None = None, raw: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What `live_chart` draws, as its property `data`.
+    """What `live_chart` draws, as its value.
 
     Args:
         who: what the curves are of; when it changes, the chart shows all steps again.

@@ -76,14 +76,14 @@ class QueueTable:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.component = gr.HTML(
-            html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id="run-queue", rows=[],
+            html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id="run-queue", 
             server_functions=self._functions(), container=False,
         )  # fmt: skip
 
     def draw(self, runs: Sequence[RunSummary], changes: Changes) -> None:
         """Show what there is now."""
         rows = queue_rows(runs, self.watch.waiting, self.watch.log)
-        changes.draw("queue", self.component, signature(rows), lambda: gr.HTML(rows=rows))
+        changes.draw("queue", self.component, signature(rows), lambda: gr.HTML(value=rows))
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
         """A press on a run's name shows that run. `refresh` as in `RunsTab.wire`; the first input is the chosen run."""

@@ -134,7 +134,7 @@ class RunsTab:
     def _clear(self, changes: Changes) -> None:
         """There is no run at all."""
         changes.draw("head", self.head, "none", lambda: _NO_RUNS)
-        changes.draw("loss", self.loss, "none", lambda: gr.HTML(data=None))
+        changes.draw("loss", self.loss, "none", lambda: gr.HTML(value=None))
         for part, component in self._of_one_run.items():
             changes.draw(part, component, "none", lambda: "")
         changes.draw_many("buttons", "none", lambda: self.buttons.updates({}))
@@ -156,7 +156,7 @@ class RunsTab:
         draw("messages", lambda: messages(run, log), run.state, run.message, log.error, list(log.warnings))
         point = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CURVE_POINTS)
         changes.draw(
-            "loss", self.loss, signature(who, point, run.total_steps), lambda: gr.HTML(data=live_loss(run, log))
+            "loss", self.loss, signature(who, point, run.total_steps), lambda: gr.HTML(value=live_loss(run, log))
         )
         draw("charts", lambda: rollout_charts(run, log), run.alive, point, run.total_steps)
         draw("glance", lambda: glance(run, log, self.watch), log.samples)

@@ -104,7 +104,7 @@ class ComparePanel:
             changes.draw("findings", self.findings, signature("one", too_few), lambda: too_few)
             for part in ("charts", "samples", "strips", "settings"):
                 changes.draw(part, getattr(self, part), "", lambda: "")
-            changes.draw("loss", self.loss, "", lambda: gr.HTML(data=None))
+            changes.draw("loss", self.loss, "", lambda: gr.HTML(value=None))
             return
         all_sides = sides(runs, self.watch.log)
         who = [(side.name, side.run.created, side.run.state) for side in all_sides]
@@ -113,7 +113,7 @@ class ComparePanel:
         mark = signature(who, axis, reports, steps)
         changes.draw("findings", self.findings, mark, lambda: comparison(all_sides, axis))
         changes.draw("charts", self.charts, mark, lambda: curves(all_sides, axis))
-        changes.draw("loss", self.loss, mark, lambda: gr.HTML(data=live_loss(all_sides, axis)))
+        changes.draw("loss", self.loss, mark, lambda: gr.HTML(value=live_loss(all_sides, axis)))
         changes.draw(
             "samples", self.samples, signature(who, axis, reports), lambda: samples(all_sides, axis, self.watch)
         )
