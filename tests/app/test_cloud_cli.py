@@ -127,6 +127,7 @@ def test_a_task_begins_goes_on_from_a_checkpoint_and_hands_on_its_exit_code(tmp_
 
 
 @pytest.mark.skipif(BASH is None, reason="the commands are bash's")
+@pytest.mark.slow
 def test_a_dry_run_of_the_task_finds_its_pictures(tmp_path, shell, root):
     pictures = root / "presets" / "demo" / "dreambooth"
     _, task = cloud_file(

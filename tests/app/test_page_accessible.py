@@ -26,7 +26,7 @@ def severe(page):
     ]
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)])
+@pytest.mark.parametrize(("theme", "width"), [pytest.param("light", 1400, marks=pytest.mark.slow), ("dark", 400)])
 def test_no_part_of_the_page_keeps_anyone_out(visit, served, write, tab, step, theme, width):
     store = RunStore(served[1].root)
     if not (store.root / "finished").exists():
