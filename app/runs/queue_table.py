@@ -76,7 +76,7 @@ class QueueTable:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.component = gr.HTML(
-            html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id="run-queue", 
+            html_template=translated_markup(_TEMPLATE), js_on_load=with_words(_SCRIPT, _WORDS), apply_default_css=False, elem_id="run-queue",
             server_functions=self._functions(), container=False,
         )  # fmt: skip
 
