@@ -188,6 +188,7 @@ def test_a_graph_is_built_by_hand_run_left_and_found_again(editor, visit, served
     expect(page.get_by_test_id("graph-run")).to_have_attribute("data-state", "interrupted")
 
 
+@pytest.mark.slow
 def test_every_shipped_workflow_goes_through_the_editor_unchanged(editor):
     page = editor()
     files = sorted(WORKFLOWS.glob("*.json"))

@@ -25,6 +25,7 @@ def started(page, store, before):
     raise AssertionError(page.locator("#findings").inner_text())
 
 
+@pytest.mark.slow
 def test_one_control_of_each_kind_moved_by_hand_is_what_the_trainer_reads(visit, served, tab, step):
     page, store = visit(), served[1]
     before = {run.name for run in store.list()}
@@ -118,6 +119,7 @@ def test_settings_are_kept_as_a_card_and_come_back_from_a_file_and_bad_ones_are_
     expect(seed).to_have_value("99")
 
 
+@pytest.mark.slow
 def test_the_card_and_all_texts_about_the_model_follow_an_import_a_hub_id_and_an_own_folder(visit, tmp_path, step):
     page = visit()
     cards, about, note = page.locator("#preset"), page.locator(".rs-about"), page.locator(".rs-note")

@@ -50,6 +50,7 @@ def test_moving_the_offset_slider_redraws_grid_cost_ramp_and_blur(visit, tab, st
     expect(picture).to_contain_text("up to 44 grid steps too much")
 
 
+@pytest.mark.slow
 def test_every_number_is_moved_by_a_slider_or_typed_exactly_and_beyond_it_and_comes_back_after_a_reload(
     visit, tab, step
 ):

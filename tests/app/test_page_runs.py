@@ -130,7 +130,11 @@ def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(vis
     expect(rows.locator("th")).to_have_text(["busy", "mine-plain-time", "mine-source-noise"])
     page.get_by_role("button", name="Later: mine-plain-time").click()
     expect(rows.locator("th")).to_have_text(["busy", "mine-source-noise", "mine-plain-time"])
-    rows.nth(2).drag_to(rows.nth(1))
+    for _ in range(3):  # a drag that begins just as the table is drawn anew is lost, as it is for a person
+        rows.nth(2).drag_to(rows.nth(1))
+        page.wait_for_timeout(1000)
+        if rows.locator("th").all_inner_texts()[1] == "mine-plain-time":
+            break
     expect(rows.locator("th")).to_have_text(["busy", "mine-plain-time", "mine-source-noise"])
     assert [job.run for job in runs.queue()] == ["mine-plain-time", "mine-source-noise"]
     rows.get_by_role("button", name="mine-source-noise", exact=True).click()
