@@ -104,14 +104,7 @@ class _Teller:
         due = time.monotonic() - self._last >= self.EVERY_S
         for state in states:
             name, before = state.cell.run, self._states.get(state.cell.run)
-            moved = before != state.state and state.state in (
-                "running",
-                "done",
-                "stopped",
-                "failed",
-                "crashed",
-                "missing",
-            )
+            moved = before != state.state and (state.state == "running" or state.has_ended)
             if moved or (due and state.state == "running"):
                 self._last = time.monotonic()
                 step = f" at step {state.step} of {state.total_steps}" if state.step and not state.has_ended else ""

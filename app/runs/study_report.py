@@ -9,7 +9,7 @@ from ...core.runs.run_log import follow
 from ...core.runs.store import RunStore
 from ...core.study.measures import KINDS
 from ...core.study.paired import Difference
-from ...core.study.table import Comparison, Results, number
+from ...core.study.table import Comparison, Results, change, number
 from ..parts.forms import label
 from ..parts.forms import said as value_in_words
 from ..parts.report_page import NAME, Inline, page, written
@@ -79,11 +79,9 @@ def _table(head: list[str], rows: list[tuple[str, list[str]]]) -> str:
 def _difference(one: Difference | None, measure: str) -> str:
     if one is None:
         return ""
-    kind = KINDS[measure]
-    spread = "" if one.half is None else f" ± {number(one.half, kind.unit)}"
-    verdict = one.verdict(kind.better)
+    verdict = one.verdict(KINDS[measure].better)
     said = f"<b>{text(verdict)}</b>" if verdict in ("better", "worse") else f"<small>{text(verdict)}</small>"
-    return f"{'+' if one.mean >= 0 else ''}{text(number(one.mean, kind.unit))}{text(spread)}<br>{said}"
+    return f"{text(change(one, measure))}<br>{said}"
 
 
 def _means(found: Results) -> str:

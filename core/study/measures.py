@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..look.drift.files import REPORT_FILE, read_report
 from ..look.drift.report import Curve, DriftReport, Point, ReportError
@@ -43,25 +43,35 @@ KINDS: dict[str, Kind] = {
 """Name -> what it is, in the order of the tables."""
 
 
-def measured(run: RunDir) -> dict[str, float]:
-    """Every measure that a run which has ended has; one that it lacks is absent. Cost: reads its events and its last drift report once."""
+@dataclass(frozen=True)
+class Measured:
+    """Of a run that has ended. `values`: every measure that it has; `probe`: what its drift was measured on, None where it was not."""
+
+    values: Mapping[str, float]
+    probe: str | None
+
+
+def measured(run: RunDir) -> Measured:
+    """What the run's files say. Cost: reads its events and its last drift report once. Raises ReportError for a damaged one."""
     found: dict[str, float] = {}
-    steps = [event for event in run.events()[0] if event["event"] == "step"]
+    events = run.events()[0]
+    steps = [event for event in events if event["event"] == "step"]
     last = {
         event["step"]: event for event in steps
     }  # a step that a resume trained again counts once, but its time was spent
     found["train_seconds"] = sum(event["seconds"] for event in steps)
     found["network_rows"] = float(sum(event.get("network_rows", 0) for event in last.values()))
-    report = last_report(run)
+    report = _last_report(run, events)
     if report is not None:
         found |= of_report(report)
     found |= judged(run)
-    return {name: value for name, value in found.items() if name in KINDS and math.isfinite(value)}
+    values = {name: value for name, value in found.items() if name in KINDS and math.isfinite(value)}
+    return Measured(values, None if report is None else report.probe)
 
 
-def last_report(run: RunDir) -> DriftReport | None:
+def _last_report(run: RunDir, events: Sequence[Mapping[str, Any]]) -> DriftReport | None:
     """The drift report of the run's end; None where it made none after training. Raises ReportError for a damaged one."""
-    ends = [event["step"] for event in run.events()[0] if event["event"] == "drift" and event["step"] > 0]
+    ends = [event["step"] for event in events if event["event"] == "drift" and event["step"] > 0]
     file = run.drift_path / f"step-{max(ends):06d}" / REPORT_FILE if ends else None
     if file is None:
         return None

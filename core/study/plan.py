@@ -258,6 +258,20 @@ def _listed(written: Mapping[str, Any], base: Mapping[str, Any], where: str) -> 
     return [Variant(name, _expanded(changes, base, f"{where}: {name}")) for name, changes in bare_keys]
 
 
+def _configs(variants: Sequence[Variant], base: Mapping[str, Any], where: str) -> dict[str, RunConfig]:
+    """Variant -> its config. Raises ConfigError with what is wrong in any of them."""
+    configs: dict[str, RunConfig] = {}
+    faults = []
+    for variant in variants:
+        try:
+            configs[variant.name] = config_from_flat({**base, **variant.changes})
+        except ConfigError as error:
+            faults += [Fault(f"{where}: {variant.name}: {fault.message}", fault.options) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return configs
+
+
 def _acts(config: RunConfig) -> bool:
     """Whether anything of it is a method against exposure bias."""
     return config.rollout.rolls_out or config.input_perturbation.perturbs
@@ -266,8 +280,8 @@ def _acts(config: RunConfig) -> bool:
 def _with_reference(
     listed: list[Variant], given: Any, base: Mapping[str, Any], where: str
 ) -> tuple[list[Variant], str]:
-    configs = {each.name: config_from_flat({**base, **each.changes}) for each in listed}
     plain = config_from_flat({**base, **_OFF})
+    configs = _configs(listed, base, where)
     added = list(listed)
     if any(_acts(config) for config in configs.values()) and PLAIN not in configs and plain not in configs.values():
         added.insert(0, Variant(PLAIN, dict(_OFF)))
@@ -346,13 +360,10 @@ def _check(study: Study, where: str) -> None:
         raise StudyError(
             f"{where}: has {len(cells)} runs, and a study at most {MOST_RUNS}.", "Take fewer variants or seeds."
         )
-    faults, settings = [], {}
+    settings: dict[str, str] = {}
+    configs = _configs(study.variants, {**study.base, "seed": study.seeds[0]}, where)
     for variant in study.variants:
-        try:
-            config = study.config(variant, study.seeds[0])
-        except ConfigError as error:
-            faults += [Fault(f"{where}: {variant.name}: {fault.message}", fault.options) for fault in error.faults]
-            continue
+        config = configs[variant.name]
         flat = repr(config_to_flat(config)) + (variant.control or "")
         if flat in settings:
             raise StudyError(
@@ -365,5 +376,3 @@ def _check(study: Study, where: str) -> None:
                 f"{where}: judge: reads pictures of the demo's models alone, and {variant.name} trains another one.",
                 "Leave judge out.",
             )
-    if faults:
-        raise ConfigError(faults)

@@ -10,7 +10,7 @@ from typing import Any
 from .. import platform_calls
 from ..config import config_from_flat, config_to_flat
 from ..runs.store import RunStore
-from .measures import KINDS, last_report, measured
+from .measures import KINDS, measured
 from .paired import CONFIDENCE, LEAST_SEEDS, Difference, difference
 from .plan import Study, Variant
 from .work import CellState
@@ -81,9 +81,9 @@ class Results:
 
 def results(study: Study, states: Sequence[CellState], store: RunStore) -> Results:
     """Read the runs that are done. Raises ReportError for a damaged drift report."""
-    values: dict[str, dict[int, dict[str, float]]] = {variant.name: {} for variant in study.variants}
+    values: dict[str, dict[int, Mapping[str, float]]] = {variant.name: {} for variant in study.variants}
     runs: dict[str, dict[int, str]] = {variant.name: {} for variant in study.variants}
-    probes: dict[tuple[str, int], str] = {}
+    probes: dict[tuple[str, int], str | None] = {}
     missing = []
     for state in states:
         cell = state.cell
@@ -91,12 +91,10 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
             why = f": {state.message.rstrip('.')}" if state.message else ""
             missing.append(f"{cell.run} is not in the table: {state.state}{why}.")
             continue
-        run = store.get(cell.run)
-        values[cell.variant.name][cell.seed] = measured(run)
+        found = measured(store.get(cell.run))
+        values[cell.variant.name][cell.seed] = found.values
         runs[cell.variant.name][cell.seed] = cell.run
-        report = last_report(run)
-        if report is not None:
-            probes[cell.variant.name, cell.seed] = report.probe
+        probes[cell.variant.name, cell.seed] = found.probe
     pairs = [(variant.name, other.name) for variant in study.variants for other in study.compared_with(variant)]
     tested = sum(len(_shared(values, *pair)) for pair in pairs)
     return Results(
@@ -136,7 +134,7 @@ def _shared(
 
 def _compared(
     values: Mapping[str, Mapping[int, Mapping[str, float]]],
-    probes: Mapping[tuple[str, int], str],
+    probes: Mapping[tuple[str, int], str | None],
     variant: str,
     against: str,
     tested: int,
@@ -144,7 +142,7 @@ def _compared(
     seeds = [seed for seed in values[variant] if seed in values[against]]
     if not seeds:
         return Comparison(variant, against, {}, "no seed has both runs")
-    if any(probes.get((variant, seed)) != probes.get((against, seed)) for seed in seeds):
+    if any(probes[variant, seed] != probes[against, seed] for seed in seeds):
         problem = (
             "their drift was measured on different pictures, noise, levels or solver, so those measures are left out"
         )
@@ -208,7 +206,12 @@ def as_text(found: Results) -> str:
 
 def said(found: Difference, measure: str) -> str:
     """A difference with its interval and what it means."""
+    error = "" if found.error is None else f", standard error {number(found.error, KINDS[measure].unit)}"
+    return f"{change(found, measure)} (n = {len(found.values)}{error}): {found.verdict(KINDS[measure].better)}"
+
+
+def change(found: Difference, measure: str) -> str:
+    """The mean of a difference with its sign, and half of its interval where it has one."""
     unit = KINDS[measure].unit
     spread = "" if found.half is None else f" ± {number(found.half, unit)}"
-    error = "" if found.error is None else f", standard error {number(found.error, unit)}"
-    return f"{'+' if found.mean >= 0 else ''}{number(found.mean, unit)}{spread} (n = {len(found.values)}{error}): {found.verdict(KINDS[measure].better)}"
+    return f"{'+' if found.mean >= 0 else ''}{number(found.mean, unit)}{spread}"

@@ -41,23 +41,23 @@ def advance(study: Study, store: RunStore, *, again: bool = False) -> list[CellS
     Raises: StudyError where a run of one of the names exists that is no run of this study.
     """
     states: dict[tuple[str, int], CellState] = {}
+    cells = study.cells()
     for cell in sorted(
-        study.cells(), key=lambda cell: cell.variant.control == "plain-time"
+        cells, key=lambda cell: cell.variant.control == "plain-time"
     ):  # which wait for what they control
-        states[cell.variant.name, cell.seed] = _advance(study, store, cell, states, again)
-    return [states[cell.variant.name, cell.seed] for cell in study.cells()]
+        source = None if cell.variant.of is None else states[cell.variant.of, cell.seed]
+        states[cell.variant.name, cell.seed] = _advance(study, store, cell, source, again)
+    return [states[cell.variant.name, cell.seed] for cell in cells]
 
 
-def _advance(
-    study: Study, store: RunStore, cell: Cell, states: dict[tuple[str, int], CellState], again: bool
-) -> CellState:
+def _advance(study: Study, store: RunStore, cell: Cell, source: CellState | None, again: bool) -> CellState:
+    """`source`: the run that it controls, where it is a control."""
     if (store.root / cell.run / "config.json").is_file():
         run = store.get(cell.run)
         _check_same(study, cell, run)
     else:
         changes: dict[str, Any] = {}
-        if cell.variant.control == "plain-time":
-            source = states[str(cell.variant.of), cell.seed]
+        if source is not None and cell.variant.control == "plain-time":
             if source.state != "done":
                 return CellState(
                     cell, "missing" if source.has_ended else "to come", message=f"waits for {source.cell.run}"
@@ -66,11 +66,11 @@ def _advance(
                 changes = _equal_time(study, store, source.cell)
             except RunError as error:
                 return CellState(cell, "missing", message=str(error))
-        run = _made(study, store, cell, changes)
+        run = _made(study, store, cell, source, changes)
     row = store.summary(run)
     if again and row.state in ("stopped", "failed", "crashed") and not row.alive and not row.resumable:
         store.delete(cell.run)
-        return _advance(study, store, cell, states, again=False)
+        return _advance(study, store, cell, source, again=False)
     if row.state == "created" or (again and row.resumable):
         store.enqueue(cell.run, resume=row.resumable)
         row = store.summary(run)
@@ -84,12 +84,11 @@ def _equal_time(study: Study, store: RunStore, source: Cell) -> dict[str, Any]:
     return {_STEPS: made.changes[_STEPS]}
 
 
-def _made(study: Study, store: RunStore, cell: Cell, changes: dict[str, Any]) -> RunDir:
+def _made(study: Study, store: RunStore, cell: Cell, source: CellState | None, changes: dict[str, Any]) -> RunDir:
     flat = {**config_to_flat(study.config(cell.variant, cell.seed)), **changes}
     about: dict[str, Any] = {"study": study.name, "variant": cell.variant.name}
-    if cell.variant.control is not None:
-        of = next(each.run for each in study.cells() if each.variant.name == cell.variant.of and each.seed == cell.seed)
-        about |= {"control": cell.variant.control, "control_of": of}
+    if source is not None:
+        about |= {"control": cell.variant.control, "control_of": source.cell.run}
     return store.create(flat, cell.run, study.preset, about)
 
 

@@ -210,7 +210,7 @@ def test_what_is_measured_is_what_the_files_say(tmp_path):
     run = RunStore(tmp_path).create({}, "one")
     trained(run, loss=2.0)
     (run.path / JUDGED).write_text(json.dumps({"how": {}, "shares": {"thing": 0.5}}))
-    assert measured(run) == pytest.approx({
+    assert measured(run).values == pytest.approx({
         "clean_loss": 2.0 * (0.2 + 0.5 + 0.8 + 1.0) / 4, "clean_loss_low": 0.4, "clean_loss_middle": 1.0, "clean_loss_high": 1.8,
         "drift_short": 0.4, "drift_long": 1.6, "spread": 1.25, "thing": 50.0, "train_seconds": 3.0, "network_rows": 90.0,
     })  # fmt: skip

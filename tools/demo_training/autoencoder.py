@@ -56,13 +56,18 @@ def new_autoencoder():
     )
 
 
-def autoencoder_loss(vae, x: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
-    """L1 + MSE + the L1 of differences between neighbours (edges) + a trace of KL."""
-    latents = vae.encode(x).latent_dist
-    again = vae.decode(latents.mean + latents.std * torch.randn(latents.mean.shape, generator=draws)).sample
+def decoder_loss(again: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """L1 + MSE + the L1 of differences between neighbours (edges)."""
     error = again - x
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 1e-5 * latents.kl().mean() / 1024
+    return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges
+
+
+def autoencoder_loss(vae, x: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    """`decoder_loss` + a trace of KL."""
+    latents = vae.encode(x).latent_dist
+    again = vae.decode(latents.mean + latents.std * torch.randn(latents.mean.shape, generator=draws)).sample
+    return decoder_loss(again, x) + 1e-5 * latents.kl().mean() / 1024
 
 
 def publish_autoencoder(average, pictures: torch.Tensor, folder: Path) -> None:

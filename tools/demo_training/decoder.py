@@ -8,17 +8,10 @@ import numpy as np
 import torch
 from rollout_studio.core.demo import FLOW, world
 
-from .autoencoder import clutter, psnr
+from .autoencoder import clutter, decoder_loss, psnr
 from .denoiser import encode_pictures
 from .steps import cosine, draw_scenes, log, to_tensor
 from .striped import draw_striped
-
-
-def decoder_loss(again: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """As `autoencoder_loss` without its KL: L1 + MSE + the L1 of differences between neighbours."""
-    error = again - x
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges
 
 
 def continue_decoder(steps: int, state_dir: Path, seed: int, batch: int = 8, peak: float = 1e-3) -> None:

@@ -5,15 +5,15 @@ time; its output is already the noise-ward velocity. Captions have 512 places; w
 the conditioning. A bare `pipe(prompt)` lets its language model rewrite the prompt first; here it never does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 
-from ..base import Model, Prompt
+from ..base import Prompt
 from ..layout import Packed2x2
+from ..numbered_text import NumberedText
 from . import FACTS, TOKENS
 
 
@@ -35,7 +35,7 @@ class _Placed:
         return getattr(self._pipe, name)
 
 
-class LongCatImage(Model):
+class LongCatImage(NumberedText):
     """LongCat-Image, and the Dev checkpoint that its makers released for further training."""
 
     facts = FACTS
@@ -45,19 +45,6 @@ class LongCatImage(Model):
         # Its `encode_prompt` takes no device, and asks the first of its parts for one.
         embeds = type(self.pipe)._encode_prompt(_Placed(self.pipe, self.device), [prompt])
         return {"prompt_embeds": embeds[0]}
-
-    def forward(self, network: nn.Module, x: Tensor, timestep: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        text = cond["prompt_embeds"]
-        # Float32, as the pipeline's: the numbers are larger than 16 bits tell apart.
-        place = torch.arange(text.shape[1], device=text.device, dtype=torch.float32)
-        output = network(
-            **self.layout.to_network(x),
-            timestep=timestep,
-            encoder_hidden_states=text,
-            txt_ids=pad(torch.stack([place, place], dim=1), (1, 0)),
-            return_dict=False,
-        )[0]
-        return self.layout.from_network(output, *x.shape[-2:])
 
     def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
         self.pipe._encode_prompt = self._encoded
