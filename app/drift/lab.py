@@ -14,7 +14,7 @@ import gradio as gr
 from ...core.config.options import ConfigError, Fault
 from ...core.runs.errors import RunError
 from ..parts import notices
-from ..parts.panel import QUICK, SLOW
+from ..parts.panel import QUICK, SLOW, UNSEEN
 from ..parts.watch import Watch
 from . import choices
 from .answer import Answer, progress_of, refusal_card
@@ -77,7 +77,7 @@ class DriftLab:
         edit = {"trigger_mode": "always_last", **QUICK}
         gr.on(edits, self.on_edit, self.inputs, self.outputs, **edit)
         self.prompt.input(self.on_prompt, self.inputs, self.outputs, **edit)
-        slow = {"show_progress": "hidden", **SLOW}
+        slow = {**UNSEEN, **SLOW}
         self.weights.input(self.on_weights, self.inputs, self.outputs, **slow)
         self.pictures.pick(self.on_pick, self.inputs, self.outputs, **edit)
         self.upload.upload(self.on_upload, {self.upload, *self.inputs}, self.outputs, **slow)

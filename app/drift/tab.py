@@ -7,7 +7,7 @@ import gradio as gr
 
 from ...core.runs.rows import RunSummary
 from ..parts import notices
-from ..parts.panel import SLOW
+from ..parts.panel import SLOW, UNSEEN
 from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices
 from .lab import DriftLab
@@ -57,7 +57,7 @@ class DriftTab:
             self.on_closer,
             {self.run, self.step, *self.lab.inputs},
             [self.parts, *self.lab.outputs],
-            show_progress="hidden",
+            **UNSEEN,
             **SLOW,
         )
 

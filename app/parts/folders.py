@@ -118,7 +118,6 @@ class FolderBrowser:
         self, field: Any, inputs: Any, outputs: list[Any], chosen: Callable[[Mapping[Any, Any], str], dict[Any, Any]]
     ) -> None:
         """Open at what `field` holds (else at home); `chosen(given, path)` answers a choice with updates of `outputs`."""
-        quiet = {**QUICK, "show_progress": "hidden"}
 
         def start(given: Mapping[Any, Any]) -> Any:
             asked = Path(given[field]).expanduser() if isinstance(given[field], str) and given[field].strip() else None
@@ -141,10 +140,10 @@ class FolderBrowser:
                 return {self.box: gr.skip()}
             return {**chosen(given, str(path)), self.box: gr.HTML(listing=None)}
 
-        self.button.click(start, inputs, self.box, **quiet)
-        self.box.select(go, None, self.box, **quiet)
-        self.box.submit(use, inputs, [*outputs, self.box], **quiet)
-        self.box.clear(lambda: gr.HTML(listing=None), None, self.box, **quiet)
+        self.button.click(start, inputs, self.box, **QUICK)
+        self.box.select(go, None, self.box, **QUICK)
+        self.box.submit(use, inputs, [*outputs, self.box], **QUICK)
+        self.box.clear(lambda: gr.HTML(listing=None), None, self.box, **QUICK)
 
 
 def _path_of(event: gr.EventData) -> Path | None:

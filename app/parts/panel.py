@@ -11,7 +11,10 @@ from ...core.config import RunConfig
 from ...core.config.options import ConfigError
 from .forms import Form
 
-QUICK = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+UNSEEN = {"show_progress": "hidden", "show_progress_on": []}
+"""For handlers whose progress nobody sees. The empty list spares the browser telling each of some hundred components twice per event that it
+is pending and done: 40 % of what an edit of the form costs there (Gradio 6.31 looks each of them up from the root of the page)."""
+QUICK = {**UNSEEN, "concurrency_limit": None, "api_visibility": "private"}
 """For handlers of a few milliseconds: they never wait for others."""
 SLOW = {"concurrency_limit": 2, "api_visibility": "private"}
 """For handlers that read folders or check a model: two at once for the whole page."""

@@ -21,7 +21,7 @@ from ...core.texts import translated
 from ..parts import notices
 from ..parts.cards import findings_card, problems
 from ..parts.forms import Form, label, page_sections
-from ..parts.panel import QUICK, SLOW, Panel
+from ..parts.panel import QUICK, SLOW, UNSEEN, Panel
 from ..parts.watch import Watch
 from .draft import Draft
 from .estimate_card import takes_card, takes_line
@@ -176,7 +176,7 @@ class TrainTab:
             self.inputs,
             [pictures.editor, pictures.checks, pictures.classes],
             **SLOW,
-            show_progress="hidden",
+            **UNSEEN,
         )
         self.reset.click(self.on_reset, self.inputs, self.outputs, **QUICK)
         slow = {"show_progress_on": [self.findings], **SLOW}

@@ -23,7 +23,7 @@ from ....core.platform_calls import device_name
 from ....core.sizes import size
 from ....core.texts import translated
 from ...parts.forms import AUTOMATIC, component, from_component, info, label
-from ...parts.panel import QUICK, SLOW, FormPage
+from ...parts.panel import QUICK, SLOW, UNSEEN, FormPage
 from ...parts.watch import Watch
 from ...parts.words import text
 from .captions import Edits, Refused
@@ -92,7 +92,7 @@ class AutoCaptions:
             edited: does an edit of the set and gives the updates that show it; reports what is refused.
             reread: updates that show the set as it is on the disk; they change `set_outputs`.
         """
-        inputs, quiet = {*page.inputs, *self.fields.values(), self.seen}, {**SLOW, "show_progress": "hidden"}
+        inputs, quiet = {*page.inputs, *self.fields.values(), self.seen}, {**SLOW, **UNSEEN}
         live = [*set_outputs, *self.outputs]
 
         def start(given: Mapping[Any, Any]) -> dict[Any, Any]:

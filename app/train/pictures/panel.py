@@ -18,7 +18,7 @@ from ....core.findings import Finding, printable
 from ...parts import notices
 from ...parts.folders import FolderBrowser
 from ...parts.forms import Form
-from ...parts.panel import SLOW, FormPage
+from ...parts.panel import SLOW, UNSEEN, FormPage
 from ...parts.watch import Watch
 from .auto_captions import AutoCaptions
 from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, is_picture_name, read_edits
@@ -137,7 +137,7 @@ class PicturesPanel:
         components = self.form.components
         folder, class_folder = components["instance_data_dir"], components["class_data_dir"]
         mine = [self.editor, self.checks, self.classes]
-        quiet = {**SLOW, "show_progress": "hidden"}
+        quiet = {**SLOW, **UNSEEN}
 
         def use(name: str) -> Any:
             return lambda given, path: self._put_folder(page, given, name, path)
