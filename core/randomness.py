@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 Stream = Literal[
-    "data", "noise", "t", "mask", "k", "step_length", "perturbation", "dropout", "caption_dropout", "sample", "concepts"
+    "data",
+    "noise",
+    "t",
+    "mask",
+    "k",
+    "step_length",
+    "perturbation",
+    "soar",
+    "mixflow",
+    "dropout",
+    "caption_dropout",
+    "sample",
+    "concepts",
 ]
 
 

@@ -7,7 +7,13 @@ or a request that cannot be honoured.
 import sys
 from pathlib import Path
 
-from ...core.before.cost import expected_cost, guidance_of, plain_step_in_forwards, preservation_in_forwards
+from ...core.before.cost import (
+    expected_cost,
+    guidance_of,
+    plain_step_in_forwards,
+    preservation_in_forwards,
+    remedy_sentence,
+)
 from ...core.config import RunConfig, differences
 from ...core.config.options import shown
 from ...core.findings import format_findings, has_errors
@@ -32,15 +38,16 @@ def print_differences(config: RunConfig) -> None:
 
 
 def cost_sentence(config: RunConfig) -> str:
-    """What the rollout of a config costs at its highest chance, in words."""
+    """What the remedy of a config costs, a rollout at its highest chance, in words."""
     training = config.training
     # unset: on for a flow model; where only the checkpoint can decide, the dearer case is given
     reflexflow = config.rollout.reflexflow is not False and config.model.is_flow() is not False
     plain = plain_step_in_forwards(training.model_type, training.gradient_checkpointing)
     beside = preservation_in_forwards(config)
     cost = expected_cost(config.rollout, plain, reflexflow, guidance=guidance_of(config), beside=beside)
+    other = remedy_sentence(config)
     more = f" Output preservation makes every step {(plain + beside) / plain:.2f} times as long." if beside else ""
-    return f"Cost of a step: {cost}.{more}"
+    return f"Cost of a step: {cost}.{more}" if other is None else f"Cost of a step: {other}{more}"
 
 
 def may_start(config: RunConfig, run_dir: Path | None, runs_dir: Path | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.before.cost import plain_step_in_forwards, rollout_cost
+from ...core.before.cost import plain_step_in_forwards, remedy_sentence, rollout_cost
 from ...core.before.effects import (
     CAUTION,
     EXAMPLE_SIGMA,
@@ -231,6 +231,9 @@ def _choice(config: RunConfig) -> str:
 
 def cost_sentence(config: RunConfig) -> str:
     """What the rollout costs, in one sentence; an honest one when it is off."""
+    other = remedy_sentence(config)
+    if other is not None:
+        return f"No rollout. {other}"
     if not config.rollout.is_active:
         return "No rollout: nothing is practised on the model's own output, and a step costs what a plain step costs."
     if not config.rollout.rolls_out:

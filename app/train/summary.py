@@ -27,9 +27,13 @@ def plan_sentence(config: RunConfig) -> str:
     rollout = (
         "a rollout with your own numbers" if rollout == OWN else f"{'a ' if rollout != 'no' else ''}{rollout} rollout"
     )
-    if config.input_perturbation.is_active:
-        control = "" if config.input_perturbation.perturbs else "the control of "
-        rollout += f" and {control}input perturbation {config.input_perturbation.gamma:g}"
+    remedy = config.remedy
+    if remedy is not None and remedy is not config.rollout:
+        switch = next(iter(remedy.off)).removeprefix(remedy.prefix)
+        strength = getattr(remedy, switch)
+        rollout += f" and {'' if remedy.acts else 'the control of '}{remedy.name}" + (
+            "" if strength is True else f" ({switch} {strength:g})"
+        )
     samples = (
         f"samples every {config.validation.step_interval} steps"
         if config.validation.step_interval and config.validation.prompts

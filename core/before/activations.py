@@ -26,6 +26,7 @@ def activations(config: RunConfig, facts: ModelFacts, device: str, encoders: Enc
     preserved = data.output_preservation_weight > 0  # the graph of the class prompt's rows waits beside the other
     of_a_process = math.ceil(training.train_batch_size / training.num_processes)
     rows = of_a_process * (1 + data.with_prior_preservation + preserved)
+    rows *= 1 + config.soar.states if config.soar.is_active else 1  # whose states train in one call with their rows
     wide = 4 if not mixed and in_32 else 3 if in_32 else 2
     left = checkpointed(facts, device) if training.gradient_checkpointing else 1.0
     numbers = KEPT_PER_OUTPUT["unet" if facts.component == "unet" else "transformer"] * left

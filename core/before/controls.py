@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..config import RolloutConfig, RunConfig, config_from_flat
+from ..config import RunConfig, config_from_flat
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..runs.pace import StepTime
 from ..runs.rows import RunSummary
 from ..runs.run_log import RunLog, follow
 from ..runs.store import RunStore
-from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, rollout_cost
+from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, remedy_cost
 
 Kind = Literal["plain-steps", "plain-time", "source-noise"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -40,9 +40,6 @@ _SLOWER_THAN_CALLS, _FASTER_THAN_ROWS = 1.67, 0.6
 """How far the measured ratio may lie outside what the forwards explain: above, if every call of the network cost a whole batch; below,
 if it cost only its rows. A plain step's own cost is known to about that (docs/mathematics.md, "Cost of a step")."""
 _LEAST_RATIO = 0.9
-_OFF = {
-    f"{RolloutConfig.prefix}max_step_offset": 0
-}  # and nothing else: solver and grid also set the drift probe, which must stay
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def plain_step(config: RunConfig, log: RunLog) -> PlainStep | None:
         how = f"medians of {len(plain)} plain and {len(rolled)} rolled steps of one process of this run"
         return PlainStep(seconds, rolled_seconds, steps, rolled_steps, True, how, _implausible(config, plain, rolled))
     times = [each.seconds for kinds in known for kind in kinds for each in kind]
-    ratio = rollout_cost(config).mean_ratio
+    ratio = remedy_cost(config).mean_ratio
     run_seconds = statistics.median(times)
     how = (
         f"estimated, not measured: fewer than {_ENOUGH_STEPS} steps of one kind were taken in one process of this run, and a rollout like this "
@@ -150,21 +147,14 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
     problem = why_not(kind, config, plain)
     if problem is not None:
         raise RunError(problem)
-    if config.input_perturbation.perturbs:
-        changes = (
-            {"input_perturbation_gamma": 0.0}
-            if kind == "plain-steps"
-            else {"input_perturbation_control": "input_noise"}
-        )
-        how = "" if kind == "plain-steps" else "; each row at the noise level of the input that it had there"
-        return Control(kind, changes, f"{config.training.max_train_steps} steps, as in the run{how}.")
+    remedy, asked = config.remedy, f"{config.training.max_train_steps} steps, as in the run"
     if kind == "plain-steps":
-        return Control(kind, dict(_OFF), f"{config.training.max_train_steps} steps, as in the run.")
+        return Control(kind, dict(remedy.off), f"{asked}.")
     if kind == "source-noise":
-        changes = {f"{RolloutConfig.prefix}control": "source_noise"}
-        return Control(
-            kind, changes, f"{config.training.max_train_steps} steps, as in the run; the same rows are chosen."
+        how = (
+            "the same rows are chosen" if remedy is config.rollout else "every row at the noise level that it had there"
         )
+        return Control(kind, dict(remedy.noise_control), f"{asked}; {how}.")
     steps = plain.equal_time_steps
     how = (
         f"{plain.steps} steps, {plain.rolled_steps} of them with rolled rows at {plain.rolled_seconds:.3g} s and the others at {plain.seconds:.3g} s, "
@@ -173,18 +163,21 @@ def control(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> Co
     )
     if config.training.lr_scheduler not in ("constant", "constant_with_warmup"):
         how += f" Its learning rate follows the {config.training.lr_scheduler} schedule over its own {steps} steps."
-    return Control(kind, {**_OFF, "max_train_steps": steps}, how)
+    return Control(kind, {**remedy.off, "max_train_steps": steps}, how)
 
 
 def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> str | None:
     """Why this control cannot be made of a run; None when it can."""
     if kind not in KINDS:
         return f"{kind!r} is not a control. Controls: {', '.join(KINDS)}."
-    if config.input_perturbation.perturbs:
-        free = "Input perturbation takes no time of its own: the control at equal steps is the one at equal time too."
-        return free if kind == "plain-time" else None
-    if not config.rollout.rolls_out:
+    remedy = config.remedy
+    if remedy is None or not remedy.acts:
         return "Nothing is rolled out in this run: it is a plain run itself and needs no control."
+    name = f"{remedy.name[:1].upper()}{remedy.name[1:]}"
+    if kind == "plain-time" and not remedy.takes_time:
+        return f"{name} takes no time of its own: the control at equal steps is the one at equal time too."
+    if kind == "source-noise" and remedy.noise_control is None:
+        return f"{name} trains at the noise levels that were drawn: the control at equal steps is that one too."
     if kind == "plain-time" and plain is None:
         return (
             "This run must have ended first, after more than a few steps: how long they took is what this control gets."

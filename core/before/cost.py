@@ -162,6 +162,34 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     )
 
 
+def remedy_cost(config: "RunConfig") -> RunCost:
+    """The cost of whatever remedy a config has, per row: `rollout_cost`; SOAR's step and the gradient of its states; DREAM's forward."""
+    c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)
+    beside, soar = preservation_in_forwards(config), config.soar
+    if soar.is_active:
+        step = guidance_of(config).evaluations(soar.guidance) if soar.acts else 0
+        more = step + c * soar.states
+    elif config.dream.is_active:
+        more = 1.0
+    else:
+        return rollout_cost(config)
+    ratio = (c + beside + more) / (c + beside)
+    return RunCost(more, more, round(more), ratio, ratio)
+
+
+def remedy_sentence(config: "RunConfig") -> str | None:
+    """What a remedy other than a rollout costs, in words; None where there is none."""
+    remedy = config.remedy
+    if remedy is None or remedy is config.rollout:
+        return None
+    cost = remedy_cost(config)
+    if cost.mean_forwards == 0:
+        return (
+            f"{remedy.name[:1].upper()}{remedy.name[1:]} takes no extra forward: a step costs what a plain step costs."
+        )
+    return f"{remedy.name}: what {cost.mean_forwards:g} more forwards per row take, so about {cost.mean_ratio:.2f} times a plain step."
+
+
 def blur_factor(
     source: "Level", target: "Level", regression: Literal["consistent", "original"] = "consistent"
 ) -> float:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from ..config import ModelConfig, RunConfig, config_to_flat
+from ..config import OPTIONS, ModelConfig, RunConfig, config_from_flat, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
 from ..families.quantised import WAYS
@@ -21,7 +22,7 @@ from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..sizes import off_by, size
 from .activations import activations
-from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, preserved_share, rollout_cost
+from .cost import PRESERVATION_CALLS, plain_step_in_forwards, preservation_in_forwards, preserved_share, remedy_cost
 from .disk import DiskEstimate, disk_estimate, moment_numbers, trained_shapes
 from .held import held_weights
 from .installation import device_of
@@ -127,7 +128,7 @@ def estimate(config: RunConfig, runs_dir: Path, scan_pictures: bool = True) -> E
 
 def time_estimate(config: RunConfig, runs_dir: Path) -> TimeEstimate:
     """From the newest runs that did the same work per plain step, else the demo's measured figure, else unknown."""
-    ratio, steps = rollout_cost(config).mean_ratio, config.training.max_train_steps
+    ratio, steps = remedy_cost(config).mean_ratio, config.training.max_train_steps
     paces = _paces(config, runs_dir)
     if paces:
         # The newest run's pace is the likely one; the spread is that of all of them.
@@ -260,12 +261,20 @@ def pace_of(folder: Path, stamp: tuple[int, int] | None = None) -> Pace | None:
     rows = [e["rows"] if _is_number(e.get("rows")) and e["rows"] > 0 else fewest for e in steps]
     if fewest <= 0:
         return None
+    ratio = _of_other_remedies(flat)
     plain = [
-        e["seconds"] / (1 + (e["network_rows"] / all_rows - asked) / forwards)
+        e["seconds"] / (1 + (e["network_rows"] / all_rows - asked) / forwards if ratio is None else ratio)
         for e, all_rows in zip(steps, rows, strict=True)
     ]
     quarters = statistics.quantiles(plain, n=4)
     return Pace(folder.name, quarters[0], statistics.median(plain), quarters[2], _beside(events))
+
+
+def _of_other_remedies(flat: Mapping[str, Any]) -> float | None:
+    """Steps that a step of this run takes, in plain ones, where its rows say it badly: some of them with gradient. None where they say it."""
+    if not flat.get("soar_states"):
+        return None
+    return remedy_cost(config_from_flat({name: value for name, value in flat.items() if name in OPTIONS})).mean_ratio
 
 
 def _beside(events: list[dict]) -> float | None:

@@ -17,12 +17,16 @@ from typing import Any
 from .options import Checked, ConfigError, Fault, Option, did_you_mean, options_of, shown
 from .sections import (
     DataConfig,
+    DreamConfig,
     DriftConfig,
     InputPerturbationConfig,
     LoraConfig,
+    MixFlowConfig,
     ModelConfig,
+    RemedyConfig,
     RolloutConfig,
     SavingConfig,
+    SoarConfig,
     TextEncoderConfig,
     TrainingConfig,
     ValidationConfig,
@@ -41,6 +45,9 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     input_perturbation: InputPerturbationConfig = field(default_factory=InputPerturbationConfig)
+    soar: SoarConfig = field(default_factory=SoarConfig)
+    mixflow: MixFlowConfig = field(default_factory=MixFlowConfig)
+    dream: DreamConfig = field(default_factory=DreamConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
@@ -49,6 +56,11 @@ class RunConfig:
         faults = list(_rules_between_sections(self))
         if faults:
             raise ConfigError(faults)
+
+    @property
+    def remedy(self) -> RemedyConfig | None:
+        """The section of the remedy that is on, also as the control of one; None in plain training."""
+        return next(iter(_remedies_on(self)), None)
 
     def hash(self) -> str:
         """sha256 of the canonical JSON: equal exactly for configs that train the same."""
@@ -59,6 +71,36 @@ class RunConfig:
         return json.dumps(config_to_flat(self), indent=2, ensure_ascii=False)
 
 
+def _remedies_on(config) -> list[RemedyConfig]:
+    """In the order of the sections."""
+    return [each for each in vars(config).values() if isinstance(each, RemedyConfig) and each.is_active]
+
+
+def _rules_of_remedies(config) -> Iterator[Fault]:
+    on = _remedies_on(config)
+    if len(on) > 1:
+        one, other = on[1], on[0]  # the later one is what was added
+        switches = [next(iter(each.off.items())) for each in (one, other)]
+        value = getattr(one, switches[0][0].removeprefix(one.prefix))
+        yield Fault(
+            f"{switches[0][0]} = {shown(value)}: {other.name} is on too, and a run has one remedy, so that a comparison says which one helped; "
+            f"set {' or '.join(f'{name} to {shown(off)}' for name, off in switches)}.",
+            tuple(name for name, _ in switches),
+        )
+    for each in on:
+        kind = config.model.known_prediction_type()
+        if kind is None and config.model.is_flow() is False and each.only == "flow_matching":
+            kind = "epsilon"  # or another; not a flow in any case
+        why = each.unfit(kind)
+        if why is not None:
+            name, off = next(iter(each.off.items()))
+            value = getattr(each, name.removeprefix(each.prefix))
+            yield Fault(
+                f"{name} = {shown(value)}: {why}, and {_model_shown(config.model)} is not one; set {name} to {shown(off)}.",
+                (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
+            )
+
+
 def _rules_between_sections(config) -> Iterator[Fault]:
     is_flow = config.model.is_flow()
     if config.rollout.reflexflow and is_flow is False:
@@ -67,12 +109,7 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             f"{_model_shown(config.model)} is not one; leave it unset or set it to false.",
             ("scheduled_sampling_reflexflow", "prediction_type", "model_family", "pretrained_model_name_or_path"),
         )
-    if config.input_perturbation.is_active and config.rollout.is_active:
-        yield Fault(
-            f"input_perturbation_gamma = {shown(config.input_perturbation.gamma)}: scheduled sampling is on too, and a run has one remedy, so "
-            "that a comparison says which one helped; set scheduled_sampling_max_step_offset or input_perturbation_gamma to 0.",
-            ("input_perturbation_gamma", "scheduled_sampling_max_step_offset"),
-        )
+    yield from _rules_of_remedies(config)
     if config.training.flow_schedule_shift is not None and is_flow is False:
         yield Fault(
             f"flow_schedule_shift = {shown(config.training.flow_schedule_shift)}: only flow models have a shift, and "

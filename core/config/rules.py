@@ -256,8 +256,7 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(
             ("instance_prompt", "trigger_word", "class_prompt", "class_data_dir"), "the things are those of concepts", "instance_data_dir is unset and concepts names the things"
         )  # fmt: skip
-    if not config.input_perturbation.is_active:
-        yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
+    yield from _idle_remedies(config)
     if training.num_processes == 1:
         yield Idle(("max_restarts",), "only several processes are watched and started again", "num_processes is 1")
     if training.model_type == "full":
@@ -280,6 +279,33 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("logit_mean", "logit_std"), "noise levels are drawn another way", because)
     if training.timestep_sampling != "mode":
         yield Idle(("mode_scale",), "noise levels are drawn another way", 'timestep_sampling is not "mode"')
+
+
+def _idle_remedies(config: RunConfig) -> Iterator[Idle]:
+    """Of the remedies other than scheduled sampling: what waits for their switch."""
+    soar = config.soar
+    if not config.input_perturbation.is_active:
+        yield Idle(("input_perturbation_control",), "no input is perturbed", "input_perturbation_gamma is 0")
+    if soar.states == 0:
+        yield Idle(
+            ("soar_weight", "soar_guidance", "soar_step", "soar_control"), "there is no extra state", "soar_states is 0"
+        )
+    elif soar.weight == 0:
+        yield Idle(
+            ("soar_states", "soar_guidance", "soar_step", "soar_control"),
+            "extra states count nothing",
+            "soar_weight is 0",
+        )
+    elif not soar.acts:
+        yield Idle(
+            ("soar_guidance",),
+            "this run is a control, whose states are made from the picture",
+            'soar_control is "plain_states"',
+        )
+    if not config.mixflow.is_active:
+        yield Idle(("mixflow_times", "mixflow_control"), "no input is ahead of its time", "mixflow_gamma is 0")
+    if not config.dream.is_active:
+        yield Idle(("dream_detail_preservation",), "DREAM is off", "dream_training is false")
 
 
 def _idle_text_encoder(config: RunConfig) -> Iterator[Idle]:

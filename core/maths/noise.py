@@ -10,7 +10,7 @@ a time is computed in `grid`, in numpy; here are the tensors.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -69,6 +69,11 @@ class Level(grid.Level):
     def of(cls, level: grid.Level) -> "Level":
         """Arrays (B,) as tensors, float64 on the CPU."""
         return cls(*(torch.as_tensor(values, dtype=torch.float64) for values in (level.t, level.alpha, level.sigma)))
+
+    @classmethod
+    def joined(cls, levels: Iterable["Level"]) -> "Level":
+        """The rows of all of them, one after the other; all on one device."""
+        return cls(*map(torch.cat, zip(*((each.t, each.alpha, each.sigma) for each in levels), strict=True)))
 
     @property
     def lam(self) -> Tensor:

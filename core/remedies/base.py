@@ -65,6 +65,18 @@ def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
 
 
 @dataclass(frozen=True)
+class MoreRows:
+    """States that train beside a batch's own rows, R of them, in the same call of the network. A row's loss is the weighted mean of its own,
+    which counts 1, and those of its states, which count `weight` each."""
+
+    x: Tensor  # (R, C, h, w) float32 or wider
+    level: Level  # (R,) on the CPU
+    target: Tensor  # what the output should be there, like x
+    of: LongTensor  # (R,) the batch's row that each was made of, on the CPU; every row has equally many
+    weight: float
+
+
+@dataclass(frozen=True)
 class State:
     """Where each row trains: the network's input, and the noise level passed with it."""
 
@@ -73,12 +85,14 @@ class State:
     plan: Any  # the plan that led here
     clean: Tensor | None = None
     """(R, ...) what the network answers at the clean states of the rows that its remedy led elsewhere, where it was asked on the way."""
+    more: MoreRows | None = None
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step's event says about a batch's plan. `offsets`: the sum over the rolled rows, in grid steps; `source_noise_rows`: rows that a
-    control trains at another noise level than the one they drew; `probability`: the chance of a rollout that was in force."""
+    """What a step's event says about a batch's plan. `rolled`: rows that trained at a state which the network took part in making; `offsets`:
+    the sum over the rolled rows, in grid steps; `source_noise_rows`: rows that a control trains at another noise level than the one they
+    drew; `probability`: the chance of a rollout that was in force."""
 
     rolled: int = 0
     offsets: int = 0

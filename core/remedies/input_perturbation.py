@@ -54,7 +54,7 @@ class InputPerturbation(Plain):
 
     def state(self, batch: Batch, plan: PerturbedPlan, network: Network) -> State:
         options = self.config.input_perturbation
-        if not options.perturbs:
+        if not options.acts:
             return super().state(batch, plan, network)
         xi = [
             row_noise((1, *batch.x0.shape[1:]), plan.seed, plan.step, int(row), stream="perturbation")
@@ -64,5 +64,5 @@ class InputPerturbation(Plain):
         return super().state(replace(batch, noise=noise), plan, network)
 
     def counts(self, plan: PerturbedPlan) -> Counts:
-        rows = 0 if self.config.input_perturbation.perturbs else len(plan.t)
+        rows = 0 if self.config.input_perturbation.acts else len(plan.t)
         return Counts(source_noise_rows=rows)

@@ -119,11 +119,8 @@ class Beside:
 
     def __call__(self, x: Tensor, level: Level, rows: LongTensor) -> Prediction:
         if self.answer is None:
-            t, alpha, sigma = (
-                torch.cat([getattr(one, name) for one in (level, self.level)]) for name in ("t", "alpha", "sigma")
-            )
             places: LongTensor = torch.cat([rows, self.rows])  # type: ignore[assignment]
-            both = self.network.denoise(torch.cat([x, self.x]), Level(t, alpha, sigma), places)
+            both = self.network.denoise(torch.cat([x, self.x]), Level.joined((level, self.level)), places)
             output, self.answer = both[: len(x)], both[len(x) :]
         else:
             output = self.network.denoise(x, level, rows)

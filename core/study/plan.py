@@ -12,7 +12,7 @@
     controls: true                  # or a list of them; false = none
     judge: {pictures: 32, old_pictures: 40, steps: 20}            # the demo's models alone; null = not judged
 
-`plain`, the base without rollout and without perturbed inputs, is added by itself where a variant has one of them, and so are the controls of each such
+`plain`, the base without any remedy, is added by itself where a variant has one of them, and so are the controls of each such
 variant (`core/before/controls.py`): what a method gains may come from its extra time, or from training on noisier pictures.
 """
 
@@ -30,6 +30,8 @@ from ..config import (
     DEMO_PREDICTION_TYPES,
     OPTIONS,
     ROLLOUT_LEVELS,
+    SECTIONS,
+    RemedyConfig,
     RunConfig,
     config_from_flat,
     config_to_flat,
@@ -45,7 +47,12 @@ KEYS = ("study", "preset", "config", "set", "variants", "grid", "seeds", "refere
 MOST_RUNS = 500
 _LONGEST_NAME = 20
 _LARGEST_SEED = 99_999  # so that every run of it has a name that a folder may have
-_OFF = {"scheduled_sampling_max_step_offset": 0, "input_perturbation_gamma": 0.0}
+_OFF = {
+    name: value
+    for section in SECTIONS.values()
+    if issubclass(section, RemedyConfig)
+    for name, value in section.off.items()
+}
 
 
 class StudyError(Trouble, ValueError):
@@ -274,7 +281,7 @@ def _configs(variants: Sequence[Variant], base: Mapping[str, Any], where: str) -
 
 def _acts(config: RunConfig) -> bool:
     """Whether anything of it is a method against exposure bias."""
-    return config.rollout.rolls_out or config.input_perturbation.perturbs
+    return config.remedy is not None and config.remedy.acts
 
 
 def _with_reference(
@@ -323,9 +330,7 @@ def _with_controls(
         for kind in kinds:
             name = f"{variant.name}: {TITLES[kind].lower()}"
             if kind == "plain-time":
-                if (
-                    config.rollout.rolls_out and not config.input_perturbation.perturbs
-                ):  # which takes no time of its own
+                if config.remedy is not None and config.remedy.takes_time:
                     result.append(Variant(name, {**variant.changes, **_OFF}, kind, variant.name))
             elif why_not(kind, config) is None:
                 changes = {**variant.changes, **control(kind, config).changes}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import LongTensor, Tensor
 
-from ..maths.noise import Level, PredictionType
+from ..maths.noise import Level, PredictionType, placed
 from ..maths.row_loss import LossParts, row_losses, squared_error
-from ..remedies.base import Batch, Counts, Network, Plan, Remedy
+from ..remedies.base import Batch, Counts, MoreRows, Network, Plan, Remedy, State
 from .preservation import untrained_answers
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
     state = remedy.state(batch, plan, network)
     weight = config.data.output_preservation_weight
     preserved = untrained_answers(model, batch, state) if weight > 0 else None
-    output = network.denoise(state.x, state.level)
+    output, beside = _answers(network, state)
     parts = row_losses(
         output,
         remedy.target(batch, state),
@@ -57,6 +57,8 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         mask=batch.mask,
         terms=remedy.terms(batch, state, output, network),
     )
+    if state.more is not None:
+        parts = _with_states(parts, beside, state.more, model, config, batch)
     rows, calls = network.rows, network.calls
     if preserved is not None:
         by_level = timestep_weight(config.training, preserved.level, model.prediction_type)
@@ -66,6 +68,37 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         parts = replace(parts, preservation=kept)
         rows, calls = rows + preserved.network.rows, calls + preserved.network.calls
     return BatchLoss(parts, remedy.counts(plan), rows, calls)
+
+
+def _answers(network: Network, state: State) -> tuple[Tensor, Tensor]:
+    """What the network answers, with gradient: (B, ...) for the batch's rows, (R, ...) for the states beside them; one call for both."""
+    if state.more is None:
+        output = network.denoise(state.x, state.level)
+        return output, output[:0]
+    rows = len(state.x)
+    places: LongTensor = torch.cat([torch.arange(rows), state.more.of])  # type: ignore[assignment]
+    output = network.denoise(
+        torch.cat([state.x, state.more.x]), Level.joined((state.level, state.more.level)), placed(places, state.x)
+    )
+    return output[:rows], output[rows:]
+
+
+def _with_states(
+    parts: LossParts, output: Tensor, more: MoreRows, model: "Model", config: "RunConfig", batch: Batch
+) -> LossParts:
+    """The rows' losses as the weighted means of their own and those of the states beside them; `output` (R, ...) is the states'."""
+    of, prior = placed(more.of, output), prior_weights(config.data.prior_loss_weight, batch.is_class)
+    states = row_losses(
+        output,
+        more.target,
+        elementwise=elementwise_loss(config.training),
+        timestep_weight=timestep_weight(config.training, more.level, model.prediction_type),
+        prior_weight=None if prior is None else prior[more.of.to(prior.device)],
+        mask=None if batch.mask is None else batch.mask[of],
+    )
+    summed = torch.zeros_like(parts.main).index_add(0, of, states.main)
+    each = len(output) // len(parts.main)
+    return replace(parts, main=(parts.main + more.weight * summed) / (1 + more.weight * each))
 
 
 def elementwise_loss(training: "TrainingConfig") -> Callable[[Tensor, Tensor], Tensor]:

@@ -16,10 +16,10 @@ from .parts import (
     CLASS_OPTIONS,
     DATASET_OPTIONS,
     DRIFT_OPTIONS,
-    INPUT_PERTURBATION_OPTIONS,
     LORA_OPTIONS,
     MODEL_OPTIONS,
     OPTIMIZER_OPTIONS,
+    OTHER_REMEDIES,
     REFLEXFLOW_OPTIONS,
     SAMPLING_OPTIONS,
     TRAINING_OPTIONS,
@@ -68,10 +68,9 @@ def graph_of(config: RunConfig, name: str = "graph") -> Graph:
     parts["rollout"] = add("rollout", "ScheduledSampling", (0, 2), SAMPLING_OPTIONS)
     if changed.intersection(REFLEXFLOW_OPTIONS):
         parts["rollout"] = add("reflexflow", "ReflexFlow", (1, 3), REFLEXFLOW_OPTIONS, rollout=parts["rollout"])
-    if changed.intersection(INPUT_PERTURBATION_OPTIONS):
-        parts["rollout"] = add(
-            "input_perturbation", "InputPerturbation", (2, 3), INPUT_PERTURBATION_OPTIONS, rollout=parts["rollout"]
-        )
+    for section, (kind, options) in OTHER_REMEDIES.items():
+        if changed.intersection(options):
+            parts["rollout"] = add(section, kind, (2, 3), options, rollout=parts["rollout"])
     parts["optimizer"] = add("optimizer", "Optimizer", (0, 3), OPTIMIZER_OPTIONS)
     parts["settings"] = add("settings", "TrainingSettings", (0, 4), TRAINING_OPTIONS)
     parts["validation"] = add("validation", "ValidationPrompts", (1, 4), VALIDATION_OPTIONS)

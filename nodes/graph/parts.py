@@ -27,7 +27,13 @@ DATASET_OPTIONS = tuple(
 )  # fmt: skip
 
 REFLEXFLOW_OPTIONS = tuple(name for name in OPTIONS if name.startswith("scheduled_sampling_reflexflow"))
-INPUT_PERTURBATION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "input_perturbation")
+OTHER_REMEDIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    section: (kind, tuple(name for name, option in OPTIONS.items() if option.section == section))
+    for section, kind in {
+        "input_perturbation": "InputPerturbation", "soar": "SOAR", "mixflow": "MixFlow", "dream": "DREAM",
+    }.items()
+}  # fmt: skip
+"""Section of a remedy that takes the place of scheduled sampling -> (the kind of its node, its options)."""
 SAMPLING_OPTIONS = tuple(
     name for name, option in OPTIONS.items() if option.section == "rollout" and name not in REFLEXFLOW_OPTIONS
 )
@@ -49,7 +55,14 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": (values.MODEL, MODEL_OPTIONS),
     "adapter": (values.ADAPTER, ("model_type", *LORA_OPTIONS)),
     "dataset": (values.DATASET, (*FOLDER_OPTIONS, *DATASET_OPTIONS, *CLASS_OPTIONS, "class_data_dir")),
-    "rollout": (values.ROLLOUT, (*SAMPLING_OPTIONS, *REFLEXFLOW_OPTIONS, *INPUT_PERTURBATION_OPTIONS)),
+    "rollout": (
+        values.ROLLOUT,
+        (
+            *SAMPLING_OPTIONS,
+            *REFLEXFLOW_OPTIONS,
+            *(name for _, options in OTHER_REMEDIES.values() for name in options),
+        ),
+    ),
     "optimizer": (values.OPTIMIZER, OPTIMIZER_OPTIONS),
     "settings": (values.TRAINING, TRAINING_OPTIONS),
     "validation": (values.VALIDATION, VALIDATION_OPTIONS),

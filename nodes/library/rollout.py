@@ -4,7 +4,7 @@ from ...core.config import config_from_flat, probability_at
 from ..execute import pictures
 from ..graph import values
 from ..graph.declaration import Output, Socket, node
-from ..graph.parts import INPUT_PERTURBATION_OPTIONS, REFLEXFLOW_OPTIONS, SAMPLING_OPTIONS, picked, widgets
+from ..graph.parts import OTHER_REMEDIES, REFLEXFLOW_OPTIONS, SAMPLING_OPTIONS, picked, widgets
 from ..graph.values import Images
 
 
@@ -31,20 +31,50 @@ def reflexflow(context, rollout, **given):
     return (rollout.with_(picked(REFLEXFLOW_OPTIONS, given)),)
 
 
-@node(
-    "InputPerturbation", "Input Perturbation", "Rollout",
-    inputs=(
-        Socket("rollout", values.ROLLOUT, "Settings that it is added to; a rollout that is on is refused.", True),
-        *widgets(INPUT_PERTURBATION_OPTIONS),
-    ),
-    outputs=(Output("rollout", values.ROLLOUT, "The settings with input perturbation."),),
-    aliases=("exposure bias", "ip noise gamma"),
-)  # fmt: skip
+def _in_place_of_a_rollout(section, title, aliases):
+    """Declares the node of a remedy that takes the place of scheduled sampling; its docstring is the node's description."""
+    kind, options = OTHER_REMEDIES[section]
+    return node(
+        kind, title, "Rollout",
+        inputs=(
+            Socket("rollout", values.ROLLOUT, "Settings that it is added to; a rollout that is on is refused.", True),
+            *widgets(options),
+        ),
+        outputs=(Output("rollout", values.ROLLOUT, f"The settings with {title}."),),
+        aliases=("exposure bias", *aliases),
+    )  # fmt: skip
+
+
+def _added(section, rollout, given):
+    own = picked(OTHER_REMEDIES[section][1], given)
+    return (own if rollout is None else rollout.with_(own),)
+
+
+@_in_place_of_a_rollout("input_perturbation", "Input Perturbation", ("ip noise gamma",))
 def input_perturbation(context, rollout, **given):
     """The input of every row carries a little more noise than its target knows of, as the model's own states do when it samples. No
     extra time; in place of scheduled sampling."""
-    own = picked(INPUT_PERTURBATION_OPTIONS, given)
-    return (own if rollout is None else rollout.with_(own),)
+    return _added("input_perturbation", rollout, given)
+
+
+@_in_place_of_a_rollout("soar", "SOAR", ("self correction",))
+def soar(context, rollout, **given):
+    """Flow models: beside each row the model takes one step of its own and trains to come back from there, at several noise levels. Each such
+    state costs a forward and a backward; in place of scheduled sampling."""
+    return _added("soar", rollout, given)
+
+
+@_in_place_of_a_rollout("mixflow", "MixFlow", ("slowed interpolation",))
+def mixflow(context, rollout, **given):
+    """Flow models: the input of every row is noisier than the time that the network is told. No extra time; in place of scheduled sampling."""
+    return _added("mixflow", rollout, given)
+
+
+@_in_place_of_a_rollout("dream", "DREAM", ("rectification",))
+def dream(context, rollout, **given):
+    """Models that predict the noise: the model's own error of the noise goes into the input and the target of every row. One more forward; in
+    place of scheduled sampling."""
+    return _added("dream", rollout, given)
 
 
 @node(

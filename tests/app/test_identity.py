@@ -155,6 +155,9 @@ TOGETHER = {
     "scheduled_sampling_order": {"scheduled_sampling_sampler": "unipc"},
     "lr_warmup_steps": {"lr_scheduler": "linear"},
     "input_perturbation_gamma": {"scheduled_sampling_max_step_offset": 0},
+    "soar_states": {"scheduled_sampling_max_step_offset": 0},
+    "mixflow_gamma": {"scheduled_sampling_max_step_offset": 0},
+    "dream_training": {"scheduled_sampling_max_step_offset": 0, "pretrained_model_name_or_path": "demo-epsilon"},
     "prediction_type": {"pretrained_model_name_or_path": "demo-epsilon"},
     "revision": {"pretrained_model_name_or_path": "somebody/model"},
     "base_model_quantization": {"gradient_checkpointing": True},
@@ -191,7 +194,7 @@ def others(tmp_path_factory):
         "resolution": 96, "lr_scheduler": "cosine", "caption_strategy": "instanceprompt", "instance_prompt": "a cup", "max_train_steps": 123,
         "base_model_precision": "bfloat16", "scheduled_sampling_sampler": "dpm", "scheduled_sampling_order": 1, "num_class_images": 4,
         "scheduled_sampling_reflexflow_mode": "single-pass", "seed": 2**53 - 1, "lr_warmup_steps": 7, "model_type": "lora",
-        "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "lora_folder": str(tmp_path),
+        "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "soar_states": 0, "mixflow_gamma": 0.0, "dream_training": False, "lora_folder": str(tmp_path),
         "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "instance_prompt": "a vbk shape", "trigger_word": "vbk", "class_prompt": "a shape"}]),
         "base_model_quantization": "int8", "streamed_blocks": 1, "compile": False, "num_processes": 2, "gradient_checkpointing": True, "lora_type": "lora",
         "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
@@ -228,7 +231,7 @@ def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, sto
 
 
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
-         "input_perturbation_gamma": 0.25, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
+         "input_perturbation_gamma": 0.25, "soar_states": 2, "mixflow_gamma": 0.5, "dream_training": True, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 

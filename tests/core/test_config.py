@@ -64,6 +64,7 @@ COMPANIONS = {  # what an option needs beside it to be allowed at its other valu
     "lora_type": {"lora_layout": "kohya"},
     "lora_rank_pattern": {"lora_rank_pattern": ["to_q=8", "to_k=4:2"]},
     "loss_weighting": {"loss_weighting": "cosmap"},
+    "dream_training": {"pretrained_model_name_or_path": "demo-epsilon"},
     "new_tokens": {"trigger_word": "qrx", "new_token_initializer": "dog"},
 }
 
@@ -90,6 +91,9 @@ def test_flat_names_are_prefix_and_field():
         "training",
         "rollout",
         "input_perturbation",
+        "soar",
+        "mixflow",
+        "dream",
         "validation",
         "drift",
         "saving",

@@ -154,7 +154,7 @@ def test_a_run_has_two_controls_and_equal_time_is_equal_steps():
     config = config_from_flat(ON)
     assert control("plain-steps", config).changes == {"input_perturbation_gamma": 0.0}
     changes = control("source-noise", config).changes
-    assert not config_from_flat(ON | changes).input_perturbation.perturbs
+    assert not config_from_flat(ON | changes).input_perturbation.acts
     with pytest.raises(RunError, match="takes no time of its own"):
         control("plain-time", config)
     assert "needs no control" in why_not("plain-steps", config_from_flat(ON | changes))

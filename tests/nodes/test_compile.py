@@ -100,7 +100,7 @@ def test_every_option_is_on_exactly_one_settings_node():
     groups = [
         parts.MODEL_OPTIONS, parts.LORA_OPTIONS, parts.OPTIMIZER_OPTIONS, parts.TRAINING_OPTIONS, parts.VALIDATION_OPTIONS,
         parts.DRIFT_OPTIONS, parts.FOLDER_OPTIONS, parts.DATASET_OPTIONS, parts.CLASS_OPTIONS, parts.SAMPLING_OPTIONS,
-        parts.REFLEXFLOW_OPTIONS, parts.INPUT_PERTURBATION_OPTIONS, ("model_type", "class_data_dir", "drift_data_dir"),
+        parts.REFLEXFLOW_OPTIONS, *(options for _, options in parts.OTHER_REMEDIES.values()), ("model_type", "class_data_dir", "drift_data_dir"),
     ]  # fmt: skip
     assert sorted(name for group in groups for name in group) == sorted(OPTIONS)
 

@@ -5,12 +5,16 @@ start with it.
 """
 
 from .data import DataConfig
+from .dream import DreamConfig
 from .drift import DriftConfig
 from .input_perturbation import InputPerturbationConfig
 from .lora import LoraConfig
+from .mixflow import MixFlowConfig
 from .model import DEMO_PREDICTION_TYPES, ModelConfig
+from .remedy import RemedyConfig
 from .rollout import RolloutConfig, probability_at
 from .saving import SavingConfig
+from .soar import SoarConfig
 from .text_encoder import TextEncoderConfig
 from .training import TrainingConfig
 from .validation import ValidationConfig
@@ -18,12 +22,16 @@ from .validation import ValidationConfig
 __all__ = [
     "DEMO_PREDICTION_TYPES",
     "DataConfig",
+    "DreamConfig",
     "DriftConfig",
     "InputPerturbationConfig",
     "LoraConfig",
+    "MixFlowConfig",
     "ModelConfig",
+    "RemedyConfig",
     "RolloutConfig",
     "SavingConfig",
+    "SoarConfig",
     "TextEncoderConfig",
     "TrainingConfig",
     "ValidationConfig",

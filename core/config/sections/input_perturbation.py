@@ -3,17 +3,22 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..options import Checked, option
+from ..options import option
+from .remedy import RemedyConfig
 
 _PERTURBATION = "Input perturbation (Ning et al., arXiv 2301.11706)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputPerturbationConfig(Checked):
+class InputPerturbationConfig(RemedyConfig):
     """Input perturbation: the input of a row is noisier than its target knows of, as the model's own states are when it samples."""
 
     title: ClassVar[str] = "Perturbation"
     prefix: ClassVar[str] = "input_perturbation_"
+    name: ClassVar[str] = "input perturbation"
+    off: ClassVar = {"input_perturbation_gamma": 0.0}
+    noise_control: ClassVar = {"input_perturbation_control": "input_noise"}
+    takes_time: ClassVar[bool] = False
 
     gamma: float = option(
         0.0,
@@ -30,10 +35,4 @@ class InputPerturbationConfig(Checked):
 
     @property
     def is_active(self) -> bool:
-        """Does any row train elsewhere than in plain training, perturbed or (in a control) at another level?"""
         return self.gamma > 0
-
-    @property
-    def perturbs(self) -> bool:
-        """Is the input of any row perturbed? Not in a control."""
-        return self.is_active and self.control == "none"

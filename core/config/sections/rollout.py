@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..options import Checked, Fault, option, shown
+from ..options import Fault, option, shown
+from .remedy import RemedyConfig
 
 _SCHEDULED = "Scheduled sampling (Bengio et al., arXiv 1506.03099)"
 
@@ -24,11 +25,14 @@ def _length_of_the_run(config) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig(Checked):
+class RolloutConfig(RemedyConfig):
     """Scheduled sampling: how often, how far and with which solver a row is rolled out; ReflexFlow on top for flow models."""
 
     title: ClassVar[str] = "Scheduled sampling"
     prefix: ClassVar[str] = "scheduled_sampling_"
+    name: ClassVar[str] = "scheduled sampling"
+    off: ClassVar = {"scheduled_sampling_max_step_offset": 0}
+    noise_control: ClassVar = {"scheduled_sampling_control": "source_noise"}
 
     max_step_offset: int = option(
         0,
@@ -220,7 +224,7 @@ class RolloutConfig(Checked):
     @property
     def rolls_out(self) -> bool:
         """Can any row of the run be rolled out? Not in a control: it plans the same rows, but trains them where they would start."""
-        return self.is_active and self.control == "none"
+        return self.acts
 
     @property
     def is_active(self) -> bool:
