@@ -973,7 +973,7 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat", "ovis")
+PROVEN_ONLY: tuple[str, ...] = ("chroma", "cogview4", "flux2_dev", "krea2", "longcat", "ovis", "sana")
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 

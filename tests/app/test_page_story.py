@@ -126,7 +126,10 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     tab(page, "Samples and drift")
     seen(page, page.locator("#run-samples td:nth-of-type(2) img"))  # beside the one from before training
 
-    # the drift of the running run, with the weights that it has now
+    # the drift of the run, with the weights that it has now; it waits meanwhile, and leaves the processor to the preview
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.get_by_test_id("state")).to_have_text("paused")
+    held = store.summary("mine").step
     tab(page, "Drift")
     page.locator("#look-weights input").click()
     page.get_by_role("option", name="mine · now, while it trains").click()
@@ -136,9 +139,6 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     seen(page, page.locator(".rs-cell[data-row=heat] img").filter(visible=True).last)
 
     tab(page, "Runs")
-    page.get_by_role("button", name="Pause", exact=True).click()
-    expect(page.get_by_test_id("state")).to_have_text("paused")
-    held = store.summary("mine").step
     page.get_by_role("button", name="Go on").click()
     for viewer in (page, second):
         expect(viewer.get_by_test_id("state")).to_have_text("training")
