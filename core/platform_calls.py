@@ -76,13 +76,13 @@ def is_alive(who: Mapping[str, object] | None) -> bool:
     return now is not None and abs(now - began) < 0.5
 
 
-def kill(who: Mapping[str, object]) -> bool:
+def kill(who: Mapping[str, object], *, children: bool = True) -> bool:
     """End the described process at once, and its children. False when it was gone; never touches a reused pid."""
     if not is_alive(who):
         return False
     try:
         process = psutil.Process(who["pid"])
-        family = [*process.children(recursive=True), process]
+        family = [*(process.children(recursive=True) if children else ()), process]
     except psutil.NoSuchProcess:
         return False
     for member in family:

@@ -61,30 +61,25 @@ def _study(given: argparse.Namespace) -> int:
 
 def _told(study: "Study", folder: Path) -> bool:
     """Print what the study consists of and takes; False where a variant may not start."""
-    from ...core.before.estimate import time_estimate
     from ...core.before.preflight import preflight
+    from ...core.study.expected import study_time
 
-    fine, known, unknown = True, 0.0, 0
-    for variant in study.variants:
+    fine, expected = True, study_time(study, folder)
+    for each in expected.variants:
+        variant, took = each.variant, each.run_seconds
         config = study.config(variant, study.seeds[0])
-        findings = [each for each in preflight(config, runs_dir=folder) if each.level == "error"]
+        findings = [one for one in preflight(config, runs_dir=folder) if one.level == "error"]
         if has_errors(findings):
             fine = False
             print_message(f"{variant.name}:\n{format_findings(findings)}")
-        took = time_estimate(config, folder).steps_s
-        steps = (
-            "as many steps as take its variant's time"
-            if variant.control == "plain-time"
-            else f"{config.training.max_train_steps} steps"
-        )
-        seconds = "time not known" if took is None else f"about {duration(took.likely)} a run"
-        unknown += took is None
-        known += 0.0 if took is None else took.likely * len(study.seeds)
+        steps = "as many steps as take its variant's time" if each.steps is None else f"{each.steps} steps"
+        seconds = "time not known" if took is None else f"about {duration(took)} a run"
         print_message(f"{variant.name}: {steps}, {seconds}. {cost_sentence(config)}")
-    count = len(study.cells())
+    unknown = expected.unknown
     more = f", and {unknown} variants whose time is not known before they have run here" if unknown else ""
     print_message(
-        f"{count} runs: {len(study.variants)} variants, seeds {', '.join(map(str, study.seeds))}. Their steps take about {duration(known)}{more}; "
+        f"{expected.runs} runs: {len(study.variants)} variants, seeds {', '.join(map(str, study.seeds))}. Their steps take about "
+        f"{duration(expected.seconds)}{more}; "
         "opening models, samples and measuring come on top."
     )
     return fine

@@ -30,6 +30,7 @@ from .queue_table import QueueTable
 from .run_list import FIND, FIND_SCRIPT, run_choices, storage_card
 from .samples import glance, samples_grid
 from .shared import Changes, drift_over_training
+from .study_panel import StudyPanel
 from .try_it.panel import TryPanel
 from .viewer import sample_viewer
 
@@ -45,6 +46,7 @@ class RunsTab:
         self.watch = watch
         self._disk_use = DiskUse()
         self.queue = QueueTable(watch)
+        self.studies = StudyPanel(watch)
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
                 gr.HTML('<h3 class="rs-list-title">Runs</h3>')
@@ -89,7 +91,7 @@ class RunsTab:
     @property
     def outputs(self) -> list[Any]:
         return [self.picker, self.storage, self.queue.component, self.head, self.loss, *self._of_one_run.values(), *self.try_it.outputs,
-                *self.notes.outputs, *self.trash.outputs, *self.buttons.named.values()]  # fmt: skip
+                *self.notes.outputs, *self.trash.outputs, *self.studies.outputs, *self.buttons.named.values()]  # fmt: skip
 
     @property
     def lively(self) -> list[Any]:
@@ -125,6 +127,7 @@ class RunsTab:
         self.queue.draw(runs, changes)
         self.notes.draw(run, changes)
         self.trash.draw(changes)
+        self.studies.draw(runs, changes)
         if run is None:
             self._clear(changes)
         else:
@@ -194,6 +197,7 @@ class RunsTab:
         self.trash.wire(refresh, inputs, outputs)
         self.compare.wire(self._beside, self._parts, self.picker)
         self.try_it.wire(self.picker)
+        self.studies.wire()
 
 
 def _log_tail(directory: RunDir, size: int) -> str:

@@ -1,7 +1,7 @@
 """A study as its file states it: which runs it consists of. No torch.
 
     study: demo-levels              # begins the names of its runs
-    preset: demo                    # or `config: FILE`, a config.json beside the study's file
+    preset: demo                    # or `config: FILE`, a config.json beside the study's file, or the options themselves
     set: {max_train_steps: 150}     # on top, for every run
     variants:                       # name -> changes; `level` names a level of rollout
       gentle: {level: gentle}
@@ -184,7 +184,8 @@ def _base(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Path) 
     if preset is not None:
         base = dict(find_preset(str(preset), runs_dir).changes)
     else:
-        base = {str(key).removeprefix("--"): value for key, value in read_file(folder / str(file), str(file)).items()}
+        given = file if isinstance(file, Mapping) else read_file(folder / str(file), str(file))
+        base = {str(key).removeprefix("--"): value for key, value in given.items()}
     return _expanded({**base, **(changes or {})}, base, where), str(preset) if preset is not None else None
 
 
