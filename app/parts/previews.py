@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...core import platform_calls
 from ...core.data.pictures import BadPicture, decode, read_bytes
+from ...core.inside import open_inside
 
 _SHOWN_AS_IS = {".png", ".jpg", ".jpeg", ".webp"}
 _NOT_PUBLISHED = {
@@ -52,7 +53,12 @@ class Previews:
             return None
         copy = self._named(real, stat.st_mtime_ns, stat.st_size, real.suffix.lower())
         if not copy.exists():
-            platform_calls.write_atomically(copy, real.read_bytes())
+            try:
+                with open_inside(real, inside) as file:  # which may have become a link since
+                    content = file.read()
+            except OSError:
+                return None
+            platform_calls.write_atomically(copy, content)
         return self._url(copy)
 
     def thumbnail(self, path: Path, side: int = 192, *, lossless: bool = False) -> str | None:
