@@ -14,7 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|COOKIE|LOGIN|WEBHOOK|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH|DSN|_KEY$|_PAT$", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|COOKIE|LOGIN|WEBHOOK|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH|DSN|_KEY$|_PAT$",
+    re.IGNORECASE,
+)
 """Names of environment variables whose values are secrets."""
 _SECRETS = [
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "<secret>"),
@@ -107,7 +110,11 @@ def _any_of(words: Iterable[str], *, whole: bool) -> re.Pattern[str] | None:
 
 
 def _environment_secrets() -> list[str]:
-    return [value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= 6 and not value.isdigit()]
+    return [
+        value
+        for name, value in os.environ.items()
+        if SECRET_NAME.search(name) and len(value) >= 6 and not value.isdigit()
+    ]
 
 
 def _path_pattern(path: str) -> re.Pattern[str]:
@@ -136,4 +143,8 @@ def _people() -> list[str]:
         account = ""
     host = socket.gethostname()
     usual = {"root", "user", "admin", "administrator", "localhost", "runner", "ubuntu", "home"}
-    return [name for name in {account, Path.home().name, host, host.partition(".")[0]} if len(name) >= 3 and name.lower() not in usual]
+    return [
+        name
+        for name in {account, Path.home().name, host, host.partition(".")[0]}
+        if len(name) >= 3 and name.lower() not in usual
+    ]

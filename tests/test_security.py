@@ -93,7 +93,9 @@ def test_nothing_here_runs_a_strangers_code_or_markup():
 def test_every_word_that_is_looked_for_is_one_that_has_a_file_parsed():
     for called in FORBIDDEN_CALLS:
         module, _, name = called.rpartition(".")
-        assert may_be_dangerous(f"from {module} import {name} as harmless\nharmless(x)" if module else f"{name}(x)"), called
+        assert may_be_dangerous(f"from {module} import {name} as harmless\nharmless(x)" if module else f"{name}(x)"), (
+            called
+        )
         assert not module or may_be_dangerous(f"import {module} as harmless\nharmless.{name}(x)"), called
     assert all(may_be_dangerous(f"x.{name}(y)") for name in FORBIDDEN_ENDS)
     assert all(may_be_dangerous(f"f({name}={value})") for name, value in FORBIDDEN_VALUES)

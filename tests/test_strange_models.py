@@ -49,7 +49,10 @@ def test_a_folder_that_names_other_classes_is_refused_before_anything_is_opened(
 
 
 def test_every_class_that_a_family_here_is_saved_with_may_be_opened(root):
-    indexes = [*root.glob("presets/demo/*/model_index.json"), *root.glob("core/families/*/single_file/model_index.json")]
+    indexes = [
+        *root.glob("presets/demo/*/model_index.json"),
+        *root.glob("core/families/*/single_file/model_index.json"),
+    ]
     assert len(indexes) > 5
     for path in indexes:
         locate(str(path.parent))
@@ -75,7 +78,13 @@ class Watched:
         first = str(getattr(arguments[0], "co_filename", arguments[0])) if arguments else ""
         ours = first.startswith(self.folder)
         code = ours and first.endswith((".py", ".pyc", ".bin", ".ckpt", ".pkl"))
-        strange = event == "import" and first.split(".")[0] in ("evil", "modeling_evil", "pipeline", "flow", "antigravity")
+        strange = event == "import" and first.split(".")[0] in (
+            "evil",
+            "modeling_evil",
+            "pipeline",
+            "flow",
+            "antigravity",
+        )
         always = ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "pickle.find_class")
         if (event == "exec" and ours) or (event == "open" and code) or strange or event in always:
             self.seen.append((event, first))
@@ -85,8 +94,14 @@ def test_a_folder_that_offers_code_of_its_own_opens_and_none_of_it_is_read_or_ru
     """With an audit hook: `auto_map` in every config, a pipeline's file, and files of code everywhere."""
     from rollout_studio.core.families import load_model
 
-    own = {"auto_map": {name: "modeling_evil.Model" for name in ("AutoModel", "AutoConfig", "AutoTokenizer")}, "trust_remote_code": True}
-    parts = {f"{part}/{name}.json": own for part, name in (("text_encoder", "config"), ("transformer", "config"), ("tokenizer", "tokenizer_config"))}
+    own = {
+        "auto_map": {name: "modeling_evil.Model" for name in ("AutoModel", "AutoConfig", "AutoTokenizer")},
+        "trust_remote_code": True,
+    }
+    parts = {
+        f"{part}/{name}.json": own
+        for part, name in (("text_encoder", "config"), ("transformer", "config"), ("tokenizer", "tokenizer_config"))
+    }
     folder = spoil(tmp_path / "model", {"custom_pipeline": "pipeline"}, parts)
     section = config_from_flat({"pretrained_model_name_or_path": str(folder), "device": "cpu"}).model
     with Watched(folder) as seen:
@@ -102,17 +117,36 @@ def test_a_folder_that_offers_code_of_its_own_opens_and_none_of_it_is_read_or_ru
 # Paths that no disk can hold ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["x" * 300, "a/" + "b" * 256 + "/c", "~no-such-account-here/x", "a/" * 3000, "\u00e9" * 128 + "/x" * (sys.platform == "linux") + "y" * 256])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "x" * 300,
+        "a/" + "b" * 256 + "/c",
+        "~no-such-account-here/x",
+        "a/" * 3000,
+        "\u00e9" * 128 + "/x" * (sys.platform == "linux") + "y" * 256,
+    ],
+)
 def test_a_path_that_no_disk_can_hold_is_refused_with_the_rule_and_never_an_error_of_the_system(path):
     assert not_a_path(path) is not None
     with pytest.raises(ModelError):
         locate(path)
-    for option in ("pretrained_model_name_or_path", "pretrained_components", "instance_data_dir", "class_data_dir", "data_cache_dir", "drift_data_dir", "lora_folder"):
+    for option in (
+        "pretrained_model_name_or_path",
+        "pretrained_components",
+        "instance_data_dir",
+        "class_data_dir",
+        "data_cache_dir",
+        "drift_data_dir",
+        "lora_folder",
+    ):
         with pytest.raises(ConfigError) as refused:
             config_from_flat({option: path})
         assert refused.value.faults[0].options == (option,) and len(str(refused.value)) < 400
 
 
-@pytest.mark.parametrize("path", ["demo-flow", "owner/model", "~/models/x", "C:\\models\\x", "x" * 255, "/a/b/" + "c" * 200, ""])
+@pytest.mark.parametrize(
+    "path", ["demo-flow", "owner/model", "~/models/x", "C:\\models\\x", "x" * 255, "/a/b/" + "c" * 200, ""]
+)
 def test_other_paths_may_be_looked_for(path):
     assert not_a_path(path) is None

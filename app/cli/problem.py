@@ -12,7 +12,11 @@ from .flags import add_runs_dir
 
 def register(command: Callable[..., Any]) -> None:
     """Add the command to the command line; `command` makes a parser of `main`'s."""
-    problem = command("report-problem", _problem, "Pack what helps to mend a problem with a run: versions, settings, last events, log. Sends nothing.")
+    problem = command(
+        "report-problem",
+        _problem,
+        "Pack what helps to mend a problem with a run: versions, settings, last events, log. Sends nothing.",
+    )
     problem.add_argument("name", metavar="RUN")
     problem.add_argument("--out", type=Path, metavar="FILE", help="the file (default: RUN-problem.zip here)")
     add_runs_dir(problem)
@@ -23,5 +27,7 @@ def _problem(given: argparse.Namespace) -> int:
 
     run = RunStore(given.runs_dir).get(given.name)
     print(write_problem(run, Path(f"{run.name}-problem.zip") if given.out is None else given.out))
-    print_message("Nothing was sent. Secrets, folders, prompts and names of pictures were taken out; look through it, then hand it on where you like.")
+    print_message(
+        "Nothing was sent. Secrets, folders, prompts and names of pictures were taken out; look through it, then hand it on where you like."
+    )
     return DONE

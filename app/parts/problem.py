@@ -56,12 +56,16 @@ def write_problem(run: RunDir, target: Path, secrets: Iterable[str] = ()) -> Pat
     Raises: OSError where it cannot be written.
     """
     config, config_problem = _config(run)
-    private = Private([*secrets, *kept_tokens(), *_hub_tokens()], _folders(run, config), _texts(config), _picture_names(config))
+    private = Private(
+        [*secrets, *kept_tokens(), *_hub_tokens()], _folders(run, config), _texts(config), _picture_names(config)
+    )
     parts = {
         "READ-ME-FIRST.txt": _READ_ME.format(version=__version__, date=time.strftime("%Y-%m-%d"), name=run.name),
         "versions.json": versions(),
         "machine.json": private.value(_machine(run)),
-        "config.json": private.value(_published(config)) if config_problem is None else {"damaged": private.text(config_problem)},
+        "config.json": private.value(_published(config))
+        if config_problem is None
+        else {"damaged": private.text(config_problem)},
         "state.json": private.value(_state(run)),
         "files.json": private.value(list(_files(run))),
         "events.jsonl": "".join(json.dumps(private.value(event), ensure_ascii=False) + "\n" for event in _events(run)),
@@ -70,7 +74,9 @@ def write_problem(run: RunDir, target: Path, secrets: Iterable[str] = ()) -> Pat
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False, default=str)
+            text = (
+                content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False, default=str)
+            )
             archive.writestr(f"{run.name}-problem/{name}", text.encode("utf-8", "replace"))
     target.parent.mkdir(parents=True, exist_ok=True)
     platform_calls.write_atomically(target, data.getvalue())
@@ -139,7 +145,12 @@ def _picture_names(config: Mapping[str, Any]) -> list[str]:
     names: list[str] = []
     for key in ("instance_data_dir", "class_data_dir", "drift_data_dir"):
         folder = config.get(key)
-        if isinstance(folder, str) and folder not in BUILT_IN and not is_elsewhere(folder) and not_a_path(folder) is None:
+        if (
+            isinstance(folder, str)
+            and folder not in BUILT_IN
+            and not is_elsewhere(folder)
+            and not_a_path(folder) is None
+        ):
             try:
                 with os.scandir(located(folder)) as entries:
                     names += [entry.name for _, entry in zip(range(MOST_NAMES), entries, strict=False)]

@@ -68,19 +68,27 @@ class Uploads:
         """Raises _Refused for a request whose head alone says that it cannot be taken."""
         largest = LARGEST_UPLOAD if has_files else LARGEST_OTHER
         if length > largest:
-            raise _Refused(413, f"That is {size(length)}; at most {size(largest)} are taken at once. Send less at a time.")
+            raise _Refused(
+                413, f"That is {size(length)}; at most {size(largest)} are taken at once. Send less at a time."
+            )
         if not has_files:
             return
         if self._going >= AT_ONCE:
             raise _Refused(429, f"{AT_ONCE} uploads are on their way already. Wait for one of them to end.")
         if self.folder.is_dir() and sum(1 for _ in self.folder.iterdir()) >= MOST_FILES:
-            raise _Refused(429, f"{MOST_FILES} uploaded files lie here already. Start the page again, which removes them, or name a folder instead.")
+            raise _Refused(
+                429,
+                f"{MOST_FILES} uploaded files lie here already. Start the page again, which removes them, or name a folder instead.",
+            )
         self._check_room(length)
 
     def _check_room(self, wanted: int) -> None:
         free = platform_calls.free_bytes(self.folder)
         if free - wanted < FREE_FLOOR:
-            raise _Refused(507, f"The disk of uploads has {size(free)} free, and {size(FREE_FLOOR)} of it stay free. Make room, or name a folder instead.")
+            raise _Refused(
+                507,
+                f"The disk of uploads has {size(free)} free, and {size(FREE_FLOOR)} of it stay free. Make room, or name a folder instead.",
+            )
 
     async def _upload(self, scope, receive, send) -> None:
         self._going += 1
@@ -144,7 +152,9 @@ class _Body:
             raise _Refused(400, "The browser has gone.")
         before, self._seen = self._seen, self._seen + len(message.get("body", b""))
         if self._seen > self._largest:
-            raise _Refused(413, f"That is more than {size(self._largest)}, which are taken at once. Send less at a time.")
+            raise _Refused(
+                413, f"That is more than {size(self._largest)}, which are taken at once. Send less at a time."
+            )
         if self._check_room is not None and before // _LOOK_EVERY != self._seen // _LOOK_EVERY:
             self._check_room(0)
         self._is_whole = not message.get("more_body", False)
@@ -159,6 +169,10 @@ def _length(headers: Any) -> int:
 
 async def _say(send, no: _Refused) -> None:
     body = f"Refused: {no.words}\n".encode()
-    head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    head = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": no.status, "headers": head})
     await send({"type": "http.response.body", "body": body})

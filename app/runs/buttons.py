@@ -213,7 +213,9 @@ class RunButtons:
     def _report_problem(self, name: str) -> str:
         run = self.watch.store.summary(name)
         path = write_problem(self.watch.store.get(name), problem_path(run, self.watch))
-        return f"{path.name} is ready to download under Overview. Nothing was sent; look through it before you hand it on."
+        return (
+            f"{path.name} is ready to download under Overview. Nothing was sent; look through it before you hand it on."
+        )
 
     def _delete(self, name: str, for_good: bool = False) -> str:
         self.watch.store.delete(name, for_good=for_good)

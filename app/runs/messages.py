@@ -47,7 +47,11 @@ def requests_card(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> s
 def _more(run: RunSummary) -> str:
     """What is in every message of an end that nobody wanted: the end of the log, and what to do when the remedy does not help."""
     end = RunDir(run.path).log_tail(_LAST_LINES, 4000).strip()
-    log = f"<details open><summary>The end of the log</summary><pre class='rs-log'>{text(end)}</pre></details>" if end else ""
+    log = (
+        f"<details open><summary>The end of the log</summary><pre class='rs-log'>{text(end)}</pre></details>"
+        if end
+        else ""
+    )
     return f"<p>If it stays: <b>Report a problem</b> packs what helps to mend it into a file that you can read first; nothing is sent.</p>{log}"
 
 

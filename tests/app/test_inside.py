@@ -55,7 +55,14 @@ def test_a_link_in_the_place_of_a_file_is_not_opened(home, swap, windows, monkey
 
 def test_a_path_that_leads_elsewhere_a_folder_and_a_pipe_are_not_opened(home):
     os.mkfifo(home / "pipe") if hasattr(os, "mkfifo") else None
-    for path in (home / ".." / "secret.png", home.parent / "secret.png", home, home / "deep", home / "pipe", home / "no"):
+    for path in (
+        home / ".." / "secret.png",
+        home.parent / "secret.png",
+        home,
+        home / "deep",
+        home / "pipe",
+        home / "no",
+    ):
         with pytest.raises(OSError):
             open_inside(path, home)
 

@@ -41,7 +41,12 @@ def run(tmp_path, write, secrets):
         "validation_prompts": [f"{CANARY} at the sea", "b"], "pretrained_model_name_or_path": "owner/model",
     })  # fmt: skip
     trace = f'Traceback (most recent call last):\n  File "{json.__file__}", line 3, in load\n  File "{pictures}/{CANARY}.py", line 1\n'
-    run.emit("error", message=f"cannot read {pictures / f'{CANARY} ada.png'} ({secrets[0]})", remedy="try again", traceback=trace)
+    run.emit(
+        "error",
+        message=f"cannot read {pictures / f'{CANARY} ada.png'} ({secrets[0]})",
+        remedy="try again",
+        traceback=trace,
+    )
     run.emit("sample", step=121, images=[{"prompt": f"{CANARY} at the sea", "seed": 1, "path": "samples/a.png"}])
     lines = [f"C:\\Users\\{CANARY}\\pics\\a.png", f"\\\\server\\{CANARY}\\x", f"~/{CANARY}/x.png", f"https://me:{CANARY}@hub.example/x?sig={CANARY}",
              f"api_key={CANARY}", f'"password": "{CANARY}"', f"Authorization: Bearer {CANARY}abcdef", f"file://{pictures}/a.png",
@@ -57,13 +62,24 @@ def inside(path):
 
 def test_it_says_what_helps_and_no_canary_is_in_it(run, tmp_path):
     parts = inside(write_problem(run, tmp_path / "out" / "problem.zip"))
-    assert set(parts) == {"READ-ME-FIRST.txt", "versions.json", "machine.json", "config.json", "state.json", "files.json", "events.jsonl", "log.txt"}
+    assert set(parts) == {
+        "READ-ME-FIRST.txt",
+        "versions.json",
+        "machine.json",
+        "config.json",
+        "state.json",
+        "files.json",
+        "events.jsonl",
+        "log.txt",
+    }
     for name, text in parts.items():
         hits = re.findall(f".*(?i:canary7zq|c4nary).*", text)
         assert not hits, (name, hits)
     assert "NOTHING WAS SENT" in parts["READ-ME-FIRST.txt"] and "mine" in parts["READ-ME-FIRST.txt"]
     versions, config = json.loads(parts["versions.json"]), json.loads(parts["config.json"])
-    assert {"rollout-studio", "python", "torch", "gradio"} <= versions.keys() and "cores" in json.loads(parts["machine.json"])
+    assert {"rollout-studio", "python", "torch", "gradio"} <= versions.keys() and "cores" in json.loads(
+        parts["machine.json"]
+    )
     assert config["learning_rate"] > 0 and config["pretrained_model_name_or_path"] == "owner/model"
     assert config["instance_data_dir"] == "<instance_data_dir>" and config["instance_prompt"] == "<instance_prompt>"
     events = [json.loads(line) for line in parts["events.jsonl"].splitlines()]

@@ -95,7 +95,9 @@ def test_a_signal_that_ends_the_compiler_too_leaves_as_asked_and_without_one_it_
     class Broke(Exception):
         pass
 
-    monkeypatch.setitem(sys.modules, "torch._dynamo.exc", SimpleNamespace(TorchDynamoException=Broke))  # quicker than torch's
+    monkeypatch.setitem(
+        sys.modules, "torch._dynamo.exc", SimpleNamespace(TorchDynamoException=Broke)
+    )  # quicker than torch's
     monkeypatch.setattr(compiling, "compile_blocks", lambda network: 1)
     signals = Interrupt()
 
@@ -106,7 +108,9 @@ def test_a_signal_that_ends_the_compiler_too_leaves_as_asked_and_without_one_it_
         if signals.is_requested:
             raise Leave(PREEMPTED, "SIGTERM")
 
-    model = SimpleNamespace(device=torch.device("cpu"), denoiser=None, noise_path=SimpleNamespace(t_max=1.0), denoise=denoise)
+    model = SimpleNamespace(
+        device=torch.device("cpu"), denoiser=None, noise_path=SimpleNamespace(t_max=1.0), denoise=denoise
+    )
     batch = SimpleNamespace(latents=torch.zeros(2, 3, 4, 5), conditioning=None)
 
     def compile_it():
