@@ -95,7 +95,7 @@ def test_a_folder_that_offers_code_of_its_own_opens_and_none_of_it_is_read_or_ru
     from rollout_studio.core.families import load_model
 
     own = {
-        "auto_map": {name: "modeling_evil.Model" for name in ("AutoModel", "AutoConfig", "AutoTokenizer")},
+        "auto_map": dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer"), "modeling_evil.Model"),
         "trust_remote_code": True,
     }
     parts = {

@@ -64,7 +64,7 @@ def hand_on(store, run, tmp_path):
 
 def test_a_run_and_a_crash_leave_no_word_of_the_environment_anywhere(
     tiny_run, without_drift, canaries, tmp_path, monkeypatch, capsys
-):  # noqa: F811
+):
     whole = tiny_run("sd3", "whole", max_train_steps=2, device="cpu")
     assert train(whole, listen=_log) == 0
     broken = tiny_run("sd3", "broken", max_train_steps=2, device="cpu")
