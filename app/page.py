@@ -27,6 +27,7 @@ from .page_updates import PageUpdates
 from .parts.access import Access, kept_token, write_private
 from .parts.guard import Guard, Inside, ListeningHosts, around, local_hosts
 from .parts.listening import Listening
+from .parts.odd_requests import UNKNOWN, refuse_unknown
 from .parts.panel import QUICK
 from .parts.style import CSS, theme
 from .parts.translation import TranslatedBlocks
@@ -138,6 +139,7 @@ def launch(watch: Watch, port: int, access: Access | None = None, listening: Lis
             "redoc_url": None,
             "openapi_url": None,
             "middleware": [Middleware(Inside)],
+            "exception_handlers": dict.fromkeys(UNKNOWN, refuse_unknown),
             "lifespan": around(
                 lambda app: Guard(Uploads(app, watch.previews.uploads), _hosts(port, listening), access)
             ),

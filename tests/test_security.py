@@ -35,7 +35,19 @@ FORBIDDEN_VALUES = {("trust_remote_code", True), ("weights_only", False), ("shel
                     ("share", True), ("use_safetensors", False)}  # fmt: skip
 
 
-_WORDS = ["eval", "exec", "__import__", "system", "popen", "Unpickler", "read_pickle", "load_module", "extractall", "unpack_archive", "shelve"]
+_WORDS = [
+    "eval",
+    "exec",
+    "__import__",
+    "system",
+    "popen",
+    "Unpickler",
+    "read_pickle",
+    "load_module",
+    "extractall",
+    "unpack_archive",
+    "shelve",
+]
 _WORDS += [name for name, _ in FORBIDDEN_VALUES if name != "share"]
 _MAYBE = re.compile(rf"\b({'|'.join(_WORDS)})\b|\bshare\s*=\s*True|(?<![.\w])compile\s*\(|\bHTML\b")
 _LOADS = re.compile(r"\b(load|loads|full_load|unsafe_load)\b")

@@ -4,6 +4,7 @@ Each test fails on a page error and on any request that leaves this machine.
 """
 
 import os
+import random
 import re
 import shutil
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api")
+import page_fuzz
+from page_fuzz import EVERY_ROUTE
 from playwright.sync_api import expect
 from rollout_studio.core.runs.store import RunStore
 
@@ -168,18 +171,6 @@ def ask(served, path="/", method="GET", body=None, cookie=True, **headers):
     content = answer.read() if answer.getheader("content-length") else b""
     connection.close()
     return answer.status, answer.headers, content
-
-
-EVERY_ROUTE = {
-    "GET": ("/", "/config", "/theme.css", "/robots.txt", "/manifest.json", "/favicon.ico", "/assets/x.js", "/static/img/logo.svg", "/login", "/logout",
-            "/openapi.json", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x",
-            "/gradio_api/queue/status", "/gradio_api/file=/etc/passwd", "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/upload_progress?upload_id=x",
-            "/gradio_api/app_id", "/gradio_api/token", "/gradio_api/runs", "/custom_component/x/client/component/y.js", "/monitoring", "/svelte/x.js"),
-    "HEAD": ("/", "/config"),
-    "POST": ("/gradio_api/run/predict", "/gradio_api/api/0", "/gradio_api/call/on_show", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel",
-             "/gradio_api/reset", "/gradio_api/component_server", "/gradio_api/process_recording", "/login", "/nothing", "/"),
-    "OPTIONS": ("/", "/gradio_api/upload"),
-}  # fmt: skip
 
 
 def test_without_the_link_every_route_is_shut(served):
@@ -354,3 +345,34 @@ def test_the_private_folder_of_a_page_that_was_killed_goes_with_the_next_start(t
         (tmp_path / "rollout-studio-link").symlink_to(others[2])
     previews.Previews()
     assert not left.exists() and mine.uploads.is_dir() and all(folder.is_dir() for folder in others)
+
+
+# Called by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_a_few_calls_by_hand_are_answered_without_an_exception_of_ours(served, monkeypatch):
+    client, watched, rng = page_fuzz.Client(served), page_fuzz.watch(monkeypatch), random.Random(5)
+    page_fuzz.handlers(client, rng.sample(client.config["dependencies"], 12), rng)
+    assert all(status < 500 for status, _ in page_fuzz.server_functions(client, 10, rng))
+    page_fuzz.routes(client, 25, rng)
+    assert not watched, "\n".join(watched)
+
+
+@pytest.mark.slow  # minutes
+@pytest.mark.timeout(3600)
+def test_many_calls_by_hand_of_everything_are_answered_without_an_exception_of_ours(served, monkeypatch):
+    client, watched, rng = page_fuzz.Client(served), page_fuzz.watch(monkeypatch), random.Random(os.urandom(8))
+    before, last = client.tried, time.monotonic()
+    for _ in range(page_fuzz.ROUNDS):
+        page_fuzz.handlers(client, client.config["dependencies"], rng)
+    wrong = [
+        (status, data)
+        for status, data in page_fuzz.server_functions(client, 40 * page_fuzz.ROUNDS, rng)
+        if status >= 500
+    ]
+    page_fuzz.routes(client, 200 * page_fuzz.ROUNDS, rng)
+    print(
+        f"\n{client.tried - before} requests to {len(client.config['dependencies'])} handlers, server functions and routes in {time.monotonic() - last:.0f} s"
+    )
+    assert not watched and not wrong, "\n".join([*watched[:5], *map(str, wrong[:5])])
+    assert not [run for run in served[1].list() if run.alive]

@@ -62,9 +62,8 @@ def hand_on(store, run, tmp_path):
     write_problem(run, tmp_path / f"{run.name}-problem.zip")
 
 
-def test_a_run_and_a_crash_leave_no_word_of_the_environment_anywhere(
-    tiny_run, without_drift, canaries, tmp_path, monkeypatch, capsys
-):
+@pytest.mark.usefixtures("without_drift")
+def test_a_run_and_a_crash_leave_no_word_of_the_environment_anywhere(tiny_run, canaries, tmp_path, monkeypatch, capsys):
     whole = tiny_run("sd3", "whole", max_train_steps=2, device="cpu")
     assert train(whole, listen=_log) == 0
     broken = tiny_run("sd3", "broken", max_train_steps=2, device="cpu")
@@ -95,19 +94,20 @@ def test_a_run_and_a_crash_leave_no_word_of_the_environment_anywhere(
 
 
 @pytest.mark.slow  # seen: 40 s on a busy machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform == "win32", reason="reads the arguments of other processes")
 def test_a_worker_of_its_own_and_one_that_is_killed_leave_none_either(canaries, tmp_path):
     """Through the store and the command line: the arguments of every process that is started, and all that is written."""
     store = RunStore(tmp_path / "runs")
     arguments, names = set(), ("whole", "killed")
+    quick = {"validation_num_inference_steps": 4, "drift_num_images": 2, "instance_data_dir": "demo-dreambooth", "device": "cpu"}
     for name in names:
         run = store.create(
-            {"instance_data_dir": "demo-dreambooth", "max_train_steps": 4 if name == "whole" else 500, "device": "cpu"},
+            {**quick, "max_train_steps": 4 if name == "whole" else 500},
             name,
         )
         pid = store.start(name)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 500
         while (state := store.summary(name)).alive and time.monotonic() < deadline:
             for child in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
                 try:
