@@ -11,7 +11,6 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Container
-from functools import partial
 from pathlib import Path
 
 # Before Gradio is imported: it reads these once, and must not phone anywhere.
@@ -28,9 +27,11 @@ from .page_updates import PageUpdates
 from .parts.access import Access, kept_token, write_private
 from .parts.guard import Guard, Inside, ListeningHosts, around, local_hosts
 from .parts.listening import Listening
+from .parts.odd_requests import UNKNOWN, refuse_unknown
 from .parts.panel import QUICK
 from .parts.style import CSS, theme
 from .parts.translation import TranslatedBlocks
+from .parts.uploads import Uploads
 from .parts.watch import Watch
 from .runs.run_list import run_choices
 from .runs.tab import RunsTab
@@ -106,7 +107,7 @@ def launch(watch: Watch, port: int, access: Access | None = None, listening: Lis
     access = Access(port) if access is None else access
     if listening is not None and not access.by_login:
         raise ValueError("a page that other machines reach needs a login")
-    os.environ["GRADIO_TEMP_DIR"] = str(watch.previews.folder / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(watch.previews.uploads)
     demo = build(watch)
     demo.access = access
     demo.address = (
@@ -138,7 +139,10 @@ def launch(watch: Watch, port: int, access: Access | None = None, listening: Lis
             "redoc_url": None,
             "openapi_url": None,
             "middleware": [Middleware(Inside)],
-            "lifespan": around(partial(Guard, hosts=_hosts(port, listening), access=access)),
+            "exception_handlers": dict.fromkeys(UNKNOWN, refuse_unknown),
+            "lifespan": around(
+                lambda app: Guard(Uploads(app, watch.previews.uploads), _hosts(port, listening), access)
+            ),
         },
     )
     access.starting = False

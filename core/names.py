@@ -1,6 +1,8 @@
 """Names that people give to what becomes a file or a folder: runs, presets, pictures. One rule that every system's disk can keep."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from .errors import Trouble
@@ -32,6 +34,31 @@ def is_hub_id(name: str) -> bool:
 def is_elsewhere(path: str) -> bool:
     """Whether it names another machine or is a URL: merely looking there hands it this person's log-in on some systems."""
     return path.startswith(("\\\\", "//", "file:"))
+
+
+def not_a_path(text: str) -> str | None:
+    """Why `text` can name no file and no folder, whatever is on the disk, as the end of a sentence; None where it can.
+
+    Asked before the disk is: there a part that is too long is an error of the system, not "no such file".
+    """
+    try:
+        parts = Path(text).expanduser().parts
+    except RuntimeError:  # "~somebody", and there is no such account
+        return f"{text[:80]!r} begins with ~ and a name, and no account has that name here; write the whole path."
+    longest = max((_length(part) for part in parts), default=0)
+    if longest > _LONGEST_PART:
+        return f"one of its parts has {longest} {_UNIT}; a file's or a folder's name has at most {_LONGEST_PART}."
+    if _length(text) > _LONGEST_PATH:
+        return f"it has {_length(text)} {_UNIT}; a path has at most {_LONGEST_PATH}."
+    return None
+
+
+_LONGEST_PART, _LONGEST_PATH = 255, 4095
+_UNIT = "bytes" if sys.platform == "linux" else "characters"
+
+
+def _length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass")) if sys.platform == "linux" else len(text)
 
 
 def is_model_file(name: str) -> bool:

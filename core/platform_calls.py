@@ -77,13 +77,23 @@ def is_alive(who: Mapping[str, object] | None) -> bool:
 
 
 def kill(who: Mapping[str, object], *, children: bool = True) -> bool:
-    """End the described process at once, and its children. False when it was gone; never touches a reused pid."""
+    """End the described process at once, and its children. False when it was gone; never touches a reused pid.
+
+    Nor the system's first process, this one, one that this one descends from, or one of another account: none of them is a job of ours,
+    whatever a file says.
+    """
     if not is_alive(who):
         return False
     try:
         process = psutil.Process(who["pid"])
+        if (
+            process.pid <= 1
+            or process in (this := psutil.Process(), *this.parents())
+            or process.username() != this.username()
+        ):
+            return False
         family = [*(process.children(recursive=True) if children else ()), process]
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself meanwhile: what was wanted

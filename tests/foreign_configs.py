@@ -200,7 +200,7 @@ SIMPLETUNER_CASES = {
     "text for false": ({"gradient_checkpointing": "false"}, {"gradient_checkpointing": True}, ("gradient_checkpointing",)),
     "text for true": ({"use_ema": "true"}, {"use_ema": True}, ()),
     "unset": ({"seed": None, "instance_prompt": "", "max_grad_norm": ""}, {"max_grad_norm": 2.0}, ()),
-    "placeholders": ({"instance_prompt": "{env:PROMPT}", "data_cache_dir": "cache/{model_family}"}, {"data_cache_dir": "cache/flux"}, ("instance_prompt",)),
+    "placeholders": ({"instance_prompt": "{env:PROMPT}", "pretrained_model_name_or_path": "models/{model_family}"}, {"pretrained_model_name_or_path": "models/flux"}, ("instance_prompt",)),
     "in 4 bits": ({"base_model_precision": "nf4-bnb"}, {"base_model_quantization": "nf4"}, ()),
     "in 8 bits": ({"base_model_precision": "int8-quanto"}, {"base_model_quantization": "int8"}, ()),
     "rollout": ({"scheduled_sampling_max_step_offset": 10, "scheduled_sampling_probability": 0.5}, {"scheduled_sampling_grid": "training", "scheduled_sampling_target": "original",

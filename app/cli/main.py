@@ -1,4 +1,4 @@
-"""The command line: `rollout-studio ui | train | study | drift | sample | caption | lora | runs | report | cloud | cache | options |
+"""The command line: `rollout-studio ui | train | study | drift | sample | caption | lora | runs | report | report-problem | cloud | cache | options |
 presets | import | export | graph`, one file a command.
 
 Torch, diffusers and Gradio are imported only by the command that needs them, so that help and the reference answer at once. Exit codes:
@@ -29,6 +29,7 @@ from . import (
     lora,
     options,
     presets,
+    problem,
     report,
     runs,
     sample,
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         runs,
         lora,
         report,
+        problem,
         cloud,
         cache,
         options,

@@ -166,6 +166,16 @@ def kept_token(runs: Path, folder: Path | None = None) -> str:
     return token
 
 
+def kept_tokens() -> list[str]:
+    """Every token that this account keeps, of whatever runs folder: what must be in no file that is handed on."""
+    folder = own_folder() / "pages"
+    try:
+        found = [_read_private(path) for path in sorted(folder.iterdir())]
+    except OSError:
+        return []  # no page was started here yet
+    return [token for token in found if token is not None]
+
+
 def write_private(path: Path, content: bytes) -> None:
     """A file that from its first moment only this account can read (POSIX: 0600; Windows: by the rights of its folder)."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")

@@ -7,8 +7,11 @@ its content's place and time, so that a changed file gets a new address and a ca
 import atexit
 import hashlib
 import io
+import json
 import mimetypes
+import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +20,7 @@ from PIL import Image
 
 from ...core import platform_calls
 from ...core.data.pictures import BadPicture, decode, read_bytes
+from ...core.inside import open_inside
 
 _SHOWN_AS_IS = {".png", ".jpg", ".jpeg", ".webp"}
 _NOT_PUBLISHED = {
@@ -29,11 +33,34 @@ _NOT_PUBLISHED = {
 }  # of a front end: what builds it
 
 
+_PREFIX = "rollout-studio-"
+_OWNER = ".owner.json"
+"""In the private folder: which process it belongs to, so that a later start can remove what a killed one left."""
+
+
+def remove_left_folders(place: Path) -> None:
+    """Remove the private folders of pages that were killed: this account's own, whose process is gone. Others are left alone."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        try:
+            about = folder.lstat()
+            mine = not hasattr(os, "geteuid") or about.st_uid == os.geteuid()
+            if not (mine and stat.S_ISDIR(about.st_mode)):
+                continue
+            owner = json.loads((folder / _OWNER).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue  # of an older version, or being made at this moment
+        if isinstance(owner, dict) and not platform_calls.is_alive(owner):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Previews:
-    """The private folder; removed when the process ends."""
+    """The private folder; removed when the process ends, and where that was killed, at the next start of a page."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rollout-studio-")).resolve()
+        remove_left_folders(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        platform_calls.write_atomically(self.folder / _OWNER, json.dumps(platform_calls.identity()).encode())
+        self.uploads = self.folder / "uploads"
         self.pictures = self.folder / "pictures"
         self.pictures.mkdir()
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
@@ -45,23 +72,28 @@ class Previews:
         """
         try:
             real = path.resolve(strict=True)
-            stat = real.stat()
+            about = real.stat()
         except OSError:
             return None  # removed meanwhile: the page then says that the picture is gone
         if real.suffix.lower() not in _SHOWN_AS_IS or not real.is_relative_to(inside.resolve()) or not real.is_file():
             return None
-        copy = self._named(real, stat.st_mtime_ns, stat.st_size, real.suffix.lower())
+        copy = self._named(real, about.st_mtime_ns, about.st_size, real.suffix.lower())
         if not copy.exists():
-            platform_calls.write_atomically(copy, real.read_bytes())
+            try:
+                with open_inside(real, inside) as file:  # which may have become a link since
+                    content = file.read()
+            except OSError:
+                return None
+            platform_calls.write_atomically(copy, content)
         return self._url(copy)
 
     def thumbnail(self, path: Path, side: int = 192, *, lossless: bool = False) -> str | None:
         """The address of a copy of a person's picture of at most `side` pixels a side, without its metadata; None when it cannot be read as
         one. `lossless`: every value of the smaller copy is exact."""
         try:
-            stat = path.stat()
+            about = path.stat()
             copy = self._named(
-                path.absolute(), stat.st_mtime_ns, stat.st_size, f"-{side}{'-exact' if lossless else ''}.webp"
+                path.absolute(), about.st_mtime_ns, about.st_size, f"-{side}{'-exact' if lossless else ''}.webp"
             )
             if not copy.exists():
                 picture = decode(read_bytes(path))
@@ -106,12 +138,12 @@ class Previews:
             folder: of the private folder, to put it into (it goes when that goes); None = one for this content.
         """
         if folder is None:
-            stat = source.stat()
+            about = source.stat()
             folder = (
                 self.folder
                 / "files"
                 / hashlib.sha256(
-                    f"{source}\0{stat.st_mtime_ns}\0{stat.st_size}".encode(errors="surrogatepass")
+                    f"{source}\0{about.st_mtime_ns}\0{about.st_size}".encode(errors="surrogatepass")
                 ).hexdigest()[:32]
             )
         target = folder / name

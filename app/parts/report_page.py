@@ -12,7 +12,8 @@ from PIL import Image
 
 from ... import __version__
 from ...core import platform_calls
-from ...core.data.pictures import BadPicture, decode, read_bytes
+from ...core.data.pictures import MAX_BYTES, BadPicture, decode
+from ...core.inside import open_inside
 from .words import text
 
 NAME = "report.html"
@@ -45,7 +46,8 @@ class Inline:
             real = path.resolve(strict=True)
             if not real.is_relative_to(inside.resolve()):
                 return None
-            picture = decode(read_bytes(real))
+            with open_inside(real, inside) as file:
+                picture = decode(file.read(MAX_BYTES))
         except (OSError, BadPicture):
             return None
         picture.thumbnail((self._side, self._side), Image.Resampling.LANCZOS)

@@ -11,8 +11,9 @@ from ...core.runs.errors import RunError
 from ...core.runs.rows import RunSummary
 from ..parts import notices
 from ..parts.panel import QUICK, SLOW
+from ..parts.problem import write_problem
 from ..parts.watch import Watch
-from .files import export_path
+from .files import export_path, problem_path
 from .report import write_run_report
 
 COMMANDS = {
@@ -53,6 +54,7 @@ class RunButtons:
             self.dequeue = gr.Button("Take out of the queue", size="sm", visible=False, elem_id="do-dequeue")
             self.report = gr.Button("Make a report to share", size="sm", visible=False, elem_id="do-report")
             self.export = gr.Button("Pack into a zip", size="sm", visible=False, elem_id="do-export")
+            self.problem = gr.Button("Report a problem", size="sm", visible=False, elem_id="do-problem")
             self.delete = gr.Button("Delete", size="sm", variant="stop", visible=False, elem_id="do-delete")
         with gr.Row(visible=False, elem_classes="rs-card rs-bad") as self.confirm:
             gr.HTML(
@@ -66,7 +68,7 @@ class RunButtons:
     def named(self) -> dict[str, gr.Button]:
         """Every button that comes and goes with the state of a run, by the key that `shown` uses."""
         return {**self.commands, "force": self.force, "again": self.again, "clone": self.clone, "change": self.change, "earlier": self.earlier,
-                "later": self.later, "dequeue": self.dequeue, "report": self.report, "export": self.export, "delete": self.delete}  # fmt: skip
+                "later": self.later, "dequeue": self.dequeue, "report": self.report, "export": self.export, "problem": self.problem, "delete": self.delete}  # fmt: skip
 
     @staticmethod
     def shown(run: RunSummary, silent: float | None) -> dict[str, str]:
@@ -75,7 +77,7 @@ class RunButtons:
             shown = {command: COMMANDS[command][0] for command in _ALLOWED.get(run.state, ())}
             if silent is not None or run.state == "stopping":
                 shown["force"] = "Force stop"
-            return {**shown, "change": "Copy with changes"}
+            return {**shown, "change": "Copy with changes", "problem": "Report a problem"}
         if run.state == "queued":
             return {
                 "change": "Copy with changes",
@@ -86,6 +88,8 @@ class RunButtons:
         shown = {"clone": "Start again as a copy", "change": "Copy with changes", "delete": "Delete"}
         if run.step:
             shown |= {"report": "Make a report to share", "export": "Pack into a zip"}
+        if run.state != "created":
+            shown["problem"] = "Report a problem"
         if run.resumable:
             shown["again"] = f"Resume from step {run.last_checkpoint}"
         elif run.state == "created":
@@ -135,6 +139,7 @@ class RunButtons:
         on_click(self.dequeue, self._take_out)
         on_click(self.report, self._make_report)
         on_click(self.export, self._export)
+        on_click(self.problem, self._report_problem)
         on_click(self.delete_yes, self._delete)
         on_click(self.delete_now, lambda name: self._delete(name, for_good=True))
         self.delete.click(lambda: gr.Row(visible=True), None, self.confirm, **QUICK)
@@ -204,6 +209,13 @@ class RunButtons:
         run = self.watch.store.summary(name)
         path = pack(self.watch.store.get(name), export_path(run, self.watch))
         return f"{path.name} is ready to download under Overview."
+
+    def _report_problem(self, name: str) -> str:
+        run = self.watch.store.summary(name)
+        path = write_problem(self.watch.store.get(name), problem_path(run, self.watch))
+        return (
+            f"{path.name} is ready to download under Overview. Nothing was sent; look through it before you hand it on."
+        )
 
     def _delete(self, name: str, for_good: bool = False) -> str:
         self.watch.store.delete(name, for_good=for_good)

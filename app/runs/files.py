@@ -35,7 +35,7 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
     """The LoRA files of a run with their links, and what the load check found; the report to share. "" where there are none."""
     folder = RunDir(run.path).lora_path
     found = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
-    report = _report_card(run, watch) + _export_card(run, watch)
+    report = _problem_card(run, watch) + _report_card(run, watch) + _export_card(run, watch)
     if not found:
         return report
     links = []
@@ -85,6 +85,28 @@ def _export_card(run: RunSummary, watch: Watch) -> str:
     return (
         f'<div class="rs-card"><h4>The run as one file</h4><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
         f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Settings, samples, drift, LoRA and log; no checkpoints. It names folders of this computer.</p></div>'
+    )
+
+
+def problem_path(run: RunSummary, watch: Watch) -> Path:
+    """Where the page puts the report of a problem with a run: it goes when the page ends."""
+    return watch.previews.folder / "problems" / signature(run.name, run.created) / f"{run.name}-problem.zip"
+
+
+def problem_mark(run: RunSummary, watch: Watch) -> int | None:
+    """When the report of a problem was made; None without one."""
+    path = problem_path(run, watch)
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _problem_card(run: RunSummary, watch: Watch) -> str:
+    path = problem_path(run, watch)
+    if not path.is_file():
+        return ""
+    return (
+        f'<div class="rs-card"><h4>Report of a problem</h4><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
+        f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Versions, settings, last events, the end of the log, this computer. Secrets, folders, '
+        "prompts and names of pictures are taken out. Nothing was sent: look through it, then hand it on where you like.</p></div>"
     )
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 from ...core.runs.commands import Command
+from ...core.runs.folder import RunDir
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog, number
 from ..parts.words import duration, text
 from .buttons import COMMANDS
+
+_LAST_LINES = 12  # of the log: a message and the last lines of a traceback
 
 
 def requests_card(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> str:
@@ -41,6 +44,17 @@ def requests_card(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> s
     return f'<div class="rs-requests" role="status">{"<br>".join(lines)}</div>' if lines else ""
 
 
+def _more(run: RunSummary) -> str:
+    """What is in every message of an end that nobody wanted: the end of the log, and what to do when the remedy does not help."""
+    end = RunDir(run.path).log_tail(_LAST_LINES, 4000).strip()
+    log = (
+        f"<details open><summary>The end of the log</summary><pre class='rs-log'>{text(end)}</pre></details>"
+        if end
+        else ""
+    )
+    return f"<p>If it stays: <b>Report a problem</b> packs what helps to mend it into a file that you can read first; nothing is sent.</p>{log}"
+
+
 def messages(run: RunSummary, log: RunLog) -> str:
     """Why it failed and what to try; and its warnings."""
     parts = []
@@ -53,10 +67,10 @@ def messages(run: RunSummary, log: RunLog) -> str:
         )
         parts.append(
             f'<div class="rs-card rs-bad" role="alert"><h4>{text(log.error.get("message", ""))}</h4>'
-            f"<p><b>What to try:</b> {text(log.error.get('remedy') or 'see the log below')}</p>{details}</div>"
+            f"<p><b>What to try:</b> {text(log.error.get('remedy') or 'see the end of the log')}</p>{_more(run)}{details}</div>"
         )
     elif run.message and run.state in ("failed", "crashed"):
-        parts.append(f'<div class="rs-card rs-bad" role="alert"><h4>{text(run.message)}</h4></div>')
+        parts.append(f'<div class="rs-card rs-bad" role="alert"><h4>{text(run.message)}</h4>{_more(run)}</div>')
     if log.warnings:
         different = {(event.get("message"), event.get("remedy")): None for event in log.warnings}
         items = "".join(

@@ -58,7 +58,7 @@ def parsed_header(text: str | bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _no_safetensors(name, error) from error
     if not isinstance(header, dict):
-        raise ExportError(f"'{name}' is not a safetensors file (its header is not a JSON object).")
+        raise ExportError(f"'{name}' is not a safetensors file (its header is not a JSON object). Get it again.")
     return header
 
 
@@ -91,9 +91,9 @@ def _config(text: Any, name: str) -> dict[str, Any]:
     try:
         flat = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ExportError(f"The settings that '{name}' carries cannot be read ({error}).") from error
+        raise ExportError(f"The settings that '{name}' carries cannot be read ({error}). Bring the config.json that it was trained with.") from error
     if not isinstance(flat, dict):
-        raise ExportError(f"The settings that '{name}' carries cannot be read (they are not a JSON object).")
+        raise ExportError(f"The settings that '{name}' carries cannot be read (they are not a JSON object). Bring the config.json that it was trained with.")
     return flat
 
 

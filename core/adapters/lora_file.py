@@ -4,9 +4,11 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,20 @@ LARGEST_FILE = 8 * 2**30
 LARGEST_METADATA = 2**20  # characters
 MOST_TENSORS = 20_000
 """More than any LoRA needs (a rank 128 of the largest models: 1.5 GB, 3,000 tensors), and what one header may cost at most."""
+_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 KINDS = ("F32", "F16", "BF16", "F64")
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, and bare pickles
@@ -140,7 +156,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    found, end = {}, 0
+    found, end, spans = {}, 0, []
     for name, entry in header.items():
         try:
             kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -152,9 +168,17 @@ def _tensors(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[
             or start > stop
         ):
             raise LoraError(f"The header of '{path}' is damaged (at {name[:80]!r}).", _AGAIN)
+        if kind in _BYTES and math.prod(shape) * _BYTES[kind] != stop - start:
+            raise LoraError(
+                f"The header of '{path}' is damaged ({name[:80]!r} has {stop - start:,} bytes, and its shape needs {math.prod(shape) * _BYTES[kind]:,}).",
+                _AGAIN,
+            )
         found[name], end = (kind, shape), max(end, stop)
+        spans.append((start, stop))
     if end != there:
         raise LoraError(
             f"'{path}' holds {there:,} bytes of weights and should hold {end:,}: it is cut off or damaged.", _AGAIN
         )
+    if any(before[1] > after[0] for before, after in pairwise(sorted(spans))):
+        raise LoraError(f"The header of '{path}' is damaged (two tensors lie in the same bytes).", _AGAIN)
     return found

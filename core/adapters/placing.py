@@ -83,7 +83,9 @@ def place(lora: Path, folder: Path, name: str, record: Path, embedding: Path | N
             remembered["embedding"] = _noted(tokens)
         platform_calls.write_atomically(record / RECORD, json.dumps(remembered).encode("utf-8"))
     except OSError as error:
-        raise ExportError(f"The LoRA was not put into {folder} ({error.strerror}).") from error
+        raise ExportError(
+            f"The LoRA was not put into {folder} ({error.strerror}). It lies in the run's own folder; copy it from there."
+        ) from error
     return target
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
+from ..names import not_a_path
+
 Level = Literal["simple", "advanced"]
 LARGEST_SEED = 2**53 - 1  # what a browser's number can hold exactly
 UNSET_WORDS = {"", "none", "null"}
@@ -181,6 +183,14 @@ class Option:
 
     def _is_numbered(self, value: str) -> bool:
         return self.numbered is not None and re.fullmatch(rf"{self.numbered}:(0|[1-9][0-9]?)", value) is not None
+
+
+def path_faults(section: "Checked", *fields: str) -> Iterator[Fault]:
+    """Faults of the options in `fields`, each the path of a file or a folder, that no disk can hold."""
+    for each in options_of(type(section), ""):
+        value = getattr(section, each.field)
+        if each.field in fields and value is not None and (wrong := not_a_path(value)) is not None:
+            yield Fault(f"{each.name} = {shown(value[:80])}: {wrong}", (each.name,))
 
 
 _NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number"}

@@ -69,6 +69,9 @@ def read_header(path: Path) -> Header:
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
             tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()}
+            numbers = [end, *(side for _, shape in tensors.values() for side in shape)]
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise ValueError("an offset or a shape that is no number")
             metadata = {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise ValueError("its header is damaged") from None

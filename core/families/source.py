@@ -4,18 +4,24 @@ Every failure is a `ModelError` that says what was asked for, what is wrong and 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..names import is_hub_id
+from ..names import is_hub_id, not_a_path
 from .checkpoint_file import Checkpoint, ModelError, recognise
 from .facts import PartConfigs
 from .registry import PIPELINES, family_of, refused_class
 from .single_file_facts import TEXT_WIDTHS
 
 __all__ = ["ModelError", "SingleFileSource", "Source", "hub_error", "is_component", "locate"]
+
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+"""That a part may come from; the last is diffusers' own, of a safety checker, which is never opened here."""
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9_]{1,99}")
 
 
 def is_component(entry: Any) -> bool:
@@ -155,6 +161,9 @@ def locate(name: str, revision: str | None = None, variant: str | None = None, c
     from ..demo import resolve
 
     location = str(resolve(name))
+    wrong = not_a_path(location)
+    if wrong is not None:
+        raise ModelError(f"'{name[:80]}': {wrong}", "Check the path, or name a model on the hub as owner/model.")
     folder = Path(location).expanduser()
     if folder.is_file():
         return _single_file(name, folder, revision, variant, components)
@@ -172,7 +181,26 @@ def locate(name: str, revision: str | None = None, variant: str | None = None, c
             "demo-epsilon).",
         )
     index = _read_json(name, location, revision, "model_index.json")
+    _check_classes(name, index)
     return Source(name=name, location=location, revision=revision, variant=variant, index=index)
+
+
+def _check_classes(name: str, index: Mapping[str, Any]) -> None:
+    """What an index may have diffusers open: classes of diffusers and transformers, by their plain names. Raises ModelError.
+
+    diffusers imports whatever library stands there, and an `Auto...` class would ask whether to run a model's own code.
+    """
+    for part, entry in index.items():
+        if not is_component(entry) or entry[0] is None:
+            continue
+        library, kind = entry
+        plain = isinstance(kind, str) and _CLASS.fullmatch(kind) is not None
+        if library in _LIBRARIES and plain and (not kind.startswith("Auto") or kind.startswith("Autoencoder")):
+            continue
+        raise ModelError(
+            f"'{name}' wants its {part} to be {'.'.join(str(each)[:60] for each in entry)}, and only classes of diffusers and transformers are opened.",
+            "Nothing of it was run. Take the model from its own publisher, or save it anew with diffusers' save_pretrained, which names the class.",
+        )
 
 
 def _single_file(
@@ -244,7 +272,7 @@ def _read_json(name: str, location: str, revision: str | None, path: str) -> dic
         file = Path(_from_hub(name, location, revision, path))
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8; nested without end
         raise ModelError(
             f"{path} of '{name}' is not valid JSON ({error}).", "Download or save the model again."
         ) from error

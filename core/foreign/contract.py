@@ -154,7 +154,7 @@ def settled(read: ImportedConfig) -> tuple[RunConfig, ImportedConfig]:
             if not named:
                 raise
             assumed = [name for name in named if name in read.assumed]
-            read = _without(read, (assumed if assumed else named)[0], fault.message)
+            read = without(read, (assumed if assumed else named)[0], fault.message)
             if (assumed if assumed else named)[0] == "concepts":
                 read = _without_things(read, fault.message)
 
@@ -177,11 +177,12 @@ def _without_things(read: ImportedConfig, why: str) -> ImportedConfig:
     read = replace(read, notes=(*read.notes, f"The further things are left out, and not trained: {why}"))
     if not any("max_train_steps" in each.options for each in read.changed):
         return read
-    left = _without(read, "max_train_steps", "the pictures of things that were left out are counted in it; set max_train_steps")  # fmt: skip
+    left = without(read, "max_train_steps", "the pictures of things that were left out are counted in it; set max_train_steps")  # fmt: skip
     return replace(left, fill_in=(*left.fill_in, "max_train_steps"))
 
 
-def _without(read: ImportedConfig, option: str, why: str) -> ImportedConfig:
+def without(read: ImportedConfig, option: str, why: str) -> ImportedConfig:
+    """What was read without the value of one option, whose key moves to the list of what was left."""
     gone = [Left(each.key, each.given, why) for each in read.carried if each.option == option]
     changed = []
     for each in read.changed:

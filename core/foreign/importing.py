@@ -25,12 +25,20 @@ from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
 from ..runs.folder import RunDir
 from . import ai_toolkit, diffusers_scripts, elsewhere, kohya, onetrainer, simpletuner
-from .contract import Carried, Changed, Importer, Left, Near, settled
+from .contract import Carried, Changed, Importer, Left, Near, settled, without
 from .kohya_data import is_dataset
 from .reading import TEXT_KINDS, read_file, refused
 
 IMPORTERS: tuple[Importer, ...] = (kohya, ai_toolkit, onetrainer, diffusers_scripts, simpletuner)
 """In the order in which they are tried: several names are in more than one, and SimpleTuner's keys are mostly ours."""
+
+
+WRITTEN_TO = ("lora_folder", "data_cache_dir")
+"""Options that name a folder outside the runs folder which this program writes into: never taken from a file."""
+TOLD_ELSEWHERE = ("wandb", "trackio")
+"""Choices of `report_to` that tell another program, and that perhaps another computer, how a run goes: never taken from a file either."""
+_NOT_TOLD = "a file does not decide whom this computer tells how a run goes; choose it again if you want it"
+_NOT_IMPORTED = "a file does not decide where this computer writes; enter it again if you want it"
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def possessive(program: str) -> str:
 
 def import_run(run: RunDir) -> Imported:
     """The settings that a run trained with. Raises ConfigError, RunError."""
-    return _ours(run.read_config(), f"the run {run.name}")
+    return _ours(run.read_config(), f"the run {run.name}", is_own=True)
 
 
 def _of_data(data: Any, name: str, near: Near) -> Imported:
@@ -148,7 +156,10 @@ def _of_data(data: Any, name: str, near: Near) -> Imported:
 
 def _foreign(importer: Importer, data: Any, name: str, near: Near) -> Imported:
     try:
-        config, read = settled(importer.read(data, near))
+        read = importer.read(data, near)
+        for key, why in _outward(read.flat).items():
+            read = without(read, key, why)
+        config, read = settled(read)
     except ConfigError as error:
         raise ConfigError(
             [
@@ -245,16 +256,25 @@ def _can_be_found(key: str, value: str) -> bool:
     return located(value).is_dir()
 
 
-def _ours(flat: Mapping[str, Any], source: str) -> Imported:
-    """A flat mapping of our own options. Keys of another version are left out and listed."""
+def _ours(flat: Mapping[str, Any], source: str, *, is_own: bool = False) -> Imported:
+    """A flat mapping of our own options. Keys of another version are left out and listed; of a file, which may be somebody else's
+    (`is_own` false), also those that would have this computer write somewhere."""
     known = {key: value for key, value in flat.items() if key in OPTIONS}
     unknown = tuple(
         (key, flat[key], unknown_key(key)) for key in flat if key not in OPTIONS and not key.startswith("_")
     )
+    if not is_own:
+        unknown += tuple((key, known.pop(key), why) for key, why in _outward(known).items())
     if not known:
         near = f" Unknown: {', '.join(key[:60] for key, _, _ in unknown[:5])}." if unknown else ""
         raise ConfigError([Fault(f"{source}: holds none of the {len(OPTIONS)} settings.{near}")])
     return Imported(config_from_flat(known), source, tuple(known), (), unknown)
+
+
+def _outward(flat: Mapping[str, Any]) -> dict[str, str]:
+    """What a file may not decide, with the reason: where this computer writes, and whom it tells."""
+    found = {key: _NOT_IMPORTED for key in WRITTEN_TO if flat.get(key) is not None}
+    return found | ({"report_to": _NOT_TOLD} if flat.get("report_to") in TOLD_ELSEWHERE else {})
 
 
 def unknown_key(key: str) -> str:

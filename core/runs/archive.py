@@ -1,9 +1,11 @@
 """A run as one zip file, to keep or to hand on."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
 from .. import platform_calls
+from ..inside import open_inside
 from .errors import RunError
 from .folder import RunDir
 from .notes import FILE as NOTES
@@ -33,7 +35,10 @@ def pack(run: RunDir, target: Path, *, checkpoints: bool = False) -> Path:
                 if not left_out and path.is_file() and not path.is_symlink():
                     text = path.suffix in (".json", ".jsonl", ".txt", ".html")
                     how = zipfile.ZIP_DEFLATED if text else zipfile.ZIP_STORED
-                    archive.write(path, "/".join((run.name, *parts)), compress_type=how)
+                    entry = zipfile.ZipInfo.from_file(path, "/".join((run.name, *parts)), strict_timestamps=False)
+                    entry.compress_type = how
+                    with open_inside(path, run.path) as file, archive.open(entry, "w") as packed:
+                        shutil.copyfileobj(file, packed, 1 << 20)
         platform_calls.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class Notes:
             raise RunError(f"{len(self.tags)} tags: a run has at most {MOST_TAGS}; take some away.")
         for tag in self.tags:
             if not tag or len(tag) > LONGEST_TAG or "," in tag or not tag.isprintable():
-                raise RunError(f"The tag {tag[:60]!r} has to have 1 to {LONGEST_TAG} characters in one line, without a comma.")  # fmt: skip
+                raise RunError(f"The tag {tag[:60]!r} has to have 1 to {LONGEST_TAG} characters in one line, without a comma. Write it anew.")  # fmt: skip
         if len(self.note) > LONGEST_NOTE:
             raise RunError(f"The note has {len(self.note)} characters; at most {LONGEST_NOTE} are kept.")
 

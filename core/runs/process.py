@@ -68,7 +68,7 @@ def check_startable(run: RunDir, resume: bool) -> None:
     """Raises RunError, with the way on, for a run that is alive, has trained already, or has nothing to resume from."""
     owner = run.owner()
     if owner is not None:
-        raise RunError(f"Run {run.name!r} is already running (process {owner['pid']}).")
+        raise RunError(f"Run {run.name!r} is already running (process {owner['pid']}). Follow it, or stop it first.")
     state = run.read_state()["state"]
     run.read_config()
     if resume and run.last_checkpoint() is None:

@@ -16,7 +16,7 @@ from ..families.base import Model
 from ..families.blocks import blocks_of
 from ..maths.rollout import undisturbed
 from ..randomness import kept_random_state
-from .outcome import Refused
+from .outcome import Leave, Refused
 
 BACKEND = "inductor"
 VARIANTS = 64
@@ -44,7 +44,7 @@ def compile_network(
     gradient, and for a rollout without it, for all rows, some and one.
 
     Weights and the random state are afterwards as before, gradients are none. Cost: minutes, where nothing is in torch's cache.
-    Raises: Refused where torch cannot compile them.
+    Raises: Refused where torch cannot compile them; what `progress` raises where the run must end, also where a signal ended the compiler.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -62,7 +62,13 @@ def compile_network(
                 places = torch.arange(size, device=t.device) % rows
                 with undisturbed(model.denoiser):
                     model.denoise(batch.latents[places], t[places], batch.conditioning.select(places))
-    except TorchDynamoException as error:
+    except Leave:
+        raise
+    except Exception as error:
+        # A signal to all processes of a terminal or a group ends the compiler's as well, and that is no fault of the network.
+        progress("compile", steps, steps)
+        if not isinstance(error, TorchDynamoException):
+            raise
         raise Refused(
             f"compile = true: torch could not compile this network: {type(error).__name__}: {str(error).splitlines()[0]}",
             "Set compile to false.",

@@ -4,11 +4,17 @@ Each test fails on a page error and on any request that leaves this machine.
 """
 
 import os
+import random
 import re
+import shutil
+import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright.sync_api")
+import page_fuzz
+from page_fuzz import EVERY_ROUTE
 from playwright.sync_api import expect
 from rollout_studio.core.runs.store import RunStore
 
@@ -167,18 +173,6 @@ def ask(served, path="/", method="GET", body=None, cookie=True, **headers):
     return answer.status, answer.headers, content
 
 
-EVERY_ROUTE = {
-    "GET": ("/", "/config", "/theme.css", "/robots.txt", "/manifest.json", "/favicon.ico", "/assets/x.js", "/static/img/logo.svg", "/login", "/logout",
-            "/openapi.json", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/heartbeat/x", "/gradio_api/queue/data?session_hash=x",
-            "/gradio_api/queue/status", "/gradio_api/file=/etc/passwd", "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/upload_progress?upload_id=x",
-            "/gradio_api/app_id", "/gradio_api/token", "/gradio_api/runs", "/custom_component/x/client/component/y.js", "/monitoring", "/svelte/x.js"),
-    "HEAD": ("/", "/config"),
-    "POST": ("/gradio_api/run/predict", "/gradio_api/api/0", "/gradio_api/call/on_show", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel",
-             "/gradio_api/reset", "/gradio_api/component_server", "/gradio_api/process_recording", "/login", "/nothing", "/"),
-    "OPTIONS": ("/", "/gradio_api/upload"),
-}  # fmt: skip
-
-
 def test_without_the_link_every_route_is_shut(served):
     """Whatever Gradio has: each of its own routes, and one of each kind by name."""
     wrong = "rollout-studio-" + served[0].rsplit(":", 1)[1].strip("/") + "=" + "A" * 43
@@ -266,3 +260,119 @@ def test_files_outside_the_previews_are_not_served(served, tmp_path):
         status, _, body = ask(served, f"/gradio_api/file={path}")
         assert status in (403, 404) and b"Refused" not in body  # by Gradio, which was asked
     served[1].delete(run.name)
+
+
+# What is sent to it (S20) ---------------------------------------------------------------------------------------------
+
+
+def raw(served, *pieces, wait=0.0, length=None, path="/gradio_api/upload"):
+    """The answer to an upload that is written by hand: `length` as its head says, then the pieces with `wait` seconds between them; b"" = the
+    sender leaves without waiting for one."""
+    import socket
+
+    port = int(served[0].rsplit(":", 1)[1].strip("/"))
+    cookie = ask(served, served[2]().removeprefix(served[0].rstrip("/")), cookie=None)[1]["set-cookie"].split(";")[0]
+    size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\nContent-Type: multipart/form-data; boundary=b\r\nConnection: close\r\n{size}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sender:
+        sender.sendall(head.encode())
+        for piece in pieces:
+            if piece == b"":
+                return 0, ""
+            time.sleep(wait)
+            try:
+                sender.sendall(piece if length is not None else b"%x\r\n%s\r\n" % (len(piece), piece))
+            except OSError:
+                break  # it was answered before it was all there
+        answer = b"".join(iter(lambda: sender.recv(4000), b"")).decode()
+    return int(answer.split()[1]), answer
+
+
+PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nwords'
+END = b"\r\n--b--\r\n"
+
+
+def test_what_is_too_large_too_much_or_too_slow_is_refused_and_leaves_nothing(served, monkeypatch):
+    from rollout_studio.app.parts import uploads
+
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+
+    def left():
+        return sorted(path.name for path in folder.glob("tmp*")) if folder.is_dir() else []
+
+    status, answer = raw(served, PART, END, length=len(PART + END))
+    assert status == 200 and "a.txt" in answer and not left()
+    monkeypatch.setattr(uploads, "SILENCE_S", 0.5)
+    cases = [
+        (413, "at most 8.0 GiB", {}, {"length": 100 * 2**30}, (PART,)),
+        (413, "at most 64 MiB", {}, {"length": 100 * 2**20, "path": "/gradio_api/queue/join"}, (b"{",)),
+        (413, "more than 100 bytes", {"LARGEST_UPLOAD": 100}, {}, (PART, PART, PART)),
+        (413, "more than 100 bytes", {"LARGEST_OTHER": 100}, {"path": "/gradio_api/queue/join"}, (PART, PART, PART)),
+        (408, "stood still", {}, {"length": 1000, "wait": 0}, (PART,)),
+        (429, "uploaded files lie here", {"MOST_FILES": 1}, {"length": len(PART + END)}, (PART, END)),
+        (429, "on their way already", {"AT_ONCE": 0}, {"length": len(PART + END)}, (PART, END)),
+        (507, "stay free", {"FREE_FLOOR": 2**62}, {"length": len(PART + END)}, (PART, END)),
+    ]  # fmt: skip
+    for status, words, limits, how, pieces in cases:
+        with monkeypatch.context() as changed:
+            for name, value in limits.items():
+                changed.setattr(uploads, name, value)
+            got, answer = raw(served, *pieces, **how)
+        assert (got, words in answer) == (status, True), (words, got, answer)
+    raw(served, PART, b"", length=1000)  # and one whose browser goes away
+    for _ in range(100):
+        if not left():
+            break
+        time.sleep(0.05)
+    assert not left()
+    assert raw(served, PART, END, length=len(PART + END))[0] == 200  # and the page takes uploads as before
+
+
+def test_the_private_folder_of_a_page_that_was_killed_goes_with_the_next_start(tmp_path, monkeypatch):
+    from rollout_studio.app.parts import previews
+
+    monkeypatch.setattr(previews.tempfile, "tempdir", str(tmp_path))
+    mine = previews.Previews()
+    (mine.folder / "uploads").mkdir()
+    left = tmp_path / "rollout-studio-left"
+    shutil.copytree(mine.folder, left)
+    (left / ".owner.json").write_text('{"pid": 1, "process_start": 0.0, "boot_id": "another boot"}')
+    others = [tmp_path / "rollout-studio-older", tmp_path / "rollout-studio-odd", tmp_path / "something"]
+    for folder in others:
+        folder.mkdir()
+    (others[1] / ".owner.json").write_text("[")
+    if os.name == "posix":
+        (tmp_path / "rollout-studio-link").symlink_to(others[2])
+    previews.Previews()
+    assert not left.exists() and mine.uploads.is_dir() and all(folder.is_dir() for folder in others)
+
+
+# Called by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_a_few_calls_by_hand_are_answered_without_an_exception_of_ours(served, monkeypatch):
+    client, watched, rng = page_fuzz.Client(served), page_fuzz.watch(monkeypatch), random.Random(5)
+    page_fuzz.handlers(client, rng.sample(client.config["dependencies"], 12), rng)
+    assert all(status < 500 for status, _ in page_fuzz.server_functions(client, 10, rng))
+    page_fuzz.routes(client, 25, rng)
+    assert not watched, "\n".join(watched)
+
+
+@pytest.mark.slow  # minutes
+@pytest.mark.timeout(3600)
+def test_many_calls_by_hand_of_everything_are_answered_without_an_exception_of_ours(served, monkeypatch):
+    client, watched, rng = page_fuzz.Client(served), page_fuzz.watch(monkeypatch), random.Random(os.urandom(8))
+    before, last = client.tried, time.monotonic()
+    for _ in range(page_fuzz.ROUNDS):
+        page_fuzz.handlers(client, client.config["dependencies"], rng)
+    wrong = [
+        (status, data)
+        for status, data in page_fuzz.server_functions(client, 40 * page_fuzz.ROUNDS, rng)
+        if status >= 500
+    ]
+    page_fuzz.routes(client, 200 * page_fuzz.ROUNDS, rng)
+    print(
+        f"\n{client.tried - before} requests to {len(client.config['dependencies'])} handlers, server functions and routes in {time.monotonic() - last:.0f} s"
+    )
+    assert not watched and not wrong, "\n".join([*watched[:5], *map(str, wrong[:5])])
+    assert not [run for run in served[1].list() if run.alive]

@@ -173,6 +173,12 @@ def test_a_run_is_tagged_found_packed_thrown_away_and_brought_back(visit, runs, 
         names = set(packed.namelist())
     assert {"spare/config.json", "spare/events.jsonl", "spare/lora/spare.safetensors"} <= names
     assert not any(own in name for name in names for own in ("checkpoints", "run.lock", "notes.json"))
+    page.locator("#do-problem").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="spare-problem.zip").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        assert b"NOTHING WAS SENT" in packed.read("spare-problem/READ-ME-FIRST.txt")
+        assert "rank 8" not in "".join(packed.read(name).decode() for name in packed.namelist())  # the note
     page.locator("#do-delete").click()
     page.locator("#do-delete-yes").click()
     expect(page.locator("#trash")).to_contain_text("1 run")

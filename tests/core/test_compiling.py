@@ -1,6 +1,7 @@
 """`compile`: which blocks, what is told, and that training is the same. torch's own code generator takes minutes, so it runs only when asked for."""
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,9 @@ from rollout_studio.core.before import installation
 from rollout_studio.core.before.checks.computing import compiler
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.train import compiling, session
+from rollout_studio.core.train.interrupt import Interrupt
 from rollout_studio.core.train.loop import train
-from rollout_studio.core.train.outcome import Refused
+from rollout_studio.core.train.outcome import PREEMPTED, Leave, Refused
 from tiny_run import ROLLOUT, events, losses, without_drift  # noqa: F401 - a fixture
 from torch import nn
 
@@ -84,6 +86,47 @@ def test_a_session_without_a_compiler_is_refused_before_anything_is_compiled(mon
     with pytest.raises(Refused, match="no-such-compiler") as refused:
         session._compile(model, config_from_flat(ON), None, None, None)
     assert "compile = false" in refused.value.remedy
+
+
+@pytest.mark.parametrize("what", ["torch's own error", "any other error"])
+def test_a_signal_that_ends_the_compiler_too_leaves_as_asked_and_without_one_it_is_refused(monkeypatch, what):
+    """Ctrl+C, and a signal to the group, reach the compiler's processes as well: their end is then no fault of the network."""
+
+    class Broke(Exception):
+        pass
+
+    monkeypatch.setitem(
+        sys.modules, "torch._dynamo.exc", SimpleNamespace(TorchDynamoException=Broke)
+    )  # quicker than torch's
+    monkeypatch.setattr(compiling, "compile_blocks", lambda network: 1)
+    signals = Interrupt()
+
+    def denoise(*_):
+        raise (Broke if what == "torch's own error" else RuntimeError)("the compiler ended with -15")
+
+    def progress(phase, done, total):
+        if signals.is_requested:
+            raise Leave(PREEMPTED, "SIGTERM")
+
+    model = SimpleNamespace(
+        device=torch.device("cpu"), denoiser=None, noise_path=SimpleNamespace(t_max=1.0), denoise=denoise
+    )
+    batch = SimpleNamespace(latents=torch.zeros(2, 3, 4, 5), conditioning=None)
+
+    def compile_it():
+        compiling.compile_network(model, batch, rolls_out=False, autocast=nullcontext, progress=progress)
+
+    with pytest.raises(Refused if what == "torch's own error" else RuntimeError, match="ended with -15"):
+        compile_it()
+
+    def denoise_while_a_signal_comes(*_):
+        signals.is_requested = True
+        denoise()
+
+    model.denoise = denoise_while_a_signal_comes
+    with pytest.raises(Leave) as left:
+        compile_it()
+    assert left.value.code == PREEMPTED
 
 
 @pytest.mark.slow  # seen: 27 s

@@ -35,7 +35,7 @@ def _against(mine: _File, other: _File) -> Verdict | str:
 def _file(side: Side, step: int) -> _File:
     path = (side.run.path / str(side.log.drifts[step].get("path", ""))).resolve()
     if not path.is_relative_to(side.run.path.resolve()):
-        raise ReportError(f"the report of {side.name} lies outside its run")
+        raise ReportError(f"the report of {side.name} lies outside its run", "Measure its drift anew.")
     stat = path.stat()
     return path, stat.st_mtime_ns, stat.st_size
 

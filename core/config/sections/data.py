@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from ..concepts import concept_faults, concepts_of, read_concepts
-from ..options import Checked, Fault, option, shown
+from ..options import Checked, Fault, option, path_faults, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +214,7 @@ class DataConfig(Checked):
         return tuple(dict.fromkeys(thing.trigger_word for thing in self.things if thing.trigger_word is not None))
 
     def rules(self) -> Iterator[Fault]:
+        yield from path_faults(self, "instance_data_dir", "class_data_dir", "data_cache_dir")
         yield from concept_faults(self)
         if self.instance_data_dir is None and self.concepts is not None:
             return  # the options describe no thing of their own

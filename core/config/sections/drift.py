@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..options import LARGEST_SEED, Checked, Fault, option
+from ..options import LARGEST_SEED, Checked, Fault, option, path_faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +72,6 @@ class DriftConfig(Checked):
     )
 
     def rules(self) -> Iterator[Fault]:
+        yield from path_faults(self, "data_dir")
         if not self.offsets:
             yield Fault("drift_offsets = []: name at least one offset, for example 1, 3, 5.", ("drift_offsets",))

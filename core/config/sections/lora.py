@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..options import Checked, Fault, option, shown
+from ..options import Checked, Fault, option, path_faults, shown
 from ..rank_pattern import parsed
 
 
@@ -96,6 +96,7 @@ class LoraConfig(Checked):
     )
 
     def rules(self) -> Iterator[Fault]:
+        yield from path_faults(self, "folder")
         for line in self.rank_pattern:
             try:
                 parsed(line)

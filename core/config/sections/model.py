@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...families.registry import FAMILIES
-from ..options import Checked, Fault, option, shown
+from ..options import Checked, Fault, option, path_faults, shown
 
 DEMO_PREDICTION_TYPES = {"demo-flow": "flow_matching", "demo-epsilon": "epsilon"}
 """What the built-in models predict; of other checkpoints only their folder knows."""
@@ -80,6 +80,7 @@ class ModelConfig(Checked):
     )
 
     def rules(self) -> Iterator[Fault]:
+        yield from path_faults(self, "pretrained_model_name_or_path", "pretrained_components")
         if self.streamed_blocks and self.base_model_quantization in ("nf4", "int8_bnb"):
             yield Fault(
                 f'base_model_quantization = "{self.base_model_quantization}": the layers of bitsandbytes keep their weights from the forward to '
