@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .checkpoint_file import ModelError
 from .facts import FamilyFacts
 from .loading import Loader
+from .modular import ModularLoader
 from .single_file_facts import NETWORK
 from .source import SingleFileSource, Source
 
@@ -30,7 +31,7 @@ def loader_of(facts: FamilyFacts, source: Source, *how: Any) -> Loader:
     """What opens the parts of this source. `how`: the further fields of a `Loader`."""
     if isinstance(source, SingleFileSource):
         return SingleFileLoader(facts, source, *how)
-    return Loader(facts, source, *how)
+    return Loader(facts, source, *how) if facts.modular is None else ModularLoader(facts, source, *how)
 
 
 @dataclass(frozen=True)
