@@ -711,6 +711,9 @@ class Sized(Exception):
 # Sana's pipeline has 1024 px written into its signature, whatever its network is made for
 @pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if name != "sana"])
 def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
+    if hasattr(recorded(name).pipe, "default_height"):  # a pipeline of blocks says it
+        assert model_of(name).default_size == (recorded(name).pipe.default_height, recorded(name).pipe.default_width)
+        return
     taken = inspect.signature(type(recorded(name).pipe).__call__).parameters
     written = tuple(taken[side].default for side in ("height", "width"))
     if None not in written:
