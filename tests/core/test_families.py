@@ -471,6 +471,7 @@ BEHIND = {
     "sd3": 1e-4,
     "sd1": 1e-4,
     "longcat": 1e-4,
+    "anima": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -1044,7 +1045,7 @@ DISTILLED = {
     "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
     "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
     "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
-    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo",
+    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo", "anima": "vladmandic/Anima-1.0-Turbo",
 }  # fmt: skip
 
 
