@@ -547,6 +547,17 @@ def test_what_is_behind_an_ovis_caption_is_zeros_which_count(model_of):
         assert (cut - model.denoise(x, t, cond)).abs().max() > 1e-3
 
 
+def test_an_empty_caption_of_anima_is_what_its_pipeline_makes_of_one(model_of, tiny_folder):
+    """Qwen's tokenizer makes no token of it; the conditioner then reads a single one that is masked."""
+    model, pipe = model_of("anima"), diffusers.ModularPipeline.from_pretrained(str(tiny_folder("anima")))
+    pipe.load_components()
+    drawn = pipe(prompt=[PROMPTS[0]], num_inference_steps=1, height=32, width=32, output_type="pt",
+                 output=["prompt_embeds", "negative_prompt_embeds"])  # fmt: skip
+    assert torch.equal(model.encode_prompts(PROMPTS[:1])[0]["prompt_embeds"], drawn["prompt_embeds"][0])
+    empty = model.unconditional()["prompt_embeds"]
+    assert torch.equal(empty, drawn["negative_prompt_embeds"][0]) and empty.any() and empty.isfinite().all()
+
+
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pipe, layout = model_of("flux").pipe, model_of("flux").layout
