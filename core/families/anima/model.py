@@ -22,7 +22,7 @@ from . import FACTS, TOKENS
 
 
 def _resize(image: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
-    """What torchvision's `resize` does with a tensor (B, C, H, W) that is not whole numbers: the same call."""
+    """What torchvision's `resize` is for with a map (B, C, H, W); the pipeline's is all zeros, in any size."""
     return nn.functional.interpolate(image, size=list(size), mode=interpolation)
 
 
