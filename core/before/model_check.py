@@ -105,7 +105,7 @@ def _from_file(name: str, facts: ModelFacts | None, found: list[Finding], model:
         return report
     checkpoint = facts.checkpoint
     lender = checkpoint.frame(model.pretrained_components)
-    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    starts = [checkpoint.starts[part] for part in checkpoint.parts[1:]]
     others = {each for each in checkpoint.contents.shapes if each.startswith(tuple(starts))}
     network = set(checkpoint.network_names)
     said = checkpoint.kind.says(checkpoint.contents).get("scheduler", {})

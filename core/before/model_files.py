@@ -194,7 +194,7 @@ def _file_facts(checkpoint: Checkpoint, source: SingleFileSource | None) -> Mode
         checkpoint.path, {name: dict(each) for name, each in configs.items()},
         checkpoint.kind.network(checkpoint.contents), checkpoint.facts,
     )  # fmt: skip
-    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    starts = [checkpoint.starts[part] for part in checkpoint.parts[1:]]
     shapes = checkpoint.contents.shapes
     beside = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(tuple(starts)))
     if source is not None:

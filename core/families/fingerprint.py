@@ -32,7 +32,7 @@ def part_fingerprint(source: "Source", part: str) -> str | None:
         if part not in source.parts_in_file:
             return part_fingerprint(source.frame, part)
         digest = hashlib.sha256(json.dumps(source.configs[part], sort_keys=True, default=str).encode())
-        _weights(digest, Path(source.location), source.checkpoint.kind.parts[part])
+        _weights(digest, Path(source.location), source.checkpoint.starts[part])
         return digest.hexdigest()
     folder = _folder(source)
     folder = None if folder is None else folder / part
