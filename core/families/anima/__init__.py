@@ -13,6 +13,7 @@ from ..facts import (
 )
 from ..guidance import ClassifierFree
 from ..unsuitable_facts import DISTILLED, other_inputs
+from .file_facts import SINGLE_FILE
 from .lora_facts import KOHYA
 
 TOKENS = 512
@@ -56,5 +57,6 @@ FACTS = FamilyFacts(
     elsewhere={"ai-toolkit": ("anima",), "OneTrainer": ("ANIMA",)},
     licence="CircleStone Labs Non-Commercial License; of what it was made from: NVIDIA Open Model License",
     examples=("circlestone-labs/Anima-Base-v1.0-Diffusers",),
+    single_file=SINGLE_FILE,
     model="Anima",
 )
