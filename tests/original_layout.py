@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
+from stock import stock_pipeline
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3",
           "conv_shortcut": "skip_connection"}  # fmt: skip
@@ -235,6 +235,33 @@ def krea2(state):
     return found
 
 
+COSMOS = {
+    "attn1": "self_attn",
+    "attn2": "cross_attn",
+    "to_q": "q_proj",
+    "to_k": "k_proj",
+    "to_v": "v_proj",
+    "norm_q": "q_norm",
+    "norm_k": "k_norm",
+}
+COSMOS_TOP = {"patch_embed.proj": "x_embedder.proj.1", "time_embed.t_embedder": "t_embedder.1", "time_embed.norm": "t_embedding_norm",
+              "norm_out.linear_": "final_layer.adaln_modulation.", "proj_out": "final_layer.linear"}  # fmt: skip
+
+
+def anima(pipe):
+    """The network and, within it, the conditioner; a table and a counter as NVIDIA's training code leaves them there."""
+    found = {f"net.llm_adapter.{name}": tensor for name, tensor in pipe.text_conditioner.state_dict().items()}
+    for name, tensor in pipe.transformer.state_dict().items():
+        top = next((old for old in COSMOS_TOP if name.startswith(old)), None)
+        new = name if top is None else COSMOS_TOP[top] + name[len(top) :]
+        new = new.replace("transformer_blocks.", "blocks.").replace("to_out.0", "output_proj")
+        new = new.replace("ff.net.0.proj", "mlp.layer1").replace("ff.net.2", "mlp.layer2")
+        for number, part in enumerate(("self_attn", "cross_attn", "mlp"), 1):
+            new = new.replace(f".norm{number}.linear_", f".adaln_modulation_{part}.")
+        found["net." + ".".join(COSMOS.get(each, each) for each in new.split("."))] = tensor
+    return found | {"net.pos_embedder.seq": torch.arange(4.0), "net.accum_iteration": torch.zeros(1)}
+
+
 ALONE = {
     "flux": flux,
     "chroma": flux,
@@ -249,6 +276,8 @@ ALONE = {
 
 def tensors(name, pipe):
     """The pipeline's tensors as a file of its release names them."""
+    if name == "anima":
+        return anima(pipe)
     if name in ALONE:
         return ALONE[name](pipe.transformer.state_dict())
     levels = len(pipe.vae.config.block_out_channels)
@@ -274,7 +303,7 @@ def tensors(name, pipe):
 def single_file(name: str, folder: Path, into: Path, *, without=(), metadata=None, dtype=None, **more) -> Path:
     """`without`: beginnings of names that are left out. `more`: further tensors."""
     absent = {"text_encoder_3": None} if name == "sd3" and not (folder / "text_encoder_3").exists() else {}
-    found = tensors(name, DiffusionPipeline.from_pretrained(folder, **absent)) | more
+    found = tensors(name, stock_pipeline(folder, **absent)) | more
     kept = {
         key: (tensor if dtype is None else tensor.to(dtype)).contiguous().clone()
         for key, tensor in found.items()

@@ -31,6 +31,7 @@ def released(family):
         "zimage": ("ZImageTransformer2DModel", {}),
         "qwen": ("QwenImageTransformer2DModel", {}),
         "krea2": ("Krea2Transformer2DModel", {}),
+        "anima": ("CosmosTransformer3DModel", {"num_attention_heads": 16, "rope_scale": (1.0, 4.0, 4.0), "extra_pos_embed_type": None}),
     }  # fmt: skip
     kind, config = kinds[family]
     with init_empty_weights():

@@ -1,9 +1,10 @@
 """A family's model beside its stock diffusers pipeline: for the standing test and for the table that is made of it (tools/family_table.py)."""
 
 from inspect import signature
+from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from rollout_studio.core.config import ModelConfig
 from rollout_studio.core.families import FAMILIES, load_model, locate
 from rollout_studio.core.families.conditioning import Conditioning
@@ -30,6 +31,33 @@ def as_asked(pipe):
     return {name: False for name in ("use_resolution_binning", "enable_prompt_rewrite") if name in taken}
 
 
+class Called:
+    """A modular pipeline, with its own blocks from prompts to pictures, under the arguments of the others."""
+
+    def __call__(self, prompt, negative_prompt=None, guidance_scale=4.0, num_inference_steps=50, height=None, width=None,
+                 generator=None, output_type="pil", return_dict=True):  # fmt: skip
+        self.guider = self.guider.new(guidance_scale=guidance_scale)
+        latents = output_type == "latent"
+        found = super().__call__(
+            prompt=prompt, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, height=height, width=width,
+            generator=generator, output_type="pt" if latents else output_type, output="latents" if latents else "images",
+        )  # fmt: skip
+        return (found,)
+
+    def set_progress_bar_config(self, **config):
+        pass
+
+
+def stock_pipeline(folder, **absent):
+    """What diffusers opens of a folder."""
+    if not (Path(folder) / "modular_model_index.json").exists():
+        return DiffusionPipeline.from_pretrained(folder, **absent)
+    pipe = ModularPipeline.from_pretrained(str(folder))
+    pipe.load_components()
+    pipe.__class__ = type(type(pipe).__name__, (Called, type(pipe)), {})
+    return pipe
+
+
 class Recorded:
     """A stock pipeline call with prompts and negative prompts: what its scheduler was asked to step, and the result."""
 
@@ -38,7 +66,7 @@ class Recorded:
         source = locate(str(folder))
         absent, facts = dict.fromkeys(source.absent), FAMILIES[source.family]
         self.patch = facts.model_class().codec_class.patch
-        self.pipe, self.prompts, self.cells = DiffusionPipeline.from_pretrained(folder, **absent), list(prompts), cells
+        self.pipe, self.prompts, self.cells = stock_pipeline(folder, **absent), list(prompts), cells
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn

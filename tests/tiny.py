@@ -948,6 +948,58 @@ def ovis():
     )
 
 
+def anima():
+    from diffusers import (
+        AnimaAutoBlocks,
+        AnimaTextConditioner,
+        CosmosTransformer3DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(14)
+    tokenizer, words = qwen_tokenizer(), t5_tokenizer()
+    text = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=None,
+        initializer_range=0.3,  # so that captions differ
+    )
+    conditioner = AnimaTextConditioner(
+        source_dim=16, target_dim=16, model_dim=16, num_layers=2, num_attention_heads=2, target_vocab_size=len(words)
+    )
+    transformer = CosmosTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        text_embed_dim=16,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        rope_scale=(1.0, 4.0, 4.0),
+        extra_pos_embed_type=None,
+    )
+    pipe = AnimaAutoBlocks().init_pipeline()
+    pipe.update_components(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=film_autoencoder(),
+        text_encoder=Qwen3Model(text).eval(),
+        tokenizer=tokenizer,
+        t5_tokenizer=words,
+        text_conditioner=without_zeros(conditioner).eval(),
+    )
+    return pipe
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -969,11 +1021,12 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "cogview4": (cogview4,),
     "longcat": (longcat,),
     "ovis": (ovis,),
+    "anima": (anima,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("chroma", "cogview4", "flux2_dev", "krea2", "longcat", "ovis", "sana")
+PROVEN_ONLY: tuple[str, ...] = ("anima", "chroma", "cogview4", "flux2_dev", "krea2", "longcat", "ovis", "sana")
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 
@@ -982,7 +1035,8 @@ def build(name: str, folder: Path) -> Path:
     """Save one of BUILDERS to `folder` and return it. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         pipe = BUILDERS[name]()
-    pipe.save_pretrained(folder)
+    modular = hasattr(pipe, "blocks")
+    pipe.save_pretrained(str(folder), **({"overwrite_modular_index": True} if modular else {}))
     return folder
 
 

@@ -321,7 +321,9 @@ def single_files() -> list[str]:
             rows.append(f"| {facts.label} | not opened | |")
             continue
         alone = "" if kind.ships_configs else "; the rest always comes from a whole pipeline"
-        rows.append(f"| {facts.label} | {', '.join((facts.component, *kind.parts))}{alone} | {kind.official} |")
+        rows.append(
+            f"| {facts.label} | {', '.join((facts.component, *kind.parts, *kind.inside))}{alone} | {kind.official} |"
+        )
     return [
         "",
         "## Checkpoints in one file",

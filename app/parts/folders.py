@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from ...core.data.listing import count_pictures
+from ...core.families.index_files import index_file
 from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
 from . import notices
@@ -68,7 +69,7 @@ def mark(folder: Path, want: Want) -> tuple[str, bool]:
             f"{count}{'+' if count == _MOST_COUNTED else ''} picture{'' if count == 1 else 's'}" if count else ""
         ), count > 0
     try:
-        if (folder / "model_index.json").is_file():
+        if index_file(folder).is_file():
             return "model", True
         with os.scandir(folder) as entries:
             files = [entry.name for entry in entries if is_model_file(entry.name)]

@@ -106,7 +106,10 @@ def _use(file: Path, base: str | None, flat: Mapping[str, Any], family: FamilyFa
 def _in_diffusers(name: str, model: str, family: FamilyFacts | None) -> list[str]:
     """How a program loads the file `name` into `model`, by what diffusers has for its family."""
     part, reader = ("transformer", "pipeline") if family is None else (family.component, family.reader)
-    opened = ["from diffusers import DiffusionPipeline", "", f'pipe = DiffusionPipeline.from_pretrained("{model}")']
+    kind = "DiffusionPipeline" if family is None or family.modular is None else "ModularPipeline"
+    opened = [f"from diffusers import {kind}", "", f'pipe = {kind}.from_pretrained("{model}")']
+    if kind == "ModularPipeline":  # which opens none of its parts by itself
+        opened.append("pipe.load_components()")
     if reader == "pipeline":
         lines = [*opened, f'pipe.load_lora_weights("this repository", weight_name="{name}")']
     elif reader == "network":

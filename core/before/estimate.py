@@ -17,6 +17,7 @@ from typing import Any
 from ..config import OPTIONS, ModelConfig, RunConfig, config_from_flat, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
+from ..families.index_files import index_file
 from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
@@ -406,7 +407,7 @@ def known_facts(model: ModelConfig) -> ModelFacts | None:
     from ..demo import resolve
 
     folder = Path(resolve(model.pretrained_model_name_or_path)).expanduser()
-    return _facts_of(model, _stamp(folder if folder.is_file() else folder / "model_index.json"))
+    return _facts_of(model, _stamp(folder if folder.is_file() else index_file(folder)))
 
 
 @lru_cache(maxsize=32)

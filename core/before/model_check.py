@@ -16,6 +16,7 @@ from typing import Any, Literal
 from .. import platform_calls
 from ..config import ModelConfig
 from ..demo import BUILT_IN, MODELS
+from ..families.index_files import NAMES as INDEXES
 from ..families.registry import FAMILIES
 from ..families.source import ModelError, Source, hub_error, locate
 from ..findings import Finding
@@ -104,7 +105,7 @@ def _from_file(name: str, facts: ModelFacts | None, found: list[Finding], model:
         return report
     checkpoint = facts.checkpoint
     lender = checkpoint.frame(model.pretrained_components)
-    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    starts = [checkpoint.starts[part] for part in checkpoint.parts[1:]]
     others = {each for each in checkpoint.contents.shapes if each.startswith(tuple(starts))}
     network = set(checkpoint.network_names)
     said = checkpoint.kind.says(checkpoint.contents).get("scheduler", {})
@@ -307,7 +308,7 @@ def downloaded_models() -> list[str]:
     except OSError:
         return []  # there is no cache yet: nothing was downloaded
     for folder in folders:
-        if any(folder.glob("snapshots/*/model_index.json")):
+        if any(any(folder.glob(f"snapshots/*/{index}")) for index in INDEXES):
             found.append("/".join(folder.name.split("--")[1:]))
     return sorted(found, key=str.casefold)
 

@@ -14,6 +14,7 @@ from ..config.options import did_you_mean
 from ..demo import BUILT_IN, MODELS, resolve
 from ..families.checkpoint_file import Checkpoint, read_header, recognise
 from ..families.facts import FamilyFacts, TextCost, vae_geometry
+from ..families.index_files import cached_index, index_file, plain
 from ..families.registry import FAMILIES, family_of, refused_name
 from ..families.source import ModelError, SingleFileSource, Source, is_component, locate
 from ..findings import Finding
@@ -77,15 +78,13 @@ def model_findings(model: ModelConfig) -> tuple[ModelFacts | None, list[Finding]
 
 
 def _hub_model(model: ModelConfig, name: str, error: Callable) -> tuple[ModelFacts | None, list[Finding]]:
-    from huggingface_hub import try_to_load_from_cache  # only for hub ids
-
     option = "pretrained_model_name_or_path"
-    cached = try_to_load_from_cache(name, "model_index.json", revision=model.revision)
+    cached = cached_index(name, model.revision)
     faults: list[tuple[str, str]] = []
-    if isinstance(cached, str):
-        facts, faults = _read_model(Path(cached).parent, model.variant)
+    if cached is not None:
+        facts, faults = _read_model(cached.parent, model.variant)
         if not faults:
-            wrong = _family(model, str(Path(cached).parent), None)
+            wrong = _family(model, str(cached.parent), None)
             return facts, [Finding("error", option, fault, remedy, "model-broken") for fault, remedy in wrong]
     refusal = refused_name(name)
     if refusal is not None:
@@ -147,9 +146,7 @@ def _lender(name: str) -> tuple[Path | None, Finding | None]:
     folder = Path(resolve(name)).expanduser()
     if not is_hub_id(name) or folder.exists():
         return folder, None
-    from huggingface_hub import try_to_load_from_cache  # only for hub ids
-
-    cached = try_to_load_from_cache(name, "model_index.json")
+    cached = cached_index(name, None)
     offline = offline_variable()
     if offline:
         to_come = Finding(
@@ -162,7 +159,7 @@ def _lender(name: str) -> tuple[Path | None, Finding | None]:
             "If it is gated, accept its licence on its page and run `hf auth login` first; or set pretrained_components to a folder "
             "with such a model.", "model-download",
         )  # fmt: skip
-    return (Path(cached).parent if isinstance(cached, str) else None), to_come
+    return (None if cached is None else cached.parent), to_come
 
 
 def _about_file(checkpoint: Checkpoint, model: ModelConfig) -> list[Finding]:
@@ -197,7 +194,7 @@ def _file_facts(checkpoint: Checkpoint, source: SingleFileSource | None) -> Mode
         checkpoint.path, {name: dict(each) for name, each in configs.items()},
         checkpoint.kind.network(checkpoint.contents), checkpoint.facts,
     )  # fmt: skip
-    starts = [checkpoint.kind.parts[part] for part in checkpoint.parts[1:]]
+    starts = [checkpoint.starts[part] for part in checkpoint.parts[1:]]
     shapes = checkpoint.contents.shapes
     beside = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(tuple(starts)))
     if source is not None:
@@ -250,7 +247,7 @@ def _read_model(
     """(what is known of the folder, [(fault, remedy)]). `without`: parts whose weights are not asked for."""
     again = "Download or copy the model again, whole."
     try:
-        index = _read_json(folder / "model_index.json")
+        index = plain(_read_json(index_file(folder)))
     except FileNotFoundError:
         if (folder / "adapter_config.json").exists() or any(folder.glob("*lora*.safetensors")):
             return None, [(f"{folder} holds a LoRA, not a model.", "Name the model that the LoRA was trained on.")]
@@ -261,7 +258,7 @@ def _read_model(
             )
         ]
     except (OSError, ValueError) as error:
-        return None, [(f"{folder / 'model_index.json'} cannot be read ({error}).", again)]
+        return None, [(f"{index_file(folder)} cannot be read ({error}).", again)]
 
     faults: list[tuple[str, str]] = []
     shapes: dict[str, tuple[int, ...]] = {}

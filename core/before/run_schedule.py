@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..demo import resolve
 from ..families.facts import USUAL_FLOW, USUAL_VARIANCE_PRESERVING, Geometry
+from ..families.index_files import cached_index, index_file
 from ..families.registry import FAMILIES, family_of
 from ..families.schedule import FlowSchedule, ReadSchedule, read_schedule
 from ..maths import grid as numeric
@@ -64,7 +65,7 @@ def _checkpoints_schedule(config: "RunConfig") -> tuple[ReadSchedule, bool]:
     if found is None:
         return _usual(config), True
     scheduler, index = (
-        _read(found / part, _stamp(found / part)) for part in ("scheduler/scheduler_config.json", "model_index.json")
+        _read(file, _stamp(file)) for file in (found / "scheduler" / "scheduler_config.json", index_file(found))
     )
     files = {part: found / part / "config.json" for part in ("unet", "transformer", "vae")}
     configs = {part: _read(file, _stamp(file)) for part, file in files.items()}
@@ -103,10 +104,8 @@ def _files(name: str, revision: str | None) -> Path | None:
         return folder
     if not is_hub_id(name):
         return None
-    from huggingface_hub import try_to_load_from_cache  # only for hub ids
-
-    cached = try_to_load_from_cache(name, "model_index.json", revision=revision)
-    return Path(cached).parent if isinstance(cached, str) else None
+    cached = cached_index(name, revision)
+    return None if cached is None else cached.parent
 
 
 def _stamp(path: Path) -> int:

@@ -116,7 +116,7 @@ def _identity(model: "Model") -> list[Any]:
     encoders = _from_files(model)
     parts: list[Any] = [model.name, str(model.dtype), *(_from_weights(model) if encoders is None else encoders)]
     for name, part in sorted(model.pipe.components.items()):
-        if name.startswith("tokenizer") and part is not None:
+        if "tokenizer" in name and part is not None:
             words = hashlib.sha256(repr(sorted(part.get_vocab().items())).encode()).hexdigest()
             parts.append([name, type(part).__name__, part.model_max_length, words])
     return parts

@@ -7,7 +7,6 @@ model is put together from parts: a `LatentCodec` (pixels and latents), a `Layou
 a `PromptEncoder` and its `Times`. `tests/core/test_families.py` compares each family with its stock diffusers pipeline.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -332,12 +331,11 @@ class Model(Loaded):
 
     @property
     def default_steps(self) -> int:
-        return inspect.signature(type(self.pipe).__call__).parameters["num_inference_steps"].default
+        return sampling.stock_default(self.pipe, "num_inference_steps")
 
     @property
     def default_guidance(self) -> float:
-        stock = inspect.signature(type(self.pipe).__call__).parameters[self.guidance.argument].default
-        return self.guidance.from_stock(stock)
+        return self.guidance.from_stock(sampling.stock_default(self.pipe, self.guidance.argument))
 
     def encode_prompts(self, prompts: Sequence[str], *, negative: bool = False) -> list[Prompt]:
         """What the pipeline's own text encoders make of each prompt, as inference uses it (padding included).

@@ -14,7 +14,7 @@ from ..errors import Trouble
 from ..names import is_model_file
 from .facts import FamilyFacts
 from .registry import FAMILIES
-from .single_file_facts import NETWORK, Contents
+from .single_file_facts import Contents
 
 FOLDER = Path(__file__).parent
 """Of the families' own folders."""
@@ -99,8 +99,13 @@ class Checkpoint:
     @property
     def network_names(self) -> tuple[str, ...]:
         """The names of the network's tensors, as the file has them."""
-        inside = tuple(name for name in self.contents.shapes if name.startswith(NETWORK))
-        return inside if inside else tuple(self.contents.shapes)
+        start, others = self.contents.start, tuple(self.starts[part] for part in self.kind.inside)
+        return tuple(name for name in self.contents.shapes if name.startswith(start) and not name.startswith(others))
+
+    @property
+    def starts(self) -> Mapping[str, str]:
+        """Part -> the beginning of its tensors' names."""
+        return self.kind.starts(self.contents)
 
     @property
     def parts(self) -> tuple[str, ...]:

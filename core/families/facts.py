@@ -174,19 +174,32 @@ USUAL_VARIANCE_PRESERVING = Schedule(usual={"_class_name": "PNDMScheduler", "ski
 
 
 @dataclass(frozen=True, kw_only=True)
+class Modular:
+    """How a pipeline is opened and drawn with that diffusers has as modular blocks only (`modular_model_index.json`).
+
+    `workflow`: of its blocks, the one that leads from a prompt to a picture. `encoding`, `decoding`: the names of those in it that make
+    conditioning of a caption, and a picture of latents; prompts are encoded already when it draws, and the codec decodes.
+    """
+
+    workflow: str = "text2image"
+    encoding: tuple[str, ...]
+    decoding: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
     """One family.
 
     Attributes:
         name: as `model_family` says it, the name of the family's folder; label: for people.
-        pipelines: classes that `model_index.json` may name; the first is the one that opens them.
+        pipelines: classes that a checkpoint's index may name; the first is the one that opens them.
         component: the part that is trained. predictions: what its output may mean.
         lora_targets: ends of the names of the layers that get an adapter where a config names none.
         untrained: ends of names of tensors in the network's files that are no weights (tables).
         text_encoders: parts that make conditioning of a caption. trained_encoders: those that may be trained, with what the names of their
             layers begin with in the kohya layout. unused: parts that training and sampling do without.
         guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
-        opening: further arguments of `from_pretrained`.
+        opening: further arguments of `from_pretrained`. modular: of a pipeline of modular blocks; None = it is one of diffusers' usual ones.
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
         unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
@@ -214,6 +227,7 @@ class FamilyFacts:
     unused: tuple[str, ...] = ()
     guidance: Guidance = CLASSIFIER_FREE
     opening: Mapping[str, Any] = field(default_factory=dict)
+    modular: Modular | None = None
     schedule: Schedule
     geometry: Callable[[PartConfigs], Geometry]
     text: Callable[[PartConfigs], TextCost]

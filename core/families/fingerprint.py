@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from .index_files import cached_index
 from .source import SingleFileSource
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def part_fingerprint(source: "Source", part: str) -> str | None:
         if part not in source.parts_in_file:
             return part_fingerprint(source.frame, part)
         digest = hashlib.sha256(json.dumps(source.configs[part], sort_keys=True, default=str).encode())
-        _weights(digest, Path(source.location), source.checkpoint.kind.parts[part])
+        _weights(digest, Path(source.location), source.checkpoint.starts[part])
         return digest.hexdigest()
     folder = _folder(source)
     folder = None if folder is None else folder / part
@@ -53,10 +54,8 @@ def _folder(source: "Source") -> Path | None:
     """Where the model's files lie on this computer."""
     if source.is_folder:
         return Path(source.location)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.location, "model_index.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    found = cached_index(source.location, source.revision)
+    return None if found is None else found.parent
 
 
 def _name(digest: Any, folder: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ..demo import resolve
 from .checkpoint_file import ModelError, recognise
 from .facts import FamilyFacts
+from .index_files import cached_index, index_file
 from .registry import FAMILIES, family_of
 
 _PARTS = ("unet", "transformer", "vae")
@@ -36,7 +37,7 @@ def known_family(model: Choice) -> FamilyFacts | None:
         return None
     files = {part: folder / part / "config.json" for part in _PARTS}
     configs = {part: _read(file, _stamp(file)) for part, file in files.items()}
-    index = folder / "model_index.json"
+    index = index_file(folder)
     return family_of(_read(index, _stamp(index)), configs)
 
 
@@ -47,13 +48,13 @@ def _folder(name: str, revision: str | None) -> Path | None:
         return folder
     if name.count("/") != 1 or ".." in name:
         return None
-    from huggingface_hub import errors, try_to_load_from_cache  # only for hub ids
+    from huggingface_hub import errors  # only for hub ids
 
     try:
-        cached = try_to_load_from_cache(name, "model_index.json", revision=revision)
+        cached = cached_index(name, revision)
     except errors.HFValidationError:
         return None
-    return Path(cached).parent if isinstance(cached, str) else None
+    return None if cached is None else cached.parent
 
 
 @lru_cache(maxsize=16)

@@ -70,8 +70,8 @@ class Loader:
             without: components that are not read and stand as None. instead: components by name that are taken in place of the saved ones.
         Raises: ModelError with the remedy.
         """
-        with self._refusing(), _without_progress_bars():
-            pipe = _pipeline_class(self.facts.pipelines[0]).from_pretrained(
+        with self._refusing(), without_progress_bars():
+            pipe = pipeline_class(self.facts.pipelines[0]).from_pretrained(
                 self.source.location,
                 dtype={"vae": torch.float32, "default": self.dtype},
                 **self._files,
@@ -93,7 +93,7 @@ class Loader:
     def fetch(self, without: Sequence[str] = ()) -> None:
         """Bring a hub's files into the cache, but for those of the parts in `without`."""
         with self._refusing():
-            kind = _pipeline_class(self.facts.pipelines[0])
+            kind = pipeline_class(self.facts.pipelines[0])
             kind.download(self.source.location, **self._files, **{**self._none(()), **dict.fromkeys(without)})
 
     def network(self) -> nn.Module:
@@ -152,7 +152,7 @@ class Loader:
             raise _loading_error(self.source, error) from error
 
 
-def _pipeline_class(name: str) -> Any:
+def pipeline_class(name: str) -> Any:
     """Imported without transformers' remarks on image processors that text-to-image never uses."""
     import transformers
 
@@ -167,7 +167,7 @@ def _pipeline_class(name: str) -> Any:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Loading draws no bars: a run's log is a file, and the command line has its own."""
     import diffusers
     import transformers
@@ -183,6 +183,14 @@ def _without_progress_bars() -> Iterator[None]:
             library.enable_progress_bar()
 
 
+def no_variant(source: Source, why: str) -> ModelError:
+    """Of a model that has no files of the variant that was asked for."""
+    return ModelError(
+        f"'{source.name}' has no files of variant '{source.variant}' ({why}).",
+        "Leave variant out, or name one whose files are there (model.VARIANT.safetensors).",
+    )
+
+
 def _loading_error(source: Source, error: Exception) -> ModelError:
     """What a failure of diffusers' loader means for the user."""
     from huggingface_hub import errors
@@ -191,10 +199,7 @@ def _loading_error(source: Source, error: Exception) -> ModelError:
         return hub_error(source.name, source.location, source.revision, "its weights", error)
     text = " ".join(str(error).split())
     if source.variant is not None and "variant" in text:
-        return ModelError(
-            f"'{source.name}' has no files of variant '{source.variant}' ({text}).",
-            "Leave variant out, or name one whose files are there (model.VARIANT.safetensors).",
-        )
+        return no_variant(source, text)
     pickled = (
         sorted(str(file.relative_to(source.location)) for file in Path(source.location).glob("*/*.bin"))
         if source.is_folder

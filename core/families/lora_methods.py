@@ -8,8 +8,8 @@ from torch import nn
 def with_lora_methods(pipe: Any, component: str) -> Any:
     """The same pipeline, able to add, load, save and remove LoRAs on its `component`.
 
-    Most of diffusers' classes inherit this. Those that do not (PixArt's) become, in place, a subclass of the same name and module that
-    does: what it saves and how it computes stays as it was, and the rest of the core needs no second way.
+    Most of diffusers' classes inherit this. Those that do not (PixArt's), or read LoRAs and write none, become, in place, a subclass of the
+    same name and module that does: what it saves and how it computes stays as it was, and the rest of the core needs no second way.
 
     Raises: NotImplementedError for a pipeline without a loader whose component is not a transformer.
     """
@@ -22,6 +22,10 @@ def with_lora_methods(pipe: Any, component: str) -> Any:
                 f"{type(pipe).__name__} has no LoRA loader, and there is none to lend for its {component}."
             )
         # Of the loaders for a single transformer it is the one that others are copied from; nothing in it is about films.
+        _inherit(pipe, CogVideoXLoraLoaderMixin)
+    elif (
+        type(pipe).save_lora_weights.__func__ is LoraBaseMixin.save_lora_weights.__func__
+    ):  # it only raises NotImplementedError
         _inherit(pipe, CogVideoXLoraLoaderMixin)
     network = getattr(pipe, component)
     if isinstance(network, nn.Module) and not isinstance(network, PeftAdapterMixin):

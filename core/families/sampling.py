@@ -88,6 +88,12 @@ def draw(
     return images
 
 
+def stock_default(pipe: Any, argument: str) -> Any:
+    """What a bare `pipe(prompt)` uses for an argument; a pipeline of blocks states its own."""
+    stated = getattr(pipe, "default_call_parameters", None)
+    return inspect.signature(type(pipe).__call__).parameters[argument].default if stated is None else stated[argument]
+
+
 def calls(prompts: Sequence[Prompt], batch_size: int, key: Callable[[Prompt], Hashable]) -> Iterator[list[Prompt]]:
     """The prompts in their order, in parts of at most `batch_size` neighbours whose keys are equal: what one pipeline call can take."""
     for _, alike in groupby(prompts, key):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .checkpoint_file import ModelError
 from .facts import FamilyFacts
 from .loading import Loader
+from .modular import ModularLoader
 from .single_file_facts import NETWORK
 from .source import SingleFileSource, Source
 
@@ -26,11 +27,11 @@ CLIP_MERGES = Path(__file__).with_name("clip_merges.txt")
 """Pairs of CLIP's byte-pair encoding in the order of learning. Source: openai/CLIP (MIT); the 48,894 of 262,144 that it uses."""
 
 
-def loader_of(facts: FamilyFacts, source: Source, *how: Any) -> Loader:
-    """What opens the parts of this source. `how`: the further fields of a `Loader`."""
+def loader_of(facts: FamilyFacts, source: Source, *how: Any, **more: Any) -> Loader:
+    """What opens the parts of this source. `how`, `more`: the further fields of a `Loader`."""
     if isinstance(source, SingleFileSource):
-        return SingleFileLoader(facts, source, *how)
-    return Loader(facts, source, *how)
+        return SingleFileLoader(facts, source, *how, **more)
+    return (Loader if facts.modular is None else ModularLoader)(facts, source, *how, **more)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SingleFileLoader(Loader):
     @property
     def _frame(self) -> Loader:
         mine = {each.name: getattr(self, each.name) for each in fields(Loader)}
-        return Loader(**{**mine, "source": self.source.frame})
+        return loader_of(**{**mine, "source": self.source.frame})
 
     def _tokenizers(self) -> dict[str, Any]:
         """CLIP's, where the pipeline is made of our own configs."""
@@ -83,7 +84,9 @@ class SingleFileLoader(Loader):
             if part == self.facts.component and self.storage.quantization != "none":
                 where["quantization_config"] = self._network_quantization()
             try:
-                if hasattr(kind, "from_single_file"):
+                if part in self.source.checkpoint.kind.inside:
+                    module = _by_its_own_names(kind, dict(self.source.configs[part]), tensors, dtype)
+                elif hasattr(kind, "from_single_file"):
                     module = kind.from_single_file(tensors, **where)
                 elif single_file_utils.is_t5_in_single_file(tensors):
                     module = single_file_utils.create_diffusers_t5_model_from_checkpoint(kind, tensors, **where)
@@ -113,11 +116,13 @@ class SingleFileLoader(Loader):
         checkpoint = self.source.checkpoint
         if part == self.facts.component:
             # The converter of UNets asks for the beginning; of transformers all do without it, and some ask for that.
-            start = NETWORK if part == "unet" else ""
-            names = {name: start + name.removeprefix(NETWORK) for name in checkpoint.network_names}
+            start, there = NETWORK if part == "unet" else "", checkpoint.contents.start
+            names = {name: start + name.removeprefix(there) for name in checkpoint.network_names}
         else:
-            start = checkpoint.kind.parts[part]
-            names = {name: name for name in checkpoint.contents.shapes if name.startswith(start)}
+            start = checkpoint.starts[part]
+            cut = start if part in checkpoint.kind.inside else ""
+            found = (name for name in checkpoint.contents.shapes if name.startswith(start))
+            names = {name: name.removeprefix(cut) for name in found}
         with safe_open(self.source.location, framework="pt") as file:
             return {called: file.get_tensor(name) for name, called in names.items()}
 
@@ -127,6 +132,21 @@ class SingleFileLoader(Loader):
             "Download the file again; if it is whole, it is of another build: name the folder of this model in the diffusers layout instead, or set "
             "pretrained_components to one whose configs fit.",
         )
+
+
+def _by_its_own_names(kind: Any, config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    """A part of diffusers whose tensors are named as diffusers names them; one that is absent stays without memory. Raises RuntimeError for
+    shapes that do not fit, and for a tensor that has no place in it."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        module = kind.from_config(config)
+    unknown = module.load_state_dict(
+        {name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True
+    ).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"{len(unknown)} tensors have no place in it, the first is {unknown[0]}")
+    return module
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,8 @@ Names = Mapping[str, str | tuple[str, ...]]
 other, all with as many rows; a name that is repeated has as many shares."""
 NETWORK = "model.diffusion_model."
 """What the names of the network's tensors begin with in a file that holds more than the network."""
+BEGINNINGS = (NETWORK, "net.")
+"""The same, and what NVIDIA's training code puts before them."""
 
 TEXT_WIDTHS = ("cross_attention_dim", "joint_attention_dim", "pooled_projection_dim", "cap_feat_dim", "text_hidden_dim")
 """Keys of networks' configs that must suit the text encoders, wherever these come from."""
@@ -29,10 +31,15 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def start(self) -> str:
+        """What the names of the network's tensors begin with here; "" where the file is of the network alone."""
+        return next((each for each in BEGINNINGS if any(name.startswith(each) for name in self.shapes)), "")
+
+    @property
     def network(self) -> Shapes:
         """The network's tensors, without the beginning of their names; of a file of the network alone, all of them."""
-        inside = {name.removeprefix(NETWORK): shape for name, shape in self.shapes.items() if name.startswith(NETWORK)}
-        return inside if inside else self.shapes
+        start = self.start
+        return {name.removeprefix(start): shape for name, shape in self.shapes.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,9 @@ class SingleFile:
 
     Attributes:
         recognised: whether a file is of this family.
-        parts: what such a file may hold beside the network: the pipeline's part -> the beginning of its tensors' names.
+        parts: what such a file may hold beside the network: the pipeline's part -> the beginning of its tensors' names. inside: the same of
+            parts that the original network has within itself; the beginning follows that of the network's own names, and the rest are
+            diffusers' names.
         says: what names, shapes and metadata say of the parts' configs; it wins over config files.
         names: what diffusers calls the network's tensors. renamed: the same as a function, where patterns are not enough.
         ships_configs: whether the family's folder has `single_file/`; its tokenizers are CLIP's.
@@ -52,6 +61,7 @@ class SingleFile:
 
     recognised: Callable[[Contents], bool]
     parts: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, str] = field(default_factory=dict)
     says: Callable[[Contents], dict[str, dict[str, Any]]]
     names: Names = field(default_factory=dict)
     renamed: Callable[[Shapes], dict[str, tuple[int, ...]]] | None = None
@@ -62,13 +72,19 @@ class SingleFile:
 
     def network(self, contents: Contents) -> dict[str, tuple[int, ...]]:
         """The network's tensors as diffusers names them, with their shapes."""
-        return renamed(contents.network, self.names) if self.renamed is None else self.renamed(contents.network)
+        own = {
+            name: shape for name, shape in contents.network.items() if not name.startswith(tuple(self.inside.values()))
+        }
+        return renamed(own, self.names) if self.renamed is None else self.renamed(own)
+
+    def starts(self, contents: Contents) -> dict[str, str]:
+        """Part -> the beginning of its tensors' names in this file."""
+        return {**self.parts, **{part: contents.start + start for part, start in self.inside.items()}}
 
     def within(self, contents: Contents) -> tuple[str, ...]:
         """The parts beside the network that the file holds."""
-        return tuple(
-            part for part, start in self.parts.items() if any(name.startswith(start) for name in contents.shapes)
-        )
+        starts = self.starts(contents).items()
+        return tuple(part for part, start in starts if any(name.startswith(start) for name in contents.shapes))
 
 
 def count(names: Iterable[str], start: str) -> int:

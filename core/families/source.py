@@ -13,6 +13,7 @@ from typing import Any
 from ..names import is_hub_id, not_a_path
 from .checkpoint_file import Checkpoint, ModelError, recognise
 from .facts import PartConfigs
+from .index_files import MODULAR, PLAIN, index_file, plain
 from .registry import PIPELINES, family_of, refused_class
 from .single_file_facts import TEXT_WIDTHS
 
@@ -45,7 +46,7 @@ class Source:
 
     @property
     def pipeline_name(self) -> str:
-        """The pipeline class that `model_index.json` names."""
+        """The pipeline class that the index names."""
         return str(self.index.get("_class_name"))
 
     @property
@@ -146,7 +147,7 @@ class _Configs(Mapping):
 
 
 def locate(name: str, revision: str | None = None, variant: str | None = None, components: str | None = None) -> Source:
-    """Find a model and read its `model_index.json`.
+    """Find a model and read its index (`index_files`).
 
     Args:
         name: "demo-flow" and the like, a folder in the diffusers layout, a .safetensors file, or a hub id ("owner/model").
@@ -180,7 +181,7 @@ def locate(name: str, revision: str | None = None, variant: str | None = None, c
             "Check the path, or name a model on the hub as owner/model, or one of the built-in models (demo-flow, "
             "demo-epsilon).",
         )
-    index = _read_json(name, location, revision, "model_index.json")
+    index = _read_index(name, location, revision)
     _check_classes(name, index)
     return Source(name=name, location=location, revision=revision, variant=variant, index=index)
 
@@ -256,6 +257,23 @@ def _check_widths(name: str, checkpoint: Checkpoint, frame: Source) -> None:
 
 def _lacks(checkpoint: Checkpoint) -> str:
     return f"has no {', '.join(checkpoint.missing)}" if checkpoint.missing else "has no configs"
+
+
+def _read_index(name: str, location: str, revision: str | None) -> dict[str, Any]:
+    """The index of a folder, or of a hub id, which is asked for a modular pipeline's where it has no other."""
+    if Path(location).is_dir():
+        return plain(_read_json(name, location, revision, index_file(Path(location)).name))
+    from huggingface_hub import errors
+
+    try:
+        return plain(_read_json(name, location, revision, PLAIN))
+    except ModelError as missing:
+        if not isinstance(missing.__cause__, errors.EntryNotFoundError):
+            raise
+        try:
+            return plain(_read_json(name, location, revision, MODULAR))
+        except ModelError as error:
+            raise (missing if isinstance(error.__cause__, errors.EntryNotFoundError) else error) from error.__cause__
 
 
 def _read_json(name: str, location: str, revision: str | None, path: str) -> dict[str, Any]:

@@ -471,6 +471,7 @@ BEHIND = {
     "sd3": 1e-4,
     "sd1": 1e-4,
     "longcat": 1e-4,
+    "anima": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -544,6 +545,17 @@ def test_what_is_behind_an_ovis_caption_is_zeros_which_count(model_of):
     with torch.no_grad():
         cut = model.denoise(x, t, cond.with_rows(prompt_embeds=cond["prompt_embeds"][:, own[0]]))
         assert (cut - model.denoise(x, t, cond)).abs().max() > 1e-3
+
+
+def test_an_empty_caption_of_anima_is_what_its_pipeline_makes_of_one(model_of, tiny_folder):
+    """Qwen's tokenizer makes no token of it; the conditioner then reads a single one that is masked."""
+    model, pipe = model_of("anima"), diffusers.ModularPipeline.from_pretrained(str(tiny_folder("anima")))
+    pipe.load_components()
+    drawn = pipe(prompt=[PROMPTS[0]], num_inference_steps=1, height=32, width=32, output_type="pt",
+                 output=["prompt_embeds", "negative_prompt_embeds"])  # fmt: skip
+    assert torch.equal(model.encode_prompts(PROMPTS[:1])[0]["prompt_embeds"], drawn["prompt_embeds"][0])
+    empty = model.unconditional()["prompt_embeds"]
+    assert torch.equal(empty, drawn["negative_prompt_embeds"][0]) and empty.any() and empty.isfinite().all()
 
 
 def test_packing_is_the_pipelines_own_and_is_undone(model_of):
@@ -711,6 +723,9 @@ class Sized(Exception):
 # Sana's pipeline has 1024 px written into its signature, whatever its network is made for
 @pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if name != "sana"])
 def test_the_default_size_is_that_of_a_bare_call(name, model_of, recorded, monkeypatch):
+    if hasattr(recorded(name).pipe, "default_height"):  # a pipeline of blocks says it
+        assert model_of(name).default_size == (recorded(name).pipe.default_height, recorded(name).pipe.default_width)
+        return
     taken = inspect.signature(type(recorded(name).pipe).__call__).parameters
     written = tuple(taken[side].default for side in ("height", "width"))
     if None not in written:
@@ -1041,7 +1056,7 @@ DISTILLED = {
     "sd1": "Lykon/dreamshaper-8-lcm", "sd2_v": "stabilityai/sd-turbo", "sdxl": "stabilityai/sdxl-turbo",
     "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
     "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
-    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo",
+    "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo", "anima": "vladmandic/Anima-1.0-Turbo",
 }  # fmt: skip
 
 

@@ -99,7 +99,13 @@ def loaded_by_its_user(pipe, file):
     )
     assert family.reader == has
     lines = lines.replace("this repository", str(file.parent)).splitlines()
-    lines = [line for line in lines if "DiffusionPipeline" not in line and "huggingface_hub" not in line]
+    lines = [
+        line
+        for line in lines
+        if not any(
+            word in line for word in ("DiffusionPipeline", "ModularPipeline", "load_components", "huggingface_hub")
+        )
+    ]
     exec("\n".join(lines), {"pipe": pipe, "hf_hub_download": lambda folder, name: f"{folder}/{name}"})  # noqa: S102 - our own card
 
 

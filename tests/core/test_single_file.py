@@ -37,11 +37,12 @@ from rollout_studio.core.look.preview.request import Weights
 from rollout_studio.core.train.loop import train
 from rollout_studio.nodes.execute import fingerprints
 from safetensors.torch import load_file, save_file
+from stock import stock_pipeline
 from tiny import PROMPTS
 from tiny_run import losses
 
 MADE = {"sd1": "sd1x", "sd2_v": "sd2x", "sdxl": "sdxl", "sd3": "sd3"} | {
-    name: name for name in ("flux", "chroma", "flux2_klein", "flux2_dev", "zimage", "krea2", "qwen")
+    name: name for name in ("flux", "chroma", "flux2_klein", "flux2_dev", "zimage", "krea2", "qwen", "anima")
 }
 """Tiny pipeline -> its family."""
 
@@ -120,7 +121,7 @@ def test_a_file_gives_the_pictures_of_the_folder_that_it_was_made_from(name, fol
 def test_names_and_shapes_are_known_without_opening_the_weights(name, folder_of, file_of):
     """The estimate counts with them: they are those of the network that is opened."""
     checkpoint = recognise(file_of(name))
-    pipe = DiffusionPipeline.from_pretrained(folder_of(name))
+    pipe = stock_pipeline(folder_of(name))
     network = getattr(pipe, checkpoint.facts.component)
     by = [
         facts.name
@@ -134,6 +135,49 @@ def test_names_and_shapes_are_known_without_opening_the_weights(name, folder_of,
     for key, value in said.items():
         ours = list(network.config[key]) if isinstance(network.config[key], tuple) else network.config[key]
         assert ours == value, key
+
+
+def beginning(file, start, into, *, without=(), **more):
+    """The tiny Anima's file, the names of its network beginning with `start`."""
+    named = {start + name.removeprefix("net."): tensor for name, tensor in load_file(file).items()}
+    kept = {name: tensor for name, tensor in named.items() if not name.startswith(tuple(without))}
+    return saved(kept | more, into / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "start", ["net.", *(pytest.param(each, marks=pytest.mark.slow) for each in ("model.diffusion_model.", ""))]
+)
+def test_a_part_within_the_network_is_found_whatever_the_names_begin_with(start, folder_of, file_of, tmp_path):
+    file, folder = beginning(file_of("anima"), start, tmp_path), folder_of("anima")
+    report = check_model(chosen(file, folder))
+    assert report.usable and report.family == "anima" and report.holds == ("transformer", "text_conditioner")
+    plain = load_model(ModelConfig(pretrained_model_name_or_path=str(folder), device="cpu"), for_training=False)
+    model = load_model(chosen(file, folder))  # in stages: encoders for the prompts, and the network when they are gone
+    model.remember([""], negative=True)
+    encoded = model.encode_prompts(PROMPTS)
+    model.free_text_encoders()
+    assert model.pipe.text_conditioner is None and next(model.denoiser.parameters()).is_meta is False
+    for mine, theirs in zip(encoded, plain.encode_prompts(PROMPTS), strict=True):
+        assert torch.equal(mine["prompt_embeds"], theirs["prompt_embeds"])
+    mine, theirs = model.denoiser.state_dict(), plain.denoiser.state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    source = locate(str(file), components=str(folder))
+    assert part_fingerprint(source, "text_conditioner") != part_fingerprint(source, "text_encoder") is not None
+
+
+def test_a_part_within_the_network_that_is_not_whole_is_refused(folder_of, file_of, tmp_path):
+    folder = folder_of("anima")
+    for changed, words in (
+        ({"without": ["net.llm_adapter.blocks.1.mlp.0.weight"]}, "tensors are missing"),
+        ({"net.llm_adapter.more.weight": torch.ones(2)}, "no place in it"),
+        ({"net.llm_adapter.out_proj.weight": torch.ones(3, 3)}, "size mismatch"),
+    ):
+        file = beginning(file_of("anima"), "net.", tmp_path, **changed)
+        with pytest.raises(ModelError, match=f"text_conditioner does not fit a Anima model.*{words}"):
+            load_model(chosen(file, folder), for_training=False)
+    cosmos = beginning(file_of("anima"), "net.", tmp_path, without=["net.llm_adapter."])
+    with pytest.raises(ModelError, match="no family here recognises"):
+        recognise(cosmos)
 
 
 # Configs that come along ------------------------------------------------------------------------------------------------
