@@ -30,6 +30,7 @@ def released(family):
         "flux2_klein": ("Flux2Transformer2DModel", {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24}),
         "zimage": ("ZImageTransformer2DModel", {}),
         "qwen": ("QwenImageTransformer2DModel", {}),
+        "qwen21": ("QwenImage21Transformer2DModel", {}),
         "krea2": ("Krea2Transformer2DModel", {}),
     }  # fmt: skip
     kind, config = kinds[family]

@@ -426,11 +426,12 @@ def pixart(scheduler=None):
     )
 
 
-def qwen_template_tokenizer():
-    """One token per character, but one per word of the template that pipelines put around a prompt: they cut its first 34 tokens off."""
+def qwen_template_tokenizer(*more: str):
+    """One token per character, but one per word of the template that pipelines put around a prompt: they cut its first 34 tokens off.
+    `more`: further special tokens."""
     from transformers import Qwen2Tokenizer
 
-    special = ["<|im_start|>", "<|im_end|>"]
+    special = ["<|im_start|>", "<|im_end|>", *more]
     first = ("system", "Describe", "user", "assistant")
     words = (
         "the image by detailing color shape size texture quantity text spatial relationships of objects and background"
@@ -534,6 +535,78 @@ def krea2():
         text_encoder=text.eval(),
         tokenizer=tokenizer,
         text_encoder_select_layers=(0, 1, 2),
+    )
+
+
+CHAT = "{% for one in messages %}<|im_start|>{{ one.role }}\n{% for part in one.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+
+
+def whole_reader(tokenizer):
+    """Transformers' own processor of Qwen 3 VL, without the readers of pictures and films, for which it wants torchvision: a stand-in for
+    texts alone. Saved it has the files of a whole one."""
+    from transformers import Qwen3VLProcessor
+
+    reader = object.__new__(Qwen3VLProcessor)
+    reader.tokenizer, reader.chat_template = tokenizer, tokenizer.chat_template
+    for kind in ("image", "video"):
+        setattr(reader, f"{kind}_token", f"<|{kind}_pad|>")
+        setattr(reader, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>"))
+
+    def saved(folder):
+        tokenizer.save_pretrained(folder)
+        for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+            (Path(folder) / name).write_text('{"processor_class": "Qwen3VLProcessor"}')
+
+    reader.save_pretrained = saved
+    return reader
+
+
+def four_channel_autoencoder():
+    from diffusers import AutoencoderKLQwenImage21
+
+    return without_zeros(
+        AutoencoderKLQwenImage21(
+            base_dim=4,
+            decoder_base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.3, -0.2, 0.1, 0.5],
+            latents_std=[1.5, 0.8, 1.2, 2.0],
+            scale_factor_spatial=4,
+        )
+    )
+
+
+def qwen21():
+    from diffusers import FlowMatchEulerDiscreteScheduler, QwenImage21Pipeline, QwenImage21Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    torch.manual_seed(14)
+    tokenizer = qwen_template_tokenizer("<|image_pad|>", "<|video_pad|>")
+    tokenizer.chat_template = CHAT
+    eyes = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    words = {**QWEN_TEXT, "vocab_size": len(tokenizer), "initializer_range": 0.3}  # so that captions differ
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    shifting = {"base_image_seq_len": 8, "max_image_seq_len": 64, "max_shift": 0.9, "shift_terminal": 0.02}
+    return QwenImage21Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shifting),
+        vae=four_channel_autoencoder(),
+        text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=words, vision_config=eyes)).eval(),
+        processor=whole_reader(tokenizer),
     )
 
 
@@ -969,11 +1042,12 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "cogview4": (cogview4,),
     "longcat": (longcat,),
     "ovis": (ovis,),
+    "qwen21": (qwen21,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat", "ovis")
+PROVEN_ONLY: tuple[str, ...] = ("cogview4", "longcat", "ovis", "qwen21")
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 
