@@ -16,10 +16,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 import diffusers
 import torch
+from cards import table
 from recipes import RECIPES, script_difference
 from released import as_diffusers_reads, drawn, released
 from rollout_studio.core import adapters
@@ -269,6 +270,7 @@ def page(found: list[Measured]) -> str:
         *(f"| {each.label} | {each.kohya} |" for each in found),
         *put_together(found),
         *single_files(),
+        *table().splitlines(),
     ]
     return "\n".join(lines) + "\n"
 
