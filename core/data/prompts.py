@@ -117,7 +117,9 @@ def _identity(model: "Model") -> list[Any]:
     parts: list[Any] = [model.name, str(model.dtype), *(_from_weights(model) if encoders is None else encoders)]
     for name, part in sorted(model.pipe.components.items()):
         if name.startswith(("tokenizer", "processor")) and part is not None:
-            reader = getattr(part, "tokenizer", part)  # a processor has it beside what reads pictures
+            reader = (
+                part if hasattr(part, "get_vocab") else part.tokenizer
+            )  # a processor has it beside what reads pictures
             words = hashlib.sha256(repr(sorted(reader.get_vocab().items())).encode()).hexdigest()
             parts.append([name, type(reader).__name__, reader.model_max_length, words])
     return parts

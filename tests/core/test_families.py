@@ -481,6 +481,7 @@ BEHIND = {
     "sd3": 1e-4,
     "sd1": 1e-4,
     "longcat": 1e-4,
+    "kolors": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -558,7 +559,7 @@ def test_a_text_filled_up_moves_qwen_image_21s_picture_so_that_rows_go_by_the_le
     assert calls == [2, 1]
 
 
-def test_a_text_reader_encodes_as_the_whole_processor_and_is_saved_as_it(model_of, tiny_folder, tmp_path):
+def test_a_text_reader_encodes_as_the_whole_processor_and_is_saved_as_it(model_of, tiny_folder, tmp_path, monkeypatch):
     """Prompts and negative ones, an empty one, several at once; what names a picture is refused."""
     model, pipe = model_of("qwen21"), open_stock(tiny_folder("qwen21"))
     assert type(pipe.processor) is not type(model.pipe.processor) and model.pipe._drop_idx == pipe._drop_idx > 10
@@ -570,6 +571,13 @@ def test_a_text_reader_encodes_as_the_whole_processor_and_is_saved_as_it(model_o
             assert torch.equal(model.encode_prompts([prompt])[0]["prompt_embeds"], theirs[0])
         ours, theirs = (each.encode_prompt(prompts) for each in (model.pipe, pipe))
     assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *at, **how: asked.update(how, at=at) or str(tiny_folder("qwen21"))
+    )
+    fetched = FAMILIES["qwen21"].make("processor", "Qwen/Qwen-Image-2.1", "v9")
+    assert asked == {"at": ("Qwen/Qwen-Image-2.1",), "revision": "v9", "allow_patterns": "processor/*"}
+    assert fetched(text="a <|im_end|>") == model.pipe.processor(text="a <|im_end|>")
     with pytest.raises(ModelError, match="image_pad"):
         model.encode_prompts(["a <|image_pad|>"])
     model.pipe.save_pretrained(tmp_path / "saved")
@@ -645,7 +653,7 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sdxl", "cogview4"])
+@pytest.mark.parametrize("name", ["sdxl", "cogview4", "kolors"])
 def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(name, tiny_folder, model_of):
     """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
     model, frames = model_of(name), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
@@ -1081,6 +1089,22 @@ def test_a_damaged_model_is_reported(tiny_folder, tmp_path):
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="again"):
         open_model(tmp_path / "model")
+
+
+def test_where_a_package_lacks_that_reads_its_words_a_checkpoint_is_refused_before_and_at_the_opening(
+    tiny_folder, monkeypatch
+):
+    chosen = ModelConfig(pretrained_model_name_or_path=str(tiny_folder("kolors")), device="cpu")
+    assert model_findings(chosen)[1] == []
+    monkeypatch.setattr(
+        "rollout_studio.core.families.kolors.find_spec", lambda name: None if name == "sentencepiece" else name
+    )
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "sentencepiece, which is not installed" in finding.message
+    assert "pip install sentencepiece" in finding.remedy
+    monkeypatch.setattr(Loader, "pipeline", lambda *_, **__: pytest.fail("it is opened"))
+    with pytest.raises(ModelError, match="needs sentencepiece"):
+        load_model(chosen)
 
 
 def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and_at_the_opening(tiny_folder, tmp_path):
