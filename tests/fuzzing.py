@@ -194,7 +194,15 @@ def header(content):
     import_header(content.decode("latin-1"), "x")
 
 
-_STUDY = {"study": "mine", "preset": "demo", "seeds": [0, 1], "variants": {"plain": {"scheduled_sampling_max_step_offset": 0}, "strong": {"scheduled_sampling_max_step_offset": 3}}}
+_STUDY = {
+    "study": "mine",
+    "preset": "demo",
+    "seeds": [0, 1],
+    "variants": {
+        "plain": {"scheduled_sampling_max_step_offset": 0},
+        "strong": {"scheduled_sampling_max_step_offset": 3},
+    },
+}
 study_data = st.one_of(
     st.dictionaries(st.one_of(st.sampled_from(sorted(KEYS)), words), junk, max_size=6),
     st.dictionaries(st.sampled_from(sorted(KEYS)), junk, max_size=2).map(lambda some: {**_STUDY, **some}),

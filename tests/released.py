@@ -30,6 +30,7 @@ def released(family):
         "flux2_klein": ("Flux2Transformer2DModel", {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24}),
         "zimage": ("ZImageTransformer2DModel", {}),
         "qwen": ("QwenImageTransformer2DModel", {}),
+        "qwen21": ("QwenImage21Transformer2DModel", {}),
         "krea2": ("Krea2Transformer2DModel", {}),
         "anima": ("CosmosTransformer3DModel", {"num_attention_heads": 16, "rope_scale": (1.0, 4.0, 4.0), "extra_pos_embed_type": None}),
     }  # fmt: skip

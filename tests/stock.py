@@ -9,10 +9,14 @@ from rollout_studio.core.config import ModelConfig
 from rollout_studio.core.families import FAMILIES, load_model, locate
 from rollout_studio.core.families.conditioning import Conditioning
 from rollout_studio.core.remedies.base import Network
-from tiny import PROMPTS
+from tiny import PROMPTS, whole_reader
+from transformers import AutoTokenizer
 
 STEPS = 4
 NEGATIVE = "blurry"
+ONE_LENGTH = ("qwen21",)
+"""Families whose pipeline, given prompts of several lengths at once, moves the pictures of the shorter ones in the network's sequence: it is
+called with each alone."""
 
 
 def open_model(folder, **options):
@@ -48,14 +52,22 @@ class Called:
         pass
 
 
-def stock_pipeline(folder, **absent):
-    """What diffusers opens of a folder."""
+def stock_pipeline(folder, **parts):
+    """What diffusers opens of a folder; where it would open a processor by torchvision, with a stand-in for texts."""
+    place = Path(folder) / "processor"
+    if place.is_dir():
+        parts["processor"] = whole_reader(AutoTokenizer.from_pretrained(place))
     if not (Path(folder) / "modular_model_index.json").exists():
-        return DiffusionPipeline.from_pretrained(folder, **absent)
+        return DiffusionPipeline.from_pretrained(folder, **parts)
     pipe = ModularPipeline.from_pretrained(str(folder))
     pipe.load_components()
     pipe.__class__ = type(type(pipe).__name__, (Called, type(pipe)), {})
     return pipe
+
+
+def over_white(pictures):
+    """Pixels (B, C, H, W) in 0..1 without their alpha, where they have one."""
+    return pictures if pictures.shape[1] == 3 else 1 - pictures[:, 3:] * (1 - pictures[:, :3])
 
 
 class Recorded:
@@ -67,6 +79,7 @@ class Recorded:
         absent, facts = dict.fromkeys(source.absent), FAMILIES[source.family]
         self.patch = facts.model_class().codec_class.patch
         self.pipe, self.prompts, self.cells = stock_pipeline(folder, **absent), list(prompts), cells
+        self.apart = facts.name in ONE_LENGTH
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # as ours: torch multiplies matrices another way where a weight could learn
@@ -105,6 +118,12 @@ class Recorded:
         self.arguments |= as_asked(self.pipe)
         self.call(output_type="latent")
         self.latents, self.all_steps = self.spread(self.end), self.steps[:]
+        if self.apart:
+            rows = [self.steps[first : first + steps] for first in range(0, len(self.steps), steps)]
+            self.all_steps = [
+                (torch.cat([output for output, _, _ in row]), row[0][1], torch.cat([x for *_, x in row]))
+                for row in zip(*rows, strict=True)
+            ]
 
     @property
     def pixels(self):
@@ -138,12 +157,24 @@ class Recorded:
     def call(self, output_type):
         generators = [torch.Generator().manual_seed(5 + i) for i in range(len(self.prompts))]
         prompts = {"prompt": list(self.prompts), **self.negative}
+        if self.apart:
+            return self.one_by_one(prompts, generators, output_type)
         (found, *_) = self.pipe(
             **prompts, generator=generators, output_type=output_type, return_dict=False, **self.arguments
         )
         if "num_frames" not in self.arguments or output_type == "latent":
             return found
         return [film[0] for film in found] if output_type == "pil" else found[:, 0]
+
+    def one_by_one(self, prompts, generators, output_type):
+        """As `call`, a call for each prompt."""
+        found, ends = [], []
+        for row, generator in enumerate(generators):
+            own = {name: texts[row] for name, texts in prompts.items()}
+            found += self.pipe(**own, generator=generator, output_type=output_type, return_dict=False, **self.arguments)
+            ends.append(self.end)
+        self.end = torch.cat(ends)
+        return [one for pictures in found for one in pictures] if output_type == "pil" else torch.cat(found)
 
     @property
     def negative(self):

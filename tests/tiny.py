@@ -426,11 +426,12 @@ def pixart(scheduler=None):
     )
 
 
-def qwen_template_tokenizer():
-    """One token per character, but one per word of the template that pipelines put around a prompt: they cut its first 34 tokens off."""
+def qwen_template_tokenizer(*more: str):
+    """One token per character, but one per word of the template that pipelines put around a prompt: they cut its first 34 tokens off.
+    `more`: further special tokens."""
     from transformers import Qwen2Tokenizer
 
-    special = ["<|im_start|>", "<|im_end|>"]
+    special = ["<|im_start|>", "<|im_end|>", *more]
     first = ("system", "Describe", "user", "assistant")
     words = (
         "the image by detailing color shape size texture quantity text spatial relationships of objects and background"
@@ -534,6 +535,78 @@ def krea2():
         text_encoder=text.eval(),
         tokenizer=tokenizer,
         text_encoder_select_layers=(0, 1, 2),
+    )
+
+
+CHAT = "{% for one in messages %}<|im_start|>{{ one.role }}\n{% for part in one.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+
+
+def whole_reader(tokenizer):
+    """Transformers' own processor of Qwen 3 VL, without the readers of pictures and films, for which it wants torchvision: a stand-in for
+    texts alone. Saved it has the files of a whole one."""
+    from transformers import Qwen3VLProcessor
+
+    reader = object.__new__(Qwen3VLProcessor)
+    reader.tokenizer, reader.chat_template = tokenizer, tokenizer.chat_template
+    for kind in ("image", "video"):
+        setattr(reader, f"{kind}_token", f"<|{kind}_pad|>")
+        setattr(reader, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>"))
+
+    def saved(folder):
+        tokenizer.save_pretrained(folder)
+        for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+            (Path(folder) / name).write_text('{"processor_class": "Qwen3VLProcessor"}')
+
+    reader.save_pretrained = saved
+    return reader
+
+
+def four_channel_autoencoder():
+    from diffusers import AutoencoderKLQwenImage21
+
+    return without_zeros(
+        AutoencoderKLQwenImage21(
+            base_dim=4,
+            decoder_base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.3, -0.2, 0.1, 0.5],
+            latents_std=[1.5, 0.8, 1.2, 2.0],
+            scale_factor_spatial=4,
+        )
+    )
+
+
+def qwen21():
+    from diffusers import FlowMatchEulerDiscreteScheduler, QwenImage21Pipeline, QwenImage21Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    torch.manual_seed(14)
+    tokenizer = qwen_template_tokenizer("<|image_pad|>", "<|video_pad|>")
+    tokenizer.chat_template = CHAT
+    eyes = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    words = {**QWEN_TEXT, "vocab_size": len(tokenizer), "initializer_range": 0.3}  # so that captions differ
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    shifting = {"base_image_seq_len": 8, "max_image_seq_len": 64, "max_shift": 0.9, "shift_terminal": 0.02}
+    return QwenImage21Pipeline(
+        transformer=without_zeros(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shifting),
+        vae=four_channel_autoencoder(),
+        text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=words, vision_config=eyes)).eval(),
+        processor=whole_reader(tokenizer),
     )
 
 
@@ -1000,6 +1073,96 @@ def anima():
     return pipe
 
 
+class Letters:
+    """In the place of the class by which diffusers' ChatGLM tokenizer reads its words with sentencepiece, which the tests do without: a token for
+    each letter. The tokenizer itself is diffusers' own."""
+
+    bos_id, eos_id, pad_id = 1, 2, 0
+
+    def __init__(self, model_path: str):
+        pieces = Path(model_path).read_text(encoding="utf-8").split("\n")
+        marks = [
+            "[MASK]",
+            "[gMASK]",
+            "[sMASK]",
+            "sop",
+            "eop",
+            "<|system|>",
+            "<|user|>",
+            "<|assistant|>",
+            "<|observation|>",
+        ]
+        self.special_tokens = {mark: len(pieces) + number for number, mark in enumerate(marks)}
+        self.numbers = {piece: number for number, piece in enumerate(pieces)} | self.special_tokens
+        self.pieces = {number: piece for piece, number in self.numbers.items()}
+        self.n_words = len(self.numbers)
+
+    def tokenize(self, text, encode_special_tokens=False):
+        return list(text.replace(" ", "▁"))
+
+    def convert_token_to_id(self, token):
+        return self.numbers.get(token, self.pad_id)
+
+    def convert_id_to_token(self, index):
+        return self.pieces.get(index, "")
+
+
+def kolors():
+    import tempfile
+
+    import diffusers
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers.pipelines.kolors import tokenizer as reading
+    from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+    from rollout_studio.core.families import kolors as facts
+
+    # For the rest of this process: diffusers has another thing under this name where sentencepiece is not installed.
+    diffusers.KolorsPipeline, reading.SPTokenizer, facts.find_spec = KolorsPipeline, Letters, lambda name: name
+    torch.manual_seed(15)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "tokenizer.model"
+        file.write_text("\n".join(["<unk>", "<s>", "</s>", "▁", *LETTERS]), encoding="utf-8")
+        tokenizer = reading.ChatGLMTokenizer(str(file))
+    vocabulary = "\n".join(["<unk>", "<s>", "</s>", "▁", *LETTERS])
+    tokenizer.save_vocabulary = lambda folder, **_: (
+        (Path(folder) / "tokenizer.model").write_text(vocabulary, "utf-8"),
+    )
+    text = ChatGLMConfig(
+        num_layers=2, padded_vocab_size=len(tokenizer), hidden_size=16, ffn_hidden_size=32, kv_channels=8, num_attention_heads=2,
+        seq_length=256, multi_query_attention=True, multi_query_group_num=1, add_qkv_bias=True, original_rope=True,
+    )  # fmt: skip
+    encoder = ChatGLMModel(text).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():  # as made they hold whatever was in memory
+            parameter.normal_(std=0.3)
+    unet = UNet2DConditionModel(
+        sample_size=SIDE,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )
+    betas = {**SD_BETAS, "beta_end": 0.014, "num_train_timesteps": 1100}
+    return KolorsPipeline(
+        vae=autoencoder(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=without_zeros(unet),
+        scheduler=EulerDiscreteScheduler(**betas, steps_offset=1, timestep_spacing="leading"),
+    )
+
+
 BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "sd1x": (sd1, sd1_euler, sd1_sample),
     "sd2x": (sd2_v,),
@@ -1022,11 +1185,15 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
     "longcat": (longcat,),
     "ovis": (ovis,),
     "anima": (anima,),
+    "qwen21": (qwen21,),
+    "kolors": (kolors,),
 }
 """Family -> its pipelines, the usual one first. Every variant is one way in which a checkpoint may differ."""
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
-PROVEN_ONLY: tuple[str, ...] = ("anima", "chroma", "cogview4", "flux2_dev", "krea2", "longcat", "ovis", "sana")
+PROVEN_ONLY: tuple[str, ...] = (
+    "anima", "chroma", "cogview4", "flux2_dev", "kolors", "krea2", "longcat", "ovis", "qwen21", "sana",
+)  # fmt: skip
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())
 

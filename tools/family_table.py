@@ -16,10 +16,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
 import diffusers
 import torch
+from cards import table
 from recipes import RECIPES, script_difference
 from released import as_diffusers_reads, drawn, released
 from rollout_studio.core import adapters
@@ -32,7 +33,7 @@ from rollout_studio.core.config import config_from_flat, preset_names, read_pres
 from rollout_studio.core.families import FAMILIES, load_model
 from rollout_studio.core.families.facts import Unsuitable
 from rollout_studio.core.families.lora_facts import KohyaLayout, kohya_layout
-from stock import Recorded, differences, open_model, rows_asked
+from stock import Recorded, differences, open_model, over_white, rows_asked
 from tiny import FAMILY_OF, ONE_PER_FAMILY, PROMPTS, build
 
 SCALES = (1.0, 3.0)
@@ -67,7 +68,7 @@ def measured(name: str, folder: Path) -> Measured:
             pairs = differences(model, stock, scale, padded=padded)
             found[scale] = max(float((ours - output).abs().max()) for ours, output in pairs)
             largest = max(largest, *(float(output.abs().max()) for _, output in pairs))
-    pixels = float((model.decode(stock.latents) - stock.call(output_type="pt")).abs().max())
+    pixels = float((model.decode(stock.latents) - over_white(stock.call(output_type="pt"))).abs().max())
     lora = exported(folder)
     return Measured(
         model.facts.label, alone, together, largest, pixels, f"{lora.used} of {lora.total}", lora.max_difference, lora.effect,
@@ -234,7 +235,8 @@ def page(found: list[Measured]) -> str:
         "- *Two prompts*: the stock pipeline encodes them in one batch; here each is encoded by itself, so that a cached embedding does not",
         "  depend on its neighbours. A text encoder's last bits depend on how many rows it is given: with both prompts encoded together the",
         "  difference is 0 here too. Prompts of Lumina (256 tokens) and Krea 2 (512) are padded there and cut to their length here, which is",
-        "  exact but for the order of sums; *one prompt* has the pipeline's padding.",
+        "  exact but for the order of sums; *one prompt* has the pipeline's padding. Qwen-Image 2.1's pipeline, given texts of several lengths,",
+        "  moves the pictures of the shorter ones in the network's sequence: it is called with each prompt alone.",
         "- The stock pipeline's weights are frozen for this, as ours are: torch multiplies matrices in another order where a weight could",
         "  receive a gradient, even without one (2.6e-6 for the tiny Stable Diffusion 2).",
         "",
@@ -268,6 +270,7 @@ def page(found: list[Measured]) -> str:
         *(f"| {each.label} | {each.kohya} |" for each in found),
         *put_together(found),
         *single_files(),
+        *table().splitlines(),
     ]
     return "\n".join(lines) + "\n"
 

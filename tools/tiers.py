@@ -11,6 +11,7 @@ the first models stand here.
 import argparse
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,24 @@ def released_facts(preset: Preset) -> ModelFacts:
 
 
 def takes_gb(preset: Preset, facts: ModelFacts, tier: Tier) -> float:
-    """GB (10^9 bytes) at the peak on an NVIDIA card, whichever is most: encoding the captions, a training step, drawing a sample."""
-    config = with_changes(preset.config(), {"device": "cuda", **tier_changes(preset, tier)})
+    """`takes` of one of its tiers."""
+    return takes(preset, facts, tier_changes(preset, tier))
+
+
+def takes(preset: Preset, facts: ModelFacts, changes: Mapping[str, Any]) -> float:
+    """GB (10^9 bytes) at the peak on an NVIDIA card, whichever is most: encoding the captions, a training step, drawing a sample.
+    `changes`: flat keys beside the preset's own. Raises ConfigError for a combination that is refused."""
+    config = with_changes(preset.config(), {"device": "cuda", **changes})
     released, step = RELEASED[preset.name], memory_estimate(config, facts)
     assert step.total is not None  # the shapes are known
-    captions = 2 * released.encoders + 4 * released.vae_weights
     sample = (step.parts["weights"] + step.parts["training"]) / 1e9 + 4 * released.vae_weights
     sample += released.decoding * (config.data.resolution / 1024) ** 2
-    return round(max(captions, step.total.likely / 1e9, sample), 1)
+    return round(max(encoding_gb(released), step.total.likely / 1e9, sample), 1)
+
+
+def encoding_gb(released: Released) -> float:
+    """What encoding the captions takes, before the network is opened: text encoders in 16 bits, the VAE in 32."""
+    return 2 * released.encoders + 4 * released.vae_weights
 
 
 def as_text(flat: dict[str, Any]) -> str:

@@ -116,9 +116,12 @@ def _identity(model: "Model") -> list[Any]:
     encoders = _from_files(model)
     parts: list[Any] = [model.name, str(model.dtype), *(_from_weights(model) if encoders is None else encoders)]
     for name, part in sorted(model.pipe.components.items()):
-        if "tokenizer" in name and part is not None:
-            words = hashlib.sha256(repr(sorted(part.get_vocab().items())).encode()).hexdigest()
-            parts.append([name, type(part).__name__, part.model_max_length, words])
+        if ("tokenizer" in name or name.startswith("processor")) and part is not None:
+            reader = (
+                part if hasattr(part, "get_vocab") else part.tokenizer
+            )  # a processor has it beside what reads pictures
+            words = hashlib.sha256(repr(sorted(reader.get_vocab().items())).encode()).hexdigest()
+            parts.append([name, type(reader).__name__, reader.model_max_length, words])
     return parts
 
 

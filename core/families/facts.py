@@ -200,6 +200,8 @@ class FamilyFacts:
             layers begin with in the kohya layout. unused: parts that training and sampling do without.
         guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
         opening: further arguments of `from_pretrained`. modular: of a pipeline of modular blocks; None = it is one of diffusers' usual ones.
+        made: parts that are not opened as they were saved, with the function in `<name>/model.py` that makes each of (the checkpoint's
+            location, its revision).
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
         unsuitable: checkpoints that cannot be trained (`refuse` tells them).
         claims: of classes that serve several families, whether this checkpoint is of this one.
@@ -228,6 +230,7 @@ class FamilyFacts:
     guidance: Guidance = CLASSIFIER_FREE
     opening: Mapping[str, Any] = field(default_factory=dict)
     modular: Modular | None = None
+    made: Mapping[str, str] = field(default_factory=dict)
     schedule: Schedule
     geometry: Callable[[PartConfigs], Geometry]
     text: Callable[[PartConfigs], TextCost]
@@ -263,7 +266,14 @@ class FamilyFacts:
 
     def model_class(self) -> type[Any]:
         """The family's `base.Model`. Imports torch and diffusers."""
-        return getattr(import_module(f".{self.name}.model", __package__), self.model)
+        return getattr(self._module(), self.model)
+
+    def make(self, part: str, location: str, revision: str | None) -> Any:
+        """One of the parts in `made`. Imports as `model_class`. Raises OSError where its files are missing."""
+        return getattr(self._module(), self.made[part])(location, revision)
+
+    def _module(self) -> Any:
+        return import_module(f".{self.name}.model", __package__)
 
 
 # What configs say, for families whose parts are named as usual ----------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Conditioning, Prompt
+from .base import Conditioning, Frame, Prompt
 from .conditioning import Unencoded
 from .layout import AsIs
 from .variance_preserving import VariancePreservingModel
@@ -69,3 +69,20 @@ class LatentUNet(VariancePreservingModel):
     def extra_inputs(self, x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Any]:
         """Further arguments of the network."""
         return {}
+
+
+class SizedUNet(LatentUNet):
+    """A UNet that gets a vector for the whole caption (`pooled_prompt_embeds`) and six numbers beside the text: height and width that the
+    picture had, top and left of the crop, height and width that it has now. A training row has its own; where nothing is known of a picture
+    (samples, drift, rollout from noise) they are those of an uncropped picture of the latents' size, which is what the pipelines give."""
+
+    def framed(self, cond: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        ids = [[*frame.original, *frame.corner, *frame.size] for frame in frames]
+        return cond.with_rows(time_ids=torch.tensor(ids, dtype=torch.float32, device=self.device))
+
+    def extra_inputs(self, x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Any]:
+        ids = cond.get("time_ids")
+        if ids is None:
+            size = [side * self.latent_scale for side in x.shape[-2:]]
+            ids = x.new_tensor([[*size, 0, 0, *size]]).expand(len(x), -1)
+        return {"added_cond_kwargs": {"text_embeds": cond["pooled_prompt_embeds"], "time_ids": ids}}

@@ -76,6 +76,7 @@ class Loader:
                 dtype={"vae": torch.float32, "default": self.dtype},
                 **self._files,
                 **self._none(without),
+                **self._made(),
                 **instead,
                 **({} if self.facts.component in (*without, *instead) else self._quantization()),
             )
@@ -114,8 +115,17 @@ class Loader:
 
     def _none(self, without: Sequence[str]) -> dict[str, Any]:
         # Names that the saved pipeline does not know may not be passed; those saved as "none" must be, as None.
-        none = {part: None for part in (*self.source.absent, *self.facts.unused, *without) if part in self.source.index}
+        none = {
+            part: None
+            for part in (*self.source.absent, *self.facts.unused, *without)
+            if part in self.source.index and part not in self.facts.made
+        }
         return {**self.facts.opening, **none}
+
+    def _made(self) -> dict[str, Any]:
+        """The parts that the family makes itself; they are small, so they are always there."""
+        source = self.source
+        return {part: self.facts.make(part, source.location, source.revision) for part in self.facts.made}
 
     def _quantization(self) -> dict[str, Any]:
         """The argument of `from_pretrained` that quantises the network."""

@@ -1,12 +1,32 @@
 """Models whose pipeline gives each prompt in its true length, and takes a list of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .base import Conditioning, Model, Prompt
+
+
+def by_length(call: Callable[..., Tensor], lengths: Tensor, *rows: Tensor) -> Tensor:
+    """`call(length, *rows)` for the rows of each length by themselves, for networks to which a text that is filled up is another text.
+
+    Args:
+        lengths: (B,) tokens of each row's text. rows: tensors of B rows each.
+    Returns: the answers (B, ...) in the rows' order.
+    Cost: as many rows; a call for each length that occurs.
+    """
+    counts = lengths.tolist()
+    if len(set(counts)) == 1:
+        return call(counts[0], *rows)
+    parts, places = [], []
+    for length in sorted(set(counts)):
+        own = [row for row, count in enumerate(counts) if count == length]
+        places += own
+        parts.append(call(length, *(each[own] for each in rows)))
+    return torch.cat(parts)[torch.tensor(places, device=lengths.device).argsort()]
 
 
 class RaggedTexts(Model):

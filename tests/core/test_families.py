@@ -13,6 +13,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from recipes import RECIPES
 from rollout_studio.core import families
 from rollout_studio.core.before.cost import guidance_of, rollout_cost
@@ -39,8 +40,8 @@ from rollout_studio.core.maths.noise import target_output
 from rollout_studio.core.maths.rollout import plan_offsets, rollout
 from rollout_studio.core.maths.solvers import make_solver
 from rollout_studio.core.train.loop import train
-from stock import NEGATIVE, STEPS, Recorded, as_asked, differences, open_model, rows_asked
-from tiny import BUILDERS, FAMILY_OF, ONE_PER_FAMILY, PROMPTS
+from stock import NEGATIVE, STEPS, Recorded, as_asked, differences, open_model, over_white, rows_asked, stock_pipeline
+from tiny import BUILDERS, FAMILY_OF, ONE_PER_FAMILY, PROMPTS, predictions
 from tiny_run import events, losses
 
 VARIANTS = tuple(BUILDERS)
@@ -120,8 +121,17 @@ def test_inference_times_are_the_pipelines_own_schedule(name, model_of, recorded
 @pytest.mark.parametrize("name", VARIANTS)
 def test_decoding_gives_the_stock_pipelines_pixels(name, model_of, recorded):
     stock = recorded(name)
-    expected = stock.call(output_type="pt")
+    expected = over_white(stock.call(output_type="pt"))
     torch.testing.assert_close(model_of(name).decode(stock.latents), expected, atol=1e-5, rtol=0)
+
+
+def flat(picture):
+    """Without its alpha, where it has one."""
+    return (
+        picture
+        if picture.mode == "RGB"
+        else Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -132,7 +142,7 @@ def test_sample_draws_what_a_plain_pipeline_call_draws(name, model_of, recorded)
         PROMPTS, steps=STEPS, guidance=3.0, negative_prompt=NEGATIVE, seed=5, height=32, width=32
     )
     stock = recorded(name).call(output_type="pil")
-    for one, other in zip(ours, stock, strict=True):
+    for one, other in zip(ours, map(flat, stock), strict=True):
         assert one.size == (32, 32)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
@@ -472,6 +482,7 @@ BEHIND = {
     "sd1": 1e-4,
     "longcat": 1e-4,
     "anima": 1e-4,
+    "kolors": 1e-4,
 }
 """Families that pad prompts to one length -> the least that another filling changes: nothing behind a mask, something where there is
 none, or where it only weakens (Chroma)."""
@@ -517,6 +528,88 @@ def test_captions_of_different_lengths_in_one_call_equal_single_calls_where_the_
     assert (
         drawn[2].tobytes() == model.sample(prompts[2:], steps=2, guidance=3.0, seed=5, height=32, width=32)[0].tobytes()
     )
+
+
+def test_a_text_filled_up_moves_qwen_image_21s_picture_so_that_rows_go_by_the_length_of_their_text(
+    model_of, tiny_folder
+):
+    """Its stock pipeline draws another picture of a short prompt beside a long one; of prompts of one length it draws them as alone. Here each
+    row is what it is alone, and rows of one length share a call."""
+    model, pipe = model_of("qwen21"), stock_pipeline(tiny_folder("qwen21"))
+    pipe.set_progress_bar_config(disable=True)
+    short, long, other = "a red circle", "sks on blue, far left", "two red cats"
+
+    def drawn(*prompts):
+        noise = torch.randn(1, 64, 4, generator=torch.Generator().manual_seed(2)).repeat(len(prompts), 1, 1)
+        return pipe(
+            list(prompts), latents=noise, num_inference_steps=2, height=128, width=128, output_type="latent"
+        ).images
+
+    alone, equal, beside = drawn(short)[0], drawn(short, other)[0], drawn(short, long)[0]
+    torch.testing.assert_close(equal, alone, atol=1e-5, rtol=1e-5)
+    assert (beside - alone).abs().max() > 1e-3  # other words of that length: 5e-3
+    encoded = model.encode_prompts([short, long, other])
+    x, t, calls = random_state(model, 3), times(model, 3), []
+    hook = model.denoiser.register_forward_hook(lambda module, args, output: calls.append(len(output[0])))
+    with torch.no_grad():
+        together = model.denoise(x, t, model.collate(encoded))
+        hook.remove()
+        for row in range(3):
+            single = model.denoise(x[row : row + 1], t[row : row + 1], model.collate(encoded[row : row + 1]))
+            torch.testing.assert_close(together[row], single[0], atol=1e-5, rtol=1e-5)
+    assert calls == [2, 1]
+
+
+def test_a_text_reader_encodes_as_the_whole_processor_and_is_saved_as_it(model_of, tiny_folder, tmp_path, monkeypatch):
+    """Prompts and negative ones, an empty one, several at once; what names a picture is refused."""
+    model, pipe = model_of("qwen21"), stock_pipeline(tiny_folder("qwen21"))
+    assert type(pipe.processor) is not type(model.pipe.processor) and model.pipe._drop_idx == pipe._drop_idx > 10
+    prompts = [*PROMPTS, "", "Ünïcode, 'quotes' \n and <|im_end|> marks"]
+    with torch.no_grad():
+        for prompt in prompts:
+            theirs, mask, is_picture = pipe.encode_prompt([prompt])
+            assert mask is None and not is_picture.any()
+            assert torch.equal(model.encode_prompts([prompt])[0]["prompt_embeds"], theirs[0])
+        ours, theirs = (each.encode_prompt(prompts) for each in (model.pipe, pipe))
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *at, **how: asked.update(how, at=at) or str(tiny_folder("qwen21"))
+    )
+    fetched = FAMILIES["qwen21"].make("processor", "Qwen/Qwen-Image-2.1", "v9")
+    assert asked == {"at": ("Qwen/Qwen-Image-2.1",), "revision": "v9", "allow_patterns": "processor/*"}
+    assert fetched(text="a <|im_end|>") == model.pipe.processor(text="a <|im_end|>")
+    with pytest.raises(ModelError, match="image_pad"):
+        model.encode_prompts(["a <|image_pad|>"])
+    model.pipe.save_pretrained(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
+    assert index["processor"] == ["transformers", "Qwen3VLProcessor"]
+    files = [
+        sorted((one.name, one.read_bytes()) for one in (root / "processor").iterdir())
+        for root in (tiny_folder("qwen21"), tmp_path / "saved")
+    ]
+    assert files[0] == files[1]
+    torch.testing.assert_close(predictions(open_model(tmp_path / "saved")), predictions(model), atol=0, rtol=0)
+
+
+def test_a_picture_is_opaque_to_an_autoencoder_with_alpha_and_what_is_transparent_is_white(model_of):
+    codec = model_of("qwen21").codec
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = codec.vae.config
+    mean, deviation = (torch.tensor(config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    with torch.no_grad():
+        for alpha, same in ((1.0, True), (-1.0, False)):
+            film = torch.cat([pixels, torch.full_like(pixels[:, :1], alpha)], 1)[:, :, None]
+            theirs = (codec.vae.encode(film).latent_dist.mode() - mean) / deviation
+            assert torch.equal(codec.encode(pixels), theirs[:, :, 0]) == same
+        decode = codec.vae.decode
+        try:
+            codec.vae.decode = lambda latents, return_dict: (torch.tensor([0.2, -0.4, 0.6, -1.0]).view(1, 4, 1, 1, 1),)
+            assert codec.decode(torch.zeros(1, 4, 1, 1)).flatten().tolist() == [1.0, 1.0, 1.0]
+            codec.vae.decode = lambda latents, return_dict: (torch.tensor([0.2, -0.4, 0.6, 0.0]).view(1, 4, 1, 1, 1),)
+            assert codec.decode(torch.zeros(1, 4, 1, 1)).flatten().tolist() == pytest.approx([0.8, 0.65, 0.9])
+        finally:
+            codec.vae.decode = decode
 
 
 def test_the_networks_time_is_the_levels_place_in_the_table_before_the_size_bends_it(model_of):
@@ -572,7 +665,7 @@ def test_packing_is_the_pipelines_own_and_is_undone(model_of):
 # Size and crop ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sdxl", "cogview4"])
+@pytest.mark.parametrize("name", ["sdxl", "cogview4", "kolors"])
 def test_size_and_crop_of_each_row_reach_the_network_as_the_stock_pipeline_reports_them(name, tiny_folder, model_of):
     """Two rows with pictures of their own in one call, each against a pipeline call with its numbers."""
     model, frames = model_of(name), [Frame((64, 48), (4, 8), (32, 32)), Frame((32, 96), (0, 31), (32, 32))]
@@ -772,7 +865,7 @@ def test_a_negative_prompt_is_remarked_on_where_the_family_has_none(tiny_folder,
 def test_the_generated_page_has_a_row_for_every_family_in_each_table():
     """Of the scripts' losses for those with a script of diffusers' own, of refusals for each kind of checkpoint that is refused."""
     page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
-    *plain, scripts, refused, _left_out = page.split("\n## ")[1:]
+    *plain, _cards, scripts, refused, _left_out = page.split("\n## ")[1:]
     assert len(plain) == 5
     with_script = {FAMILY_OF[name] for name in RECIPES}
     for facts in FAMILIES.values():
@@ -1013,6 +1106,22 @@ def test_a_damaged_model_is_reported(tiny_folder, tmp_path):
         open_model(tmp_path / "model")
 
 
+def test_where_a_package_lacks_that_reads_its_words_a_checkpoint_is_refused_before_and_at_the_opening(
+    tiny_folder, monkeypatch
+):
+    chosen = ModelConfig(pretrained_model_name_or_path=str(tiny_folder("kolors")), device="cpu")
+    assert model_findings(chosen)[1] == []
+    monkeypatch.setattr(
+        "rollout_studio.core.families.kolors.find_spec", lambda name: None if name == "sentencepiece" else name
+    )
+    _, (finding,) = model_findings(chosen)
+    assert finding.level == "error" and "sentencepiece, which is not installed" in finding.message
+    assert "pip install sentencepiece" in finding.remedy
+    monkeypatch.setattr(Loader, "pipeline", lambda *_, **__: pytest.fail("it is opened"))
+    with pytest.raises(ModelError, match="needs sentencepiece"):
+        load_model(chosen)
+
+
 def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and_at_the_opening(tiny_folder, tmp_path):
     """Z-Image-Turbo differs from the base model in nothing but its scheduler's shift."""
     shutil.copytree(tiny_folder("zimage"), tmp_path / "model")
@@ -1035,6 +1144,7 @@ def test_a_checkpoint_with_the_schedule_of_a_distilled_one_is_refused_before_and
     ("wan", "model_index.json", {"boundary_ratio": 0.875}, "two networks", "Wan2.1-T2V-14B"),
     ("wan", "model_index.json", {"expand_timesteps": True}, "time for each position", "Wan2.1-T2V-1.3B"),
     ("qwen", "transformer/config.json", {"zero_cond_t": True}, "editing or layers", "text-to-image"),
+    ("qwen21", "model_index.json", {"sample_sigmas": [1.0, 0.5]}, "distilled to a few steps", "Qwen/Qwen-Image-2.1"),
     ("pixart", "transformer/config.json", {"use_additional_conditions": True}, "PixArt-alpha", "PixArt-Sigma"),
 ])  # fmt: skip
 def test_a_model_that_cannot_be_trained_is_refused_before_and_at_the_opening(
@@ -1057,6 +1167,7 @@ DISTILLED = {
     "sd3": "stabilityai/stable-diffusion-3.5-large-turbo", "flux": "black-forest-labs/FLUX.1-schnell",
     "zimage": "Tongyi-MAI/Z-Image-Turbo", "chroma": "lodestones/Chroma1-Flash", "flux2_klein": "black-forest-labs/FLUX.2-klein-4B",
     "krea2": "krea/Krea-2-Turbo", "ernie": "baidu/ERNIE-Image-Turbo", "longcat": "byliutao/Longcat-Image-Turbo", "anima": "vladmandic/Anima-1.0-Turbo",
+    "qwen21": "Qwen/Qwen-Image-2.1-Turbo",
 }  # fmt: skip
 
 

@@ -28,7 +28,19 @@ def pair(tiny_folder):
 def test_every_recipe_for_a_family_here_is_compared():
     """The others have none."""
     without = set(FAMILIES) - {FAMILY_OF[name] for name in RECIPES}
-    assert without == {"chroma", "pixart", "auraflow", "ernie", "wan", "cogview4", "longcat", "ovis", "anima"}
+    assert without == {
+        "chroma",
+        "pixart",
+        "auraflow",
+        "ernie",
+        "wan",
+        "cogview4",
+        "longcat",
+        "ovis",
+        "anima",
+        "qwen21",
+        "kolors",
+    }
 
 
 # mode and logit_normal weigh nothing: they are about which times are drawn

@@ -9,13 +9,14 @@ lengths go through the network one length after the other. Size and crop are inp
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import Conditioning, Frame, Prompt
-from ..ragged import RaggedTexts
+from ..ragged import RaggedTexts, by_length
 from ..schedule import flow_shift
 from . import FACTS
 
@@ -51,15 +52,7 @@ class CogView4(RaggedTexts):
             frame = x.new_tensor([[*size, *size, 0, 0]]).expand(len(x), -1)
         original, target, corner = frame.split(2, dim=1)
         given = (x, cond["prompt_embeds"], self.table_number(timestep, x), original, target, corner)
-        lengths = cond["prompt_length"].tolist()
-        if len(set(lengths)) == 1:
-            return self._one_length(network, lengths[0], *given)
-        parts, places = [], []
-        for length in sorted(set(lengths)):
-            rows = [row for row, own in enumerate(lengths) if own == length]
-            places += rows
-            parts.append(self._one_length(network, length, *(each[rows] for each in given)))
-        return torch.cat(parts)[torch.tensor(places, device=x.device).argsort()]
+        return by_length(partial(self._one_length, network), cond["prompt_length"], *given)
 
     def _one_length(self, network: nn.Module, length: int, x: Tensor, embeds: Tensor, time: Tensor, original: Tensor,
                     target: Tensor, corner: Tensor) -> Tensor:  # fmt: skip

@@ -87,12 +87,6 @@ FACTS = FamilyFacts(
             pipelines=("QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline"),
         ),
         other_inputs(channels="z_dim", cells=CELLS),
-        Unsuitable(
-            what="Qwen-Image 2.1",
-            why="is another network with another autoencoder than Qwen-Image, and not covered yet",
-            remedy="Train on Qwen/Qwen-Image or Qwen/Qwen-Image-2512.",
-            pipelines=("QwenImage21Pipeline",),
-        ),
     ),
     comfyui_loads=True,
     header={"ss_base_model_version": "qwen_image", "architecture": "Qwen-Image"},
