@@ -200,6 +200,7 @@ class FamilyFacts:
             layers begin with in the kohya layout. unused: parts that training and sampling do without.
         guidance: how a prompt is made to count more; a checkpoint may lack it (`Family.checkpoint_guidance`).
         opening: further arguments of `from_pretrained`. modular: of a pipeline of modular blocks; None = it is one of diffusers' usual ones.
+        own_library: the package of diffusers' pipelines in which the class of a part lies, where an index names that as its library.
         made: parts that are not opened as they were saved, with the function in `<name>/model.py` that makes each of (the checkpoint's
             location, its revision).
         schedule, geometry, text: see their records; geometry and text are read from the parts' configs.
@@ -231,6 +232,7 @@ class FamilyFacts:
     opening: Mapping[str, Any] = field(default_factory=dict)
     modular: Modular | None = None
     made: Mapping[str, str] = field(default_factory=dict)
+    own_library: str = ""
     schedule: Schedule
     geometry: Callable[[PartConfigs], Geometry]
     text: Callable[[PartConfigs], TextCost]

@@ -14,7 +14,7 @@ from ..names import is_hub_id, not_a_path
 from .checkpoint_file import Checkpoint, ModelError, recognise
 from .facts import PartConfigs
 from .index_files import MODULAR, PLAIN, index_file, plain
-from .registry import PIPELINES, family_of, refused_class
+from .registry import FAMILIES, PIPELINES, family_of, refused_class
 from .single_file_facts import TEXT_WIDTHS
 
 __all__ = ["ModelError", "SingleFileSource", "Source", "hub_error", "is_component", "locate"]
@@ -191,12 +191,21 @@ def _check_classes(name: str, index: Mapping[str, Any]) -> None:
 
     diffusers imports whatever library stands there, and an `Auto...` class would ask whether to run a model's own code.
     """
+    own = [
+        facts.own_library
+        for facts in FAMILIES.values()
+        if index.get("_class_name") in facts.pipelines and facts.own_library
+    ]
     for part, entry in index.items():
         if not is_component(entry) or entry[0] is None:
             continue
         library, kind = entry
-        plain = isinstance(kind, str) and _CLASS.fullmatch(kind) is not None
-        if library in _LIBRARIES and plain and (not kind.startswith("Auto") or kind.startswith("Autoencoder")):
+        well_formed = isinstance(kind, str) and _CLASS.fullmatch(kind) is not None
+        if (
+            library in (*_LIBRARIES, *own)
+            and well_formed
+            and (not kind.startswith("Auto") or kind.startswith("Autoencoder"))
+        ):
             continue
         raise ModelError(
             f"'{name}' wants its {part} to be {'.'.join(str(each)[:60] for each in entry)}, and only classes of diffusers and transformers are opened.",

@@ -28,6 +28,7 @@ FACTS = FamilyFacts(
     name="kolors",
     label="Kolors",
     pipelines=("KolorsPipeline",),
+    own_library="kolors",
     component="unet",
     predictions=PREDICTIONS,
     unused=("image_encoder", "feature_extractor"),
