@@ -104,7 +104,11 @@ def main():
             say(id=message["id"], status="failed", message="No <luck>.", remedy="Take another seed.")
         else:
             say(id=message["id"], status="working", share=0.5, what="rollout: base")
-            if message["ask"]["seed"] == 15 and "curves" in message["ask"]["what"]:
+            if message["ask"]["seed"] == 17 and "curves" in message["ask"]["what"]:  # one level of the curves is there
+                whole = _curve("base")
+                begun = {**whole, "short": whole["short"][:1], "clean_loss": [], "trajectory": [], "spectrum": None}
+                say(id=message["id"], status="curves", result={"curves": [begun]})
+            if message["ask"]["seed"] in (15, 17) and "curves" in message["ask"]["what"]:
                 while not any((above / "go").exists() for above in Path(message["folder"]).parents):
                     time.sleep(0.01)
             if message["ask"]["seed"] == 16:  # the true path is there, and one picture of the own one
