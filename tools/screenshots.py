@@ -172,7 +172,7 @@ def main() -> None:
                         page.get_by_role("tab", name=tab, exact=True).click()
                         if tab == "Runs" and given.run:
                             page.locator("#run-picker").get_by_label(f"{given.run}  ·").first.click()
-                            expect(page.locator("#run-head h3")).to_have_text(given.run)
+                            expect(page.locator("#run-head h2")).to_have_text(given.run)
                         prepare(page)
                         saved(taken(page, watch.store.root), f"page-{name}-{theme}-{width}")
                         context.close()

@@ -58,7 +58,7 @@ def filmstrip(
     )
     sentences = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
-    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
+    return f'<div class="rs-card"><h3>{text(title)}</h3>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
 
 
 def _moving(shown: Sequence[Shown], address: StripAddress) -> str:
@@ -104,7 +104,7 @@ def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) ->
         return ""
     charts = report_charts(report[0])
     links = _links(run, event, *report, watch)
-    return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
+    return f'<div class="rs-card"><h3>The numbers</h3>{charts}{links}</div>'
 
 
 def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, sentences: Sequence[str], watch: Watch) -> str:

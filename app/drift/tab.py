@@ -20,7 +20,7 @@ _INTRO = """
 mistakes in it. Here the same picture goes both ways, and you see what that changes.</p></div>
 """
 _NOTHING = (
-    '<div class="rs-card rs-mild"><h4>No drift picture yet</h4><p>Every run measures the drift of its base, and its own at the end; while it '
+    '<div class="rs-card rs-mild"><h3>No drift picture yet</h3><p>Every run measures the drift of its base, and its own at the end; while it '
     "trains, ask with <b>Drift now</b> on the Runs tab, or choose its weights of now under <b>Look now</b>.</p></div>"
 )
 

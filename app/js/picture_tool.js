@@ -308,7 +308,7 @@ function build() {
   const head = make('div', 'rs-tool-head');
   parts.to_crop = button(say('Crop'), 'rs-choice', () => { mode = 'crop'; fill(); });
   parts.to_mask = button(say('Mask'), 'rs-choice', () => { mode = 'mask'; fill(); });
-  head.append(make('h3', '', shown.name), parts.to_crop, parts.to_mask);
+  head.append(make('h2', '', shown.name), parts.to_crop, parts.to_mask);
 
   parts.crop_row = make('div', 'rs-tool-row');
   const shape = make('label', 'rs-tool-number', say('Shape'));

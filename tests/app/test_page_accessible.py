@@ -15,13 +15,13 @@ SEVERE = {"serious", "critical"}
 
 
 def severe(page):
-    """What axe-core finds that keeps people out: (rule, what is wrong, where)."""
+    """What axe-core finds that keeps people out, and headings that are out of order: (rule, what is wrong, where)."""
     page.wait_for_timeout(300)  # what has just come into view has its final colours
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         (rule["id"], node["failureSummary"], node["target"])
         for rule in found
-        if rule["impact"] in SEVERE
+        if rule["impact"] in SEVERE or rule["id"] == "heading-order"
         for node in rule["nodes"]
     ]
 
