@@ -39,9 +39,7 @@ def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[s
     return report, [str(each) for each in sentences] if isinstance(sentences, list) else words(report)
 
 
-def filmstrip(
-    run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False, *, moves: bool = False
-) -> str:
+def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False, *, moves: bool = False) -> str:
     """The drift picture, base above tuned, with what the numbers say in words. `moves`: with a scrubber (`js/drift.js` is there)."""
     folder, report = _folder(run, event), _report(run, event)
     step = event.get("step", 0)

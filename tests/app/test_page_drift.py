@@ -273,9 +273,20 @@ def test_what_runs_measured_is_charted_and_can_be_taken_away(visit, served, writ
     assert json.loads(download.value.path().read_bytes())["step"] == 0
     assert download.value.suggested_filename == "measured-drift-step-0.json"
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    # Base and tuned, each picture wide enough to see what is on it.
+    # Base and tuned, each picture wide enough to see what is on it, under the scrubber that the laboratory has.
     page.locator("#drift-step").get_by_label("120").click()
     expect(page.locator("#drift-picture")).to_contain_text("Base model, before training")
+    measured, where = page.locator("#drift-picture"), page.locator("#drift-picture .rs-where")
+    measured.get_by_label("Step that is shown large").focus()
+    page.keyboard.press("Home")
+    expect(where).to_contain_text("0.0 % apart")
+    measured.locator(".rs-cell[data-row=heat][data-col='1']").first.click()
+    expect(where).to_have_text(re.compile(r"step 2 · noise level [0-9.]+ · [1-9][0-9.]* % apart"))
+    shown = [measured.locator(f"[data-wipe={side}]").get_attribute("src") for side in "ab"]
+    assert shown == [
+        measured.locator(f".rs-cell[data-v='{v}'][data-row=rolled][data-col='1'] img").evaluate("image => image.src")
+        for v in (0, 1)
+    ]
     expect(page.locator("#drift-picture")).to_contain_text("After training, step 120")
     assert (
         min(page.locator("#drift-picture .rs-cell").evaluate_all("cells => cells.map(each => each.clientWidth)")) >= 72

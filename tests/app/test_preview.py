@@ -271,7 +271,9 @@ def test_the_answer_of_a_running_run_is_copied_out_of_its_folder(scripted, store
             frames = [{"step": at, "sigma": 0.5, "clean": f"frames/0-0{at}-clean.png"} for at in range(number + 1)]
             so_far = {"growing": {"strips": [{"label": "now", "columns": 3, "frames": frames}]}}
             (folder / "so-far.json").write_text(json.dumps(so_far))
-            state = wait(scripted, ticket, lambda state, n=number: state.growing and pictures_in(state.growing) == n + 1)
+            state = wait(
+                scripted, ticket, lambda state, n=number: state.growing and pictures_in(state.growing) == n + 1
+            )
         copied = Path(state.growing["strips"][0]["frames"][1]["clean"])
         assert copied.is_relative_to(scripted.folder.resolve()) and copied.read_bytes() == b"a picture"
         frames[0]["clean"] = "../../../config.json"

@@ -84,7 +84,14 @@ def test_the_scripts_of_the_page_say_everything_in_the_language_that_is_set(page
         said = words_said(script.split("\n", 1)[1])
         assert set(said) <= table.keys() and all(is_translated(other) for other in table.values())
     known = " ".join(text for table, _ in spoken for text in table)
-    for text in ("No setting has these words.", "Caption of {0}", "Edit many captions", "Use this folder", "Saving …", "{2} apart"):
+    for text in (
+        "No setting has these words.",
+        "Caption of {0}",
+        "Edit many captions",
+        "Use this folder",
+        "Saving …",
+        "{2} apart",
+    ):
         assert text in known
     literal = re.compile(r"""(?:make|button)\((?:'[^']*', ){0,2}['"`]([A-Z][^'"`]+)['"`]""")
     left = [found for _, script in spoken for found in literal.findall(script) if found.upper() != found]

@@ -205,11 +205,7 @@ def show(
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     put_away = PutAway(folder)
     growing = None if grow is None else Growing(put_away, grow)
-    result: dict[str, Any] = {
-        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
-        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
-        "strips": [], "numbers": {}, "words": [],
-    }  # fmt: skip
+    result = _begun(request, encoded, model, step, ends)
     strips = measured(plan.strips, plan.strip_work, "rollout", growing)
     _add_strips(result, variants, strips, folder, put_away)
     progress.finish(STRIP_WORK * len(variants), "the filmstrip")
@@ -218,6 +214,17 @@ def show(
         reports = measured(plan.curves, plan.curve_work, "curves")
         _add_curves(result, request, variants, reports, folder, progress)
     return _finite({**result, "seconds": time.monotonic() - began})
+
+
+def _begun(
+    request: PreviewRequest, encoded: Encoded, model: "Model", step: int | None, ends: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """What is known of a result before anything is measured."""
+    return {
+        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
+        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
+        "strips": [], "numbers": {}, "words": [],
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,10 @@ class _Plan:
         curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
         steps = [round(each["steps"]) + 1 for each in ends]
         strip_work = [rows(each, 1, n, config) for each, n, config in zip(strips, steps, configs, strict=True)]
-        curve_work = [rows(each, each.samples, each.grid_steps, config) for each, config in zip(curves, configs, strict=with_curves)]
+        curve_work = [
+            rows(each, each.samples, each.grid_steps, config)
+            for each, config in zip(curves, configs, strict=with_curves)
+        ]
         drawing = STRIP_WORK * len(variants)
         drawing += (CURVES_WORK if "curves" in request.what else 0) + (
             SPECTRUM_WORK if "spectrum" in request.what else 0
