@@ -70,6 +70,12 @@ def write_answer(folder, record, step=None):
     return result
 
 
+def begun_strips(result):
+    """The first filmstrip of an answer while it grows."""
+    strips = result["strips"][:1]
+    return {"strips": [{"label": each["label"], "columns": len(STEPS), "frames": _begun(each["frames"])} for each in strips]}
+
+
 def _begun(frames):
     """Frames of a filmstrip of which only the first own picture is known."""
     rows = [
@@ -113,11 +119,7 @@ def main():
                     time.sleep(0.01)
             if message["ask"]["seed"] == 16:  # the true path is there, and one picture of the own one
                 result = write_answer(message["folder"], message["ask"])
-                strips = [
-                    {"label": strip["label"], "columns": len(STEPS), "frames": _begun(strip["frames"])}
-                    for strip in result["strips"][:1]
-                ]
-                say(id=message["id"], status="growing", result={"strips": strips})
+                say(id=message["id"], status="growing", result=begun_strips(result))
             elif message["ask"]["seed"] != 14:
                 say(id=message["id"], status="done", result=write_answer(message["folder"], message["ask"]))
 

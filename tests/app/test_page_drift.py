@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.runs.report import write_run_report
 from rollout_studio.core.config import config_to_flat, load_preset
+from rollout_studio.core.look.preview.request import SO_FAR
 from rollout_studio.core.runs.store import RunStore
 
 pytestmark = pytest.mark.timeout(600)
@@ -233,7 +234,14 @@ def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, t
         page.locator("#look-show").click()
         expect(page.locator("#look-progress")).to_contain_text("Waiting for plays to finish its step")
         (command,) = run.take_commands()
-        drift_worker.write_answer(run.drift_path / "previews" / command.id, command.args["request"], step=40)
+        folder = run.drift_path / "previews" / command.id
+        result = drift_worker.write_answer(folder, command.args["request"], step=40)
+        run.emit("command", name="drift", id=command.id, args={})
+        (folder / SO_FAR).write_text(json.dumps({"growing": drift_worker.begun_strips(result)}))
+        growing = page.locator("#look-film .rs-growing")  # picture by picture, as far as it is
+        expect(growing.locator(".rs-cell[data-row=rolled] img")).to_have_count(1)
+        expect(growing.locator(".rs-cell[data-row=clean] img")).to_have_count(len(drift_worker.STEPS))
+        (folder / SO_FAR).unlink()
         run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
         expect(page.locator(".rs-fact")).to_contain_text("Weights of training step 40")
         expect(page.locator(".rs-fact-chips")).to_contain_text("plays, now")
