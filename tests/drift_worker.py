@@ -70,6 +70,14 @@ def write_answer(folder, record, step=None):
     return result
 
 
+def begun_strips(result):
+    """The first filmstrip of an answer while it grows."""
+    strips = result["strips"][:1]
+    return {
+        "strips": [{"label": each["label"], "columns": len(STEPS), "frames": _begun(each["frames"])} for each in strips]
+    }
+
+
 def _begun(frames):
     """Frames of a filmstrip of which only the first own picture is known."""
     rows = [
@@ -104,16 +112,16 @@ def main():
             say(id=message["id"], status="failed", message="No <luck>.", remedy="Take another seed.")
         else:
             say(id=message["id"], status="working", share=0.5, what="rollout: base")
-            if message["ask"]["seed"] == 15 and "curves" in message["ask"]["what"]:
+            if message["ask"]["seed"] == 17 and "curves" in message["ask"]["what"]:  # one level of the curves is there
+                whole = _curve("base")
+                begun = {**whole, "short": whole["short"][:1], "clean_loss": [], "trajectory": [], "spectrum": None}
+                say(id=message["id"], status="curves", result={"curves": [begun]})
+            if message["ask"]["seed"] in (15, 17) and "curves" in message["ask"]["what"]:
                 while not any((above / "go").exists() for above in Path(message["folder"]).parents):
                     time.sleep(0.01)
             if message["ask"]["seed"] == 16:  # the true path is there, and one picture of the own one
                 result = write_answer(message["folder"], message["ask"])
-                strips = [
-                    {"label": strip["label"], "columns": len(STEPS), "frames": _begun(strip["frames"])}
-                    for strip in result["strips"][:1]
-                ]
-                say(id=message["id"], status="growing", result={"strips": strips})
+                say(id=message["id"], status="growing", result=begun_strips(result))
             elif message["ask"]["seed"] != 14:
                 say(id=message["id"], status="done", result=write_answer(message["folder"], message["ask"]))
 

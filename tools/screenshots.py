@@ -62,6 +62,14 @@ def drift(page: Page) -> None:
     page.locator("#look-show").click()
     expect(page.locator(".rs-example")).to_have_count(0)
     expect(page.locator(".rs-cell[data-row=heat] img").last).to_be_visible()
+    expect(page.locator(".rs-growing")).to_have_count(0)
+
+
+def try_it(page: Page) -> None:
+    page.get_by_role("tab", name="Try it", exact=True).click()
+    page.locator("#try-draw").click()
+    expect(page.get_by_test_id("newest-try").locator("figure img").last).to_be_visible()
+    expect(page.locator("#try-now [role=progressbar]")).to_have_count(0)
 
 
 def graph(page: Page) -> None:
@@ -71,6 +79,7 @@ def graph(page: Page) -> None:
 
 SHOTS: dict[str, tuple[str, Callable[[Page], None]]] = {
     "train": ("Train", train), "rollout": ("Train", rollout), "runs": ("Runs", runs), "samples": ("Runs", samples), "compare": ("Runs", compare),
+    "try": ("Runs", try_it),
     "drift": ("Drift", drift), "graph": ("Graph", graph),
 }  # fmt: skip
 """Name of a picture -> the tab, and what is done on it first."""
@@ -163,7 +172,7 @@ def main() -> None:
                         page.get_by_role("tab", name=tab, exact=True).click()
                         if tab == "Runs" and given.run:
                             page.locator("#run-picker").get_by_label(f"{given.run}  ·").first.click()
-                            expect(page.locator("#run-head h3")).to_have_text(given.run)
+                            expect(page.locator("#run-head h2")).to_have_text(given.run)
                         prepare(page)
                         saved(taken(page, watch.store.root), f"page-{name}-{theme}-{width}")
                         context.close()

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.config.options import Fault
-from ...core.look.drift.files import read_report
+from ...core.look.drift.files import curves_of, read_report
 from ...core.look.drift.report import ReportError
 from ...core.runs.errors import RunError
 from ..parts.preview_jobs import PreviewState
@@ -15,15 +15,15 @@ from ..parts.watch import Watch
 from ..parts.words import duration, text
 from .example import example_film
 from .growing import growing_film, pictures_in
-from .picture import downloads, film, numbers_table, report_charts, words_list
+from .picture import curve_charts, downloads, film, numbers_table, report_charts, words_list
 from .report import write_drift_report
+from .scrubber import scrubber
 from .viewers import RequestStatus, ViewerSession, is_live
 
-_EMPTY = """<div class="rs-card rs-look-empty"><h4>How far does it drift?</h4>
+_EMPTY = """<div class="rs-card rs-look-empty"><h3>How far does it drift?</h3>
 <p>Two predictions from one picture are compared. First, noise is added to the picture and the model predicts it: that is <b class="rs-t-clean">what it should see</b>.
 Then the model samples from there, step by step: <b class="rs-t-rolled">what it sees after its own rollout</b>. Where the two differ is <b>drift</b>.</p>
 </div>"""
-_JS = (Path(__file__).parents[1] / "js" / "drift.js").read_text(encoding="utf-8")
 
 
 class Answer:
@@ -33,7 +33,7 @@ class Answer:
     def __init__(self, watch: Watch, stop: gr.Button) -> None:
         self.watch, self.stop = watch, stop
         self.progress = gr.HTML(elem_id="look-progress", elem_classes="rs-maybe")
-        self.film = gr.HTML(example_film(watch.previews) + _EMPTY, elem_id="look-film", js_on_load=_JS)
+        self.film = gr.HTML(example_film(watch.previews) + _EMPTY, elem_id="look-film", js_on_load=scrubber())
         with gr.Row(elem_classes="rs-lab-next"):
             self.measure = gr.Button("Measure the curves too", visible=False, elem_id="look-measure")
             self.take = gr.Button("Train with this", elem_id="look-take")
@@ -73,7 +73,7 @@ class Answer:
         below = not state.ended and "curves" in request["what"] and memory.get("film") == _without_what(request)
         out: dict[Any, Any] = {self.progress: "" if below else card}
         if below:
-            out[self.curves], out[self.measure] = card, gr.Button(visible=False)
+            out[self.curves], out[self.measure] = card + self._curves_so_far(session, state), gr.Button(visible=False)
             memory["below"] = True
         elif (
             memory.pop("below", False) and state.status != "done"
@@ -102,16 +102,26 @@ class Answer:
         # a run's answer comes from its files
         except (KeyError, IndexError, TypeError, ValueError, OSError, ReportError, RunError) as error:
             out[self.progress] = (
-                f'<div class="rs-card rs-bad" role="alert"><h4>The answer cannot be drawn</h4><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
+                f'<div class="rs-card rs-bad" role="alert"><h3>The answer cannot be drawn</h3><p>{text(f"{type(error).__name__}: {error}")}</p><p>Ask again.</p></div>'
             )
             return out
         if state.status == "done":
             out[self.measure] = gr.Button(visible=not measured)
         return out
 
+    def _curves_so_far(self, session: ViewerSession, state: PreviewState) -> str:
+        """The curves as far as they are measured; drawn anew when a noise level has come."""
+        if not state.curves:
+            return ""
+        of, drawn = session.memory.get("so-far", (None, ""))
+        if of is not state.curves:
+            drawn = f'<div class="rs-card"><h3>The curves so far</h3>{curve_charts(curves_of(state.curves))}</div>'
+            session.memory["so-far"] = state.curves, drawn
+        return drawn
+
     def _curves(self, result: Mapping[str, Any]) -> str:
         charts = report_charts(read_report(Path(result["report"])))
-        return f'<div class="rs-card"><h4>The curves</h4>{charts}</div>'
+        return f'<div class="rs-card"><h3>The curves</h3>{charts}</div>'
 
     def _export(self, result: Mapping[str, Any], measured: bool) -> str:
         """What the numbers say in words, all of them in a table, and everything to take away."""
@@ -129,12 +139,12 @@ class Answer:
         files += [("Report, JSON", f"{stem}.json", result["report"]), ("Numbers, CSV", f"{stem}.csv", result["csv"])]
         folder = Path(result["folder"])
         taken = folder / "take"  # goes with the result, when the client forgets it
-        numbers = f'<div class="rs-card"><h4>At the last step</h4>{numbers_table(result)}</div>'
+        numbers = f'<div class="rs-card"><h3>At the last step</h3>{numbers_table(result)}</div>'
         page = write_drift_report(folder, taken / f"{stem}-report.html", result["words"], [numbers])
         links = [("Report to share, HTML", page.name, self.watch.previews.own(page))]
         links += [(words, name, self.watch.previews.named(Path(file), name, taken)) for words, name, file in files]
         return (
-            f'<div class="rs-card"><h4>In words and numbers</h4>{words_list(result["words"])}'
+            f'<div class="rs-card"><h3>In words and numbers</h3>{words_list(result["words"])}'
             f"<details><summary>All numbers</summary>{numbers_table(result)}</details>{downloads(links)}</div>"
         )
 
@@ -146,7 +156,13 @@ def _mark(status: RequestStatus) -> tuple[Any, ...]:
     """How far a request is, as coarse as it is drawn."""
     state = status.state
     seconds = 0 if state.ended else round(state.seconds)
-    return status.ticket, state.status, state.what, round(state.share, 2), seconds, *progress_of(status)
+    far = round(state.share, 2), seconds, _levels_in(state)
+    return status.ticket, state.status, state.what, *far, *progress_of(status)
+
+
+def _levels_in(state: PreviewState) -> int:
+    """How many points the curves have so far."""
+    return sum(len(curve["short"]) + len(curve["clean_loss"]) for curve in state.curves or ())
 
 
 def progress_of(status: RequestStatus) -> tuple[bool, int]:
@@ -159,7 +175,7 @@ def refusal_card(faults: Sequence[Fault], remedy: str = "") -> str:
     """Everything that is wrong with a request, above the filmstrip, which stays."""
     items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
     more = f"<p>{text(remedy)}</p>" if remedy else ""
-    return f'<div class="rs-card rs-bad" role="alert"><h4>This cannot be shown yet</h4><ul>{items}</ul>{more}</div>'
+    return f'<div class="rs-card rs-bad" role="alert"><h3>This cannot be shown yet</h3><ul>{items}</ul>{more}</div>'
 
 
 def progress_card(state: PreviewState, request: Mapping[str, Any] | None) -> str:
@@ -167,7 +183,7 @@ def progress_card(state: PreviewState, request: Mapping[str, Any] | None) -> str
     if state.status in ("done", "cancelled"):
         return ""
     if state.status in ("failed", "unknown"):
-        return f'<div class="rs-card rs-bad" role="alert"><h4>No picture this time</h4><p>{text(state.message)}</p><p>{text(state.remedy)}</p></div>'
+        return f'<div class="rs-card rs-bad" role="alert"><h3>No picture this time</h3><p>{text(state.message)}</p><p>{text(state.remedy)}</p></div>'
     live = is_live(request)
     if state.result is not None:
         what = f"The filmstrip is there. Measuring the curves ({state.what})"

@@ -67,7 +67,7 @@ class Gallery:
         """The pictures as radio buttons: arrow keys move, and a screen reader reads the captions."""
         groups: dict[str, list[str]] = {}
         for picture in pictures:
-            address = self.watch.previews.thumbnail(picture.path)
+            address = self.watch.previews.thumbnail(picture.path, cropped=True)  # as it is measured
             if address is None:
                 continue  # it went away, or is no picture
             alt = picture.caption if picture.caption else picture.path.name

@@ -8,13 +8,15 @@ from typing import Any
 from ...core.look.drift.files import REPORT_FILE, report_from_json, report_to_csv
 from ...core.look.drift.report import DriftReport, ReportError
 from ...core.look.drift.words import words
+from ...core.look.pictures.strips import levels
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import RunLog
 from ..parts.watch import Watch, signature
 from ..parts.words import text
-from .picture import downloads, report_charts, words_list
+from .picture import close_up, downloads, report_charts, words_list
 from .report import write_drift_report
-from .strips import HOW_TO_READ, StripAddress, measured_strips, rows_of
+from .rows import axis, farthest_apart, group, most_apart
+from .strips import HOW_TO_READ, NAMES, Shown, StripAddress, measured_strips, rows_of
 
 
 def _folder(run: RunSummary, event: dict[str, Any]) -> Path | None:
@@ -37,17 +39,43 @@ def _report(run: RunSummary, event: dict[str, Any]) -> tuple[DriftReport, list[s
     return report, [str(each) for each in sentences] if isinstance(sentences, list) else words(report)
 
 
-def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False) -> str:
-    """The drift picture, base above tuned, with what the numbers say in words."""
+def filmstrip(run: RunSummary, event: dict[str, Any], watch: Watch, brief: bool = False, *, moves: bool = False) -> str:
+    """The drift picture, base above tuned, with what the numbers say in words. `moves`: with a scrubber (`js/drift.js` is there)."""
     folder, report = _folder(run, event), _report(run, event)
     step = event.get("step", 0)
     title = "Drift " + ("before training" if step == 0 else f"at step {step}")
     address = watch.previews.address
     strips = [] if folder is None else measured_strips(folder, run.path, step)
-    image = rows_of(strips, address) if strips else _one_picture(run, folder, title, address)
+    moves = moves and bool(strips) and all(levels(each.strip) == levels(strips[0].strip) for each in strips)
+    image = (
+        _moving(strips, address)
+        if moves
+        else rows_of(strips, address)
+        if strips
+        else _one_picture(run, folder, title, address)
+    )
     sentences = [report] if isinstance(report, str) else report[1]
     more = ' <span class="rs-quiet">More on the Drift tab.</span>' if brief else ""
-    return f'<div class="rs-card"><h4>{text(title)}</h4>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
+    return f'<div class="rs-card"><h3>{text(title)}</h3>{image}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p>{words_list(sentences[:2] if brief else sentences)}{more}</div>'
+
+
+def _moving(shown: Sequence[Shown], address: StripAddress) -> str:
+    """Filmstrips with the same columns under one scrubber, and the step that it stands at large."""
+    strips = [{**each.strip, "label": NAMES.get(each.strip["weights"], each.strip["label"])} for each in shown]
+    start, inside = farthest_apart(strips), shown[0].inside
+
+    def place(file: str) -> str | None:
+        return address(Path(file), inside)
+
+    groups = "".join(
+        group(number, strip, place, title=each.title, start=start, most=most_apart(strips))
+        for number, (each, strip) in enumerate(zip(shown, strips, strict=True))
+    )
+    return (
+        f'<div class="rs-look rs-in-card" style="--n:{len(strips[0]["frames"])}"><div class="rs-scroll rs-film" tabindex="0" role="region" '
+        f'aria-label="Filmstrip: noise goes away from left to right"><div class="rs-reel">{axis(strips[0]["frames"], start)}{groups}</div></div>'
+        f"{close_up(strips, start, place)}</div>"
+    )
 
 
 def shows_base(run: RunSummary, event: dict[str, Any]) -> bool:
@@ -74,7 +102,7 @@ def curves(run: RunSummary, log: RunLog, event: dict[str, Any], watch: Watch) ->
         return ""
     charts = report_charts(report[0])
     links = _links(run, event, *report, watch)
-    return f'<div class="rs-card"><h4>The numbers</h4>{charts}{links}</div>'
+    return f'<div class="rs-card"><h3>The numbers</h3>{charts}{links}</div>'
 
 
 def _links(run: RunSummary, event: dict[str, Any], report: DriftReport, sentences: Sequence[str], watch: Watch) -> str:

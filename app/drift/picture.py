@@ -61,7 +61,7 @@ def film(result: Mapping[str, Any], address: Address, request: Mapping[str, Any]
         f'<div class="rs-look" style="--n:{columns}">{_fact(result, request, address)}'
         f'<div class="rs-scroll rs-film" tabindex="0" role="region" aria-label="Filmstrip: noise goes away from left to right">'
         f'<div class="rs-reel">{axis(strips[0]["frames"], start)}{groups}</div></div>'
-        f"{_close_up(strips, start, address)}</div>"
+        f"{close_up(strips, start, address)}</div>"
     )
 
 
@@ -118,9 +118,14 @@ def _fact(result: Mapping[str, Any], request: Mapping[str, Any], address: Addres
     )  # fmt: skip
 
 
-def _close_up(strips: Sequence[Mapping[str, Any]], start: int, address: Address) -> str:
-    """One step large: the three pictures of it, and two of them under a before/after slider."""
+def close_up(strips: Sequence[Mapping[str, Any]], start: int, address: Address) -> str:
+    """One step of filmstrips with the same columns large: the three pictures of it, and two of them under a before/after slider."""
     first = strips[0]["frames"][start]
+
+    def source(path: str) -> str:
+        found = address(path)
+        return "" if found is None else text(found)
+
     who = "".join(f'<option value="{at}">{text(strip["label"])}</option>' for at, strip in enumerate(strips))
     pick = (
         f'<label class="rs-pick">of <select class="rs-who" aria-label="Whose pictures are shown large">{who}</select></label>'
@@ -128,16 +133,16 @@ def _close_up(strips: Sequence[Mapping[str, Any]], start: int, address: Address)
         else ""
     )
     tiles = "".join(
-        f'<figure class="rs-is-{row}"><img data-big="{row}" src="{text(address(first[row]))}" alt="{text(ROWS[row][0])}, large"><figcaption>{words}</figcaption></figure>'
+        f'<figure class="rs-is-{row}"><img data-big="{row}" src="{source(first[row])}" alt="{text(ROWS[row][0])}, large"><figcaption>{words}</figcaption></figure>'
         for row, words in _TILES.items()
     )
     pairs = _pairs(strips)
     options = "".join(f'<option value="{value}">{text(words)}</option>' for words, value in pairs)
     (av, arow), (bv, brow) = (side.split(".") for side in pairs[0][1].split("|"))
-    a, b = (address(strips[int(v)]["frames"][start][row]) for v, row in ((av, arow), (bv, brow)))
+    a, b = (source(strips[int(v)]["frames"][start][row]) for v, row in ((av, arow), (bv, brow)))
     wipe = (
         '<figure class="rs-wipe"><div class="rs-wipe-box" style="--cut:50%">'
-        f'<img data-wipe="a" src="{text(a)}" alt="Left of the line: {text(ROWS[arow][0])}"><img data-wipe="b" class="rs-over" src="{text(b)}" alt="Right of the line: {text(ROWS[brow][0])}">'
+        f'<img data-wipe="a" src="{a}" alt="Left of the line: {text(ROWS[arow][0])}"><img data-wipe="b" class="rs-over" src="{b}" alt="Right of the line: {text(ROWS[brow][0])}">'
         '<input type="range" class="rs-cut" min="0" max="100" value="50" aria-label="Before and after: how much of the left picture is shown">'
         '<i class="rs-line-between" aria-hidden="true"></i></div>'
         f'<figcaption><label>left | right: <select class="rs-sides" aria-label="The two pictures under the slider">{options}</select></label></figcaption></figure>'
@@ -207,7 +212,12 @@ _MORE_COLORS = ("run-2", "run-4", "ink")
 
 def report_charts(report: DriftReport) -> str:
     """Drift by noise level, its two parts, the held-out clean loss, and the map of frequencies; each with how to read it."""
-    drawn = _styled(report)
+    return curve_charts(report.curves)
+
+
+def curve_charts(curves: Sequence[Curve]) -> str:
+    """The charts of curves, also of such as are not whole yet: what is not measured is not drawn."""
+    drawn = _styled(curves)
     if not drawn:
         return ""
     cells: list[tuple[str, str]] = []
@@ -261,10 +271,10 @@ def report_charts(report: DriftReport) -> str:
     )
 
 
-def _styled(report: DriftReport) -> list[tuple[Curve, tuple[str, str], bool]]:
+def _styled(given: Sequence[Curve]) -> list[tuple[Curve, tuple[str, str], bool]]:
     """(curve, (its name, its colour), dashed) of those that are drawn: held-out ones where there are any, the base first."""
-    held_out = [curve for curve in report.curves if curve.role == "held-out"]
-    curves = sorted(held_out if held_out else report.curves, key=lambda curve: curve.weights != "base")[:4]
+    held_out = [curve for curve in given if curve.role == "held-out"]
+    curves = sorted(held_out if held_out else given, key=lambda curve: curve.weights != "base")[:4]
     found, more = [], iter(_MORE_COLORS)
     for curve in curves:
         taken = [color for _, (_, color), _ in found]

@@ -51,11 +51,11 @@ def drift_report(
     charts = report_charts(report)
     return page(
         f"Drift of {report.model if is_hub_id(report.model) else Path(report.model).name}",  # of a folder only the last part
-        f'<div class="rs-card"><h4>Filmstrip</h4>{strips}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p></div>'
+        f'<div class="rs-card"><h3>Filmstrip</h3>{strips}<p><b>How to read it.</b> {text(HOW_TO_READ)}</p></div>'
         if strips
         else "",
-        f'<div class="rs-card"><h4>In words</h4>{words_list(sentences)}</div>',
-        f'<div class="rs-card"><h4>The numbers</h4>{charts}</div>' if charts else "",
+        f'<div class="rs-card"><h3>In words</h3>{words_list(sentences)}</div>',
+        f'<div class="rs-card"><h3>The numbers</h3>{charts}</div>' if charts else "",
         *more,
         f'<div class="rs-card"><details><summary>How it was measured</summary><pre class="rs-json">{text(chosen)}</pre></details></div>',
     )

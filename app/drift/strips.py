@@ -99,7 +99,7 @@ def strips_side_by_side(sides: Sequence[tuple[str, RunSummary, Mapping[str, Any]
         else ""
     )
     return (
-        f'<div class="rs-card"><h4>Drift side by side</h4><p class="rs-quiet">Each run\'s own rollout, and where that differs from what it should see. '
+        f'<div class="rs-card"><h3>Drift side by side</h3><p class="rs-quiet">Each run\'s own rollout, and where that differs from what it should see. '
         f"{heat_key()} The same colours in all of them.</p>{rows_of(found, address, ('rolled', 'heat'))}{missing}</div>"
     )
 

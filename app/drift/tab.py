@@ -12,6 +12,7 @@ from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices
 from .lab import DriftLab
 from .measured import curves, filmstrip
+from .scrubber import scrubber
 
 _INTRO = """
 <div class="rs-hero"><h2>Drift: what happens when a model is fed its own output</h2>
@@ -19,7 +20,7 @@ _INTRO = """
 mistakes in it. Here the same picture goes both ways, and you see what that changes.</p></div>
 """
 _NOTHING = (
-    '<div class="rs-card rs-mild"><h4>No drift picture yet</h4><p>Every run measures its drift before the first step and at its end; while it '
+    '<div class="rs-card rs-mild"><h3>No drift picture yet</h3><p>Every run measures the drift of its base, and its own at the end; while it '
     "trains, ask with <b>Drift now</b> on the Runs tab, or choose its weights of now under <b>Look now</b>.</p></div>"
 )
 
@@ -38,7 +39,7 @@ class DriftTab:
                     self.run = gr.Dropdown(choices=[], label="Run", elem_id="drift-run", filterable=False, scale=2)
                     self.step = gr.Radio(choices=[], label="Measured at training step", elem_id="drift-step", scale=3)
                 self.closer = gr.Button("Look at these weights now", elem_id="drift-closer", visible=False)
-                self.picture = gr.HTML(_NOTHING, elem_id="drift-picture")
+                self.picture = gr.HTML(_NOTHING, elem_id="drift-picture", js_on_load=scrubber())
                 self.curves = gr.HTML(elem_id="drift-curves", elem_classes="rs-maybe")
 
     @property
@@ -116,7 +117,7 @@ class DriftTab:
             if not steps:
                 out[self.picture], out[self.curves] = _NOTHING, ""
             else:
-                out[self.picture] = filmstrip(run, log.drifts[step], self.watch)
+                out[self.picture] = filmstrip(run, log.drifts[step], self.watch, moves=True)
                 out[self.curves] = curves(run, log, log.drifts[step], self.watch)
         return out
 

@@ -114,7 +114,7 @@ export function Welcome({ editor, actions }) {
   if (!empty || searching) return null;
   return html`
     <div class="rsg-welcome">
-      <h3>An experiment, drawn</h3>
+      <h2>An experiment, drawn</h2>
       <p>Nodes are steps, links say what goes where. One model and one dataset can feed two trainings; their results meet in a comparison.</p>
       <div class="rsg-starts">
         ${workflows.filter((each) => each.kind === "experiment").map((each) => html`
@@ -173,7 +173,7 @@ export function Search({ editor, shell }) {
           const first = !query && each.category !== category;
           category = each.category;
           return html`
-            ${first && html`<h5 key=${`c ${category}`}>${category}</h5>`}
+            ${first && html`<h3 key=${`c ${category}`}>${category}</h3>`}
             <button type="button" tabIndex="-1" role="option" id=${`rsg-found-${index}`} aria-selected=${index === at} key=${each.key} style=${{ "--kind": categoryColour(each.category) }}
               onPointerMove=${() => setAt(index)} onClick=${() => take(each)}><b>${each.title}</b><small>${each.help}</small></button>`;
         })}

@@ -20,7 +20,7 @@ function selector(item) {
   const box_ = make('input', 'rs-select');
   box_.type = 'checkbox';
   box_.checked = chosen().has(item.name);
-  box_.setAttribute('aria-label', `Select ${item.name}`);
+  box_.setAttribute('aria-label', say('Select {0}', item.name));
   box_.addEventListener('change', () => {
     if (box_.checked) chosen().add(item.name); else chosen().delete(item.name);
     toolbar();
@@ -53,20 +53,20 @@ function captionTools() {
   place.open = Boolean(kept.tools);
   place.addEventListener('toggle', () => { kept.tools = place.open; box.classList.toggle('rs-selecting', place.open); });
   box.classList.toggle('rs-selecting', place.open);
-  const find = input('Find in captions'), other = input('Replace by'), exact = make('input'), exactly = make('label', 'rs-scope');
+  const find = input(say('Find in captions')), other = input(say('Replace by')), exact = make('input'), exactly = make('label', 'rs-scope');
   exact.type = 'checkbox';
-  exactly.append(exact, make('span', '', 'Match case'));
+  exactly.append(exact, make('span', '', say('Match case')));
   const replace = () => many('replace', {text: find.value, replacement: other.value, exact: exact.checked});
-  const tag = input('Tag', 'rs-tag-field');
+  const tag = input(say('Tag'), 'rs-tag-field');
   const rows = [make('div', 'rs-many-row'), make('div', 'rs-many-row'), make('div', 'rs-many-row')];
-  rows[0].append(make('span', 'rs-many-title', 'For'), scope('all', kept.scope !== 'some'), scope('some', kept.scope === 'some'),
-    button('Select those shown', 'rs-link', () => { for (const name of areas.keys()) chosen().add(name); drawn(); }),
-    button('Select none', 'rs-link', () => { chosen().clear(); drawn(); }));
-  rows[1].append(make('span', 'rs-many-title', 'Text'), find, other, exactly, button('Replace', 'rs-small', replace));
-  rows[2].append(make('span', 'rs-many-title', 'Tags'), tag, button('Add in front', 'rs-small', () => many('front', {text: tag.value})),
-    button('Add at the end', 'rs-small', () => many('end', {text: tag.value})), button('Remove', 'rs-small', () => many('remove', {text: tag.value}), 'Remove the tag'));
+  rows[0].append(make('span', 'rs-many-title', say('For')), scope('all', kept.scope !== 'some'), scope('some', kept.scope === 'some'),
+    button(say('Select those shown'), 'rs-link', () => { for (const name of areas.keys()) chosen().add(name); drawn(); }),
+    button(say('Select none'), 'rs-link', () => { chosen().clear(); drawn(); }));
+  rows[1].append(make('span', 'rs-many-title', say('Text')), find, other, exactly, button(say('Replace'), 'rs-small', replace));
+  rows[2].append(make('span', 'rs-many-title', say('Tags')), tag, button(say('Add in front'), 'rs-small', () => many('front', {text: tag.value})),
+    button(say('Add at the end'), 'rs-small', () => many('end', {text: tag.value})), button(say('Remove'), 'rs-small', () => many('remove', {text: tag.value}), say('Remove the tag')));
   for (const each of [find, other]) each.addEventListener('keydown', (event) => { if (event.key === 'Enter') replace(); });
-  place.append(make('summary', '', 'Edit many captions'), ...rows, make('div', 'rs-tags'));
+  place.append(make('summary', '', say('Edit many captions')), ...rows, make('div', 'rs-tags'));
   return place;
 }
 
@@ -80,14 +80,14 @@ function toolbar() {
   const place = box.querySelector('.rs-many');
   if (!place) return;
   const [all, some] = place.querySelectorAll('.rs-scope span');
-  all.textContent = `all ${props.shown.total} pictures`;
-  some.textContent = `the ${liveChosen().length} selected`;
+  all.textContent = say('all {0} pictures', props.shown.total);
+  some.textContent = say('the {0} selected', liveChosen().length);
   const list = place.querySelector('.rs-tags'), field = place.querySelector('.rs-tag-field');
   const now = JSON.stringify(props.shown.tags);
   if (list.dataset.tags !== now) {
     list.dataset.tags = now;
     list.replaceChildren(...props.shown.tags.map(([tag, count]) => {
-      const made = button('', 'rs-tag', () => { field.value = tag; field.focus(); }, `${tag}, in ${count}`);
+      const made = button('', 'rs-tag', () => { field.value = tag; field.focus(); }, say('{0}, in {1}', tag, count));
       made.append(make('span', '', tag), make('b', '', String(count)));
       return made;
     }));
@@ -100,8 +100,8 @@ function undoLine() {
   if (old) old.remove();
   const last = undos()[undos().length - 1], place = box.querySelector('.rs-set-bar');
   if (!last || !place) return;
-  const row = make('p', 'rs-undo-many rs-quiet', `${last.label} in ${Object.keys(last.before).length} captions. `);
-  row.append(button('Undo this', 'rs-link', takeBack));
+  const row = make('p', 'rs-undo-many rs-quiet', `${say('{0} in {1} captions.', last.label, Object.keys(last.before).length)} `);
+  row.append(button(say('Undo this'), 'rs-link', takeBack));
   place.after(row);
 }
 

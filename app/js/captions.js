@@ -91,21 +91,21 @@ function card(item) {
     image.src = item.url; image.alt = item.name; image.loading = 'lazy';
     frame.append(image);
     figure.append(frame);
-  } else figure.append(make('div', 'rs-gone', 'cannot be shown'));
+  } else figure.append(make('div', 'rs-gone', say('cannot be shown')));
   const head = make('div', 'rs-picture-head');
   const name = make('span', 'rs-picture-name', item.name);
   name.title = item.size ? `${item.name}, ${item.size}` : item.name;
   let select = null;
   if (item.editable) { select = selector(item); head.append(select); }
   head.append(name);
-  if (props.shown.markable && item.readable) head.append(button('✂', 'rs-remove rs-edit', () => send('edit', {name: item.name}), `Crop or mask ${item.name}`));
-  if (props.shown.removable) head.append(button('×', 'rs-remove', () => send('delete', {name: item.name}), `Remove ${item.name}`));
+  if (props.shown.markable && item.readable) head.append(button('✂', 'rs-remove rs-edit', () => send('edit', {name: item.name}), say('Crop or mask {0}', item.name)));
+  if (props.shown.removable) head.append(button('×', 'rs-remove', () => send('delete', {name: item.name}), say('Remove {0}', item.name)));
   figure.append(head);
   let area = null;
   if (item.editable) {
     area = make('textarea', 'rs-caption');
     area.rows = 2; area.spellcheck = true;
-    area.setAttribute('aria-label', `Caption of ${item.name}`);
+    area.setAttribute('aria-label', say('Caption of {0}', item.name));
     area.addEventListener('input', () => { typed(item, area.value); area.classList.toggle('rs-draft', item.name in drafts()); });
     area.addEventListener('change', () => { report(); });
     figure.append(area);
@@ -121,7 +121,7 @@ function card(item) {
     const draft = drafts()[item.name];
     const wanted = draft ? draft.text : item.caption;
     if (area.value !== wanted) area.value = wanted;
-    area.placeholder = item.fallback ? `as for all: ${item.fallback}` : 'no caption yet';
+    area.placeholder = item.fallback ? say('as for all: {0}', item.fallback) : say('no caption yet');
     area.classList.toggle('rs-draft', Boolean(draft));
   }};
   held.refresh(item);
@@ -146,13 +146,13 @@ function part(figure, cut) {
 
 function pager(shown) {
   const row = make('nav', 'rs-pager');
-  row.setAttribute('aria-label', 'Pages of pictures');
+  row.setAttribute('aria-label', say('Pages of pictures'));
   const go = (page) => { wanted = {folder: shown.folder, page}; send('select'); };
-  const back = button('‹ Previous', 'rs-small', () => go(shown.page - 1));
-  const on = button('Next ›', 'rs-small', () => go(shown.page + 1));
+  const back = button(say('‹ Previous'), 'rs-small', () => go(shown.page - 1));
+  const on = button(say('Next ›'), 'rs-small', () => go(shown.page + 1));
   back.disabled = shown.page === 0; on.disabled = shown.page >= shown.pages - 1;
   const first = shown.page * shown.per_page + 1;
-  row.append(back, make('span', '', `${first}–${first + shown.items.length - 1} of ${shown.total}`), on);
+  row.append(back, make('span', '', say('{0} of {1}', `${first}–${first + shown.items.length - 1}`, shown.total)), on);
   return row;
 }
 
@@ -161,9 +161,9 @@ function bar() {
   const shown = props.shown, place = box.querySelector('.rs-set-bar');
   if (!place) return;
   const insert = place.querySelector('.rs-insert');
-  insert.textContent = shown.trigger ? `Put “${shown.trigger}” into the captions` : 'Insert the trigger word';
+  insert.textContent = shown.trigger ? say('Put “{0}” into the captions', shown.trigger) : say('Insert the trigger word');
   insert.disabled = !shown.trigger;
-  insert.title = shown.trigger ? 'In front of every caption that lacks it; nothing is written until you save.' : 'Write a trigger word above first.';
+  insert.title = shown.trigger ? say('In front of every caption that lacks it; nothing is written until you save.') : say('Write a trigger word above first.');
   const names = Object.keys(live());
   const here = names.filter((name) => areas.has(name)).length;
   place.classList.toggle('rs-unsaved', names.length > 0);
@@ -171,16 +171,19 @@ function bar() {
   const away = names.length - here;
   const hint = place.querySelector('.rs-hint');
   if (names.length === 0) hint.textContent = shown.hint;
-  else hint.replaceChildren(make('b', '', `${names.length} caption${names.length === 1 ? '' : 's'} changed and not saved yet`
-    + `${away ? ` (${away} on other pages)` : ''}.`), ` ${shown.where}`);
+  else {
+    const many = away ? say('{0} captions changed and not saved yet ({1} on other pages).', names.length, away) : say('{0} captions changed and not saved yet.', names.length);
+    const one = away ? say('1 caption changed and not saved yet ({0} on other pages).', away) : say('1 caption changed and not saved yet.');
+    hint.replaceChildren(make('b', '', names.length === 1 ? one : many), ` ${shown.where}`);
+  }
 }
 
 function tools(shown) {
   const row = make('div', 'rs-set-bar');
   const buttons = make('div', 'rs-set-buttons');
   const insert = button('', 'rs-small rs-insert', () => send('apply'));
-  const save = button('Save captions', 'rs-small rs-main rs-save', () => send('submit'));
-  const discard = button('Discard changes', 'rs-small rs-discard', () => {
+  const save = button(say('Save captions'), 'rs-small rs-main rs-save', () => send('submit'));
+  const discard = button(say('Discard changes'), 'rs-small rs-discard', () => {
     delete kept.drafts[props.shown.folder]; delete kept.undos[props.shown.folder];
     for (const held of areas.values()) held.refresh({});
     bar(); send('input');
@@ -251,8 +254,8 @@ function undo(shown) {
   const old = box.querySelector('.rs-undo');
   if (old) old.remove();
   if (!shown.removed) return;
-  const row = make('p', 'rs-undo rs-quiet', `${shown.removed} removed. `);
-  row.append(button('Bring back the last one', 'rs-link', () => send('undo')));
+  const row = make('p', 'rs-undo rs-quiet', `${say('{0} removed.', shown.removed)} `);
+  row.append(button(say('Bring back the last one'), 'rs-link', () => send('undo')));
   box.append(row);
 }
 
@@ -263,7 +266,7 @@ function lost(shown) {
   const names = Object.keys(drafts());
   if (shown.total > 0 || names.length === 0) return;
   const note = make('div', 'rs-lost');
-  note.append(make('p', '', 'Captions that you typed for this folder and did not save; they come back with its pictures:'));
+  note.append(make('p', '', say('Captions that you typed for this folder and did not save; they come back with its pictures:')));
   note.append(make('pre', '', names.map((name) => `${name}: ${drafts()[name].text}`).join('\n')));
   box.append(note);
 }

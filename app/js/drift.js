@@ -1,5 +1,5 @@
-// The filmstrip of the Drift tab, in the browser alone: the scrubber shows one step large, the before/after slider cuts between two
-// pictures. Runs once (gr.HTML's js_on_load); a new filmstrip takes the place of the old one inside `element`.
+// A filmstrip of the Drift tab, in the browser alone: the scrubber shows one step large, the before/after slider cuts between two
+// pictures. Runs once (gr.HTML's js_on_load, app/drift/scrubber.py); a new filmstrip takes the place of the old one inside `element`.
 let column = null;  // null: where the two differ most
 let who = '0';
 let sides = null;
@@ -57,10 +57,11 @@ function show() {
   if (look.matches('.rs-growing')) { element.style.minHeight = `${Math.max(element.offsetHeight, parseFloat(element.style.minHeight) || 0)}px`; return; }
   element.style.minHeight = '';
   const scrub = look.querySelector('.rs-scrub');
+  if (!scrub) return; // a strip that stands still
   const at = column === null || column > Number(scrub.max) ? Number(scrub.dataset.start) : column;
   scrub.value = at;
   const mark = look.querySelector(`.rs-axis [data-col="${at}"]`);
-  scrub.setAttribute('aria-valuetext', `step ${mark.dataset.step}, noise level ${mark.dataset.noise}`);
+  scrub.setAttribute('aria-valuetext', say('step {0}, noise level {1}', mark.dataset.step, mark.dataset.noise));
   look.querySelectorAll('[data-col]').forEach(each => each.classList.toggle('rs-on', Number(each.dataset.col) === at));
   const pick = look.querySelector('.rs-who');
   if (pick) { if (pick.querySelector(`option[value="${who}"]`)) pick.value = who; else who = '0'; } else who = '0';
@@ -70,7 +71,7 @@ function show() {
   const [a, b] = select.value.split('|').map(side => side.split('.'));
   wipe(look, picture(a[0], a[1], at), picture(b[0], b[1], at));
   const difference = cell(who, 'heat', at).querySelector('.rs-diff').textContent;
-  look.querySelector('.rs-where').textContent = `step ${mark.dataset.step} · noise level ${mark.dataset.noise} · ${difference} apart`;
+  look.querySelector('.rs-where').textContent = say('step {0} · noise level {1} · {2} apart', mark.dataset.step, mark.dataset.noise, difference);
 }
 
 function turn(to) {

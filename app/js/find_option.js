@@ -77,7 +77,7 @@ function draw() {
     list.append(row);
   });
   const none = field.value.trim() && !found.length;
-  if (none) list.append(Object.assign(document.createElement('li'), {textContent: 'No setting has these words.', className: 'rs-none'}));
+  if (none) list.append(Object.assign(document.createElement('li'), {textContent: say('No setting has these words.'), className: 'rs-none'}));
   list.hidden = !found.length && !none;
   field.setAttribute('aria-expanded', String(!list.hidden));
   field.setAttribute('aria-activedescendant', found.length ? `found-${chosen}` : '');

@@ -23,32 +23,32 @@ function draw() {
   const inside = box.contains(document.activeElement);
   box.replaceChildren();
   if (!shown) return;
-  const what = shown.want === 'model' ? 'model' : 'pictures';
   const open = (folder) => trigger('select', {folder}); // not {path}: Gradio takes that for a file to be served
   const use = (folder) => trigger('submit', {folder});
 
   const head = make('div', 'rs-folders-head');
-  const up = button('↑ Up', 'rs-small', 'Up to the folder above', () => open(shown.parent));
+  const up = button(say('↑ Up'), 'rs-small', say('Up to the folder above'), () => open(shown.parent));
   up.disabled = shown.parent === null;
   head.append(up, make('span', 'rs-folders-path', shown.path));
-  const here = button(shown.mark && shown.fits ? `Use this folder (${shown.mark})` : 'Use this folder', 'rs-small rs-main', '', () => use(shown.path));
+  const here = button(shown.mark && shown.fits ? say('Use this folder ({0})', shown.mark) : say('Use this folder'), 'rs-small rs-main', '', () => use(shown.path));
   here.disabled = !shown.fits;
-  here.title = shown.fits ? '' : `There is no ${what === 'model' ? 'model (model_index.json)' : 'picture'} in this folder itself.`;
-  head.append(here, button('Close', 'rs-small', 'Close the list of folders', () => trigger('clear')));
+  const none = shown.want === 'model' ? say('There is no model (model_index.json) in this folder itself.') : say('There is no picture in this folder itself.');
+  here.title = shown.fits ? '' : none;
+  head.append(here, button(say('Close'), 'rs-small', say('Close the list of folders'), () => trigger('clear')));
   const places = make('div', 'rs-folders-places');
   for (const place of shown.places) places.append(button(place.name, 'rs-link', '', () => open(place.path)));
 
   const list = make('ul', 'rs-folders-list');
-  list.setAttribute('aria-label', `Folders in ${shown.path}`);
+  list.setAttribute('aria-label', say('Folders in {0}', shown.path));
   for (const each of shown.folders) {
     const row = make('li', each.fits ? 'rs-fits' : '');
     row.append(button(each.name, 'rs-folder', '', () => (each.file ? use : open)(each.path)));
     if (each.mark) row.append(make('span', 'rs-folders-mark', each.mark));
-    if (each.fits) row.append(button('Use', 'rs-small rs-main', `Use ${each.name}`, () => use(each.path)));
+    if (each.fits) row.append(button(say('Use'), 'rs-small rs-main', say('Use {0}', each.name), () => use(each.path)));
     list.append(row);
   }
   box.append(head, places, list);
-  if (shown.mark && !shown.fits) box.append(make('p', 'rs-quiet', `In this folder: ${shown.mark}.`));
+  if (shown.mark && !shown.fits) box.append(make('p', 'rs-quiet', say('In this folder: {0}.', shown.mark)));
   if (shown.note) box.append(make('p', 'rs-quiet', shown.note));
   if (inside || drawn) (shown.parent === null ? places.querySelector('button') || here : up).focus({preventScroll: true});
 }

@@ -30,7 +30,7 @@ async function look() {
   if (seen) {
     try {
       const now = await server.machine({});
-      parts.replaceChildren(...now.map((part) => make('div', { className: 'rs-machine-part' }, make('h5', { textContent: part.name }), make('div', { className: 'rs-gauges' }, ...part.meters.map((each) => meter(part, each))))));
+      parts.replaceChildren(...now.map((part) => make('div', { className: 'rs-machine-part' }, make('h4', { textContent: part.name }), make('div', { className: 'rs-gauges' }, ...part.meters.map((each) => meter(part, each))))));
       box.hidden = false;
     } catch (error) {
       console.warn('The machine could not be asked; it is asked again.', error); // the server may be starting again

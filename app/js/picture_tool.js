@@ -12,6 +12,7 @@ const HANDLE = 12; // CSS pixels from a corner or edge that still take hold of i
 let shown = null, stamp = '', image = null, opened = null;
 let steps = [], undone = [], mode = 'crop', brush = {size: 12, leaveOut: false}, cursor = null;
 let out = null, veil = null, marked = false, cut = null, held = null, finger = null, busy = false, canvas = null, parts = {};
+let saving = null; // what was opened and is being saved: {stamp, name}
 
 function make(tag, className, text) {
   const made = document.createElement(tag);
@@ -125,16 +126,17 @@ function fill() {
   }
   parts.undo.disabled = steps.length === 0 || busy; parts.redo.disabled = undone.length === 0 || busy; parts.reset.disabled = !changed() || busy;
   parts.save.disabled = !changed() || busy;
-  parts.save.textContent = busy ? 'Saving …' : 'Save';
+  parts.save.textContent = busy ? say('Saving …') : say('Save');
   for (const name of ['crop', 'mask']) {
     parts[`to_${name}`].setAttribute('aria-pressed', String(mode === name));
     parts[`${name}_row`].hidden = mode !== name;
   }
   parts.keep.setAttribute('aria-pressed', String(!brush.leaveOut)); parts.leave.setAttribute('aria-pressed', String(brush.leaveOut));
-  const few = w * h < shown.area ? ` That is less than the ${Math.round(Math.sqrt(shown.area))} × ${Math.round(Math.sqrt(shown.area))} px it is trained at: it will be enlarged.` : '';
-  const part = same(cut, whole()) ? `The whole picture is kept, ${w} × ${h} px.` : `${w} × ${h} px of ${shown.width} × ${shown.height} are kept.`;
-  const off = shown.masks ? '' : ' Masks are off: set “Train on a part of the picture” (masked_training) to soft, or this one does nothing.';
-  const mask = marked ? `Striped: left out of the training.${off}` : 'No mask: all of what is kept is trained on.';
+  const side = Math.round(Math.sqrt(shown.area));
+  const few = w * h < shown.area ? ` ${say('That is less than the {0} px it is trained at: it will be enlarged.', `${side} × ${side}`)}` : '';
+  const part = same(cut, whole()) ? say('The whole picture is kept, {0} px.', `${w} × ${h}`) : say('{0} px of {1} are kept.', `${w} × ${h}`, `${shown.width} × ${shown.height}`);
+  const off = shown.masks ? '' : ` ${say('Masks are off: set “Train on a part of the picture” (masked_training) to soft, or this one does nothing.')}`;
+  const mask = marked ? `${say('Striped: left out of the training.')}${off}` : say('No mask: all of what is kept is trained on.');
   parts.status.textContent = mode === 'crop' ? part + few : mask;
   canvas.setAttribute('aria-label', `${shown.name}. ${part} ${mask}`);
   canvas.style.cursor = mode === 'mask' ? 'none' : 'crosshair';
@@ -304,54 +306,57 @@ function build() {
 
   parts = {};
   const head = make('div', 'rs-tool-head');
-  parts.to_crop = button('Crop', 'rs-choice', () => { mode = 'crop'; fill(); });
-  parts.to_mask = button('Mask', 'rs-choice', () => { mode = 'mask'; fill(); });
-  head.append(make('h3', '', shown.name), parts.to_crop, parts.to_mask);
+  parts.to_crop = button(say('Crop'), 'rs-choice', () => { mode = 'crop'; fill(); });
+  parts.to_mask = button(say('Mask'), 'rs-choice', () => { mode = 'mask'; fill(); });
+  head.append(make('h2', '', shown.name), parts.to_crop, parts.to_mask);
 
   parts.crop_row = make('div', 'rs-tool-row');
-  const shape = make('label', 'rs-tool-number', 'Shape');
+  const shape = make('label', 'rs-tool-number', say('Shape'));
   parts.shape = make('select');
-  for (const [text, value] of [['Free', ''], ...shown.shapes]) { const option = make('option', '', text); option.value = value; parts.shape.append(option); }
+  for (const [text, value] of [[say('Free'), ''], ...shown.shapes]) { const option = make('option', '', text); option.value = value; parts.shape.append(option); }
   parts.shape.addEventListener('change', () => {
     if (!ratio()) return;
     const box = fitted(cut.left, cut.top, cut.right - cut.left, cut.bottom - cut.top, {});
     if (!same(box, cut)) done({kind: 'crop', cut: box});
   });
   shape.append(parts.shape);
-  parts.crop_row.append(shape, field('left', 'Left'), field('top', 'Top'), field('width', 'Width'), field('height', 'Height'),
-    button('Whole picture', '', () => { parts.shape.value = ''; if (!same(cut, whole())) done({kind: 'crop', cut: whole()}); }));
+  parts.crop_row.append(shape, field('left', say('Left')), field('top', say('Top')), field('width', say('Width')), field('height', say('Height')),
+    button(say('Whole picture'), '', () => { parts.shape.value = ''; if (!same(cut, whole())) done({kind: 'crop', cut: whole()}); }));
 
   parts.mask_row = make('div', 'rs-tool-row');
-  parts.keep = button('Train here', 'rs-choice', () => { brush.leaveOut = false; fill(); });
-  parts.leave = button('Leave out', 'rs-choice', () => { brush.leaveOut = true; fill(); });
-  const size = make('label', 'rs-tool-number', 'Brush');
+  parts.keep = button(say('Train here'), 'rs-choice', () => { brush.leaveOut = false; fill(); });
+  parts.leave = button(say('Leave out'), 'rs-choice', () => { brush.leaveOut = true; fill(); });
+  const size = make('label', 'rs-tool-number', say('Brush'));
   parts.size = make('input');
   Object.assign(parts.size, {type: 'range', min: 1, max: 50, step: 1, value: brush.size});
   parts.size.addEventListener('input', () => { brush.size = Number(parts.size.value); });
   size.append(parts.size);
-  parts.mask_row.append(parts.keep, parts.leave, size, button('Invert', '', () => done({kind: 'invert'})), button('Remove the mask', '', () => { if (marked) done({kind: 'clear'}); }));
+  parts.mask_row.append(parts.keep, parts.leave, size, button(say('Invert'), '', () => done({kind: 'invert'})), button(say('Remove the mask'), '', () => { if (marked) done({kind: 'clear'}); }));
 
   parts.status = make('p', 'rs-tool-status');
   parts.status.setAttribute('aria-live', 'polite');
   parts.error = make('p', 'rs-tool-error');
   parts.error.setAttribute('role', 'alert'); parts.error.hidden = true;
   const help = make('details', 'rs-quiet');
-  help.append(make('summary', '', 'How it works'), make('p', '', 'Crop: drag a box, its edges or its middle; arrow keys move it, with Shift they size it. '
-    + 'Mask: paint what to train on; the rest is left out. Arrow keys move the brush, the space bar paints, [ and ] change its size. Ctrl+Z undoes, Ctrl+Shift+Z brings back. '
-    + 'The picture itself is never changed: the crop and the mask are files beside it.'));
+  help.append(make('summary', '', say('How it works')), make('p', '', [
+    say('Crop: drag a box, its edges or its middle; arrow keys move it, with Shift they size it.'),
+    say('Mask: paint what to train on; the rest is left out. Arrow keys move the brush, the space bar paints, [ and ] change its size. Ctrl+Z undoes, Ctrl+Shift+Z brings back.'),
+    say('The picture itself is never changed: the crop and the mask are files beside it.')].join(' ')));
   const foot = make('div', 'rs-tool-foot');
-  parts.undo = button('Undo', '', back); parts.redo = button('Redo', '', again);
-  parts.reset = button('Reset', '', () => { steps = []; undone = []; play(); });
-  parts.cancel = button('Cancel', '', leave);
-  parts.save = button('Save', 'rs-main', save);
+  parts.undo = button(say('Undo'), '', back); parts.redo = button(say('Redo'), '', again);
+  parts.reset = button(say('Reset'), '', () => { steps = []; undone = []; play(); });
+  parts.cancel = button(say('Cancel'), '', leave);
+  parts.save = button(say('Save'), 'rs-main', save);
   foot.append(parts.undo, parts.redo, parts.reset, make('span', 'rs-tool-gap'), parts.cancel, parts.save);
   parts.sure = make('div', 'rs-tool-sure');
   parts.sure.hidden = true;
-  parts.sure.append(make('span', '', 'The changes are not saved.'), button('Discard them', '', shut), button('Keep editing', 'rs-main', () => { parts.sure.hidden = true; canvas.focus(); }));
+  parts.asks = make('span'); parts.go = button('', '', () => { if (busy) dialog.close(); else shut(); });
+  parts.stay = button('', 'rs-main', () => { parts.sure.hidden = true; canvas.focus(); });
+  parts.sure.append(parts.asks, parts.go, parts.stay);
   const stage = make('div', 'rs-tool-stage');
   stage.append(canvas);
   dialog.replaceChildren(head, stage, parts.status, parts.crop_row, parts.mask_row, parts.error, help, parts.sure, foot);
-  dialog.setAttribute('aria-label', `Crop and mask ${shown.name}`);
+  dialog.setAttribute('aria-label', say('Crop and mask {0}', shown.name));
 }
 
 // As large as the window allows, with room for the rows below.
@@ -361,10 +366,12 @@ function fit() {
 }
 
 function leave() {
-  if (busy) return;
   if (!changed()) { shut(); return; }
+  parts.asks.textContent = busy ? say('The changes are still being saved. If that fails, they are shown here again.') : say('The changes are not saved.');
+  parts.go.textContent = busy ? say('Close') : say('Discard them');
+  parts.stay.textContent = busy ? say('Wait') : say('Keep editing');
   parts.sure.hidden = false;
-  parts.sure.querySelector('.rs-main').focus();
+  parts.stay.focus();
 }
 
 function shut() {
@@ -380,7 +387,7 @@ function maskFile() { // white where it is trained on
 }
 
 function save() {
-  busy = true; parts.error.hidden = true; parts.sure.hidden = true; fill();
+  busy = true; saving = {stamp: shown.stamp, name: shown.name}; parts.error.hidden = true; parts.sure.hidden = true; fill();
   const mask = !painted() ? null : {png: marked ? maskFile() : ''}; // null = as it is, "" = none
   props.value = JSON.stringify({folder: shown.folder, name: shown.name, cut: same(cut, whole()) ? null : cut, mask});
   trigger('submit', {});
@@ -397,7 +404,7 @@ async function open() {
     image = await picture(shown.url);
     if (shown.mask) mask = await picture(shown.mask);
   } catch (error) {
-    if (mine === stamp) dialog.replaceChildren(make('p', 'rs-tool-error', 'The picture could not be loaded. Close this and try again.'), button('Close', '', shut));
+    if (mine === stamp) dialog.replaceChildren(make('p', 'rs-tool-error', say('The picture could not be loaded. Close this and try again.')), button(say('Close'), '', shut));
     if (!dialog.open) dialog.showModal();
     return;
   }
@@ -423,8 +430,17 @@ function take() {
   const answer = props.shown;
   if (!answer || answer.stamp === stamp) return;
   stamp = answer.stamp;
+  const saved = saving;
+  if (answer.state !== 'open') saving = null;
   if (answer.state === 'open') { shown = answer; open(); }
-  else if (answer.state === 'kept' && dialog.open && canvas) { busy = false; parts.error.textContent = answer.error; parts.error.hidden = false; fill(); }
+  else if (saved && shown && saved.stamp !== shown.stamp) { // of a picture that was left while it was being saved
+    if (answer.state === 'kept' && dialog.open) { parts.error.textContent = say('{0} was not saved: {1}', saved.name, answer.error); parts.error.hidden = false; }
+  }
+  else if (answer.state === 'kept' && canvas && busy) { // not saved; whoever has closed the dialog meanwhile gets it back as it was
+    busy = false; parts.error.textContent = answer.error; parts.error.hidden = false; parts.sure.hidden = true;
+    if (!dialog.open) dialog.showModal();
+    fill();
+  }
   else shut();
 }
 

@@ -9,7 +9,7 @@ from .words import text
 
 def problems(faults: list[Fault] | tuple[Fault, ...], title: str = "Please mend this first") -> str:
     items = "".join(f"<li>{_where(fault.options)}{text(fault.message)}</li>" for fault in faults)
-    return f'<div class="rs-card rs-bad" role="alert"><h4>{text(title)}</h4><ul>{items}</ul></div>'
+    return f'<div class="rs-card rs-bad" role="alert"><h3>{text(title)}</h3><ul>{items}</ul></div>'
 
 
 def _where(options: tuple[str, ...]) -> str:
@@ -35,5 +35,5 @@ def findings_card(findings, all_well: str = "") -> str:
     blocked = has_errors(findings)
     word = "This must be mended before training can start" if blocked else (all_well if all_well else "Worth knowing")
     return (
-        f'<div class="rs-card {"rs-bad" if blocked else "rs-mild"}"><h4>{text(word)}</h4><ul>{"".join(rows)}</ul></div>'
+        f'<div class="rs-card {"rs-bad" if blocked else "rs-mild"}"><h3>{text(word)}</h3><ul>{"".join(rows)}</ul></div>'
     )

@@ -14,6 +14,7 @@ from ...core.names import is_model_file
 from ...core.platform_calls import WINDOWS
 from . import notices
 from .panel import QUICK
+from .translation import with_words
 from .words import is_text
 
 Want = Literal["model", "pictures"]
@@ -108,7 +109,7 @@ class FolderBrowser:
     def place(self) -> None:
         """Put the list here, in the current layout; it shows when the button is pressed."""
         self.box = gr.HTML(
-            value="", html_template='<div class="rs-folders"></div>', js_on_load=_SCRIPT, apply_default_css=False, listing=None,
+            value="", html_template='<div class="rs-folders"></div>', js_on_load=with_words(_SCRIPT), apply_default_css=False, listing=None,
             elem_id=self.elem_id, elem_classes="rs-folders-box",
         )  # fmt: skip
 

@@ -127,6 +127,7 @@ class PreviewClient:
             return PreviewState(
                 job.status, 1.0 if job.status == "done" else job.share, job.what, job.result, *job.problem, job.faults,
                 cached, 0.0 if cached else until - job.began, job.growing if job.result is None else None,
+                job.curves if job.ended is None else None,
             )  # fmt: skip
 
     def cancel(self, ticket: str) -> None:
@@ -180,6 +181,8 @@ class PreviewClient:
                 job.status, job.share, job.what = "working", answer["share"], answer["what"]
             case "growing":
                 job.growing = located_in(answer["result"], job.folder)
+            case "curves":
+                job.curves = answer["result"]["curves"]
             case "part":
                 job.result = located_in(answer["result"], job.folder)
             case "done":

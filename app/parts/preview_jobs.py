@@ -5,13 +5,13 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ...core.config.options import Fault
-from ...core.look.preview.request import PreviewError, located_in
+from ...core.look.preview.request import SO_FAR, PreviewError, located_in
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir
 
@@ -26,7 +26,8 @@ class PreviewState:
 
     `result` is there when it is done, and before that as soon as the filmstrips are (`status` is then still working);
     `preview.show` says what it holds, its paths are absolute and lie inside the client's folder. `share` 0..1 and `what`
-    report the progress; `growing` holds the filmstrips so far, until the first result (`preview.growing`). `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
+    report the progress; `growing` holds the filmstrips so far, until the first result (`preview.growing`), `curves` the curves so
+    far, until they are whole (`drift.files.curves_record`). `message` and `remedy` are there when it failed, `faults` where fields of the request are wrong.
     `cached`: it was known already. `seconds`: since the request, or what it took.
     """
 
@@ -40,6 +41,7 @@ class PreviewState:
     cached: bool = False
     seconds: float = 0.0
     growing: dict[str, Any] | None = None
+    curves: list[dict[str, Any]] | None = None
 
     @property
     def ended(self) -> bool:
@@ -59,6 +61,7 @@ class Job:
     what: str = "waiting"
     result: dict[str, Any] | None = None
     growing: dict[str, Any] | None = None
+    curves: list[dict[str, Any]] | None = None
     problem: tuple[str, str] = ("", "")  # message, remedy
     faults: tuple[Fault, ...] = ()
     tickets: set[str] = field(default_factory=set)
@@ -69,6 +72,7 @@ class Job:
     run: RunDir | None = None
     offset: int = 0
     polled: float = 0.0
+    noted: bytes = b""
 
     def end(self, status: Status, message: str = "", remedy: str = "") -> None:
         self.status, self.problem, self.ended = status, (message, remedy), time.monotonic()
@@ -101,8 +105,50 @@ def poll_run(job: Job) -> None:
         elif event["event"] == "preview" and event.get("id") == mine:
             _take_from_run(job, event)
             return
+    if job.status == "working":
+        _take_so_far(job)
     if not alive:
         job.end("failed", f"{job.run.name} ended before it answered.", "Choose its last checkpoint.")
+
+
+def _take_so_far(job: Job) -> None:
+    """What the run has of its answer, with its pictures; nothing where nothing has come since."""
+    source = job.run.path / "drift" / "previews" / job.message["command"]
+    try:
+        noted = (source / SO_FAR).read_bytes()
+    except OSError:
+        return  # not yet, or the answer itself is there
+    if noted == job.noted:
+        return
+    job.noted = noted
+    try:
+        found = json.loads(noted)
+        if "part" in found:
+            job.result = _copied(found["part"], source, job.folder)
+        elif "growing" in found:
+            job.growing = _copied(found["growing"], source, job.folder)
+        if "curves" in found:
+            job.curves = found["curves"]["curves"]
+    except (PreviewError, OSError, ValueError, KeyError, TypeError):
+        return  # whether the answer can be used is found when it is whole, and then said
+
+
+def _copied(record: Mapping[str, Any], source: Path, folder: Path) -> dict[str, Any]:
+    """A part of an answer with its files copied from `source` to `folder`, those that are not there yet."""
+    for file in _files_of(located_in(record, source)):
+        copy = folder / file.relative_to(source.resolve())
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    return located_in(record, folder)
+
+
+def _files_of(located: Mapping[str, Any]) -> Iterator[Path]:
+    yield from (Path(located[name]) for name in ("report", "csv") if name in located)
+    for strip in located["strips"]:
+        yield from (Path(strip[name]) for name in ("filmstrip", "truth") if name in strip)
+        for frame in strip["frames"]:
+            yield from (Path(frame[row]) for row in ("clean", "rolled", "heat") if row in frame)
 
 
 def _take_from_run(job: Job, event: Mapping[str, Any]) -> None:
@@ -113,7 +159,7 @@ def _take_from_run(job: Job, event: Mapping[str, Any]) -> None:
         source = (job.run.path / str(event["path"])).resolve()
         if not source.is_relative_to(job.run.path.resolve()):
             raise PreviewError("The run's answer lies outside its folder.", "Ask again.")
-        shutil.copytree(source.parent, job.folder)
+        shutil.copytree(source.parent, job.folder, dirs_exist_ok=True)
         job.result = located_in(json.loads(source.read_text(encoding="utf-8")), job.folder)
         job.end("done")
     except PreviewError as error:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from ...core import platform_calls
+from ...core.data.beside import BadCrop, crop_path, read_cut
 from ...core.data.pictures import BadPicture, decode, read_bytes
 from ...core.inside import open_inside
 
@@ -87,16 +88,19 @@ class Previews:
             platform_calls.write_atomically(copy, content)
         return self._url(copy)
 
-    def thumbnail(self, path: Path, side: int = 192, *, lossless: bool = False) -> str | None:
+    def thumbnail(self, path: Path, side: int = 192, *, lossless: bool = False, cropped: bool = False) -> str | None:
         """The address of a copy of a person's picture of at most `side` pixels a side, without its metadata; None when it cannot be read as
-        one. `lossless`: every value of the smaller copy is exact."""
+        one. `lossless`: every value of the smaller copy is exact. `cropped`: only the part of it that is kept (`core.data.beside`)."""
         try:
             about = path.stat()
-            copy = self._named(
-                path.absolute(), about.st_mtime_ns, about.st_size, f"-{side}{'-exact' if lossless else ''}.webp"
-            )
+            kept = _noted(path) if cropped else ""
+            name = f"{kept}-{side}{'-exact' if lossless else ''}.webp"
+            copy = self._named(path.absolute(), about.st_mtime_ns, about.st_size, name)
             if not copy.exists():
                 picture = decode(read_bytes(path))
+                cut = read_cut(path, *picture.size) if kept else None
+                if cut is not None:
+                    picture = picture.crop((cut.left, cut.top, cut.right, cut.bottom))
                 if max(picture.size) > side:
                     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
                 data = io.BytesIO()
@@ -104,6 +108,8 @@ class Previews:
                 platform_calls.write_atomically(copy, data.getvalue())
         except (OSError, BadPicture):
             return None  # the check beside the pictures says what is wrong with it
+        except BadCrop:
+            return self.thumbnail(path, side, lossless=lossless)  # whoever measures it is told; here it is shown whole
         return self._url(copy)
 
     def publish(self, source: Path, name: str) -> str:
@@ -164,3 +170,11 @@ class Previews:
     @staticmethod
     def _url(path: Path) -> str:
         return "gradio_api/file=" + quote(path.as_posix())
+
+
+def _noted(picture: Path) -> str:
+    """Of a picture's crop: when it was noted, as a part of a name; "" where there is none."""
+    try:
+        return f"-{crop_path(picture).stat().st_mtime_ns}"
+    except FileNotFoundError:
+        return ""

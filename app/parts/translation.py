@@ -25,6 +25,7 @@ _INLINE = "b|i|em|strong|small|code|sub|sup|br|abbr|mark"
 _TAG = re.compile(r"(<[^>]*>)")
 _BETWEEN_BLOCKS = re.compile(rf"(<(?!/?(?:{_INLINE})\b)[^>]*>)")
 _ATTRIBUTE = re.compile(r'(?<=\s)(title|alt|aria-label|placeholder)="([^"]*)"')
+_SAID = re.compile(r"\bsay\(\s*'((?:[^'\\]|\\.)+)'")
 _NAME = re.compile(r"</?\s*([a-zA-Z0-9-]+)")
 
 
@@ -73,10 +74,17 @@ def translated_properties(kind: str, properties: Mapping[str, Any]) -> dict[str,
     return out
 
 
-def with_words(script: str, words: Iterable[str]) -> str:
-    """A script of the page with its own texts: in it, `say("{0} of {1}", 3, 5)` is that text in the language that is set, with the values in its places."""
+def with_words(script: str, words: Iterable[str] | None = None) -> str:
+    """A script of the page with its own texts: in it, `say("{0} of {1}", 3, 5)` is that text in the language that is set, with the values in its places.
+    `words`: the texts; None = every text that stands in it as `say('...')`."""
+    words = words_said(script) if words is None else words
     table = json.dumps({each: translated(each) for each in words}, ensure_ascii=False)
     return f"const say = (text, ...values) => values.reduce((words, value, place) => words.replaceAll(`{{${{place}}}}`, value), ({table})[text] ?? text);\n{script}"
+
+
+def words_said(script: str) -> list[str]:
+    """The texts of a script: what stands in it as `say('...')`, each once."""
+    return list(dict.fromkeys(found.replace("\\'", "'") for found in _SAID.findall(script)))
 
 
 def translated_markup(markup: str) -> str:

@@ -45,7 +45,7 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
             f'<a class="rs-file" download="{text(path.name)}" href="{text(address)}"><b>{text(path.name)}</b> {size(path.stat().st_size)}</a>'
         )
     return (
-        f'<div class="rs-card rs-good"><h4>Your LoRA</h4><p>{"".join(links)}</p>'
+        f'<div class="rs-card rs-good"><h3>Your LoRA</h3><p>{"".join(links)}</p>'
         f'<p class="rs-quiet">{_load_check(log)} Lies in {text(folder)}</p></div>'
     ) + report
 
@@ -62,7 +62,7 @@ def _report_card(run: RunSummary, watch: Watch) -> str:
         return ""
     address = watch.previews.named(path, f"{run.name}-report.html")
     return (
-        f'<div class="rs-card"><h4>Report to share</h4><p><a class="rs-file" download="{text(run.name)}-report.html" href="{text(address)}">'
+        f'<div class="rs-card"><h3>Report to share</h3><p><a class="rs-file" download="{text(run.name)}-report.html" href="{text(address)}">'
         f"<b>{text(run.name)}-report.html</b> {size(path.stat().st_size)}</a></p></div>"
     )
 
@@ -83,7 +83,7 @@ def _export_card(run: RunSummary, watch: Watch) -> str:
     if not path.is_file():
         return ""
     return (
-        f'<div class="rs-card"><h4>The run as one file</h4><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
+        f'<div class="rs-card"><h3>The run as one file</h3><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
         f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Settings, samples, drift, LoRA and log; no checkpoints. It names folders of this computer.</p></div>'
     )
 

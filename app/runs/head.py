@@ -72,7 +72,7 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
         else ""
     )
     return (
-        f'<div class="rs-run"><div class="rs-run-name"><h3>{text(run.name)}</h3><span class="rs-chip rs-is-{text(run.state)}" data-testid="state">'
+        f'<div class="rs-run"><div class="rs-run-name"><h2>{text(run.name)}</h2><span class="rs-chip rs-is-{text(run.state)}" data-testid="state">'
         f"{text(STATE_WORDS[run.state])}</span></div>"
         f'<div class="rs-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{step}" aria-label="training steps">'
         f'<i style="width:{share:.1f}%"></i></div>'

@@ -17,7 +17,7 @@ from ..parts.translation import translated_markup, with_words
 
 EVERY_S = 3.0
 _SCRIPT = (Path(__file__).parents[1] / "js" / "machine.js").read_text(encoding="utf-8")
-_TEMPLATE = '<div class="rs-machine rs-card" hidden><h4>The machine now</h4><div data-part="parts"></div></div>'
+_TEMPLATE = '<div class="rs-machine rs-card" hidden><h3>The machine now</h3><div data-part="parts"></div></div>'
 _WORDS = ("{0} of {1}",)
 
 

@@ -66,11 +66,11 @@ def messages(run: RunSummary, log: RunLog) -> str:
             else ""
         )
         parts.append(
-            f'<div class="rs-card rs-bad" role="alert"><h4>{text(log.error.get("message", ""))}</h4>'
+            f'<div class="rs-card rs-bad" role="alert"><h3>{text(log.error.get("message", ""))}</h3>'
             f"<p><b>What to try:</b> {text(log.error.get('remedy') or 'see the end of the log')}</p>{_more(run)}{details}</div>"
         )
     elif run.message and run.state in ("failed", "crashed"):
-        parts.append(f'<div class="rs-card rs-bad" role="alert"><h4>{text(run.message)}</h4>{_more(run)}</div>')
+        parts.append(f'<div class="rs-card rs-bad" role="alert"><h3>{text(run.message)}</h3>{_more(run)}</div>')
     if log.warnings:
         different = {(event.get("message"), event.get("remedy")): None for event in log.warnings}
         items = "".join(

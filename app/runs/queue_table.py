@@ -28,7 +28,7 @@ _WORDS = (
     "{0} s a step",
     "Drag to another place",
 )
-_TEMPLATE = """<div class="rs-queue rs-card" hidden><h3 class="rs-list-title">Now and next</h3>
+_TEMPLATE = """<div class="rs-queue rs-card" hidden><h2 class="rs-list-title">Now and next</h2>
 <div class="rs-scroll" tabindex="0" aria-label="Runs that train or wait"><table class="rs-table rs-numbers"><thead><tr><th scope="col">run</th><th scope="col">state</th>
 <th scope="col">step</th><th scope="col">speed</th><th scope="col">time left</th><th scope="col">order</th></tr></thead><tbody data-part="rows"></tbody></table></div>
 <p class="rs-quiet" role="status" data-part="told"></p></div>"""

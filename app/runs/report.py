@@ -71,7 +71,7 @@ def _settings(flat: dict[str, Any]) -> str:
         for name, value in differences(config).items()
     )
     return (
-        f'<div class="rs-card"><h4>Settings</h4><p>{text(plan_sentence(config))}</p>'
+        f'<div class="rs-card"><h3>Settings</h3><p>{text(plan_sentence(config))}</p>'
         f"<details><summary>What differs from the defaults</summary><table class='rs-changes'>{rows}</table></details>"
         f'<details><summary>The whole configuration</summary><pre class="rs-json">{text(config.to_json())}</pre></details></div>'
     )

@@ -36,7 +36,7 @@ def glance(run: RunSummary, log: RunLog, watch: Watch, most: int = 4) -> str:
         return ""
     began = "before training" if first == 0 else f"at step {first}"
     return (
-        f'<div class="rs-card"><h4>So far</h4><p class="rs-quiet">Each pair: {began}, and at step {last}. All of them are on Samples and drift.</p>'
+        f'<div class="rs-card"><h3>So far</h3><p class="rs-quiet">Each pair: {began}, and at step {last}. All of them are on Samples and drift.</p>'
         f'<div class="rs-glance">{"".join(cells)}</div></div>'
     )
 
@@ -60,6 +60,6 @@ def samples_grid(run: RunSummary, log: RunLog, watch: Watch) -> str:
         for (prompt, _), cells in rows.items()
     )
     return (
-        '<div class="rs-card"><h4>Samples</h4><p class="rs-quiet">Each row is one prompt with the same starting noise all the way: read it from left '
+        '<div class="rs-card"><h3>Samples</h3><p class="rs-quiet">Each row is one prompt with the same starting noise all the way: read it from left '
         f'(before training) to right.</p><div class="rs-scroll" tabindex="0" aria-label="Samples by prompt and step"><table class="rs-samples"><thead><tr><th></th>{head_cells}</tr></thead><tbody>{body}</tbody></table></div></div>'
     )

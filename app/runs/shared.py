@@ -75,7 +75,7 @@ def drift_over_training(run: RunSummary, log: RunLog) -> str:
     seen = "held-out pictures" if readings[-1].role == "held-out" else "pictures it trains on"
     blur = ' <span class="rs-chip rs-is-failed">blur</span>' if readings[-1].kind == "blur" else ""
     return (
-        f'<div class="rs-card"><h4>Drift over the training{blur}</h4><p class="rs-quiet">Measured on {seen}. <b>Drift</b>: how far the model\'s own '
+        f'<div class="rs-card"><h3>Drift over the training{blur}</h3><p class="rs-quiet">Measured on {seen}. <b>Drift</b>: how far the model\'s own '
         "state strays from the true one. <b>Clean loss</b>: how badly it denoises true noisy pictures. Shaded: where the truth lies in 95 of 100 "
         f'cases. Below 0 is less than before training.</p>{drawn}<ul class="rs-remarks">{sentences}</ul>{table}</div>'
     )

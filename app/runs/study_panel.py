@@ -220,7 +220,7 @@ class StudyPanel:
             address = self.watch.previews.named(study.report, name)
             report = f'<p><a class="rs-file" download="{text(name)}" href="{text(address)}"><b>{text(name)}</b></a></p>'
         last = "" if done or not study.last else f'<p class="rs-quiet">{text(study.last)}</p>'
-        return f'<div class="rs-card" data-study="{text(study.name)}"><h4>{text(study.name)}: {state}</h4><p>{text(words)}.</p>{last}{report}</div>'
+        return f'<div class="rs-card" data-study="{text(study.name)}"><h3>{text(study.name)}: {state}</h3><p>{text(words)}.</p>{last}{report}</div>'
 
 
 def _stamp(study: BegunStudy) -> int | None:

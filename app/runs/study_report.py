@@ -63,7 +63,7 @@ def _differences(found: Results, comparisons: list[Comparison], title: str) -> s
         (KINDS[name].title, [_difference(one.differences.get(name), name) for one in comparisons]) for name in names
     ]
     notes = "".join(f"<p>{text(each)}</p>" for each in problems)
-    return f'<div class="rs-card"><h4>{text(title)}</h4>{_table(head, rows) if names else ""}{notes}</div>'
+    return f'<div class="rs-card"><h3>{text(title)}</h3>{_table(head, rows) if names else ""}{notes}</div>'
 
 
 def _table(head: list[str], rows: list[tuple[str, list[str]]]) -> str:
@@ -90,7 +90,7 @@ def _means(found: Results) -> str:
     for name in found.measures:
         floor = f" ({KINDS[name].floor})" if KINDS[name].floor else ""
         rows.append((f"{KINDS[name].title}{floor}", [_mean(found, variant, name) for variant in found.variants]))
-    return f'<div class="rs-card"><h4>What was measured</h4>{_table(list(found.variants), rows)}</div>'
+    return f'<div class="rs-card"><h3>What was measured</h3>{_table(list(found.variants), rows)}</div>'
 
 
 def _mean(found: Results, variant: str, measure: str) -> str:
@@ -119,7 +119,7 @@ def _pictures(found: Results, store: RunStore, side: int) -> str:
         return ""
     head = "".join(f'<th scope="col">{text(prompt)}</th>' for prompt in prompts)
     return (
-        f'<div class="rs-card"><h4>Samples at the end, seed {found.seeds[0]}</h4><div class="rs-scroll"><table class="rs-samples">'
+        f'<div class="rs-card"><h3>Samples at the end, seed {found.seeds[0]}</h3><div class="rs-scroll"><table class="rs-samples">'
         f"<tr><td></td>{head}</tr>{rows}</table></div></div>"
     )
 
@@ -136,4 +136,4 @@ def _settings(found: Results) -> str:
         rows += (
             f"<tr><td>{text(variant)}{text(of)}</td><td>{text(changed if changed else 'nothing: the base')}</td></tr>"
         )
-    return f'<div class="rs-card"><h4>What each variant changes</h4><table class="rs-changes">{rows}</table></div>'
+    return f'<div class="rs-card"><h3>What each variant changes</h3><table class="rs-changes">{rows}</table></div>'

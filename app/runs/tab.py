@@ -35,7 +35,7 @@ from .try_it.panel import TryPanel
 from .viewer import sample_viewer
 
 _CURVE_POINTS = 400  # a long run's curves move by less than a pixel with each step: they are drawn again so many times
-_NO_RUNS = '<div class="rs-card rs-mild"><h4>No runs yet</h4><p>Start one on the Train tab; it will appear here by itself.</p></div>'
+_NO_RUNS = '<div class="rs-card rs-mild"><h3>No runs yet</h3><p>Start one on the Train tab; it will appear here by itself.</p></div>'
 _LOG_LINES, _LOG_CHARACTERS = 120, 16_000
 
 
@@ -49,7 +49,7 @@ class RunsTab:
         self.studies = StudyPanel(watch)
         with gr.Row(elem_classes="rs-two"):
             with gr.Column(scale=3, min_width=260, elem_classes="rs-list"):
-                gr.HTML('<h3 class="rs-list-title">Runs</h3>')
+                gr.HTML('<h2 class="rs-list-title">Runs</h2>')
                 gr.HTML(FIND, js_on_load=FIND_SCRIPT, elem_id="find-run", apply_default_css=False)
                 self.storage = gr.HTML(elem_id="runs-storage", elem_classes="rs-maybe")
                 self.picker = gr.Radio(

@@ -7,6 +7,7 @@ import gradio as gr
 from ...core.config import OPTIONS, SECTIONS
 from ...core.texts import translated
 from ..parts.forms import Form, label
+from ..parts.translation import translated_markup, with_words
 
 _SCRIPT = (Path(__file__).parents[1] / "js" / "find_option.js").read_text(encoding="utf-8")
 _FIELD = """<div class="rs-find"><input type="text" role="combobox" autocomplete="off" spellcheck="false" aria-expanded="false" aria-controls="found"
@@ -21,7 +22,7 @@ class FindOption:
 
     def __init__(self) -> None:
         self.component = gr.HTML(
-            html_template=_FIELD, js_on_load=_SCRIPT, apply_default_css=False, options=[], places={}, elem_id="find-option", padding=False,
+            html_template=translated_markup(_FIELD), js_on_load=with_words(_SCRIPT), apply_default_css=False, options=[], places={}, elem_id="find-option", padding=False,
         )  # fmt: skip
 
     def fill(self, form: Form) -> None:

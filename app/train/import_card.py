@@ -15,7 +15,7 @@ def import_card(imported: Imported) -> str:
     fill_in = "".join(f"<li>{text(label(OPTIONS[name]))} <code>{text(name)}</code></li>" for name in imported.fill_in)
     parts = [f"<p>{text(summary(imported))}</p>"]
     if fill_in:
-        parts.append(f"<h5>Fill in again</h5><ul>{fill_in}</ul>")
+        parts.append(f"<h4>Fill in again</h4><ul>{fill_in}</ul>")
     changed = [f"{_given(each.key, each.given)} {text(each.how)}" for each in imported.changed]
     notes = [text(note) for note in imported.notes]
     if changed or notes:
@@ -45,7 +45,7 @@ def import_card(imported: Imported) -> str:
         rows = (f"{_given(each.key, each.given)} {text(each.why)}" for each in quiet)
         parts.append(_fold(f"Off there, or without effect on what is learned ({len(quiet)})", rows))
     kind = "rs-mild" if fill_in or imported.left_out else "rs-good"
-    return f'<div class="rs-card {kind} rs-imported" role="status"><h4>Settings brought in</h4>{"".join(parts)}</div>'
+    return f'<div class="rs-card {kind} rs-imported" role="status"><h3>Settings brought in</h3>{"".join(parts)}</div>'
 
 
 def _given(key: str, value: object) -> str:
@@ -56,7 +56,7 @@ def _list(title: str, rows: list[str], count: int) -> str:
     items = "".join(f"<li>{row}</li>" for row in rows[:_MOST_SHOWN])
     more = len(rows) - _MOST_SHOWN
     number = f" ({count})" if count else ""
-    return f"<h5>{text(title)}{number}</h5><ul>{items}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>"
+    return f"<h4>{text(title)}{number}</h4><ul>{items}{f'<li>and {more} more</li>' if more > 0 else ''}</ul>"
 
 
 def _fold(title: str, rows: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ class KeepPanel:
         with gr.Accordion("Import settings, or save these", open=False, elem_id="keep") as self.fold:
             with gr.Row(elem_classes="rs-keep"):
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Save as a preset of your own</h4>", padding=False)
+                    gr.HTML("<h3>Save as a preset of your own</h3>", padding=False)
                     with gr.Row():
                         self.title = gr.Textbox(label="Title", placeholder="My cat, strong rollout", max_lines=1, elem_id="keep-title", min_width=160,
                                                 info="What its card above will say.")  # fmt: skip
@@ -57,7 +57,7 @@ class KeepPanel:
                         )
                     self.broken = gr.HTML(_broken_card(runs_dir), elem_id="keep-broken", elem_classes="rs-maybe")
                 with gr.Column(min_width=280):
-                    gr.HTML("<h4>Import settings</h4>", padding=False)
+                    gr.HTML("<h3>Import settings</h3>", padding=False)
                     self.file = gr.File(
                         label="A config or a LoRA file",
                         type="filepath",

@@ -31,7 +31,7 @@ def model_card(report: ModelReport) -> str:
     facts = "".join(f"<tr><td>{text(key)}</td><td>{text(value)}</td></tr>" for key, value in _facts(report))
     table = f'<table class="rs-changes">{facts}</table>' if facts else ""
     body = _gated_steps(report) if gated else _findings(report.findings)
-    return f'<div class="rs-card {colour}" role="status"><h4>{text(title)}</h4>{table}{body}</div>'
+    return f'<div class="rs-card {colour}" role="status"><h3>{text(title)}</h3>{table}{body}</div>'
 
 
 def _facts(report: ModelReport) -> list[tuple[str, str]]:

@@ -150,7 +150,7 @@ def message(config: RunConfig, preset: RunConfig) -> Message:
                 )
             )
     lines += _about_numbers(config, left, its)
-    markup = f'<div class="rs-card rs-mild" role="status"><h4>{text(title)}</h4><p>{text(why)}</p><ul>{"".join(lines)}</ul></div>'
+    markup = f'<div class="rs-card rs-mild" role="status"><h3>{text(title)}</h3><p>{text(why)}</p><ul>{"".join(lines)}</ul></div>'
     return Message(markup, bool(left), any(name not in left for name in empty), "validation_prompts" in empty)
 
 

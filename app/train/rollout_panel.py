@@ -171,7 +171,7 @@ def picture(config: RunConfig) -> str:
         else ""
     )
     source = f'<p class="rs-quiet">{text(example.schedule.text + floor)}</p>'
-    return f'<div class="rs-roll"><h4>What happens to a rolled row</h4>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
+    return f'<div class="rs-roll"><h3>What happens to a rolled row</h3>{_story(config)}{drawn}{source}{_cost(config)}{_without_effect(config)}</div>'
 
 
 def solver_words(config: RunConfig) -> str:

@@ -74,9 +74,9 @@ def side_panel(config: RunConfig, preset: str, takes: str = "") -> str:
         )
     address = address_of(config.to_json())
     return (
-        f'<div class="rs-card"><h4>Your run</h4><p>{text(plan_sentence(config))}</p>{takes}'
+        f'<div class="rs-card"><h3>Your run</h3><p>{text(plan_sentence(config))}</p>{takes}'
         + (f'<ul class="rs-remarks">{items}</ul>' if items else "")
-        + f'<h5>Changed from the preset</h5>{table}<details><summary>The whole configuration</summary><p><a download="config.json" href="{address}">save as config.json</a></p>{for_simpletuner(config)}'
+        + f'<h4>Changed from the preset</h4>{table}<details><summary>The whole configuration</summary><p><a download="config.json" href="{address}">save as config.json</a></p>{for_simpletuner(config)}'
         f'<pre class="rs-json" tabindex="0" aria-label="The resolved configuration as JSON">{text("{")}\n'
         + "\n".join(lines)
         + f"\n{text('}')}</pre></details></div>"

@@ -24,12 +24,17 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 def without_adapters(*modules: Any) -> Iterator[None]:
     """Their LoRA layers are passed by inside; afterwards they act, and train, as before."""
     trained = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+
+    def as_trained() -> None:
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
     for module in modules:
         module.disable_adapters()
+    as_trained()  # peft would have them train no longer, and a checkpoint that is asked for meanwhile would lack them
     try:
         yield
     finally:
         for module in modules:
             module.enable_adapters()
-        for parameter, requires_grad in trained:
-            parameter.requires_grad_(requires_grad)
+        as_trained()

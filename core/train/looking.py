@@ -4,6 +4,7 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +43,46 @@ class Viewer:
 
     def __init__(self, status: Status, session: Session, room: DiskRoom, listener: Listener, timer: Timer) -> None:
         self.status, self.session, self.room, self.listener, self.timer = status, session, room, listener, timer
-        self._owes_base = False
+        self._owed: dict[str, Callable[..., None]] = {}
+        """What of the base was put off: kind -> what views it."""
 
-    def measure_base(self) -> None:
-        """The drift report of the base, unless it is there. With an adapter it is put off: the base is then at hand at any time (`drift.probe`), and
-        whoever watches sees the first steps first. A full fine-tune's base is gone with the first step.
+    def view_base(self, is_resumed: bool) -> None:
+        """Samples and the drift report of the untrained model, unless a resumed run has them. With an adapter they are put off: the base is then at
+        hand at any time (`adapters_disabled`), and whoever watches sees the first steps first. A full fine-tune's base is gone with the first
+        step, and so are text encoders that train.
         """
-        if (self.status.run.drift_path / "step-000000").exists():
-            return
-        self._owes_base = self.session.model.has_adapter and not self.session.config.text_encoder.is_on
-        if not self._owes_base and self.status.step == 0:
-            with self.timer.timed("drift"):
-                self.measure_drift(0)
+        run, can_wait = self.status.run, self.session.model.has_adapter and not self.session.config.text_encoder.is_on
+        views = {
+            "samples": (self.take_samples, run.samples_path, bool(self.session.config.validation.prompts)),
+            "drift": (self.measure_drift, run.drift_path, True),
+        }
+        for name, (view, folder, is_wanted) in views.items():
+            if not is_wanted or (is_resumed and (folder / "step-000000").exists()):
+                continue
+            if can_wait:
+                self._owed[name] = view
+            elif self.status.step == 0:
+                with self.timer.timed(name):
+                    view(step=0)
 
-    def measure_owed_base(self) -> None:
-        """The drift report of the base, where it was put off."""
-        if self._owes_base:
-            self._survive("The drift report of the base", lambda: self.timer.timed("drift")(self.measure_drift)(0))
-            there = (self.status.run.drift_path / "step-000000").exists()
-            self._owes_base = not there and self.listener.poll()  # the run ends before it: a resume measures it
-            self.session.free_what_training_does_not_need()
+    def view_owed_base(self) -> None:
+        """What of the base was put off. Where the run ends in the middle of it, a resume takes it up again (`view_base`)."""
+        if not self._owed:
+            return
+        for name, view in self._owed.items():
+            what = {"samples": "The samples of the base", "drift": "The drift report of the base"}[name]
+            self._survive(what, partial(self.timer.timed(name)(view), step=0))
+        self._owed = {}
+        self.session.free_what_training_does_not_need()
 
     def view_if_due(self, only_missing: bool = False) -> None:
         """Samples and drift at their intervals. `only_missing`: those of this step that are not there yet."""
-        if self.status.step == self.status.total:
-            return  # the end of the run has its own
+        if self.status.step in (0, self.status.total):
+            return  # the beginning and the end of the run have their own
         run, config = self.status.run, self.session.config
-        if self.status.step >= BASE_AFTER or (
-            config.drift.step_interval and self.status.step % config.drift.step_interval == 0
-        ):
-            self.measure_owed_base()
+        intervals = (config.validation.step_interval, config.drift.step_interval)
+        if self.status.step >= BASE_AFTER or any(every and self.status.step % every == 0 for every in intervals):
+            self.view_owed_base()  # before whatever is compared with it
         due = (
             ("samples", config.validation.step_interval, self.take_samples, run.samples_path, "Samples"),
             ("drift", config.drift.step_interval, self.measure_drift, run.drift_path, "The drift report"),
@@ -116,6 +127,7 @@ class Viewer:
     def take_samples(
         self,
         *,
+        step: int | None = None,
         folder: Path | None = None,
         prompts: Sequence[str] | None = None,
         negative_prompt: str | None = None,
@@ -123,8 +135,8 @@ class Viewer:
         guidance: float | None = None,
         seed: int | None = None,
     ) -> None:
-        """Samples of the validation prompts by the stock pipeline with the weights of now, into `folder` (this step's).
-        Unset arguments are the config's.
+        """Samples of the validation prompts by the stock pipeline with the weights of now, into `folder` (the step's).
+        Unset arguments are the config's, the step that of now. Step 0 after the first step: the base's, with the adapter off, which are the same.
         """
         if not self.status.ranks.is_main:
             return
@@ -134,8 +146,10 @@ class Viewer:
             return
         side = self.session.config.data.resolution // model.size_multiple * model.size_multiple
         seed = config.seed if seed is None else seed
+        step = status.step if step is None else step
+        is_base = step == 0 and status.step > 0
         try:
-            with self.session.displayed_weights():
+            with model.adapters_disabled() if is_base else self.session.displayed_weights():
                 self._sampling_progress(0, len(prompts))
                 images = model.sample(
                     prompts,
@@ -150,10 +164,11 @@ class Viewer:
                 )
         except _Abandoned:
             return
-        place = status.step_folder(status.run.samples_path) if folder is None else folder
+        place = status.step_folder(status.run.samples_path, step=step) if folder is None else folder
         self.room.write("samples", lambda: _write_images(place, images))
-        status.emit(
+        status.journal.emit(
             "sample",
+            step=step,
             images=[
                 {"prompt": prompt, "seed": seed + number, "path": status.relative(place / _image_name(number))}
                 for number, prompt in enumerate(prompts)

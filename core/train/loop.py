@@ -107,12 +107,9 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
 
     listener.accept_saves(keeper.save_on_command)
     with agreed_end(status.ranks):
+        viewer.view_base(is_resumed)
         if is_resumed:
             viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
-        else:
-            with timer.timed("samples"):
-                viewer.take_samples()
-        viewer.measure_base()
     session.free_what_training_does_not_need()
 
     while status.step < status.total:
@@ -164,7 +161,7 @@ def _finish(listener: Listener, keeper: Keeper, viewer: Viewer) -> None:
         keeper.export()
     except ExportError as error:
         failed = error
-    viewer.measure_owed_base()
+    viewer.view_owed_base()
     viewer.take_samples()
     viewer.measure_drift()
     if failed is not None:

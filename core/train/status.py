@@ -60,9 +60,9 @@ class Status:
         """A path in the run's folder, as events name it."""
         return path.relative_to(self.run.path).as_posix()
 
-    def step_folder(self, folder: Path, suffix: str = "") -> Path:
-        """What belongs to the current step in one of the run's folders, such as samples/step-000250."""
-        return folder / f"step-{self.step:06d}{suffix}"
+    def step_folder(self, folder: Path, suffix: str = "", step: int | None = None) -> Path:
+        """What belongs to a step, the current one if unset, in one of the run's folders, such as samples/step-000250."""
+        return folder / f"step-{self.step if step is None else step:06d}{suffix}"
 
     def how_to_continue(self) -> str:
         """What a person can do with a run that ends before its last step, as half a sentence."""

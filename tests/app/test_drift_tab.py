@@ -487,6 +487,20 @@ def test_a_tick_that_is_overtaken_by_the_curves_does_not_bring_back_their_bar(la
     assert "<svg" in browser.rest().page[lab.answer.curves] and browser.page[lab.stop].visible is False
 
 
+def test_the_curves_are_drawn_as_they_come_under_their_bar(lab):
+    browser = Browser(lab)
+    (lab.watch.previews.folder / "drift" / "go").unlink(missing_ok=True)
+    browser.apply(shown(lab, seed=17))
+    browser.apply(lab.on_measure(browser.page[lab.shown], viewer()))
+    seen = until(lab, lambda seen: "The curves so far" in seen.get(lab.answer.curves, ""))
+    begun = seen[lab.answer.curves]
+    assert "progressbar" in begun and begun.count("<svg") == 2, "the distance and its parts; no loss, no map yet"
+    browser.apply(seen)
+    (lab.watch.previews.folder / "drift" / "go").touch()
+    whole = browser.rest().page[lab.answer.curves]
+    assert "so far" not in whole and "progressbar" not in whole and whole.count("<svg") == 4
+
+
 def test_a_tick_that_is_overtaken_by_stop_leaves_no_bar(lab):
     browser = Browser(lab)
     late = lab.on_show(given(lab, seed=14), viewer())

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from rollout_studio.app.drift.lab import DriftLab
 from rollout_studio.app.runs.report import write_run_report
 from rollout_studio.core.config import config_to_flat, load_preset
+from rollout_studio.core.look.preview.request import SO_FAR
 from rollout_studio.core.runs.store import RunStore
 
 pytestmark = pytest.mark.timeout(600)
@@ -233,7 +234,14 @@ def test_a_running_run_shows_its_weights_of_now_beside_its_base(visit, served, t
         page.locator("#look-show").click()
         expect(page.locator("#look-progress")).to_contain_text("Waiting for plays to finish its step")
         (command,) = run.take_commands()
-        drift_worker.write_answer(run.drift_path / "previews" / command.id, command.args["request"], step=40)
+        folder = run.drift_path / "previews" / command.id
+        result = drift_worker.write_answer(folder, command.args["request"], step=40)
+        run.emit("command", name="drift", id=command.id, args={})
+        (folder / SO_FAR).write_text(json.dumps({"growing": drift_worker.begun_strips(result)}))
+        growing = page.locator("#look-film .rs-growing")  # picture by picture, as far as it is
+        expect(growing.locator(".rs-cell[data-row=rolled] img")).to_have_count(1)
+        expect(growing.locator(".rs-cell[data-row=clean] img")).to_have_count(len(drift_worker.STEPS))
+        (folder / SO_FAR).unlink()
         run.emit("preview", id=command.id, step=40, path=f"drift/previews/{command.id}/result.json")
         expect(page.locator(".rs-fact")).to_contain_text("Weights of training step 40")
         expect(page.locator(".rs-fact-chips")).to_contain_text("plays, now")
@@ -273,9 +281,20 @@ def test_what_runs_measured_is_charted_and_can_be_taken_away(visit, served, writ
     assert json.loads(download.value.path().read_bytes())["step"] == 0
     assert download.value.suggested_filename == "measured-drift-step-0.json"
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    # Base and tuned, each picture wide enough to see what is on it.
+    # Base and tuned, each picture wide enough to see what is on it, under the scrubber that the laboratory has.
     page.locator("#drift-step").get_by_label("120").click()
     expect(page.locator("#drift-picture")).to_contain_text("Base model, before training")
+    measured, where = page.locator("#drift-picture"), page.locator("#drift-picture .rs-where")
+    measured.get_by_label("Step that is shown large").focus()
+    page.keyboard.press("Home")
+    expect(where).to_contain_text("0.0 % apart")
+    measured.locator(".rs-cell[data-row=heat][data-col='1']").first.click()
+    expect(where).to_have_text(re.compile(r"step 2 · noise level [0-9.]+ · [1-9][0-9.]* % apart"))
+    shown = [measured.locator(f"[data-wipe={side}]").get_attribute("src") for side in "ab"]
+    assert shown == [
+        measured.locator(f".rs-cell[data-v='{v}'][data-row=rolled][data-col='1'] img").evaluate("image => image.src")
+        for v in (0, 1)
+    ]
     expect(page.locator("#drift-picture")).to_contain_text("After training, step 120")
     assert (
         min(page.locator("#drift-picture .rs-cell").evaluate_all("cells => cells.map(each => each.clientWidth)")) >= 72

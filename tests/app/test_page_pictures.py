@@ -272,7 +272,19 @@ def a_crop_and_a_mask_are_made_by_mouse(page, mine):
     expect(tool.get_by_label("Left", exact=True)).to_have_value("48")
     tool.get_by_role("button", name="Mask", exact=True).click()
     tool.get_by_role("button", name="Remove the mask").click()
+    # A save that hangs locks nobody in: the dialog is closed, and what was done is saved when the answer comes.
+    hanging = []
+    page.route("**/gradio_api/queue/join**", lambda route: hanging.append(route))
     tool.get_by_role("button", name="Save").click()
+    expect(tool.get_by_role("button", name="Saving …")).to_be_disabled()
+    page.keyboard.press("Escape")
+    expect(tool).to_contain_text("still being saved")
+    tool.get_by_role("button", name="Close").click()
+    expect(tool).to_be_hidden()
+    for route in hanging:
+        route.continue_()
+    page.unroute("**/gradio_api/queue/join**")
+    expect(page.locator("#pictures .rs-picture", has_text="cup 24.png")).not_to_contain_text("mask")
     expect(tool).to_be_hidden()
     assert not (mine / "cup 24-mask.png").exists() and len(list((mine / ".replaced").iterdir())) == 1
 

@@ -34,7 +34,7 @@ def runs(served, write):
 def open_run(page, tab, name):
     tab(page, "Runs")
     page.locator("#run-picker").get_by_label(f"{name}  ·").first.click()
-    expect(page.locator("#run-head h3")).to_have_text(name)
+    expect(page.locator("#run-head h2")).to_have_text(name)
 
 
 def the_loss_is_worked_with(page):
@@ -138,7 +138,7 @@ def test_a_control_is_one_click_and_waits_in_the_queue_with_the_right_config(vis
     expect(rows.locator("th")).to_have_text(["busy", "mine-plain-time", "mine-source-noise"])
     assert [job.run for job in runs.queue()] == ["mine-plain-time", "mine-source-noise"]
     rows.get_by_role("button", name="mine-source-noise", exact=True).click()
-    expect(page.locator("#run-head h3")).to_have_text("mine-source-noise")
+    expect(page.locator("#run-head h2")).to_have_text("mine-source-noise")
     mine = runs.get("mine").read_config()
     other = runs.get("mine-source-noise").read_config()
     assert {name: value for name, value in other.items() if value != mine[name]} == {
@@ -184,7 +184,7 @@ def test_a_run_is_tagged_found_packed_thrown_away_and_brought_back(visit, runs, 
     expect(page.locator("#trash")).to_contain_text("1 run")
     expect(page.locator("#run-picker").get_by_label("spare  ·")).to_have_count(0)
     page.locator("#do-restore").click()
-    expect(page.locator("#run-head h3")).to_have_text("spare")
+    expect(page.locator("#run-head h2")).to_have_text("spare")
     expect(page.locator("#run-tags input, #run-tags textarea")).to_have_value("keep, try 3")
     expect(page.locator("#trash")).to_be_hidden()
 

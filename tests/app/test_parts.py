@@ -6,8 +6,11 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 from rollout_studio.app.page import free_port
 from rollout_studio.app.parts import charts, words
 from rollout_studio.app.parts.access import Access
@@ -198,6 +201,28 @@ def test_only_pictures_inside_the_run_are_copied_out(tmp_path):
 def test_a_broken_picture_has_no_thumbnail(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     assert Previews().thumbnail(tmp_path / "a.png") is None
+
+
+def test_a_cropped_picture_is_shown_as_it_is_measured(tmp_path):
+    """The laboratory's gallery; a crop that does not fit shows the whole picture, and who measures it is told why."""
+    from rollout_studio.core.data.beside import Cut, crop_path, write_cut
+
+    previews, picture = Previews(), tmp_path / "half.png"
+    whole = Image.new("RGB", (64, 48), "red")
+    whole.paste("blue", (40, 0, 64, 48))
+    whole.save(picture)
+
+    def shown(**how):
+        with Image.open(Path(unquote(previews.thumbnail(picture, **how).removeprefix("gradio_api/file=")))) as small:
+            return small.size, small.convert("RGB").getpixel((1, 1))
+
+    assert shown(cropped=True)[0] == (64, 48)
+    write_cut(picture, Cut(44, 8, 64, 40), 64, 48)
+    (size, (red, _, blue)) = shown(cropped=True)
+    assert size == (20, 32) and blue > 200 and red < 50
+    assert shown()[0] == (64, 48), "the pictures of a set are shown whole, with a frame around what is kept"
+    crop_path(picture).write_text("no crop")
+    assert shown(cropped=True)[0] == (64, 48)
 
 
 def test_the_ramp_and_the_cost_are_reported_for_a_rollout_and_its_absence_is_reported_too():

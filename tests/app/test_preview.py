@@ -1,5 +1,6 @@
 """The preview worker as the page uses it: a real process on the demo model; a scripted one for what is hard to time."""
 
+import json
 import sys
 import threading
 import time
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rollout_studio.app.drift.growing import pictures_in
 from rollout_studio.app.parts.preview_client import PreviewClient
+from rollout_studio.app.parts.preview_jobs import LIVE_POLL_S
 from rollout_studio.core import platform_calls
 from rollout_studio.core.adapters import read_header
 from rollout_studio.core.demo import FLOW
@@ -155,7 +158,9 @@ def test_what_is_missing_or_broken_is_reported_with_a_remedy_and_the_worker_live
 def test_a_newer_request_of_a_viewer_cancels_the_older_but_not_that_of_another(client):
     long = {**STRIP, "what": ["curves"], "samples": 64, "offset": 9}
     old = client.request(long, viewer="a")
-    wait(client, old, lambda state: state.what.startswith("curves"))
+    begun = wait(client, old, lambda state: state.curves)
+    assert begun.what.startswith("curves") and begun.share < 1 and not begun.ended
+    assert len({point["sigma"] for point in begun.curves[0]["short"]}) < 5, "level by level, as they come"
     other = client.request({**STRIP, "seed": 3}, viewer="b")
     new = client.request({**STRIP, "seed": 4}, viewer="a")
     assert wait(client, new).status == "done" and wait(client, other).status == "done"
@@ -258,6 +263,24 @@ def test_the_answer_of_a_running_run_is_copied_out_of_its_folder(scripted, store
         assert scripted.state(ticket).status == "waiting"
         folder = run.drift_path / "previews" / command.id
         folder.mkdir(parents=True)
+        # What there is of it is seen before it is whole, picture by picture, and nothing that leads outside.
+        (folder / "frames").mkdir()
+        run.emit("command", name="drift", id=command.id, args={})
+        for number in range(2):
+            (folder / f"frames/0-0{number}-clean.png").write_bytes(b"a picture")
+            frames = [{"step": at, "sigma": 0.5, "clean": f"frames/0-0{at}-clean.png"} for at in range(number + 1)]
+            so_far = {"growing": {"strips": [{"label": "now", "columns": 3, "frames": frames}]}}
+            (folder / "so-far.json").write_text(json.dumps(so_far))
+            state = wait(
+                scripted, ticket, lambda state, n=number: state.growing and pictures_in(state.growing) == n + 1
+            )
+        copied = Path(state.growing["strips"][0]["frames"][1]["clean"])
+        assert copied.is_relative_to(scripted.folder.resolve()) and copied.read_bytes() == b"a picture"
+        frames[0]["clean"] = "../../../config.json"
+        (folder / "so-far.json").write_text(json.dumps(so_far))
+        time.sleep(2 * LIVE_POLL_S)
+        assert scripted.state(ticket).growing == state.growing
+        (folder / "so-far.json").unlink()
         (folder / "result.json").write_text('{"strips": [], "report": "report.json"}')
         (folder / "report.json").write_text("{}")
         run.emit("preview", id="another", step=1, message="not mine", remedy="")

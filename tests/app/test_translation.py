@@ -1,13 +1,14 @@
 """The page in another language: with a catalogue that puts brackets around every text, no text of the page is without them."""
 
 import asyncio
+import json
 import re
 
 import gradio as gr
 import pytest
 from rollout_studio.app.page import build
 from rollout_studio.app.parts import notices
-from rollout_studio.app.parts.translation import TranslatedBlocks, translated_markup
+from rollout_studio.app.parts.translation import TranslatedBlocks, translated_markup, words_said
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.core import texts
 
@@ -72,6 +73,29 @@ def test_the_page_has_texts_of_every_kind(page):
     assert {"tabitem", "accordion", "button", "textbox", "dropdown", "radio", "html", "markdown"} <= kinds
     labels = {each["props"].get("label") for each in page.config["components"]}
     assert {"⟦Training steps⟧", "⟦Warm-up⟧ (⟦steps⟧)", "⟦All settings⟧", "⟦Drift⟧"} <= labels
+
+
+def test_the_scripts_of_the_page_say_everything_in_the_language_that_is_set(page):
+    """Each has a table of what it says; what it makes of a text is no literal of its own."""
+    scripts = [each["props"]["js_on_load"] for each in page.config["components"] if each["props"].get("js_on_load")]
+    tables = [re.match(r"const say = .*?\((\{.*\})\)\[text\]", script) for script in scripts]
+    spoken = [(json.loads(found[1]), script) for found, script in zip(tables, scripts, strict=True) if found]
+    for table, script in spoken:
+        said = words_said(script.split("\n", 1)[1])
+        assert set(said) <= table.keys() and all(is_translated(other) for other in table.values())
+    known = " ".join(text for table, _ in spoken for text in table)
+    for text in (
+        "No setting has these words.",
+        "Caption of {0}",
+        "Edit many captions",
+        "Use this folder",
+        "Saving …",
+        "{2} apart",
+    ):
+        assert text in known
+    literal = re.compile(r"""(?:make|button)\((?:'[^']*', ){0,2}['"`]([A-Z][^'"`]+)['"`]""")
+    left = [found for _, script in spoken for found in literal.findall(script) if found.upper() != found]
+    assert not left
 
 
 def updated(block, update):

@@ -14,6 +14,7 @@ from rollout_studio.core.look.drift import measure as drift
 from rollout_studio.core.look.drift.comparison import Change, compare, relative_change
 from rollout_studio.core.look.drift.curve import curve_of_tables
 from rollout_studio.core.look.drift.files import read_report, report_from_json, report_to_csv, report_to_json, rows
+from rollout_studio.core.look.drift.measure import steps_taken
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point, ReportError
 from rollout_studio.core.look.drift.rollouts import measure_samples, refined
 from rollout_studio.core.look.drift.settings import ProbeSet, Settings, Stopped, settings_record
@@ -210,6 +211,19 @@ def test_the_measurement_costs_what_it_announces():
     )
     curve = curve_of(ORACLE.predict, path, x0, noise, settings)
     assert curve.network_rows == drift.expected_rows(settings, 4, 30, 1)
+
+
+def test_offsets_that_do_not_fit_are_announced_as_they_are_taken():
+    """So a progress bar is honest where few steps are left before a level."""
+    x0, noise = gaussian_pictures(4)
+    path = PATHS["flow"]
+    grid = grid_for(path)
+    settings = dataclasses.replace(SETTINGS, start=None, levels=(0.2, 0.9), offsets=(1, 60), loss_levels=(0.5,))
+    curve = curve_of(ORACLE.predict, path, x0, noise, settings, grid=grid)
+    taken = steps_taken(path, grid)
+    assert taken(0.9, 1) == 1 < taken(0.9, 60) < taken(0.2, 60) < 60
+    assert curve.network_rows == drift.expected_rows(settings, 4, 30, 1, taken)
+    assert curve.network_rows < drift.expected_rows(settings, 4, 30, 1) / 2
 
 
 def test_chunks_change_nothing():

@@ -12,6 +12,7 @@ from rollout_studio.core.config import ConfigError, config_from_flat
 from rollout_studio.core.data import pictures as picture_files
 from rollout_studio.core.data import scan, transform
 from rollout_studio.core.data.beside import Cut, crop_path, write_cut
+from rollout_studio.core.families.base import Model
 from rollout_studio.core.look import bench as the_bench
 from rollout_studio.core.look.bench import Bench
 from rollout_studio.core.look.preview.request import (
@@ -372,14 +373,31 @@ def test_every_kind_of_rollout_is_shown(tiny_run, pictures, tmp_path):
 # A running run -------------------------------------------------------------------------------------------------------
 
 
-def test_a_running_run_shows_its_weights_of_now_and_trains_on_unchanged(tiny_run, without_drift, pictures):
+def test_a_running_run_shows_its_weights_of_now_and_trains_on_unchanged(tiny_run, without_drift, pictures, monkeypatch):
     ask = {
         "image": str(pictures / "0.png"), "checkpoints": ["base", {"run": "mine", "live": True}], "target": 0.3, "offset": 2,
         "columns": 3, "config": {"resolution": 32, "aspect_buckets": False}, "grid_steps": 6,
     }  # fmt: skip
-    run, alone = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone")
-    assert train(run, listen=at_step(2, lambda: run.send("drift", request=ask))) == 0
+    ask |= {"what": ["strip", "curves"], "samples": 2}
+    run, alone, grown, decoded = tiny_run("lumina2", "asked"), tiny_run("lumina2", "alone"), [], []
+    decode = Model.decode
+    monkeypatch.setattr(Model, "decode", lambda self, latents: decoded.append(len(latents)) or decode(self, latents))
+    ask_at_two = at_step(2, lambda: run.send("drift", request=ask))
+
+    def listen(event):
+        ask_at_two(event)
+        if event["event"] == "phase" and event["name"] == "preview":
+            grown.extend(json.loads(file.read_text()) for file in run.drift_path.glob("previews/*/so-far.json"))
+
+    assert train(run, listen=listen) == 0
+    # each picture once, however often it is shown: of both weights three true and three own ones that begin alike, and the picture itself
+    assert sum(decoded) == 2 * (3 + 3 - 1) + 1
     assert train(alone) == 0
+    # picture by picture, then the whole strip, then the curves level by level; and nothing of it is left
+    counts = [sum(len(frame) - 2 for strip in each["growing"]["strips"] for frame in strip["frames"]) for each in grown]
+    assert counts == sorted(counts) and len(set(counts)) > 2 and counts[-1] == 12
+    assert "part" not in grown[0] and {"part", "curves"} <= grown[-1].keys()
+    assert not list(run.drift_path.glob("previews/*/so-far.json"))
     assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]
     command = next(event for event in events(run, "command") if event["name"] == "drift")
     (reported,) = events(run, "preview")

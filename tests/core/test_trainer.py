@@ -637,7 +637,7 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
     ]
     assert reported == [
         ("start", None),
-        ("prepared", 0), ("sample", 0), ("step", 1), ("step", 2), ("saved", 2), ("drift", 0), ("sample", 2), ("drift", 2),
+        ("prepared", 0), ("step", 1), ("step", 2), ("saved", 2), ("sample", 0), ("drift", 0), ("sample", 2), ("drift", 2),
         ("step", 3), ("saved", 3), ("exported", 3), ("sample", 3), ("drift", 3), ("end", 3)]  # fmt: skip
     assert events(run, "start")[0] | {"time": 0, "pid": 0, "device": 0, "expected_mib": 0} == {
         "event": "start", "time": 0, "pid": 0, "device": 0, "expected_mib": 0, "config_hash": read_config(run.config_path).hash(), "total_steps": 3,
@@ -661,6 +661,32 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
     assert run.read_state() | {"updated": 0, "created": 0, "cwd": 0, "preset": None} == {
         "state": "done", "step": 3, "total_steps": 3, "message": None, "updated": 0, "created": 0, "cwd": 0, "preset": None}  # fmt: skip
     assert run.owner() is None
+
+
+def test_the_base_is_drawn_after_the_first_steps_of_an_adapter_and_looks_as_before_them(tiny_run, without_drift):
+    """Before its first step a full fine-tune draws the very network from which the adapter starts."""
+    wanted = {"validation_prompts": ["a circle", "a square"], "validation_step_interval": 0, "max_train_steps": 7}
+    full = tiny_run(FLOW, "full", model_type="full", **wanted)
+    assert train(full, listen=at_step(1, lambda: full.send("stop"))) == 0
+    assert [event["event"] for event in events(full) if event["event"] in ("sample", "step")] == ["sample", "step"]
+
+    quiet = tiny_run(FLOW, "quiet", use_ema=True, **ROLLOUT, **{**wanted, "validation_prompts": []})
+    looked = tiny_run(FLOW, "looked", use_ema=True, checkpoint_step_interval=3, **ROLLOUT, **wanted)
+
+    def stop_amid(event):
+        if event["event"] == "phase" and event["name"] == "samples":
+            looked.send("stop")
+
+    assert train(quiet) == train(looked, listen=stop_amid) == 0
+    assert not events(looked, "sample") and looked.read_state()["step"] == 5  # the first five steps were done
+    assert train(looked, resume=True) == 0
+    seen = [(event["event"], event["step"]) for event in events(looked) if event["event"] in ("sample", "step")]
+    assert seen == [*(("step", n) for n in (1, 2, 3, 4, 5)), ("sample", 0), ("step", 6), ("step", 7), ("sample", 7)]
+    assert reported_losses(looked) == reported_losses(quiet) and same(final_weights(looked), final_weights(quiet))
+    for number in range(2):
+        name = f"samples/step-000000/{number:02d}.png"
+        assert (looked.path / name).read_bytes() == (full.path / name).read_bytes()
+        assert (looked.path / name).read_bytes() != (looked.path / name.replace("000000", "000007")).read_bytes()
 
 
 def test_the_average_is_what_is_exported(tiny_run, without_drift):

@@ -105,7 +105,7 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
                     )
             rows.append(f"<tr><th scope='row'>{key(side)}{text(side.name)}</th>{''.join(cells)}</tr>")
         blocks.append(
-            f'<h5>{text(prompt[0])}</h5><div class="rs-scroll" tabindex="0" aria-label="Samples of one prompt by run"><table class="rs-samples">'
+            f'<h4>{text(prompt[0])}</h4><div class="rs-scroll" tabindex="0" aria-label="Samples of one prompt by run"><table class="rs-samples">'
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
     more = (
@@ -115,7 +115,7 @@ def samples(all_sides: Sequence[Side], axis: Axis, watch: Watch) -> str:
     )
     same = "the same training step" if axis == "steps" else "about the same training time"
     return (
-        f'<div class="rs-card"><h4>Samples side by side</h4><p class="rs-quiet">One prompt with one starting noise in each block; pictures above one '
+        f'<div class="rs-card"><h3>Samples side by side</h3><p class="rs-quiet">One prompt with one starting noise in each block; pictures above one '
         f"another were drawn after {same}{'; the last column is the end of each run' if ended else ''}.</p>{''.join(blocks)}{more}</div>"
     )
 
@@ -139,7 +139,7 @@ def settings_table(configs: Sequence[tuple[Side, Mapping[str, Any]]]) -> str:
         name for name in OPTIONS if len({shown(flat.get(name, OPTIONS[name].default)) for _, flat in configs}) > 1
     ]
     if not differing:
-        return '<div class="rs-card"><h4>Settings</h4><p>All settings are the same.</p></div>'
+        return '<div class="rs-card"><h3>Settings</h3><p>All settings are the same.</p></div>'
     heads = "".join(f'<th scope="col">{key(side)}{text(side.name)}</th>' for side, _ in configs)
     rows = "".join(
         f"<tr><th scope='row'>{text(label(OPTIONS[name]))}</th>"
@@ -147,6 +147,6 @@ def settings_table(configs: Sequence[tuple[Side, Mapping[str, Any]]]) -> str:
         for name in differing
     )  # fmt: skip
     return (
-        f'<div class="rs-card"><h4>Settings that differ</h4><div class="rs-scroll" tabindex="0" aria-label="Settings that differ"><table class="rs-table">'
+        f'<div class="rs-card"><h3>Settings that differ</h3><div class="rs-scroll" tabindex="0" aria-label="Settings that differ"><table class="rs-table">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div><p class='rs-quiet'>All others are the same.</p></div>"
     )

@@ -91,7 +91,7 @@ def comparison(all_sides: Sequence[Side], axis: Axis) -> str:
         for sentence in (set_against(first, other, axis)[0], *_missed_time(first, other))
     ]
     return (
-        f'<div class="rs-card"><h4>What the comparison says</h4><ul class="rs-remarks">{"".join(sentences)}</ul><p class="rs-quiet">{text(_SEEDS_NOTE)}</p>'
+        f'<div class="rs-card"><h3>What the comparison says</h3><ul class="rs-remarks">{"".join(sentences)}</ul><p class="rs-quiet">{text(_SEEDS_NOTE)}</p>'
         f"{results_table(all_sides)}</div>"
     )
 

@@ -27,7 +27,7 @@ _STEPS_PER_CURVE = (
     10  # a run in training takes several steps a second: the curves and times need not follow each of them
 )
 _ONE_MORE = (
-    '<div class="rs-card rs-mild"><h4>Choose one more run</h4><p>Comparing needs at least two. A run with rollout is best compared with its '
+    '<div class="rs-card rs-mild"><h3>Choose one more run</h3><p>Comparing needs at least two. A run with rollout is best compared with its '
     "three controls above: one click each.</p></div>"
 )
 

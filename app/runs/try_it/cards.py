@@ -17,7 +17,7 @@ def now_card(state: PreviewState, previews: Previews) -> str:
     if state.status == "failed":
         faults = "".join(f"<li>{text(fault.message)}</li>" for fault in state.faults)
         reason = f"<ul>{faults}</ul>" if faults else f"<p>{text(state.message)} {text(state.remedy)}</p>"
-        return f'<div class="rs-card rs-bad" role="alert"><h4>Nothing was drawn</h4>{reason}</div>'
+        return f'<div class="rs-card rs-bad" role="alert"><h3>Nothing was drawn</h3>{reason}</div>'
     if state.status == "cancelled":
         return '<div class="rs-card rs-quiet">Cancelled.</div>'
     if state.status == "done":

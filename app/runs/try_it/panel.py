@@ -246,7 +246,7 @@ class TryPanel(Controls):
             items = "".join(f"<li>{text(fault.message)}</li>" for fault in faults)
             return {
                 **marks,
-                self.now: f'<div class="rs-card rs-bad" role="alert"><h4>Please mend this first</h4><ul>{items}</ul></div>',
+                self.now: f'<div class="rs-card rs-bad" role="alert"><h3>Please mend this first</h3><ul>{items}</ul></div>',
             }
         who = viewer if viewer is not None else uuid.uuid4().hex
         ticket = self.watch.preview_client.request(record, viewer=f"try-{who}")

@@ -93,4 +93,4 @@ def restored_card(found: Restored, name: str) -> str:
 
 def refused_card(error: Trouble) -> str:
     """Why a picture gave nothing."""
-    return f'<div class="rs-card rs-bad" role="alert"><h4>No settings were found</h4><p>{text(error.message)} {text(error.remedy)}</p></div>'
+    return f'<div class="rs-card rs-bad" role="alert"><h3>No settings were found</h3><p>{text(error.message)} {text(error.remedy)}</p></div>'

@@ -77,7 +77,7 @@ def checks_card(
         if "warning" in levels
         else "Checks: good to know"
     )
-    return f'<div class="rs-card rs-checks {colour}"><h4>{title}</h4><ul>{rows}</ul></div>'
+    return f'<div class="rs-card rs-checks {colour}"><h3>{title}</h3><ul>{rows}</ul></div>'
 
 
 def _pattern(finding: Finding) -> str:

@@ -19,6 +19,7 @@ from ...parts import notices
 from ...parts.folders import FolderBrowser
 from ...parts.forms import Form
 from ...parts.panel import SLOW, UNSEEN, FormPage
+from ...parts.translation import with_words
 from ...parts.watch import Watch
 from .auto_captions import AutoCaptions
 from .captions import UPLOADS, Draft, DroppedSets, Edits, Refused, is_picture_name, read_edits
@@ -73,7 +74,7 @@ class PicturesPanel:
         self.held = gr.State(config.data.instance_data_dir)
         self.words = WordsPanel(self.fields, preset, self.held)
         self.editor = gr.HTML(
-            value="", html_template='<div class="rs-set"></div>', js_on_load=_SCRIPT, apply_default_css=False, shown=view.shown, elem_id="pictures",
+            value="", html_template='<div class="rs-set"></div>', js_on_load=with_words(_SCRIPT), apply_default_css=False, shown=view.shown, elem_id="pictures",
         )  # fmt: skip
         self.tool = PictureTool(watch.previews)
         self.checks = gr.HTML(view.checks, elem_id="picture-checks", elem_classes="rs-maybe")

@@ -24,6 +24,7 @@ from ....core.data.inspecting import inspect_one
 from ....core.data.pictures import BadPicture
 from ....core.findings import printable
 from ...parts.previews import Previews
+from ...parts.translation import with_words
 from .captions import Refused, keep_replaced
 
 _SCRIPT = (Path(__file__).parents[2] / "js" / "picture_tool.js").read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ class PictureTool:
     def __init__(self, previews: Previews) -> None:
         self.previews = previews
         self.component = gr.HTML(
-            value="", html_template='<dialog class="rs-tool"></dialog>', js_on_load=_SCRIPT, apply_default_css=False, shown=_CLOSED, elem_id="picture-tool",
+            value="", html_template='<dialog class="rs-tool"></dialog>', js_on_load=with_words(_SCRIPT), apply_default_css=False, shown=_CLOSED, elem_id="picture-tool",
         )  # fmt: skip
 
     def opened(self, data: DataConfig, folder: Path, name: str) -> Any:

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,16 @@ def report_from_json(text: str) -> DriftReport:
         return DriftReport(**{key: record[key] for key in keys}, curves=curves)
     except (KeyError, TypeError) as error:
         raise ReportError(f"The drift report is damaged ({error!r}); measure again.") from error
+
+
+def curves_record(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Curves by themselves as JSON, while they are measured: numbers are finite or null."""
+    return rounded(list(curves))
+
+
+def curves_of(record: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
+    """The curves of `curves_record`."""
+    return tuple(_curve(curve) for curve in record)
 
 
 def read_report(path: Path | str) -> DriftReport:

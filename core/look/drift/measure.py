@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ... import platform_calls
-from ...maths.grid import Grid
+from ...maths.grid import Grid, sources
+from ...maths.noise import NoisePath
 from ...maths.rollout import Predict, undisturbed
 from ...maths.solvers import make_solver
 from ...randomness import row_noise
@@ -29,6 +30,7 @@ from .files import REPORT_FILE, read_report, report_to_json
 from .report import Curve, DriftReport, ReportError, Weights
 from .rollouts import OnSight, Table, measure_samples
 from .settings import ProbeSet, Settings, Stopped, settings_record
+from .states import t_at_share
 from .words import summary
 
 if TYPE_CHECKING:
@@ -62,16 +64,29 @@ def _groups(probe_set: ProbeSet, settings: Settings) -> list[_Group]:
     return groups
 
 
-def expected_rows(settings: Settings, samples: int, trajectory_steps: int, evaluations: int) -> int:
-    """An upper bound of the network rows of one curve, for a progress bar; offsets that are reduced near pure noise
-    cost less. `evaluations`: network rows for each row at the guidance of the settings (`Guidance.evaluations`)."""
+def expected_rows(
+    settings: Settings,
+    samples: int,
+    trajectory_steps: int,
+    evaluations: int,
+    taken: Callable[[float, int], int] = lambda level, offset: offset,
+) -> int:
+    """The network rows of one curve, for a progress bar. `evaluations`: network rows for each row at the guidance of the settings
+    (`Guidance.evaluations`); `taken`: the steps of an offset that a level leaves (`steps_taken`); without it an upper bound."""
     calls = make_solver(settings.sampler, settings.order).calls_per_step
-    levels, steps = len(settings.levels), sum(settings.offsets)
-    rows = samples * (len({*settings.levels, *settings.loss_levels}) + levels * (calls * steps + len(settings.offsets)))
-    fine = sum(settings.offsets if settings.fine_offsets is None else settings.fine_offsets)
-    rows += min(samples, settings.fine_samples) * levels * calls * fine * settings.fine_factor
+    fine = settings.offsets if settings.fine_offsets is None else settings.fine_offsets
+    rows = samples * len({*settings.levels, *settings.loss_levels})
+    for level in settings.levels:
+        rows += samples * (calls * sum(taken(level, k) for k in settings.offsets) + len(settings.offsets))
+        steps = sum(taken(level, k) for k in fine)
+        rows += min(samples, settings.fine_samples) * calls * steps * settings.fine_factor
     rows += min(samples, settings.trajectory_samples) * (calls * (trajectory_steps - 1) + settings.shown + 1)
     return rows * evaluations
+
+
+def steps_taken(path: NoisePath, grid: Grid) -> Callable[[float, int], int]:
+    """(level, offset) -> the steps that are left of the offset there, near pure noise fewer."""
+    return lambda level, offset: int(sources(t_at_share(path, level), offset, path.levels, grid)[0])
 
 
 def measure(
@@ -85,6 +100,7 @@ def measure(
     progress: Callable[[int, int, str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_sight: OnSight = lambda sight: None,
+    on_curve: Callable[[Curve], None] | None = None,
 ) -> DriftReport:
     """The drift of `model` with its current weights.
 
@@ -100,6 +116,7 @@ def measure(
         progress: called as (rows done, rows in all, what) before every network call.
         should_stop: called at the same places; true stops with `Stopped`.
         on_sight: called with every picture of the first filmstrip as soon as it is known (`rollouts.Sight`).
+        on_curve: called with the curve so far after every noise level, where all samples have one shape.
     Raises: Stopped; ValueError for a probe without pictures.
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
@@ -117,7 +134,7 @@ def measure(
     for kind, context in kinds:
         with context(), undisturbed(model.denoiser, model.vae):
             for each in work:
-                curve, more = _measured(model, each, kind, settings, rows, on_sight)
+                curve, more = _measured(model, each, kind, settings, rows, on_sight, on_curve)
                 curves.append(curve)
                 strips += more
     rows.finished()
@@ -145,11 +162,13 @@ class _Work:
     grids: list[Grid]
     inference_grids: list[Grid]
     evaluations: int
+    path: NoisePath
 
     @property
     def expected_rows(self) -> int:
         samples = sum(len(group.numbers) for group in self.groups)
-        return expected_rows(self.settings, samples, self.inference_grids[0].steps, self.evaluations)
+        taken = steps_taken(self.path, self.grids[0])
+        return expected_rows(self.settings, samples, self.inference_grids[0].steps, self.evaluations, taken)
 
 
 def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings) -> list[_Work]:
@@ -162,7 +181,8 @@ def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings)
         shapes = [tuple(group.x0.shape[1:]) for group in groups]
         inference = [Grid(model.inference_times(settings.grid_steps, shape)) for shape in shapes]
         grids = inference if settings.grid == "inference" else [Grid(model.training_times(shape)) for shape in shapes]
-        work.append(_Work(probe_set, own, groups, grids, inference, model.guidance.evaluations(settings.guidance)))
+        evaluations = model.guidance.evaluations(settings.guidance)
+        work.append(_Work(probe_set, own, groups, grids, inference, evaluations, model.noise_path))
     return work
 
 
@@ -204,11 +224,24 @@ class _Rows:
 
 
 def _measured(
-    model: "Model", work: _Work, kind: Weights, settings: Settings, done: _Rows, on_sight: OnSight
+    model: "Model",
+    work: _Work,
+    kind: Weights,
+    settings: Settings,
+    done: _Rows,
+    on_sight: OnSight,
+    on_curve: Callable[[Curve], None] | None,
 ) -> tuple[Curve, list[Strip]]:
     """The curve of one probe set with the model as it is now, and its filmstrips."""
     tables, strips, rows, calls = [], [], 0, 0
     groups, own = work.groups, work.settings
+    pictures = len({picture for group in groups for picture in group.pictures})
+    about: dict[str, Any] = {"label": kind, "weights": kind, "role": work.probe_set.role, "pictures": pictures}
+
+    def seen(table: Table) -> None:
+        if on_curve is not None and len(groups) == 1:
+            on_curve(curve_of_tables([table], model.noise_path, **about, network_rows=0, network_calls=0))
+
     rings = max(1, min(16, *(min(group.x0.shape[-2:]) // 2 for group in groups)))
     for number, (group, grid, inference_grid) in enumerate(zip(groups, work.grids, work.inference_grids, strict=True)):
         table, more_rows, more_calls = measure_samples(
@@ -227,21 +260,12 @@ def _measured(
             rings=rings,
             tick=lambda count: done.before_call(count, f"drift, {kind} model"),
             on_sight=on_sight,
+            on_level=seen,
         )
         tables.append(table)
         rows, calls = rows + more_rows, calls + more_calls
         strips += _strips(model, work.probe_set, group, table, kind, settings)
-    pictures = len({picture for group in groups for picture in group.pictures})
-    curve = curve_of_tables(
-        tables,
-        model.noise_path,
-        label=kind,
-        weights=kind,
-        role=work.probe_set.role,
-        pictures=pictures,
-        network_rows=rows,
-        network_calls=calls,
-    )
+    curve = curve_of_tables(tables, model.noise_path, **about, network_rows=rows, network_calls=calls)
     return curve, strips
 
 

@@ -108,6 +108,7 @@ def measure_samples(
     modules: Sequence[nn.Module] = (),
     tick: Callable[[int], None] = lambda rows: None,
     on_sight: OnSight = lambda sight: None,
+    on_level: Callable[[Table], None] = lambda table: None,
 ) -> tuple[Table, int, int]:
     """Measure samples of one shape; needs a predictor only.
 
@@ -121,6 +122,7 @@ def measure_samples(
         exact_flow: known for oracles: the fine rollout's part is then split into `floor` and `model` as well.
         modules: put into evaluation mode meanwhile. tick: called with the rows of every network call before it is made.
         on_sight: called with every picture of the first sample's filmstrip when it is known: the true path first, then the own one, step by step.
+        on_level: called with the table so far after every noise level of the short rollouts.
     Returns: the raw table, network rows, network calls.
     Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
         fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
@@ -141,7 +143,7 @@ def measure_samples(
     setup = _Setup(network, x0, noise, path, prediction_type, settings, numbers, rings_of, at_once)
     table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
-        _measure_short(setup, table, grid, exact_flow)
+        _measure_short(setup, table, grid, exact_flow, on_level)
         _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid, on_sight)
     return table, network.rows, network.calls
 
@@ -172,7 +174,9 @@ class _Setup:
         return torch.tensor([place for place, n in enumerate(self.numbers) if n < number], dtype=torch.long)
 
 
-def _measure_short(setup: _Setup, table: Table, grid: Grid, exact_flow: ExactFlow | None) -> None:
+def _measure_short(
+    setup: _Setup, table: Table, grid: Grid, exact_flow: ExactFlow | None, on_level: Callable[[Table], None]
+) -> None:
     settings, path, everyone = setup.settings, setup.path, torch.arange(len(setup.x0))
     solver, fine_grid = make_solver(settings.sampler, settings.order), refined(grid, settings.fine_factor)
     fine_places = setup.first(settings.fine_samples)
@@ -214,6 +218,7 @@ def _measure_short(setup: _Setup, table: Table, grid: Grid, exact_flow: ExactFlo
                     t,
                     {name: values[which == offset] for name, values in row.items()},
                 )
+        on_level(table)
 
 
 def _fine(

@@ -15,6 +15,7 @@ from ..drawing import draw
 from ..remembering import Remembering
 from ..sample_request import SampleRequest, read_request
 from ..together import check_together
+from .growing import DecodedOnce, Noted
 from .request import PreviewError, PreviewRequest, Weights
 from .show import Variant, encode_request, show
 
@@ -53,9 +54,10 @@ def show_live(
 
     for each in request.weights:
         check_together(each)
+    shown = DecodedOnce(model)
 
     @contextmanager
-    def entered(weights: Weights) -> Iterator["Model"]:
+    def entered(weights: Weights) -> Iterator[Any]:
         with (
             model.adapters_disabled()
             if weights.is_base
@@ -63,23 +65,20 @@ def show_live(
             if weights.is_plain
             else at_strength(model, weights.strength)
         ):
-            yield model
+            yield model if isinstance(request, SampleRequest) else shown
 
     if isinstance(request, SampleRequest):
         return draw(
             request, entered, model, folder, step=step, report_progress=report_progress, should_stop=should_stop
         )
-    variants = _variants(request, entered)
-    return show(
-        request,
-        variants,
-        model,
-        encode_request(model, request),
-        folder,
-        step=step,
-        report_progress=report_progress,
+    variants, so_far = _variants(request, entered), Noted(folder)
+    result = show(
+        request, variants, model, encode_request(model, request), folder,
+        step=step, report_progress=report_progress, part=so_far.keep("part"), grow=so_far.keep("growing"), on_curves=so_far.keep("curves"),
         should_stop=should_stop,
-    )
+    )  # fmt: skip
+    so_far.end()
+    return result
 
 
 def answer(
@@ -91,6 +90,7 @@ def answer(
     part: Callable[[dict[str, Any]], None],
     should_stop: Callable[[], bool],
     grow: Callable[[dict[str, Any]], None] | None = None,
+    on_curves: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """`show` with the bench's model and memory. Raises PreviewError, ConfigError, ModelError, Stopped."""
     request = read_request(record)
@@ -124,7 +124,7 @@ def answer(
         )
     return show(
         request, _variants(request, entered), model, encode_request(model, request, bench.memory), folder,
-        report_progress=after_loading, part=part, grow=grow, should_stop=should_stop,
+        report_progress=after_loading, part=part, grow=grow, on_curves=on_curves, should_stop=should_stop,
     )  # fmt: skip
 
 

@@ -1,13 +1,19 @@
-"""A filmstrip while it is computed: each picture is put away and reported as soon as the model has answered, the true path before the own one."""
+"""An answer while it is computed: each picture is put away and reported as soon as the model has answered, the true path before the own one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from ... import platform_calls
 from ..drift.rollouts import OnSight, Sight
+from ..remembering import content_key
+from .request import SO_FAR
 
 if TYPE_CHECKING:
     from ...families.base import Model
@@ -59,3 +65,46 @@ class Growing:
             )
 
         return see
+
+
+class Noted:
+    """What there is of an answer so far, in a file of its folder, for a reader in another process: `{"growing", "part", "curves"}`, as far as
+    each is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / SO_FAR
+        self._known: dict[str, Any] = {}
+
+    def keep(self, name: str) -> Callable[[dict[str, Any]], None]:
+        """What notes this part of it."""
+
+        def note(result: dict[str, Any]) -> None:
+            self._known[name] = result
+            platform_calls.write_atomically(self._file, json.dumps(self._known, allow_nan=False).encode())
+
+        return note
+
+    def end(self) -> None:
+        """The answer itself is there."""
+        self._file.unlink(missing_ok=True)
+
+
+class DecodedOnce:
+    """A model that decodes each latent once: what was reported while it grew costs nothing when the strip is drawn. The pictures stay in main
+    memory; everything else is the model's own."""
+
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+        self._known: dict[bytes, Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """As `Model.decode`; the pixels are on the CPU."""
+        keys = [content_key(one) for one in latents]
+        new = [place for place, key in enumerate(keys) if key not in self._known]
+        if new:
+            for place, pixels in zip(new, self._model.decode(latents[torch.tensor(new)]).cpu(), strict=True):
+                self._known[keys[place]] = pixels
+        return torch.stack([self._known[key] for key in keys])

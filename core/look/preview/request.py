@@ -28,6 +28,9 @@ KINDS = ("strip", "curves", "spectrum")
 SHOWCASE = "demo-dreambooth-heldout"
 """The built-in pictures that the page offers before one is chosen."""
 
+SO_FAR = "so-far.json"
+"""In the folder of an answer that a running run makes: what there is of it (`growing.Noted`)."""
+
 _PLACES = ("resolution", "aspect_buckets", "bucket_step", "center_crop")
 _ROLLOUT = tuple("scheduled_sampling_" + name for name in ("sampler", "order", "grid", "grid_steps"))
 _MEASURE = ("drift_guidance", "drift_seed", "drift_fine_factor")

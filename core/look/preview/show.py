@@ -17,12 +17,11 @@ from torch import Tensor
 from ...data import pictures, transform
 from ...data.beside import BadCrop, read_cut
 from ...data.buckets import MULTIPLE, bucket_sizes, choose
-from ...families.guidance import Guidance
 from ...maths.grid import Grid, Level
 from ...maths.rollout import plan_from_noise, plan_offsets
 from ..drift import measure as drift
-from ..drift.files import report_to_csv, report_to_json
-from ..drift.report import DriftReport, Weights
+from ..drift.files import curves_record, report_to_csv, report_to_json
+from ..drift.report import Curve, DriftReport, Weights
 from ..drift.settings import ProbeSet, Settings, Stopped
 from ..drift.states import t_at_share
 from ..drift.words import words
@@ -166,6 +165,7 @@ def show(
     report_progress: Callable[[float, str], None] = lambda share, what: None,
     part: Callable[[dict[str, Any]], None] = lambda result: None,
     grow: Callable[[dict[str, Any]], None] | None = None,
+    on_curves: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure and draw what the request asks for, into `folder`.
@@ -177,6 +177,7 @@ def show(
         part: called with the result so far when the filmstrips are there and the curves are not.
         grow: called with the filmstrips so far after every picture of them: the true path first, then the own one; None = they are not needed before
             they are whole, which saves a decoder call for each picture. What it is given: `growing.Growing`.
+        on_curves: called with `{"curves": [...]}` (`drift.files.curves_record`) so far after every noise level of the curves.
         should_stop: called before every network call; true stops with `Stopped`.
 
     Returns: the result, JSON-able, its files named as in `folder` (`request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
@@ -186,33 +187,44 @@ def show(
     """
     began = time.monotonic()
     ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
-    plan = _Plan.of(request, variants, ends, model.guidance)
+    plan = _Plan.of(request, variants, ends, model, encoded.latents.shape)
     progress = _Progress(plan.work, report_progress, should_stop)
     probe = ProbeSet((encoded.latents,), (encoded.conditioning,), (encoded.caption,), request.role)
 
     def measured(
         settings: Sequence[Settings], work: Sequence[float], what: str, seen: Growing | None = None
     ) -> list[DriftReport]:
-        return [
-            _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}", seen)
-            for variant, own, rows in zip(variants, settings, work, strict=True)
-        ]
+        reports: list[DriftReport] = []
+        for variant, own, rows in zip(variants, settings, work, strict=True):
+            on_curve = None if on_curves is None else _so_far(on_curves, variants, reports)
+            reports.append(
+                _measured(variant, own, probe, step, progress, rows, f"{what}: {variant.label}", seen, on_curve)
+            )
+        return reports
 
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     put_away = PutAway(folder)
     growing = None if grow is None else Growing(put_away, grow)
-    result: dict[str, Any] = {
-        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
-        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
-        "strips": [], "numbers": {}, "words": [],
-    }  # fmt: skip
-    _add_strips(result, variants, measured(plan.strips, plan.strip_work, "rollout", growing), folder, put_away)
+    result = _begun(request, encoded, model, step, ends)
+    strips = measured(plan.strips, plan.strip_work, "rollout", growing)
+    _add_strips(result, variants, strips, folder, put_away)
     progress.finish(STRIP_WORK * len(variants), "the filmstrip")
     if plan.curves:
         part(_finite({**result, "seconds": time.monotonic() - began}))
         reports = measured(plan.curves, plan.curve_work, "curves")
         _add_curves(result, request, variants, reports, folder, progress)
     return _finite({**result, "seconds": time.monotonic() - began})
+
+
+def _begun(
+    request: PreviewRequest, encoded: Encoded, model: "Model", step: int | None, ends: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """What is known of a result before anything is measured."""
+    return {
+        "what": list(request.what), "caption": encoded.caption, "picture": str(request.picture),
+        "model": model.source.name, "step": step, "target": request.view.target, "walked": ends,
+        "strips": [], "numbers": {}, "words": [],
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -232,17 +244,24 @@ class _Plan:
         request: PreviewRequest,
         variants: Sequence[Variant],
         ends: Sequence[Mapping[str, float]],
-        guidance: Guidance,
+        model: "Model",
+        shape: Sequence[int],
     ) -> "_Plan":
-        def rows(settings: Settings, samples: int, steps: int) -> int:
-            return drift.expected_rows(settings, samples, steps, guidance.evaluations(settings.guidance))
+        def rows(settings: Settings, samples: int, steps: int, config: "RunConfig") -> int:
+            taken = drift.steps_taken(model.noise_path, _grid(model, shape, config))
+            return drift.expected_rows(settings, samples, steps, model.guidance.evaluations(settings.guidance), taken)
+
+        configs = [variant.config for variant in variants]
 
         strips = [strip_settings(request, variant.config) for variant in variants]
         with_curves = set(request.what) != {"strip"}
         curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
         steps = [round(each["steps"]) + 1 for each in ends]
-        strip_work = [rows(each, 1, n) for each, n in zip(strips, steps, strict=True)]
-        curve_work = [rows(each, each.samples, each.grid_steps) for each in curves]
+        strip_work = [rows(each, 1, n, config) for each, n, config in zip(strips, steps, configs, strict=True)]
+        curve_work = [
+            rows(each, each.samples, each.grid_steps, config)
+            for each, config in zip(curves, configs, strict=with_curves)
+        ]
         drawing = STRIP_WORK * len(variants)
         drawing += (CURVES_WORK if "curves" in request.what else 0) + (
             SPECTRUM_WORK if "spectrum" in request.what else 0
@@ -259,15 +278,39 @@ def _measured(
     work: float,
     what: str,
     growing: Growing | None,
+    on_curve: Callable[[Curve], None] | None,
 ) -> DriftReport:
     with variant.enter() as shown:
-        seen = {} if growing is None else {"on_sight": growing.strip(variant.label, shown)}
+        seen: dict[str, Any] = {} if growing is None else {"on_sight": growing.strip(variant.label, shown)}
+        if on_curve is not None:
+            seen["on_curve"] = on_curve
         report = drift.measure(
             shown, [probe], settings, weights=variant.weights, step=step, should_stop=progress.should_stop,
             progress=progress.of(work, what), **seen,
         )  # fmt: skip
     progress.finish(work, what)
     return report
+
+
+def _so_far(
+    report: Callable[[dict[str, Any]], None], variants: Sequence[Variant], whole: Sequence[DriftReport]
+) -> Callable[[Curve], None]:
+    """What takes the curve of the next variant as far as it is, and reports it behind those that are whole."""
+    done = [curve for each in whole for curve in each.curves]
+
+    def take(curve: Curve) -> None:
+        named = [
+            dataclasses.replace(each, label=each.weights if _is_pair(variants) else variant.label)
+            for variant, each in zip(variants, [*done, curve], strict=False)
+        ]
+        report({"curves": curves_record(named)})
+
+    return take
+
+
+def _is_pair(variants: Sequence[Variant]) -> bool:
+    """Base against tuned: their curves keep these names."""
+    return [variant.weights for variant in variants] in (["base", "tuned"], ["tuned", "base"])
 
 
 def _add_strips(
@@ -299,12 +342,18 @@ def _add_curves(
             progress.finish(work, "drawing")
 
 
+def _grid(model: "Model", shape: Sequence[int], config: "RunConfig") -> Grid:
+    """The grid of short rollouts."""
+    if config.rollout.grid == "inference":
+        return Grid(model.inference_times(config.rollout.grid_steps, shape))
+    return Grid(model.training_times(shape))
+
+
 def _ends(model: "Model", shape: Sequence[int], request: PreviewRequest, config: "RunConfig") -> dict[str, float]:
     """Where the rollout starts and ends. Raises PreviewError where there is no room for a step."""
-    view, path, grid_steps = request.view, model.noise_path, config.rollout.grid_steps
+    view, path = request.view, model.noise_path
     whole = view.start == "noise"
-    times = model.inference_times(grid_steps, shape) if whole or config.rollout.grid == "inference" else model.training_times(shape)  # fmt: skip
-    grid = Grid(times)
+    grid = Grid(model.inference_times(config.rollout.grid_steps, shape)) if whole else _grid(model, shape, config)
     t = torch.tensor([t_at_share(path, view.target)], dtype=torch.float64)
     plan = plan_from_noise(t, path, grid) if whole else plan_offsets(t, torch.tensor([view.offset]), path, grid)
     if int(plan.k[0]) == 0:
@@ -341,7 +390,7 @@ def _draw_strips(
 
 def _together(variants: Sequence[Variant], reports: Sequence[DriftReport]) -> DriftReport:
     """The curves of all variants in one report, each under its label; base against tuned keep these names."""
-    pair = [variant.weights for variant in variants] in (["base", "tuned"], ["tuned", "base"])
+    pair = _is_pair(variants)
     curves = [
         dataclasses.replace(curve, label=curve.weights if pair else variant.label)
         for variant, report in zip(variants, reports, strict=True)

@@ -39,7 +39,7 @@ class Worker:
     """Reads requests, answers them one after another.
 
     In: `{"ask": {...}, "id", "folder"}`, `{"warm": {...config}, "id"}`, `{"cancel": id}`. Out, each with the `id`:
-    `{"status": "working", "share", "what"}`, `{"status": "growing" | "part" | "done", "result"}`, `{"status": "failed", "message",
+    `{"status": "working", "share", "what"}`, `{"status": "growing" | "part" | "curves" | "done", "result"}`, `{"status": "failed", "message",
     "remedy"}`, `{"status": "cancelled"}`. At the end of the input, which is when the parent is gone, the process ends.
     """
 
@@ -112,6 +112,7 @@ class Worker:
                 report_progress=lambda share, what: self.progress(id, share, what),
                 part=lambda result: self.send(id=id, status="part", result=result),
                 grow=lambda result: self.send(id=id, status="growing", result=result),
+                on_curves=lambda result: self.send(id=id, status="curves", result=result),
                 should_stop=lambda: self.stopped(id),
             )
             self.send(id=id, status="done", result=result)
