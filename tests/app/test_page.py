@@ -16,6 +16,8 @@ pytest.importorskip("playwright.sync_api")
 import page_fuzz
 from page_fuzz import EVERY_ROUTE
 from playwright.sync_api import expect
+from PIL import Image
+from rollout_studio.core.runs.notes import Notes, write_notes
 from rollout_studio.core.runs.store import RunStore
 
 pytestmark = pytest.mark.timeout(600)
@@ -141,8 +143,25 @@ def test_a_setting_is_found_by_its_words_and_a_fault_leads_to_its_field(visit, t
     expect(page.locator("#opt-learning_rate input")).to_be_focused()
 
 
-def test_no_tab_is_wider_than_the_window(visit, served, write, tab):
-    write.run(RunStore(served[1].root), "finished", state="stopped")
+EVIL = "<img src=x onerror='window.ran=1'><svg onload='window.ran=1'></svg><b id=evil>${window.ran=1}{{window.ran=1}}"
+
+
+def hostile(run, folder):
+    """Markup in everything that a run tells, and a folder with a picture whose name and caption are markup."""
+    run.emit("sample", step=120, images=[{"prompt": EVIL, "seed": 1, "path": "samples/step-000120/00.png"}])
+    run.emit("warning", message=EVIL, remedy=EVIL)
+    run.emit("error", message=EVIL, remedy=EVIL, traceback=EVIL)
+    run.log_path.write_text(EVIL)
+    write_notes(run, Notes(("<b id=evil>",), EVIL))
+    folder.mkdir()
+    name = "a<img src=x onerror=window.ran=1><b id=evil>" if os.name == "posix" else "a"
+    Image.new("RGB", (64, 64), "red").save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(EVIL)
+
+
+def test_no_tab_is_wider_than_the_window_and_markup_is_text_on_each(visit, served, write, tab, step, tmp_path):
+    """What is refused by the page's policy is a fault too (`visit`): escaped markup does not even try."""
+    run = write.run(RunStore(served[1].root), "finished", state="stopped", config={"instance_prompt": EVIL})
     page = visit("?__theme=dark", width=400)
     for name in ("Train", "Runs", "Drift", "Graph"):
         tab(page, name)
@@ -153,6 +172,19 @@ def test_no_tab_is_wider_than_the_window(visit, served, write, tab):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
         expect(page.locator("h1:visible")).to_have_text(["RolloutStudio"])  # one of the page, on every tab
+    hostile(run, tmp_path / "pictures")
+    tab(page, "Train")
+    step(page, "pictures")
+    folder = page.locator("#opt-instance_data_dir input, #opt-instance_data_dir textarea")
+    folder.fill(str(tmp_path / "pictures"))
+    folder.blur()
+    expect(page.locator("#pictures")).to_contain_text("onerror" if os.name == "posix" else "a.png")
+    tab(page, "Runs")
+    expect(page.locator("#run-messages")).to_contain_text("onerror=")
+    for name in ("Samples and drift", "Try it", "Compare", "Log", "Overview", "Drift", "Graph"):
+        tab(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.ran") is None and page.locator("#evil").count() == 0, name
 
 
 def ask(served, path="/", method="GET", body=None, cookie=True, **headers):
