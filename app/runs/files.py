@@ -104,7 +104,7 @@ def _problem_card(run: RunSummary, watch: Watch) -> str:
     if not path.is_file():
         return ""
     return (
-        f'<div class="rs-card"><h4>Report of a problem</h4><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
+        f'<div class="rs-card"><h3>Report of a problem</h3><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
         f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Versions, settings, last events, the end of the log, this computer. Secrets, folders, '
         "prompts and names of pictures are taken out. Nothing was sent: look through it, then hand it on where you like.</p></div>"
     )
