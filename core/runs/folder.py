@@ -29,7 +29,7 @@ from .json_files import dump, jsonable, read_json
 STATES = ("created", "queued", "starting", "running", "paused", "stopping", "done", "stopped", "failed", "crashed")
 ACTIVE_STATES = ("starting", "running", "paused", "stopping")  # a live process must stand behind these
 
-_WRITTEN_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
+_WRITTEN_AGAIN = ("step", "skipped", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _STATE_BLOCK = 4096  # a state is a multiple of this long
 _CHECKPOINT = re.compile(r"step-(\d+)")

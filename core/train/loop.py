@@ -27,12 +27,14 @@ from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
 from .listening import Listener
 from .looking import Viewer
-from .outcome import DONE, PREEMPTED, Broken, Leave, agreed_end, report_end
+from .outcome import DONE, PREEMPTED, Leave, agreed_end, report_end
 from .processes import joined, of_this_rank
 from .ranks import Ranks
+from .recovery import Recovery
 from .reporting import StepReporter, Timer
 from .resuming import check_unchanged, find_checkpoint, restore
 from .session import open_session
+from .standing import Standing
 from .status import SilentJournal, Status
 from .step import Stepper
 
@@ -96,6 +98,7 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
         session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
         if before is not None:
             restore(session, before)
+            status.standing = Standing.of(before.record)
     status.ranks.start_alike(session.parameters)
     if before is not None:
         del before  # a whole copy of weights and moments
@@ -103,7 +106,8 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     keeper = Keeper(status, session, room)
     viewer = Viewer(status, session, room, listener, timer)
     between_steps = BetweenSteps(status, listener, room, keeper, viewer)
-    stepper, reporter = Stepper(session, status.ranks), StepReporter(status, session, timer)
+    recovery = Recovery(status, session, keeper, Stepper(session, status.ranks))
+    reporter = StepReporter(status, session, timer)
 
     listener.accept_saves(keeper.save_on_command)
     with agreed_end(status.ranks):
@@ -118,13 +122,11 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     while status.step < status.total:
         with agreed_end(status.ranks):
             between_steps.handle_all()
-        try:
-            done = stepper.take(status.step)
-        except Broken:
-            keeper.save()  # the weights of the last good step
-            raise
-        status.step += 1
-        reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
+        before_it, done = status.step, recovery.take()
+        if done is not None:
+            reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
+        elif status.step < before_it:
+            continue  # the run went back: what is due there is there
         with agreed_end(status.ranks):
             if keeper.is_checkpoint_due():
                 with timer.timed("save"):

@@ -31,6 +31,22 @@ class Broken(Trouble):
     """Training met something that must not go on, such as a loss that is not finite."""
 
 
+class NotFinite(Broken):
+    """A number of a step is not finite. Weights and moments are as before the step, except where `in_weights`: then they are damaged.
+
+    Args:
+        what: the loss, the gradient, the weights, ...; value: nan, inf or -inf; step: counted from 0; pictures: of the whole step.
+    """
+
+    def __init__(self, what: str, value: float, step: int, pictures: list[str], *, in_weights: bool = False) -> None:
+        self.what, self.value, self.step, self.pictures, self.in_weights = what, value, step, pictures, in_weights
+        super().__init__(
+            f"The {what} at step {step + 1} is {value}; its pictures: {', '.join(pictures)}.",
+            "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
+            "clone of this run.",
+        )
+
+
 class Leave(Exception):
     """An orderly end before the last step."""
 

@@ -182,26 +182,6 @@ def test_rank_0_alone_writes_checkpoints_samples_and_journal_and_takes_commands(
     assert [event["event"] for event in run.events()[0]] == ["step"]
 
 
-def as_ranks(monkeypatch, run, count=2, **environment):
-    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": count, **environment}
-    for name, value in told.items():
-        monkeypatch.setenv(name, str(value))
-
-    def rank(number):
-        os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
-        os._exit(train(run))
-
-    processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes]
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork; the slow tests start processes everywhere")
 def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tiny_run, without_drift, monkeypatch):
     """Over gloo. 3 + 3 rows a step, so that the ranks have 4 and 2 of them."""
