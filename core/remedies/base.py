@@ -103,7 +103,7 @@ class Portions:
         while True:
             size = max(1, rows if self.most is None else min(rows, self.most))
             try:
-                return [answer(slice(begin, begin + size)) for begin in range(0, max(1, rows), size)]
+                return [answer(slice(begin, min(begin + size, rows))) for begin in range(0, max(1, rows), size)]
             except Exception as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise

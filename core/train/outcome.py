@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..before.estimate import ways_to_need_less
+from ..before.estimate import known_facts, ways_to_need_less
 from ..config import ConfigError, RunConfig
 from ..data import DatasetError
 from ..errors import Trouble
@@ -136,7 +136,7 @@ def _explained(error: BaseException, status: Status, config: RunConfig | None) -
     if config is not None and is_out_of_memory(error):
         return memory_message(error), (
             f"Close other programs that hold memory: {status.how_to_continue()}. Or train a copy of this run (settings that decide a step cannot change "
-            f"in the run itself) with {ways_to_need_less(config)}."
+            f"in the run itself) with {ways_to_need_less(config, known_facts(config.model))}."
         )
     if status.ranks.world_size > 1 and is_lost_rank(error):
         return f"Another of the {status.ranks.world_size} processes of this run is gone ({error}).", (

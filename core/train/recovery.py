@@ -64,6 +64,8 @@ class Recovery:
             status.step += 1
             status.emit(
                 "skipped",
+                message=f"{broken.message} The step was skipped ({standing.broken_in_a_row} of at most {allowed} in a row); the weights are as before it.",
+                remedy="It goes on by itself. A single one is no harm; if they come again and again, lower learning_rate.",
                 what=broken.what,
                 value=broken.value,
                 pictures=broken.pictures,

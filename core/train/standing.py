@@ -7,6 +7,7 @@ from typing import Any, Self
 OUTLIER = 50
 """A loss so many times the usual one is named."""
 _FEWEST, _REMEMBERED = 10, 50  # losses before one is judged; how many the usual one looks back on
+_COUNTS_AS = 10  # times the usual one: the most that a loss counts in it
 
 
 @dataclass
@@ -45,6 +46,6 @@ class Standing:
         if usual is None or usual == 0:
             self.usual_loss = loss
             return False
-        bounded = min(loss, OUTLIER * usual)  # so one outlier does not hide the next
+        bounded = min(loss, _COUNTS_AS * usual)  # so one outlier does not hide the next
         self.usual_loss = usual + (bounded - usual) / min(self.losses, _REMEMBERED)
         return known >= _FEWEST and loss > OUTLIER * usual

@@ -1,8 +1,6 @@
 """Several processes on one run: each knows its rows, one writes, all agree. One process is world size 1 of the same code."""
 
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -25,7 +23,7 @@ from rollout_studio.core.train.outcome import DONE, PREEMPTED, REFUSED, Leave, a
 from rollout_studio.core.train.ranks import Ranks
 from rollout_studio.core.train.status import SilentJournal, Status
 from rollout_studio.core.train.window import draw_window
-from tiny_run import ROLLOUT, events, losses
+from tiny_run import ROLLOUT, as_ranks, events, losses
 
 EVERYTHING_DRAWN = {
     **ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "random_flip": True, "caption_dropout_probability": 0.4,

@@ -72,7 +72,9 @@ SPOILED = {"noisy state": nan_pictures, "loss": infinite_loss, "gradient": infin
 ALL = {"use_ema": True, "lora_dropout": 0.3, "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize("what", SPOILED)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what == "loss" else pytest.mark.slow) for what in SPOILED]
+)
 def test_a_broken_step_is_skipped_said_and_reaches_no_weight(tiny_run, without_drift, monkeypatch, what):
     """A run whose second step broke is the run that never took it: same weights, moments and average."""
     run = tiny_run(FLOW, max_train_steps=2, **ALL)
@@ -82,6 +84,7 @@ def test_a_broken_step_is_skipped_said_and_reaches_no_weight(tiny_run, without_d
     assert skipped["step"] == 2 and skipped["what"] == what and skipped["value"] in ("nan", "inf", "NaN", "Infinity")
     assert len(skipped["pictures"]) == 2 and all(name.endswith(".png") for name in skipped["pictures"])
     assert [event["step"] for event in events(run, "step")] == [1] and last(run).step == 2
+    assert "was skipped (1 of at most 3 in a row)" in follow(run).warnings[-1]["message"], "on the page"
 
     monkeypatch.undo()
     monkeypatch.setattr("rollout_studio.core.train.looking.Viewer.measure_drift", lambda self, step=None: None)
@@ -92,6 +95,7 @@ def test_a_broken_step_is_skipped_said_and_reaches_no_weight(tiny_run, without_d
             assert torch.equal(tensor, last(run).tensors[group][name]), f"{group} {name}"
 
 
+@pytest.mark.slow
 def test_rolled_out_latents_that_run_away_are_named(tiny_run, without_drift, monkeypatch):
     run = tiny_run(FLOW, max_train_steps=2, **{**ROLLOUT, "scheduled_sampling_probability": 1.0})
     Faults(monkeypatch, {2}, nan_pictures)
@@ -99,7 +103,7 @@ def test_rolled_out_latents_that_run_away_are_named(tiny_run, without_drift, mon
     assert [event["what"] for event in events(run, "skipped")] == ["rolled-out state"]
 
 
-@pytest.mark.parametrize("damage", ["weights", "average"])
+@pytest.mark.parametrize("damage", ["weights", pytest.param("average", marks=pytest.mark.slow)])
 def test_weights_or_an_average_that_break_are_never_saved_and_the_run_goes_back(
     tiny_run, without_drift, monkeypatch, damage
 ):
@@ -143,6 +147,7 @@ def test_after_so_many_broken_steps_in_a_row_the_run_goes_back_with_half_the_rat
     assert log.series.steps == list(range(1, 9)) and any("went back" in each["message"] for each in log.warnings)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_and_is_stopped_and_resumed_is_the_undisturbed_one(tiny_run, without_drift, monkeypatch):
     """Stopped amid the broken steps, and after it went back."""
     setting = {
@@ -183,6 +188,7 @@ def test_a_run_that_goes_back_in_vain_ends_with_its_pictures_named(tiny_run, wit
     assert train(run, resume=True) == 70 and len(events(run, "back")) == 1, "once means once, also after a resume"
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_to_go_back_to_the_run_ends_and_says_so(tiny_run, without_drift, monkeypatch):
     run = tiny_run(FLOW, max_train_steps=9, skip_broken_steps=1)
     Faults(monkeypatch, {2, 3}, nan_pictures)
@@ -217,7 +223,9 @@ def test_a_loss_that_stands_out_is_named_with_the_pictures_of_its_step_and_of_th
 
     Faults(monkeypatch, {12}, large)
     assert train(run) == 0
-    [told] = [event for event in events(run, "warning") if "stands" in event["message"] or "usual here" in event["message"]]
+    [told] = [
+        event for event in events(run, "warning") if "stands" in event["message"] or "usual here" in event["message"]
+    ]
     assert "The loss at step 12" in told["message"] and told["step"] == 12
     assert len(told["pictures"]) == 1 and len(told["pictures_before"]) == 1
     assert told["pictures"][0] in told["message"] and told["pictures_before"][0] in told["message"]
