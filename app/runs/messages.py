@@ -41,9 +41,13 @@ def requests_card(run: RunSummary, log: RunLog, pending: Sequence[Command]) -> s
     return f'<div class="rs-requests" role="status">{"<br>".join(lines)}</div>' if lines else ""
 
 
-def messages(run: RunSummary, log: RunLog) -> str:
-    """Why it failed and what to try; and its warnings."""
+def messages(run: RunSummary, log: RunLog, stacks: str = "") -> str:
+    """Why it failed and what to try; and its warnings. `stacks`: what a process that hangs is doing."""
     parts = []
+    if stacks:
+        parts.append(
+            f'<details class="rs-card rs-mild"><summary>What its process is doing, for a bug report</summary><pre class="rs-log">{text(stacks)}</pre></details>'
+        )
     if log.error is not None:
         trace = log.error.get("traceback")
         details = (

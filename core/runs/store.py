@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .. import names, platform_calls
 from .errors import RunError
 from .folder import RunDir
+from .heartbeat import ask_for_stacks, stacks
 from .json_files import dump
 from .orphans import is_orphan, mark_crashed
 from .process import WORKER, reap
@@ -193,6 +194,12 @@ class RunStore:
         if run.owner() is None:
             raise RunError(f"Run {name!r} is not running, so it cannot {command.replace('-', ' ')}. Resume it first.")
         return run.send(command, **args)
+
+    def stacks(self, name: str) -> str:
+        """What the process of a run that hangs is doing, as far as it has written that; a frozen one is asked to. "" where there is nothing."""
+        run = self.get(name)
+        ask_for_stacks(run)
+        return stacks(run)
 
     def kill(self, name: str) -> bool:
         """End a run's own process at once, for one that answers no command; False when it was already gone.

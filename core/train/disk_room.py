@@ -62,6 +62,7 @@ class DiskRoom:
                 raise Leave(
                     PREEMPTED, f"{self.interrupt.name} while the disk was full; {self.status.how_to_continue()}."
                 )
+            self.status.heartbeat.mark()
             for command in self.status.run.take_commands():
                 if command.name in ("stop", "stop-and-save"):
                     last = self.status.saved

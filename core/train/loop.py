@@ -19,6 +19,7 @@ from ..config import RunConfig, read_config
 from ..families.devices import resolve_device
 from ..randomness import kept_random_state
 from ..runs.folder import RunDir
+from ..runs.heartbeat import PATIENCE_S, Heartbeat
 from ..runs.journal import Journal
 from .accelerator import opened_accelerator
 from .between_steps import BetweenSteps
@@ -46,6 +47,7 @@ def train(
     listen: Callable[[dict[str, Any]], None] | None = None,
     interrupt: Interrupt | None = None,
     is_locked: bool = False,
+    heartbeat: Heartbeat | None = None,
 ) -> int:
     """Train a run, from its start or from its newest whole checkpoint.
 
@@ -54,6 +56,7 @@ def train(
         resume: go on; everything that decides a step must be as it was (`resuming.FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
         interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
+        heartbeat: one that beats already; None = the first rank's begins here.
         is_locked: whoever started this process holds the run's lock (`launch`).
 
     Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
@@ -71,6 +74,10 @@ def train(
     listening = Interrupt() if interrupt is None else nullcontext(interrupt)
     with lock, listening as signals, kept_random_state(), ExitStack() as opened:
         status, config = Status(run, journal, ranks), None
+        if heartbeat is not None:
+            status.heartbeat = heartbeat
+        elif ranks.is_main:
+            opened.enter_context(status.heartbeat)
         try:
             config = read_config(run.config_path)
             _train(config, status, signals, resume, opened)
@@ -94,7 +101,7 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     _report_start(config, status, is_resumed)
 
     listener = Listener(status, interrupt)
-    with agreed_end(status.ranks):
+    with agreed_end(status.ranks), status.heartbeat.during("opening the model", allowed_s=None):
         session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
         if before is not None:
             restore(session, before)
@@ -119,10 +126,13 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
         viewer.measure_base()
     session.free_what_training_does_not_need()
 
+    opened.enter_context(status.heartbeat.during("what lies between two steps", PATIENCE_S))
     while status.step < status.total:
         with agreed_end(status.ranks):
             between_steps.handle_all()
-        before_it, done = status.step, recovery.take()
+        before_it = status.step
+        with status.heartbeat.step(before_it + 1):
+            done = recovery.take()
         if done is not None:
             reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
         elif status.step < before_it:

@@ -35,7 +35,7 @@ class BatchLoss:
     network_rows: int
     network_calls: int
     largest_state: Tensor
-    """The largest absolute value of the states that the rows trained at, a number on the device: not finite where a rollout ran away."""
+    """The largest absolute value of the states that the rows trained at, a number on the device: not finite where its remedy led a row too far."""
 
 
 def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch, plan: Plan) -> BatchLoss:
