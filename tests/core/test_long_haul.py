@@ -1,0 +1,147 @@
+"""What only shows after long: memory, file handles and the events of 20,000 real steps; a queue under ten submitters and a killer."""
+
+import random
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from rollout_studio.core.runs.run_log import follow
+from rollout_studio.core.runs.store import RunStore
+from rollout_studio.core.train.loop import train
+from tiny_run import ROLLOUT, events
+
+STEPS, LOOKED_AT_EVERY, WARM = 20_000, 200, 4_000
+
+
+def slope(points):
+    """Of (x, y) points by the median of the slopes of all pairs, which a few outliers do not move."""
+    pairs = [(b, a) for i, a in enumerate(points) for b in points[i + 1 :: 7]]
+    return statistics.median((b[1] - a[1]) / (b[0] - a[0]) for b, a in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(10_000)
+def test_twenty_thousand_steps_with_saves_samples_and_rollouts_leak_nothing(tiny_run, capsys):
+    run = tiny_run(
+        "lumina2", max_train_steps=STEPS, checkpoint_step_interval=250, checkpoints_total_limit=2, use_ema=True, train_batch_size=1,
+        validation_prompts=["a circle"], validation_step_interval=500, drift_step_interval=2000, learning_rate=1e-5, **ROLLOUT,
+    )  # fmt: skip
+    process, looks, seconds = psutil.Process(), [], []
+
+    def listen(event):
+        if event["event"] != "step":
+            return
+        seconds.append(event["seconds"])
+        if event["step"] % LOOKED_AT_EVERY == 0:
+            memory = process.memory_info().rss / 2**20
+            looks.append(
+                (event["step"], memory, process.num_fds() if hasattr(process, "num_fds") else process.num_handles())
+            )
+
+    began = time.monotonic()
+    assert train(run, listen=listen) == 0
+    took = time.monotonic() - began
+    settled = [look for look in looks if look[0] > WARM]
+    per_step = slope([look[:2] for look in settled])  # MiB
+    handles = Counter(look[2] for look in settled)
+    ordered = sorted(seconds[WARM:])
+    p50, p99 = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
+    size = run.events_path.stat().st_size
+    with capsys.disabled():
+        print(
+            f"\n{STEPS} steps in {took / 60:.0f} min; memory {settled[0][1]:.0f} -> {settled[-1][1]:.0f} MiB, slope {per_step * 20_000:.2f} MiB in 20,000 "
+            f"steps ({per_step * STEPS / (took / 3600):.1f} MiB an hour); handles {dict(handles)}; a step p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms; "
+            f"events {size / 2**20:.1f} MiB, {len(events(run, 'saved'))} saved, {len(events(run, 'sample'))} samples, {len(events(run, 'drift'))} drift"
+        )
+    assert [event["step"] for event in events(run, "step")] == list(range(1, STEPS + 1))
+    assert max(handles) - min(handles) <= 2, "no file stays open"
+    assert per_step * 20_000 < 16, "MiB"
+    assert size < STEPS * 1200 and len(follow(run).series) <= 2048
+
+
+WORKER = """
+    import os, sys
+    from rollout_studio.core.runs.folder import RunDir
+    run = RunDir(sys.argv[1])
+    with run.lock():
+        handle = os.open(run.path.parent / "starts.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, (run.name + "\\n").encode())
+        run.emit("start")
+        run.emit("end", state="done")
+        run.write_state(state="done")
+"""
+SUBMITTER = """
+    import sys
+    from rollout_studio.core.runs.errors import RunError
+    from rollout_studio.core.runs.store import RunStore
+    store, who = RunStore(sys.argv[1]), sys.argv[2]
+    for number in range(20):
+        name = f"job-{who}-{number:02d}"
+        if not (store.root / name).exists():
+            store.create({"device": "cpu"}, name)
+        if store.get(name).read_state()["state"] == "created":  # it was killed between the two
+            store.enqueue(name)
+"""
+PUMP = """
+    import sys, time
+    from rollout_studio.core.runs.store import RunStore
+    store = RunStore(sys.argv[1], worker=(sys.executable, "-c", sys.argv[2]))
+    while True:
+        store.reconcile()
+        store.pump()
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_two_hundred_jobs_of_ten_submitters_with_kills_in_between_are_each_run_once_in_order(tmp_path, capsys):
+    """Submitters and pumps are killed at random moments and started again until all is done."""
+    rng, root, worker = random.Random(5), tmp_path / "runs", textwrap.dedent(WORKER)
+    store = RunStore(root)
+
+    def start(code, *arguments):
+        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(root), *arguments])
+
+    submitters = {str(who): start(SUBMITTER, str(who)) for who in range(10)}
+    pumps = [start(PUMP, worker) for _ in range(3)]
+    kills, starts, began = 0, root / "starts.txt", time.monotonic()
+
+    def done():
+        return len(set(starts.read_text().split())) if starts.exists() else 0
+
+    while done() < 200 and time.monotonic() - began < 2400:
+        time.sleep(rng.uniform(0.2, 1.5))
+        for who, process in list(submitters.items()):
+            if process.poll() is None and rng.random() < 0.15:
+                process.kill()
+                kills += 1
+            if process.poll() not in (None, 0):
+                process.wait()
+                submitters[who] = start(SUBMITTER, who)
+        place = rng.randrange(len(pumps))
+        pumps[place].kill()
+        pumps[place].wait()
+        kills += 1
+        pumps[place] = start(PUMP, worker)
+        lost = [run.name for run in store.list() if run.state == "crashed"]
+        for name in lost:
+            store.retry(name)
+    for process in [*submitters.values(), *pumps]:
+        process.kill()
+        process.wait()
+    ran = starts.read_text().split()
+    with capsys.disabled():
+        print(f"\n{len(ran)} starts of {len(set(ran))} jobs, {kills} kills, {time.monotonic() - began:.0f} s")
+    assert Counter(ran) == Counter(f"job-{who}-{number:02d}" for who in range(10) for number in range(20))
+    for who in range(10):
+        mine = [name for name in ran if name.startswith(f"job-{who}-")]
+        assert mine == sorted(mine), "in the order in which they were queued"
+    assert store.queue() == [] and all(run.state == "done" for run in store.list())
+    assert not list(Path(root).glob(".new-*/state.json")) or store.reconcile() == []
