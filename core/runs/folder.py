@@ -82,6 +82,11 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
+    def require(self) -> None:
+        """Raises FileNotFoundError where the folder is no run any more: it was moved or removed. Else a writer would make half of it anew."""
+        if not self.config_path.is_file():
+            raise FileNotFoundError(2, "The run's folder was moved or removed", str(self.path))
+
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -238,7 +243,7 @@ class RunDir:
         try:
             yield
         finally:
-            with platform_calls.file_lock(guard):
+            with contextlib.suppress(FileNotFoundError), platform_calls.file_lock(guard):  # else the folder was moved away
                 if read_json(self.lock_path) == jsonable(me):
                     self.lock_path.unlink()
 

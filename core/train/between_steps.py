@@ -19,6 +19,8 @@ class BetweenSteps:
 
     def handle_all(self) -> None:
         """Signals, a full disk and commands, in this order. Raises: Leave where the run must end."""
+        if self.status.ranks.is_main:
+            self.status.run.require()
         interrupt = self.listener.interrupt
         self._end_if_requested(self.status.ranks.any(interrupt.is_requested))
         if self.status.journal.blocked:

@@ -28,6 +28,7 @@ class DiskRoom:
         """
         status, is_waiting, before = self.status, False, self.status.journal.reported_state
         while True:
+            status.run.require()
             try:
                 result = action()
             except Leave:

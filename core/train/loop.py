@@ -28,7 +28,7 @@ from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
 from .listening import Listener
 from .looking import Viewer
-from .outcome import DONE, PREEMPTED, Leave, agreed_end, report_end
+from .outcome import DONE, PREEMPTED, Leave, agreed_end, report_elsewhere, report_end
 from .processes import joined, of_this_rank
 from .ranks import Ranks
 from .recovery import Recovery
@@ -83,7 +83,10 @@ def train(
             _train(config, status, signals, resume, opened)
             return report_end(status, config, signals, None)
         except (Exception, StopNow) as error:  # noqa: BLE001 - reported with its traceback; the exit code says what it was
-            return report_end(status, config, signals, error)
+            try:
+                return report_end(status, config, signals, error)
+            except OSError as why:  # the folder is gone, or read-only: there is no other place to say it
+                return report_elsewhere(status, error, why)
 
 
 def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool, opened: ExitStack) -> None:

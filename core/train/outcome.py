@@ -1,5 +1,6 @@
 """How a training ends: exit codes, the errors that end it, and the last events that it writes."""
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,18 @@ def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, e
     message, remedy = _explained(error, status, config)
     status.journal.emit("error", message=message, remedy=remedy, traceback="".join(traceback.format_exception(error)))
     return _end(status, code, "failed", last_words)
+
+
+def report_elsewhere(status: Status, error: BaseException, why: OSError) -> int:
+    """Say on stderr (log.txt of a worker) how a run ended whose folder takes no event: it was moved, or became read-only. Returns the exit code."""
+    traceback.print_exception(error)
+    print(
+        f"{status.run.path}: nothing can be written there any more ({why}). The run has ended after step {status.step}; its checkpoints are where the "
+        "folder is now. Open that folder (--runs-dir), where it can be written, and resume the run.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return CRASHED
 
 
 def _end(status: Status, code: int, state: str, message: str | None) -> int:

@@ -30,7 +30,8 @@ def slope(points):
 def test_twenty_thousand_steps_with_saves_samples_and_rollouts_leak_nothing(tiny_run, capsys):
     run = tiny_run(
         "lumina2", max_train_steps=STEPS, checkpoint_step_interval=250, checkpoints_total_limit=2, use_ema=True, train_batch_size=1,
-        validation_prompts=["a circle"], validation_step_interval=500, drift_step_interval=2000, learning_rate=1e-5, **ROLLOUT,
+        validation_prompts=["a circle"], validation_step_interval=1000, drift_step_interval=5000, learning_rate=1e-5,
+        **{**ROLLOUT, "scheduled_sampling_probability": 0.1},
     )  # fmt: skip
     process, looks, seconds = psutil.Process(), [], []
 
@@ -39,10 +40,11 @@ def test_twenty_thousand_steps_with_saves_samples_and_rollouts_leak_nothing(tiny
             return
         seconds.append(event["seconds"])
         if event["step"] % LOOKED_AT_EVERY == 0:
-            memory = process.memory_info().rss / 2**20
-            looks.append(
-                (event["step"], memory, process.num_fds() if hasattr(process, "num_fds") else process.num_handles())
-            )
+            open_files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+            looks.append((event["step"], process.memory_info().rss / 2**20, open_files))
+        if event["step"] % 2000 == 0:
+            with capsys.disabled():
+                print(f"\n{looks[-1]}", end="", flush=True)
 
     began = time.monotonic()
     assert train(run, listen=listen) == 0
