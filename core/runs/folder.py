@@ -243,7 +243,10 @@ class RunDir:
         try:
             yield
         finally:
-            with contextlib.suppress(FileNotFoundError), platform_calls.file_lock(guard):  # else the folder was moved away
+            with (
+                contextlib.suppress(FileNotFoundError),
+                platform_calls.file_lock(guard),
+            ):  # else the folder was moved away
                 if read_json(self.lock_path) == jsonable(me):
                     self.lock_path.unlink()
 

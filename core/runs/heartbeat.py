@@ -57,7 +57,8 @@ class Heartbeat:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._file: IO[bytes] | None = None
-        self._doing, self._allowed, self._marked = "starting", None, time.monotonic()
+        self._doing, self._marked = "starting", time.monotonic()
+        self._allowed: float | None = None
         self._slowest, self._steps = 0.0, 0
         self._written_for: float | None = None  # the mark since which the stacks were written
 

@@ -133,9 +133,7 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     while status.step < status.total:
         with agreed_end(status.ranks):
             between_steps.handle_all()
-        before_it = status.step
-        with status.heartbeat.step(before_it + 1):
-            done = recovery.take()
+        before_it, done = status.step, recovery.take()
         if done is not None:
             reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
         elif status.step < before_it:

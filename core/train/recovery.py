@@ -39,8 +39,9 @@ class Recovery:
         """
         status = self.status
         try:
-            done = self.stepper.take(status.step)
-            self._check_what_will_be_kept()
+            with status.heartbeat.step(status.step + 1):
+                done = self.stepper.take(status.step)
+                self._check_what_will_be_kept()
         except NotFinite as broken:
             self._handle(broken)
             return None

@@ -12,7 +12,7 @@ _COUNTS_AS = 10  # times the usual one: the most that a loss counts in it
 
 @dataclass
 class Standing:
-    """Changes as the run trains; `recovery.Recovery` alone changes it. The same on every rank."""
+    """Changes as the run trains; `recovery.Recovery` alone changes it. The same on every rank, but for `portion`."""
 
     broken_in_a_row: int = 0
     """Steps in a row, up to now, that were skipped because a number in them was not finite."""

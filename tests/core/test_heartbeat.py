@@ -154,3 +154,41 @@ def test_a_heartbeat_that_cannot_be_read_is_none(run, content):
 def test_a_folder_that_takes_no_heartbeat_ends_no_run(tmp_path):
     with Heartbeat(RunDir(tmp_path / "gone"), on_request=True) as beat:
         beat.mark()
+
+
+TRAINING = """
+    import sys, time
+    from rollout_studio.core.runs import heartbeat
+    heartbeat.EVERY_S, heartbeat.SILENT_S, heartbeat.TIMES_SLOWEST = 0.1, 2.0, 5
+    from rollout_studio.core.train import step, worker
+    good, calls = step.batch_loss, []
+    def batch_loss(*given):
+        calls.append(None)
+        while len(calls) > 6 and sys.argv[2] == "loop":
+            pass
+        return good(*given)
+    step.batch_loss = batch_loss
+    sys.exit(worker.main([sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_training_that_loops_for_ever_is_recognised_ended_and_resumed(tiny_run):
+    """The worker itself, with a minute as two seconds."""
+    run = tiny_run("lumina2", max_train_steps=8, checkpoint_step_interval=2)
+    store = RunStore(run.path.parent)
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(TRAINING), str(run.path), "loop"])
+    told = wait_for(lambda: store.summary("tiny").stalled, 300)
+    assert "step 7 does not end" in told and wait_for(lambda: "in batch_loss" in store.stacks("tiny"))
+    assert store.kill("tiny")
+    process.wait()
+    summary = store.summary("tiny")
+    assert (summary.state, summary.last_checkpoint, summary.stalled) == ("crashed", 6, None)
+    again = subprocess.run(
+        [sys.executable, "-m", "rollout_studio.core.train.worker", str(run.path), "--resume"],
+        check=False,
+        capture_output=True,
+    )
+    assert again.returncode == 0 and store.summary("tiny").state == "done"
+    assert not (run.path / "heartbeat.json").exists()

@@ -19,7 +19,10 @@ FLOW = "lumina2"
 def test_a_runs_folder_that_is_moved_amid_a_run_ends_it_in_words_and_the_run_goes_on_at_the_new_place(
     tiny_run, without_drift, capsys
 ):
-    run, whole = tiny_run(FLOW, max_train_steps=4, checkpoint_step_interval=1), tiny_run(FLOW, "whole", max_train_steps=4)
+    run, whole = (
+        tiny_run(FLOW, max_train_steps=4, checkpoint_step_interval=1),
+        tiny_run(FLOW, "whole", max_train_steps=4),
+    )
     assert train(whole) == 0
     expected, moved = losses(whole), run.path.parent.with_name("moved")
     assert train(run, listen=at_step(2, lambda: run.path.parent.rename(moved))) == 70
