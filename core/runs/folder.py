@@ -82,11 +82,6 @@ class RunDir:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
         return config
 
-    def require(self) -> None:
-        """Raises FileNotFoundError where the folder is no run any more: it was moved or removed. Else a writer would make half of it anew."""
-        if not self.config_path.is_file():
-            raise FileNotFoundError(2, "The run's folder was moved or removed", str(self.path))
-
     # -- events -------------------------------------------------------------------------------------------------------
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -305,6 +300,12 @@ class RunDir:
                         else:
                             total += entry.stat(follow_symlinks=False).st_size
         return total
+
+
+def require(run: RunDir) -> None:
+    """Raises FileNotFoundError where a run's folder was moved or removed: a writer would make half of it anew."""
+    if not run.config_path.is_file():
+        raise FileNotFoundError(2, "The run's folder was moved or removed", str(run.path))
 
 
 def _parse_event(line: bytes) -> dict[str, Any]:

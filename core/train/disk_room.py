@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..runs.checkpoint import is_disk_full
+from ..runs.folder import require
 from .interrupt import Interrupt
 from .outcome import DONE, PREEMPTED, Leave
 from .status import Status
@@ -28,7 +29,7 @@ class DiskRoom:
         """
         status, is_waiting, before = self.status, False, self.status.journal.reported_state
         while True:
-            status.run.require()
+            require(status.run)
             try:
                 result = action()
             except Leave:
