@@ -29,6 +29,7 @@ from .json_files import dump, jsonable, read_json
 STATES = ("created", "queued", "starting", "running", "paused", "stopping", "done", "stopped", "failed", "crashed")
 ACTIVE_STATES = ("starting", "running", "paused", "stopping")  # a live process must stand behind these
 
+HEARTBEAT = "heartbeat.json"
 _WRITTEN_AGAIN = ("step", "skipped", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _STATE_BLOCK = 4096  # a state is a multiple of this long
@@ -248,7 +249,7 @@ class RunDir:
     def owner(self) -> dict[str, Any] | None:
         """The live process that trains this run or is about to, as `platform_calls.identity` gives it; None when none.
 
-        Raises RunError when one of the two files that name it is damaged and the other names no live one.
+        Raises RunError when one of the two files that name it is damaged and no other names a live one.
         """
         damaged: RunError | None = None
         for path in (self.lock_path, self.process_path):
@@ -258,6 +259,9 @@ class RunDir:
                 damaged = error
                 continue
             if platform_calls.is_alive(who):
+                return who
+        with contextlib.suppress(RunError):  # a torn one is written anew in seconds
+            if platform_calls.is_alive(who := read_json(self.path / HEARTBEAT)):
                 return who
         if damaged is not None:
             raise damaged

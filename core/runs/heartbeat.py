@@ -27,7 +27,7 @@ from typing import IO, Self
 import psutil
 
 from .. import platform_calls
-from .folder import RunDir
+from .folder import HEARTBEAT, RunDir
 from .json_files import dump
 
 EVERY_S = 5.0
@@ -254,7 +254,7 @@ def _read(run: RunDir) -> dict | None:
 
 
 def _path(run: RunDir) -> Path:
-    return run.path / "heartbeat.json"
+    return run.path / HEARTBEAT
 
 
 def _stacks_path(run: RunDir) -> Path:

@@ -13,6 +13,7 @@ from .heartbeat import stall_of
 from .notes import FILE as NOTES
 from .notes import read_notes
 from .orphans import crash_message
+from .process import START_GRACE_S
 
 _SETTLED_NS = 2_000_000_000
 
@@ -92,7 +93,8 @@ class Rows:
             if state["state"] in ACTIVE_STATES and not alive:
                 # The process may have written its last state between the two reads.
                 state = run.read_state()
-                if state["state"] in ACTIVE_STATES and abs(time.time() - state.get("updated", 0)) > 2:
+                patience_s = START_GRACE_S if state["state"] == "starting" else 2
+                if state["state"] in ACTIVE_STATES and abs(time.time() - state.get("updated", 0)) > patience_s:
                     state, message = {**state, "state": "crashed"}, crash_message(run, state)
             if state["state"] == "queued":
                 message = self._held_up.get(run.name, message)

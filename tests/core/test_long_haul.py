@@ -118,7 +118,7 @@ def test_two_hundred_jobs_of_ten_submitters_with_kills_in_between_are_each_run_o
     store = RunStore(root)
     submitters = {who: forked(submit, root, who) for who in range(10)}
     pumps = [forked(pump, root) for _ in range(3)]
-    kills, lost, starts, began = 0, [], root / "starts.txt", time.monotonic()
+    kills, starts, began = 0, root / "starts.txt", time.monotonic()
 
     def done():
         return len(set(starts.read_text().split())) if starts.exists() else 0
@@ -137,18 +137,12 @@ def test_two_hundred_jobs_of_ten_submitters_with_kills_in_between_are_each_run_o
         pumps[place].join()
         kills += 1
         pumps[place] = forked(pump, root)
-        for run in store.list():
-            if run.state == "crashed":  # its pump was killed between writing that it starts and starting it
-                lost.append(run.name)
-                store.retry(run.name)
     for process in [*submitters.values(), *pumps]:
         process.kill()
         process.join()
     ran = starts.read_text().split()
     with capsys.disabled():
-        print(
-            f"\n{len(ran)} starts of {len(set(ran))} jobs, {kills} kills, {time.monotonic() - began:.0f} s; retried: {lost}"
-        )
+        print(f"\n{len(ran)} starts of {len(set(ran))} jobs, {kills} kills, {time.monotonic() - began:.0f} s")
     assert Counter(ran) == Counter(f"job-{who}-{number:02d}" for who in range(10) for number in range(20))
     for who in range(10):
         mine = [name for name in ran if name.startswith(f"job-{who}-")]

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from rollout_studio.core.runs import process
 from rollout_studio.core.runs.folder import RunDir
 from rollout_studio.core.runs.run_log import follow
 from rollout_studio.core.runs.store import RunStore
@@ -29,7 +30,8 @@ def test_a_runs_folder_that_is_moved_amid_a_run_ends_it_in_words_and_the_run_goe
     said = capsys.readouterr().err
     assert f"{run.path}: nothing can be written there any more" in said and "resume" in said
     store, there = RunStore(moved), RunDir(moved / run.name)
-    there.lock_path.unlink()  # of this very process, which lives on here
+    for named in (there.lock_path, there.path / "heartbeat.json"):
+        named.unlink()  # this very process, which lives on here
     [told] = store.reconcile()
     assert "crashed at step" in told.message and told.last_checkpoint >= 1 and told.resumable
     assert train(there, resume=True) == 0
@@ -108,3 +110,35 @@ def test_a_dead_run_is_called_crashed_whatever_the_clock_does(tmp_path, monkeypa
     store.create({}, "dead").write_state(state="running", step=7)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + jump)
     assert store.summary("dead").state == "crashed" and "crashed at step 7" in store.summary("dead").message
+
+
+def test_a_page_that_is_killed_while_it_starts_a_run_loses_no_place_in_the_queue(tmp_path, monkeypatch):
+    """After it wrote that the run starts, before there is a process: nobody calls that a crash, and the run starts again by itself."""
+    note = (
+        "import sys; open(sys.argv[1] + '/../starts.txt', 'a').write('x')\n"
+        "from rollout_studio.core.runs.folder import RunDir; RunDir(sys.argv[1]).write_state(state='done')"
+    )
+    store = RunStore(tmp_path, worker=(sys.executable, "-c", note))
+    store.create({"device": "cpu"}, "first")
+    store.enqueue("first")
+
+    class Killed(BaseException):
+        """Handled by nothing, as a kill."""
+
+    def kill(*given, **more):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.platform_calls, "start_detached", kill)
+        with pytest.raises(Killed):
+            store.pump()
+    assert store.get("first").read_state()["state"] == "starting"
+    assert store.reconcile() == [] and store.pump() == [], "its worker may be there and not have said so yet"
+    monkeypatch.setattr(process, "START_GRACE_S", 0.2)
+    until = time.monotonic() + 20
+    while store.summary("first").state != "done" and time.monotonic() < until:
+        assert store.reconcile() == []
+        store.pump()
+        time.sleep(0.02)
+    assert store.summary("first").state == "done" and store.queue() == []
+    assert (tmp_path / "starts.txt").read_text() == "x", "once"
