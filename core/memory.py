@@ -1,6 +1,8 @@
 """Running out of memory, recognised whichever library reports it. What can be lowered then: `before.estimate.ways_to_need_less`. No torch."""
 
+import gc
 import re
+import sys
 
 _WORDS = re.compile(
     r"out of memory"  # CUDA, MPS ("MPS backend out of memory"), ROCm, XPU
@@ -25,3 +27,15 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def memory_message(error: BaseException) -> str:
     """What happened, with the allocator's own words; Python's MemoryError has none."""
     return f"The memory is full ({type(error).__name__}{f': {error}' if str(error) else ''})."
+
+
+def return_memory() -> None:
+    """Give back what a failed attempt left: its objects, then the blocks that torch's allocators keep, where torch is there."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

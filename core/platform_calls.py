@@ -192,10 +192,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def overwrite(path: Path, data: bytes) -> bool:
+def overwrite(path: Path, data: bytes, *, durable: bool = True) -> bool:
     """Put `data` into the bytes that a file has already, for a disk that has no others; False when the file is shorter.
 
-    Not atomic, but one call for one block. What is left of the old content behind it is blanked.
+    Not atomic, but one call for one block. What is left of the old content behind it is blanked. `durable`: wait until the disk has it.
     """
     with open(path, "r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -203,7 +203,8 @@ def overwrite(path: Path, data: bytes) -> bool:
             return False
         file.seek(0)
         file.write(data.ljust(size))
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     return True
 
 

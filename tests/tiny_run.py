@@ -6,6 +6,9 @@ def test_something(tiny_run):
     assert losses(run) == ...
 """
 
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +143,25 @@ def assert_same(one: RunDir, other: RunDir) -> None:
         return [{key: value for key, value in event.items() if key not in timing} for event in events(run, "step")]
 
     assert reported(one) == reported(other)
+
+
+def as_ranks(monkeypatch, run: RunDir, count: int = 2, **environment) -> list[int | None]:
+    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew."""
+    from rollout_studio.core.train.loop import train
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": count, **environment}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+
+    def rank(number):
+        os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
+        os._exit(train(run))
+
+    processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]

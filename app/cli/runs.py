@@ -115,7 +115,7 @@ def _row(summary: Any) -> dict[str, Any]:
         "total_steps": summary.total_steps,
         "last_checkpoint": summary.last_checkpoint,
         "preset": summary.preset,
-        "message": summary.message,
+        "message": summary.message if summary.stalled is None else summary.stalled,
         "path": str(summary.path),
     }
 
@@ -133,7 +133,8 @@ def _list_runs(store: RunStore, *, as_json: bool) -> int:
             if summary.step is None
             else f"step {summary.step}" + ("" if summary.total_steps is None else f" of {summary.total_steps}")
         )
-        print(f"{summary.name:<32}  {summary.state:<9} {at:<20} {summary.message or ''}".rstrip())
+        message = summary.message if summary.stalled is None else summary.stalled
+        print(f"{summary.name:<32}  {summary.state:<9} {at:<20} {message or ''}".rstrip())
     return DONE
 
 

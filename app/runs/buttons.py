@@ -71,11 +71,11 @@ class RunButtons:
                 "later": self.later, "dequeue": self.dequeue, "report": self.report, "export": self.export, "problem": self.problem, "delete": self.delete}  # fmt: skip
 
     @staticmethod
-    def shown(run: RunSummary, silent: float | None) -> dict[str, str]:
-        """Button -> its words, for those that make sense now. `silent`: seconds without an event, None = not worrying."""
+    def shown(run: RunSummary, hangs: bool) -> dict[str, str]:
+        """Button -> its words, for those that make sense now. `hangs`: its process is there and does not go on."""
         if run.alive:
             shown = {command: COMMANDS[command][0] for command in _ALLOWED.get(run.state, ())}
-            if silent is not None or run.state == "stopping":
+            if hangs or run.state == "stopping":
                 shown["force"] = "Force stop"
             return {**shown, "change": "Copy with changes", "problem": "Report a problem"}
         if run.state == "queued":

@@ -7,27 +7,34 @@ from typing import Any
 
 from ...core.before.controls import TITLES
 from ...core.runs.folder import ACTIVE_STATES, RunDir
+from ...core.runs.heartbeat import SILENT_S, has_heartbeat
 from ...core.runs.rows import RunSummary
 from ...core.runs.run_log import PHASES, RunLog, Series, memory_words, number
 from ...core.sizes import size
 from ..parts.words import duration, quantity, text
 from .run_list import STATE_WORDS
 
-_SILENT_S = 60
 
-
-def silent_for(run: RunSummary) -> float | None:
-    """Seconds since the last event of a run that should be training, when that is worrying; else None."""
-    if not run.alive or run.state not in ("running", "stopping"):
+def hangs(run: RunSummary) -> str | None:
+    """What is the case where a run's process is there and does not go on; None: it does. For a run without a heartbeat (one of an older version) the time
+    without an event counts."""
+    if run.stalled is not None:
+        return run.stalled
+    directory = RunDir(run.path)
+    if not run.alive or run.state not in ("running", "stopping") or has_heartbeat(directory):
         return None
     try:
-        silent = time.time() - RunDir(run.path).events_path.stat().st_mtime
+        silent = time.time() - directory.events_path.stat().st_mtime
     except FileNotFoundError:
         return None
-    return silent if silent > _SILENT_S else None
+    return (
+        f"No news from it for {duration(silent // 10 * 10)}. It may be busy with something long."
+        if silent > SILENT_S
+        else None
+    )
 
 
-def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = None) -> str:
+def head(run: RunSummary, log: RunLog, hung: str | None, disk: int | None = None) -> str:
     """Name, state, progress, and the numbers of the moment."""
     step = log.last_step["step"] if log.last_step is not None and run.alive else run.step
     step = step if isinstance(step, int) else 0
@@ -66,9 +73,14 @@ def head(run: RunSummary, log: RunLog, silent: float | None, disk: int | None = 
     accuracy = (
         f'<p class="rs-quiet" data-testid="estimate-off">{text(" ".join(told))}</p>' if not run.alive and told else ""
     )
+    way_on = (
+        "there is no checkpoint yet, so it would begin again"
+        if run.last_checkpoint is None
+        else f"it can then go on from its checkpoint of step {run.last_checkpoint}"
+    )
     stalled = (
-        f'<p class="rs-warn">No news from it for {duration(silent)}. It may be busy with something long; if it does not come back, force it to stop.</p>'
-        if silent is not None
+        f'<p class="rs-warn" role="alert" data-testid="stalled">{text(hung)} If it does not come back, end it with <b>Force stop</b>: {way_on}.</p>'
+        if hung is not None
         else ""
     )
     return (

@@ -55,9 +55,13 @@ def _more(run: RunSummary) -> str:
     return f"<p>If it stays: <b>Report a problem</b> packs what helps to mend it into a file that you can read first; nothing is sent.</p>{log}"
 
 
-def messages(run: RunSummary, log: RunLog) -> str:
-    """Why it failed and what to try; and its warnings."""
+def messages(run: RunSummary, log: RunLog, stacks: str = "") -> str:
+    """Why it failed and what to try; and its warnings. `stacks`: what a process that hangs is doing."""
     parts = []
+    if stacks:
+        parts.append(
+            f'<details class="rs-card rs-mild"><summary>What its process is doing, for a bug report</summary><pre class="rs-log">{text(stacks)}</pre></details>'
+        )
     if log.error is not None:
         trace = log.error.get("traceback")
         details = (

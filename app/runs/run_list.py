@@ -46,7 +46,8 @@ def _row(run: RunSummary, waiting: Sequence[str]) -> str:
     steps = "" if not run.total_steps else f" · {0 if run.step is None else run.step} of {run.total_steps}"
     place = f", number {waiting.index(run.name) + 1}" if run.name in waiting else ""
     tags = "".join(f" · #{tag}" for tag in run.tags)
-    return f"{run.name}  ·  {STATE_WORDS[run.state]}{place}{steps}{tags}"
+    hangs = ", no heartbeat" if run.stalled is not None else ""
+    return f"{run.name}  ·  {STATE_WORDS[run.state]}{hangs}{place}{steps}{tags}"
 
 
 def storage_card(problem: str | None) -> str:

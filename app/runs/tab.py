@@ -21,7 +21,7 @@ from .buttons import RunButtons
 from .compare.panel import ComparePanel
 from .curves import live_loss, rollout_charts
 from .files import DiskUse, export_mark, files_card, problem_mark, report_mark
-from .head import head, silent_for
+from .head import hangs, head
 from .keeping import NotesPanel, TrashPanel
 from .machine_card import machine_card
 from .messages import messages, requests_card
@@ -145,18 +145,27 @@ class RunsTab:
     def _draw(self, run: RunSummary, changes: Changes) -> None:
         log, directory = self.watch.log(run), RunDir(run.path)
         who = (run.name, run.created)
-        silent = silent_for(run)
+        hung = hangs(run)
+        stacks = self.watch.store.stacks(run.name) if run.stalled is not None else ""
         disk = self._disk_use.of(run, log)
         pending = directory.pending_commands() if run.alive else []
 
         def draw(part: str, make: Callable[[], str], *depends_on: Any) -> None:
             changes.draw(part, getattr(self, part), signature(who, *depends_on), make)
 
-        draw("head", lambda: head(run, log, silent, disk),
-             run.state, run.alive, run.step, run.message, log.version, silent and round(silent / 10), disk)  # fmt: skip
+        draw("head", lambda: head(run, log, hung, disk),
+             run.state, run.alive, run.step, run.message, log.version, hung, disk)  # fmt: skip
         draw("requests", lambda: requests_card(run, log, pending),
              run.alive, pending, log.doing, log.doing and log.phase, log.answered)  # fmt: skip
-        draw("messages", lambda: messages(run, log), run.state, run.message, log.error, list(log.warnings))
+        draw(
+            "messages",
+            lambda: messages(run, log, stacks),
+            run.state,
+            run.message,
+            log.error,
+            list(log.warnings),
+            stacks,
+        )
         point = log.last_step and log.last_step["step"] // max(1, (run.total_steps or 0) // _CURVE_POINTS)
         changes.draw(
             "loss", self.loss, signature(who, point, run.total_steps), lambda: gr.HTML(value=live_loss(run, log))
@@ -178,7 +187,7 @@ class RunsTab:
         draw("drift", lambda: self._newest_drift(run, log), log.drifts)
         log_size = directory.log_path.stat().st_size if directory.log_path.exists() else 0
         draw("log", lambda: _log_tail(directory, log_size), log_size)
-        shown = self.buttons.shown(run, silent)
+        shown = self.buttons.shown(run, hung is not None)
         changes.draw_many("buttons", signature(who, sorted(shown)), lambda: self.buttons.updates(shown))
 
     def _newest_drift(self, run: RunSummary, log: RunLog) -> str:

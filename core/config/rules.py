@@ -259,6 +259,8 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     yield from _idle_remedies(config)
     if training.num_processes == 1:
         yield Idle(("max_restarts",), "only several processes are watched and started again", "num_processes is 1")
+    if training.train_batch_size == 1 and not config.data.with_prior_preservation:
+        yield Idle(("split_on_out_of_memory",), "a batch is a single row", "train_batch_size is 1")
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')

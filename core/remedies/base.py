@@ -5,16 +5,19 @@ fills in these steps in its own file. It draws only in `plan`, or from an addres
 step, row) whatever the remedy.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import torch
 from torch import LongTensor, Tensor
 
 from ..maths.grid import Grid
 from ..maths.noise import Level, NoisePath, Prediction, PredictionType, target_output
 from ..maths.rollout import Predict, undisturbed
 from ..maths.row_loss import Terms
+from ..memory import is_out_of_memory, return_memory
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -42,6 +45,7 @@ class Batch:
         None  # of output preservation: the class prompt, a row for each instance row, in order
     )
     mask: Tensor | None = None  # (B, 1, h, w) in 0..1: what each cell counts in the loss; None = every one fully
+    portions: "Portions | None" = None  # how many rows are asked for at once without a gradient; None = all
 
 
 class Plan(Protocol):
@@ -53,6 +57,7 @@ class Plan(Protocol):
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
+Answer = TypeVar("Answer")
 
 
 def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
@@ -100,18 +105,46 @@ class Counts:
     probability: float = 0.0
 
 
-class Network:
-    """The model as a remedy sees it: every evaluated row is counted, guidance's second row too. Gradient and training mode are the caller's."""
+class Portions:
+    """How many rows the network is asked for at once where no gradient is kept: half as many whenever the memory does not hold them."""
 
-    def __init__(self, model: "Model", conditioning: "Conditioning") -> None:
-        self.model, self.conditioning = model, conditioning
+    def __init__(self) -> None:
+        self.most: int | None = None
+        """None: all."""
+
+    def ask(self, rows: int, answer: Callable[[slice], Answer]) -> list[Answer]:
+        """What `answer` gives for all of `rows` rows, portion by portion. Raises: what it raises, out of memory only for a single row."""
+        while True:
+            size = max(1, rows if self.most is None else min(rows, self.most))
+            try:
+                return [answer(slice(begin, min(begin + size, rows))) for begin in range(0, max(1, rows), size)]
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+            self.most = size // 2
+            return_memory()
+
+
+class Network:
+    """The model as a remedy sees it: every evaluated row is counted, guidance's second row too. Gradient and training mode are the caller's.
+
+    `portions`: how many rows are asked for at once without a gradient; None = all, whatever the memory says.
+    """
+
+    def __init__(self, model: "Model", conditioning: "Conditioning", portions: Portions | None = None) -> None:
+        self.model, self.conditioning, self.portions = model, conditioning, portions
         self.rows = self.calls = 0
 
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
         """The raw output at `x` (R, ...) and `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
-        self._count(x, 1)
+        t = level.to(x).t
         given = self.conditioning if rows is None else self.conditioning.select(rows)
-        return self.model.denoise(x, level.to(x).t, given)
+        if self.portions is None or torch.is_grad_enabled():
+            answers = [self.model.denoise(x, t, given)]
+        else:
+            answers = self.portions.ask(len(x), lambda some: self.model.denoise(x[some], t[some], _some(given, some)))
+        self._count(x, len(answers), 1)
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def predict(self, guidance: float = 1.0) -> Predict:
         """The network as a rollout asks it."""
@@ -121,8 +154,16 @@ class Network:
         )
 
         def counted(x: Tensor, level: Level, rows: LongTensor) -> Prediction:
-            self._count(x, evaluations)
-            return ask(x, level, rows)
+            if self.portions is None:
+                answers = [ask(x, level, rows)]
+            else:
+                answers = self.portions.ask(len(x), lambda some: ask(x[some], level[some], rows[some]))
+            self._count(x, len(answers), evaluations)
+            if len(answers) == 1:
+                return answers[0]
+            return Prediction(
+                *(torch.cat([getattr(each, name) for each in answers]) for name in ("x0_hat", "noise_hat"))
+            )
 
         return counted
 
@@ -130,9 +171,15 @@ class Network:
         """Inside: no gradient, evaluation mode, the random state as it was."""
         return undisturbed(self.model.denoiser)
 
-    def _count(self, x: Tensor, evaluations: int) -> None:
+    def _count(self, x: Tensor, calls: int, evaluations: int) -> None:
         self.rows += evaluations * len(x)
-        self.calls += evaluations
+        self.calls += evaluations * calls
+
+
+def _some(conditioning: "Conditioning", rows: slice) -> "Conditioning":
+    if rows.start == 0 and rows.stop >= conditioning.count:
+        return conditioning
+    return conditioning.select(torch.arange(conditioning.count)[rows])
 
 
 class Remedy(Protocol):

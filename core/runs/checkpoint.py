@@ -273,10 +273,22 @@ def prune(folder: Path, keep: int) -> list[Path]:
         raise ValueError(f"checkpoints_total_limit = {keep}: must be at least 1 checkpoint.")
     gone = checkpoints(folder)[:-keep]
     for path in gone:
-        aside = folder / f".pruned-{os.getpid()}-{step_of(path)}"
-        platform_calls.replace(path, aside)
-        shutil.rmtree(aside)
+        _discard(path)
     return gone
+
+
+def remove_after(folder: Path, step: int) -> list[Path]:
+    """Remove all checkpoints later than `step`, the latest first: renamed out of sight, then deleted."""
+    gone = [path for path in reversed(checkpoints(folder)) if step_of(path) > step]
+    for path in gone:
+        _discard(path)
+    return gone
+
+
+def _discard(path: Path) -> None:
+    aside = path.with_name(f".pruned-{os.getpid()}-{step_of(path)}")
+    platform_calls.replace(path, aside)
+    shutil.rmtree(aside)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -29,7 +29,8 @@ from .json_files import dump, jsonable, read_json
 STATES = ("created", "queued", "starting", "running", "paused", "stopping", "done", "stopped", "failed", "crashed")
 ACTIVE_STATES = ("starting", "running", "paused", "stopping")  # a live process must stand behind these
 
-_WRITTEN_AGAIN = ("step", "sample", "drift", "saved")  # events of steps that a resume trains again
+HEARTBEAT = "heartbeat.json"
+_WRITTEN_AGAIN = ("step", "skipped", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _STATE_BLOCK = 4096  # a state is a multiple of this long
 _CHECKPOINT = re.compile(r"step-(\d+)")
@@ -238,14 +239,17 @@ class RunDir:
         try:
             yield
         finally:
-            with platform_calls.file_lock(guard):
+            with (
+                contextlib.suppress(FileNotFoundError),
+                platform_calls.file_lock(guard),
+            ):  # else the folder was moved away
                 if read_json(self.lock_path) == jsonable(me):
                     self.lock_path.unlink()
 
     def owner(self) -> dict[str, Any] | None:
         """The live process that trains this run or is about to, as `platform_calls.identity` gives it; None when none.
 
-        Raises RunError when one of the two files that name it is damaged and the other names no live one.
+        Raises RunError when one of the two files that name it is damaged and no other names a live one.
         """
         damaged: RunError | None = None
         for path in (self.lock_path, self.process_path):
@@ -255,6 +259,9 @@ class RunDir:
                 damaged = error
                 continue
             if platform_calls.is_alive(who):
+                return who
+        with contextlib.suppress(RunError):  # a torn one is written anew in seconds
+            if platform_calls.is_alive(who := read_json(self.path / HEARTBEAT)):
                 return who
         if damaged is not None:
             raise damaged
@@ -297,6 +304,12 @@ class RunDir:
                         else:
                             total += entry.stat(follow_symlinks=False).st_size
         return total
+
+
+def require(run: RunDir) -> None:
+    """Raises FileNotFoundError where a run's folder was moved or removed: a writer would make half of it anew."""
+    if not run.config_path.is_file():
+        raise FileNotFoundError(2, "The run's folder was moved or removed", str(run.path))
 
 
 def _parse_event(line: bytes) -> dict[str, Any]:

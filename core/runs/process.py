@@ -15,6 +15,8 @@ from .json_files import dump
 
 WORKER = (sys.executable, "-m", "rollout_studio.core.train.worker")
 
+START_GRACE_S = 10.0
+"""How long a worker may take until its first heartbeat."""
 _ROOM_TO_START = 1 << 20  # bytes that must be free for a worker to be started
 
 _children: list[subprocess.Popen] = []  # workers of this process, polled now and then so that none stays a zombie
@@ -62,6 +64,17 @@ def start_worker(run: RunDir, resume: bool, worker: Sequence[str]) -> int:
         _children.append(child)
     platform_calls.write_atomically(run.process_path, dump(who).encode())
     return child.pid
+
+
+def is_half_started(run: RunDir) -> bool:
+    """Whether a run's state says that it starts and no process of it is known. Of a run that still waits in the queue: whoever started it was
+    killed in the middle of that; its worker may be there and not have said so yet (`never_began`)."""
+    return run.read_state()["state"] == "starting" and run.owner() is None
+
+
+def never_began(run: RunDir) -> bool:
+    """Whether a half started run has no worker: one gives its first sign of life before it imports anything large."""
+    return abs(time.time() - run.read_state().get("updated", 0.0)) > START_GRACE_S
 
 
 def check_startable(run: RunDir, resume: bool) -> None:

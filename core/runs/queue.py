@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .. import platform_calls
 from .errors import RunError, StorageError
 from .folder import RunDir, device_of, devices_of, devices_taken
-from .process import check_startable, reap, start_worker
+from .process import check_startable, is_half_started, never_began, reap, start_worker
 from .root import ANOTHER_FOLDER, RunsRoot
 
 _TOO_LITTLE = 64 * 1024  # bytes: with less the database says many things, and means that the disk is full
@@ -193,7 +193,11 @@ class Queue:
                 try:
                     run = self._get(job.run)
                     # Started, but the machine died before this database knew: the run's own state is what counts.
-                    if run.read_state()["state"] == "queued":
+                    begins = is_half_started(run)
+                    if begins and not never_began(run):
+                        busy |= devices
+                        continue
+                    if begins or run.read_state()["state"] == "queued":
                         start_worker(run, job.resume, self._worker)
                         started.append(job.run)
                         busy |= devices

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from .errors import RunError
 from .folder import ACTIVE_STATES, RunDir, device_of
+from .heartbeat import stall_of
 from .notes import FILE as NOTES
 from .notes import read_notes
 from .orphans import crash_message
+from .process import START_GRACE_S
 
 _SETTLED_NS = 2_000_000_000
 
@@ -36,6 +38,8 @@ class RunSummary:
     """Which control it is (`core/before/controls.py`), of which run."""
     control_of: str | None = None
     tags: tuple[str, ...] = ()
+    stalled: str | None = None
+    """What is the case where its process is there and hangs (`heartbeat`)."""
 
     @property
     def resumable(self) -> bool:
@@ -89,7 +93,8 @@ class Rows:
             if state["state"] in ACTIVE_STATES and not alive:
                 # The process may have written its last state between the two reads.
                 state = run.read_state()
-                if state["state"] in ACTIVE_STATES and time.time() - state.get("updated", 0) > 2:
+                patience_s = START_GRACE_S if state["state"] == "starting" else 2
+                if state["state"] in ACTIVE_STATES and abs(time.time() - state.get("updated", 0)) > patience_s:
                     state, message = {**state, "state": "crashed"}, crash_message(run, state)
             if state["state"] == "queued":
                 message = self._held_up.get(run.name, message)
@@ -113,6 +118,7 @@ class Rows:
             control=state.get("control"),
             control_of=state.get("control_of"),
             tags=_tags(run),
+            stalled=_stalled(run) if alive and state["state"] in ACTIVE_STATES else None,
         )
         return summary, written
 
@@ -125,6 +131,11 @@ class Rows:
         """Drop the rows of runs that are there no more."""
         for name in self._known.keys() - names:
             self._known.pop(name, None)
+
+
+def _stalled(run: RunDir) -> str | None:
+    stall = stall_of(run)
+    return None if stall is None else stall.words()
 
 
 def _tags(run: RunDir) -> tuple[str, ...]:

@@ -221,9 +221,9 @@ class RunLog:
             self.expected_mib = _three(event.get("expected_mib")) or self.expected_mib
             resumed = event.get("resumed_from")
             if isinstance(resumed, int):
-                self.series.forget_after(resumed)
-                self.samples = {at: event for at, event in self.samples.items() if at <= resumed}
-                self.drifts = {at: event for at, event in self.drifts.items() if at <= resumed}
+                self._forget_after(resumed)
+        elif kind == "back" and isinstance(step, int):
+            self._forget_after(step)
         elif kind == "phase":
             self.phase = event
         elif kind == "step" and isinstance(step, int):
@@ -254,7 +254,7 @@ class RunLog:
         elif kind == "command":
             preview = isinstance(event.get("args"), dict) and "request" in event["args"]  # has an event of its own
             self.doing = event if event.get("name") in _ANSWERED_BY_EVENT and not preview else None
-        elif kind == "warning":
+        elif kind in ("warning", "skipped"):
             self.warnings.append(event)
         elif kind == "error":
             self.error = event
@@ -262,6 +262,12 @@ class RunLog:
             self.paused = kind == "paused"
         elif kind == "end":
             self.end, self.phase, self.paused, self.doing = event, None, False, None
+
+    def _forget_after(self, step: int) -> None:
+        """What came after a step is trained again."""
+        self.series.forget_after(step)
+        self.samples = {at: event for at, event in self.samples.items() if at <= step}
+        self.drifts = {at: event for at, event in self.drifts.items() if at <= step}
 
     @property
     def step_s(self) -> float:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from .. import names, platform_calls
 from .errors import RunError
 from .folder import RunDir
+from .heartbeat import ask_for_stacks, stacks
 from .json_files import dump
 from .orphans import is_orphan, mark_crashed
-from .process import WORKER, reap
+from .process import WORKER, is_half_started, reap
 from .queue import Job, Queue
 from .root import RunsRoot, numbered
 from .rows import Rows, RunSummary
@@ -194,6 +195,12 @@ class RunStore:
             raise RunError(f"Run {name!r} is not running, so it cannot {command.replace('-', ' ')}. Resume it first.")
         return run.send(command, **args)
 
+    def stacks(self, name: str) -> str:
+        """What the process of a run that hangs is doing, as far as it has written that; a frozen one is asked to. "" where there is nothing."""
+        run = self.get(name)
+        ask_for_stacks(run)
+        return stacks(run)
+
     def kill(self, name: str) -> bool:
         """End a run's own process at once, for one that answers no command; False when it was already gone.
 
@@ -267,12 +274,14 @@ class RunStore:
         if not any(is_orphan(run) for run in unsettled) and not self._folder.litter():
             return found
         with self._queue.exclusive():
+            waiting = {job.run for job in self._queue.waiting()}
             for leftover in self._folder.litter():
                 shutil.rmtree(leftover, ignore_errors=True)
             for run in self._folder.runs():
                 # Not to be written: the others still get their names, and `summary` calls this one crashed as well.
                 with contextlib.suppress(RunError, OSError):
-                    if is_orphan(run):
+                    # One that waits is half started: the queue starts it again.
+                    if is_orphan(run) and not (run.name in waiting and is_half_started(run)):
                         mark_crashed(run)
                         found.append(self.summary(run))
         return found

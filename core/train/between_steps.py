@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 from ..runs.commands import Command
+from ..runs.folder import require
 from .disk_room import DiskRoom
 from .keeping import Keeper
 from .listening import Listener
@@ -19,6 +20,8 @@ class BetweenSteps:
 
     def handle_all(self) -> None:
         """Signals, a full disk and commands, in this order. Raises: Leave where the run must end."""
+        if self.status.ranks.is_main:
+            require(self.status.run)
         interrupt = self.listener.interrupt
         self._end_if_requested(self.status.ranks.any(interrupt.is_requested))
         if self.status.journal.blocked:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..runs.checkpoint import is_disk_full
+from ..runs.folder import require
 from .interrupt import Interrupt
 from .outcome import DONE, PREEMPTED, Leave
 from .status import Status
@@ -28,6 +29,7 @@ class DiskRoom:
         """
         status, is_waiting, before = self.status, False, self.status.journal.reported_state
         while True:
+            require(status.run)
             try:
                 result = action()
             except Leave:
@@ -62,6 +64,7 @@ class DiskRoom:
                 raise Leave(
                     PREEMPTED, f"{self.interrupt.name} while the disk was full; {self.status.how_to_continue()}."
                 )
+            self.status.heartbeat.mark()
             for command in self.status.run.take_commands():
                 if command.name in ("stop", "stop-and-save"):
                     last = self.status.saved

@@ -1,5 +1,6 @@
 """What a training keeps: checkpoints, and the exported file for others."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..config import RunConfig, config_to_flat
 from ..families.base import Model
 from ..runs import checkpoint
 from .disk_room import DiskRoom
+from .outcome import NotFinite
 from .resuming import versions
 from .session import Session
 from .status import Status
@@ -30,14 +32,18 @@ class Keeper:
 
     def is_checkpoint_due(self) -> bool:
         """Whether the interval says so. The last step's checkpoint is saved whatever the interval."""
-        every, step = self.session.config.saving.checkpoint_step_interval, self.status.step
-        return every > 0 and step % every == 0 and step < self.status.total
+        every, step, saved = self.session.config.saving.checkpoint_step_interval, self.status.step, self.status.saved
+        if every == 0 or step >= self.status.total or self.status.standing.broken_in_a_row:
+            return False  # while steps break nothing is learned, and what may be needed to go back is not pruned for it
+        return step // every > (0 if saved is None else saved) // every
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one. Rank 0 writes."""
         status, session = self.status, self.session
         if status.saved == status.step or not status.ranks.is_main:
             return
+        if not math.isfinite(largest := session.largest_weight().item()):
+            raise NotFinite("largest trained weight", largest, status.step - 1, [], in_weights=True)
         structure, moments = checkpoint.flatten(session.optimizer.state_dict())
         tensors = {"trainable": adapter_state(session.model), "optimizer": moments}
         if session.average is not None:
@@ -48,8 +54,10 @@ class Keeper:
             "ema_updates": None if session.average is None else session.average.updates,
             "scaler": None if session.accelerator.scaler is None else session.accelerator.scaler.state_dict(),
             "versions": versions(session.model.device, status.ranks.world_size), "run": status.run.name,
+            "standing": status.standing.record(),
         }  # fmt: skip
-        limit = session.config.saving.checkpoints_total_limit
+        # One more while steps break: the last good one may be needed to go back.
+        limit = session.config.saving.checkpoints_total_limit + (status.standing.broken_in_a_row > 0)
         saved = self.room.write(
             "a checkpoint",
             lambda: checkpoint.save(status.run.checkpoints_path, status.step, tensors, record, keep=limit),

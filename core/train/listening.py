@@ -54,6 +54,7 @@ class Listener:
 
     def wait(self) -> None:
         """Sleep until commands should be looked for again."""
+        self.status.heartbeat.mark()
         time.sleep(POLL_S)
 
     def poll(self) -> bool:
@@ -62,6 +63,7 @@ class Listener:
         `pause` holds the run here until `resume`; `save` saves what is trained, whatever the weights are used for.
         Returns: whether the caller must leave what it does, so that the loop can end the run.
         """
+        self.status.heartbeat.mark()
         held_since: float | None = None
         while not self.must_end:
             if held_since is None and time.monotonic() < self._next_poll:

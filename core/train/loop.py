@@ -19,6 +19,7 @@ from ..config import RunConfig, read_config
 from ..families.devices import resolve_device
 from ..randomness import kept_random_state
 from ..runs.folder import RunDir
+from ..runs.heartbeat import PATIENCE_S, Heartbeat
 from ..runs.journal import Journal
 from .accelerator import opened_accelerator
 from .between_steps import BetweenSteps
@@ -27,12 +28,14 @@ from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
 from .listening import Listener
 from .looking import Viewer
-from .outcome import DONE, PREEMPTED, Broken, Leave, agreed_end, report_end
+from .outcome import DONE, PREEMPTED, Leave, agreed_end, report_elsewhere, report_end
 from .processes import joined, of_this_rank
 from .ranks import Ranks
+from .recovery import Recovery
 from .reporting import StepReporter, Timer
 from .resuming import check_unchanged, find_checkpoint, restore
 from .session import open_session
+from .standing import Standing
 from .status import SilentJournal, Status
 from .step import Stepper
 
@@ -44,6 +47,7 @@ def train(
     listen: Callable[[dict[str, Any]], None] | None = None,
     interrupt: Interrupt | None = None,
     is_locked: bool = False,
+    heartbeat: Heartbeat | None = None,
 ) -> int:
     """Train a run, from its start or from its newest whole checkpoint.
 
@@ -52,6 +56,7 @@ def train(
         resume: go on; everything that decides a step must be as it was (`resuming.FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
         interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
+        heartbeat: one that beats already; None = the first rank's begins here.
         is_locked: whoever started this process holds the run's lock (`launch`).
 
     Returns: 0 done, or stopped on request; 75 ended by a signal after a checkpoint, to be resumed; 78 the config, the
@@ -69,12 +74,19 @@ def train(
     listening = Interrupt() if interrupt is None else nullcontext(interrupt)
     with lock, listening as signals, kept_random_state(), ExitStack() as opened:
         status, config = Status(run, journal, ranks), None
+        if heartbeat is not None:
+            status.heartbeat = heartbeat
+        elif ranks.is_main:
+            opened.enter_context(status.heartbeat)
         try:
             config = read_config(run.config_path)
             _train(config, status, signals, resume, opened)
             return report_end(status, config, signals, None)
         except (Exception, StopNow) as error:  # noqa: BLE001 - reported with its traceback; the exit code says what it was
-            return report_end(status, config, signals, error)
+            try:
+                return report_end(status, config, signals, error)
+            except OSError as why:  # the folder is gone, or read-only: there is no other place to say it
+                return report_elsewhere(status, error, why)
 
 
 def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool, opened: ExitStack) -> None:
@@ -92,10 +104,11 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     _report_start(config, status, is_resumed)
 
     listener = Listener(status, interrupt)
-    with agreed_end(status.ranks):
+    with agreed_end(status.ranks), status.heartbeat.during("opening the model", allowed_s=None):
         session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
         if before is not None:
             restore(session, before)
+            status.standing = Standing.of(before.record)
     status.ranks.start_alike(session.parameters)
     if before is not None:
         del before  # a whole copy of weights and moments
@@ -103,7 +116,8 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     keeper = Keeper(status, session, room)
     viewer = Viewer(status, session, room, listener, timer)
     between_steps = BetweenSteps(status, listener, room, keeper, viewer)
-    stepper, reporter = Stepper(session, status.ranks), StepReporter(status, session, timer)
+    recovery = Recovery(status, session, keeper, Stepper(session, status.ranks))
+    reporter = StepReporter(status, session, timer)
 
     listener.accept_saves(keeper.save_on_command)
     with agreed_end(status.ranks):
@@ -112,16 +126,15 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
             viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
     session.free_what_training_does_not_need()
 
+    opened.enter_context(status.heartbeat.during("what lies between two steps", PATIENCE_S))
     while status.step < status.total:
         with agreed_end(status.ranks):
             between_steps.handle_all()
-        try:
-            done = stepper.take(status.step)
-        except Broken:
-            keeper.save()  # the weights of the last good step
-            raise
-        status.step += 1
-        reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
+        before_it, done = status.step, recovery.take()
+        if done is not None:
+            reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
+        elif status.step < before_it:
+            continue  # the run went back: what is due there is there
         with agreed_end(status.ranks):
             if keeper.is_checkpoint_due():
                 with timer.timed("save"):

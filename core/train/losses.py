@@ -34,6 +34,8 @@ class BatchLoss:
     counts: Counts
     network_rows: int
     network_calls: int
+    largest_state: Tensor
+    """The largest absolute value of the states that the rows trained at, a number on the device: not finite where its remedy led a row too far."""
 
 
 def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch, plan: Plan) -> BatchLoss:
@@ -43,10 +45,11 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         remedy: the config's (`remedies.remedy_for`), for latents of this shape; plan: its plan for these rows.
     Cost: B rows with gradient, what the remedy asks of the network beside, and what output preservation does.
     """
-    network = Network(model, batch.conditioning)
+    network = Network(model, batch.conditioning, batch.portions)
     state = remedy.state(batch, plan, network)
     weight = config.data.output_preservation_weight
-    preserved = untrained_answers(model, batch, state) if weight > 0 else None
+    has_instances = batch.is_class is None or not bool(batch.is_class.all())
+    preserved = untrained_answers(model, batch, state) if weight > 0 and has_instances else None
     output, beside = _answers(network, state)
     parts = row_losses(
         output,
@@ -67,7 +70,7 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
         )
         parts = replace(parts, preservation=kept)
         rows, calls = rows + preserved.network.rows, calls + preserved.network.calls
-    return BatchLoss(parts, remedy.counts(plan), rows, calls)
+    return BatchLoss(parts, remedy.counts(plan), rows, calls, state.x.detach().abs().amax())
 
 
 def _answers(network: Network, state: State) -> tuple[Tensor, Tensor]:

@@ -103,6 +103,8 @@ class Schedule:
         from diffusers.optimization import get_scheduler
 
         self._optimizer = optimizer
+        self.factor = 1.0
+        """What every rate is multiplied by: less than 1 after the run went back (`recovery`)."""
         self._scheduler = get_scheduler(
             config.lr_scheduler,
             optimizer,
@@ -115,7 +117,7 @@ class Schedule:
         for group, base, factor in zip(
             self._optimizer.param_groups, self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(step)
+            group["lr"] = base * factor(step) * self.factor
         return self._optimizer.param_groups[0]["lr"]
 
 

@@ -1,12 +1,13 @@
 """How a training ends: exit codes, the errors that end it, and the last events that it writes."""
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from ..before.estimate import ways_to_need_less
+from ..before.estimate import known_facts, ways_to_need_less
 from ..config import ConfigError, RunConfig
 from ..data import DatasetError
 from ..errors import Trouble
@@ -29,6 +30,22 @@ class Refused(Trouble):
 
 class Broken(Trouble):
     """Training met something that must not go on, such as a loss that is not finite."""
+
+
+class NotFinite(Broken):
+    """A number of a step is not finite. Weights and moments are as before the step, except where `in_weights`: then they are damaged.
+
+    Args:
+        what: the loss, the gradient, the weights, ...; value: nan, inf or -inf; step: counted from 0; pictures: of the whole step.
+    """
+
+    def __init__(self, what: str, value: float, step: int, pictures: list[str], *, in_weights: bool = False) -> None:
+        self.what, self.value, self.step, self.pictures, self.in_weights = what, value, step, pictures, in_weights
+        super().__init__(
+            f"The {what} at step {step + 1} is {value}; its pictures: {', '.join(pictures)}.",
+            "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
+            "clone of this run.",
+        )
 
 
 class Leave(Exception):
@@ -108,6 +125,18 @@ def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, e
     return _end(status, code, "failed", last_words)
 
 
+def report_elsewhere(status: Status, error: BaseException, why: OSError) -> int:
+    """Say on stderr (log.txt of a worker) how a run ended whose folder takes no event: it was moved, or became read-only. Returns the exit code."""
+    traceback.print_exception(error)
+    print(
+        f"{status.run.path}: nothing can be written there any more ({why}). The run has ended after step {status.step}; its checkpoints are where the "
+        "folder is now. Open that folder (--runs-dir), where it can be written, and resume the run.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return CRASHED
+
+
 def _end(status: Status, code: int, state: str, message: str | None) -> int:
     memory = {"memory_mib": status.peak_mib, "expected_mib": status.expected_mib}
     status.journal.emit("end", state=state, step=status.step, message=message, **memory)
@@ -120,7 +149,7 @@ def _explained(error: BaseException, status: Status, config: RunConfig | None) -
     if config is not None and is_out_of_memory(error):
         return memory_message(error), (
             f"Close other programs that hold memory: {status.how_to_continue()}. Or train a copy of this run (settings that decide a step cannot change "
-            f"in the run itself) with {ways_to_need_less(config)}."
+            f"in the run itself) with {ways_to_need_less(config, known_facts(config.model))}."
         )
     if status.ranks.world_size > 1 and is_lost_rank(error):
         return f"Another of the {status.ranks.world_size} processes of this run is gone ({error}).", (

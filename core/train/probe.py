@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> int:
 def _refusal(error: Exception, config: RunConfig) -> dict[str, str]:
     if is_out_of_memory(error):
         free = psutil.virtual_memory().available / 2**30
-        remedy = f"Close other programs that hold memory ({free:.1f} GiB of main memory are free now), or take {ways_to_need_less(config)}."
+        remedy = f"Close other programs that hold memory ({free:.1f} GiB of main memory are free now), or take {ways_to_need_less(config, known_facts(config.model))}."
         return {"message": memory_message(error), "remedy": remedy}
     if isinstance(error, Trouble):
         return {"message": error.message, "remedy": error.remedy}

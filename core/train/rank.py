@@ -6,6 +6,7 @@ An orderly end is exit code 0 here, so that the elastic agent starts ranks again
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 ORDERLY = (0, 75, 78)
@@ -15,6 +16,7 @@ def main(arguments: list[str]) -> int:
     """Train as the rank that the environment names. See the module for the arguments and the exit code."""
     from ..platform_calls import use_all_cores
     from ..runs.folder import RunDir
+    from ..runs.heartbeat import Heartbeat
     from .interrupt import Interrupt
 
     run, meeting = RunDir(Path(arguments[0])), Path(arguments[1])
@@ -22,7 +24,8 @@ def main(arguments: list[str]) -> int:
     code_path = meeting / "code"
     if is_again and code_path.exists() and int(code_path.read_text(encoding="ascii")) in ORDERLY:
         return 0  # the run has ended; only another rank broke while it left
-    with Interrupt() as interrupt:
+    beats = Heartbeat(run, on_request=True) if rank == "0" else nullcontext()
+    with Interrupt() as interrupt, beats as heartbeat:
         (meeting / f"{rank}.pid").write_text(str(os.getpid()), encoding="ascii")
         from .loop import train
 
@@ -33,7 +36,7 @@ def main(arguments: list[str]) -> int:
             if not has_checkpoint:
                 run.forget_after(0)  # it begins again
         resume = has_checkpoint if is_again else "--resume" in arguments
-        code = train(run, resume=resume, interrupt=interrupt, is_locked=True)
+        code = train(run, resume=resume, interrupt=interrupt, is_locked=True, heartbeat=heartbeat)
     if rank == "0":
         code_path.write_text(str(code), encoding="ascii")
     return 0 if code in ORDERLY else code

@@ -20,9 +20,9 @@ FREE_ON_RESUME = frozenset(
     if option.section in ("validation", "saving")
     or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
     or name in ("max_train_steps", "num_processes", "max_restarts", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder",
-                "streamed_blocks", "compile")
+                "streamed_blocks", "compile", "skip_broken_steps", "split_on_out_of_memory")
 )  # fmt: skip
-"""Options that may change between a checkpoint and its resume: none of them changes a step. `max_train_steps` may only
+"""Options that may change between a checkpoint and its resume: none of them changes a step that goes well. `max_train_steps` may only
 grow.
 """
 

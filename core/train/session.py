@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -56,6 +58,13 @@ class Session:
     def trained_weights(self) -> AbstractContextManager[None]:
         """Inside: the weights that are trained, also in the middle of `displayed_weights`."""
         return nullcontext() if self.average is None else self.average.set_aside()
+
+    def largest_weight(self) -> Tensor:
+        """The largest absolute value among the trained weights and their average, a number on the device: not finite where one of them is not.
+        Cost: one look at each."""
+        average = [] if self.average is None else self.average.values
+        weights = [parameter.detach() for parameter in self.parameters]
+        return torch.nn.utils.get_total_norm([*weights, *average], norm_type=math.inf)
 
     def average_on_cpu(self) -> dict[str, Tensor] | None:
         """The moving average by the parameters' names; None where there is none."""

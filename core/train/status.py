@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runs.folder import RunDir
+from ..runs.heartbeat import Heartbeat
 from ..runs.journal import Journal
 from .ranks import Ranks
+from .standing import Standing
 
 
 class SilentJournal(Journal):
@@ -40,6 +42,10 @@ class Status:
         """(low, likely, high) MiB that a step was estimated to take; None where that is not known."""
         self.peak_mib: float | None = None
         """The most that a step of this process took."""
+        self.heartbeat = Heartbeat(run)
+        """Of this process; beats where it was entered."""
+        self.standing = Standing()
+        """What the run's mishaps have left behind; only `Recovery` changes it."""
         self.saved: int | None = None
         """The step of the newest checkpoint, where this process wrote it or goes on from it."""
 

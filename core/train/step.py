@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,19 +10,24 @@ from torch import Tensor
 from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..maths.noise import sent
+from ..memory import is_out_of_memory, return_memory
 from ..randomness import seed_global, stream_seed
 from ..remedies.base import Batch as Rows
+from ..remedies.base import Portions
 from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
-from .outcome import Broken
+from .outcome import Broken, NotFinite
 from .ranks import Ranks
 from .reporting import StepTally, read_together
 from .session import Session
+from .splitting import parts_of
 from .window import Draw, draw_window
 
 SKIPS_ALLOWED = (
     25  # fp16: the loss scale starts at 2^16 and may halve so often before the gradients themselves must be broken
 )
+
+_WEIGHTS = "largest trained weight"
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,51 @@ class Stepper:
 
     def __init__(self, session: Session, ranks: Ranks) -> None:
         self.session, self.ranks = session, ranks
+        self.split = 1
+        """Parts that each micro-batch goes through the network in; doubled where the memory does not hold them (`split_on_out_of_memory`)."""
+        self.portions = Portions()
+        """Rows that the network is asked for at once without a gradient."""
         self._grids: dict[tuple[int, ...], Grid] = {}
         self._skipped = 0  # steps in a row that the loss scaler left out
 
     def take(self, step: int) -> StepResult:
-        """Optimizer step `step`, counted from 0. Raises: Broken, and then weights and moments are as they were before it."""
+        """Optimizer step `step`, counted from 0. Raises: NotFinite, on every rank, and then weights and moments are as they were before it."""
         session, began = self.session, time.perf_counter()
-        micro_steps = session.config.training.gradient_accumulation_steps
         rate = session.schedule.set(step)
+        tally, losses, states = self._gradient(step)
+        let_rest(session.config, session.names, session.parameters, step)
+        self.ranks.add_gradients(session.parameters)
+        # The first number of the step that is read: until here nothing waits for the device.
+        read = read_together([session.largest_weight(), self._clipped_norm(), *states, *losses], tally)
+        largest, norm, states_read, losses_read = read[0], read[1], read[2 : 2 + len(states)], read[2 + len(states) :]
+        led = "rolled-out state" if tally.rolled else "noisy state"
+        gradient = [] if self._may_update(norm) else [norm]
+        try:
+            self._refuse(
+                step, [(_WEIGHTS, [largest]), (led, states_read), ("loss", losses_read), ("gradient", gradient)]
+            )
+        except NotFinite:
+            if session.accelerator.scaler is not None:
+                session.accelerator.scaler.update()  # as after a step: the next one unscales anew
+            raise
+        tally = tally.of_all(self.ranks)
+        self._update(norm)
+        return StepResult(tally, rate, norm, time.perf_counter() - began)
+
+    def check_weights(self, step: int) -> None:
+        """Raises: NotFinite where step `step`, from 0, has left weights or an average that are not finite. Waits for the device."""
+        self._refuse(step, [(_WEIGHTS, [self.session.largest_weight().item()])])
+
+    def pictures(self, step: int) -> list[str]:
+        """Names of the whole global batch of a step, counted from 0; the same on every rank. Loads the batch: for rare events."""
+        micro_steps = range(self.session.config.training.gradient_accumulation_steps)
+        return [name for micro in micro_steps for name in self.session.data.batch(step, micro).ids]
+
+    def _gradient(self, step: int) -> tuple[StepTally, list[Tensor], list[Tensor]]:
+        """Forward and backward of all accumulation steps; of each its loss and its largest state, on the device. Where the memory does not
+        hold a batch, all is done again in twice as many parts."""
+        session = self.session
+        micro_steps = session.config.training.gradient_accumulation_steps
         batches = [session.data.batch(step, micro, self.ranks.share) for micro in range(micro_steps)]
         draws = draw_window(
             session.model,
@@ -62,40 +102,44 @@ class Stepper:
             step,
             self.grid,
         )
-        tally = StepTally(rows=session.data.rows_per_step)
-        session.optimizer.zero_grad(set_to_none=True)
-        losses = [
-            self._micro_step(step, micro, batch, draw, tally)
-            for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True))
-        ]
-        let_rest(session.config, session.names, session.parameters, step)
-        self.ranks.add_gradients(session.parameters)
-        # The first number of the step that is read: until here nothing waits for the device.
-        norm, *losses_read = read_together([self._clipped_norm(), *losses], tally)
-        loss = next((value for value in losses_read if not math.isfinite(value)), 0.0)
-        if self.ranks.any(not math.isfinite(loss)):
-            raise self._not_finite("loss", loss, step, batches)
-        tally = tally.of_all(self.ranks)
-        if self.ranks.any(not self._may_update(norm)):
-            raise self._not_finite("gradient", norm, step, batches)
-        self._update(norm)
-        return StepResult(tally, rate, norm, time.perf_counter() - began)
+        rows = max(len(batch.ids) for batch in batches)
+        while True:
+            tally, found, full = StepTally(rows=session.data.rows_per_step), [], None
+            session.optimizer.zero_grad(set_to_none=True)
+            try:
+                for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
+                    for part, (some, drawn) in enumerate(parts_of(batch, draw, self.split)):
+                        found.append(self._micro_step(step, micro + part * micro_steps, some, drawn, tally))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                full = error
+            if not self.ranks.any(full is not None):
+                return tally, [loss for loss, _ in found], [state for _, state in found]
+            if not (session.config.training.split_on_out_of_memory and self.ranks.any(self.split < rows)):
+                raise full if full is not None else Broken("The memory of another process is full.")
+            self.split *= 2
+            del tally, found, full  # the failed attempt's graph hangs on them
+            session.optimizer.zero_grad(set_to_none=True)
+            return_memory()
 
-    def _micro_step(self, step: int, micro: int, batch: Batch, draw: Draw, tally: StepTally) -> Tensor:
-        """Forward and backward of one accumulation step; returns its loss, a number on the device."""
+    def _micro_step(self, step: int, number: int, batch: Batch, draw: Draw, tally: StepTally) -> tuple[Tensor, Tensor]:
+        """Forward and backward of an accumulation step, or of part of one; returns its loss and its largest state, numbers on the device."""
         session = self.session
         # LoRA dropout draws from the global generator, another stream on every rank
-        index = micro * self.ranks.world_size + self.ranks.rank
+        index = number * self.ranks.world_size + self.ranks.rank
         seed_global(stream_seed(session.config.training.seed, step, "dropout", index), session.model.device)
         with session.accelerator.autocast():
             noise, mask = sent(draw.noise, batch.latents), batch.mask
             given = conditioning_of(session.model, session.config, batch, step)
-            rows = Rows(batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask)
+            rows = Rows(
+                batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask, portions=self.portions
+            )
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
         session.accelerator.backward(loss)
         tally.add(found, batch.is_class)
-        return loss.detach()
+        return loss.detach(), found.largest_state
 
     def _clipped_norm(self) -> Tensor:
         """The gradient's norm before clipping, a number on the device; clips to `max_grad_norm` where that is above 0. A gradient that is not
@@ -129,18 +173,22 @@ class Stepper:
         if session.average is not None and math.isfinite(norm):
             session.average.update()
 
-    def _not_finite(self, what: str, value: float, step: int, batches: Sequence[Any]) -> Broken:
-        """Of all ranks: the value that is not finite, and every picture of the step. Every rank must call it."""
-        mine = value, [name for batch in batches for name in batch.ids]
-        everyone = self.ranks.gather(mine)
-        value = next((each for each, _ in everyone if not math.isfinite(each)), value)
-        ids = ", ".join(name for _, names in everyone for name in names)
-        return Broken(
-            f"The {what} at step {step + 1} is {value}; its pictures: {ids}. The weights were not touched and are saved as "
-            f"step {step}.",
-            "Lower learning_rate (half of it is a good try), use mixed_precision no or bf16, or remove the pictures named, in a "
-            "clone of this run.",
+    def _refuse(self, step: int, numbers: list[tuple[str, list[float]]]) -> None:
+        """Raises: NotFinite, on every rank, where one of the numbers is not finite on any of them; the first kind of the list counts. Every rank
+        must call it."""
+        mine = next(
+            (
+                (place, value)
+                for place, (_, values) in enumerate(numbers)
+                for value in values
+                if not math.isfinite(value)
+            ),
+            None,
         )
+        if not self.ranks.any(mine is not None):
+            return
+        place, value = min((each for each in self.ranks.gather(mine) if each is not None), key=lambda each: each[0])
+        raise NotFinite(numbers[place][0], value, step, self.pictures(step), in_weights=place == 0)
 
     def grid(self, shape: tuple[int, ...]) -> Grid:
         """The rollout's grid for latents of a shape (C, h, w)."""

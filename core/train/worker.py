@@ -5,6 +5,7 @@ The page, the queue and `rollout-studio train` start it; what it reports is in t
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from ..runs.run_log import end_memory_words, prepared_words
@@ -15,6 +16,7 @@ def main(arguments: list[str]) -> int:
     from ..platform_calls import use_all_cores
     from ..runs.errors import RunError
     from ..runs.folder import RunDir
+    from ..runs.heartbeat import Heartbeat
     from .interrupt import Interrupt
 
     flags = [argument for argument in arguments if argument.startswith("-")]
@@ -29,15 +31,17 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 78
 
-    with Interrupt() as interrupt:  # before torch, whose import takes long enough for a signal to come
+    # before torch, whose import takes long enough for a signal to come
+    with Interrupt() as interrupt, Heartbeat(run, on_request=True) as heartbeat:
         import torch
 
         from .launch import launch, needs_launch
         from .loop import train
         from .outcome import REFUSED
 
-        start = train
+        start = partial(train, heartbeat=heartbeat)
         if needs_launch(run):
+            heartbeat.stop()  # the first rank's is the run's
             start = launch
             print(f"training {run.name} in several processes, torch {torch.__version__}", flush=True)
         else:

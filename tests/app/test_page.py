@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 import page_fuzz
 from page_fuzz import EVERY_ROUTE
-from playwright.sync_api import expect
 from PIL import Image
+from playwright.sync_api import expect
 from rollout_studio.core.runs.notes import Notes, write_notes
 from rollout_studio.core.runs.store import RunStore
 

@@ -267,9 +267,9 @@ def test_a_command_is_followed_from_the_button_to_the_result(store, write):
 def test_a_failed_run_without_a_checkpoint_is_retried_as_a_new_one_and_the_page_goes_there(store, write, tab):
     run = write.run(store, "broken", state="failed")
     again = "again"
-    assert tab.buttons.shown(store.summary(run), None)[again] == "Resume from step 120"
+    assert tab.buttons.shown(store.summary(run), hangs=False)[again] == "Resume from step 120"
     (run.checkpoints_path / "step-000120" / "manifest.json").unlink()
-    assert tab.buttons.shown(store.summary(run), None)[again] == "Retry from the start"
+    assert tab.buttons.shown(store.summary(run), hangs=False)[again] == "Retry from the start"
     message, shown = tab.buttons.start_again("broken")
     assert shown == "broken-2" and store.summary("broken-2").state == "queued" and "broken stays as it is" in message
     assert store.get("broken-2").read_config() == run.read_config()

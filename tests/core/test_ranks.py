@@ -1,8 +1,6 @@
 """Several processes on one run: each knows its rows, one writes, all agree. One process is world size 1 of the same code."""
 
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -25,7 +23,7 @@ from rollout_studio.core.train.outcome import DONE, PREEMPTED, REFUSED, Leave, a
 from rollout_studio.core.train.ranks import Ranks
 from rollout_studio.core.train.status import SilentJournal, Status
 from rollout_studio.core.train.window import draw_window
-from tiny_run import ROLLOUT, events, losses
+from tiny_run import ROLLOUT, as_ranks, events, losses
 
 EVERYTHING_DRAWN = {
     **ROLLOUT, "train_batch_size": 3, "gradient_accumulation_steps": 2, "random_flip": True, "caption_dropout_probability": 0.4,
@@ -180,26 +178,6 @@ def test_rank_0_alone_writes_checkpoints_samples_and_journal_and_takes_commands(
 
     Status(run, Journal(run), Ranks(0, 2)).emit("step", loss=1.0)
     assert [event["event"] for event in run.events()[0]] == ["step"]
-
-
-def as_ranks(monkeypatch, run, count=2, **environment):
-    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": count, **environment}
-    for name, value in told.items():
-        monkeypatch.setenv(name, str(value))
-
-    def rank(number):
-        os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
-        os._exit(train(run))
-
-    processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork; the slow tests start processes everywhere")

@@ -193,6 +193,19 @@ class TrainingConfig(Checked):
         level="advanced",
         since="0.3",
     )
+    skip_broken_steps: int = option(
+        3,
+        "A step whose loss, rolled-out latents or gradient is not a finite number never reaches the weights. So many in a row are skipped; "
+        "then the run goes back to its last good checkpoint, once, with half the learning rate, and ends if that does not help. 0 = it ends at "
+        "the first.",
+        label="Broken steps that are skipped", unit="steps in a row", ge=0, le=100, level="advanced", since="0.3",
+    )  # fmt: skip
+    split_on_out_of_memory: bool = option(
+        True,
+        "Where a batch does not fit into the memory, train it in two, four, ... parts from there on: the same rows, draws and gradient up to "
+        "rounding, in more time. Off = the run ends.",
+        label="Split a batch that does not fit", level="advanced", since="0.3",
+    )  # fmt: skip
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = option(
         "none",
         "Also send the curves to a tracker, which must be installed; the page needs none.",
