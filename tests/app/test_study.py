@@ -11,10 +11,11 @@ from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.look.drift.files import report_to_json
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
+from rollout_studio.core.maths.student import t_quantile
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.study import work
 from rollout_studio.core.study.measures import JUDGED, measured
-from rollout_studio.core.study.paired import difference, t_quantile
+from rollout_studio.core.study.paired import difference
 from rollout_studio.core.study.plan import StudyError, read_study, study_of
 from rollout_studio.core.study.table import as_text, results, saved
 

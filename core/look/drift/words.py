@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .advice import advice_in_words, advise
 from .comparison import mean, verdict
 from .report import Curve, DriftReport, Role, rounded
 
@@ -64,6 +65,9 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
     for curve in [tuned for tuned, _ in report.pairs()] or report.curves[:1]:
         sentences += _alone(curve, share)
         break
+    base = next((curve for curve in report.curves if curve.weights == "base" and curve.role == "held-out"), None)
+    if base is not None and _finite(base):
+        sentences.append(advice_in_words(advise(base)))
     for curve in report.curves[:1]:
         if curve.samples > 1:
             noises = curve.samples // curve.pictures
