@@ -128,7 +128,7 @@ def advice_in_words(found: Advice) -> str:
     what = (
         f"the spread of the states is off by {100 * worst.value:+.1f} %"
         if worst.name == "std_ratio"
-        else f"{_BANDS[worst.name]} are off by {worst.value:+.1f} dB"
+        else f"the power of {_BANDS[worst.name]} is off by {worst.value:+.1f} dB"
     )
     levels = ", ".join(f"{share:.2f}" for share in found.where)
     if found.kind == "solver":
