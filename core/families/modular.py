@@ -37,7 +37,7 @@ class ModularLoader(Loader):
         wanted = [part for part in pipe.pretrained_component_names if part not in left_out]
         with self._refusing(), without_progress_bars():
             folder = self._folder(wanted)
-            self._check_variant(folder, wanted)
+            self._check_variant(folder)
             parts = {part: self._part(folder, part, pipe.get_component_spec(part).type_hint) for part in wanted}
         pipe.update_components(**parts, **instead)
         return with_lora_methods(pipe, self.facts.component)
@@ -60,8 +60,9 @@ class ModularLoader(Loader):
         )
         return Path(where)
 
-    def _check_variant(self, folder: Path, parts: Sequence[str]) -> None:
-        weights = [path for part in parts for path in (folder / part).glob("*.safetensors")]
+    def _check_variant(self, folder: Path) -> None:
+        """Some part must have files of the variant that is asked for, whichever are opened at the moment. Raises ModelError."""
+        weights = [path for part in self.source.parts for path in (folder / part).glob("*.safetensors")]
         if self.source.variant is not None and weights and not any(self._is_of_variant(path) for path in weights):
             raise no_variant(self.source, f"{folder} has {weights[0].parent.name}/{weights[0].name}")
 

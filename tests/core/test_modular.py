@@ -8,7 +8,7 @@ import pytest
 import torch
 from rollout_studio.core.before.model_files import model_findings
 from rollout_studio.core.config import ModelConfig
-from rollout_studio.core.families import FAMILIES, ModelError, locate
+from rollout_studio.core.families import FAMILIES, ModelError, load_model, locate
 from rollout_studio.core.families.index_files import MODULAR
 from rollout_studio.core.families.modular import ModularLoader
 from rollout_studio.core.families.single_file import loader_of
@@ -72,6 +72,8 @@ def test_a_variant_is_opened_where_a_part_has_it_and_refused_where_none_has(copy
     weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
     assert torch.equal(predictions(open_model(copy, variant="fp16")), predictions(model))
+    staged = load_model(ModelConfig(pretrained_model_name_or_path=str(copy), device="cpu", variant="fp16"))
+    assert torch.equal(staged.unconditional()["prompt_embeds"], model.unconditional()["prompt_embeds"])
     assert findings(copy, variant="fp16") == [] and "only fp16" in findings(copy)[0].message
     with pytest.raises(ModelError):
         open_model(copy)
