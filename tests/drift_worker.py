@@ -73,7 +73,9 @@ def write_answer(folder, record, step=None):
 def begun_strips(result):
     """The first filmstrip of an answer while it grows."""
     strips = result["strips"][:1]
-    return {"strips": [{"label": each["label"], "columns": len(STEPS), "frames": _begun(each["frames"])} for each in strips]}
+    return {
+        "strips": [{"label": each["label"], "columns": len(STEPS), "frames": _begun(each["frames"])} for each in strips]
+    }
 
 
 def _begun(frames):
