@@ -219,7 +219,12 @@ def test_offsets_that_do_not_fit_are_announced_as_they_are_taken():
     path = PATHS["flow"]
     grid = grid_for(path)
     settings = dataclasses.replace(SETTINGS, start=None, levels=(0.2, 0.9), offsets=(1, 60), loss_levels=(0.5,))
-    curve = curve_of(ORACLE.predict, path, x0, noise, settings, grid=grid)
+    came = []
+    curve = curve_of(
+        ORACLE.predict, path, x0, noise, settings, grid=grid, on_level=lambda table: came.append(list(table.short))
+    )
+    assert [len(keys) for keys in came] == [2, 4] and came[0][0] == (0.9, 1), "the noisiest, which is quick, first"
+    assert [point.offset for point in curve.short] == [1, 60] * 2 and curve.short[0].share < curve.short[2].share
     taken = steps_taken(path, grid)
     assert taken(0.9, 1) == 1 < taken(0.9, 60) < taken(0.2, 60) < 60
     assert curve.network_rows == drift.expected_rows(settings, 4, 30, 1, taken)

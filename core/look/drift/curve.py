@@ -91,14 +91,14 @@ def curve_of_tables(
     one shape)."""
     numbers = [table.numbers for table in tables]
     short, fine = [], 0
-    for key in tables[0].short:
+    for key in sorted(tables[0].short):
         row = _joined([table.short[key][1] for table in tables], numbers)
         if "solver" in row:
             fine = max(fine, int((~row["solver"].isnan()).sum()))
         level = path.at(torch.tensor([tables[0].short[key][0]], dtype=torch.float64))
         short.append(_point(level, key[1], float(row["steps"].mean()), _measures(row)))
     losses = []
-    for share, (t, _) in tables[0].loss.items():
+    for share, (t, _) in sorted(tables[0].loss.items()):
         row = _joined([table.loss[share][1] for table in tables], numbers)
         losses.append(_point(path.at(torch.tensor([t], dtype=torch.float64)), 0, 0, {"loss": _mean(row["loss"])}))
     main = max(tables, key=lambda table: len(table.trajectory))

@@ -180,7 +180,8 @@ def _measure_short(
     settings, path, everyone = setup.settings, setup.path, torch.arange(len(setup.x0))
     solver, fine_grid = make_solver(settings.sampler, settings.order), refined(grid, settings.fine_factor)
     fine_places = setup.first(settings.fine_samples)
-    for share in sorted({*settings.levels, *settings.loss_levels}):
+    # The noisiest first: few steps are left before it, so whoever watches sees its points soon.
+    for share in sorted({*settings.levels, *settings.loss_levels}, reverse=True):
         t = t_at_share(path, share)
         clean = []
         for places in setup.chunks(everyone):
