@@ -45,6 +45,10 @@ def test_an_exit_status_never_stands_alone(root):
             source = path.read_text(encoding="utf-8")
             if "exit code {" in source or "exit status {" in source or "returncode}" in source:
                 texts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.JoinedStr)]
-                found += [ast.unparse(each) for each in texts if any(word in ast.unparse(each) for word in ("exit code {", "exit status {", "returncode}"))]
+                found += [
+                    ast.unparse(each)
+                    for each in texts
+                    if any(word in ast.unparse(each) for word in ("exit code {", "exit status {", "returncode}"))
+                ]
     assert len(found) >= 3
     assert all("log ends" in each or "last_words" in each for each in found), found

@@ -37,7 +37,19 @@ def resolved(wanted: Sequence[str]) -> dict[str, Any]:
     """pip's report for these requirements. Cost: minutes, and the download of what the index describes only inside of the files."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report), "-c", str(CONSTRAINTS)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--quiet",
+            "--report",
+            str(report),
+            "-c",
+            str(CONSTRAINTS),
+        ]
         subprocess.run([*command, *wanted], check=True, stdout=sys.stderr)
         return json.loads(report.read_text(encoding="utf-8"))
 

@@ -32,7 +32,9 @@ def licences(about: metadata.PackageMetadata) -> list[dict[str, Any]]:
     expression = about.get("License-Expression")
     if expression:
         return [{"expression": expression}]
-    classifiers = [each.rpartition(" :: ")[2] for each in about.get_all("Classifier") or [] if each.startswith("License ::")]
+    classifiers = [
+        each.rpartition(" :: ")[2] for each in about.get_all("Classifier") or [] if each.startswith("License ::")
+    ]
     words = (about.get("License") or "").strip()
     names = classifiers if classifiers else [words] if words and len(words) < 80 and "\n" not in words else []
     return [{"license": {"name": name}} for name in names]
@@ -47,12 +49,20 @@ def bill(found: dict[str, metadata.Distribution]) -> dict[str, Any]:
     for name, each in sorted(found.items()):
         reference = purl(name, each.version)
         if name != OURS:
-            component = {"type": "library", "bom-ref": reference, "name": name, "version": each.version, "purl": reference}
+            component = {
+                "type": "library",
+                "bom-ref": reference,
+                "name": name,
+                "version": each.version,
+                "purl": reference,
+            }
             said = licences(each.metadata)
             components.append({**component, **({"licenses": said} if said else {})})
         asked = [Requirement(line) for line in each.requires or []]
         wanted = {canonical(one.name) for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})}
-        depends.append({"ref": reference, "dependsOn": [purl(one, versions[one]) for one in sorted(wanted & versions.keys())]})
+        depends.append(
+            {"ref": reference, "dependsOn": [purl(one, versions[one]) for one in sorted(wanted & versions.keys())]}
+        )
     serial = uuid.uuid5(_NAMESPACE, json.dumps(sorted(versions.items())))
     ours = versions.get(OURS, "unknown")
     return {

@@ -109,7 +109,9 @@ def _resume(given: argparse.Namespace) -> int | tuple[RunDir, bool]:
     run = store.get(given.resume)
     summary = store.summary(run)
     if summary.alive:
-        raise RunError(f"Run {run.name} is running already. Follow it with `rollout-studio runs show`, or stop it first.")
+        raise RunError(
+            f"Run {run.name} is running already. Follow it with `rollout-studio runs show`, or stop it first."
+        )
     if summary.last_checkpoint is None:
         raise RunError(f"Run {run.name} has no checkpoint to go on from. Start it anew under another name.")
     config = config_from_flat(run.read_config())

@@ -77,7 +77,9 @@ class Job:
 def ask_run(job: Job, run: RunDir, record: Mapping[str, Any]) -> None:
     """Leave the request with a run that trains. Raises RunError when it does not run."""
     if run.owner() is None:
-        raise RunError(f"Run {run.name!r} is not running, so it cannot show its weights of now. Choose one of its checkpoints or its LoRA.")
+        raise RunError(
+            f"Run {run.name!r} is not running, so it cannot show its weights of now. Choose one of its checkpoints or its LoRA."
+        )
     job.run, job.what = run, f"waiting for {run.name} to finish its step"
     with contextlib.suppress(FileNotFoundError):  # no events yet: from the beginning
         job.offset = run.events_path.stat().st_size

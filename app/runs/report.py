@@ -35,7 +35,9 @@ def write_run_report(run: RunDir, summary: RunSummary, out: Path | None = None) 
     """
     log = follow(run)
     if not len(log.series) and not log.drifts and not log.samples:
-        raise RunError(f"Run {run.name!r} has no steps, samples or drift yet, so there is nothing to report. Wait for its first step.")
+        raise RunError(
+            f"Run {run.name!r} has no steps, samples or drift yet, so there is nothing to report. Wait for its first step."
+        )
     return written(run.path / NAME if out is None else out, lambda side: run_report(run, summary, log, side))
 
 

@@ -91,9 +91,13 @@ def _config(text: Any, name: str) -> dict[str, Any]:
     try:
         flat = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ExportError(f"The settings that '{name}' carries cannot be read ({error}). Bring the config.json that it was trained with.") from error
+        raise ExportError(
+            f"The settings that '{name}' carries cannot be read ({error}). Bring the config.json that it was trained with."
+        ) from error
     if not isinstance(flat, dict):
-        raise ExportError(f"The settings that '{name}' carries cannot be read (they are not a JSON object). Bring the config.json that it was trained with.")
+        raise ExportError(
+            f"The settings that '{name}' carries cannot be read (they are not a JSON object). Bring the config.json that it was trained with."
+        )
     return flat
 
 

@@ -227,7 +227,9 @@ def queue_control(store: RunStore, name: str, kind: Kind) -> tuple[RunDir, Contr
     run = store.summary(name)
     there = controls_of(run, store.list()).get(kind)
     if there is not None and there.state not in ("failed", "crashed"):
-        raise RunError(f"{there.name} is this control already. Look at that run, or delete it to make the control anew.")
+        raise RunError(
+            f"{there.name} is this control already. Look at that run, or delete it to make the control anew."
+        )
     made = planned(store, name, kind)
     stem = name[: 64 - len(kind) - 1 - 4].rstrip("-._")  # room for a number behind it
     about = {"control": kind, "control_of": name, "control_how": made.how}

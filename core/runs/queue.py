@@ -140,7 +140,9 @@ class Queue:
         with self.exclusive() as database:
             order = [job.run for job in self._jobs(database)]
             if name not in order:
-                raise RunError(f"Run {name!r} is not waiting in the queue. It has started, or was taken out; look at the list of runs.")
+                raise RunError(
+                    f"Run {name!r} is not waiting in the queue. It has started, or was taken out; look at the list of runs."
+                )
             index = order.index(name)
             order.insert(min(max(index + places, 0), len(order) - 1), order.pop(index))
             database.executemany(

@@ -100,7 +100,12 @@ def test_a_worker_of_its_own_and_one_that_is_killed_leave_none_either(canaries, 
     """Through the store and the command line: the arguments of every process that is started, and all that is written."""
     store = RunStore(tmp_path / "runs")
     arguments, names = set(), ("whole", "killed")
-    quick = {"validation_num_inference_steps": 4, "drift_num_images": 2, "instance_data_dir": "demo-dreambooth", "device": "cpu"}
+    quick = {
+        "validation_num_inference_steps": 4,
+        "drift_num_images": 2,
+        "instance_data_dir": "demo-dreambooth",
+        "device": "cpu",
+    }
     for name in names:
         run = store.create(
             {**quick, "max_train_steps": 4 if name == "whole" else 500},
