@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from . import platform_calls
+WINDOWS = os.name == "nt"
 
 
 def open_inside(path: Path, inside: Path) -> BinaryIO:
@@ -25,7 +25,7 @@ def open_inside(path: Path, inside: Path) -> BinaryIO:
     """
     home = inside.resolve(strict=True)
     parts = _below(path, inside, home)
-    handle = _open_on_windows(home.joinpath(*parts), home) if platform_calls.WINDOWS else _open_from_handle(home, parts)
+    handle = _open_on_windows(home.joinpath(*parts), home) if WINDOWS else _open_from_handle(home, parts)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise PermissionError(1, "not an ordinary file", str(path))

@@ -16,6 +16,7 @@ from rollout_studio.core.errors import Trouble
 from rollout_studio.core.families.checkpoint_file import recognise
 from rollout_studio.core.families.source import locate
 from rollout_studio.core.foreign.importing import import_file, import_header
+from rollout_studio.core.look.preview.request import showcase
 from rollout_studio.core.look.sample_request import read_request
 from rollout_studio.core.names import BadName, check, is_hub_id, not_a_path, slug
 from rollout_studio.core.runs.store import RunStore
@@ -217,9 +218,15 @@ def study(written):
         study_of(written, "study.yaml", Path(folder), Path(folder))
 
 
+_PICTURE = showcase()[0]
 request_keys = st.sampled_from(["config", "checkpoints", "image", "prompt", "sampler", "order", "grid", "grid_steps", "guidance", "seed", "fine_factor", "samplers", "what", "role",
                                 "prompts", "width", "height", "steps", "strengths", "kind", "t", "offset"])  # fmt: skip
-requests = st.dictionaries(st.one_of(request_keys, request_keys, words), st.one_of(junk, options), max_size=8)
+requests = st.one_of(
+    st.dictionaries(st.one_of(request_keys, request_keys, words), st.one_of(junk, options), max_size=8),
+    st.dictionaries(request_keys, junk, max_size=2).map(lambda some: {"image": _PICTURE, **some}),
+    options.map(lambda changes: {"image": _PICTURE, "config": changes}),
+    st.fixed_dictionaries({"image": st.just(_PICTURE)}, optional={"seed": st.integers(0, 9), "guidance": st.floats(1, 9), "grid_steps": st.integers(2, 60), "prompt": words}),
+)  # fmt: skip
 
 
 def request(record):

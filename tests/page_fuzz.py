@@ -166,7 +166,9 @@ def watch(monkeypatch):
         kind, error, trace = sys.exc_info()
         names = [frame.filename for frame in traceback.extract_tb(trace)]
         if any(name.startswith(str(ROOT / folder)) for name in names for folder in ("app", "core", "nodes")):
-            ours.append("".join(traceback.format_exception(kind, error, trace)[-6:]))
+            where = next(each for each in reversed(traceback.extract_tb(trace)) if each.filename.startswith(str(ROOT)))
+            if "super()" not in (where.line or ""):  # there Gradio itself refused it
+                ours.append(f"{where.filename}:{where.lineno} {where.line}: {kind.__name__}: {error!s:.200}")
 
     fake = type(
         "Traceback", (), {"print_exc": staticmethod(noted), "__getattr__": lambda self, name: getattr(traceback, name)}

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="of the test extra")
 import fuzzing
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import given as drawing
 
 FEW = 12
 MANY = int(os.environ.get("FUZZ_INPUTS", "2000"))
@@ -24,7 +25,7 @@ def run(what, number, **how):
     longest = [0.0]
 
     @settings(max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck), **how)
-    @given(strategy)
+    @drawing(strategy)
     def one(drawn):
         began = time.monotonic()
         fuzzing.holds(what, drawn)
@@ -48,6 +49,25 @@ def test_many_of_each_kind_are_answered_or_refused(what):
     print(
         f"\n{what}: {fuzzing.tried[what]} tried, {fuzzing.refused[what]} of them refused, the longest took {longest:.2f} s"
     )
+
+
+_STUDY = {"study": "mine", "preset": "demo", "variants": {"a": {"lora_rank": 8}}}
+FOUND = [
+    ("safetensors headers", b'A\0\0\0\0\0\0\0 {"":{"dtype" : "23F","shape"  :[],"data_offsets" :[null ,null]}}'),
+    ("studies", {**_STUDY, "controls": [[]]}),
+    ("studies", {**_STUDY, "variants": {"a": {"level": []}}}),
+    ("studies", {**_STUDY, "variants": None, "grid": {name: list(range(1, 60)) for name in ("lora_rank", "seed", "max_train_steps", "train_batch_size", "lr_warmup_steps")}}),
+    ("studies", {"study": "mine", "config": "a\0.json", "variants": {"a": {}}}),
+]  # fmt: skip
+"""What broke something once, by fuzzing or by reading what it did not reach."""
+
+
+@pytest.mark.parametrize(("what", "given"), FOUND)
+def test_what_broke_something_once_is_refused(what, given):
+    before = fuzzing.refused[what]
+    began = time.monotonic()
+    fuzzing.holds(what, given)
+    assert fuzzing.refused[what] == before + 1 and time.monotonic() - began < LONGEST_S
 
 
 def test_the_fuzzing_would_notice_a_fault(monkeypatch):

@@ -171,7 +171,8 @@ class DriftLab:
         """Another picture: its caption becomes the prompt."""
         viewer = _viewer(request)
         session = self.viewers.session(viewer)
-        picture = next((each for each in self.gallery.offered(session) if each.key == event._data.get("key")), None)
+        key = event._data.get("key") if isinstance(event._data, dict) else None
+        picture = next((each for each in self.gallery.offered(session) if each.key == key), None)
         if picture is None:
             notices.warn("This picture is not offered any more; choose another one.")
             return {self.pictures: self.gallery.markup(session)}

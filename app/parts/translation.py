@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.texts import VARIABLE, translated
+from .given import check
 from .words import text
 
 TEXTS = ("label", "info", "placeholder")
@@ -30,7 +31,7 @@ _NAME = re.compile(r"</?\s*([a-zA-Z0-9-]+)")
 
 
 class TranslatedBlocks(gr.Blocks):
-    """A page of which every text is sent in the language that is set."""
+    """A page of which every text is sent in the language that is set, and whose handlers get values of the kinds that its fields have."""
 
     def get_config_file(self) -> Any:
         config = super().get_config_file()
@@ -38,7 +39,16 @@ class TranslatedBlocks(gr.Blocks):
             each["props"] = translated_properties(each["type"], each["props"])
         return config
 
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *how: Any, **named: Any) -> Any:
+        if not block_fn.component_prop_inputs:
+            check(block_fn.inputs, inputs)
+        return await super().preprocess_data(block_fn, inputs, *how, **named)
+
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        if (
+            predictions == {} and len(block_fn.outputs) > 1
+        ):  # no update at all; Gradio takes an empty mapping for one value
+            predictions = [gr.skip()] * len(block_fn.outputs)
         sent = await super().postprocess_data(block_fn, predictions, state)
         if not os.environ.get(VARIABLE):
             return sent

@@ -45,6 +45,8 @@ def read_file(path: Path, name: str) -> Any:
         start = path.read_bytes()
     except OSError as error:
         raise refused(name, f"cannot be read ({error.strerror}).") from None
+    except ValueError:  # a zero byte, or half of a character pair
+        raise refused(name, "cannot be read: no file can have this name.") from None
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
         raise refused(name, "is not text, whatever its name says; bring the tool's config file.")
     if kind == ".json":

@@ -18,6 +18,7 @@ variant (`core/before/controls.py`): what a method gains may come from its extra
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,8 +185,13 @@ def _base(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Path) 
     if preset is not None:
         base = dict(find_preset(str(preset), runs_dir).changes)
     else:
-        given = file if isinstance(file, Mapping) else read_file(folder / str(file), str(file))
-        base = {str(key).removeprefix("--"): value for key, value in given.items()}
+        read = file if isinstance(file, Mapping) else read_file(folder / str(file), str(file))
+        if not isinstance(read, Mapping):
+            raise StudyError(
+                f"{where}: config = {str(file)[:80]!r}: holds a {type(read).__name__}, not settings.",
+                "Name a config.json of this program.",
+            )
+        base = {str(key).removeprefix("--"): value for key, value in read.items()}
     return _expanded({**base, **(changes or {})}, base, where), str(preset) if preset is not None else None
 
 
@@ -196,7 +202,7 @@ def _expanded(changes: Mapping[str, Any], base: Mapping[str, Any], where: str) -
         return result
     level = changes["level"]
     level = "off" if level is False else level  # YAML's word for false
-    if level not in ROLLOUT_LEVELS:
+    if not isinstance(level, str) or level not in ROLLOUT_LEVELS:
         raise StudyError(f"{where}: level = {level!r}: is none.", f"Levels of rollout: {', '.join(ROLLOUT_LEVELS)}.")
     given = {key: value for key, value in result.items() if key == "max_train_steps"}
     steps = config_from_flat({**base, **given}).training.max_train_steps
@@ -233,6 +239,12 @@ def _listed(written: Mapping[str, Any], base: Mapping[str, Any], where: str) -> 
             raise StudyError(
                 f"{where}: grid = {grid!r:.80}: must give each option a list of values.",
                 "For example grid: {lora_rank: [8, 16]}.",
+            )
+        count = math.prod(len(values) for values in grid.values())
+        if count > MOST_RUNS:  # before they are made: a few lists of ten values are millions
+            raise StudyError(
+                f"{where}: grid has {count} variants, and a study at most {MOST_RUNS} runs.",
+                "Take fewer options or values.",
             )
         combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         named = [(", ".join(f"{key} {value}" for key, value in each.items()), each) for each in combinations]
@@ -308,7 +320,11 @@ def _with_reference(
 def _kinds(given: Any, where: str) -> tuple[Kind, ...]:
     if given is True or given is False:
         return KINDS if given else ()
-    if not isinstance(given, Sequence) or isinstance(given, str) or not set(given) <= set(KINDS):
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or not all(isinstance(each, str) and each in KINDS for each in given)
+    ):
         raise StudyError(
             f"{where}: controls = {given!r:.80}: must be true, false or a list.", f"Controls: {', '.join(KINDS)}."
         )

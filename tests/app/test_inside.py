@@ -43,7 +43,7 @@ def test_a_link_in_the_place_of_a_file_is_not_opened(home, swap, windows, monkey
     if windows:  # its way, with Linux' answer to where an open file lies
         if not os.path.isdir("/proc/self/fd"):
             pytest.skip("nothing here tells where an open file lies")
-        monkeypatch.setattr(inside.platform_calls, "WINDOWS", True)
+        monkeypatch.setattr(inside, "WINDOWS", True)
         monkeypatch.setattr(inside, "_true_path", lambda handle: home.__class__(os.readlink(f"/proc/self/fd/{handle}")))
     path = home / "deep" / "a.png"
     with open_inside(path, home) as file:
