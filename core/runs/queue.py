@@ -6,7 +6,7 @@ alive; it takes milliseconds and is safe to call from several processes at once.
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import platform_calls
@@ -112,6 +112,25 @@ class Queue:
             )
             run.write_state(state="queued", message=None)
             return next(job for job in self._jobs(database) if job.run == name)
+
+    def without_place(self, runs: Iterable[RunDir]) -> list[RunDir]:
+        """Those of some runs that are marked as waiting and have no place: whoever queued them was killed in the middle of that. Writes nothing."""
+        marked = []
+        for run in runs:
+            with contextlib.suppress(RunError, OSError):  # damaged: `list` reports what is wrong with it
+                if run.read_state()["state"] == "queued":
+                    marked.append(run)
+        waiting = {job.run for job in self.waiting()} if marked else set()
+        return [run for run in marked if run.name not in waiting]
+
+    def give_place(self, run: RunDir, database: sqlite3.Connection) -> None:
+        """Put a run that is marked as waiting at the end of the queue, to go on where it can. In a transaction of `exclusive`."""
+        last = database.execute("SELECT COALESCE(MAX(position), 0) FROM jobs").fetchone()[0]
+        resume = run.events_path.exists() and run.last_checkpoint() is not None
+        database.execute(
+            "INSERT INTO jobs (run, device, position, resume) VALUES (?, ?, ?, ?) ON CONFLICT (run) DO NOTHING",
+            (run.name, device_of(run.read_config()), last + 1, int(resume)),
+        )
 
     def waiting(self) -> list[Job]:
         """Waiting runs in the order in which they will start. Writes nothing. Raises StorageError when it cannot be read."""

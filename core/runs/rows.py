@@ -49,7 +49,8 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class _Known:
-    """A row that is true as long as the files of its run have this mark; `settled`: its written state is not an active one."""
+    """A row that is true as long as the files of its run have this mark; `settled`: its written state is not an active one,
+    and it does not wait in the queue."""
 
     mark: tuple[int, ...]
     summary: RunSummary
@@ -81,7 +82,7 @@ class Rows:
         summary, written = self._read(run)
         # A file that has just been written may be written again within the same tick of its clock.
         if not summary.alive and summary.state not in ACTIVE_STATES and time.time_ns() - newest > _SETTLED_NS:
-            self._known[run.name] = _Known(mark, summary, written not in ACTIVE_STATES)
+            self._known[run.name] = _Known(mark, summary, written not in (*ACTIVE_STATES, "queued"))
         return summary
 
     def _read(self, run: RunDir) -> tuple[RunSummary, str]:

@@ -270,10 +270,14 @@ class RunStore:
         """
         reap()
         found: Summaries = []
-        unsettled = (run for run in self._folder.runs() if not self._rows.settled(run))
-        if not any(is_orphan(run) for run in unsettled) and not self._folder.litter():
+        unsettled = [run for run in self._folder.runs() if not self._rows.settled(run)]
+        is_needed = any(is_orphan(run) for run in unsettled) or self._folder.litter()
+        if not is_needed and not self._queue.without_place(unsettled):
             return found
-        with self._queue.exclusive():
+        with self._queue.exclusive() as database:
+            for run in self._queue.without_place(self._folder.runs()):
+                with contextlib.suppress(RunError):
+                    self._queue.give_place(run, database)
             waiting = {job.run for job in self._queue.waiting()}
             for leftover in self._folder.litter():
                 shutil.rmtree(leftover, ignore_errors=True)

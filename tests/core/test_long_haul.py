@@ -91,7 +91,8 @@ def submit(root, who):
         name = f"job-{who}-{number:02d}"
         if not (store.root / name).exists():
             store.create({"device": "cpu"}, name)
-        if store.get(name).read_state()["state"] == "created":  # it was killed between the two
+        # It was killed before the run was queued, or in the middle of that: queueing twice is queueing once.
+        if store.get(name).read_state()["state"] in ("created", "queued"):
             store.enqueue(name)
 
 

@@ -142,3 +142,25 @@ def test_a_page_that_is_killed_while_it_starts_a_run_loses_no_place_in_the_queue
         time.sleep(0.02)
     assert store.summary("first").state == "done" and store.queue() == []
     assert (tmp_path / "starts.txt").read_text() == "x", "once"
+
+
+def test_one_who_is_killed_while_queueing_a_run_leaves_no_run_that_waits_for_ever(tmp_path, monkeypatch):
+    """After it marked the run as waiting, before the queue knew: the run gets a place."""
+    store = RunStore(tmp_path)
+    for name in ("before", "killed"):
+        store.create({"device": "cpu"}, name)
+    store.enqueue("before")
+    with monkeypatch.context() as patch:
+        write_state = RunDir.write_state
+
+        def killed(run, **more):
+            write_state(run, **more)
+            raise KeyboardInterrupt
+
+        patch.setattr(RunDir, "write_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.enqueue("killed")
+    assert store.get("killed").read_state()["state"] == "queued" and [job.run for job in store.queue()] == ["before"]
+    store.list()
+    assert store.reconcile() == [] and [job.run for job in store.queue()] == ["before", "killed"]
+    assert store.dequeue("killed") and store.reconcile() == [] and [job.run for job in store.queue()] == ["before"]
