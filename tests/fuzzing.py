@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import foreign_configs
 from hypothesis import strategies as st
 from rollout_studio.core.adapters.header import ExportError, read_header, read_lora_config
 from rollout_studio.core.adapters.lora_file import read_lora_header
@@ -139,10 +140,13 @@ def name(text):
 foreign_data = st.recursive(
     scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.sampled_from(FOREIGN_KEYS), words), inner, max_size=6)), max_leaves=15
 )  # fmt: skip
+known_configs = st.sampled_from([foreign_configs.KOHYA, foreign_configs.ONETRAINER, foreign_configs.DIFFUSERS]).flatmap(
+    lambda whole: st.dictionaries(st.sampled_from(sorted(whole)), junk, max_size=3).map(lambda some: {**whole, **some})
+)
 foreign_files = st.tuples(
-    st.sampled_from([".json", ".yaml", ".toml", ".sh", ".txt"]),
+    st.sampled_from([".json", ".json", ".json", ".yaml", ".toml", ".sh", ".txt"]),
     st.one_of(
-        foreign_data.map(lambda data: json.dumps(data).encode()), st.binary(max_size=200),
+        foreign_data.map(lambda data: json.dumps(data).encode()), known_configs.map(lambda data: json.dumps(data).encode()), st.binary(max_size=200),
         st.lists(st.one_of(st.sampled_from(FOREIGN_KEYS), words), max_size=8).map(lambda each: "\n".join(f"{key} = {key}" for key in each).encode("utf-8", "surrogatepass")),
         st.lists(st.one_of(st.sampled_from(["accelerate launch train.py", "--network_dim", "--seed=1", "$X", "$(rm)", "`x`", "\\\n", "'", '"', "&& x"]), words), max_size=8)
         .map(lambda each: " ".join(each).encode("utf-8", "surrogatepass")),
@@ -176,7 +180,12 @@ def _file(header, body, off):
     return struct.pack("<Q", (len(text) + off) % 2**64) + text + body
 
 
+_LORA = {
+    f"transformer.x.lora_{letter}.weight": {"dtype": "F32", "shape": [1], "data_offsets": [place, place + 4]}
+    for letter, place in (("A", 0), ("B", 4))
+}
 headers = st.one_of(
+    st.dictionaries(tensor_names, entries, max_size=1).map(lambda some: _file({**_LORA, **some}, bytes(8), 0)),
     st.binary(max_size=80),
     st.builds(_file, st.dictionaries(tensor_names, entries, max_size=5), st.binary(max_size=70), st.sampled_from([0, 0, 0, 1, -1, 2**60])),
 )  # fmt: skip

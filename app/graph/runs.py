@@ -21,6 +21,7 @@ from typing import Any
 
 from ...core import platform_calls
 from ...core.errors import Trouble
+from ...core.names import NAME
 from ...core.runs.errors import RunError
 from ...core.runs.folder import RunDir, check_name
 from ...core.runs.run_log import AT_ONCE, RunLog, follow
@@ -190,7 +191,7 @@ class GraphRuns:
 
     def _folder(self, name: Any) -> Path | None:
         """A run's folder, by a name that may come from anywhere."""
-        if not isinstance(name, str) or not name.replace("-", "").isalnum():
+        if not isinstance(name, str) or not NAME.fullmatch(name):  # which also keeps it as short as a folder's name may be
             return None
         folder = self.root / name
         return folder if (folder / "graph.json").is_file() else None

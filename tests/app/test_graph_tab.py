@@ -257,7 +257,7 @@ def test_a_page_that_was_restarted_finds_the_process_by_its_file(runs):
     assert runs(SLEEPER).status()["state"] == "running"
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "", None, 3, "a/b", ["x"], "20260101-000000-00"])
+@pytest.mark.parametrize("name", ["..", "../x", "", None, 3, "a/b", ["x"], "a" * 5000, "20260101-000000-00"])
 def test_a_name_from_outside_names_no_folder(runs, name):
     mine = runs(SLEEPER)
     mine.stop(name)
