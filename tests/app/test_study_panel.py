@@ -16,7 +16,7 @@ from rollout_studio.core.study.plan import StudyError, study_of
 
 TINY = {
     "max_train_steps": 3, "validation_step_interval": 0, "checkpoint_step_interval": 0, "drift_step_interval": 0,
-    "validation_num_inference_steps": 2, "drift_num_images": 1,
+    "validation_num_inference_steps": 2, "drift_num_images": 1, "scheduled_sampling_max_step_offset": 0,
 }  # fmt: skip
 
 
