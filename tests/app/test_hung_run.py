@@ -98,6 +98,7 @@ def test_a_stopped_run_has_no_heartbeat_and_can_be_ended_from_the_page(live):
     assert seconds_until(lambda: "crashed" in shown(tab, tab.head)) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
 def test_what_a_frozen_process_was_doing_is_shown_as_text_once_it_could_write_it(live):
     watch, tab, process = live

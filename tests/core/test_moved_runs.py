@@ -38,6 +38,7 @@ def test_a_runs_folder_that_is_moved_amid_a_run_ends_it_in_words_and_the_run_goe
     assert losses(there) == expected and last(there).step == 4
 
 
+@pytest.mark.slow
 def test_a_runs_folder_that_becomes_read_only_amid_a_run_ends_it_in_words_and_leaves_its_checkpoints(
     tiny_run, without_drift, monkeypatch, capsys
 ):
@@ -90,6 +91,7 @@ def test_two_pages_on_one_folder_start_each_waiting_run_once_and_show_the_same(t
     assert shown[0] == shown[1] and {state for _, state, _ in shown[0]} == {"done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [-86_400, 86_400])
 def test_a_clock_that_jumps_by_a_day_changes_nothing_of_a_run(tiny_run, without_drift, monkeypatch, jump):
     run = tiny_run(FLOW, max_train_steps=4, checkpoint_step_interval=2)

@@ -176,6 +176,7 @@ def on(run, kind, step):
     return listen
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_in_vain_ends_with_its_pictures_named(tiny_run, without_drift, monkeypatch):
     run = tiny_run(FLOW, max_train_steps=9, checkpoint_step_interval=2, skip_broken_steps=1, train_batch_size=1)
     faults = Faults(monkeypatch, {3, 4, 5}, nan_pictures)
@@ -196,6 +197,7 @@ def test_without_a_checkpoint_to_go_back_to_the_run_ends_and_says_so(tiny_run, w
     assert "There is no good checkpoint to go back to" in events(run, "error")[-1]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_ranks_skip_and_go_back_together(tiny_run, without_drift, monkeypatch):
     """The first rank's rows break, the second's are sound."""
@@ -212,6 +214,7 @@ def test_two_ranks_skip_and_go_back_together(tiny_run, without_drift, monkeypatc
     assert [event["lr"] for event in events(run, "step")] == pytest.approx([1e-3] * 2 + [5e-4] * 4)
 
 
+@pytest.mark.slow
 def test_a_loss_that_stands_out_is_named_with_the_pictures_of_its_step_and_of_the_one_before(
     tiny_run, without_drift, monkeypatch
 ):

@@ -113,6 +113,7 @@ def test_a_resumed_run_that_was_split_is_the_undisturbed_one(tiny_run, without_d
     assert last(halves).record["standing"] == last(whole).record["standing"]
 
 
+@pytest.mark.slow
 def test_a_rollout_alone_that_does_not_fit_takes_portions_and_says_so_once(tiny_run, without_drift, monkeypatch):
     setting = {**BATCH, **ROLLOUT, "scheduled_sampling_probability": 1.0, "split_on_out_of_memory": False}
     whole, small = tiny_run(FLOW, "whole", **setting), tiny_run(FLOW, "small", **setting)
@@ -153,6 +154,7 @@ def test_where_it_may_not_split_or_a_single_row_is_too_much_it_ends_with_what_ea
     assert " less" not in ways_to_need_less(wide)
 
 
+@pytest.mark.slow
 def test_two_ranks_split_together_when_one_of_them_is_full(tiny_run, without_drift, monkeypatch):
     whole, parts = tiny_run(FLOW, "whole", **BATCH), tiny_run(FLOW, "parts", **BATCH)
     assert train(whole) == 0
