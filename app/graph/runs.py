@@ -191,7 +191,9 @@ class GraphRuns:
 
     def _folder(self, name: Any) -> Path | None:
         """A run's folder, by a name that may come from anywhere."""
-        if not isinstance(name, str) or not NAME.fullmatch(name):  # which also keeps it as short as a folder's name may be
+        if not isinstance(name, str) or not NAME.fullmatch(
+            name
+        ):  # which also keeps it as short as a folder's name may be
             return None
         folder = self.root / name
         return folder if (folder / "graph.json").is_file() else None

@@ -176,6 +176,8 @@ def _bad_address(scope) -> tuple[int, str | None]:
     query = unquote(scope.get("query_string", b"").decode("latin-1"))
     if any(character < " " or character == "\x7f" for character in path + query):
         return 400, "an address cannot hold a control character, such as %00."
+    if len(path) > 4000 or any(len(part.encode("utf-8", "surrogatepass")) > 260 for part in path.split("/")):
+        return 404, "nothing here has a name that long."  # to a system that is asked for one it is an error
     if "/proxy=" in path:
         return 404, "this page fetches nothing from other sites (proxy)."
     return 200, None

@@ -280,6 +280,9 @@ def test_no_address_is_answered_with_an_error_of_the_server(served):
         "/assets/%00.js",
         "/?x=%00",
         "/%ff%fe",
+        "/static/img/" + "a" * 300,
+        "/static/img/" + "%C3%A9" * 140,
+        "/gradio_api/file=/" + "a/" * 3000,
     ):
         assert 400 <= ask(served, path)[0] < 500, path
 
