@@ -38,15 +38,13 @@ def read_file(path: Path, name: str) -> Any:
         )
     try:
         count = path.stat().st_size
-        if count > LARGEST:
-            raise refused(
-                name, f"has {size(count)}, and a config at most {size(LARGEST)}; this is another kind of file."
-            )
-        start = path.read_bytes()
+        start = path.read_bytes() if count <= LARGEST else b""
     except OSError as error:
         raise refused(name, f"cannot be read ({error.strerror}).") from None
     except ValueError:  # a zero byte, or half of a character pair
         raise refused(name, "cannot be read: no file can have this name.") from None
+    if count > LARGEST:
+        raise refused(name, f"has {size(count)}, and a config at most {size(LARGEST)}; this is another kind of file.")
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
         raise refused(name, "is not text, whatever its name says; bring the tool's config file.")
     if kind == ".json":

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 HOSTILE = "<script>alert(1)</script>${alert(2)}"
 FILES = {
     "model_index.json": {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-                         "scheduler": ["diffusers", "PNDMScheduler"], "safety_checker": ["x", "SafetyChecker"]},
+                         "scheduler": ["diffusers", "PNDMScheduler"], "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]},
     "unet/config.json": {"sample_size": 64},
     "vae/config.json": {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4},
     "scheduler/scheduler_config.json": {"prediction_type": "v_prediction"},

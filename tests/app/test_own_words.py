@@ -7,6 +7,7 @@ from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train import own_words
 from rollout_studio.app.train.tab import TrainTab
 from rollout_studio.core.config import config_to_flat, load_preset, preset_names, with_changes
+from rollout_studio.core.config.options import ConfigError
 from rollout_studio.core.demo import DREAMBOOTH, resolve
 
 DEMO = load_preset("demo")
@@ -74,9 +75,15 @@ def test_a_preset_without_the_demos_pictures_has_no_words_to_lose():
     assert own_words.changes(with_changes(plain, {"instance_data_dir": "/home/me/cups"}), plain, None) == {}
 
 
-@pytest.mark.parametrize("folder", ["~nobody-of-this-name/cups", "/home/me/" + "x" * 5000, "demo-dreambooth-2"])
-def test_a_folder_that_no_disk_can_hold_is_no_built_in_one(folder):
-    assert own_words.is_own(folder) and own_words.message(own(instance_data_dir=folder), DEMO).clear
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name/cups", "/home/me/" + "x" * 5000])
+def test_a_folder_that_no_disk_can_hold_is_no_built_in_one_and_refused(folder):
+    assert own_words.is_own(folder)
+    with pytest.raises(ConfigError, match="no account has that name|at most 255"):
+        own(instance_data_dir=folder)
+
+
+def test_a_folder_with_almost_a_built_in_ones_name_is_ones_own():
+    assert own_words.message(own(instance_data_dir="demo-dreambooth-2"), DEMO).clear
 
 
 def test_what_was_cleared_is_put_back_whole_and_what_was_typed_since_stays():

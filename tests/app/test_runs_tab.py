@@ -455,15 +455,18 @@ def test_a_tick_is_cheap_with_twenty_runs(store, write, watch, tab):
 
 def test_who_knows_of_an_ending_is_told_of_the_later_ones_only(store, monkeypatch):
     watch = Watch(store.root)
-    for name in ("one", "two"):
-        store.create({}, name).write_state(state="queued")
-    watch.runs(fresh=True)
-    assert endings(watch, None) == (0, [])
-    store.get("one").write_state(state="failed", step=3, message="No room.")
-    watch.runs(fresh=True)
-    assert endings(watch, 0) == (1, ["one has failed: No room."])
-    assert endings(watch, None) == (1, [])  # a page that has just been opened
-    store.get("two").write_state(state="done", step=9)
+    one, two = (store.create({}, name) for name in ("one", "two"))
+    with two.lock():
+        with one.lock():
+            for run in (one, two):
+                run.write_state(state="running")
+            watch.runs(fresh=True)
+            assert endings(watch, None) == (0, [])
+            one.write_state(state="failed", step=3, message="No room.")
+        watch.runs(fresh=True)
+        assert endings(watch, 0) == (1, ["one has failed: No room."])
+        assert endings(watch, None) == (1, [])  # a page that has just been opened
+        two.write_state(state="done", step=9)
     watch.runs(fresh=True)
     assert endings(watch, 1) == (2, ["two is done."]) and endings(watch, 2) == (2, [])
     assert endings(watch, 99) == (2, [])  # the page's server was started anew
