@@ -1192,7 +1192,8 @@ BY_FAMILY: dict[str, tuple[Callable, ...]] = {
 BUILDERS: dict[str, Callable] = {builder.__name__: builder for builders in BY_FAMILY.values() for builder in builders}
 FAMILY_OF = {builder.__name__: family for family, builders in BY_FAMILY.items() for builder in builders}
 PROVEN_ONLY: tuple[str, ...] = (
-    "anima", "chroma", "cogview4", "flux2_dev", "kolors", "krea2", "longcat", "ovis", "qwen21", "sana",
+    "anima", "auraflow", "chroma", "cogview4", "ernie", "flux2_dev", "flux2_klein", "kolors", "krea2", "longcat", "ovis", "pixart", "qwen",
+    "qwen21", "sana", "wan", "zimage",
 )  # fmt: skip
 """Families of which the default suite runs the proofs alone (`PROOFS` in conftest.py), to keep its time; everything else of them is slow."""
 ONE_PER_FAMILY = tuple(builders[0].__name__ for builders in BY_FAMILY.values())

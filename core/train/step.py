@@ -117,7 +117,13 @@ class Stepper:
             if not self.ranks.any(full is not None):
                 return tally, [loss for loss, _ in found], [state for _, state in found]
             if not (session.config.training.split_on_out_of_memory and self.ranks.any(self.split < rows)):
-                raise full if full is not None else Broken("The memory of another process is full.")
+                raise (
+                    full
+                    if full is not None
+                    else Broken(
+                        "The memory of another process is full.", "See the log of that process: it names what to lower."
+                    )
+                )
             self.split *= 2
             del tally, found, full  # the failed attempt's graph hangs on them
             session.optimizer.zero_grad(set_to_none=True)

@@ -152,6 +152,7 @@ def test_own_pictures_replace_the_demos_words_where_everybody_sees_it_and_withou
     expect(words).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_folder_is_browsed_to_and_what_is_typed_there_survives_other_pages_and_other_folders(
     visit, tmp_path, tab, step
 ):

@@ -213,6 +213,7 @@ def test_a_run_is_copied_with_changes_started_and_taken_out_of_the_queue(visit, 
     expect(page.locator("#run-queue")).not_to_contain_text("copied-2")
 
 
+@pytest.mark.slow
 def test_no_part_of_a_run_is_wider_than_a_phone(visit, runs, tab):
     page = visit("?__theme=dark", width=400)
     open_run(page, tab, "mine")

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_a_rollout_is_seen_with_one_click_changed_there_and_taken_back(visit, tab, step):
     page = visit()
     tab(page, "Train")

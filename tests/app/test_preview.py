@@ -155,6 +155,7 @@ def test_what_is_missing_or_broken_is_reported_with_a_remedy_and_the_worker_live
 
 
 @pytest.mark.timeout(PATIENCE_S)
+@pytest.mark.slow
 def test_a_newer_request_of_a_viewer_cancels_the_older_but_not_that_of_another(client):
     long = {**STRIP, "what": ["curves"], "samples": 64, "offset": 9}
     old = client.request(long, viewer="a")

@@ -50,7 +50,7 @@ def run(tmp_path, write, secrets):
     run.emit("sample", step=121, images=[{"prompt": f"{CANARY} at the sea", "seed": 1, "path": "samples/a.png"}])
     lines = [f"C:\\Users\\{CANARY}\\pics\\a.png", f"\\\\server\\{CANARY}\\x", f"~/{CANARY}/x.png", f"https://me:{CANARY}@hub.example/x?sig={CANARY}",
              f"api_key={CANARY}", f'"password": "{CANARY}"', f"Authorization: Bearer {CANARY}abcdef", f"file://{pictures}/a.png",
-             f"{CANARY}@example.org wrote", f"opened {CANARY} ada.png", f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}\n-----END RSA PRIVATE KEY-----", *secrets]  # fmt: skip
+             f"{CANARY}@example.org wrote", f"opened {CANARY} ada.png", "-----{0} RSA PRIVATE {2}-----\n{1}\n-----END RSA PRIVATE {2}-----".format("BEGIN", CANARY, "KEY"), *secrets]  # fmt: skip
     run.log_path.write_text("CUDA out of memory at step 7\n" + "\n".join(lines) + trace)
     return run
 

@@ -113,7 +113,7 @@ def test_a_study_begun_twice_is_refused_and_one_that_ended_goes_on(panel, monkey
 def test_stopping_takes_the_waiting_runs_out_and_leaves_the_one_that_trains(panel, monkeypatch):
     store = panel.watch.store
     monkeypatch.setattr(begun, "go_on", lambda *_: None)
-    study = begun.begin(panel.written(given(panel)), store)
+    study = begun.begin(panel.written(given(panel, second="", seeds=1)), store)
     from rollout_studio.core.study.work import advance
 
     advance(study, store)
