@@ -395,7 +395,7 @@ def test_a_running_run_shows_its_weights_of_now_and_trains_on_unchanged(tiny_run
     assert train(alone) == 0
     # picture by picture, then the whole strip, then the curves level by level; and nothing of it is left
     counts = [sum(len(frame) - 2 for strip in each["growing"]["strips"] for frame in strip["frames"]) for each in grown]
-    assert counts == sorted(counts) and len(set(counts)) > 2 and counts[-1] == 12
+    assert counts == sorted(counts) and len(set(counts)) > 1 and counts[-1] == 12
     assert "part" not in grown[0] and {"part", "curves"} <= grown[-1].keys()
     assert not list(run.drift_path.glob("previews/*/so-far.json"))
     assert [event["loss"] for event in events(run, "step")] == [event["loss"] for event in events(alone, "step")]
