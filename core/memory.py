@@ -1,4 +1,4 @@
-"""Running out of memory, recognised whichever library reports it. What can be lowered then: `before.estimate.ways_to_need_less`. No torch."""
+"""Running out of memory, recognised whichever library reports it. What can be lowered then: `before.needing_less.ways_to_need_less`. No torch."""
 
 import gc
 import re

@@ -133,8 +133,7 @@ def _list_runs(store: RunStore, *, as_json: bool) -> int:
             if summary.step is None
             else f"step {summary.step}" + ("" if summary.total_steps is None else f" of {summary.total_steps}")
         )
-        message = summary.message if summary.stalled is None else summary.stalled
-        print(f"{summary.name:<32}  {summary.state:<9} {at:<20} {message or ''}".rstrip())
+        print(f"{summary.name:<32}  {summary.state:<9} {at:<20} {_row(summary)['message'] or ''}".rstrip())
     return DONE
 
 

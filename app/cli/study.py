@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.findings import format_findings, has_errors
+from ...core.findings import format_findings
 from ...core.platform_calls import use_all_cores
 from ...core.runs.store import RunStore
 from ..parts.words import duration
@@ -61,20 +61,16 @@ def _study(given: argparse.Namespace) -> int:
 
 def _told(study: "Study", folder: Path) -> bool:
     """Print what the study consists of and takes; False where a variant may not start."""
-    from ...core.before.preflight import preflight
-    from ...core.study.expected import study_time
+    from ...core.study.expected import study_time, what_stops
 
-    fine, expected = True, study_time(study, folder)
+    stopped, expected = {variant.name: wrong for variant, wrong in what_stops(study, folder)}, study_time(study, folder)
     for each in expected.variants:
         variant, took = each.variant, each.run_seconds
-        config = study.config(variant, study.seeds[0])
-        findings = [one for one in preflight(config, runs_dir=folder) if one.level == "error"]
-        if has_errors(findings):
-            fine = False
-            print_message(f"{variant.name}:\n{format_findings(findings)}")
+        if variant.name in stopped:
+            print_message(f"{variant.name}:\n{format_findings(stopped[variant.name])}")
         steps = "as many steps as take its variant's time" if each.steps is None else f"{each.steps} steps"
         seconds = "time not known" if took is None else f"about {duration(took)} a run"
-        print_message(f"{variant.name}: {steps}, {seconds}. {cost_sentence(config)}")
+        print_message(f"{variant.name}: {steps}, {seconds}. {cost_sentence(study.config(variant, study.seeds[0]))}")
     unknown = expected.unknown
     more = f", and {unknown} variants whose time is not known before they have run here" if unknown else ""
     print_message(
@@ -82,7 +78,7 @@ def _told(study: "Study", folder: Path) -> bool:
         f"{duration(expected.seconds)}{more}; "
         "opening models, samples and measuring come on top."
     )
-    return fine
+    return not stopped
 
 
 class _Teller:

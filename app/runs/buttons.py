@@ -13,7 +13,7 @@ from ..parts import notices
 from ..parts.panel import QUICK, SLOW
 from ..parts.problem import write_problem
 from ..parts.watch import Watch
-from .files import export_path, problem_path
+from .files import EXPORT, PROBLEM
 from .report import write_run_report
 
 COMMANDS = {
@@ -207,12 +207,12 @@ class RunButtons:
 
     def _export(self, name: str) -> str:
         run = self.watch.store.summary(name)
-        path = pack(self.watch.store.get(name), export_path(run, self.watch))
+        path = pack(self.watch.store.get(name), EXPORT.path(run, self.watch))
         return f"{path.name} is ready to download under Overview."
 
     def _report_problem(self, name: str) -> str:
         run = self.watch.store.summary(name)
-        path = write_problem(self.watch.store.get(name), problem_path(run, self.watch))
+        path = write_problem(self.watch.store.get(name), PROBLEM.path(run, self.watch))
         return (
             f"{path.name} is ready to download under Overview. Nothing was sent; look through it before you hand it on."
         )

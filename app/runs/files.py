@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,15 +36,10 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
     """The LoRA files of a run with their links, and what the load check found; the report to share. "" where there are none."""
     folder = RunDir(run.path).lora_path
     found = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
-    report = _problem_card(run, watch) + _report_card(run, watch) + _export_card(run, watch)
+    report = PROBLEM.card(run, watch) + _report_card(run, watch) + EXPORT.card(run, watch)
     if not found:
         return report
-    links = []
-    for path in found:
-        address = _download_address(path, run.name, watch)
-        links.append(
-            f'<a class="rs-file" download="{text(path.name)}" href="{text(address)}"><b>{text(path.name)}</b> {size(path.stat().st_size)}</a>'
-        )
+    links = [_link(path.name, _download_address(path, run.name, watch), path) for path in found]
     return (
         f'<div class="rs-card rs-good"><h3>Your LoRA</h3><p>{"".join(links)}</p>'
         f'<p class="rs-quiet">{_load_check(log)} Lies in {text(folder)}</p></div>'
@@ -52,62 +48,61 @@ def files_card(run: RunSummary, log: RunLog, watch: Watch) -> str:
 
 def report_mark(run: RunSummary) -> int | None:
     """When the run's report was made; None without one."""
-    path = run.path / REPORT
-    return path.stat().st_mtime_ns if path.is_file() else None
+    return _mark(run.path / REPORT)
 
 
 def _report_card(run: RunSummary, watch: Watch) -> str:
     path = run.path / REPORT
     if not path.is_file():
         return ""
-    address = watch.previews.named(path, f"{run.name}-report.html")
-    return (
-        f'<div class="rs-card"><h3>Report to share</h3><p><a class="rs-file" download="{text(run.name)}-report.html" href="{text(address)}">'
-        f"<b>{text(run.name)}-report.html</b> {size(path.stat().st_size)}</a></p></div>"
-    )
+    name = f"{run.name}-report.html"
+    return f'<div class="rs-card"><h3>Report to share</h3><p>{_link(name, watch.previews.named(path, name), path)}</p></div>'
 
 
-def export_path(run: RunSummary, watch: Watch) -> Path:
-    """Where the page puts a run's zip file: it goes when the page ends."""
-    return watch.previews.folder / "exports" / signature(run.name, run.created) / f"{run.name}.zip"
+@dataclass(frozen=True)
+class Pack:
+    """A zip file of a run that the page makes when asked: it lies in the page's own folder, and goes when the page ends."""
+
+    folder: str
+    ending: str
+    title: str
+    words: str
+
+    def path(self, run: RunSummary, watch: Watch) -> Path:
+        """Where it is put."""
+        return watch.previews.folder / self.folder / signature(run.name, run.created) / f"{run.name}{self.ending}"
+
+    def mark(self, run: RunSummary, watch: Watch) -> int | None:
+        """When it was made; None without one."""
+        return _mark(self.path(run, watch))
+
+    def card(self, run: RunSummary, watch: Watch) -> str:
+        """Its link, once it is there."""
+        path = self.path(run, watch)
+        if not path.is_file():
+            return ""
+        link = _link(path.name, watch.previews.own(path), path)
+        return f'<div class="rs-card"><h3>{text(self.title)}</h3><p>{link}</p><p class="rs-quiet">{text(self.words)}</p></div>'
 
 
-def export_mark(run: RunSummary, watch: Watch) -> int | None:
-    """When the run's zip file was made; None without one."""
-    path = export_path(run, watch)
+EXPORT = Pack(
+    "exports", ".zip", "The run as one file",
+    "Settings, samples, drift, LoRA and log; no checkpoints. It names folders of this computer.",
+)  # fmt: skip
+PROBLEM = Pack(
+    "problems", "-problem.zip", "Report of a problem",
+    "Versions, settings, last events, the end of the log, this computer. Secrets, folders, prompts and names of pictures are taken out. Nothing was sent: "
+    "look through it, then hand it on where you like.",
+)  # fmt: skip
+
+
+def _mark(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.is_file() else None
 
 
-def _export_card(run: RunSummary, watch: Watch) -> str:
-    path = export_path(run, watch)
-    if not path.is_file():
-        return ""
-    return (
-        f'<div class="rs-card"><h3>The run as one file</h3><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
-        f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Settings, samples, drift, LoRA and log; no checkpoints. It names folders of this computer.</p></div>'
-    )
-
-
-def problem_path(run: RunSummary, watch: Watch) -> Path:
-    """Where the page puts the report of a problem with a run: it goes when the page ends."""
-    return watch.previews.folder / "problems" / signature(run.name, run.created) / f"{run.name}-problem.zip"
-
-
-def problem_mark(run: RunSummary, watch: Watch) -> int | None:
-    """When the report of a problem was made; None without one."""
-    path = problem_path(run, watch)
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
-def _problem_card(run: RunSummary, watch: Watch) -> str:
-    path = problem_path(run, watch)
-    if not path.is_file():
-        return ""
-    return (
-        f'<div class="rs-card"><h3>Report of a problem</h3><p><a class="rs-file" download="{text(path.name)}" href="{text(watch.previews.own(path))}">'
-        f'<b>{text(path.name)}</b> {size(path.stat().st_size)}</a></p><p class="rs-quiet">Versions, settings, last events, the end of the log, this computer. Secrets, folders, '
-        "prompts and names of pictures are taken out. Nothing was sent: look through it, then hand it on where you like.</p></div>"
-    )
+def _link(name: str, address: str, file: Path) -> str:
+    """A file to download, with its size."""
+    return f'<a class="rs-file" download="{text(name)}" href="{text(address)}"><b>{text(name)}</b> {size(file.stat().st_size)}</a>'
 
 
 def _load_check(log: RunLog) -> str:

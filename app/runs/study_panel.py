@@ -123,14 +123,14 @@ class StudyPanel:
         grid = {key: values_of(key, str(typed)) for key, typed in zip(keys, texts, strict=False)}
         study: dict[str, Any] = {"study": str(given[self.name]).strip(), "grid": grid, "seeds": list(range(1, int(given[self.seeds]) + 1)),
                                  "controls": bool(given[self.controls])}  # fmt: skip
-        base = str(given[self.base] or f"{_PRESET}demo")
-        if base.startswith(_PRESET):
-            study["preset"] = base.removeprefix(_PRESET)
-        else:
-            study["config"] = self.watch.store.get(base.removeprefix(_RUN)).read_config()
         if given[self.judge]:
             study["judge"] = dict(_JUDGE)
-        return study
+        return study | self._base(given)
+
+    def _base(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        """What the study's runs have in common, as its file says it: a preset, or the settings of a run. Raises RunError for one that is gone."""
+        kind, _, name = str(given[self.base] or f"{_PRESET}demo").partition(": ")
+        return {"preset": name} if f"{kind}: " == _PRESET else {"config": self.watch.store.get(name).read_config()}
 
     def wire(self) -> None:
         def opened() -> Any:
@@ -168,15 +168,12 @@ class StudyPanel:
 
     def _now(self, given: Mapping[Any, Any]) -> str:
         """What the base has for the option that is varied."""
-        key, base = given[self.first], str(given[self.base] or "")
+        key = given[self.first]
         if key == LEVEL:
             return f"Write its values with commas between, for example {', '.join(ROLLOUT_LEVELS)}."
         try:
-            flat = (
-                self.watch.store.get(base.removeprefix(_RUN)).read_config()
-                if base.startswith(_RUN)
-                else find_preset(base.removeprefix(_PRESET), self.watch.store.root).changes
-            )
+            base = self._base(given)
+            flat = base["config"] if "config" in base else find_preset(base["preset"], self.watch.store.root).changes
         except (Trouble, ConfigError, RunError):
             flat = {}
         value = flat.get(key, OPTIONS[key].default)

@@ -20,7 +20,7 @@ from ..parts.words import text
 from .buttons import RunButtons
 from .compare.panel import ComparePanel
 from .curves import live_loss, rollout_charts
-from .files import DiskUse, export_mark, files_card, problem_mark, report_mark
+from .files import EXPORT, PROBLEM, DiskUse, files_card, report_mark
 from .head import hangs, head
 from .keeping import NotesPanel, TrashPanel
 from .machine_card import machine_card
@@ -179,8 +179,8 @@ class RunsTab:
             log.saved,
             run.last_checkpoint,
             report_mark(run),
-            export_mark(run, self.watch),
-            problem_mark(run, self.watch),
+            EXPORT.mark(run, self.watch),
+            PROBLEM.mark(run, self.watch),
         )
         draw("samples", lambda: samples_grid(run, log, self.watch), log.samples)
         draw("over_training", lambda: drift_over_training(run, log), log.drifts, run.total_steps)

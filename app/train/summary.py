@@ -29,10 +29,9 @@ def plan_sentence(config: RunConfig) -> str:
     )
     remedy = config.remedy
     if remedy is not None and remedy is not config.rollout:
-        switch = next(iter(remedy.off)).removeprefix(remedy.prefix)
-        strength = getattr(remedy, switch)
+        name, strength = remedy.switch
         rollout += f" and {'' if remedy.acts else 'the control of '}{remedy.name}" + (
-            "" if strength is True else f" ({switch} {strength:g})"
+            "" if strength is True else f" ({name.removeprefix(remedy.prefix)} {strength:g})"
         )
     samples = (
         f"samples every {config.validation.step_interval} steps"

@@ -173,11 +173,12 @@ def why_not(kind: Kind, config: RunConfig, plain: PlainStep | None = None) -> st
     remedy = config.remedy
     if remedy is None or not remedy.acts:
         return "Nothing is rolled out in this run: it is a plain run itself and needs no control."
-    name = f"{remedy.name[:1].upper()}{remedy.name[1:]}"
     if kind == "plain-time" and not remedy.takes_time:
-        return f"{name} takes no time of its own: the control at equal steps is the one at equal time too."
+        return f"{remedy.heading} takes no time of its own: the control at equal steps is the one at equal time too."
     if kind == "source-noise" and remedy.noise_control is None:
-        return f"{name} trains at the noise levels that were drawn: the control at equal steps is that one too."
+        return (
+            f"{remedy.heading} trains at the noise levels that were drawn: the control at equal steps is that one too."
+        )
     if kind == "plain-time" and plain is None:
         return (
             "This run must have ended first, after more than a few steps: how long they took is what this control gets."

@@ -184,9 +184,7 @@ def remedy_sentence(config: "RunConfig") -> str | None:
         return None
     cost = remedy_cost(config)
     if cost.mean_forwards == 0:
-        return (
-            f"{remedy.name[:1].upper()}{remedy.name[1:]} takes no extra forward: a step costs what a plain step costs."
-        )
+        return f"{remedy.heading} takes no extra forward: a step costs what a plain step costs."
     return f"{remedy.name}: what {cost.mean_forwards:g} more forwards per row take, so about {cost.mean_ratio:.2f} times a plain step."
 
 

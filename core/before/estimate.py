@@ -8,17 +8,16 @@ an estimate with its range. Disk is `disk.disk_estimate`. docs/training.md compa
 import math
 import statistics
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..config import OPTIONS, ConfigError, ModelConfig, RunConfig, config_from_flat, config_to_flat, with_changes
+from ..config import OPTIONS, ModelConfig, RunConfig, config_from_flat, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
 from ..families.index_files import index_file
-from ..families.quantised import WAYS
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
 from ..sizes import off_by, size
@@ -54,7 +53,6 @@ _SAME_WORK = (
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
 preservation."""
-_WORTH_NAMING = 8 * 2**20  # bytes
 _TAIL_BYTES = 256 * 1024
 _FEWEST_STEPS = 5
 _RUNS_COMPARED = 3
@@ -374,71 +372,6 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         device,
         f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
-
-
-@dataclass(frozen=True)
-class Way:
-    """Something to lower: in words, and as changes of the config, for which its saving is estimated."""
-
-    words: str
-    changes: Mapping[str, object]
-    also: str = ""
-
-
-def ways_to_need_less(config: RunConfig, facts: ModelFacts | None = None) -> str:
-    """What in a training's settings takes memory and can be lowered, in the order in which to try; what is done already is left out.
-
-    Args:
-        facts: of the model (`known_facts`); with them each way has what it saves by `memory_estimate`.
-    """
-    ways = [_with_saving(way, config, facts) for way in _ways(config)]
-    return ", or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
-
-
-def _ways(config: RunConfig) -> Iterator[Way]:
-    training, rows = config.training, config.training.train_batch_size
-    if rows > 1:
-        accumulated = rows * training.gradient_accumulation_steps
-        yield Way(
-            f"train_batch_size 1 instead of {rows}",
-            {"train_batch_size": 1, "num_processes": 1},
-            f"with gradient_accumulation_steps {accumulated} a step trains the same rows",
-        )
-    if not training.gradient_checkpointing:
-        yield Way("gradient_checkpointing on", {"gradient_checkpointing": True})
-    if training.model_type == "full":
-        yield Way("model_type lora", {"model_type": "lora"})
-    elif config.model.base_model_precision == "float32":
-        yield Way("base_model_precision bfloat16", {"base_model_precision": "bfloat16"})
-    if training.model_type == "lora" and config.model.base_model_quantization == "none":
-        kinds = [name for name, way in WAYS.items() if device_of(config.model) in way.devices]
-        yield Way(f"base_model_quantization {' or '.join(kinds)}", {"base_model_quantization": kinds[0]})
-        if device_of(config.model) == "cuda" and not config.model.streamed_blocks:
-            yield Way("streamed_blocks (blocks that wait in main memory)", {})
-    side = config.data.resolution
-    smaller = side * 3 // 4 // 64 * 64
-    yield Way(
-        f"a resolution below {side}",
-        {"resolution": smaller} if smaller >= 64 else {},
-        f"{smaller}" if smaller >= 64 else "",
-    )
-
-
-def _with_saving(way: Way, config: RunConfig, facts: ModelFacts | None) -> str:
-    """The way, and in brackets what it saves alone where that can be estimated."""
-    saved = ""
-    if facts is not None and way.changes:
-        now = memory_estimate(config, facts).total
-        try:
-            then = memory_estimate(with_changes(config, dict(way.changes)), facts).total
-        except ConfigError:  # other settings would have to change with it
-            then = None
-        if now is not None and then is not None and now.likely - then.likely > _WORTH_NAMING:
-            saved = f"about {size(now.likely - then.likely)} less"
-    if way.words.startswith("a resolution"):
-        return f"{way.words} ({way.also}: {saved})" if saved else way.words
-    told = "; ".join(part for part in (saved, way.also) if part)
-    return f"{way.words} ({told})" if told else way.words
 
 
 # What both read, cached while the files are the same ------------------------------------------------------------

@@ -80,12 +80,11 @@ def _rules_of_remedies(config) -> Iterator[Fault]:
     on = _remedies_on(config)
     if len(on) > 1:
         one, other = on[1], on[0]  # the later one is what was added
-        switches = [next(iter(each.off.items())) for each in (one, other)]
-        value = getattr(one, switches[0][0].removeprefix(one.prefix))
+        name, value = one.switch
         yield Fault(
-            f"{switches[0][0]} = {shown(value)}: {other.name} is on too, and a run has one remedy, so that a comparison says which one helped; "
-            f"set {' or '.join(f'{name} to {shown(off)}' for name, off in switches)}.",
-            tuple(name for name, _ in switches),
+            f"{name} = {shown(value)}: {other.name} is on too, and a run has one remedy, so that a comparison says which one helped; "
+            f"set {one.off_in_words} or {other.off_in_words}.",
+            (name, other.switch[0]),
         )
     for each in on:
         kind = config.model.known_prediction_type()
@@ -93,10 +92,9 @@ def _rules_of_remedies(config) -> Iterator[Fault]:
             kind = "epsilon"  # or another; not a flow in any case
         why = each.unfit(kind)
         if why is not None:
-            name, off = next(iter(each.off.items()))
-            value = getattr(each, name.removeprefix(each.prefix))
+            name, value = each.switch
             yield Fault(
-                f"{name} = {shown(value)}: {why}, and {_model_shown(config.model)} is not one; set {name} to {shown(off)}.",
+                f"{name} = {shown(value)}: {why}, and {_model_shown(config.model)} is not one; set {each.off_in_words}.",
                 (name, "prediction_type", "model_family", "pretrained_model_name_or_path"),
             )
 

@@ -1,6 +1,6 @@
 """Models whose pipeline gives each prompt in its true length, and takes a list of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -43,4 +43,18 @@ class RaggedTexts(Model):
         inputs = {"prompt_embeds": [one["prompt_embeds"].to(self.device) for one in conditionings]}
         if negative is not None:
             inputs["negative_prompt_embeds"] = [negative["prompt_embeds"].to(self.device)] * len(conditionings)
+        return inputs
+
+
+class OneLength(RaggedTexts):
+    """Whose pipeline takes the prompts of a call as one tensor, so all of one length."""
+
+    def call_key(self, prompt: Prompt) -> Hashable:
+        return len(prompt["prompt_embeds"])
+
+    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
+        inputs = {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in conditionings]).to(self.device)}
+        if negative is not None:
+            against = negative["prompt_embeds"].to(self.device)
+            inputs["negative_prompt_embeds"] = against.expand(len(conditionings), *against.shape)
         return inputs

@@ -55,6 +55,19 @@ _STATE_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 """Field of a state -> (what it must be, in words; whether a value is that). Other fields may be anything."""
 
 
+def log_tail(path: Path, lines: int, limit_bytes: int) -> str:
+    """The end of a log: at most `lines` lines and `limit_bytes` bytes; carriage returns of progress bars resolved. "" where there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit_bytes))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    kept = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    return "\n".join(kept[-lines:])
+
+
 class RunDir:
     """The files of one run. Cheap to make; holds no handles, so any number may exist for one directory."""
 
@@ -282,15 +295,7 @@ class RunDir:
 
     def log_tail(self, lines: int = 200, limit_bytes: int = 64_000) -> str:
         """The end of log.txt: at most `lines` lines and `limit_bytes` bytes; carriage returns of progress bars resolved."""
-        try:
-            with open(self.log_path, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - limit_bytes))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        kept = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-        return "\n".join(kept[-lines:])
+        return log_tail(self.log_path, lines, limit_bytes)
 
     def size_bytes(self) -> int:
         """What its files take on the disk, roughly: their lengths added up. Some milliseconds for a run of hundreds of files."""

@@ -19,12 +19,18 @@ START_GRACE_S = 10.0
 """How long a worker may take until its first heartbeat."""
 _ROOM_TO_START = 1 << 20  # bytes that must be free for a worker to be started
 
-_children: list[subprocess.Popen] = []  # workers of this process, polled now and then so that none stays a zombie
+_children: list[subprocess.Popen] = []  # started by this process, polled now and then so that none stays a zombie
 _children_lock = threading.Lock()
 
 
+def adopt(child: subprocess.Popen) -> None:
+    """Count a process that was started detached among those that `reap` polls."""
+    with _children_lock:
+        _children.append(child)
+
+
 def reap() -> None:
-    """Let no ended worker of this process stay a zombie."""
+    """Let no ended process that was started here stay a zombie."""
     with _children_lock:
         _children[:] = [child for child in _children if child.poll() is None]
 
@@ -60,8 +66,7 @@ def start_worker(run: RunDir, resume: bool, worker: Sequence[str]) -> int:
         run.write_state(state="failed", message=f"The worker could not be started: {error}")
         raise RunError(f"The worker of run {run.name!r} could not be started: {error}") from error
     who = platform_calls.identity(child.pid)
-    with _children_lock:
-        _children.append(child)
+    adopt(child)
     platform_calls.write_atomically(run.process_path, dump(who).encode())
     return child.pid
 

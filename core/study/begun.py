@@ -4,9 +4,7 @@ In `.studies/<name>/` of the folder of the runs lie the study's file, its proces
 """
 
 import json
-import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from .. import platform_calls
-from ..before.preflight import preflight
 from ..errors import Trouble
 from ..findings import format_findings
+from ..runs.errors import RunError
+from ..runs.folder import log_tail
+from ..runs.json_files import read_json
+from ..runs.process import adopt, reap
 from ..runs.rows import RunSummary
 from ..runs.store import RunStore
+from .expected import what_stops
 from .plan import Study, StudyError, study_of
 from .table import FOLDER
 from .work import ENDED
 
 STUDY_FILE, PROCESS, LOG, REPORT = "study-file.json", "process.json", "study.log", "report.html"
 COMMAND = (sys.executable, "-m", "rollout_studio.app", "study")
-
-_children: list[subprocess.Popen] = []  # polled now and then, so that none stays a zombie
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,8 @@ def begin(written: Mapping[str, Any], store: RunStore) -> Study:
     folder = store.root / FOLDER / study.name
     if (folder / STUDY_FILE).exists():
         raise StudyError(f"There is a study {study.name} already.", "Give this one another name.")
-    for variant in study.variants:
-        wrong = [
-            each
-            for each in preflight(study.config(variant, study.seeds[0]), runs_dir=store.root)
-            if each.level == "error"
-        ]
-        if wrong:
-            raise StudyError(f"{variant.name} may not start: {format_findings(wrong)}", "Mend that first.")
+    for variant, wrong in what_stops(study, store.root):
+        raise StudyError(f"{variant.name} may not start: {format_findings(wrong)}", "Mend that first.")
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(dict(written), indent=2, ensure_ascii=False) + "\n"
     platform_calls.write_atomically(folder / STUDY_FILE, content.encode())
@@ -80,8 +73,7 @@ def go_on(name: str, store: RunStore) -> None:
         cwd=Path.cwd(),
         extra_env=platform_calls.worker_environment(),
     )
-    with _lock:
-        _children[:] = [*(each for each in _children if each.poll() is None), child]
+    adopt(child)
     platform_calls.write_atomically(folder / PROCESS, json.dumps(platform_calls.identity(child.pid)).encode())
 
 
@@ -99,8 +91,7 @@ def stop(name: str, store: RunStore) -> None:
 
 def begun_studies(store: RunStore, runs: list[RunSummary]) -> list[BegunStudy]:
     """Those of the page, the newest first. Cost: three small files each."""
-    with _lock:
-        _children[:] = [each for each in _children if each.poll() is None]
+    reap()
     folders = [path.parent for path in (store.root / FOLDER).glob(f"*/{STUDY_FILE}")]
     return [
         _begun(folder, runs) for folder in sorted(folders, key=lambda each: -(each / STUDY_FILE).stat().st_mtime_ns)
@@ -125,11 +116,7 @@ def _runs_of(folder: Path, changed: int) -> frozenset[str]:
 
 
 def _last_line(log: Path) -> str:
-    if not log.is_file():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4000))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    lines = log_tail(log, 50, 4000).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
@@ -142,7 +129,6 @@ def _folder(name: str, store: RunStore) -> Path:
 
 def _process(folder: Path) -> dict[str, Any] | None:
     try:
-        who = json.loads((folder / PROCESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / PROCESS)
+    except RunError:  # damaged: then nobody can say that it runs
         return None
-    return who if isinstance(who, dict) else None

@@ -1,9 +1,12 @@
-"""What a study takes before it starts. No torch."""
+"""What a study takes, and what stops it, before it starts. No torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..before.estimate import time_estimate
+from ..before.preflight import preflight
+from ..findings import Finding
 from .plan import Study, Variant
 
 
@@ -36,3 +39,12 @@ def study_time(study: Study, runs_dir: Path) -> StudyTime:
         variants.append(VariantTime(variant, steps, None if took is None else took.likely))
     known = [each.run_seconds for each in variants if each.run_seconds is not None]
     return StudyTime(tuple(variants), len(study.cells()), sum(known) * len(study.seeds), len(variants) - len(known))
+
+
+def what_stops(study: Study, runs_dir: Path) -> Iterator[tuple[Variant, list[Finding]]]:
+    """The variants that may not start, with what is wrong. Cost: the checks of a run (`preflight`) for each variant, pictures included."""
+    for variant in study.variants:
+        found = preflight(study.config(variant, study.seeds[0]), runs_dir=runs_dir)
+        wrong = [each for each in found if each.level == "error"]
+        if wrong:
+            yield variant, wrong

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ..before.estimate import known_facts, ways_to_need_less
+from ..before.estimate import known_facts
+from ..before.needing_less import ways_to_need_less
 from ..config import ConfigError, RunConfig
 from ..data import DatasetError
 from ..errors import Trouble

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..before.estimate import known_facts, memory_estimate, ways_to_need_less
+from ..before.estimate import known_facts, memory_estimate
+from ..before.needing_less import ways_to_need_less
 from ..before.preflight import cache_folder
 from ..before.probes import Probe
 from ..config import RunConfig, read_config, with_changes

@@ -19,7 +19,6 @@ from ..adapters.trainable import attach, trainable_names, trainable_parameters
 from ..before.installation import why_not_compile
 from ..before.preflight import cache_folder
 from ..config import RunConfig
-from ..config.options import shown
 from ..data import Prepared, Scan, prepare, scan
 from ..data.tidying import tidy
 from ..families import load_model
@@ -159,8 +158,9 @@ def _open_model(config: RunConfig, listener: Listener) -> Model:
         raise Refused(str(error), "Set scheduled_sampling_reflexflow to null or false.") from error
     unfit = None if config.remedy is None else config.remedy.unfit(model.prediction_type)
     if unfit is not None:
-        off = ", ".join(f"{name} to {shown(value)}" for name, value in config.remedy.off.items())
-        raise Refused(f"{unfit}, and {model.name} predicts {model.prediction_type}.", f"Set {off}.")
+        raise Refused(
+            f"{unfit}, and {model.name} predicts {model.prediction_type}.", f"Set {config.remedy.off_in_words}."
+        )
     wrong = training.not_for(is_flow=model.is_flow)
     if wrong:
         only = "not defined for flow models" if model.is_flow else "defined for flow models only"

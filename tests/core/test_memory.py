@@ -3,7 +3,7 @@
 import numpy
 import pytest
 import torch
-from rollout_studio.core.before.estimate import ways_to_need_less
+from rollout_studio.core.before.needing_less import ways_to_need_less
 from rollout_studio.core.config import config_from_flat, with_changes
 from rollout_studio.core.families.source import ModelError
 from rollout_studio.core.look.preview.answer import explain

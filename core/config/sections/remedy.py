@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..options import Checked
+from ..options import Checked, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,22 @@ class RemedyConfig(Checked):
     only: ClassVar[Literal["flow_matching", "epsilon"] | None] = None
 
     @property
+    def heading(self) -> str:
+        """`name` at the beginning of a sentence."""
+        return f"{self.name[:1].upper()}{self.name[1:]}"
+
+    @property
+    def switch(self) -> tuple[str, Any]:
+        """The flat name of the option that switches it off, and its value here."""
+        flat = next(iter(self.off))
+        return flat, getattr(self, flat.removeprefix(self.prefix))
+
+    @property
+    def off_in_words(self) -> str:
+        """How it is switched off, for a sentence's remedy: "soar_states to 0"."""
+        return ", ".join(f"{name} to {shown(value)}" for name, value in self.off.items())
+
+    @property
     def is_active(self) -> bool:
         """Is any row trained elsewhere than in plain training, by the remedy or (in a control) at its noise level?"""
         raise NotImplementedError
@@ -38,4 +54,4 @@ class RemedyConfig(Checked):
         if not self.is_active or self.only is None or prediction_type in (None, self.only):
             return None
         kinds = {"flow_matching": "flow models", "epsilon": "models that predict the noise (epsilon)"}
-        return f"{self.name} is defined for {kinds[self.only]} only"
+        return f"{self.heading} is defined for {kinds[self.only]} only"

@@ -8,20 +8,19 @@ belongs to the encoding. The network's mask is added to its attention as ones an
 lengths go through the network one length after the other. Size and crop are inputs as those of Stable Diffusion XL.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import Conditioning, Frame, Prompt
-from ..ragged import RaggedTexts, by_length
+from ..ragged import OneLength, by_length
 from ..schedule import flow_shift
 from . import FACTS
 
 
-class CogView4(RaggedTexts):
+class CogView4(OneLength):
     """CogView 4 6B."""
 
     facts = FACTS
@@ -65,13 +64,3 @@ class CogView4(RaggedTexts):
             crop_coords=corner,
             return_dict=False,
         )[0]
-
-    def call_key(self, prompt: Prompt) -> Hashable:
-        return len(prompt["prompt_embeds"])
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in conditionings]).to(self.device)}
-        if negative is not None:
-            against = negative["prompt_embeds"].to(self.device)
-            inputs["negative_prompt_embeds"] = against.expand(len(conditionings), *against.shape)
-        return inputs

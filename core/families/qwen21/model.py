@@ -9,7 +9,7 @@ The autoencoder's pictures have an alpha channel. Training pictures are given to
 checkpoint's own pictures with transparency were laid for its text encoder.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..base import Prompt
 from ..codec import LatentCodec
 from ..layout import TokensWithIds
-from ..ragged import RaggedTexts, by_length
+from ..ragged import OneLength, by_length
 from ..source import ModelError
 from . import FACTS
 
@@ -78,7 +78,7 @@ class CellsInOrder(TokensWithIds):
         }
 
 
-class QwenImage21(RaggedTexts):
+class QwenImage21(OneLength):
     """Qwen-Image 2.1. Turbo is distilled, and refused."""
 
     facts = FACTS
@@ -113,13 +113,3 @@ class QwenImage21(RaggedTexts):
             return_dict=False,
         )[0]
         return self.layout.from_network(output[:, -tokens:], *x.shape[-2:])
-
-    def call_key(self, prompt: Prompt) -> Hashable:
-        return len(prompt["prompt_embeds"])
-
-    def pipeline_inputs(self, conditionings: Sequence[Prompt], negative: Prompt | None) -> dict[str, Any]:
-        inputs = {"prompt_embeds": torch.stack([one["prompt_embeds"] for one in conditionings]).to(self.device)}
-        if negative is not None:
-            against = negative["prompt_embeds"].to(self.device)
-            inputs["negative_prompt_embeds"] = against.expand(len(conditionings), *against.shape)
-        return inputs
