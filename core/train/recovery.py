@@ -125,8 +125,8 @@ class Recovery:
         return checkpoint.load(Path(path))
 
     def _go_back(self, found: Checkpoint, broken: NotFinite) -> None:
-        status, session, was = self.status, self.session, self.status
-        left, row = was.step, self._pictures_of_the_row()
+        status, session = self.status, self.session
+        left, row = status.step, self._pictures_of_the_row()
         restore(session, found)
         standing = Standing.of(found.record)
         standing.rate_factor = session.schedule.factor = SLOWER
