@@ -33,10 +33,11 @@ def cached_index(name: str, revision: str | None) -> Path | None:
 
 def plain(index: Mapping[str, Any]) -> dict[str, Any]:
     """The index with [library, class] of each part, in whichever of the two forms it was."""
-    return {name: _pair(entry) if _is_modular(entry) else entry for name, entry in index.items()}
+    return {name: _pair(entry) if is_modular(entry) else entry for name, entry in index.items()}
 
 
-def _is_modular(entry: Any) -> bool:
+def is_modular(entry: Any) -> bool:
+    """Whether an entry is a part of a modular pipeline: [library, class, where it lay]."""
     return isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .facts import Modular
-from .index_files import MODULAR, NAMES
+from .index_files import MODULAR, NAMES, is_modular
 from .loading import Loader, no_variant, pipeline_class, without_progress_bars
 from .lora_methods import with_lora_methods
 from .source import ModelError
@@ -160,7 +160,7 @@ class CalledLikeOthers:
         file = Path(save_directory) / MODULAR
         index = json.loads(file.read_text(encoding="utf-8"))
         for entry in index.values():
-            if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
+            if is_modular(entry):
                 entry[2]["pretrained_model_name_or_path"] = None
         file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 

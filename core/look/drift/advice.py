@@ -52,7 +52,8 @@ def advise(curve: Curve) -> Advice:
 
     All deviations are tested together (Student's t over the samples, Bonferroni), so that a perfect model is called so in 95 % of measurements.
     """
-    points = [point for point in curve.short if point.offset == max(each.offset for each in curve.short)]
+    farthest = max((point.offset for point in curve.short), default=0)
+    points = [point for point in curve.short if point.offset == farthest]
     solver = _solver_share(points)
     if not points or curve.samples < FEWEST_SAMPLES:
         return Advice("unknown", solver, ())
