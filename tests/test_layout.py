@@ -18,7 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rollout_studio"
 LAYERS = ("core", "nodes", "app")  # each may import only what stands before it
 UI = {"gradio", "fastapi", "starlette", "uvicorn", "argparse"}
-SKIPPED = {".git", ".venv", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+SKIPPED = {
+    ".git",
+    ".hypothesis",
+    ".venv",
+    "build",
+    "dist",
+    "__pycache__",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".mypy_cache",
+}
 
 
 def sources(layer: str) -> list[Path]:

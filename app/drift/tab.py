@@ -93,7 +93,7 @@ class DriftTab:
         names = [run.name for run in runs]
         run = next((run for run in runs if run.name == chosen), runs[0] if runs else None)
         log = self.watch.log(run) if run is not None else None
-        steps = sorted(log.drifts) if log is not None else []
+        steps, picked = (sorted(log.drifts) if log is not None else []), step
         if steps and (
             step not in steps or (seen.get("drift-newest") == str(step) and seen.get("drift-run") == run.name)
         ):
@@ -101,10 +101,11 @@ class DriftTab:
         out: dict[Any, Any] = {}
         mark = signature(names, run and run.name, steps, step)
         if seen.get("drift-choice") != mark:
-            out[self.run] = gr.Dropdown(choices=names, value=run.name if run is not None else None)
-            out[self.step] = gr.Radio(
-                choices=[(_step_words(each), each) for each in steps], value=step if steps else None
-            )
+            # What stands there is not sent back: it would land over what is clicked while this answer travels.
+            now = run.name if run is not None else None
+            out[self.run] = gr.Dropdown(choices=names, **({} if now == chosen else {"value": now}))
+            choices = [(_step_words(each), each) for each in steps]
+            out[self.step] = gr.Radio(choices=choices, **({} if step == picked else {"value": step if steps else None}))
             out[self.closer] = gr.Button(visible=bool(steps))
             seen["drift-choice"] = mark
         seen["drift-newest"], seen["drift-run"] = (

@@ -283,6 +283,7 @@ def test_what_runs_measured_is_charted_and_can_be_taken_away(visit, served, writ
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     # Base and tuned, each picture wide enough to see what is on it, under the scrubber that the laboratory has.
     page.locator("#drift-step").get_by_label("120").click()
+    expect(page.locator("#drift-picture")).to_contain_text("After training, step 120")
     expect(page.locator("#drift-picture")).to_contain_text("Base model, before training")
     measured, where = page.locator("#drift-picture"), page.locator("#drift-picture .rs-where")
     measured.get_by_label("Step that is shown large").focus()
@@ -295,7 +296,6 @@ def test_what_runs_measured_is_charted_and_can_be_taken_away(visit, served, writ
         measured.locator(f".rs-cell[data-v='{v}'][data-row=rolled][data-col='1'] img").evaluate("image => image.src")
         for v in (0, 1)
     ]
-    expect(page.locator("#drift-picture")).to_contain_text("After training, step 120")
     assert (
         min(page.locator("#drift-picture .rs-cell").evaluate_all("cells => cells.map(each => each.clientWidth)")) >= 72
     )
