@@ -18,7 +18,8 @@ class Difference:
     """A measure of a variant less that of what it is compared with, over the seeds that have both.
 
     `error`: standard error of the mean, None for a single seed. `half`: half the width of the interval of 95 % for all `comparisons` of the study
-    together (Bonferroni: each at 1 - 0.05 / comparisons); None below `LEAST_SEEDS` seeds. `values`: one a seed.
+    together (Bonferroni: each at 1 - 0.05 / comparisons); None below `LEAST_SEEDS` seeds, and of one that is not among those tested (`comparisons` 0).
+    `values`: one a seed.
     """
 
     mean: float
@@ -36,6 +37,8 @@ class Difference:
 
     def verdict(self, better: Literal["lower", "higher"] | None) -> str:
         """In words. A measure that has no better side only rises or falls."""
+        if self.comparisons == 0:
+            return "not tested"
         if self.half is None:
             return f"no verdict below {LEAST_SEEDS} seeds"
         if self.sign == 0:
@@ -54,6 +57,7 @@ def difference(values: Sequence[float], others: Sequence[float], comparisons: in
     paired = tuple(mine - other for mine, other in zip(values, others, strict=True))
     mean, n = statistics.fmean(paired), len(paired)
     error = statistics.stdev(paired) / math.sqrt(n) if n > 1 else None
-    level = 1 - (1 - CONFIDENCE) / max(comparisons, 1)
-    half = t_quantile((1 + level) / 2, n - 1) * error if n >= LEAST_SEEDS and error is not None else None
+    half = None
+    if comparisons > 0 and n >= LEAST_SEEDS and error is not None:
+        half = t_quantile(1 - (1 - CONFIDENCE) / comparisons / 2, n - 1) * error
     return Difference(mean, error, half, paired, comparisons)

@@ -70,6 +70,11 @@ class Results:
                 f"{tested} differences are tested at once, so each interval is widened until all of them together hold with {100 * CONFIDENCE:.0f} % "
                 "(Bonferroni, Student's t over the seeds)."
             )
+        untested = {name for one in self.comparisons for name, each in one.differences.items() if not each.comparisons}
+        if untested:
+            said.append(
+                "What is not tested has no interval and no verdict: the study's file named before it began what decides."
+            )
         said.append(
             "The seeds are those of the training; pictures and prompts are the same in all of them, so nothing is said of other pictures."
         )
@@ -96,7 +101,8 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
         runs[cell.variant.name][cell.seed] = cell.run
         probes[cell.variant.name, cell.seed] = found.probe
     pairs = [(variant.name, other.name) for variant in study.variants for other in study.compared_with(variant)]
-    tested = sum(len(_shared(values, *pair)) for pair in pairs)
+    tested = sum(name in study.deciding for pair in pairs for name in _shared(values, *pair))
+    tests = {name: tested if name in study.deciding else 0 for name in KINDS}
     return Results(
         study.name,
         study.seeds,
@@ -106,7 +112,7 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
         {variant.name: str(variant.of) for variant in study.variants if variant.control is not None},
         runs,
         values,
-        tuple(_compared(values, probes, *pair, tested) for pair in pairs),
+        tuple(_compared(values, probes, *pair, tests) for pair in pairs),
         tuple(missing),
     )
 
@@ -137,7 +143,7 @@ def _compared(
     probes: Mapping[tuple[str, int], str | None],
     variant: str,
     against: str,
-    tested: int,
+    tests: Mapping[str, int],
 ) -> Comparison:
     seeds = [seed for seed in values[variant] if seed in values[against]]
     if not seeds:
@@ -157,7 +163,7 @@ def _compared(
         problem, left_out = "", set()
     found = {
         name: difference(
-            [values[variant][seed][name] for seed in both], [values[against][seed][name] for seed in both], tested
+            [values[variant][seed][name] for seed in both], [values[against][seed][name] for seed in both], tests[name]
         )
         for name, both in _shared(values, variant, against).items()
         if name not in left_out
