@@ -11,13 +11,22 @@ from .. import platform_calls
 from ..config import config_from_flat, config_to_flat
 from ..runs.store import RunStore
 from .measures import KINDS, measured
-from .paired import CONFIDENCE, LEAST_SEEDS, Difference, difference
+from .paired import CONFIDENCE, LEAST_SEEDS, Difference, Spread, difference, spread
 from .plan import Study, Variant
 from .work import CellState
 
 FORMAT, VERSION = "rollout_studio.study", 1
 FOLDER = ".studies"
 """In the folder of the runs: one folder a study, with `study.json` and `report.html`."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """How a measure is tested: among how many comparisons (0: not at all), over how many seeds, and its spread over all variants with all of them."""
+
+    comparisons: int
+    seeds: int
+    pooled: Spread | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Results:
         elif tested:
             said.append(
                 f"{tested} differences are tested at once, so each interval is widened until all of them together hold with {100 * CONFIDENCE:.0f} % "
-                "(Bonferroni, Student's t over the seeds)."
+                "(Bonferroni, Student's t; how much seeds differ is pooled over all variants, or is the pair's own where that is more)."
             )
         untested = {name for one in self.comparisons for name, each in one.differences.items() if not each.comparisons}
         if untested:
@@ -102,7 +111,10 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
         probes[cell.variant.name, cell.seed] = found.probe
     pairs = [(variant.name, other.name) for variant in study.variants for other in study.compared_with(variant)]
     tested = sum(name in study.deciding for pair in pairs for name in _shared(values, *pair))
-    tests = {name: tested if name in study.deciding else 0 for name in KINDS}
+    tests = {
+        name: Test(tested if name in study.deciding else 0, len(study.seeds), _pooled(values, study.seeds, name))
+        for name in KINDS
+    }
     return Results(
         study.name,
         study.seeds,
@@ -138,12 +150,18 @@ def _shared(
     return found
 
 
+def _pooled(values: Mapping[str, Mapping[int, Mapping[str, float]]], seeds: Sequence[int], name: str) -> Spread | None:
+    """Over the variants that have the measure for every seed."""
+    whole = [each for each in values.values() if all(name in each.get(seed, {}) for seed in seeds)]
+    return spread([[each[seed][name] for seed in seeds] for each in whole])
+
+
 def _compared(
     values: Mapping[str, Mapping[int, Mapping[str, float]]],
     probes: Mapping[tuple[str, int], str | None],
     variant: str,
     against: str,
-    tests: Mapping[str, int],
+    tests: Mapping[str, Test],
 ) -> Comparison:
     seeds = [seed for seed in values[variant] if seed in values[against]]
     if not seeds:
@@ -163,7 +181,10 @@ def _compared(
         problem, left_out = "", set()
     found = {
         name: difference(
-            [values[variant][seed][name] for seed in both], [values[against][seed][name] for seed in both], tests[name]
+            [values[variant][seed][name] for seed in both],
+            [values[against][seed][name] for seed in both],
+            tests[name].comparisons,
+            tests[name].pooled if len(both) == tests[name].seeds else None,
         )
         for name, both in _shared(values, variant, against).items()
         if name not in left_out
