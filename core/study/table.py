@@ -200,7 +200,7 @@ def saved(found: Results, study: Study, folder: Path) -> Path:
         "runs": found.runs, "values": found.values, "missing": list(found.missing),
         "comparisons": [
             {"variant": each.variant, "against": each.against, "problem": each.problem, "differences": {
-                name: {"mean": d.mean, "error": d.error, "half_interval": d.half, "by_seed": list(d.values), "verdict": d.verdict(KINDS[name].better)}
+                name: {"mean": d.mean, "error": d.error, "half_interval": d.half, "by_seed": list(d.values), "comparisons": d.comparisons, "verdict": d.verdict(KINDS[name].better)}
                 for name, d in each.differences.items()}}
             for each in found.comparisons
         ],
