@@ -65,14 +65,22 @@ def file_of_results(file: Path, runs_dir: Path) -> Path:
 
 def remedies(record: Record) -> list[str]:
     """Its variants that are neither the reference nor a control."""
-    return [each["name"] for each in record["variants"] if not each["control_of"] and each["name"] != record["reference"]]
+    return [
+        each["name"] for each in record["variants"] if not each["control_of"] and each["name"] != record["reference"]
+    ]
 
 
 def comparison(record: Record, variant: str, kind: str) -> Record | None:
     """Of a variant with `plain` (equal steps), its control at equal time, or that at the noise of its source; None where it has none."""
-    ends = {"plain": record["reference"], "time": f"{variant}: plain, equal time", "noise": f"{variant}: plain, noise of the source"}
+    ends = {
+        "plain": record["reference"],
+        "time": f"{variant}: plain, equal time",
+        "noise": f"{variant}: plain, noise of the source",
+    }
     against = ends[kind]
-    return next((each for each in record["comparisons"] if (each["variant"], each["against"]) == (variant, against)), None)
+    return next(
+        (each for each in record["comparisons"] if (each["variant"], each["against"]) == (variant, against)), None
+    )
 
 
 def fair(record: Record, variant: str) -> Record:
@@ -99,7 +107,10 @@ def winners(record: Record) -> list[str]:
 
 
 def page(records: Mapping[str, Record]) -> str:
-    return "\n\n".join([_HEAD, _summary(records), *(_study(name, record) for name, record in records.items()), _TAIL]) + "\n"
+    return (
+        "\n\n".join([_HEAD, _summary(records), *(_study(name, record) for name, record in records.items()), _TAIL])
+        + "\n"
+    )
 
 
 _HEAD = """<!-- made by tools/evidence.py; do not edit -->
@@ -109,11 +120,23 @@ Nobody has published whether scheduled sampling or ReflexFlow helps a *fine-tune
 [the demo](demo.md): five pictures of a new thing, a LoRA, small models. It says nothing of other models, data sets or numbers of steps;
 [a study](studies.md) of your own does."""
 
-_WORDS = {"better": "better", "worse": "worse", "mixed": "better in one, worse in another", "open": "no difference that the study can see"}
+_WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "mixed": "better in one, worse in another",
+    "open": "no difference that the study can see",
+}
 
 
 def _summary(records: Mapping[str, Record]) -> str:
-    lines = ["## In short", "", "At equal time, over the measures that were named before the studies began:", "", "| | remedy | against plain training |", "|---|---|---|"]
+    lines = [
+        "## In short",
+        "",
+        "At equal time, over the measures that were named before the studies began:",
+        "",
+        "| | remedy | against plain training |",
+        "|---|---|---|",
+    ]
     for name, record in records.items():
         lines += [f"| {STUDIES[name]} | {each} | {_WORDS[verdict(record, each)]} |" for each in remedies(record)]
     won = [f"{each} ({STUDIES[name]})" for name, record in records.items() for each in winners(record)]
@@ -132,13 +155,18 @@ def _study(name: str, record: Record) -> str:
     tested = max(d["comparisons"] for each in record["comparisons"] for d in each["differences"].values())
     lines = [
         f"## {STUDIES[name][0].upper()}{STUDIES[name][1:]}", "",
-        f"`studies/{name}.yaml`: {steps} steps, seeds {', '.join(map(str, record['seeds']))}; {judge['pictures']} prompts that name the new thing and {judge['old_pictures']} old ones, "
+        (f"`studies/{name}.yaml`: {steps} steps, seeds {', '.join(map(str, record['seeds']))}; {judge['pictures']} prompts that name the new thing and {judge['old_pictures']} old ones, "
         f"sampled with {judge['steps']} and with {judge['few_steps']} steps, with and without guidance. Deciding: {', '.join(KINDS[each].title for each in deciding)}. "
-        f"{tested} differences are tested together; ± is half of an interval that holds for all of them with 95 %.", "",
+        f"{tested} differences are tested together; ± is half of an interval that holds for all of them with 95 %."), "",
     ]  # fmt: skip
     for measure in deciding:
         better = f"{KINDS[measure].better} is better"
-        lines += [f"### {KINDS[measure].title[0].upper()}{KINDS[measure].title[1:]} ({better})", "", "| remedy | plain, equal steps | plain, equal time | plain, at the noise of its source |", "|---|---|---|---|"]
+        lines += [
+            f"### {KINDS[measure].title[0].upper()}{KINDS[measure].title[1:]} ({better})",
+            "",
+            "| remedy | plain, equal steps | plain, equal time | plain, at the noise of its source |",
+            "|---|---|---|---|",
+        ]
         for variant in remedies(record):
             cells = [_cell(comparison(record, variant, kind), measure) for kind in ("plain", "time", "noise")]
             lines.append(f"| {variant} | {' | '.join(cells)} |")
@@ -189,7 +217,9 @@ python tools/evidence.py
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs", help="where the runs are made")
-    parser.add_argument("--write-only", action="store_true", help="only docs/evidence.md, from the results that are there")
+    parser.add_argument(
+        "--write-only", action="store_true", help="only docs/evidence.md, from the results that are there"
+    )
     given = parser.parse_args()
     if not given.write_only:
         run(given.runs_dir)

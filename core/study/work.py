@@ -31,9 +31,7 @@ class CellState:
         return self.state in ENDED
 
 
-def advance(
-    study: Study, store: RunStore, *, again: bool = False, before: Sequence[CellState] = ()
-) -> list[CellState]:
+def advance(study: Study, store: RunStore, *, again: bool = False, before: Sequence[CellState] = ()) -> list[CellState]:
     """Make and queue what can be, and tell of every run how far it is. Called again and again; does nothing twice.
 
     Args:
@@ -50,9 +48,7 @@ def advance(
         cells, key=lambda cell: cell.variant.control == "plain-time"
     ):  # which wait for what they control
         source = None if cell.variant.of is None else states[cell.variant.of, cell.seed]
-        states[cell.variant.name, cell.seed] = _advance(
-            study, store, cell, source, again, known.get(cell.run)
-        )
+        states[cell.variant.name, cell.seed] = _advance(study, store, cell, source, again, known.get(cell.run))
     return [states[cell.variant.name, cell.seed] for cell in cells]
 
 
