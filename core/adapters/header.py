@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONFIG_KEY = "rollout_studio_config"
 """Under this key lies the whole config as flat JSON, so that a dropped file restores the form."""
 FORMAT_KEY, VERSION_KEY = "rollout_studio_format", "rollout_studio_version"
+FORMAT_NOTES = {"format": "pt", FORMAT_KEY: FORMATS["LoRA"], VERSION_KEY: VERSION}
 NEW_TOKENS = "rollout_studio_new_tokens"
 """Under this key: how many new tokens the trigger word became, whose embeddings lie in a file of their own; absent where there are none."""
 CONFIG_FILE = "rollout_studio_config.json"
@@ -233,9 +234,7 @@ def lora_metadata(
     module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
     model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)
     metadata = {
-        "format": "pt",
-        FORMAT_KEY: FORMATS["LoRA"],
-        VERSION_KEY: VERSION,
+        **FORMAT_NOTES,
         CONFIG_KEY: json.dumps(remarks("settings") | flat, ensure_ascii=False),
         "rollout_studio_base_model": model,
         "rollout_studio_rank": rank,
