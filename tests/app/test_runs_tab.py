@@ -424,7 +424,9 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, store, watch)
     store.create({}, "another")
     watch.runs(fresh=True)
     more = panel.view("mine", ["mine"], "steps", fewer[panel.seen])
-    assert "another" in more[panel.runs]["choices"] and "value" not in more[panel.runs], "what is picked meanwhile stays"
+    assert "another" in more[panel.runs]["choices"] and "value" not in more[panel.runs], (
+        "what is picked meanwhile stays"
+    )
 
 
 def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):
