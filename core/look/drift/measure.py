@@ -117,7 +117,7 @@ def measure(
         should_stop: called at the same places; true stops with `Stopped`.
         on_sight: called with every picture of the first filmstrip as soon as it is known (`rollouts.Sight`).
         on_curve: called with the curve so far after every noise level, where all samples have one shape.
-    Raises: Stopped; ValueError for a probe without pictures.
+    Raises: Stopped; ValueError for a probe without pictures; ConfigError for a correction that is not made for this kind of model.
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
     if not probe_sets:
@@ -125,6 +125,7 @@ def measure(
             "probe_sets is empty: a drift report needs at least one set of pictures; name drift_data_dir or "
             "hold pictures out."
         )
+    settings.correction.check(model.prediction_type)
     began, curves, strips = time.monotonic(), [], []
     kinds: list[tuple[Weights, Callable[[], AbstractContextManager]]] = [(weights, nullcontext)]
     if base is not None:
@@ -194,6 +195,7 @@ def _fingerprint(model: "Model", work: Sequence[_Work]) -> str:
         about = (model.source.name, model.prediction_type, each.settings, each.probe_set.role, each.probe_set.captions)
         for group, grid in zip(each.groups, each.grids, strict=True):
             digest.update(repr(about).encode())
+            digest.update(repr(each.settings.correction.record).encode() if each.settings.correction.acts else b"")
             digest.update(repr(group.numbers).encode())
             digest.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.tobytes())
     return digest.hexdigest()[:16]
