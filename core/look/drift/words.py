@@ -68,7 +68,7 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
         break
     base = next((curve for curve in report.curves if curve.weights == "base" and curve.role == "held-out"), None)
     if base is not None and _finite(base):
-        sentences.append(advice_in_words(advise(base)))
+        sentences.append(advice_in_words(advise(base), report.prediction_type))
     for curve in report.curves[:1]:
         if curve.samples > 1:
             noises = curve.samples // curve.pictures
