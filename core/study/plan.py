@@ -11,6 +11,7 @@
     reference: plain                # every variant is compared with this one, seed by seed
     controls: true                  # or a list of them; false = none
     judge: {pictures: 32, old_pictures: 40, steps: 20}            # the demo's models alone; null = not judged
+    similarity: true                  # samples against training pictures (`similarity`); null = not compared
 
 `plain`, the base without any remedy, is added by itself where a variant has one of them, and so are the controls of each such
 variant (`core/before/controls.py`): what a method gains may come from its extra time, or from training on noisier pictures.
@@ -42,9 +43,10 @@ from ..config.options import ConfigError, Fault, did_you_mean
 from ..config.own_presets import find_preset
 from ..errors import Trouble
 from ..foreign.reading import read_file
+from .similarity import Similarity, SimilarityError, similarity_of
 
 PLAIN = "plain"
-KEYS = ("study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge")
+KEYS = ("study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge", "similarity")
 MOST_RUNS = 500
 _LONGEST_NAME = 20
 _LARGEST_SEED = 99_999  # so that every run of it has a name that a folder may have
@@ -100,6 +102,7 @@ class Study:
     reference: str
     judging: Judging | None
     source: Mapping[str, Any] = field(default_factory=dict)
+    similarity: Similarity | None = None
 
     def cells(self) -> list[Cell]:
         """All runs, seed by seed, so that what is there early can be compared."""
@@ -168,7 +171,12 @@ def study_of(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Pat
     variants, reference = _with_reference(listed, written.get("reference"), base, where)
     kinds = _kinds(written.get("controls", True), where)
     variants = _with_controls(variants, reference, kinds, base)
-    study = Study(name, base, preset, variants, seeds, reference, _judging(written.get("judge"), where), dict(written))
+    judging = _judging(written.get("judge"), where)
+    try:
+        similarity = similarity_of(written.get("similarity"), where)
+    except SimilarityError as error:
+        raise StudyError(error.message, error.remedy) from error
+    study = Study(name, base, preset, variants, seeds, reference, judging, dict(written), similarity)
     _check(study, where)
     return study
 
@@ -397,4 +405,9 @@ def _check(study: Study, where: str) -> None:
             raise StudyError(
                 f"{where}: judge: reads pictures of the demo's models alone, and {variant.name} trains another one.",
                 "Leave judge out.",
+            )
+        if study.similarity is not None and not config.validation.prompts:
+            raise StudyError(
+                f"{where}: similarity: compares the samples that a run draws at its end, and {variant.name} draws none.",
+                "Set validation_prompts, or leave similarity out.",
             )
