@@ -66,6 +66,7 @@ def study_variant(context, variants, name, level, changes, **parts):
         local("controls", "bool", True, "Also train the controls of each remedy: plain training at equal steps, at equal time, and at its noise levels."),
         local("judge", "bool", False, "Let the demo's judge look at each run's pictures; for the demo's models alone."),
         local("similarity", "bool", False, "Compare the samples of each run with its training pictures: near copies, and similarity by CLIP and DINO where these are on this computer."),
+        local("deciding", "list[str]", (), "Measures that get an interval and a verdict, by name (clean_loss ...); empty = all. Each further one widens every interval."),
     ),
     outputs=(
         Output("table", values.STRING, "What was measured, and the differences with their intervals."),
@@ -76,7 +77,7 @@ def study_variant(context, variants, name, level, changes, **parts):
     effect=True,  # the store decides what is left to train; a finished study answers at once
     aliases=("compare", "does it help", "ablation"),
 )  # fmt: skip
-def study(context, variants, name, seeds, controls, judge, similarity, **parts):
+def study(context, variants, name, seeds, controls, judge, similarity, deciding, **parts):
     """Does it help? Trains every variant with every seed, one run after the other, with the controls that a fair comparison needs, and compares them seed by
     seed. What is trained already is used; stopped, the run that trains saves a checkpoint, and the study goes on from there."""
     from ..execute import studies  # what it reads opens pictures
@@ -94,6 +95,7 @@ def study(context, variants, name, seeds, controls, judge, similarity, **parts):
         "controls": controls,
         "judge": judge,
         "similarity": similarity,
+        "deciding": list(deciding) if deciding else None,
     }
     table, path = studies.study(context, written)
     return table, str(path)

@@ -155,7 +155,7 @@ def test_what_makes_no_config_is_reported_before_anything_runs(graph):
 
 def test_two_variants_of_one_name_are_refused():
     with pytest.raises(NodeError, match="Two variants are called a"):
-        nodes.study(None, variant(variant()), "s", (1,), True, False, False, **dict.fromkeys(nodes.PART_SOCKETS))
+        nodes.study(None, variant(variant()), "s", (1,), True, False, False, (), **dict.fromkeys(nodes.PART_SOCKETS))
     assert isinstance(variant(), Variants)
 
 
