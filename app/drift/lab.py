@@ -69,17 +69,8 @@ class DriftLab:
         with gr.Accordion("More", open=False, elem_id="look-more"):
             fields.place("sampler", "order")
             fields.dropdown("solver", choices.solver_choices(), choices.NOTHING, "Compare with another solver")
-            fields.place(
-                "start",
-                "grid",
-                "grid_steps",
-                "guidance",
-                "seed",
-                "columns",
-                "samples",
-                "fine_factor",
-                *CORRECTION_OPTIONS,
-            )
+            fields.place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
+            fields.place(*CORRECTION_OPTIONS)
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect everything. `tab`: opening it gets the worker ready."""

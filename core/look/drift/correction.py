@@ -31,6 +31,7 @@ class SamplingCorrection(Checked):
         ge=0.8,
         le=1.25,
         source="arXiv 2308.15321",
+        level="advanced",
         since="0.3",
     )
     time_window: float = option(
@@ -40,6 +41,7 @@ class SamplingCorrection(Checked):
         ge=0.0,
         le=0.5,
         source="arXiv 2305.15583",
+        level="advanced",
         since="0.3",
     )
     time_cutoff: float = option(
@@ -49,6 +51,7 @@ class SamplingCorrection(Checked):
         ge=0.0,
         le=1.0,
         source="arXiv 2305.15583",
+        level="advanced",
         since="0.3",
     )
 

@@ -125,7 +125,6 @@ def measure(
             "probe_sets is empty: a drift report needs at least one set of pictures; name drift_data_dir or "
             "hold pictures out."
         )
-    settings.correction.check(model.prediction_type)
     began, curves, strips = time.monotonic(), [], []
     kinds: list[tuple[Weights, Callable[[], AbstractContextManager]]] = [(weights, nullcontext)]
     if base is not None:
@@ -173,6 +172,8 @@ class _Work:
 
 
 def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings) -> list[_Work]:
+    """Raises ConfigError for a correction that is not made for the model."""
+    settings.correction.check(model.prediction_type)
     work = []
     # without held-out pictures the training pictures are all there is to show, and get the whole measurement
     alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)

@@ -188,7 +188,6 @@ def show(
     Raises: Stopped, PreviewError, ConfigError for a correction that is not made for this kind of model, and what the model raises.
     """
     began = time.monotonic()
-    request.correction.check(model.prediction_type)
     ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
     plan = _Plan.of(request, variants, ends, model, encoded.latents.shape)
     progress = _Progress(plan.work, report_progress, should_stop)
@@ -250,6 +249,8 @@ class _Plan:
         model: "Model",
         shape: Sequence[int],
     ) -> "_Plan":
+        request.correction.check(model.prediction_type)
+
         def rows(settings: Settings, samples: int, steps: int, config: "RunConfig") -> int:
             taken = drift.steps_taken(model.noise_path, _grid(model, shape, config))
             return drift.expected_rows(settings, samples, steps, model.guidance.evaluations(settings.guidance), taken)
