@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rollout_studio.app.cli import main as cli
 from rollout_studio.core.config import OPTIONS
-from rollout_studio.core.study.begun import begun_studies
+from rollout_studio.core.study.begun import STUDY_FILE, begun_studies
 from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.compile import with_values
 from rollout_studio.nodes.graph.declaration import NODES
@@ -71,6 +72,10 @@ def test_a_study_trains_its_variants_with_every_seed_once_and_gives_the_table(ru
     assert listed.name.startswith("mine-") and (listed.ended, listed.total, listed.alive) == (3, 3, False)
     there = {each.name: each.events_mark for each in map(_marked, store.list())}
     assert run(graph).outputs["study"] == (table, path)
+    assert {each.name: each.events_mark for each in map(_marked, store.list())} == there
+    # The command takes the same study up, as the Runs tab does: it trains nothing and writes the report.
+    assert cli.main(["study", str(listed.path / STUDY_FILE), "--runs-dir", str(store.root)]) == 0
+    assert (listed.path / "report.html").is_file() and json.loads(Path(path).read_text("utf-8")) == record
     assert {each.name: each.events_mark for each in map(_marked, store.list())} == there
     assert run(with_values(graph, {"study.seeds": "1,2"})).ok and len(store.list()) == 6
     assert {each.name: each.events_mark for each in map(_marked, store.list())}.items() >= there.items()
