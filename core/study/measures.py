@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..look.drift.evidence import BANDS
 from ..look.drift.files import REPORT_FILE, read_report
 from ..look.drift.report import Curve, DriftReport, Point, ReportError
 from ..runs.folder import RunDir
+from .similarity import similarity_values
 
-BANDS: dict[str, tuple[float, float]] = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
-"""Of `Point.share`, sigma / (alpha + sigma): one axis for every kind of model."""
 JUDGED = "study-judged.json"
 """In a run's folder: what the demo's judge saw, and how it looked."""
 
@@ -56,6 +56,14 @@ KINDS: dict[str, Kind] = {
         for end, words in _SAMPLINGS.items()
         for name, kind in _JUDGED.items()
     },
+    "nearest_training": Kind(
+        "distance of the samples to the nearest training picture, over that of held-out pictures",
+        None,
+        floor="1 for new pictures of the same things, 0 for copies",
+    ),
+    "dino_image": Kind("samples and training pictures, cosine by DINO", None, floor="1 at most, for copies"),
+    "clip_image": Kind("samples and training pictures, cosine by CLIP", None, floor="1 at most, for copies"),
+    "clip_text": Kind("samples and their prompts, cosine by CLIP", "higher"),
     "train_seconds": Kind("seconds of the training steps", "lower", "s"),
     "network_rows": Kind("rows that the network was asked for", "lower"),
 }
@@ -83,7 +91,7 @@ def measured(run: RunDir) -> Measured:
     report = _last_report(run, events)
     if report is not None:
         found |= of_report(report)
-    found |= judged(run)
+    found |= judged(run) | similarity_values(run)
     values = {name: value for name, value in found.items() if name in KINDS and math.isfinite(value)}
     return Measured(values, None if report is None else report.probe)
 

@@ -12,6 +12,7 @@
     controls: true                  # or a list of them; false = none
     judge: {pictures: 32, old_pictures: 40, steps: 20}            # the demo's models alone; null = not judged
     deciding: [clean_loss, likeness]                              # what gets an interval and a verdict; default: every measure
+    similarity: true                                              # samples against training pictures; null = not compared
 
 `plain`, the base without any remedy, is added by itself where a variant has one of them, and so are the controls of each such
 variant (`core/before/controls.py`): what a method gains may come from its extra time, or from training on noisier pictures.
@@ -44,22 +45,12 @@ from ..errors import Trouble
 from ..foreign.reading import read_file
 from ..formats import refusal
 from .measures import KINDS as MEASURES
+from .similarity import Similarity, SimilarityError, similarity_of
 
 PLAIN = "plain"
 KEYS = (
-    "format",
-    "study",
-    "preset",
-    "config",
-    "set",
-    "variants",
-    "grid",
-    "seeds",
-    "reference",
-    "controls",
-    "judge",
-    "deciding",
-)
+    "format", "study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge", "deciding", "similarity",
+)  # fmt: skip
 MOST_RUNS = 500
 _LONGEST_NAME = 20
 _LARGEST_SEED = 99_999  # so that every run of it has a name that a folder may have
@@ -130,6 +121,7 @@ class Study:
     judging: Judging | None
     deciding: tuple[str, ...]
     source: Mapping[str, Any] = field(default_factory=dict)
+    similarity: Similarity | None = None
 
     def cells(self) -> list[Cell]:
         """All runs, seed by seed, so that what is there early can be compared."""
@@ -201,6 +193,10 @@ def study_of(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Pat
     variants, reference = _with_reference(listed, written.get("reference"), base, where)
     kinds = _kinds(written.get("controls", True), where)
     variants = _with_controls(variants, reference, kinds, base)
+    try:
+        similarity = similarity_of(written.get("similarity"), where)
+    except SimilarityError as error:
+        raise StudyError(error.message, error.remedy) from error
     study = Study(
         name,
         base,
@@ -211,6 +207,7 @@ def study_of(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Pat
         _judging(written.get("judge"), where),
         _deciding(written.get("deciding"), where),
         dict(written),
+        similarity,
     )
     _check(study, where)
     return study
@@ -463,4 +460,9 @@ def _check(study: Study, where: str) -> None:
             raise StudyError(
                 f"{where}: judge: reads pictures of the demo's models alone, and {variant.name} trains another one.",
                 "Leave judge out.",
+            )
+        if study.similarity is not None and not config.validation.prompts:
+            raise StudyError(
+                f"{where}: similarity: compares the samples that a run draws at its end, and {variant.name} draws none.",
+                "Set validation_prompts, or leave similarity out.",
             )

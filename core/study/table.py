@@ -13,6 +13,7 @@ from ..runs.store import RunStore
 from .measures import KINDS, measured
 from .paired import CONFIDENCE, LEAST_SEEDS, Difference, Spread, difference, spread
 from .plan import Study, Variant
+from .similarity import left_out
 from .work import CellState
 
 FORMAT, VERSION = "rollout_studio.study", 1
@@ -105,7 +106,9 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
             why = f": {state.message.rstrip('.')}" if state.message else ""
             missing.append(f"{cell.run} is not in the table: {state.state}{why}.")
             continue
-        found = measured(store.get(cell.run))
+        run = store.get(cell.run)
+        found = measured(run)
+        missing += [said for said in left_out(run) if study.similarity is not None and said not in missing]
         values[cell.variant.name][cell.seed] = found.values
         runs[cell.variant.name][cell.seed] = cell.run
         probes[cell.variant.name, cell.seed] = found.probe

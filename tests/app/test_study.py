@@ -9,11 +9,13 @@ import time
 import pytest
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.look.drift.evidence import known_results, write_results
 from rollout_studio.core.look.drift.files import report_to_json
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
 from rollout_studio.core.maths.student import t_quantile
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.study import work
+from rollout_studio.core.study.evidence import results_of
 from rollout_studio.core.study.measures import JUDGED, KINDS, measured
 from rollout_studio.core.study.paired import difference, spread
 from rollout_studio.core.study.plan import Judging, StudyError, read_study, study_of
@@ -337,6 +339,23 @@ def test_only_what_was_to_decide_is_tested(tmp_path):
     assert differences["clean_loss"].comparisons == 1 and differences["clean_loss"].half is not None
     assert {each.verdict(None) for name, each in differences.items() if name != "clean_loss"} == {"not tested"}
     assert any(each.startswith("What is not tested") for each in found.caveats())
+
+
+def test_what_a_remedy_has_shown_at_equal_time_becomes_evidence(tmp_path):
+    """A remedy that takes no time has that with plain; of one that does, without its control, nothing is said."""
+    about = {"family": "demo", "prediction_type": "flow_matching", "date": "2026-12-01", "folder": tmp_path}
+    losses = {"plain": LOSSES["plain"], "noisier": LOSSES["gentle"], "gentle": LOSSES["gentle"]}
+    variants = {"noisier": {"input_perturbation_gamma": 0.1}, "gentle": {"level": "gentle"}}
+    study, found, _ = finished(tmp_path, losses, variants=variants, set={"max_train_steps": 20, "level": "off"})
+    record = json.loads(saved(found, study, tmp_path / "out").read_text("utf-8"))
+    shown = {each.measure: each for each in results_of(record, **about)}
+    assert {each.remedy for each in shown.values()} == {"input_perturbation"} and "train_seconds" not in shown
+    loss = next(one for one in found.comparisons if one.variant == "noisier").differences["clean_loss"]
+    assert (shown["clean_loss"].gain, shown["clean_loss"].seeds) == (pytest.approx(-loss.mean), 3)
+    assert shown["clean_loss"].low == pytest.approx(-loss.mean - loss.half) and shown["clean_loss"].is_gain
+    assert [shown[name].place for name in ("clean_loss", "clean_loss_low", "clean_loss_high")] == ["all", "low", "high"]
+    write_results(shown.values(), tmp_path / "evidence.json")
+    assert known_results(tmp_path / "evidence.json") == tuple(shown.values())
 
 
 def test_what_was_measured_on_other_pictures_is_not_compared(tmp_path):
