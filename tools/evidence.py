@@ -1,7 +1,7 @@
-"""Whether a remedy helps the demo's fine-tune: runs the studies, keeps their results, writes docs/evidence.md.
+"""Whether a remedy helps the demo's fine-tune: runs the studies, keeps their results, writes docs/evidence.md and what the advice of a drift report reads.
 
     python tools/evidence.py                  # about two hours of a core; broken off, the same command goes on
-    python tools/evidence.py --write-only     # docs/evidence.md anew from studies/results/*.json
+    python tools/evidence.py --write-only     # docs/evidence.md and the advice's file anew, from studies/results/*.json
 
 Every sentence of docs/evidence.md that says what won is made from the numbers by `verdict`.
 """
@@ -10,16 +10,23 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rollout_studio.core.look.drift.evidence import Result, write_results
+from rollout_studio.core.study.evidence import results_of
 from rollout_studio.core.study.measures import KINDS
 from rollout_studio.core.study.table import number
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = {"demo": "the flow model", "demo-epsilon": "the epsilon model"}
 """Study files, without their ending, and whom they train."""
+MODELS: dict[str, dict[str, Any]] = {
+    "demo": {"family": "lumina2", "prediction_type": "flow_matching"},
+    "demo-epsilon": {"family": "sd1x", "prediction_type": "epsilon"},
+}
 RESULTS = ROOT / "studies" / "results"
 PAGE = ROOT / "docs" / "evidence.md"
 _DIGITS = 5
@@ -49,7 +56,7 @@ def run(runs_dir: Path) -> None:
         subprocess.run(command, check=True)
         study = json.loads(file_of_results(file, runs_dir).read_text("utf-8"))
         RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(kept(study), ensure_ascii=False)
+        text = json.dumps({"ended": time.strftime("%Y-%m-%d"), **kept(study)}, ensure_ascii=False)
         (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
@@ -58,6 +65,12 @@ def file_of_results(file: Path, runs_dir: Path) -> Path:
     from rollout_studio.core.study.table import FOLDER
 
     return runs_dir / FOLDER / read_study(file, runs_dir).name / "study.json"
+
+
+def for_the_advice(records: Mapping[str, Record]) -> list[Result]:
+    return [
+        each for name, record in records.items() for each in results_of(record, date=record["ended"], **MODELS[name])
+    ]
 
 
 # -- what the numbers say ---------------------------------------------------------------------------------------------------
@@ -83,20 +96,24 @@ def comparison(record: Record, variant: str, kind: str) -> Record | None:
     )
 
 
-def fair(record: Record, variant: str) -> Record:
-    """Its comparison at equal time; a remedy that takes no time has that with `plain`."""
-    found = comparison(record, variant, "time")
-    found = comparison(record, variant, "plain") if found is None else found
-    if found is None:
-        raise ValueError(f"{record['study']['study']}: {variant} is compared with nothing.")
-    return found
-
-
 def verdict(record: Record, variant: str) -> str:
-    """At equal time, over the measures that decide: "better" or "worse" where an interval holds no 0 and none says the opposite; "mixed"; "open"."""
-    found = fair(record, variant)["differences"]
-    said = {found[name]["verdict"] for name in record["study"]["deciding"] if name in found} & {"better", "worse"}
-    return "mixed" if len(said) == 2 else said.pop() if said else "open"
+    """Over the measures that decide: "better" where one is better than plain training at equal steps *and* at equal time, and none is worse than either;
+    "worse" where one is worse than either and none is better; "mixed"; "open".
+
+    Both count because plain training that is stopped at equal steps takes less time still: what is not better than that has not earned its time.
+    """
+    found = [
+        each for each in (comparison(record, variant, "plain"), comparison(record, variant, "time")) if each is not None
+    ]
+    if not found:
+        raise ValueError(f"{record['study']['study']}: {variant} is compared with nothing.")
+    said = [
+        [each["differences"][name]["verdict"] for each in found if name in each["differences"]]
+        for name in record["study"]["deciding"]
+    ]
+    better = any(all(word == "better" for word in words) for words in said if words)
+    worse = any("worse" in words for words in said)
+    return "mixed" if better and worse else "better" if better else "worse" if worse else "open"
 
 
 def winners(record: Record) -> list[str]:
@@ -204,7 +221,9 @@ def _mean(values: Sequence[float]) -> str:
 
 _TAIL = """## How to read it
 
-- *Equal time* is the fair question: the steps that a remedy's extra forwards cost are given to plain training instead. What takes no extra time is compared at equal steps.
+- *Equal time* is the fair question: the steps that a remedy's extra forwards cost are given to plain training instead. *Equal steps* counts too, because
+  plain training that is stopped there took less time still: what is not better than that has not earned its time. On five pictures the held-out loss has its minimum early
+  and the likeness grows long after; a plain run that is given more steps is past the first, so against it alone everything that trains less would seem to gain.
 - *At the noise of its source* is plain training on rows as noisy as those from which the remedy starts. Where it does as well, it was the noise and not the remedy.
 - An interval that holds 0 does not say that there is no effect; it says that one smaller than that cannot be seen with three seeds.
 - Seeds change the training's noise and order; pictures, prompts and the noise of the samples are the same in all runs.
@@ -223,7 +242,9 @@ def main() -> None:
     given = parser.parse_args()
     if not given.write_only:
         run(given.runs_dir)
-    PAGE.write_text(page(read_results()), encoding="utf-8", newline="\n")
+    records = read_results()
+    PAGE.write_text(page(records), encoding="utf-8", newline="\n")
+    write_results(for_the_advice(records))
     print(f"{PAGE}")
 
 

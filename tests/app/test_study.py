@@ -358,6 +358,24 @@ def test_what_a_remedy_has_shown_at_equal_time_becomes_evidence(tmp_path):
     assert known_results(tmp_path / "evidence.json") == tuple(shown.values())
 
 
+def test_of_equal_time_and_equal_steps_the_comparison_that_shows_less_is_the_evidence(tmp_path):
+    about = {"family": "demo", "prediction_type": "flow_matching", "date": "2026-12-01", "folder": tmp_path}
+    study, found, _ = finished(tmp_path, LOSSES)
+    record = json.loads(saved(found, study, tmp_path / "out").read_text("utf-8"))
+    steps = record["comparisons"][0]["differences"]["clean_loss"]
+    record["study"]["controls"] = ["plain-time"]
+    for mean, gain in (
+        (-0.5, -steps["mean"]),
+        (0.25, -0.25),
+    ):  # better still against plain training that went on; worse than it
+        time = {**steps, "mean": mean}
+        record["comparisons"][1:] = [
+            {"variant": "gentle", "against": "gentle: plain, equal time", "differences": {"clean_loss": time}}
+        ]
+        [shown] = [each for each in results_of(record, **about) if each.measure == "clean_loss"]
+        assert shown.gain == pytest.approx(gain) and shown.is_gain == (gain > 0)
+
+
 def test_what_was_measured_on_other_pictures_is_not_compared(tmp_path):
     _, found, _ = finished(tmp_path, LOSSES, probe=lambda variant: variant)
     [one] = found.comparisons

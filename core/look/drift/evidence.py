@@ -42,7 +42,8 @@ class Result:
         family, prediction_type: the kind of model. model: the checkpoint's name.
         place: the noise levels that the measure is about: a band of `BANDS`, or all.
         measure: of `core/study/measures.py`. unit: of the numbers below; "" for a plain number.
-        gain: how much better than plain training at equal time, mean over the seeds: above 0 is better, whichever way the measure counts.
+        gain: how much better than plain training at equal time, and than at equal steps (the smaller of the two), mean over the seeds: above 0 is better,
+            whichever way the measure counts.
         low, high: its interval. seeds: how many; comparisons: how many differences were tested at once.
         study: its name. date: when it ended, YYYY-MM-DD.
     """
