@@ -139,7 +139,7 @@ def large() -> None:
             address = printed_link(started)
             print(f"command to answer             {time.monotonic() - began:6.2f} s")
             page = opened(browser, address)
-            expect(page.locator("#run-head h3")).to_have_text(run.name, timeout=60_000)
+            expect(page.locator("#run-head h2")).to_have_text(run.name, timeout=60_000)
             print(f"command to a run on the page  {time.monotonic() - began:6.2f} s")
             expect(page.get_by_test_id("progress")).to_contain_text(f"step {LARGE_EVENTS} of", timeout=60_000)
             expect(page.get_by_test_id("progress")).not_to_contain_text("reading", timeout=60_000)
@@ -147,7 +147,7 @@ def large() -> None:
             for number in (LARGE_RUNS - 5, LARGE_RUNS - 9):
                 since = time.monotonic()
                 page.locator("#run-picker").get_by_label(f"run-{number:04d}  ·").first.click()
-                expect(page.locator("#run-head h3")).to_have_text(f"run-{number:04d}")
+                expect(page.locator("#run-head h2")).to_have_text(f"run-{number:04d}")
                 print(f"a click on a run until it is shown {time.monotonic() - since:6.2f} s")
             print(f"memory of the page's process  {process.memory_info().rss / 2**20:6.0f} MiB")
         finally:

@@ -49,6 +49,7 @@ def _study(given: argparse.Namespace) -> int:
     store = RunStore(given.runs_dir)
     states = run_study(study, store, wait=lambda: time.sleep(_LOOK_EVERY_S), tell=_Teller())
     _judged(study, states, store)
+    _compared(study, states, store)
     found = results(study, states, store)
     out = store.root / FOLDER / study.name
     print(as_text(found))
@@ -119,5 +120,19 @@ def _judged(study: "Study", states: "list[CellState]", store: RunStore) -> None:
         for run in waiting:
             print_message(f"Drawing and judging pictures of {run.name}")
             judge_run(run, study.judging, progress.phase)
+    finally:
+        progress.close()
+
+
+def _compared(study: "Study", states: "list[CellState]", store: RunStore) -> None:
+    """Compare the samples of every run that has not been compared with its training pictures."""
+    from ...core.study.comparing import compare_runs
+
+    if study.similarity is None:
+        return
+    progress = Progress(sys.stderr)
+    try:
+        done = [store.get(state.cell.run) for state in states if state.state == "done"]
+        compare_runs(study.similarity, done, progress.phase)
     finally:
         progress.close()

@@ -8,6 +8,7 @@ import gradio as gr
 
 from ...core.config import OPTIONS, DriftConfig, RolloutConfig
 from ...core.config.options import ConfigError, Fault, Option
+from ...core.look.drift.correction import CORRECTION_OPTIONS, NUMBERS
 from ...core.look.preview.request import VIEW_OPTIONS, PreviewRequest
 from ...core.runs.rows import RunSummary
 from ...core.texts import translated
@@ -24,7 +25,7 @@ FIELDS: dict[str, Option] = {
     **{name: VIEW_OPTIONS[name] for name in ("target", "offset", "start")},
     **{name: OPTIONS[RolloutConfig.prefix + name] for name in ("sampler", "order", "grid", "grid_steps")},
     **{name: OPTIONS[DriftConfig.prefix + name] for name in ("guidance", "seed", "fine_factor")},
-    **{name: VIEW_OPTIONS[name] for name in ("columns", "samples")},
+    **{name: VIEW_OPTIONS[name] for name in ("columns", "samples", *CORRECTION_OPTIONS)},
 }
 """Field of a request -> the option that it is."""
 
@@ -55,6 +56,10 @@ class Fields:
             if name == "offset":  # no schedule has more steps than its grid: with that bound it gets a slider
                 option = dataclasses.replace(option, maximum=most_steps("inference", FIELDS["grid_steps"].default))
             made = forms.component(option, FIRST.get(name, option.default), full=False)
+            made.visible = name not in CORRECTION_OPTIONS or name in (
+                "correction",
+                *NUMBERS[FIELDS["correction"].default],
+            )
             made.elem_id = f"look-{name.replace('_', '-')}"  # the same option may stand on the Train tab
             self.components[name] = made
 
@@ -117,13 +122,22 @@ class Fields:
         return record
 
     def dependent(self, session: ViewerSession, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Fields that follow others: how far the offset can go, and whether the solver has an order. Sent only when it changed."""
+        """Fields that follow others: how far the offset can go, whether the solver has an order, and the numbers of a correction. Sent only when it changed."""
         out: dict[Any, Any] = {}
         sampler = given[self.components["sampler"]]
         ordered = not isinstance(sampler, str) or sampler not in FIELDS["sampler"].choices or choices.has_order(sampler)
         if session.memory.setdefault("ordered", True) != ordered:
             session.memory["ordered"] = ordered
             out[self.components["order"]] = gr.update(interactive=ordered)
+        correction = given[self.components["correction"]]
+        if session.memory.setdefault("correction", FIELDS["correction"].default) != correction:
+            session.memory["correction"] = correction
+            used = NUMBERS.get(correction, ())
+            out |= {
+                self.components[name]: gr.update(visible=name in used)
+                for name in CORRECTION_OPTIONS
+                if name != "correction"
+            }
         try:
             steps = forms.from_component(FIELDS["grid_steps"], given[self.components["grid_steps"]])
         except ConfigError:

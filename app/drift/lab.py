@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.config.options import ConfigError, Fault
+from ...core.look.drift.correction import CORRECTION_OPTIONS
 from ...core.runs.errors import RunError
 from ..parts import notices
 from ..parts.panel import QUICK, SLOW, UNSEEN
@@ -69,6 +70,7 @@ class DriftLab:
             fields.place("sampler", "order")
             fields.dropdown("solver", choices.solver_choices(), choices.NOTHING, "Compare with another solver")
             fields.place("start", "grid", "grid_steps", "guidance", "seed", "columns", "samples", "fine_factor")
+            fields.place(*CORRECTION_OPTIONS)
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect everything. `tab`: opening it gets the worker ready."""

@@ -21,7 +21,7 @@ export const isFrame = (flowId) => flowId.startsWith("g");
 
 /** The colour of a kind of node, by its category. */
 export const categoryColour = (category) =>
-  ({ Model: "#8b6bd9", Data: "#c9922f", Rollout: "#2f9e8f", Training: "#d9603b", Look: "#3f8f4f", Pictures: "#4a9fe0", Notes: "#a8946a" })[category] ?? "#8a8f93";
+  ({ Model: "#8b6bd9", Data: "#c9922f", Rollout: "#2f9e8f", Training: "#d9603b", Study: "#7d8f3f", Look: "#3f8f4f", Pictures: "#4a9fe0", Notes: "#a8946a" })[category] ?? "#8a8f93";
 
 const STROKES = {
   undo: "M9 14 4 9l5-5M4 9h10a6 6 0 0 1 0 12h-3",

@@ -13,6 +13,7 @@ from ..runs import checkpoint
 from ..runs.checkpoint import Checkpoint, CheckpointError
 from ..runs.folder import RunDir
 from .drift import measure as drift
+from .drift.correction import UNCORRECTED, SamplingCorrection
 from .drift.report import DriftReport
 from .drift.settings import ProbeSet, Settings
 
@@ -49,6 +50,7 @@ def measure_drift(
     cache_dir: Path,
     found: Checkpoint | None = None,
     progress: Progress | None = None,
+    correction: SamplingCorrection = UNCORRECTED,
 ) -> DriftReport:
     """Measure drift on a config's probe pictures, and save report and pictures into `folder`.
 
@@ -56,14 +58,17 @@ def measure_drift(
         config: model, pictures, grid and drift settings.
         cache_dir: for latents and text embeddings; may be that of the runs.
         found: the weights to measure beside the base; None = the base alone.
+        correction: of all rollouts.
 
-    Raises: DatasetError where there is nothing to measure on; ModelError.
+    Raises: DatasetError where there is nothing to measure on; ModelError; ConfigError for a correction that is not made for the model.
     Cost: `drift.expected_rows` for the base, and again for the checkpoint.
     """
     config = for_measuring(config)
     model = load_model(config.model, flow_shift=config.training.flow_schedule_shift, for_training=False)
     model.text.stay = found is not None and config.text_encoder.is_on
-    sets, settings = probe_sets(model, config, cache_dir, progress), Settings.from_config(config)
+    settings = Settings.from_config(config, correction=correction)
+    settings.correction.check(model.prediction_type)
+    sets = probe_sets(model, config, cache_dir, progress)
     told = in_rows(progress)
     report = drift.measure(model, sets, settings, weights="base", step=0, progress=told)
     if found is not None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import platform_calls
@@ -22,12 +23,12 @@ def is_judged(run: RunDir, judging: Judging) -> bool:
 
 
 def judge_run(run: RunDir, judging: Judging, progress: Progress | None = None) -> dict[str, float]:
-    """Draw and judge; the shares (0 to 1) are kept in the run's folder. The same prompts and noise for every run.
+    """Draw and judge; shares (0 to 1) and the likeness (-2 to 2) are kept in the run's folder. The same prompts and noise for every run.
 
     Raises: CheckpointError, ModelError where the weights cannot be opened.
-    Cost: `pictures` + `old_pictures` pictures of `steps` steps, about .7 s each on a core for the demo's models at 20 steps.
+    Cost: `pictures` + `old_pictures` pictures in every way of sampling, about .7 s each on a core for the demo's models at 20 steps with guidance.
     """
-    from ..demo import judge, things, world
+    from ..demo import things, world
     from ..families import load_model
     from ..look.revisit import load_weights, open_checkpoint
 
@@ -38,23 +39,33 @@ def judge_run(run: RunDir, judging: Judging, progress: Progress | None = None) -
     new_scenes, old_scenes = things.thing_scenes()[: judging.pictures], world.held_out()[: judging.old_pictures]
     trigger = config.data.trigger_word if config.data.trigger_word is not None else things.TRIGGER
     prompts = [*(things.thing_caption(scene, trigger) for scene in new_scenes), *map(world.caption, old_scenes)]
+    samplings = judging.samplings(config.validation.guidance)
+    seen: dict[str, float] = {}
+    for number, (end, (steps, guidance)) in enumerate(samplings.items()):
 
-    def on_picture(done: int, total: int) -> None:
-        if progress is not None:
-            progress("samples", done, total)
+        def on_picture(done: int, total: int, before: int = number) -> None:
+            if progress is not None:
+                progress("samples", before * total + done, len(samplings) * total)
 
-    pictures = model.sample(
-        prompts, steps=judging.steps, guidance=config.validation.guidance, seed=0, on_picture=on_picture
-    )
+        pictures = model.sample(prompts, steps=steps, guidance=guidance, seed=0, on_picture=on_picture)
+        found_in = _seen(pictures, new_scenes, old_scenes)
+        seen |= {f"{name}{end}": value for name, value in found_in.items()}
+    how: dict[str, Any] = {**dataclasses.asdict(judging), "step": found.step}
+    text = json.dumps({"how": how, "seen": seen}, indent=1)
+    platform_calls.write_atomically(run.path / JUDGED, f"{text}\n".encode())
+    return seen
+
+
+def _seen(pictures: Sequence[Any], new_scenes: Sequence[Any], old_scenes: Sequence[Any]) -> dict[str, float]:
+    """What the judge reads in pictures of the new thing, and in those of old prompts that follow them."""
+    from ..demo import judge
+
     new, old = pictures[: len(new_scenes)], pictures[len(new_scenes) :]
-    seen, known = judge.adherence(new, new_scenes), judge.adherence(old, old_scenes)
-    shares = {
+    kept, known = judge.adherence(new, new_scenes), judge.adherence(old, old_scenes)
+    return {
+        "likeness": statistics.fmean(map(judge.thing_score, new)),
         "thing": sum(map(judge.shows_thing, new)) / len(new),
-        "background": seen["background"],
+        "background": kept["background"],
         "old_shape": known["shape"],
         "old_all": known["all"],
     }
-    how: dict[str, Any] = {**dataclasses.asdict(judging), "step": found.step}
-    text = json.dumps({"how": how, "shares": shares}, indent=1)
-    platform_calls.write_atomically(run.path / JUDGED, f"{text}\n".encode())
-    return shares

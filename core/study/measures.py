@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..look.drift.evidence import BANDS
 from ..look.drift.files import REPORT_FILE, read_report
 from ..look.drift.report import Curve, DriftReport, Point, ReportError
 from ..runs.folder import RunDir
+from .similarity import similarity_values
 
-BANDS: dict[str, tuple[float, float]] = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
-"""Of `Point.share`, sigma / (alpha + sigma): one axis for every kind of model."""
 JUDGED = "study-judged.json"
 """In a run's folder: what the demo's judge saw, and how it looked."""
 
@@ -27,16 +27,43 @@ class Kind:
 
 
 _FLOOR = "never 0: the noise of a picture cannot be known"
+_SAMPLINGS = {
+    "": "",
+    "_few": ", few sampling steps",
+    "_unguided": ", without guidance",
+    "_few_unguided": ", few sampling steps without guidance",
+}
+"""End of a measure's name -> its words: the same pictures, sampled in other ways (`plan.Judging.samplings`)."""
+_JUDGED: dict[str, Kind] = {
+    "likeness": Kind(
+        "likeness of the object to the new thing",
+        "higher",
+        floor="silhouettes; above 0: more like it than any old shape",
+    ),
+    "thing": Kind("the new thing is seen", "higher", "%", "100 % at most"),
+    "background": Kind("its background is the one asked for", "higher", "%", "100 % at most"),
+    "old_shape": Kind("old prompts: right shape", "higher", "%", "100 % at most; the base's own share"),
+    "old_all": Kind("old prompts: all attributes right", "higher", "%", "100 % at most; the base's own share"),
+}
 KINDS: dict[str, Kind] = {
     "clean_loss": Kind("held-out clean loss", "lower", floor=_FLOOR),
     **{f"clean_loss_{band}": Kind(f"held-out clean loss, {band} noise", "lower", floor=_FLOOR) for band in BANDS},
     "drift_short": Kind("drift over the shortest offset", None, floor="an exact model drifts too"),
     "drift_long": Kind("drift over the longest offset", None, floor="an exact model drifts too"),
     "spread": Kind("spread of the sampled end states over true ones", None, floor="1 for an exact model"),
-    "thing": Kind("the new thing is seen", "higher", "%", "100 % at most"),
-    "background": Kind("its background is the one asked for", "higher", "%", "100 % at most"),
-    "old_shape": Kind("old prompts: right shape", "higher", "%", "100 % at most; the base's own share"),
-    "old_all": Kind("old prompts: all attributes right", "higher", "%", "100 % at most; the base's own share"),
+    **{
+        f"{name}{end}": Kind(f"{kind.title}{words}", kind.better, kind.unit, kind.floor)
+        for end, words in _SAMPLINGS.items()
+        for name, kind in _JUDGED.items()
+    },
+    "nearest_training": Kind(
+        "distance of the samples to the nearest training picture, over that of held-out pictures",
+        None,
+        floor="1 for new pictures of the same things, 0 for copies",
+    ),
+    "dino_image": Kind("samples and training pictures, cosine by DINO", None, floor="1 at most, for copies"),
+    "clip_image": Kind("samples and training pictures, cosine by CLIP", None, floor="1 at most, for copies"),
+    "clip_text": Kind("samples and their prompts, cosine by CLIP", "higher"),
     "train_seconds": Kind("seconds of the training steps", "lower", "s"),
     "network_rows": Kind("rows that the network was asked for", "lower"),
 }
@@ -64,7 +91,7 @@ def measured(run: RunDir) -> Measured:
     report = _last_report(run, events)
     if report is not None:
         found |= of_report(report)
-    found |= judged(run)
+    found |= judged(run) | similarity_values(run)
     values = {name: value for name, value in found.items() if name in KINDS and math.isfinite(value)}
     return Measured(values, None if report is None else report.probe)
 
@@ -112,17 +139,21 @@ def _drifts(curve: Curve) -> dict[str, float | None]:
 
 
 def judged(run: RunDir) -> dict[str, float]:
-    """What the judge saw, in percent; nothing where it has not looked."""
+    """What the judge saw, shares in percent; nothing where it has not looked."""
     record = judged_record(run)
-    return {} if record is None else {name: 100 * share for name, share in record["shares"].items()}
+    if record is None:
+        return {}
+    return {
+        name: 100 * value if name in KINDS and KINDS[name].unit == "%" else value
+        for name, value in record["seen"].items()
+    }
 
 
 def judged_record(run: RunDir) -> Mapping | None:
     """The judge's file of a run; None where there is none that can be read, so that it is made anew."""
     try:
         record = json.loads((run.path / JUDGED).read_text(encoding="utf-8"))
-        shares = record["shares"]
-        good = all(isinstance(value, int | float) and 0 <= value <= 1 for value in shares.values())
+        good = all(isinstance(value, int | float) and -2 <= value <= 2 for value in record["seen"].values())
         return record if good and isinstance(record["how"], dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

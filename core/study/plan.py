@@ -11,12 +11,13 @@
     reference: plain                # every variant is compared with this one, seed by seed
     controls: true                  # or a list of them; false = none
     judge: {pictures: 32, old_pictures: 40, steps: 20}            # the demo's models alone; null = not judged
+    deciding: [clean_loss, likeness]                              # what gets an interval and a verdict; default: every measure
+    similarity: true                                              # samples against training pictures; null = not compared
 
 `plain`, the base without any remedy, is added by itself where a variant has one of them, and so are the controls of each such
 variant (`core/before/controls.py`): what a method gains may come from its extra time, or from training on noisier pictures.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,13 @@ from ..config.own_presets import find_preset
 from ..errors import Trouble
 from ..foreign.reading import read_file
 from ..formats import refusal
+from .measures import KINDS as MEASURES
+from .similarity import Similarity, SimilarityError, similarity_of
 
 PLAIN = "plain"
-KEYS = ("format", "study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge")
+KEYS = (
+    "format", "study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge", "deciding", "similarity",
+)  # fmt: skip
 MOST_RUNS = 500
 _LONGEST_NAME = 20
 _LARGEST_SEED = 99_999  # so that every run of it has a name that a folder may have
@@ -63,11 +68,25 @@ class StudyError(Trouble, ValueError):
 
 @dataclass(frozen=True)
 class Judging:
-    """How the demo's judge looks at a run: prompts that name the new thing, prompts that the base knows, and sampling steps of each picture."""
+    """How the demo's judge looks at a run: prompts that name the new thing, prompts that the base knows, and sampling steps of each picture.
+
+    `few_steps`: the same pictures once more with so few steps (0: not). `unguided`: everything once more without guidance.
+    """
 
     pictures: int = 32
     old_pictures: int = 40
     steps: int = 20
+    few_steps: int = 0
+    unguided: bool = False
+
+    def samplings(self, guidance: float) -> dict[str, tuple[int, float]]:
+        """What its measures' names end in -> (steps, guidance)."""
+        found = {"": (self.steps, guidance)}
+        if self.few_steps:
+            found["_few"] = (self.few_steps, guidance)
+        if self.unguided:
+            found |= {f"{end}_unguided": (steps, 1.0) for end, (steps, _) in list(found.items())}
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,9 @@ class Study:
     seeds: tuple[int, ...]
     reference: str
     judging: Judging | None
+    deciding: tuple[str, ...]
     source: Mapping[str, Any] = field(default_factory=dict)
+    similarity: Similarity | None = None
 
     def cells(self) -> list[Cell]:
         """All runs, seed by seed, so that what is there early can be compared."""
@@ -172,7 +193,22 @@ def study_of(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Pat
     variants, reference = _with_reference(listed, written.get("reference"), base, where)
     kinds = _kinds(written.get("controls", True), where)
     variants = _with_controls(variants, reference, kinds, base)
-    study = Study(name, base, preset, variants, seeds, reference, _judging(written.get("judge"), where), dict(written))
+    try:
+        similarity = similarity_of(written.get("similarity"), where)
+    except SimilarityError as error:
+        raise StudyError(error.message, error.remedy) from error
+    study = Study(
+        name,
+        base,
+        preset,
+        variants,
+        seeds,
+        reference,
+        _judging(written.get("judge"), where),
+        _deciding(written.get("deciding"), where),
+        dict(written),
+        similarity,
+    )
     _check(study, where)
     return study
 
@@ -196,7 +232,11 @@ def _base(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Path) 
                 "Name a config.json of this program.",
             )
         base = {str(key).removeprefix("--"): value for key, value in read.items()}
-    return _expanded({**base, **(changes or {})}, base, where), str(preset) if preset is not None else None
+    if changes is None:
+        changes = {}
+    # in this order: a level named in the study replaces the numbers of the base's own level
+    base = {**_expanded(base, base, where), **_expanded(changes, base, where)}
+    return base, str(preset) if preset is not None else None
 
 
 def _expanded(changes: Mapping[str, Any], base: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -371,13 +411,32 @@ def _judging(given: Any, where: str) -> Judging | None:
     if given is None or given is False:
         return None
     given = {} if given is True else given
-    known = [each.name for each in dataclasses.fields(Judging)]
-    limits = {"pictures": 64, "old_pictures": 200, "steps": 200}
-    good = isinstance(given, Mapping) and set(given) <= set(known)
-    if not good or not all(type(value) is int and 1 <= value <= limits[key] for key, value in given.items()):
-        said = ", ".join(f"{key} (1 to {limits[key]})" for key in known)
-        raise StudyError(f"{where}: judge = {given!r:.80}: cannot be read.", f"It holds whole numbers: {said}.")
+    limits = {"pictures": (1, 64), "old_pictures": (1, 200), "steps": (1, 200), "few_steps": (0, 200)}
+    good = isinstance(given, Mapping) and set(given) <= {*limits, "unguided"}
+    if not good or not all(
+        type(value) is bool if key == "unguided" else type(value) is int and limits[key][0] <= value <= limits[key][1]
+        for key, value in given.items()
+    ):
+        said = ", ".join(f"{key} ({low} to {high})" for key, (low, high) in limits.items())
+        raise StudyError(
+            f"{where}: judge = {given!r:.80}: cannot be read.",
+            f"It holds whole numbers: {said}; and unguided (true or false).",
+        )
     return Judging(**given)
+
+
+def _deciding(given: Any, where: str) -> tuple[str, ...]:
+    """The measures that get an interval and a verdict; all where the file names none."""
+    if given is None:
+        return tuple(MEASURES)
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or not given
+        or not set(map(str, given)) <= set(MEASURES)
+    ):
+        raise StudyError(f"{where}: deciding = {given!r:.80}: must list measures.", f"Measures: {', '.join(MEASURES)}.")
+    return tuple(given)
 
 
 def _check(study: Study, where: str) -> None:
@@ -401,4 +460,9 @@ def _check(study: Study, where: str) -> None:
             raise StudyError(
                 f"{where}: judge: reads pictures of the demo's models alone, and {variant.name} trains another one.",
                 "Leave judge out.",
+            )
+        if study.similarity is not None and not config.validation.prompts:
+            raise StudyError(
+                f"{where}: similarity: compares the samples that a run draws at its end, and {variant.name} draws none.",
+                "Set validation_prompts, or leave similarity out.",
             )

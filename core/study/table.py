@@ -11,13 +11,23 @@ from .. import platform_calls
 from ..config import config_from_flat, config_to_flat
 from ..runs.store import RunStore
 from .measures import KINDS, measured
-from .paired import CONFIDENCE, LEAST_SEEDS, Difference, difference
+from .paired import CONFIDENCE, LEAST_SEEDS, Difference, Spread, difference, spread
 from .plan import Study, Variant
+from .similarity import left_out
 from .work import CellState
 
 FORMAT, VERSION = "rollout_studio.study", 1
 FOLDER = ".studies"
 """In the folder of the runs: one folder a study, with `study.json` and `report.html`."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """How a measure is tested: among how many comparisons (0: not at all), over how many seeds, and its spread over all variants with all of them."""
+
+    comparisons: int
+    seeds: int
+    pooled: Spread | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,12 @@ class Results:
         elif tested:
             said.append(
                 f"{tested} differences are tested at once, so each interval is widened until all of them together hold with {100 * CONFIDENCE:.0f} % "
-                "(Bonferroni, Student's t over the seeds)."
+                "(Bonferroni, Student's t; how much seeds differ is pooled over all variants, or is the pair's own where that is more)."
+            )
+        untested = {name for one in self.comparisons for name, each in one.differences.items() if not each.comparisons}
+        if untested:
+            said.append(
+                "What is not tested has no interval and no verdict: the study's file named before it began what decides."
             )
         said.append(
             "The seeds are those of the training; pictures and prompts are the same in all of them, so nothing is said of other pictures."
@@ -91,12 +106,18 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
             why = f": {state.message.rstrip('.')}" if state.message else ""
             missing.append(f"{cell.run} is not in the table: {state.state}{why}.")
             continue
-        found = measured(store.get(cell.run))
+        run = store.get(cell.run)
+        found = measured(run)
+        missing += [said for said in left_out(run) if study.similarity is not None and said not in missing]
         values[cell.variant.name][cell.seed] = found.values
         runs[cell.variant.name][cell.seed] = cell.run
         probes[cell.variant.name, cell.seed] = found.probe
     pairs = [(variant.name, other.name) for variant in study.variants for other in study.compared_with(variant)]
-    tested = sum(len(_shared(values, *pair)) for pair in pairs)
+    tested = sum(name in study.deciding for pair in pairs for name in _shared(values, *pair))
+    tests = {
+        name: Test(tested if name in study.deciding else 0, len(study.seeds), _pooled(values, study.seeds, name))
+        for name in KINDS
+    }
     return Results(
         study.name,
         study.seeds,
@@ -106,7 +127,7 @@ def results(study: Study, states: Sequence[CellState], store: RunStore) -> Resul
         {variant.name: str(variant.of) for variant in study.variants if variant.control is not None},
         runs,
         values,
-        tuple(_compared(values, probes, *pair, tested) for pair in pairs),
+        tuple(_compared(values, probes, *pair, tests) for pair in pairs),
         tuple(missing),
     )
 
@@ -132,12 +153,18 @@ def _shared(
     return found
 
 
+def _pooled(values: Mapping[str, Mapping[int, Mapping[str, float]]], seeds: Sequence[int], name: str) -> Spread | None:
+    """Over the variants that have the measure for every seed."""
+    whole = [each for each in values.values() if all(name in each.get(seed, {}) for seed in seeds)]
+    return spread([[each[seed][name] for seed in seeds] for each in whole])
+
+
 def _compared(
     values: Mapping[str, Mapping[int, Mapping[str, float]]],
     probes: Mapping[tuple[str, int], str | None],
     variant: str,
     against: str,
-    tested: int,
+    tests: Mapping[str, Test],
 ) -> Comparison:
     seeds = [seed for seed in values[variant] if seed in values[against]]
     if not seeds:
@@ -157,7 +184,10 @@ def _compared(
         problem, left_out = "", set()
     found = {
         name: difference(
-            [values[variant][seed][name] for seed in both], [values[against][seed][name] for seed in both], tested
+            [values[variant][seed][name] for seed in both],
+            [values[against][seed][name] for seed in both],
+            tests[name].comparisons,
+            tests[name].pooled if len(both) == tests[name].seeds else None,
         )
         for name, both in _shared(values, variant, against).items()
         if name not in left_out
@@ -173,7 +203,7 @@ def saved(found: Results, study: Study, folder: Path) -> Path:
         "runs": found.runs, "values": found.values, "missing": list(found.missing),
         "comparisons": [
             {"variant": each.variant, "against": each.against, "problem": each.problem, "differences": {
-                name: {"mean": d.mean, "error": d.error, "half_interval": d.half, "by_seed": list(d.values), "verdict": d.verdict(KINDS[name].better)}
+                name: {"mean": d.mean, "error": d.error, "half_interval": d.half, "by_seed": list(d.values), "comparisons": d.comparisons, "verdict": d.verdict(KINDS[name].better)}
                 for name, d in each.differences.items()}}
             for each in found.comparisons
         ],

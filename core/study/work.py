@@ -1,6 +1,6 @@
 """The runs of a study: made, queued, resumed. Everything is derived from the folder of the runs, so a study that is broken off goes on. No torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,30 +31,37 @@ class CellState:
         return self.state in ENDED
 
 
-def advance(study: Study, store: RunStore, *, again: bool = False) -> list[CellState]:
+def advance(study: Study, store: RunStore, *, again: bool = False, before: Sequence[CellState] = ()) -> list[CellState]:
     """Make and queue what can be, and tell of every run how far it is. Called again and again; does nothing twice.
 
     Args:
         again: runs that stopped, failed or crashed go on from their checkpoints; one that has none goes to the trash and begins anew. For the
             first call of a command.
+        before: what the call before this one found: the settings of its runs are not compared again, and what was done is not looked at again.
 
     Raises: StudyError where a run of one of the names exists that is no run of this study.
     """
     states: dict[tuple[str, int], CellState] = {}
+    known = {state.cell.run: state for state in before}
     cells = study.cells()
     for cell in sorted(
         cells, key=lambda cell: cell.variant.control == "plain-time"
     ):  # which wait for what they control
         source = None if cell.variant.of is None else states[cell.variant.of, cell.seed]
-        states[cell.variant.name, cell.seed] = _advance(study, store, cell, source, again)
+        states[cell.variant.name, cell.seed] = _advance(study, store, cell, source, again, known.get(cell.run))
     return [states[cell.variant.name, cell.seed] for cell in cells]
 
 
-def _advance(study: Study, store: RunStore, cell: Cell, source: CellState | None, again: bool) -> CellState:
-    """`source`: the run that it controls, where it is a control."""
+def _advance(
+    study: Study, store: RunStore, cell: Cell, source: CellState | None, again: bool, known: CellState | None = None
+) -> CellState:
+    """`source`: the run that it controls, where it is a control. `known`: what the last look found of it."""
+    if known is not None and known.state == "done":
+        return known
     if (store.root / cell.run / "config.json").is_file():
         run = store.get(cell.run)
-        _check_same(study, cell, run)
+        if known is None or known.state in ("to come", "missing"):
+            _check_same(study, cell, run)
     else:
         changes: dict[str, Any] = {}
         if source is not None and cell.variant.control == "plain-time":
@@ -120,4 +127,4 @@ def run_study(
         store.reconcile()
         store.pump()
         wait()
-        states = advance(study, store)
+        states = advance(study, store, before=states)

@@ -19,7 +19,7 @@ from .graph import Graph, GraphError, Link, Node, Problem
 from .parts import PARTS, config_from_parts
 from .values import Settings
 
-TRAIN = PREFIX + "Train"
+TRAIN, STUDY = PREFIX + "Train", PREFIX + "Study"
 UNKNOWN = object()
 """What a node gives that cannot be known before it has run."""
 
@@ -274,8 +274,8 @@ def known_inputs(declared: Declaration, node: Node, found: Mapping[str, tuple]) 
 
 
 def parts_of(graph: Graph, id: str, found: Mapping[str, tuple]) -> dict[str, Settings] | None:
-    """The settings that reach a Train node; None when one of them is only known after something has run."""
-    inputs = known_inputs(NODES[TRAIN], graph.nodes[id], found)
+    """The settings that reach a Train or Study node; None when one of them is only known after something has run."""
+    inputs = known_inputs(NODES[graph.nodes[id].kind], graph.nodes[id], found)
     return None if inputs is None else {name: inputs[name] for name in PARTS}
 
 
@@ -292,7 +292,7 @@ def train_configs(graph: Graph) -> dict[str, RunConfig]:
 def _setting_faults(graph: Graph, order: list[str], bad: set[str | None]) -> Iterable[Problem]:
     found = known_values(graph, order, without=[id for id in bad if id is not None])
     for id, node in graph.nodes.items():
-        if node.kind != TRAIN or id in bad:
+        if node.kind not in (TRAIN, STUDY) or id in bad:
             continue
         parts = parts_of(graph, id, found)
         if parts is None:

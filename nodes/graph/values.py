@@ -17,12 +17,13 @@ MODEL, ADAPTER, FOLDER, DATASET = "ROLLOUT_MODEL", "ROLLOUT_ADAPTER", "ROLLOUT_F
 ROLLOUT, OPTIMIZER, TRAINING = "ROLLOUT_SAMPLING", "ROLLOUT_OPTIMIZER", "ROLLOUT_TRAINING"
 VALIDATION, DRIFT = "ROLLOUT_VALIDATION", "ROLLOUT_DRIFT_PROBE"
 RUN, CHECKPOINT, REPORT = "ROLLOUT_RUN", "ROLLOUT_CHECKPOINT", "ROLLOUT_REPORT"
+VARIANTS = "ROLLOUT_VARIANTS"
 IMAGE, STRING, LORA_MODEL, LOSS_MAP = "IMAGE", "STRING", "LORA_MODEL", "LOSS_MAP"
 ANY = "*"
 
 COLOURS = {
     MODEL: "#8b6bd9", ADAPTER: "#b36bd9", FOLDER: "#b08d57", DATASET: "#d9a441", ROLLOUT: "#2f9e8f", OPTIMIZER: "#5b8fd9",
-    TRAINING: "#4a78b5", VALIDATION: "#c76b98", DRIFT: "#5aa85a", RUN: "#d9603b", CHECKPOINT: "#c2492f", REPORT: "#3f8f4f",
+    TRAINING: "#4a78b5", VALIDATION: "#c76b98", DRIFT: "#5aa85a", RUN: "#d9603b", CHECKPOINT: "#c2492f", REPORT: "#3f8f4f", VARIANTS: "#7d8f3f",
     IMAGE: "#64b5f6", STRING: "#8f9aa3", LORA_MODEL: "#d98c8c", LOSS_MAP: "#a0a0d0",
 }  # fmt: skip
 """Wire type -> colour of its sockets, for an editor."""
@@ -54,6 +55,13 @@ class Settings:
 def settings(flat: Mapping[str, Any]) -> Settings:
     """Flat options as a value; lists become tuples."""
     return Settings(tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in flat.items()))
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Of a study, in order: each variant's name, and the options that it has in place of the study's own (`level` may be among them)."""
+
+    items: tuple[tuple[str, Settings], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Losses:
     step: int
 
 
-KINDS = {cls.__name__: cls for cls in (Settings, Folder, File, Images, Run, Checkpoint, Report, Lora, Losses)}
+KINDS = {cls.__name__: cls for cls in (Settings, Variants, Folder, File, Images, Run, Checkpoint, Report, Lora, Losses)}
 
 
 def to_json(value: Any) -> Any:

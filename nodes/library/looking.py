@@ -8,13 +8,14 @@ from ...core.config import OPTIONS, RunConfig, config_from_flat, config_to_flat,
 from ...core.config.options import ConfigError
 from ...core.look.drift import words as in_words
 from ...core.look.drift.comparison import compare
+from ...core.look.drift.correction import CORRECTION_OPTIONS, UNCORRECTED, SamplingCorrection, correction_of
 from ...core.look.drift.files import REPORT_FILE, read_report
 from ...core.look.drift.report import DriftReport
 from ...core.runs.folder import RunDir
 from ...core.runs.run_log import PHASES
 from ..execute import following, pictures
 from ..graph import values
-from ..graph.declaration import Output, Socket, local, node, of_option
+from ..graph.declaration import Output, Socket, Widget, local, node, of_option
 from ..graph.values import Images, NodeError, Report
 
 LETTERS = ("a", "b", "c", "d")
@@ -34,7 +35,12 @@ def refusals() -> tuple[type[Exception], ...]:
     return CheckpointError, DatasetError, ModelError, ConfigError
 
 
-def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftReport:
+CORRECTED = tuple(Widget(name, option) for name, option in CORRECTION_OPTIONS.items())
+
+
+def _measured(
+    context, config: RunConfig, checkpoint, folder: Path, correction: SamplingCorrection = UNCORRECTED
+) -> DriftReport:
     from ...core.look.revisit import measure_drift, open_checkpoint
 
     try:
@@ -42,7 +48,7 @@ def _measured(context, config: RunConfig, checkpoint, folder: Path) -> DriftRepo
         # the measurement itself names the model that it measures, which is no phase
         return measure_drift(
             config, folder, context.cache, found,
-            lambda what, done, total: context.progress(done, total, PHASES.get(what, what)),
+            lambda what, done, total: context.progress(done, total, PHASES.get(what, what)), correction,
         )  # fmt: skip
     except refusals() as error:
         raise NodeError(str(error)) from None
@@ -72,6 +78,7 @@ def preview_flat(offset: int, seed: int) -> dict[str, Any]:
         Socket("rollout", values.ROLLOUT, "Solver and grid of the rollout; without it: the run's, or the defaults.", True),
         PREVIEWED,
         of_option("drift_seed"),
+        *CORRECTED,
     ),
     outputs=(Output("pictures", values.IMAGE, "The filmstrips: the true path above, the model's own below, their difference."),),
     lane="device",
@@ -80,19 +87,26 @@ def preview_flat(offset: int, seed: int) -> dict[str, Any]:
         ("checkpoint", "link a checkpoint, or a model and a dataset."),
     ),
 )  # fmt: skip
-def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
-    """One picture, sampled from pure noise by the model itself, against the path it should have taken."""
+def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed, **given):
+    """One picture, sampled from pure noise by the model itself, against the path it should have taken. With a correction the model's own path is corrected
+    while it samples; a second node without it shows what that changes."""
     flat: dict[str, Any] = {} if checkpoint is None else config_to_flat(following.config_of(checkpoint.run))
     for part in (model, dataset, rollout):
         flat |= {} if part is None else part.flat
     flat |= preview_flat(offset, seed)
     folder = context.work / "preview"
-    _measured(context, config_from_flat(flat), checkpoint, folder)
+    correction = correction_of(given)
+    _measured(context, config_from_flat(flat), checkpoint, folder, correction)
     files = sorted(folder.glob("filmstrip*.png"))
     return (
         Images(
             tuple(map(values.file_at, files)),
-            tuple("base" if "base" in f.stem or checkpoint is None else "tuned" for f in files),
+            tuple(
+                ", ".join(
+                    filter(None, ("base" if "base" in f.stem or checkpoint is None else "tuned", correction.label))
+                )
+                for f in files
+            ),
         ),
     )
 
@@ -102,6 +116,7 @@ def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
     inputs=(
         Socket("checkpoint", values.CHECKPOINT, "The weights to measure."),
         Socket("drift", values.DRIFT, "What to measure; without it: the report that the run made at that step, or its settings.", True),
+        *CORRECTED,
     ),
     outputs=(
         Output("report", values.REPORT, "The report."),
@@ -111,15 +126,17 @@ def rollout_preview(context, model, dataset, checkpoint, rollout, offset, seed):
     lane="device",
     shows=True,
 )  # fmt: skip
-def drift_report_node(context, checkpoint, drift):
-    """How far the trained model strays when it is fed its own output, against the model it started from."""
+def drift_report_node(context, checkpoint, drift, **given):
+    """How far the trained model strays when it is fed its own output, against the model it started from. With a correction both are corrected while they
+    sample; a second report without it, and Compare Drift, show what that changes."""
     folder = context.work / "drift"
     theirs = RunDir(checkpoint.run).drift_path / f"step-{checkpoint.step:06d}"
-    if drift is None and (theirs / REPORT_FILE).is_file():
+    correction = correction_of(given)
+    if drift is None and correction.correction == "none" and (theirs / REPORT_FILE).is_file():
         shutil.copytree(theirs, folder)  # a copy: the run may be deleted
     else:
         flat = config_to_flat(following.config_of(checkpoint.run)) | ({} if drift is None else drift.flat)
-        _measured(context, config_from_flat(flat), checkpoint, folder)
+        _measured(context, config_from_flat(flat), checkpoint, folder, correction)
     found = read_report(folder)
     report = Report(str(folder), values.sha256(folder / REPORT_FILE), checkpoint)
     return report, pictures_of(folder), "\n".join(in_words.words(found))

@@ -26,18 +26,24 @@ TRAINED = (
     Output("samples", values.IMAGE, "The run's last sample pictures, where it has validation prompts."),
 )
 
+_SOCKETS = (
+    Socket("model", values.MODEL, "The model to start from."),
+    Socket("dataset", values.DATASET, "What is trained on."),
+    Socket("adapter", values.ADAPTER, "What is trained; without it: a LoRA with its defaults.", True),
+    Socket("rollout", values.ROLLOUT, "Scheduled sampling; without it: plain training.", True),
+    Socket("optimizer", values.OPTIMIZER, "The update rule; without it: its defaults.", True),
+    Socket("settings", values.TRAINING, "Length, batch and saving; without it: their defaults.", True),
+    Socket("validation", values.VALIDATION, "Sample pictures; without it: none.", True),
+    Socket("drift", values.DRIFT, "Drift reports; without it: at the start and the end, on held-out pictures.", True),
+)  # fmt: skip
+PART_SOCKETS = {socket.name: socket for socket in _SOCKETS}
+"""The parts of a training (`parts.PARTS`), as inputs."""
+
 
 @node(
     "Train", "Train", "Training",
     inputs=(
-        Socket("model", values.MODEL, "The model to start from."),
-        Socket("dataset", values.DATASET, "What is trained on."),
-        Socket("adapter", values.ADAPTER, "What is trained; without it: a LoRA with its defaults.", True),
-        Socket("rollout", values.ROLLOUT, "Scheduled sampling; without it: plain training.", True),
-        Socket("optimizer", values.OPTIMIZER, "The update rule; without it: its defaults.", True),
-        Socket("settings", values.TRAINING, "Length, batch and saving; without it: their defaults.", True),
-        Socket("validation", values.VALIDATION, "Sample pictures; without it: none.", True),
-        Socket("drift", values.DRIFT, "Drift reports; without it: at the start and the end, on held-out pictures.", True),
+        *PART_SOCKETS.values(),
         local("name", "str", "graph", "Beginning of the run's name.", cosmetic=True),
         local("again", "int", 0, "Raise it to train once more on purpose; the same number never trains twice.", ge=0, le=1_000_000),
     ),

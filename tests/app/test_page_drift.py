@@ -187,6 +187,17 @@ def test_a_first_visit_sees_drift_moves_through_it_compares_solvers_and_takes_it
     assert "euler" in words and "own state differs from the true one" in words and "At the last step" in words
     assert sizes == [64] * (2 * 27) and (tmp_path / "shared.html").stat().st_size < 5_000_000
 
+    # A correction while sampling: a further rollout under each, its numbers beside it; refused with the reason where it is not made for the model.
+    choose(page, "solver", "nothing")
+    choose(page, "correction", "shifted_time")
+    expect(page.locator(".rs-fact-chips")).to_contain_text("shifted time ±0.02 above 0.5")
+    expect(page.locator(".rs-cell[data-row=rolled]")).to_have_count(18)
+    expect(page.locator("#look-time-window")).to_be_visible()
+    expect(page.locator("#look-epsilon-scale")).to_be_hidden()
+    choose(page, "correction", "epsilon_scaling")
+    expect(page.locator("#look-progress")).to_contain_text("this model predicts the flow's velocity")
+    expect(page.locator("#look-epsilon-scale")).to_be_visible()
+
 
 @pytest.mark.slow
 def test_the_first_picture_of_a_cold_worker_ends_its_bar_and_the_curves_stay(visit, tab, monkeypatch):

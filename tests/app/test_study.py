@@ -9,14 +9,16 @@ import time
 import pytest
 from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.config.options import ConfigError
+from rollout_studio.core.look.drift.evidence import known_results, write_results
 from rollout_studio.core.look.drift.files import report_to_json
 from rollout_studio.core.look.drift.report import Curve, DriftReport, Measure, Point
 from rollout_studio.core.maths.student import t_quantile
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.study import work
-from rollout_studio.core.study.measures import JUDGED, measured
-from rollout_studio.core.study.paired import difference
-from rollout_studio.core.study.plan import StudyError, read_study, study_of
+from rollout_studio.core.study.evidence import results_of
+from rollout_studio.core.study.measures import JUDGED, KINDS, measured
+from rollout_studio.core.study.paired import difference, spread
+from rollout_studio.core.study.plan import Judging, StudyError, read_study, study_of
 from rollout_studio.core.study.table import as_text, results, saved
 
 # -- differences --------------------------------------------------------------------------------------------------------
@@ -45,19 +47,42 @@ def test_a_difference_is_that_of_the_pairs():
     )
 
 
+def test_a_difference_that_was_not_to_decide_has_no_interval_and_no_verdict():
+    found = difference([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], comparisons=0)
+    assert found.half is None and found.verdict("lower") == "not tested" and found.error > 0
+
+
 def test_below_three_seeds_there_is_no_interval_and_no_verdict():
     for seeds in (1, 2):
         found = difference([1000.0, 1001.0][:seeds], [0.0, 0.0][:seeds])
         assert found.half is None and found.sign == 0 and found.verdict("higher") == "no verdict below 3 seeds"
 
 
-def test_of_variants_that_do_nothing_at_most_one_study_in_twenty_finds_a_difference():
-    """Ten comparisons of three seeds each, all of them noise: the chance of any verdict is below 5 %."""
+def test_the_pooled_spread_of_two_variants_is_that_of_their_pairs_and_of_many_that_of_a_randomised_block_design():
+    one, other = [3.0, 5.0, 10.0], [1.0, 2.0, 6.0]
+    found = spread([one, other])
+    alone, pooled = difference(one, other), difference(one, other, pooled=found)
+    assert (
+        found.degrees == 2 and pooled.error == pytest.approx(alone.error) and pooled.half == pytest.approx(alone.half)
+    )
+    # Montgomery, Design and Analysis of Experiments, table 4.2 (vascular grafts): 4 pressures x 6 batches, error 7.33 with 15 degrees
+    grafts = [[90.3, 89.2, 98.2, 93.9, 87.4, 97.9], [92.5, 89.5, 90.6, 94.7, 87.0, 95.8], [85.5, 90.8, 89.6, 86.2, 88.0, 93.4],
+              [82.5, 89.5, 85.6, 87.4, 78.9, 90.7]]  # fmt: skip
+    assert spread(grafts).degrees == 15 and spread(grafts).deviation ** 2 == pytest.approx(7.33, abs=0.005)
+    wild = [0.0, 30.0, -30.0]  # differs more than the others: its own error counts
+    assert difference(wild, one, pooled=found).error == difference(wild, one).error
+    assert spread([one]) is None and spread([[1.0], [2.0]]) is None
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_of_variants_that_do_nothing_at_most_one_study_in_twenty_finds_a_difference(pool):
+    """Ten comparisons of three seeds each, all of them noise: the chance of any verdict is below 5 %, a seed's own luck included."""
     rng, wrong, studies = random.Random(1), 0, 1000
     for _ in range(studies):
-        plain = [rng.gauss(0, 1) for _ in range(3)]
-        tried = [difference([each + rng.gauss(0, 1) for each in plain], plain, 10) for _ in range(10)]
-        wrong += any(one.sign for one in tried)
+        luck = [rng.gauss(0, 3) for _ in range(3)]
+        plain, *others = [[each + rng.gauss(0, 1) for each in luck] for _ in range(11)]
+        pooled = spread([plain, *others]) if pool else None
+        wrong += any(difference(each, plain, 10, pooled).sign for each in others)
     assert wrong / studies < 0.05 + 2 * (0.05 * 0.95 / studies) ** 0.5
 
 
@@ -145,6 +170,9 @@ def test_a_grid_is_every_combination_and_its_first_one_the_reference(tmp_path):
             {"judge": {"pictures": 0}},
             "judge = {'pictures': 0}: cannot be read. It holds whole numbers: pictures (1 to 64)",
         ),
+        ({"judge": {"few_steps": -1}}, "few_steps (0 to 200); and unguided (true or false)"),
+        ({"judge": {"unguided": 1}}, "judge = {'unguided': 1}: cannot be read"),
+        ({"deciding": ["clean_los"]}, "deciding = ['clean_los']: must list measures. Measures: clean_loss,"),
         (
             {"judge": True, "set": {"pretrained_model_name_or_path": "someone/model"}},
             "reads pictures of the demo's models alone",
@@ -158,7 +186,7 @@ def test_what_a_study_cannot_be_is_refused_with_the_rule(tmp_path, changes, says
     assert says in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "small"])
+@pytest.mark.parametrize("name", ["demo", "demo-epsilon", "small"])
 def test_the_studies_that_come_along_can_be_begun(tmp_path, root, name):
     study = read_study(root / "studies" / f"{name}.yaml", tmp_path)
     assert len(study.variants) >= 4 and study.reference == "plain"
@@ -207,13 +235,20 @@ def trained(run, loss, plain_s=0.1, rolled_s=0.2, probe="p", steps=20):
     run.write_state(state="done", step=steps)
 
 
+def test_the_judge_samples_every_picture_in_each_way_that_the_study_names():
+    assert Judging(steps=30).samplings(4.0) == {"": (30, 4.0)}
+    every = Judging(steps=30, few_steps=8, unguided=True).samplings(4.0)
+    assert every == {"": (30, 4.0), "_few": (8, 4.0), "_unguided": (30, 1.0), "_few_unguided": (8, 1.0)}
+    assert {f"{name}{end}" for name in ("likeness", "thing", "old_all") for end in every} <= KINDS.keys()
+
+
 def test_what_is_measured_is_what_the_files_say(tmp_path):
     run = RunStore(tmp_path).create({}, "one")
     trained(run, loss=2.0)
-    (run.path / JUDGED).write_text(json.dumps({"how": {}, "shares": {"thing": 0.5}}))
+    (run.path / JUDGED).write_text(json.dumps({"how": {}, "seen": {"thing": 0.5, "likeness": -0.25}}))
     assert measured(run).values == pytest.approx({
         "clean_loss": 2.0 * (0.2 + 0.5 + 0.8 + 1.0) / 4, "clean_loss_low": 0.4, "clean_loss_middle": 1.0, "clean_loss_high": 1.8,
-        "drift_short": 0.4, "drift_long": 1.6, "spread": 1.25, "thing": 50.0, "train_seconds": 3.0, "network_rows": 90.0,
+        "drift_short": 0.4, "drift_long": 1.6, "spread": 1.25, "thing": 50.0, "likeness": -0.25, "train_seconds": 3.0, "network_rows": 90.0,
     })  # fmt: skip
 
 
@@ -261,9 +296,9 @@ def test_a_run_of_the_same_name_with_other_settings_is_not_taken_for_the_studys(
         work.advance(study, store)
 
 
-def finished(tmp_path, losses, probe=lambda variant: "p"):
+def finished(tmp_path, losses, probe=lambda variant: "p", **changes):
     """A study of three seeds whose runs have ended; `losses`: variant -> seed -> clean loss of the run."""
-    study, store = made(tmp_path, seeds=[1, 2, 3], controls=False), RunStore(tmp_path / "runs")
+    study, store = made(tmp_path, seeds=[1, 2, 3], controls=False, **changes), RunStore(tmp_path / "runs")
     for state in work.advance(study, store):
         cell = state.cell
         store.dequeue(cell.run)
@@ -296,6 +331,31 @@ def test_the_table_has_paired_differences_and_what_they_do_not_show(tmp_path):
         and "http://" not in page
         and "<script" not in page
     )
+
+
+def test_only_what_was_to_decide_is_tested(tmp_path):
+    _, found, _ = finished(tmp_path, LOSSES, deciding=["clean_loss"])
+    differences = found.comparisons[0].differences
+    assert differences["clean_loss"].comparisons == 1 and differences["clean_loss"].half is not None
+    assert {each.verdict(None) for name, each in differences.items() if name != "clean_loss"} == {"not tested"}
+    assert any(each.startswith("What is not tested") for each in found.caveats())
+
+
+def test_what_a_remedy_has_shown_at_equal_time_becomes_evidence(tmp_path):
+    """A remedy that takes no time has that with plain; of one that does, without its control, nothing is said."""
+    about = {"family": "demo", "prediction_type": "flow_matching", "date": "2026-12-01", "folder": tmp_path}
+    losses = {"plain": LOSSES["plain"], "noisier": LOSSES["gentle"], "gentle": LOSSES["gentle"]}
+    variants = {"noisier": {"input_perturbation_gamma": 0.1}, "gentle": {"level": "gentle"}}
+    study, found, _ = finished(tmp_path, losses, variants=variants, set={"max_train_steps": 20, "level": "off"})
+    record = json.loads(saved(found, study, tmp_path / "out").read_text("utf-8"))
+    shown = {each.measure: each for each in results_of(record, **about)}
+    assert {each.remedy for each in shown.values()} == {"input_perturbation"} and "train_seconds" not in shown
+    loss = next(one for one in found.comparisons if one.variant == "noisier").differences["clean_loss"]
+    assert (shown["clean_loss"].gain, shown["clean_loss"].seeds) == (pytest.approx(-loss.mean), 3)
+    assert shown["clean_loss"].low == pytest.approx(-loss.mean - loss.half) and shown["clean_loss"].is_gain
+    assert [shown[name].place for name in ("clean_loss", "clean_loss_low", "clean_loss_high")] == ["all", "low", "high"]
+    write_results(shown.values(), tmp_path / "evidence.json")
+    assert known_results(tmp_path / "evidence.json") == tuple(shown.values())
 
 
 def test_what_was_measured_on_other_pictures_is_not_compared(tmp_path):

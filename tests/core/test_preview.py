@@ -83,11 +83,15 @@ def test_what_cannot_change_the_picture_does_not_change_the_key():
         "sampler": "dpm", "order": 1, "grid": "training", "grid_steps": 20, "guidance": 2.0, "seed": 1, "fine_factor": 3, "target": 0.3,
         "offset": 2, "start": "noise", "columns": 3, "samples": 2, "prompt": "a red circle", "image": showcase()[1],
         "what": ["curves"], "role": "training", "checkpoints": [{"lora": "a.safetensors"}], "samplers": ["euler", "dpm"],
-        "config": {"pretrained_model_name_or_path": "demo-epsilon"},
+        "config": {"pretrained_model_name_or_path": "demo-epsilon"}, "correction": "shifted_time",
     }  # fmt: skip
+    numbers = {"epsilon_scale": 1.1, "time_window": 0.1, "time_cutoff": 0.2}
+    used = {"epsilon_scale": "epsilon_scaling", "time_window": "shifted_time", "time_cutoff": "shifted_time"}
     keys = [read().key(), *(read(**{name: value}).key() for name, value in changes.items())]
+    keys += [read(correction=used[name], **{name: value}).key() for name, value in numbers.items()]
     assert len(set(keys)) == len(keys)
-    assert {*VIEW_OPTIONS, "sampler", "order"} <= set(changes) and "pretrained_model_name_or_path" in RELEVANT
+    assert read().key() == read(**numbers).key()
+    assert {*VIEW_OPTIONS, "sampler", "order"} <= {*changes, *numbers} and "pretrained_model_name_or_path" in RELEVANT
 
 
 def test_a_changed_picture_is_another_picture(tmp_path):
@@ -344,6 +348,24 @@ def test_a_filmstrip_is_reported_picture_by_picture_before_it_is_whole(tiny_run,
     assert [len(each) for each in told] == list(range(1, 13)) and told[0][0].endswith("0-00-clean.png")
     whole = located_in(result, tmp_path / "a")["strips"]
     assert {frame[row] for strip in whole for frame in strip["frames"] for row in ("clean", "rolled")} == set(told[-1])
+
+
+def test_a_rollout_is_shown_beside_its_corrected_one_with_their_names_in_the_report(tiny_run, pictures, tmp_path):
+    run = tiny_run("lumina2")
+    correction = {"correction": "shifted_time", "time_window": 0.3, "time_cutoff": 0.0}
+    asked = asked_of(run, pictures, **correction, what=["curves"], samples=1)
+    result = quietly(Bench(), asked, tmp_path / "a")
+    labels = ["base", "base, shifted time ±0.3 above 0"]
+    assert [strip["label"] for strip in result["strips"]] == labels == list(result["numbers"])
+    report = json.loads((tmp_path / "a" / "report.json").read_text(encoding="utf-8"))
+    assert [curve["label"] for curve in report["curves"]] == labels
+    assert report["curves"][0]["network_rows"] == report["curves"][1]["network_rows"]
+    distances = [result["numbers"][label]["distance"] for label in labels]
+    assert distances[0] != distances[1]
+    said = [sentence for sentence in result["words"] if "arXiv 2305.15583" in sentence]
+    assert len(said) == 1 and said[0].startswith("With shifted time ±0.3 above 0")
+    with pytest.raises(ConfigError, match="this model predicts the flow's velocity"):
+        quietly(Bench(), asked_of(run, pictures, correction="epsilon_scaling"), tmp_path / "b")
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def main() -> None:
             return
         for step in range(first + 1, total + 1):
             time.sleep(0.2 if rate == 0.5 else 0.001)
-            run.emit("step", step=step, loss=1 / step)
+            run.emit("step", step=step, loss=1 / step, seconds=0.01, network_rows=2)
             if any(command.name == "stop-and-save" for command in run.take_commands()):
                 checkpoint(run, step)
                 run.emit("end", state="stopped", step=step)

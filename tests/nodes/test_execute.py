@@ -276,6 +276,12 @@ def test_a_rollout_preview_measures_the_untrained_model_and_reports_its_progress
     reported = {event["what"] for event in events if event["event"] == "progress" and event["node"] == "strip"}
     assert "drift, base model" in reported
 
+    corrected = with_values(workflow("rollout-preview"), {"strip.correction": "shifted_time", "strip.time_cutoff": "0"})
+    [(other, caption)] = run(corrected, wanted=["strip"]).pictures("strip")
+    assert caption == "base, shifted time ±0.02 above 0" and Path(other).read_bytes() != Path(file).read_bytes()
+    refused = run(with_values(workflow("rollout-preview"), {"strip.correction": "epsilon_scaling"}), wanted=["strip"])
+    assert "this model predicts the flow's velocity" in refused.failures["strip"].message
+
 
 @pytest.mark.parametrize("publish", [True, False])
 def test_an_exported_lora_carries_the_workflow_unless_the_run_publishes_no_texts(publish, store, tmp_path):

@@ -10,9 +10,12 @@ from rollout_studio.core.config import config_from_flat
 from rollout_studio.core.data.beside import Cut, crop_path, mask_path, write_cut, write_mask
 from rollout_studio.core.families import load_model
 from rollout_studio.core.look import revisit
+from rollout_studio.core.look.drift.correction import CORRECTION_OPTIONS
+from rollout_studio.core.look.drift.files import report_to_json
+from rollout_studio.core.look.drift.report import DriftReport
 from rollout_studio.nodes.execute.context import Context
 from rollout_studio.nodes.graph.values import Checkpoint, Folder, NodeError, settings
-from rollout_studio.nodes.library import data, training
+from rollout_studio.nodes.library import data, looking, training
 from tiny import build
 
 
@@ -56,6 +59,30 @@ def test_the_preview_of_a_dataset_shows_the_part_that_is_kept(context, cropped):
     (shown,) = data.dataset_preview(context, dataset, 4)
     colours = {colour for _, colour in Image.open(shown.files[0].path).getcolors(1 << 20)}
     assert (0, 255, 0) in colours and (255, 0, 0) not in colours and shown.captions == ("1 of 1 pictures",)
+
+
+def test_a_report_with_a_correction_is_measured_and_one_without_is_the_runs_own(context, store, monkeypatch):
+    """The run's own report lies there; it is without a correction."""
+    run = store.create(config_from_flat({"device": "cpu"}), "cat")
+    there = run.drift_path / "step-000009"
+    there.mkdir(parents=True)
+    text = report_to_json(DriftReport("demo-flow", "flow_matching", "rectified-flow", "p", {}, (), 9))
+    (there / "report.json").write_text(text, encoding="utf-8")
+    asked = []
+
+    def measured(context, config, checkpoint, folder, correction):
+        asked.append(correction)
+        folder.mkdir()
+        (folder / "report.json").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(looking, "_measured", measured)
+    checkpoint = Checkpoint(str(run.path), "cat", 9, "9" * 64)
+    chosen = {name: option.default for name, option in CORRECTION_OPTIONS.items()}
+    looking.drift_report_node(context, checkpoint, None, **chosen)
+    assert asked == []
+    (context.work / "drift").rename(context.work / "first")
+    looking.drift_report_node(context, checkpoint, None, **{**chosen, "correction": "shifted_time"})
+    assert [each.label for each in asked] == ["shifted time ±0.02 above 0.5"]
 
 
 def test_an_exported_lora_brings_its_new_tokens(context, store, tmp_path, monkeypatch):

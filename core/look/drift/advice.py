@@ -6,11 +6,12 @@ where finer steps would change the states about as much, that is the solver's do
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from ...maths.student import t_quantile
+from .evidence import Result, remedies_in_words
 from .report import Curve, Measure, Point
 
 SOLVER_SHARE = 0.5
@@ -115,8 +116,12 @@ def _weight(one: Deviation) -> float:
     return abs(_decibels(one))
 
 
-def advice_in_words(found: Advice) -> str:
-    """One or two sentences for a person who asks whether to train against drift."""
+def advice_in_words(found: Advice, prediction_type: str | None = None, evidence: Iterable[Result] | None = None) -> str:
+    """One or two sentences for a person who asks whether to train against drift.
+
+    Args:
+        prediction_type: of the model, by which the evidence of studies is chosen; None = any. evidence: None = what ships with the program.
+    """
     part = "" if found.solver_share is None else f" The solver's part of the drift is {100 * found.solver_share:.0f} %."
     if found.kind == "unknown":
         return f"Too few samples to say whether training against drift could gain anything: measure at least {FEWEST_SAMPLES} (drift_num_images)."
@@ -138,6 +143,6 @@ def advice_in_words(found: Advice) -> str:
             "another solver; no training mends that."
         )
     return (
-        f"The model loses it: {what} at noise share {worst.share:.2f} (beyond the uncertainty at {levels}).{part} That is where a remedy could help. None of this "
-        "program's has yet shown a gain at equal time in a study: train plainly, or let a study of yours decide (Runs tab, Study)."
+        f"The model loses it: {what} at noise share {worst.share:.2f} (beyond the uncertainty at {levels}).{part} That is where a remedy could help. "
+        f"{remedies_in_words(found.where, prediction_type, evidence)}"
     )

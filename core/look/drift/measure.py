@@ -117,7 +117,7 @@ def measure(
         should_stop: called at the same places; true stops with `Stopped`.
         on_sight: called with every picture of the first filmstrip as soon as it is known (`rollouts.Sight`).
         on_curve: called with the curve so far after every noise level, where all samples have one shape.
-    Raises: Stopped; ValueError for a probe without pictures.
+    Raises: Stopped; ValueError for a probe without pictures; ConfigError for a correction that is not made for this kind of model.
     Cost: `expected_rows` for every set and each of tuned and base, and 2 * `shown` + 1 decoded pictures a strip.
     """
     if not probe_sets:
@@ -172,6 +172,8 @@ class _Work:
 
 
 def _planned(model: "Model", probe_sets: Sequence[ProbeSet], settings: Settings) -> list[_Work]:
+    """Raises ConfigError for a correction that is not made for the model."""
+    settings.correction.check(model.prediction_type)
     work = []
     # without held-out pictures the training pictures are all there is to show, and get the whole measurement
     alone = not any(probe_set.role == "held-out" for probe_set in probe_sets)
@@ -194,6 +196,7 @@ def _fingerprint(model: "Model", work: Sequence[_Work]) -> str:
         about = (model.source.name, model.prediction_type, each.settings, each.probe_set.role, each.probe_set.captions)
         for group, grid in zip(each.groups, each.grids, strict=True):
             digest.update(repr(about).encode())
+            digest.update(repr(each.settings.correction.record).encode() if each.settings.correction.acts else b"")
             digest.update(repr(group.numbers).encode())
             digest.update(group.x0.cpu().contiguous().numpy().tobytes() + grid.nodes.tobytes())
     return digest.hexdigest()[:16]

@@ -24,6 +24,7 @@ from ...maths.noise import Level, NoisePath, Prediction, PredictionType, consist
 from ...maths.rollout import Moment, Plan, Predict, plan_from_noise, plan_offsets, rollout, undisturbed
 from ...maths.solvers import make_solver
 from ...maths.solvers.base import Solver
+from .corrected import corrected
 from .settings import Settings
 from .states import Rings, Row, dot, output_of, output_row, state_row, t_at_share
 
@@ -124,7 +125,8 @@ def measure_samples(
         on_sight: called with every picture of the first sample's filmstrip when it is known: the true path first, then the own one, step by step.
         on_level: called with the table so far after every noise level of the short rollouts.
     Returns: the raw table, network rows, network calls.
-    Cost: for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
+    Raises: ConfigError for a correction that is not made for this kind of model.
+    Cost: with a correction as without; for S samples and no reduced offsets, S * (levels * (sum(offsets) + offsets) + levels and loss levels) rows,
         fine samples `fine_factor * levels * sum(offsets)` more, trajectory samples their steps and `shown` more (times
         4 for rk4's steps).
     Memory: states of one call, and one trajectory of the rows of a call.
@@ -136,21 +138,25 @@ def measure_samples(
     x0, noise = x0.to(state_dtype(x0)), noise.to(x0.device, state_dtype(x0))
     numbers = list(range(len(x0))) if numbers is None else list(numbers)
     network = _Network(predict, evaluations, tick)
+    own = _Network(corrected(predict, settings.correction, path, prediction_type), evaluations, tick)
     number = max(1, min(16, min(x0.shape[-2:]) // 2)) if rings is None else rings
     fitting = max(1, min(64, ELEMENTS_AT_ONCE // x0[0].numel()))
     at_once = fitting if settings.rows_at_once is None else settings.rows_at_once
     rings_of = Rings.of(*x0.shape[-2:], number)
-    setup = _Setup(network, x0, noise, path, prediction_type, settings, numbers, rings_of, at_once)
+    setup = _Setup(network, own, x0, noise, path, prediction_type, settings, numbers, rings_of, at_once)
     table = Table(numbers, frequencies=setup.rings.frequencies)
     with undisturbed(*modules):
         _measure_short(setup, table, grid, exact_flow, on_level)
         _measure_trajectory(setup, table, grid if trajectory_grid is None else trajectory_grid, on_sight)
-    return table, network.rows, network.calls
+    return table, network.rows + own.rows, network.calls + own.calls
 
 
 @dataclass(frozen=True)
 class _Setup:
+    """`network` answers at true states, `own` at those that the model has reached itself."""
+
     network: _Network
+    own: _Network
     x0: Tensor
     noise: Tensor
     path: NoisePath
@@ -200,8 +206,8 @@ def _measure_short(
             x0, noise, level = setup.x0[places], setup.noise[places], setup.level(t, len(places))
             plan = plan_offsets(level.t, torch.tensor(settings.offsets)[which], path, grid)
             x_t = path.noised(x0, noise, level)
-            xr = rollout(setup.network.of(places), x0, noise, plan, grid, path, solver).x
-            output = setup.output(setup.network.at(xr, level, places), level)
+            xr = rollout(setup.own.of(places), x0, noise, plan, grid, path, solver).x
+            output = setup.output(setup.own.at(xr, level, places), level)
             row = state_row(xr, x_t, x0, noise, level, path, setup.rings)
             row |= output_row(output, clean[places], consistent_target(xr, x0, level, setup.prediction_type))
             row["steps"] = plan.k.double()
@@ -250,7 +256,7 @@ def _fine(
             plan.probability,
         )
         x0, noise, xr, x_t = x0[chosen], noise[chosen], xr[chosen], x_t[chosen]
-        reference = rollout(setup.network.of(places[chosen]), x0, noise, fine, grid, path, solver).x
+        reference = rollout(setup.own.of(places[chosen]), x0, noise, fine, grid, path, solver).x
         differences = {"solver": xr - reference, "floor_model": reference - x_t}
         if exact_flow is not None:
             exact = exact_flow(path.noised(x0, noise, fine.source), fine.source, fine.target)
@@ -314,7 +320,7 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSig
             clean_at[step] = setup.network.at(path.noised(x0, noise, level), level, places)
             sights.clean(step, level, clean_at[step])
         rolled_out = rollout(
-            setup.network.of(places),
+            setup.own.of(places),
             x0,
             noise,
             plan,
@@ -332,7 +338,7 @@ def _measure_trajectory(setup: _Setup, table: Table, grid: Grid, on_sight: OnSig
             if step in shown:
                 clean, rolled = clean_at[step], moment.prediction
                 if rolled is None:
-                    rolled = setup.network.at(moment.x, level, places)
+                    rolled = setup.own.at(moment.x, level, places)
                     sights.rolled(Moment(moment.x, level, moment.rows, rolled))
                 truth = consistent_target(moment.x, x0, level, setup.prediction_type)
                 row |= output_row(setup.output(rolled, level), setup.output(clean, level), truth)

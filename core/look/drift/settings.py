@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from .correction import UNCORRECTED, SamplingCorrection
 from .report import Role
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Settings:
             short rollout). Its key in JSON is `walk`, as in the reports of version 0.1.
         shown: columns of the filmstrip. strips: so many pictures get one.
         rows_at_once: rows of a network call; None = by the size of the latents.
+        correction: of the model's answers along its own path; the true path is never corrected.
     """
 
     sampler: str = "unipc"
@@ -62,6 +64,8 @@ class Settings:
     shown: int = 9
     strips: int = 1
     rows_at_once: int | None = None
+    # not in the text by which a probe is known: that of measurements without one stays what it was
+    correction: SamplingCorrection = dataclasses.field(default=UNCORRECTED, repr=False)
 
     def __post_init__(self):
         shares = [*self.levels, *self.loss_levels, *(each for each in (self.start, self.end) if each is not None)]
@@ -167,8 +171,11 @@ class ProbeSet:
 
 
 def settings_record(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON will give them back."""
-    return {
+    """The settings as JSON will give them back; `correction` only where there is one."""
+    plain = {name: value for name, value in vars(settings).items() if name != "correction"}
+    record = {
         "walk" if name == "steps_back" else name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(settings).items()
+        for name, value in plain.items()
     }
+    own = settings.correction.record
+    return {**record, "correction": own} if own else record

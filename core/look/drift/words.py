@@ -4,6 +4,7 @@ from typing import Any
 
 from .advice import advice_in_words, advise
 from .comparison import mean, verdict
+from .correction import correction_of
 from .report import Curve, DriftReport, Role, rounded
 
 MEANING = {
@@ -67,7 +68,7 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
         break
     base = next((curve for curve in report.curves if curve.weights == "base" and curve.role == "held-out"), None)
     if base is not None and _finite(base):
-        sentences.append(advice_in_words(advise(base)))
+        sentences.append(advice_in_words(advise(base), report.prediction_type))
     for curve in report.curves[:1]:
         if curve.samples > 1:
             noises = curve.samples // curve.pictures
@@ -82,8 +83,8 @@ def words(report: DriftReport, share: float = 0.5) -> list[str]:
             )
         else:
             sentences.append("One picture with one noise: no uncertainty is known; raise drift_num_images for one.")
-    sentences.append(NO_SCORE)
-    return sentences
+    corrected = correction_of(report.settings.get("correction", {})).sentence
+    return [*sentences, *filter(None, [corrected]), NO_SCORE]
 
 
 def _alone(curve: Curve, share: float) -> list[str]:

@@ -12,6 +12,7 @@ from ...memory import is_out_of_memory, memory_message
 from ...runs import checkpoint
 from ..bench import Bench
 from ..drawing import draw
+from ..drift.correction import SamplingCorrection
 from ..remembering import Remembering
 from ..sample_request import SampleRequest, read_request
 from ..together import check_together
@@ -130,15 +131,19 @@ def answer(
 
 def _variants(request: PreviewRequest, enter: Callable[[Weights], AbstractContextManager[Any]]) -> list[Variant]:
     several = len(request.by_solver) > 1
+
+    def called(weights: Weights, config: "RunConfig", correction: SamplingCorrection) -> str:
+        of_weights = [weights.label] if len(request.weights) > 1 or not several else []
+        return ", ".join([*of_weights, *([_solver(config)] if several else []), *filter(None, [correction.label])])
+
     return [
         Variant(
-            f"{weights.label}, {_solver(config)}" if several and len(request.weights) > 1 else _solver(config) if several else weights.label,
-            "base" if weights.is_base else "tuned",
-            config,
-            lambda weights=weights: enter(weights),
+            called(weights, config, correction), "base" if weights.is_base else "tuned", config,
+            lambda weights=weights: enter(weights), correction,
         )
         for weights in request.weights
         for config in request.by_solver
+        for correction in request.correction.ways
     ]  # fmt: skip
 
 

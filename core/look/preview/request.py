@@ -20,6 +20,7 @@ from ...data.captions import decode as decode_caption
 from ...data.pictures import SUFFIXES
 from ...data.scanning import located
 from ...errors import Trouble
+from ..drift.correction import CORRECTION_OPTIONS, SamplingCorrection, correction_of
 from ..drift.report import Role
 
 KINDS = ("strip", "curves", "spectrum")
@@ -92,8 +93,8 @@ class View(Checked):
     )
 
 
-VIEW_OPTIONS: dict[str, Option] = {each.name: each for each in options_of(View, "view")}
-"""The fields of `View`, as options: for a form's sliders, their bounds and their help."""
+VIEW_OPTIONS: dict[str, Option] = {each.name: each for each in options_of(View, "view")} | CORRECTION_OPTIONS
+"""The fields of `View` and `SamplingCorrection`, as options: for a form's sliders, their bounds and their help."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class PreviewRequest:
     image: str
     prompt: str | None
     view: View
+    correction: SamplingCorrection
     what: tuple[str, ...]
     role: Role
 
@@ -157,7 +159,8 @@ class PreviewRequest:
         Keys: `config` (flat options; only `RELEVANT` ones matter), `checkpoints` (list of "base", {"lora": file},
         {"run": folder, "step": n}, {"run": folder, "live": true}, each with an optional "label", "strength" (a number) and
         "beside" (a list of LoRAs and checkpoints that act at the same time)), `image` (a file, a
-        folder, or a built-in name with an optional "/stem"), `prompt`, the fields of `View`, `sampler`, `order`, `grid`,
+        folder, or a built-in name with an optional "/stem"), `prompt`, the fields of `View` and of `SamplingCorrection` (each rollout is
+        shown without and with it), `sampler`, `order`, `grid`,
         `grid_steps`, `guidance`, `seed`, `fine_factor`, `samplers` (list of {"sampler", "order"}: solver against
         solver), `what` (one or more of `KINDS`), `role`.
 
@@ -179,13 +182,16 @@ class PreviewRequest:
         flat |= {_SHORT[name]: record[name] for name in _SHORT if record.get(name) is not None}
         configs = faults_of(faults, lambda: _configs(flat, record.get("samplers")))
         view = faults_of(
-            faults, lambda: View(**{name: record[name] for name in VIEW_OPTIONS if record.get(name) is not None})
+            faults, lambda: View(**{f.name: record[f.name] for f in fields(View) if record.get(f.name) is not None})
         )
+        correction = faults_of(faults, lambda: correction_of(record))
         weights = faults_of(faults, lambda: read_weights(record.get("checkpoints", ["base"])))
-        if configs and weights and len(configs) * len(weights) > MOST_VARIANTS:
+        ways = () if correction is None else correction.ways
+        if configs and weights and len(configs) * len(weights) * len(ways) > MOST_VARIANTS:
+            also = ", each without and with the correction" if len(ways) > 1 else ""
             faults.append(
                 Fault(
-                    f"{len(weights)} checkpoints x {len(configs)} solvers: at most {MOST_VARIANTS} together; leave some out.",
+                    f"{len(weights)} checkpoints x {len(configs)} solvers{also}: at most {MOST_VARIANTS} together; leave some out.",
                     ("checkpoints", "samplers"),
                 )
             )
@@ -205,7 +211,7 @@ class PreviewRequest:
         resolution = configs[0].data.resolution if flat.get("resolution") is not None else None
         return cls(
             config=configs[0], resolution=resolution, by_solver=tuple(configs), weights=weights, image=image,
-            prompt=prompt, view=view, what=tuple(kind for kind in KINDS if kind in what), role=role,
+            prompt=prompt, view=view, correction=correction, what=tuple(kind for kind in KINDS if kind in what), role=role,
         )  # fmt: skip
 
     @property
@@ -244,7 +250,7 @@ class PreviewRequest:
             [[each.rollout.sampler, each.rollout.order] for each in self.by_solver],
             [weights_mark(each) for each in self.weights],
             _stamp(self.picture), _stamp(crop_path(self.picture)), self.text(), {f.name: getattr(self.view, f.name) for f in fields(self.view)},
-            self.what, self.role,
+            self.correction.record, self.what, self.role,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()[:32]
 

@@ -20,6 +20,7 @@ from ...data.buckets import MULTIPLE, bucket_sizes, choose
 from ...maths.grid import Grid, Level
 from ...maths.rollout import plan_from_noise, plan_offsets
 from ..drift import measure as drift
+from ..drift.correction import SamplingCorrection
 from ..drift.files import curves_record, report_to_csv, report_to_json
 from ..drift.report import Curve, DriftReport, Weights
 from ..drift.settings import ProbeSet, Settings, Stopped
@@ -105,12 +106,13 @@ def _size(model: "Model", request: PreviewRequest, width: int, height: int) -> t
 
 @dataclass(frozen=True)
 class Variant:
-    """One rollout to show: these weights with the solver of this config. `enter` gives the model with these weights."""
+    """One rollout to show: these weights with the solver of this config, corrected while it samples. `enter` gives the model with these weights."""
 
     label: str
     weights: Weights
     config: "RunConfig"
     enter: Callable[[], AbstractContextManager["Model | Remembering"]]
+    correction: SamplingCorrection
 
 
 class _Progress:
@@ -134,21 +136,21 @@ class _Progress:
             raise Stopped("A newer request came.")
 
 
-def strip_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
+def strip_settings(request: PreviewRequest, variant: Variant) -> Settings:
     """One picture, one noise, the short rollout to the target with its filmstrip: what the first picture needs, no more."""
     view = request.view
     return Settings.from_config(
-        config, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
+        variant.config, correction=variant.correction, levels=(), loss_levels=(), offsets=(view.offset,), samples=1, fine_samples=0, trajectory_samples=1,
         start=None if view.start == "noise" else 0.8, end=view.target, steps_back=None if view.start == "noise" else view.offset,
         shown=view.columns, strips=1,
     )  # fmt: skip
 
 
-def curve_settings(request: PreviewRequest, config: "RunConfig") -> Settings:
+def curve_settings(request: PreviewRequest, variant: Variant) -> Settings:
     """Several noises, all levels, the solver's part by itself, the clean loss, and the whole trajectory for the spectrum."""
     view = request.view
     return Settings.from_config(
-        config, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
+        variant.config, correction=variant.correction, levels=tuple(sorted({*Settings.levels, view.target})), offsets=tuple(sorted({1, view.offset})),
         samples=view.samples, fine_samples=min(2, view.samples), fine_offsets=(view.offset,),
         trajectory_samples=view.samples, strips=0,
     )  # fmt: skip
@@ -183,7 +185,7 @@ def show(
     Returns: the result, JSON-able, its files named as in `folder` (`request.located_in`): `strips` (label, caption, filmstrip, truth, frames with step, t,
         sigma, difference and three pictures each), `numbers` (label -> measure -> value, at the target), `words`,
         `walked` (grid steps, sigma and t of both ends), `report`, `csv`, and on request `curves`, `spectrum`.
-    Raises: Stopped, PreviewError, and what the model raises.
+    Raises: Stopped, PreviewError, ConfigError for a correction that is not made for this kind of model, and what the model raises.
     """
     began = time.monotonic()
     ends = [_ends(model, encoded.latents.shape, request, variant.config) for variant in variants]
@@ -247,15 +249,17 @@ class _Plan:
         model: "Model",
         shape: Sequence[int],
     ) -> "_Plan":
+        request.correction.check(model.prediction_type)
+
         def rows(settings: Settings, samples: int, steps: int, config: "RunConfig") -> int:
             taken = drift.steps_taken(model.noise_path, _grid(model, shape, config))
             return drift.expected_rows(settings, samples, steps, model.guidance.evaluations(settings.guidance), taken)
 
         configs = [variant.config for variant in variants]
 
-        strips = [strip_settings(request, variant.config) for variant in variants]
+        strips = [strip_settings(request, variant) for variant in variants]
         with_curves = set(request.what) != {"strip"}
-        curves = [curve_settings(request, variant.config) for variant in variants] if with_curves else []
+        curves = [curve_settings(request, variant) for variant in variants] if with_curves else []
         steps = [round(each["steps"]) + 1 for each in ends]
         strip_work = [rows(each, 1, n, config) for each, n, config in zip(strips, steps, configs, strict=True)]
         curve_work = [
@@ -324,6 +328,7 @@ def _add_strips(
         numbers["picture_difference"] = strip["frames"][-1]["difference"]
         result["numbers"][variant.label] = numbers
         result["words"].append(_sentence(variant.label, end.sigma, round(end.steps), numbers))
+    result["words"] += list(dict.fromkeys(v.correction.sentence for v in variants if v.correction.sentence))
     _write_report(_together(variants, reports), folder, result)
 
 
@@ -446,11 +451,17 @@ def _curve_sentences(variants: Sequence[Variant], reports: Sequence[DriftReport]
         if variant.weights == "base" and any(each.weights == "tuned" for each in variants):
             continue
         base = next(
-            (other for each, other in zip(variants, reports, strict=True) if each.weights == "base" and each.config == variant.config),
+            (
+                other for each, other in zip(variants, reports, strict=True)
+                if (each.weights, each.config, each.correction) == ("base", variant.config, variant.correction)
+            ),
             None,
         )  # fmt: skip
         both = report if base is None or base is report else report.with_curves(*base.curves)
-        sentences = words(both, share)
-        start = f"{variant.label}: " if len(reports) > 2 or (len(reports) > 1 and base is None) else ""
+        sentences = [
+            each for each in words(both, share) if each != variant.correction.sentence
+        ]  # which stands there already
+        alone = base is None or base is report
+        start = f"{variant.label}: " if len(reports) > 2 or (len(reports) > 1 and alone) else ""
         all_sentences += [start + sentence for sentence in sentences if sentence not in all_sentences]
     return list(dict.fromkeys(all_sentences))
