@@ -127,6 +127,8 @@ def test_a_newcomer_brings_pictures_sets_a_rollout_trains_watches_and_takes_the_
     seen(page, page.locator("#run-samples td:nth-of-type(2) img"))  # beside the one from before training
 
     # the drift of the run, with the weights that it has now; it waits meanwhile, and leaves the processor to the preview
+    # (not in the middle of its own first drift report, where a pause answers nothing else until it goes on)
+    expect(page.locator("#run-drift")).to_contain_text("before training", timeout=TRAINING_MS)
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_test_id("state")).to_have_text("paused")
     held = store.summary("mine").step
