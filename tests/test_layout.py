@@ -144,6 +144,7 @@ WINGS = (  # of core, from the ground up; each may import those on the floors be
     ("texts",),
     (
         "findings",
+        "formats",
         "machine",
         "memory",
         "names",

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def test_every_error_that_a_person_can_mend_says_how(table):
     assert len(found) > 300 and len({each.kind for each in found}) >= 18
     wrong = [f"{each.file}:{each.line} {each.kind}: {each.message}" for each in found if not each.says_what_to_do]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_class_of_errors_is_met_in_a_test(table, root):
+    """What cannot happen is no class: so each one stands in a test, as raised or as reported."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py"))
+    imported = {
+        name
+        for line in re.findall(r"^from rollout_studio.*import (?:\([^)]*\)|.*)", tests, re.MULTILINE)
+        for name in re.findall(r"\w+", line)
+    }
+    found = {each.kind for each in table.entries()}
+    assert len(found) >= 20
+    assert not sorted(kind for kind in found if kind not in imported and f".{kind}" not in tests)
 
 
 def test_an_error_without_a_remedy_is_noticed_however_it_is_written(table, tmp_path):

@@ -3,12 +3,20 @@
 import shutil
 from pathlib import Path
 
+import gradio as gr
 import pytest
+from rollout_studio import __version__
+from rollout_studio.app.drift.tab import DriftTab
+from rollout_studio.app.parts.watch import Watch
+from rollout_studio.app.runs.report import write_run_report
+from rollout_studio.app.runs.tab import RunsTab
 from rollout_studio.core.adapters.loading import load_lora
 from rollout_studio.core.config import config_from_flat, load_preset, read_preset
 from rollout_studio.core.config.own_presets import own_presets
 from rollout_studio.core.families import load_model
+from rollout_studio.core.look.drift.files import read_report
 from rollout_studio.core.runs.folder import RunDir
+from rollout_studio.core.runs.run_log import follow
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train.loop import train
 from rollout_studio.nodes.graph.validate import train_configs
@@ -26,8 +34,9 @@ def store(tmp_path) -> RunStore:
 
 
 def test_an_interrupted_run_is_listed_and_trains_on_as_its_own_version_would_have(store, without_drift):  # noqa: F811
-    [row] = store.list()
-    assert (row.name, row.state, row.step, row.total_steps) == ("interrupted", "stopped", 8, 12)
+    rows = {row.name: (row.state, row.step, row.total_steps) for row in store.list()}
+    assert rows == {"interrupted": ("stopped", 8, 12), "finished": ("done", 3, 3)}
+    row = store.summary("interrupted")
     run = RunDir(row.path)
     assert train(run, resume=True) == 0
     ours = {event["step"]: event["loss"] for event in run.events()[0] if event["event"] == "step"}
@@ -35,6 +44,32 @@ def test_an_interrupted_run_is_listed_and_trains_on_as_its_own_version_would_hav
     # weights it went on with .22773, .28524, .25905, .26500.
     theirs = [0.22539911, 0.28237024, 0.25757387, 0.26319355]
     assert [ours[step] for step in range(9, 13)] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_finished_run_is_shown_with_its_samples_and_its_drift_and_can_be_shared_and_copied(store):
+    """Its checkpoint, its LoRA and the pictures of before training were taken out of the fixture, which must be small, and its filmstrip was reduced."""
+    log = follow(store.get("finished"))
+    assert sorted(log.samples) == sorted(log.drifts) == [0, 3] and len(log.series) == 3 and log.exported is not None
+    report = read_report(store.get("finished").drift_path / "step-000003")
+    assert {curve.weights for curve in report.curves} == {"base", "tuned"}
+    watch = Watch(store.root)
+    with gr.Blocks():
+        runs, drift = RunsTab(watch), DriftTab(watch)
+    shown = runs.view("finished", {})
+    assert "step 3 of 3" in shown[runs.head] and "gone" in shown[runs.samples] and "<img" in shown[runs.samples]
+    assert "Drift over the training" in shown[runs.over_training]
+    measured = drift.view("finished", 3, None, None, 0, {})
+    assert (
+        "Drift at step 3" in measured[drift.picture]
+        and "<img" in measured[drift.picture]
+        and "<svg" in measured[drift.curves]
+    )
+    page = write_run_report(store.get("finished"), store.summary("finished")).read_text(encoding="utf-8")
+    assert "a red zwx shape" in page
+    watch.close()
+    copy = store.clone("finished", "copy")
+    assert copy.read_config()["_version"] == __version__
+    assert config_from_flat(copy.read_config()) == config_from_flat(store.get("finished").read_config())
 
 
 def test_an_own_preset_is_a_card_and_a_config(store):

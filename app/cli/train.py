@@ -125,6 +125,7 @@ def _resume(given: argparse.Namespace) -> int | tuple[RunDir, bool]:
 
 
 def _follow(run: RunDir, resume: bool) -> int:
+    from ...core.train.interrupt import Interrupt
     from ...core.train.launch import launch, needs_launch  # import torch: seconds
     from ...core.train.loop import train
 
@@ -133,6 +134,7 @@ def _follow(run: RunDir, resume: bool) -> int:
         use_all_cores()
     progress = Progress(sys.stderr)
     try:
-        return start(run, resume=resume, listen=progress)
+        with Interrupt(leave=os._exit) as interrupt:
+            return start(run, resume=resume, listen=progress, interrupt=interrupt)
     finally:
         progress.close()

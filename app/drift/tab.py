@@ -8,6 +8,7 @@ import gradio as gr
 from ...core.runs.rows import RunSummary
 from ..parts import notices
 from ..parts.panel import SLOW, UNSEEN
+from ..parts.unchanged import without_unchanged
 from ..parts.watch import Watch, signature
 from .choices import Shelf, weights_choices
 from .lab import DriftLab
@@ -93,7 +94,7 @@ class DriftTab:
         names = [run.name for run in runs]
         run = next((run for run in runs if run.name == chosen), runs[0] if runs else None)
         log = self.watch.log(run) if run is not None else None
-        steps, picked = (sorted(log.drifts) if log is not None else []), step
+        steps, picked = (sorted(log.drifts) if log is not None else []), {self.run: chosen, self.step: step}
         if steps and (
             step not in steps or (seen.get("drift-newest") == str(step) and seen.get("drift-run") == run.name)
         ):
@@ -101,11 +102,10 @@ class DriftTab:
         out: dict[Any, Any] = {}
         mark = signature(names, run and run.name, steps, step)
         if seen.get("drift-choice") != mark:
-            # What stands there is not sent back: it would land over what is clicked while this answer travels.
-            now = run.name if run is not None else None
-            out[self.run] = gr.Dropdown(choices=names, **({} if now == chosen else {"value": now}))
-            choices = [(_step_words(each), each) for each in steps]
-            out[self.step] = gr.Radio(choices=choices, **({} if step == picked else {"value": step if steps else None}))
+            out[self.run] = gr.Dropdown(choices=names, value=run.name if run is not None else None)
+            out[self.step] = gr.Radio(
+                choices=[(_step_words(each), each) for each in steps], value=step if steps else None
+            )
             out[self.closer] = gr.Button(visible=bool(steps))
             seen["drift-choice"] = mark
         seen["drift-newest"], seen["drift-run"] = (
@@ -120,7 +120,7 @@ class DriftTab:
             else:
                 out[self.picture] = filmstrip(run, log.drifts[step], self.watch, moves=True)
                 out[self.curves] = curves(run, log, log.drifts[step], self.watch)
-        return out
+        return without_unchanged(out, picked)
 
 
 def newest(run: RunSummary, step: Any, shelf: Shelf) -> str | None:

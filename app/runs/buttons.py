@@ -107,13 +107,13 @@ class RunButtons:
         }
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-        """Connect the buttons. `refresh(request, *inputs)` draws the page again for `outputs`; the first input is the chosen run."""
+        """Connect the buttons. `refresh` as in `RunsTab.wire`; the first input is the chosen run."""
 
         def on_click(button: gr.Button, action: Callable[[str], str | tuple[str, str] | None]) -> None:
             """`action(name)` does it and returns the message to show, and the run to show from then on where that is another."""
 
             def clicked(request: gr.Request, chosen: str | None, *rest: Any) -> dict[Any, Any]:
-                shown = chosen
+                turn_to = None
                 if chosen is not None:
                     try:
                         message = action(chosen)
@@ -121,11 +121,11 @@ class RunButtons:
                         notices.warn(str(error))
                     else:
                         if isinstance(message, tuple):
-                            message, shown = message
+                            message, turn_to = message
                         if message:
                             notices.inform(message)
                 self.watch.runs(fresh=True)
-                return refresh(request, shown, *rest)
+                return refresh(request, chosen, *rest, turn_to=turn_to)
 
             button.click(clicked, inputs, outputs, **QUICK)
 

@@ -17,7 +17,7 @@ from ..parts import notices
 from ..parts.panel import QUICK
 from ..parts.watch import Watch, signature
 from ..parts.words import text
-from .shared import Changes
+from .shared import Changes, kept_or_first
 
 
 class NotesPanel:
@@ -98,13 +98,14 @@ class TrashPanel:
     def outputs(self) -> list[Any]:
         return [self.box, self.words, self.chosen]
 
-    def draw(self, changes: Changes) -> None:
+    def draw(self, changes: Changes, chosen: str | None = None) -> None:
+        """Show what is in it. `chosen`: the one that the browser has chosen, which stays so while it is there."""
         thrown = self.watch.trash()
         changes.draw_many(
-            "trash", signature([(each.name, each.when) for each in thrown]), lambda: self._updates(thrown)
+            "trash", signature([(each.name, each.when) for each in thrown]), lambda: self._updates(thrown, chosen)
         )
 
-    def _updates(self, thrown: list[Any]) -> dict[Any, Any]:
+    def _updates(self, thrown: list[Any], chosen: str | None) -> dict[Any, Any]:
         if not thrown:
             return {self.box: gr.Column(visible=False)}
         room = size(sum(each.size_bytes() for each in thrown))
@@ -113,20 +114,21 @@ class TrashPanel:
         return {
             self.box: gr.Column(visible=True),
             self.words: words,
-            self.chosen: gr.Dropdown(choices=choices, value=thrown[0].name),
+            self.chosen: gr.Dropdown(choices=choices, value=kept_or_first(chosen, [each.name for each in thrown])),
         }
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-        """`refresh(request, *inputs)` draws the page again for `outputs`; the first input is the chosen run."""
+        """`refresh` as in `RunsTab.wire`."""
 
-        def restored(request: gr.Request, thrown: str | None, chosen: str | None, *rest: Any) -> Any:
+        def restored(request: gr.Request, thrown: str | None, *given: Any) -> Any:
+            back = None
             if thrown is not None:
                 try:
-                    chosen = self.watch.store.restore(thrown).name
+                    back = self.watch.store.restore(thrown).name
                 except (RunError, OSError) as error:
                     notices.warn(str(error))
             self.watch.runs(fresh=True)
-            return refresh(request, chosen, *rest)
+            return refresh(request, *given, turn_to=back)
 
         def emptied(request: gr.Request, *given: Any) -> Any:
             try:

@@ -86,11 +86,11 @@ class QueueTable:
         changes.draw("queue", self.component, signature(rows), lambda: gr.HTML(value=rows))
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-        """A press on a run's name shows that run. `refresh` as in `RunsTab.wire`; the first input is the chosen run."""
+        """A press on a run's name shows that run. `refresh` as in `RunsTab.wire`."""
 
-        def picked(event: gr.EventData, request: gr.Request, _chosen: Any, *rest: Any) -> Any:
+        def picked(event: gr.EventData, request: gr.Request, *given: Any) -> Any:
             name = event._data.get("name") if isinstance(event._data, dict) else None
-            return refresh(request, name, *rest)
+            return refresh(request, *given, turn_to=name)
 
         self.component.pick(picked, inputs, outputs, **QUICK)
 

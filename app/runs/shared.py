@@ -37,6 +37,11 @@ class Changes:
             self.seen[part] = mark
 
 
+def kept_or_first(chosen: str | None, names: Sequence[str]) -> str | None:
+    """What a list shows as chosen: what was, while it is there; else the first; None in an empty list."""
+    return chosen if chosen in names else names[0] if names else None
+
+
 def picture(run: RunSummary, image: Mapping[str, Any], step: int, watch: Watch) -> str:
     """One sample as an `<img>` that opens in full; the path comes from the run's events and must lie inside the run."""
     address = watch.previews.address(run.path / str(image.get("path", "")), run.path)

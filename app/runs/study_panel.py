@@ -21,7 +21,7 @@ from ..parts.forms import label
 from ..parts.panel import QUICK, SLOW, UNSEEN
 from ..parts.watch import Watch, signature
 from ..parts.words import duration, text
-from .shared import Changes
+from .shared import Changes, kept_or_first
 
 LEVEL, NONE = "level", ""
 _RUN, _PRESET = "run: ", "preset: "
@@ -192,18 +192,18 @@ class StudyPanel:
             number += 1
         return f"study-{number}"
 
-    def draw(self, runs: list[RunSummary], changes: Changes) -> None:
-        """How far every study is, where the page has begun one."""
+    def draw(self, runs: list[RunSummary], changes: Changes, chosen: str | None = None) -> None:
+        """How far every study is, where the page has begun one. `chosen`: the one that the browser has chosen, which stays so."""
         studies = begun_studies(self.watch.store, runs)
         marks = [(each.name, each.alive, each.ended, each.last, _stamp(each)) for each in studies]
-        changes.draw_many("studies", signature(marks), lambda: self._updates(studies))
+        changes.draw_many("studies", signature(marks), lambda: self._updates(studies, chosen))
 
-    def _updates(self, studies: list[BegunStudy]) -> dict[Any, Any]:
+    def _updates(self, studies: list[BegunStudy], chosen: str | None) -> dict[Any, Any]:
         names = [each.name for each in studies]
         return {
             self.list: "".join(self._card(each) for each in studies),
             self.commands: gr.Row(visible=bool(studies)),
-            self.which: gr.Dropdown(choices=names, value=names[0] if names else None),
+            self.which: gr.Dropdown(choices=names, value=kept_or_first(chosen, names)),
         }
 
     def _card(self, study: BegunStudy) -> str:

@@ -89,6 +89,11 @@ class RunsTab:
                 self._parts, self._beside = (overview, look, try_it, tail), beside
 
     @property
+    def inputs(self) -> list[Any]:
+        """What of the tab is chosen in the browser, in the order in which `view` takes it."""
+        return [self.picker, self.trash.chosen, self.studies.which]
+
+    @property
     def outputs(self) -> list[Any]:
         return [self.picker, self.storage, self.queue.component, self.head, self.loss, *self._of_one_run.values(), *self.try_it.outputs,
                 *self.notes.outputs, *self.trash.outputs, *self.studies.outputs, *self.buttons.named.values()]  # fmt: skip
@@ -104,10 +109,18 @@ class RunsTab:
         return {"requests": self.requests, "messages": self.messages, "charts": self.charts, "glance": self.glance, "files": self.files,
                 "samples": self.samples, "over_training": self.over_training, "drift": self.drift, "log": self.log}  # fmt: skip
 
-    def view(self, chosen: str | None, seen: dict[str, str], viewer: str | None = None) -> dict[Any, Any]:
-        """Updates for one viewer who looks at the run `chosen` and was last shown `seen` (changed in place).
+    def view(
+        self,
+        chosen: str | None,
+        seen: dict[str, str],
+        viewer: str | None = None,
+        thrown: str | None = None,
+        study: str | None = None,
+    ) -> dict[Any, Any]:
+        """Updates for one viewer who looks at the run `chosen` and was last shown `seen` (changed in place; `picked` in it: the run that the list shows as
+        chosen there).
 
-        `viewer`: whose tries are shown; None = not known here, they follow with the next tick.
+        `viewer`: whose tries are shown; None = not known here, they follow with the next tick. `thrown`, `study`: what is chosen in the trash, and of the studies.
         """
         runs = self.watch.runs()
         run = next((run for run in runs if run.name == chosen), None)
@@ -126,8 +139,8 @@ class RunsTab:
         changes.draw("picker", self.picker, signature(choices), lambda: gr.Radio(choices=choices, value=name))
         self.queue.draw(runs, changes)
         self.notes.draw(run, changes)
-        self.trash.draw(changes)
-        self.studies.draw(runs, changes)
+        self.trash.draw(changes, thrown)
+        self.studies.draw(runs, changes, study)
         if run is None:
             self._clear(changes)
         else:
@@ -194,14 +207,9 @@ class RunsTab:
         return filmstrip(run, log.drifts[max(log.drifts)], self.watch, brief=True) if log.drifts else ""
 
     def wire(self, refresh: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-        """Connect everything. `refresh(request, *inputs)` draws the page again for `outputs`."""
+        """Connect everything. `refresh(request, *inputs)` draws the page again for `outputs`; `turn_to`: for another run than the one that is chosen."""
         self.buttons.wire(refresh, inputs, outputs)
-
-        def picked(request: gr.Request, chosen: str | None, *rest: Any) -> Any:
-            *others, seen = rest
-            return refresh(request, chosen, *others, {**seen, "picked": chosen})
-
-        self.picker.input(picked, inputs, outputs, **QUICK)
+        self.picker.input(refresh, inputs, outputs, **QUICK)
         self.queue.wire(refresh, inputs, outputs)
         self.notes.wire(self.picker)
         self.trash.wire(refresh, inputs, outputs)

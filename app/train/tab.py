@@ -22,6 +22,7 @@ from ..parts import notices
 from ..parts.cards import findings_card, problems
 from ..parts.forms import Form, label, page_sections
 from ..parts.panel import QUICK, SLOW, UNSEEN, Panel
+from ..parts.unchanged import without_unchanged
 from ..parts.watch import Watch
 from .draft import Draft
 from .estimate_card import takes_card, takes_line
@@ -207,11 +208,9 @@ class TrainTab:
         except ConfigError as error:
             return {**self.refused(given, error), **changed}
         preset = given[self.model.preset]
-        return {
-            **_together(self._drawn(config, preset), self.marks(given)),
-            **changed,
-            **self.draft.kept(config, preset, given[self.name]),
-        }
+        # A level or a tier that is clicked while this answer travels stays clicked.
+        drawn = without_unchanged(_together(self._drawn(config, preset), self.marks(given)), given)
+        return {**drawn, **changed, **self.draft.kept(config, preset, given[self.name])}
 
     def refused(self, given: Mapping[Any, Any], error: ConfigError) -> dict[Any, Any]:
         """See `FormPage`."""

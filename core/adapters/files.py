@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import platform_calls
 from ..families.loading import WHOLE
+from ..formats import remarks
 from . import kohya, text_encoders, variants
 from .header import CONFIG_FILE, ExportError, lora_metadata, published_config
 from .kinds import LYCORIS, MAGNITUDE
@@ -211,6 +212,6 @@ def export_full(
     with platform_calls.replacing_folder(path) as part:
         fresh.save_pretrained(part, safe_serialization=True)
         (part / CONFIG_FILE).write_text(
-            json.dumps(published_config(config), indent=2, ensure_ascii=False), encoding="utf-8"
+            json.dumps(remarks("settings") | published_config(config), indent=2, ensure_ascii=False), encoding="utf-8"
         )
     return path

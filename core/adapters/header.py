@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Trouble
+from ..formats import FORMATS, VERSION, Refusal, refusal, remarks
 from .kinds import network_words
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIG_KEY = "rollout_studio_config"
 """Under this key lies the whole config as flat JSON, so that a dropped file restores the form."""
+FORMAT_KEY, VERSION_KEY = "rollout_studio_format", "rollout_studio_version"
+FORMAT_NOTES = {"format": "pt", FORMAT_KEY: FORMATS["LoRA"], VERSION_KEY: VERSION}
 NEW_TOKENS = "rollout_studio_new_tokens"
 """Under this key: how many new tokens the trigger word became, whose embeddings lie in a file of their own; absent where there are none."""
 CONFIG_FILE = "rollout_studio_config.json"
@@ -48,7 +51,19 @@ def read_header(path: Path | str) -> dict[str, Any]:
 def read_metadata(path: Path | str) -> dict[str, str]:
     """What a safetensors file says of itself; empty where it says nothing. Raises ExportError as `read_header`."""
     notes = read_header(path).get("__metadata__")
-    return {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
+    if not isinstance(notes, dict):
+        return {}
+    newer = refusal_of(notes)
+    if newer is not None:
+        raise ExportError(f"'{path}' {newer.what}", newer.remedy)
+    return {str(key): str(value) for key, value in notes.items()}
+
+
+def refusal_of(notes: Mapping[str, Any]) -> Refusal | None:
+    """Why a file with these notes cannot be read: a newer version wrote it; None: it can."""
+    number = notes.get(FORMAT_KEY)
+    known = isinstance(number, str) and number.isdecimal() and len(number) < 10
+    return refusal("LoRA", int(number) if known else number, notes.get(VERSION_KEY))
 
 
 def parsed_header(text: str | bytes, name: str) -> dict[str, Any]:
@@ -83,7 +98,12 @@ def read_lora_config(path: Path | str) -> dict[str, Any] | None:
 def config_of_header(header: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """The same, of a header that is at hand. `name`: of its file, for messages."""
     metadata = header.get("__metadata__")
-    text = metadata.get(CONFIG_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        return None
+    newer = refusal_of(metadata)
+    if newer is not None:
+        raise ExportError(f"'{name}' {newer.what}", newer.remedy)
+    text = metadata.get(CONFIG_KEY)
     return None if text is None else _config(text, name)
 
 
@@ -214,8 +234,8 @@ def lora_metadata(
     module, arguments = network_words(config.lora.type, config.lora.lokr_factor)
     model, word = flat.get("pretrained_model_name_or_path"), _trigger_phrase(config)
     metadata = {
-        "format": "pt",
-        CONFIG_KEY: json.dumps(flat, ensure_ascii=False),
+        **FORMAT_NOTES,
+        CONFIG_KEY: json.dumps(remarks("settings") | flat, ensure_ascii=False),
         "rollout_studio_base_model": model,
         "rollout_studio_rank": rank,
         "rollout_studio_alpha": rank if config.lora.alpha is None else config.lora.alpha,

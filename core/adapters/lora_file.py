@@ -14,7 +14,7 @@ from typing import Any
 
 from ..families.source import ModelError
 from ..sizes import size
-from .header import LARGEST_HEADER
+from .header import LARGEST_HEADER, refusal_of
 from .kinds import DORA_SCALE, MAGNITUDE, PARTS, Kind
 
 LARGEST_FILE = 8 * 2**30
@@ -148,6 +148,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise LoraError(f"The header of '{path}' is damaged (it is not a JSON object).", _AGAIN)
     metadata = header.pop("__metadata__", {})
+    newer = refusal_of(metadata) if isinstance(metadata, dict) else None
+    if newer is not None:
+        raise LoraError(f"'{path}' {newer.what}", newer.remedy)
     if len(json.dumps(metadata)) > LARGEST_METADATA:
         raise LoraError(
             f"'{path}' carries more than {LARGEST_METADATA:,} characters of notes beside its weights.", _ANOTHER

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from .. import formats
 from .options import Checked, ConfigError, Fault, Option, did_you_mean, options_of, shown
 from .sections import (
     DataConfig,
@@ -217,8 +218,9 @@ def config_from_flat(mapping: Mapping[str, Any]) -> RunConfig:
     booleans and lists ("1e-4", "false", "1,3,5"); "none", "null" and "" unset what can be unset.
 
     Raises:
-        ConfigError: with every fault: unknown keys (and the nearest name), values, and rules between values.
+        ConfigError: with every fault: unknown keys (and the nearest name), values, and rules between values. Of a newer version's, that alone.
     """
+    refuse_newer(mapping, "It")
     faults: list[Fault] = []
     values: dict[str, Any] = {}
     wrong: set[str] = set()
@@ -249,6 +251,18 @@ def config_from_flat(mapping: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(faults)
     sections: dict[str, Any] = {name: cls(**_fields(name, values)) for name, cls in SECTIONS.items()}
     return RunConfig(**sections)
+
+
+def refuse_newer(mapping: Mapping[str, Any], where: str) -> None:
+    """Raises: ConfigError for settings of a newer version: of a format that is not read here, or with an option that is not known. `where`: what
+    messages call them."""
+    written_by = mapping.get(formats.WRITTEN_BY)
+    newer = formats.refusal("settings", mapping.get(formats.NUMBER), written_by)
+    unknown = [name for key in mapping if (name := str(key).removeprefix("--")) not in OPTIONS and name[:1] != "_"]
+    if newer is None and unknown:
+        newer = formats.refusal_of_version(written_by, f"the options {', '.join(unknown[:5])}")
+    if newer is not None:
+        raise ConfigError([Fault(f"{where} {newer}")])
 
 
 def _fields(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from .. import names, platform_calls
+from ..formats import remarks
 from ..sizes import size
 from .flat import RunConfig, differences
 from .options import ConfigError, Fault, did_you_mean
@@ -102,7 +103,10 @@ def save_preset(runs_dir: Path, name: str, title: str, config: RunConfig, *, rep
         "description": f"Your own settings, kept on this computer. Model: {model}.",
         "needs": "What it names must still be there.",
     }
-    text = json.dumps({"_metadata": about, **differences(config)}, indent=2, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps({"_metadata": about, **remarks("settings"), **differences(config)}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
     if same is not None and same.name != f"{name}.json":
         same.unlink()
     path = folder / f"{name}.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .flat import OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat
+from .flat import OPTIONS, RunConfig, config_from_flat, config_to_flat, read_flat, refuse_newer
 from .options import ConfigError, Fault, did_you_mean
 from .sections import RolloutConfig
 
@@ -89,6 +89,7 @@ def read_preset(key: str) -> Preset:
 def _preset(name: str, path: Path, file: Path | None) -> Preset:
     """The preset in a file; a title may be missing (a person may have written it by hand), and is then the name."""
     flat = read_flat(path)
+    refuse_newer(flat, str(path))
     about = flat.get("_metadata", {})
     texts: dict[str, Any] = {key: about.get(key, "") if isinstance(about, dict) else None for key in _TEXTS}
     wrong = [key for key, value in texts.items() if not isinstance(value, str)]

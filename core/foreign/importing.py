@@ -23,6 +23,7 @@ from ..adapters.header import (
 from ..config import DEMO_PREDICTION_TYPES, OPTIONS, RunConfig, config_from_flat, differences
 from ..config.options import ConfigError, Fault, did_you_mean, shown
 from ..data.scanning import located
+from ..formats import NUMBER, WRITTEN_BY, refusal
 from ..runs.folder import RunDir
 from . import ai_toolkit, diffusers_scripts, elsewhere, kohya, onetrainer, simpletuner
 from .contract import Carried, Changed, Importer, Left, Near, settled, without
@@ -151,7 +152,7 @@ def _of_data(data: Any, name: str, near: Near) -> Imported:
         raise refused(name, known)
     if not isinstance(data, Mapping):
         raise refused(name, 'must be one object, for example {"max_train_steps": 500}.')
-    return _ours({key: value for key, value in _flat(data, name).items() if not key.startswith("_")}, name)
+    return _ours(_flat(data, name), name)
 
 
 def _foreign(importer: Importer, data: Any, name: str, near: Near) -> Imported:
@@ -259,6 +260,9 @@ def _can_be_found(key: str, value: str) -> bool:
 def _ours(flat: Mapping[str, Any], source: str, *, is_own: bool = False) -> Imported:
     """A flat mapping of our own options. Keys of another version are left out and listed; of a file, which may be somebody else's
     (`is_own` false), also those that would have this computer write somewhere."""
+    newer = refusal("settings", flat.get(NUMBER), flat.get(WRITTEN_BY))
+    if newer is not None:
+        raise ConfigError([Fault(f"{source} {newer}")])
     known = {key: value for key, value in flat.items() if key in OPTIONS}
     unknown = tuple(
         (key, flat[key], unknown_key(key)) for key in flat if key not in OPTIONS and not key.startswith("_")

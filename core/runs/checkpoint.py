@@ -34,9 +34,10 @@ from torch import Tensor
 
 from .. import platform_calls
 from ..errors import Trouble
+from ..formats import FORMATS, VERSION, refusal
 from ..sizes import size
 
-FORMAT = 1
+FORMAT = FORMATS["checkpoint"]
 MANIFEST, RECORD = "manifest.json", "resume.json"
 SPACE_FACTOR = 1.2  # of the size about to be written: file systems have overheads, and other programs write too
 _NAME = re.compile(r"step-(\d{6,})")
@@ -45,6 +46,10 @@ _LEFTOVER = re.compile(r"\.(partial|replaced|pruned)-(\d+)-(\d+)")
 
 class CheckpointError(Trouble, RuntimeError):
     """A checkpoint that cannot be trusted; the message names the file and what is wrong with it."""
+
+
+class NewerCheckpoint(CheckpointError):
+    """One that a newer version wrote: no older one is taken in its place, because what came after that would be lost."""
 
 
 class DiskFull(OSError):
@@ -104,7 +109,7 @@ def save(
         files: dict[str, dict[str, Any]] = {
             path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
         }
-        _write_json(partial / MANIFEST, {"format": FORMAT, "step": step, "files": files})
+        _write_json(partial / MANIFEST, {"format": FORMAT, "version": VERSION, "step": step, "files": files})
         platform_calls.sync_folder(partial)
         _put_in_place(partial, final)
     except BaseException as error:
@@ -237,14 +242,13 @@ def verify(path: Path) -> list[str]:
 
 def load(path: Path) -> Checkpoint:
     """Read and check one checkpoint: hashes, and finite numbers throughout. Raises CheckpointError with every
-    problem.
+    problem, NewerCheckpoint for a newer version's.
     """
+    _refuse_newer(path)
     problems = verify(path)
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}.")
     record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    if record.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {record.get('format')}, this version reads format {FORMAT}.")
     # Read, not mapped into memory: Windows would refuse to prune a checkpoint that is mapped.
     tensors = {file.stem: tensors_of(file.read_bytes()) for file in sorted(path.glob("*.safetensors"))}
     for stem, group in tensors.items():
@@ -256,12 +260,24 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, int(record["step"]), record, tensors)
 
 
+def _refuse_newer(path: Path) -> None:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        newer = refusal("checkpoint", manifest.get("format"), manifest.get("version"))
+    except (OSError, ValueError, AttributeError):
+        return  # `verify` says what is wrong with it
+    if newer is not None:
+        raise NewerCheckpoint(f"{path} {newer.what}", newer.remedy)
+
+
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and for each newer one that does not, why it was passed over."""
+    """The newest checkpoint that verifies, and for each newer one that does not, why it was passed over. Raises NewerCheckpoint."""
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             return load(path), skipped
+        except NewerCheckpoint:
+            raise
         except (CheckpointError, OSError, SafetensorError) as error:
             skipped.append(str(error))
     return None, skipped

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import names, platform_calls
+from ..formats import NUMBER, WRITTEN_BY, refusal
 from . import commands
 from .commands import Command
 from .errors import RunError
@@ -30,7 +31,7 @@ STATES = ("created", "queued", "starting", "running", "paused", "stopping", "don
 ACTIVE_STATES = ("starting", "running", "paused", "stopping")  # a live process must stand behind these
 
 HEARTBEAT = "heartbeat.json"
-_WRITTEN_AGAIN = ("step", "skipped", "sample", "drift", "saved")  # events of steps that a resume trains again
+_WRITTEN_AGAIN = ("step", "skipped", "scaled", "sample", "drift", "saved")  # events of steps that a resume trains again
 _BACKWARDS_BYTES = 64 * 1024
 _STATE_BLOCK = 4096  # a state is a multiple of this long
 _CHECKPOINT = re.compile(r"step-(\d+)")
@@ -94,6 +95,9 @@ class RunDir:
         config = read_json(self.config_path)
         if config is None:
             raise RunError(f"{self.path} holds no config.json: it is not a run.")
+        newer = refusal("settings", config.get(NUMBER), config.get(WRITTEN_BY))
+        if newer is not None:
+            raise RunError(f"Run {self.name} {newer.what}", newer.remedy)
         return config
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -193,6 +197,9 @@ class RunDir:
     def read_state(self) -> dict[str, Any]:
         """The last written state: at least `{"state": ...}`; `created` before one was written. Raises RunError for a damaged one."""
         state = {"state": "created", **(read_json(self.state_path) or {})}
+        newer = refusal("run", state.get("format"), state.get("version"))
+        if newer is not None:
+            raise RunError(f"Run {self.name} {newer.what}", newer.remedy)
         for name, (rule, holds) in _STATE_RULES.items():
             if name in state and not holds(state[name]):
                 value = state[name]

@@ -256,6 +256,11 @@ class RunLog:
             self.doing = event if event.get("name") in _ANSWERED_BY_EVENT and not preview else None
         elif kind in ("warning", "skipped"):
             self.warnings.append(event)
+        elif kind == "scaled":  # the last one counts them all
+            before = next((each for each in self.warnings if each["event"] == kind), None)
+            if before is not None:
+                self.warnings.remove(before)
+            self.warnings.append(event)
         elif kind == "error":
             self.error = event
         elif kind in ("paused", "resumed"):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import names, platform_calls
+from ..formats import FORMATS, VERSION, remarks
 from .errors import RunError
 from .folder import RunDir
 from .heartbeat import ask_for_stacks, stacks
@@ -99,8 +100,10 @@ class RunStore:
             # Made beside and renamed, so that no half-made run is ever listed.
             fresh = RunDir(self.root / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
             fresh.commands_path.mkdir(parents=True)
-            platform_calls.write_atomically(fresh.config_path, (dump(config_to_flat(config), indent=2) + "\n").encode())
-            state = {"cwd": Path.cwd(), **({} if about is None else about), "state": "created", "created": round(time.time(), 3),
+            platform_calls.write_atomically(
+                fresh.config_path, (dump(remarks("settings") | config_to_flat(config), indent=2) + "\n").encode()
+            )
+            state = {"cwd": Path.cwd(), **({} if about is None else about), "state": "created", "format": FORMATS["run"], "version": VERSION, "created": round(time.time(), 3),
                      "step": 0, "preset": preset, "total_steps": config.training.max_train_steps}  # fmt: skip
             fresh.write_state(**state)
             os.rename(fresh.path, path)

@@ -14,6 +14,7 @@ from typing import Any
 from .. import platform_calls
 from ..errors import Trouble
 from ..findings import format_findings
+from ..formats import FORMATS
 from ..runs.errors import RunError
 from ..runs.folder import log_tail
 from ..runs.json_files import read_json
@@ -56,7 +57,7 @@ def begin(written: Mapping[str, Any], store: RunStore) -> Study:
     for variant, wrong in what_stops(study, store.root):
         raise StudyError(f"{variant.name} may not start: {format_findings(wrong)}", "Mend that first.")
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(dict(written), indent=2, ensure_ascii=False) + "\n"
+    content = json.dumps({"format": FORMATS["study"], **written}, indent=2, ensure_ascii=False) + "\n"
     platform_calls.write_atomically(folder / STUDY_FILE, content.encode())
     go_on(study.name, store)
     return study

@@ -43,12 +43,13 @@ from ..config.options import ConfigError, Fault, did_you_mean
 from ..config.own_presets import find_preset
 from ..errors import Trouble
 from ..foreign.reading import read_file
+from ..formats import refusal
 from .measures import KINDS as MEASURES
 from .similarity import Similarity, SimilarityError, similarity_of
 
 PLAIN = "plain"
 KEYS = (
-    "study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge", "deciding", "similarity",
+    "format", "study", "preset", "config", "set", "variants", "grid", "seeds", "reference", "controls", "judge", "deciding", "similarity",
 )  # fmt: skip
 MOST_RUNS = 500
 _LONGEST_NAME = 20
@@ -172,6 +173,9 @@ def read_study(path: Path, runs_dir: Path) -> Study:
 
 def study_of(written: Mapping[str, Any], where: str, folder: Path, runs_dir: Path) -> Study:
     """The study that a mapping describes. `where`: what messages call it; `folder`: where `config` is looked for."""
+    newer = refusal("study", written.get("format"))
+    if newer is not None:
+        raise StudyError(f"{where} {newer.what}", newer.remedy)
     for key in written:
         if key not in KEYS:
             raise StudyError(

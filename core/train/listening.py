@@ -1,5 +1,6 @@
 """What reaches a run from outside while something long goes on: signals, and the commands that cannot wait."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,10 @@ class Listener:
         self._save: Callable[[], None] | None = None
         self._save_requested = False
         self._next_poll = 0.0
+        self.phase = "model"
+        """What was last reported before training, of `run_log.PHASES`."""
+        self.turn = threading.RLock()
+        """Held while a phase is reported, and by `leaving` while it writes the end."""
 
     @property
     def must_end(self) -> bool:
@@ -103,10 +108,15 @@ class Listener:
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Report the progress of a phase before training, and poll. Raises: Leave where the run must end."""
-        self.status.journal.progress(phase, done, total)
-        if not self.poll():
-            return
-        while_ = f"while {PHASES[phase]}; nothing was lost: {self.status.how_to_continue()}."
-        if self.interrupt.is_requested:
-            raise Leave(PREEMPTED, f"{self.interrupt.name} {while_}")
-        raise Leave(DONE, f"stopped as asked {while_}")
+        with self.turn:
+            self.phase = phase
+            self.status.journal.progress(phase, done, total)
+            if self.poll():
+                raise self.left()
+
+    def left(self) -> Leave:
+        """The end of a run that is left before its first step."""
+        while_ = f"while {PHASES[self.phase]}; nothing was lost: {self.status.how_to_continue()}."
+        if self.interrupt.has_come():
+            return Leave(PREEMPTED, f"{self.interrupt.name} {while_}")
+        return Leave(DONE, f"stopped as asked {while_}")

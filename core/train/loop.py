@@ -26,6 +26,7 @@ from .between_steps import BetweenSteps
 from .disk_room import DiskRoom
 from .interrupt import Interrupt, StopNow
 from .keeping import Keeper
+from .leaving import Leaving
 from .listening import Listener
 from .looking import Viewer
 from .outcome import DONE, PREEMPTED, Leave, agreed_end, report_elsewhere, report_end
@@ -55,7 +56,8 @@ def train(
         run: its folder, with config.json.
         resume: go on; everything that decides a step must be as it was (`resuming.FREE_ON_RESUME` may differ).
         listen: called with every event, as it is written.
-        interrupt: one that listens already, so that a signal from before counts; None = this call listens by itself.
+        interrupt: one that listens already, so that a signal from before counts, and may say how the process is left (`Interrupt.leave`); None = this
+            call listens by itself.
         heartbeat: one that beats already; None = the first rank's begins here.
         is_locked: whoever started this process holds the run's lock (`launch`).
 
@@ -66,8 +68,9 @@ def train(
     The process's random state is afterwards what it was. In the main thread SIGTERM, SIGINT and SIGHUP end the run at
     the next step boundary.
 
-    Raises: RunError when another process trains this run.
+    Raises: RunError when another process trains this run, or its state cannot be read.
     """
+    run.read_state()  # of a newer version's folder nothing is touched
     ranks = Ranks.here()
     journal = Journal(run, listen) if ranks.is_main else SilentJournal(run)
     lock = run.lock() if ranks.is_main and not is_locked else nullcontext()
@@ -104,7 +107,8 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     _report_start(config, status, is_resumed)
 
     listener = Listener(status, interrupt)
-    with agreed_end(status.ranks), status.heartbeat.during("opening the model", allowed_s=None):
+    opening = status.heartbeat.during("opening the model", allowed_s=None)
+    with agreed_end(status.ranks), opening, Leaving(listener):
         session = open_session(config, opened.enter_context(opened_accelerator(config, status.run)), listener)
         if before is not None:
             restore(session, before)

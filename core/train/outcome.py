@@ -14,6 +14,7 @@ from ..data import DatasetError
 from ..errors import Trouble
 from ..families import ModelError
 from ..memory import is_out_of_memory, memory_message
+from ..runs.checkpoint import NewerCheckpoint
 from .interrupt import Interrupt, StopNow
 from .ranks import Ranks
 from .status import Status
@@ -115,7 +116,7 @@ def report_end(status: Status, config: RunConfig | None, interrupt: Interrupt, e
             return _end(status, DONE, "done", None)
         case Leave():
             return _end(status, error.code, "stopped", error.message)
-        case ConfigError() | Refused() | ModelError() | DatasetError():
+        case ConfigError() | Refused() | ModelError() | DatasetError() | NewerCheckpoint():
             code, last_words = REFUSED, str(error)
         case _ if status.ranks.world_size > 1 and is_lost_rank(error):
             code, last_words = CRASHED, "another process of the run is gone."

@@ -24,8 +24,15 @@ def main(arguments: list[str]) -> int:
     code_path = meeting / "code"
     if is_again and code_path.exists() and int(code_path.read_text(encoding="ascii")) in ORDERLY:
         return 0  # the run has ended; only another rank broke while it left
+
+    def left_with(code: int) -> int:
+        """The exit code of this process; rank 0 also leaves the run's."""
+        if rank == "0":
+            code_path.write_text(str(code), encoding="ascii")
+        return 0 if code in ORDERLY else code
+
     beats = Heartbeat(run, on_request=True) if rank == "0" else nullcontext()
-    with Interrupt() as interrupt, beats as heartbeat:
+    with Interrupt(leave=lambda code: os._exit(left_with(code))) as interrupt, beats as heartbeat:
         (meeting / f"{rank}.pid").write_text(str(os.getpid()), encoding="ascii")
         from .loop import train
 
@@ -37,9 +44,7 @@ def main(arguments: list[str]) -> int:
                 run.forget_after(0)  # it begins again
         resume = has_checkpoint if is_again else "--resume" in arguments
         code = train(run, resume=resume, interrupt=interrupt, is_locked=True, heartbeat=heartbeat)
-    if rank == "0":
-        code_path.write_text(str(code), encoding="ascii")
-    return 0 if code in ORDERLY else code
+    return left_with(code)
 
 
 if __name__ == "__main__":

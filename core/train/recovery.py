@@ -16,7 +16,7 @@ from .resuming import restore
 from .session import Session
 from .standing import OUTLIER, Standing
 from .status import Status
-from .step import Stepper, StepResult
+from .step import SKIPS_ALLOWED, Stepper, StepResult
 
 SLOWER = 0.5
 """What the learning rate is multiplied by when a run goes back."""
@@ -30,6 +30,7 @@ class Recovery:
         self.status, self.session, self.keeper, self.stepper = status, session, keeper, stepper
         session.schedule.factor = status.standing.rate_factor
         stepper.split, stepper.portions.most = status.standing.split, status.standing.portion
+        stepper.scaled_in_a_row = status.standing.scaled_in_a_row
 
     def take(self) -> StepResult | None:
         """The next step. None where there was none: then `status.step` is one further, the step was skipped, and weights and moments are
@@ -48,6 +49,7 @@ class Recovery:
         status.step += 1
         status.standing.broken_in_a_row = 0
         self._report_memory()
+        self._report_scale()
         self._watch_loss(done)
         return done
 
@@ -132,6 +134,7 @@ class Recovery:
         standing.rate_factor = session.schedule.factor = SLOWER
         standing.went_back_to = found.step
         standing.split, standing.portion = self.stepper.split, self.stepper.portions.most
+        self.stepper.scaled_in_a_row = standing.scaled_in_a_row
         status.standing, status.step, status.saved = standing, found.step, None
         status.ranks.any(False)  # every rank has read the checkpoint
         if status.ranks.is_main:
@@ -168,6 +171,26 @@ class Recovery:
             step=step,
             pictures=now,
             pictures_before=before,
+        )
+
+    def _report_scale(self) -> None:
+        """Count and say that the loss scale of fp16 left a step out. That is no broken step: the scale finds its size that way."""
+        standing, in_a_row = self.status.standing, self.stepper.scaled_in_a_row
+        standing.scaled_in_a_row = in_a_row
+        if not in_a_row:
+            return
+        standing.scaled += 1
+        scale, step = self.session.accelerator.scaler.get_scale(), self.status.step
+        last = f"the last {in_a_row} of them in a row" if in_a_row > 1 else "the last one"
+        self.status.emit(
+            "scaled",
+            message=f"mixed_precision fp16: the gradient of {standing.scaled} of {step} steps overflowed, {last} up to step {step}. Such a step leaves the "
+            f"weights as they are, and halves the factor by which the loss is scaled, now {scale:g}.",
+            remedy=f"A few at the start, and one now and then, are usual; after {SKIPS_ALLOWED} in a row such a step counts as broken. If many "
+            "steps are lost, take mixed_precision bf16.",
+            scale=scale,
+            total=standing.scaled,
+            in_a_row=in_a_row,
         )
 
     def _report_memory(self) -> None:

@@ -28,6 +28,10 @@ class Standing:
     """Parts that each batch goes through the network in, because the whole did not fit into the memory."""
     portion: int | None = None
     """Rows that the network is asked for at once where no gradient is kept (rollouts); None: all."""
+    scaled: int = 0
+    """Steps that the loss scale left out so far (fp16)."""
+    scaled_in_a_row: int = 0
+    """How many of them were the last ones."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:

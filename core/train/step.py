@@ -32,7 +32,8 @@ _WEIGHTS = "largest trained weight"
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step was. `rate`: the learning rate; `gradient_norm`: before clipping; `seconds`: of the step alone."""
+    """What a step was. `rate`: the learning rate; `gradient_norm`: before clipping; not finite where the loss scale (fp16) left the weights as they
+    were; `seconds`: of the step alone."""
 
     tally: StepTally
     rate: float
@@ -52,7 +53,8 @@ class Stepper:
         self.portions = Portions()
         """Rows that the network is asked for at once without a gradient."""
         self._grids: dict[tuple[int, ...], Grid] = {}
-        self._skipped = 0  # steps in a row that the loss scaler left out
+        self.scaled_in_a_row = 0
+        """Steps in a row, up to now, that the loss scale left out (fp16)."""
 
     def take(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0. Raises: NotFinite, on every rank, and then weights and moments are as they were before it."""
@@ -65,15 +67,19 @@ class Stepper:
         read = read_together([session.largest_weight(), self._clipped_norm(), *states, *losses], tally)
         largest, norm, states_read, losses_read = read[0], read[1], read[2 : 2 + len(states)], read[2 + len(states) :]
         led = "rolled-out state" if tally.rolled else "noisy state"
-        gradient = [] if self._may_update(norm) else [norm]
+        overflowed, scaler = not math.isfinite(norm), session.accelerator.scaler
+        # fp16: then the loss scaler leaves the weights alone and lowers its scale
+        may_overflow = scaler is not None and self.scaled_in_a_row < SKIPS_ALLOWED
+        gradient = [norm] if overflowed and not may_overflow else []
         try:
             self._refuse(
                 step, [(_WEIGHTS, [largest]), (led, states_read), ("loss", losses_read), ("gradient", gradient)]
             )
         except NotFinite:
-            if session.accelerator.scaler is not None:
-                session.accelerator.scaler.update()  # as after a step: the next one unscales anew
+            if scaler is not None:
+                scaler.update()  # as after a step: the next one unscales anew
             raise
+        self.scaled_in_a_row = self.scaled_in_a_row + 1 if overflowed else 0
         tally = tally.of_all(self.ranks)
         self._update(norm)
         return StepResult(tally, rate, norm, time.perf_counter() - began)
@@ -159,14 +165,6 @@ class Stepper:
         if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(session.parameters, limit, norm)
         return norm
-
-    def _may_update(self, norm: float) -> bool:
-        """Whether the gradient is finite, or the loss scaler will leave the weights alone and lower its scale (fp16)."""
-        if math.isfinite(norm):
-            self._skipped = 0
-            return True
-        self._skipped += 1
-        return self.session.accelerator.scaler is not None and self._skipped <= SKIPS_ALLOWED
 
     def _update(self, norm: float) -> None:
         """Optimizer, loss scale, moving average."""

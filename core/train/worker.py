@@ -4,6 +4,7 @@ The page, the queue and `rollout-studio train` start it; what it reports is in t
 `outcome`.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
         return 78
 
     # before torch, whose import takes long enough for a signal to come
-    with Interrupt() as interrupt, Heartbeat(run, on_request=True) as heartbeat:
+    with Interrupt(leave=os._exit) as interrupt, Heartbeat(run, on_request=True) as heartbeat:
         import torch
 
         from .launch import launch, needs_launch

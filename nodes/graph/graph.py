@@ -14,9 +14,10 @@ from typing import Any
 
 from ...core.config.options import shown
 from ...core.findings import printable
+from ...core.formats import FORMATS, refusal
 from ...core.sizes import size
 
-FORMAT, VERSION = "rollout_studio.graph", 1
+FORMAT, VERSION = "rollout_studio.graph", FORMATS["workflow"]
 MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
 """Version -> what makes the next version of such a file. Empty: version 1 is the first. Kinds of nodes are never renamed."""
 
@@ -235,10 +236,9 @@ def _migrated(data: dict) -> dict:
     if data.get("format") != FORMAT:
         raise GraphError([broken(f"format = {shown(data.get('format'))[:80]}: this program reads {shown(FORMAT)}.")])
     version = data.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise GraphError(
-            [broken(f"version = {shown(version)[:80]}: this program reads 1 to {VERSION}; take a newer program.")]
-        )
+    newer = refusal("workflow", 0 if version is None else version)
+    if newer is not None:
+        raise GraphError([broken(f"The workflow {newer}")])
     while version < VERSION:
         data = MIGRATIONS[version](data)
         version += 1

@@ -101,6 +101,17 @@ def test_what_is_brought_in_chooses_the_card_of_its_model_or_marks_the_chosen_on
     )
 
 
+def test_an_edit_does_not_choose_again_the_level_and_the_tier_that_are_chosen(train):
+    """Its answer would land over a level that is clicked meanwhile."""
+    held = given(train, load_preset("sdxl"))
+    held |= {train.model.preset: "sdxl", train.model.tier: 12, train.rollout.level: "off"}
+    updates = train.on_edit(held)
+    assert train.rollout.level not in updates and train.side in updates
+    assert "choices" in updates[train.model.tier] and "value" not in updates[train.model.tier]
+    now = train.on_edit({**held, train.rollout.level: "strong"})  # what the numbers say counts
+    assert now[train.rollout.level] == "off"
+
+
 def test_another_model_takes_away_what_was_checked_of_the_one_before_and_other_edits_do_not(train):
     held = given(train, load_preset("demo"))
     assert not {train.findings, train.model.checked} & set(train.on_edit({**held, train.form.components["seed"]: 7}))

@@ -408,7 +408,7 @@ def test_only_differing_settings_are_listed(mine, store, watch):
     assert "All settings are the same" in settings_table(same)
 
 
-def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
+def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, store, watch):
     with gr.Blocks():
         panel = ComparePanel(watch)
     first = panel.view("mine", None, "steps", {})
@@ -421,6 +421,12 @@ def test_the_comparison_is_drawn_once_and_follows_the_choice(mine, watch):
     assert panel.charts in again and panel.settings not in again
     fewer = panel.view("mine", ["mine"], "steps", again[panel.seen])
     assert "Choose one more run" in fewer[panel.findings]
+    store.create({}, "another")
+    watch.runs(fresh=True)
+    more = panel.view("mine", ["mine"], "steps", fewer[panel.seen])
+    assert "another" in more[panel.runs]["choices"] and "value" not in more[panel.runs], (
+        "what is picked meanwhile stays"
+    )
 
 
 def test_names_of_runs_and_prompts_of_events_cannot_break_the_page(store, write, watch):

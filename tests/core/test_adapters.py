@@ -15,6 +15,7 @@ from rollout_studio.core.adapters.header import published_config
 from rollout_studio.core.adapters.trainable import matching_layers
 from rollout_studio.core.config import config_from_flat, config_to_flat
 from rollout_studio.core.families import ModelError, load_model, locate
+from rollout_studio.core.formats import remarks
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import ONE_PER_FAMILY, PROMPTS, predictions
@@ -361,7 +362,8 @@ def test_the_header_restores_the_config_and_reports_other_tools_what_this_is(tra
     model, config = trained("sd2_v", lora_alpha=2.0)
     path = adapters.export_lora(model, tmp_path / "thing.safetensors", config, step=250)
     folder = {"pretrained_model_name_or_path": Path(config.model.pretrained_model_name_or_path).name}
-    assert adapters.read_lora_config(path) == json.loads(json.dumps(config_to_flat(config) | folder))
+    carried = adapters.read_lora_config(path)
+    assert carried == json.loads(json.dumps(remarks("settings") | config_to_flat(config) | folder))
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     expected = {

@@ -366,7 +366,7 @@ def test_a_report_of_many_samples_stays_small():
     [
         ("{", "Not JSON"),
         ('{"a": 1}', "not a drift report"),
-        ('{"format": "rollout_studio.drift", "version": 99}', "version 99"),
+        ('{"format": "rollout_studio.drift", "version": 99}', "format 99 of drift report"),
         ('{"format": "rollout_studio.drift", "version": 1}', "damaged"),
     ],
 )

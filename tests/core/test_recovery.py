@@ -1,5 +1,6 @@
 """What a run does with a step that breaks: it never reaches a weight, and the run goes on, goes back once, or ends; and all is as bit-equal as ever."""
 
+import math
 import os
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.train import losses
+from rollout_studio.core.train import accelerator, losses
 from rollout_studio.core.train import step as training_step
 from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.optimizers import Average, Schedule
@@ -266,3 +267,108 @@ def test_the_largest_weight_is_not_finite_where_one_number_is_not():
             place.view(-1)[1] = bad
             assert not torch.isfinite(session.largest_weight())
             place.view(-1)[1] = kept
+
+
+# fp16: the loss scale ------------------------------------------------------------------------------------------------------
+
+TOO_LARGE = 2.0**18
+"""As a scale: half of it, with two rows, is more than a half float holds, and so is a quarter."""
+
+
+class InHalf(torch.autograd.Function):
+    """Its value is that of its argument; its gradient goes through 16 bits, as a card's does."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient.half().float()
+
+
+@pytest.fixture
+def scaled(monkeypatch, without_drift):
+    """Call it for trainings whose loss is scaled, from the start by this factor, with torch's own scaler."""
+    plain, good = accelerator._accelerator, losses.batch_loss
+
+    def start(scale=TOO_LARGE):
+        def with_scaler(*given):
+            made = plain(*given)
+            made.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            return made
+
+        def in_half(*given):
+            found = good(*given)
+            return replace(found, parts=replace(found.parts, main=InHalf.apply(found.parts.main)))
+
+        monkeypatch.setattr(accelerator, "_accelerator", with_scaler)
+        monkeypatch.setattr(training_step, "batch_loss", in_half)
+
+    return start
+
+
+def test_a_step_that_overflows_is_counted_and_said_and_changes_no_weight(tiny_run, scaled):
+    scaled()
+    run = tiny_run(FLOW, max_train_steps=6, checkpoint_step_interval=1, checkpoints_total_limit=9, use_ema=True)
+    assert train(run) == 0
+    norms = [float(event["grad_norm"]) for event in events(run, "step")]
+    left_out = sum(not math.isfinite(norm) for norm in norms)
+    assert left_out == 2 and [event["step"] for event in events(run, "step")] == [1, 2, 3, 4, 5, 6]
+    told = events(run, "scaled")
+    assert [event["total"] for event in told] == list(range(1, left_out + 1))
+    assert told[-1]["scale"] == TOO_LARGE / 2**left_out and "fp16" in told[-1]["message"]
+    assert not events(run, "skipped") and not events(run, "back")
+    [shown] = [each for each in follow(run).warnings if each["event"] == "scaled"]
+    assert f"of {left_out} of" in shown["message"], "on the page, all of them in one remark"
+    assert_no_change(run, left_out)
+
+
+def assert_no_change(run, steps):
+    """The weights and their average after each of the first steps are those of the start."""
+    loaded = [checkpoint.load(path).tensors for path in checkpoint.checkpoints(run.checkpoints_path)]
+    for group in ("trainable", "ema"):
+        for at in range(1, steps):
+            assert all(torch.equal(loaded[at][group][name], tensor) for name, tensor in loaded[0][group].items())
+        assert not all(torch.equal(loaded[-1][group][name], tensor) for name, tensor in loaded[0][group].items())
+
+
+def test_a_run_that_was_stopped_while_its_scale_finds_its_size_is_the_one_that_was_not(tiny_run, scaled, monkeypatch):
+    """The second overflow in a row is one too many, also where the first was before the stop."""
+    scaled()
+    monkeypatch.setattr(training_step, "SKIPS_ALLOWED", 1)
+    whole, stopped = (tiny_run(FLOW, name, max_train_steps=6, use_ema=True) for name in ("whole", "stopped"))
+    assert train(whole) == 0
+    assert train(stopped, listen=at_step(1, lambda: stopped.send("stop-and-save"))) == 0
+    assert last(stopped).record["standing"]["scaled_in_a_row"] == 1
+    assert train(stopped, resume=True) == 0
+    assert_same(whole, stopped)
+    assert [event["step"] for event in events(stopped, "skipped")] == [2] and len(events(stopped, "scaled")) == 1
+    assert last(stopped).record["standing"] == last(whole).record["standing"]
+    assert last(stopped).record["scaler"] == last(whole).record["scaler"]
+
+
+def test_a_loss_that_is_none_breaks_the_step_also_with_a_scaler_and_the_next_one_is_taken(
+    tiny_run, scaled, monkeypatch
+):
+    scaled(2.0)
+    run = tiny_run(FLOW, max_train_steps=3)
+    Faults(monkeypatch, {2}, infinite_loss)
+    assert train(run) == 0
+    assert [event["what"] for event in events(run, "skipped")] == ["loss"] and not events(run, "scaled")
+    assert [event["step"] for event in events(run, "step")] == [1, 3]
+    assert last(run).record["standing"]["broken_in_a_row"] == last(run).record["standing"]["scaled"] == 0
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_broken_after_so_many_steps(tiny_run, scaled, monkeypatch):
+    scaled(2.0)
+    monkeypatch.setattr(training_step, "SKIPS_ALLOWED", 2)
+    run = tiny_run(FLOW, max_train_steps=6, skip_broken_steps=3)
+    Faults(monkeypatch, {2, 3, 4, 5}, infinite_gradient)
+    assert train(run) == 0
+    assert [event["in_a_row"] for event in events(run, "scaled")] == [1, 2]
+    assert [(event["step"], event["what"], event["in_a_row"]) for event in events(run, "skipped")] == [
+        (4, "gradient", 1),
+        (5, "gradient", 2),
+    ]
+    assert [event["step"] for event in events(run, "step")] == [1, 2, 3, 6]

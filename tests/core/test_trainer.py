@@ -22,7 +22,7 @@ from rollout_studio.core.train import step as training_step
 from rollout_studio.core.train.looking import Viewer
 from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.optimizers import Average, Schedule, make_optimizer
-from rollout_studio.core.train.outcome import DONE, PREEMPTED
+from rollout_studio.core.train.outcome import DONE, PREEMPTED, Broken, NotFinite
 from rollout_studio.core.train.window import draw_window
 from safetensors.torch import load_file
 from tiny_run import ROLLOUT, at_step, draw_pictures, events
@@ -481,7 +481,9 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights(tiny_run,
 
     monkeypatch.setattr(training_step, "batch_loss", broken)
     assert train(run) == 70
-    assert "The gradient at step 2 is" in events(run, "error")[-1]["message"]
+    error = events(run, "error")[-1]
+    assert "The gradient at step 2 is" in error["message"]
+    assert all(f"outcome.{kind.__name__}: " in error["traceback"] for kind in (NotFinite, Broken))
     assert checkpoint.load_latest(run.checkpoints_path)[0].step == 1
 
 

@@ -66,7 +66,7 @@ def test_a_study_trains_its_variants_with_every_seed_once_and_gives_the_table(ru
     assert record["variants"][1]["changes"] == {"lora_rank": 3} and record["variants"][2]["changes"]["soar_states"] == 1
     assert "rank 3 less plain" in table and "seconds of the training steps" in table
     told = [event for event in events if event["event"] == "progress" and event["node"] == "study"]
-    assert told[-1]["done"] == told[-1]["total"] == 3 and any(event["event"] == "trains" for event in events)
+    assert told[-1]["done"] == told[-1]["total"] == 3
 
     [listed] = begun_studies(store, store.list())
     assert listed.name.startswith("mine-") and (listed.ended, listed.total, listed.alive) == (3, 3, False)

@@ -14,6 +14,7 @@ from ....core.runs.rows import RunSummary
 from ...parts import notices
 from ...parts.live_chart import live_chart
 from ...parts.panel import QUICK
+from ...parts.unchanged import without_unchanged
 from ...parts.watch import Watch, signature
 from ...parts.words import text
 from ..shared import Changes
@@ -85,7 +86,7 @@ class ComparePanel:
         runs = self.watch.runs()
         names = [run.name for run in runs]
         run = next((each for each in runs if each.name == chosen), self.watch.current())
-        picked = [name for name in (picked if picked is not None else []) if name in names]
+        shown, picked = picked, [name for name in (picked if picked is not None else []) if name in names]
         if run is not None:
             self._draw_controls(subject_of(run, runs), runs, changes)
             default = default_choice(run, runs)
@@ -96,7 +97,8 @@ class ComparePanel:
             [next(each for each in runs if each.name == name) for name in picked[:MOST]],
             axis if axis in ("steps", "seconds") else "steps", changes, _ONE_MORE if runs else "",
         )  # fmt: skip
-        return {**changes.updates, self.seen: changes.seen} if changes.updates else gr.skip()
+        updates = without_unchanged(changes.updates, {self.runs: shown})
+        return {**updates, self.seen: changes.seen} if changes.updates else gr.skip()
 
     def _draw_comparison(self, runs: Sequence[RunSummary], axis: Axis, changes: Changes, too_few: str) -> None:
         """The comparison of `runs`; with fewer than two of them `too_few` in its place."""

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...formats import FORMATS, refusal
 from .report import Curve, DriftReport, Measure, Point, ReportError, Spectrum, rounded
 from .words import summary, words
 
 FORMAT = "rollout_studio.drift"
-VERSION = 1
+VERSION = FORMATS["drift report"]
 REPORT_FILE = "report.json"
 LARGEST_BYTES = 500_000
 
@@ -43,10 +44,9 @@ def report_from_json(text: str) -> DriftReport:
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ReportError("This JSON is not a drift report; give the report.json of a drift folder.")
-    if record.get("version") != VERSION:
-        raise ReportError(
-            f"Drift report of version {record.get('version')}: this program reads version {VERSION}; measure again."
-        )
+    newer = refusal("drift report", record.get("version", 0))
+    if newer is not None:
+        raise ReportError(f"The drift report {newer.what}", newer.remedy)
     try:
         curves = tuple(_curve(curve) for curve in record["curves"])
         keys = [f.name for f in dataclasses.fields(DriftReport) if f.name not in ("curves", "strips")]
