@@ -134,15 +134,18 @@ class Network:
     def __init__(self, model: "Model", conditioning: "Conditioning", portions: Portions | None = None) -> None:
         self.model, self.conditioning, self.portions = model, conditioning, portions
         self.rows = self.calls = 0
+        self._chosen: tuple[LongTensor, Conditioning] | None = None
 
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
         """The raw output at `x` (R, ...) and `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
         t = level.to(x).t
-        given = self.conditioning if rows is None else self.conditioning.select(rows)
+        given = self.conditioning if rows is None else self._given(rows)
         if self.portions is None or torch.is_grad_enabled():
             answers = [self.model.denoise(x, t, given)]
         else:
-            answers = self.portions.ask(len(x), lambda some: self.model.denoise(x[some], t[some], _some(given, some)))
+            answers = self.portions.ask(
+                len(x), lambda some: self.model.denoise(_some(x, some), _some(t, some), _some(given, some))
+            )
         self._count(x, len(answers), 1)
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
@@ -157,7 +160,9 @@ class Network:
             if self.portions is None:
                 answers = [ask(x, level, rows)]
             else:
-                answers = self.portions.ask(len(x), lambda some: ask(x[some], level[some], rows[some]))
+                answers = self.portions.ask(
+                    len(x), lambda some: ask(_some(x, some), _some(level, some), _some(rows, some))
+                )
             self._count(x, len(answers), evaluations)
             if len(answers) == 1:
                 return answers[0]
@@ -171,15 +176,22 @@ class Network:
         """Inside: no gradient, evaluation mode, the random state as it was."""
         return undisturbed(self.model.denoiser)
 
+    def _given(self, rows: LongTensor) -> "Conditioning":
+        """The conditioning of these rows; that of the call before is at hand, because the steps of a rollout ask for the same rows."""
+        if self._chosen is None or self._chosen[0] is not rows:
+            self._chosen = rows, self.conditioning.select(rows)
+        return self._chosen[1]
+
     def _count(self, x: Tensor, calls: int, evaluations: int) -> None:
-        self.rows += evaluations * len(x)
+        self.rows += evaluations * x.shape[0]
         self.calls += evaluations * calls
 
 
-def _some(conditioning: "Conditioning", rows: slice) -> "Conditioning":
-    if rows.start == 0 and rows.stop >= conditioning.count:
-        return conditioning
-    return conditioning.select(torch.arange(conditioning.count)[rows])
+def _some(values: Any, rows: slice) -> Any:
+    """Rows of a tensor, a level or a conditioning; all of them are the thing itself."""
+    if rows.start == 0 and rows.stop >= (count := len(values) if isinstance(values, Tensor | Level) else values.count):
+        return values
+    return values[rows] if isinstance(values, Tensor | Level) else values.select(torch.arange(count)[rows])
 
 
 class Remedy(Protocol):

@@ -97,13 +97,14 @@ class ScheduledSampling(Plain):
     def _bound(self, state: State) -> Tensor | None:
         """(B,) what `scheduled_sampling_snr_gamma` allows the weight of a rolled row; inf for a plain one. None: nothing is bounded."""
         kind, rolled = self.ground.prediction_type, state.plan.rolled
-        if not self.options.bounds_loss(kind) or not bool(rolled.any()):
+        if not self.options.bounds_loss(kind) or not len(state.plan.rows):
             return None
         bound = rolled_bound(state.level, self.options.snr_gamma, kind)
         return torch.where(rolled, bound, torch.inf)
 
     def counts(self, plan: Plan) -> Counts:
-        return Counts(int(plan.rolled.sum()), int(plan.k.sum()), int(plan.at_source_noise.sum()), plan.probability)
+        k = plan.k.numpy()
+        return Counts(int((k > 0).sum()), int(k.sum()), int(plan.at_source_noise.sum()), plan.probability)
 
 
 class Beside:

@@ -26,14 +26,15 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal
 
 
 class Traffic(TorchDispatchMode):
-    """Counts what goes to the device `to`, casts, and reads of values. `of`: reads of tensors on this device alone."""
+    """Counts operations: all, what goes to the device `to`, casts, and reads of values. `of`: reads of tensors on this device alone."""
 
     def __init__(self, to="meta", of=None):
         super().__init__()
-        self.to, self.of, self.sent, self.casts, self.reads = torch.device(to).type, of, 0, 0, 0
+        self.to, self.of, self.sent, self.casts, self.reads, self.all = torch.device(to).type, of, 0, 0, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, {} if kwargs is None else kwargs
+        self.all += 1
         if name == "_to_copy":
             goes = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == self.to
             moves = goes and args[0].device.type != self.to
@@ -99,6 +100,18 @@ def test_a_solver_step_moves_nothing_to_the_device_casts_nothing_and_reads_nothi
             rollout(lambda x, level, rows: Prediction(x, x), x0, noise, plan, grid, FLOW, make_solver(name, order))
         found.append((traffic.sent, traffic.reads, traffic.casts))
     assert found[0] == found[1] and found[0][:2] == (3, 0)
+
+
+def test_the_host_does_little_beside_the_network():
+    """Operations of torch, whose calls are most of the host's time: of a whole rollout, and of one more step of it."""
+    grid, counts = grid_for(FLOW), {}
+    x0, noise = random_pair((4, 3, 4, 5))
+    for far in (8, 9):
+        plan = plan_offsets(torch.tensor([0.3, 0.4, 0.62, 0.5]), torch.tensor([far, 2, 5, 7]), FLOW, grid)
+        with Traffic() as traffic:
+            rollout(lambda x, level, rows: Prediction(x, x), x0, noise, plan, grid, FLOW, make_solver("unipc"))
+        counts[far] = traffic.all
+    assert counts[9] - counts[8] <= 12 and counts[9] <= 150, counts
 
 
 def test_modes_are_set_and_restored_in_one_walk_whatever_stands_twice_or_was_in_eval():
