@@ -93,8 +93,8 @@ class Batch:
     on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `numbers`
     (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first. `mask`
     (R, 1, H, W) float32 in 0..1, what each cell counts; None where every row counts whole.
-    `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
-    `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
+    `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped), of which
+    `conditioning` is made with `prompts`, as the model encodes them, and `frames`; `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
     frame says; None without output preservation.
     """
 
@@ -104,6 +104,8 @@ class Batch:
     numbers: LongTensor
     ids: list[str]
     captions: list[str]
+    prompts: "list[Prompt]"
+    frames: "list[Frame]"
     flipped: list[bool]
     class_conditioning: "Conditioning | None" = None
     mask: Tensor | None = None
@@ -240,15 +242,17 @@ class Prepared:
             self.latents.get(row.flipped if flip else row.latents) for row, flip in zip(rows, flipped, strict=True)
         ]
         latents = [entry["latents"] for entry in entries]
-        prompts = self.model.collate([self.conditioning(caption) for caption in captions])
+        prompts = [self.conditioning(caption) for caption in captions]
         frames = [row.frames[flip] for row, flip in zip(rows, flipped, strict=True)]
         return Batch(
             latents=torch.stack(latents).to(self.model.device),
-            conditioning=self.model.framed(prompts, frames),
+            conditioning=self.model.framed(self.model.collate(prompts), frames),
             is_class=mine >= instances,
             numbers=numbers[mine],
             ids=[row.name for row in rows],
             captions=captions,
+            prompts=prompts,
+            frames=frames,
             flipped=flipped,
             class_conditioning=self._class_conditioning(frames, [chosen[i] for i in mine.tolist() if i < instances]),
             mask=self._masks(entries),
