@@ -218,7 +218,7 @@ def shifted(sigma: Number, shift: float) -> Number:
 
 
 def _within(values: Values, low: float, high: float) -> Values:
-    """`np.clip`, which takes several times as long on a few numbers."""
+    """`np.clip`, which takes twice as long on a few numbers."""
     return np.minimum(np.maximum(values, low), high)
 
 

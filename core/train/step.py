@@ -103,6 +103,8 @@ class Stepper:
             step,
             self.grid,
         )
+        if step + 1 < session.config.training.max_train_steps:
+            session.data.read_ahead(step + 1, self.ranks.share)
         rows = max(len(batch.ids) for batch in batches)
         while True:
             tally, found, full = StepTally(rows=session.data.rows_per_step), [], None

@@ -977,6 +977,28 @@ def test_an_entry_lost_during_training_is_named_with_the_remedy(ready, tmp_path,
         path.unlink()
     with pytest.raises(DatasetError, match="it is gone. Resume the run"):
         prepared.batch(0)
+    prepared.read_ahead(0)
+    with pytest.raises(DatasetError, match="it is gone. Resume the run"):
+        prepared.batch(0)
+
+
+def test_the_next_step_is_read_on_a_thread_and_is_the_one_that_would_be_read_then(ready, monkeypatch):
+    flat = {"random_flip": True, "caption_dropout_probability": 0.5, "gradient_accumulation_steps": 2}
+    kept = ready(**flat)
+    kept.read_ahead(3)
+    assert kept.latents._reader is kept.text._reader is None, "all is in memory"
+    monkeypatch.setattr(preparing, "MEMORY_BYTES", 0)
+    prepared, readers, read = ready(**flat), [], TensorCache.read
+    monkeypatch.setattr(
+        TensorCache, "read", lambda self, key: (readers.append(threading.current_thread().name), read(self, key))[1]
+    )
+    for step in (3, 4, 9):
+        prepared.read_ahead(step)
+        for micro in range(2):
+            assert_same(prepared.batch(step, micro), kept.batch(step, micro))
+    assert readers and all(name.startswith("read-ahead") for name in readers)
+    prepared.batch(5)
+    assert "MainThread" in readers, "what was not announced"
 
 
 def test_what_does_not_fit_into_memory_is_read_from_the_cache(ready, monkeypatch):

@@ -1,8 +1,8 @@
 """What a solver is: steps of the probability-flow ODE, every row at its own time.
 
 The numbers of all steps (levels and the factors of states) depend on no state: they are computed before the first step, in float64 in
-numpy, whose calls on a few numbers take a third of torch's, and reach the device together. A step then only multiplies and adds, and
-nothing in it waits for the device.
+numpy, which takes half of torch's time for so few, and reach the device together. A step then only multiplies and adds, and nothing in it
+waits for the device.
 """
 
 from abc import ABC, abstractmethod
