@@ -1,8 +1,14 @@
-"""Running out of memory, recognised whichever library reports it. What can be lowered then: `before.needing_less.ways_to_need_less`. No torch."""
+"""Running out of memory, recognised whichever library reports it, and work in portions that fit. What can be lowered then:
+`before.needing_less.ways_to_need_less`. No torch.
+"""
 
 import gc
 import re
 import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
 
 _WORDS = re.compile(
     r"out of memory"  # CUDA, MPS ("MPS backend out of memory"), ROCm, XPU
@@ -39,3 +45,24 @@ def return_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+class Portions:
+    """How many rows, or pictures, are computed at once where no gradient is kept: half as many whenever the memory does not hold them."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+        """None: all."""
+
+    def ask(self, rows: int, answer: Callable[[slice], Answer], at_most: int | None = None) -> list[Answer]:
+        """What `answer` gives for all of `rows` rows, portion by portion, of no more than `at_most` rows. Raises: what it raises, out of
+        memory only for a single row."""
+        while True:
+            size = max(1, min(each for each in (rows, self.most, at_most) if each is not None))
+            try:
+                return [answer(slice(begin, min(begin + size, rows))) for begin in range(0, max(1, rows), size)]
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+            self.most = size // 2
+            return_memory()

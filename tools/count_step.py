@@ -1,10 +1,10 @@
 """Count what a LoRA step of a released network keeps in memory beside its weights: every tensor of one forward and backward, without computing.
 
-    python tools/count_step.py sdxl 1024 1               rows 1, with and without gradient checkpointing
+    python tools/count_step.py sdxl 1024 1               rows 1, with and without gradient checkpointing, and without a gradient
 
 Runs on torch's meta device: no weights, no graphics card, seconds. Attention is counted as a fused kernel keeps it (its inputs, its output, one
 number a row), the rest as PyTorch does. Weights and activations are bfloat16; autocast's casts and the allocator's gaps are not in it. The
-figures behind `estimate.CHECKPOINTED_ON_A_CARD`; docs/training.md has them.
+figures behind `activations.CHECKPOINTED_UNET` and `together.TIMES_A_BATCH`; docs/training.md and docs/speed.md have them.
 """
 
 import sys
@@ -120,6 +120,17 @@ def counted(name: str, side: int, rows: int, checkpointing: bool) -> int:
     return live.peak
 
 
+def without_gradient(name: str, side: int, rows: int) -> int:
+    """Bytes at the peak of one call of a rollout, weights aside."""
+    released = RELEASED[name]
+    network = network_of(released, False).eval()
+    first, more = inputs(released.network, network.config, side, rows)
+    live = Live(network)
+    with live, torch.no_grad():
+        network(first, **more, return_dict=False)
+    return live.peak
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.nn.functional.scaled_dot_product_attention = lambda query, key, value, *_, **__: Fused.apply(
@@ -127,8 +138,10 @@ def main() -> None:
     )
     name, side, rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     plain, checkpointed = (counted(name, side, rows, each) for each in (False, True))
+    alone = without_gradient(name, side, rows)
     print(
-        f"{name} at {side} px, {rows} rows: {plain / 1e9:.2f} GB, checkpointed {checkpointed / 1e9:.2f} ({checkpointed / plain:.2f})"
+        f"{name} at {side} px, {rows} rows: {plain / 1e9:.2f} GB, checkpointed {checkpointed / 1e9:.2f} ({checkpointed / plain:.2f}); without a "
+        f"gradient {alone / 1e9:.3f}, so {plain / alone:.1f} and {checkpointed / alone:.1f} times the rows take as much"
     )
 
 

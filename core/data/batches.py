@@ -93,8 +93,8 @@ class Batch:
     on the CPU. R is the batch size; with prior preservation twice that: instance rows first, then class rows. `numbers`
     (R,) int64: each row's place in the global batch of its optimizer step, instance rows of all accumulation steps first. `mask`
     (R, 1, H, W) float32 in 0..1, what each cell counts; None where every row counts whole.
-    `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped),
-    `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
+    `ids` name the rows ("dog.jpg", "class/001.png"), `captions` are what they are conditioned on ("" where dropped), of which
+    `conditioning` is made with `prompts`, as the model encodes them, and `frames`; `flipped` which are mirrored. `class_conditioning`: the class prompt for each instance row, in order, with what its picture's own
     frame says; None without output preservation.
     """
 
@@ -104,6 +104,8 @@ class Batch:
     numbers: LongTensor
     ids: list[str]
     captions: list[str]
+    prompts: "list[Prompt]"
+    frames: "list[Frame]"
     flipped: list[bool]
     class_conditioning: "Conditioning | None" = None
     mask: Tensor | None = None
@@ -132,6 +134,26 @@ class Row:
     latents: str
     flipped: str | None
     frames: "tuple[Frame, Frame]"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The rows of a batch, before anything of them is read. `pictures`: of the instance rows, which of the pictures trained on."""
+
+    rows: list[Row]
+    flipped: list[bool]
+    captions: list[str]
+    pictures: list[int]
+    is_class: Tensor
+    numbers: LongTensor
+
+    @property
+    def latents(self) -> list[str]:
+        """The keys of their latents."""
+        return [
+            row.flipped if flip and row.flipped is not None else row.latents
+            for row, flip in zip(self.rows, self.flipped, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -205,6 +227,36 @@ class Prepared:
                 drawn for a row does not depend on it.
         Cost: from memory for sets that fit into it; else one file per row.
         """
+        drawn = self._drawn(step, micro_step, share)
+        entries = [self.latents.get(key) for key in drawn.latents]
+        prompts = [self.conditioning(caption) for caption in drawn.captions]
+        frames = [row.frames[flip] for row, flip in zip(drawn.rows, drawn.flipped, strict=True)]
+        return Batch(
+            latents=torch.stack([entry["latents"] for entry in entries]).to(self.model.device),
+            conditioning=self.model.framed(self.model.collate(prompts), frames),
+            is_class=drawn.is_class,
+            numbers=drawn.numbers,
+            ids=[row.name for row in drawn.rows],
+            captions=drawn.captions,
+            prompts=prompts,
+            frames=frames,
+            flipped=drawn.flipped,
+            class_conditioning=self._class_conditioning(frames, drawn.pictures),
+            mask=self._masks(entries),
+        )
+
+    def read_ahead(self, step: int, share: slice = slice(None)) -> None:
+        """Begin to read what `batch` will want for the accumulation steps of this step, on a thread. Nothing to do for sets that are in memory."""
+        if not (self.latents.overflows or self.text.overflows):
+            return
+        drawn = [self._drawn(step, micro_step, share) for micro_step in range(self.accumulation)]
+        captions = [caption for each in drawn for caption in each.captions]
+        if self.kept_prompts:
+            captions += [self.kept_prompts[picture] for each in drawn for picture in each.pictures]
+        self.latents.read_ahead(key for each in drawn for key in each.latents)
+        self.text.read_ahead(self.text_keys[caption] for caption in captions)
+
+    def _drawn(self, step: int, micro_step: int, share: slice) -> _Drawn:
         if step < 0 or not 0 <= micro_step < self.accumulation:
             raise ValueError(
                 f"step {step}, micro-step {micro_step}: steps count from 0, micro-steps from 0 to {self.accumulation - 1}."
@@ -235,24 +287,8 @@ class Prepared:
         numbers = places + micro_step * instances
         numbers[instances:] += (self.accumulation - 1) * instances  # behind the instance rows of all accumulation steps
         rows, flipped, captions = ([values[i] for i in mine.tolist()] for values in (rows, flipped, captions))
-
-        entries = [
-            self.latents.get(row.flipped if flip else row.latents) for row, flip in zip(rows, flipped, strict=True)
-        ]
-        latents = [entry["latents"] for entry in entries]
-        prompts = self.model.collate([self.conditioning(caption) for caption in captions])
-        frames = [row.frames[flip] for row, flip in zip(rows, flipped, strict=True)]
-        return Batch(
-            latents=torch.stack(latents).to(self.model.device),
-            conditioning=self.model.framed(prompts, frames),
-            is_class=mine >= instances,
-            numbers=numbers[mine],
-            ids=[row.name for row in rows],
-            captions=captions,
-            flipped=flipped,
-            class_conditioning=self._class_conditioning(frames, [chosen[i] for i in mine.tolist() if i < instances]),
-            mask=self._masks(entries),
-        )
+        pictures = [chosen[i] for i in mine.tolist() if i < instances]
+        return _Drawn(rows, flipped, captions, pictures, mine >= instances, numbers[mine])
 
     def _class_conditioning(self, frames: "Sequence[Frame]", pictures: Sequence[int]) -> "Conditioning | None":
         """For each instance row the prompt that is kept, with its picture's frame; None without output preservation."""

@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,21 +188,41 @@ class Store:
 
     def __init__(self, cache: TensorCache, budget_bytes: int):
         self.cache, self._left = cache, budget_bytes
+        self.overflows = False
+        """Has an entry been left on the disk?"""
         self._kept: dict[str, dict[str, Tensor]] = {}
+        self._coming: dict[str, Future[dict[str, Tensor] | None]] = {}
+        self._reader: ThreadPoolExecutor | None = None
 
     def keep(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Remember an entry if there is room."""
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        if key not in self._kept and size <= self._left:
-            self._kept[key] = tensors
-            self._left -= size
+        if key in self._kept:
+            return
+        if size > self._left:
+            self.overflows = True
+            return
+        self._kept[key] = tensors
+        self._left -= size
+
+    def read_ahead(self, keys: Iterable[str]) -> None:
+        """Begin to read what of these is not in memory, on a thread of its own; `get` takes it from there. Of an earlier call only what is
+        wanted again is kept."""
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        if wanted and self._reader is None:
+            self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        before = self._coming
+        self._coming = {
+            key: before[key] if key in before else self._reader.submit(self.cache.read, key) for key in wanted
+        }
 
     def get(self, key: str) -> dict[str, Tensor]:
         """The entry. Raises DatasetError when it has vanished from the disk or was damaged since it was prepared."""
         if key in self._kept:
             return self._kept[key]
         try:
-            tensors = self.cache.read(key)
+            coming = self._coming.get(key)
+            tensors = self.cache.read(key) if coming is None else coming.result()
         except CorruptEntry as error:
             raise _lost(self.cache.path(key), str(error)) from error
         if tensors is None:

@@ -7,7 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from ..families.conditioning import Frame
 from ..findings import Finding, format_findings
+from ..memory import Portions
 from . import masks, pictures, transform
 from .batches import Carousel, Counts, Prepared, Probe, Row, Schedule
 from .buckets import Size
@@ -36,6 +39,10 @@ SMALL_WORK = 3e8
 """Weights of the autoencoder times positions of the latents: below it a picture is encoded on one thread, because sharing so little
 work (about 10 ms) and waking the others, beside two threads that decode, takes longer than the work (benchmarks/preparing.md)."""
 
+PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 8
+"""Of the pictures of one size that an accelerator encodes together: no more pixels than one picture of 1024 px has, so that no run needs more
+memory here than it did for one; and how many at most, which is also how many are lost where the preparation is stopped."""
+
 
 def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress | None = None) -> Prepared:
     """Make everything that training reads, or take it from the cache.
@@ -43,9 +50,10 @@ def prepare(model, config, scan: Scan, cache_dir: Path | str, progress: Progress
     Call it before adapters or checkpoints change the model's weights (class pictures show the untrained model) and
     before `model.free_text_encoders()`; afterwards neither the text encoders nor the VAE is needed for training.
 
-    Latents are the mode of the VAE's posterior, so that they can be cached; each picture is encoded by itself, so that
-    an entry does not depend on what else was in the batch. The caption dropped by caption dropout is
-    `model.unconditional()`, what inference uses.
+    Latents are the mode of the VAE's posterior, so that they can be cached. On a CPU each picture is encoded by itself, and an entry that
+    is made again has the same bits. An accelerator encodes several of one size together: an entry is then the same up to the rounding of
+    a float32 convolution, whatever was beside it (its key names the picture, the cut and the VAE, not the batch or the device), and it is
+    never made again while it is sound. The caption dropped by caption dropout is `model.unconditional()`, what inference uses.
 
     Args:
         model: a family's `Model`.
@@ -258,6 +266,7 @@ class _Latents:
         self.store = Store(self.cache, MEMORY_BYTES)
         self.vae = identity(model.vae)
         self.weights = sum(weight.numel() for weight in model.vae.parameters())
+        self.portions = Portions()
         self.jobs: dict[str, _Job] = {}
         self.reused = self.made = self.rebuilt = 0
 
@@ -320,15 +329,18 @@ class _Latents:
             self.store.keep(job.key, tensors)
             self.reused += 1
             progress("latents", self.reused, total)
-        for job, (pixels, shades) in _ahead(absent):
-            tensors = {"latents": self._encode(job, pixels)}
-            if shades is not None:
-                tensors["mask"] = masks.to_cells(torch.from_numpy(shades), *tensors["latents"].shape[-2:])
-            self._check_mask(job, tensors)
-            self.cache.write(job.key, tensors)
-            self.store.keep(job.key, tensors)
-            self.made += 1
-            progress("latents", self.reused + self.made, total)
+        device = self.model.device.type
+        absent.sort(key=lambda job: job.crop.size)
+        for decoded in _together(_ahead(absent, decoding_threads(device)), device):
+            for (job, _, shades), latents in zip(decoded, self._encode(decoded), strict=True):
+                tensors = {"latents": latents}
+                if shades is not None:
+                    tensors["mask"] = masks.to_cells(torch.from_numpy(shades), *latents.shape[-2:])
+                self._check_mask(job, tensors)
+                self.cache.write(job.key, tensors)
+                self.store.keep(job.key, tensors)
+                self.made += 1
+                progress("latents", self.reused + self.made, total)
         return problems
 
     def _check_mask(self, job: _Job, tensors: dict[str, Tensor]) -> None:
@@ -342,17 +354,23 @@ class _Latents:
             + (', or set masked_training to "soft".' if self.hard_masks else "."),
         )
 
-    def _encode(self, job: _Job, pixels: np.ndarray) -> Tensor:
-        width, height = job.crop.size
-        positions = (width // self.model.latent_scale) * (height // self.model.latent_scale)
+    def _encode(self, decoded: "list[_Decoded]") -> Tensor:
+        """(B, C, h, w) float32 on the CPU, of pictures of one size; in portions where the memory does not hold them all."""
+        pixels = torch.from_numpy(np.stack([each.pixels for each in decoded])).permute(0, 3, 1, 2)
+        height, width = pixels.shape[-2:]
+        positions = len(pixels) * (width // self.model.latent_scale) * (height // self.model.latent_scale)
+
+        def encoded(some: slice) -> Tensor:
+            return self.model.encode_images(pixels[some].float() / 127.5 - 1, None).float().cpu()
+
         with _one_thread() if self.weights * positions < SMALL_WORK else nullcontext():
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-            latents = self.model.encode_images(tensor, None)[0].float().cpu()
-        if not bool(latents.isfinite().all()):
-            raise DatasetError(
-                f"{job.item.path}: the model's autoencoder turns it into values that are not finite.",
-                "Try another picture in its place, or check the model's vae.",
-            )
+            latents = torch.cat(self.portions.ask(len(pixels), encoded))
+        for each, own in zip(decoded, latents, strict=True):
+            if not bool(own.isfinite().all()):
+                raise DatasetError(
+                    f"{each.job.item.path}: the model's autoencoder turns it into values that are not finite.",
+                    "Try another picture in its place, or check the model's vae.",
+                )
         return latents
 
 
@@ -375,27 +393,48 @@ def _is_latent(tensors: dict[str, Tensor], masked: bool) -> bool:
     return fits and all(tensor.ndim == 3 and tensor.dtype == torch.float32 for tensor in tensors.values())
 
 
-def _ahead(jobs: list[_Job], window: int = 3) -> Iterator[tuple[_Job, tuple[np.ndarray, np.ndarray | None]]]:
-    """Each job with its pixels and its mask, decoded a few jobs ahead on threads: large photographs take longer to decode than to
-    encode."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque[tuple[_Job, Future]] = deque()
+def pictures_at_once(device: str, size: Size) -> int:
+    """How many pictures of one size are encoded together. One on a CPU: an entry keeps its bits whatever is beside it, and of pictures of 256 px
+    several together take longer than one after the other (benchmarks/preparing.md)."""
+    width, height = size
+    return 1 if device == "cpu" else max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (width * height)))
+
+
+def decoding_threads(device: str) -> int:
+    """Two beside a CPU that encodes; an accelerator leaves the CPU free, and large photographs take longer to decode than it takes to encode."""
+    return 2 if device == "cpu" else 4
+
+
+class _Decoded(NamedTuple):
+    job: _Job
+    pixels: np.ndarray  # uint8 (H, W, 3) at the bucket's size
+    shades: np.ndarray | None  # its mask, float32 (H, W) in 0..1
+
+
+def _together(pictures: Iterable[_Decoded], device: str) -> Iterator[list[_Decoded]]:
+    """Those of one size that follow one another, so many at a time as are encoded together."""
+    for size, alike in groupby(pictures, key=lambda each: each.job.crop.size):
+        while some := list(islice(alike, pictures_at_once(device, size))):
+            yield some
+
+
+def _ahead(jobs: list[_Job], threads: int) -> Iterator[_Decoded]:
+    """Each job's picture, decoded a few jobs ahead on threads: large photographs take longer to decode than to encode."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_Decoded]] = deque()
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(_pixels, job)))
-                if len(waiting) > window:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
+                waiting.append(pool.submit(_decoded, job))
+                if len(waiting) > threads + 1:
+                    yield waiting.popleft().result()
             while waiting:
-                ready, future = waiting.popleft()
-                yield ready, future.result()
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:  # only after an error: do not decode the rest first
+            for future in waiting:  # only after an error: do not decode the rest first
                 future.cancel()
 
 
-def _pixels(job: _Job) -> tuple[np.ndarray, np.ndarray | None]:
-    """(uint8 (H, W, 3), the mask float32 (H, W) in 0..1 or None) at the bucket's size."""
+def _decoded(job: _Job) -> _Decoded:
     mask = job.item.mask
     data = _unchanged(job.item.path, job.item.digest)
     try:
@@ -403,14 +442,14 @@ def _pixels(job: _Job) -> tuple[np.ndarray, np.ndarray | None]:
     except pictures.BadPicture as bad:
         raise DatasetError(f"{job.item.path}: {bad.message}.", bad.remedy) from bad
     if mask is None:
-        return pixels, None
+        return _Decoded(job, pixels, None)
     where = job.item.path if mask.path is None else mask.path
     try:
         shades = pictures.shades(data if mask.path is None else _unchanged(where, mask.digest), alpha=mask.path is None)
     except pictures.BadPicture as bad:
         raise DatasetError(f"{where}: {bad.message}.", bad.remedy) from bad
     assert shades is not None  # the scan saw its transparency in the same bytes
-    return pixels, masks.cut(shades, job.crop, flip=job.flip)
+    return _Decoded(job, pixels, masks.cut(shades, job.crop, flip=job.flip))
 
 
 def _unchanged(path: Path, digest: str) -> bytes:

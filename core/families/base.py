@@ -389,7 +389,7 @@ class Model(Loaded):
         Returns: (B, C, h, w) float32: noise-ward velocity for flow, else epsilon, v or x0 as `prediction_type` says.
             Gradients flow.
         """
-        inputs = Conditioning(cond).to(dtype=self.dtype)
+        inputs = (cond if isinstance(cond, Conditioning) else Conditioning(cond)).to(dtype=self.dtype)
         fed = {name: value for name, value in self.guidance.fed_in_training().items() if name not in inputs}
         if fed:
             inputs = inputs.with_rows(**{name: x.new_full((len(x),), value) for name, value in fed.items()})

@@ -46,7 +46,7 @@ class Conditioning(Mapping[str, Tensor]):
 
     def __init__(self, rows: Mapping[str, Tensor]):
         self._rows = dict(rows)
-        counts = {len(value) for value in self._rows.values()}
+        counts = {value.shape[0] for value in self._rows.values()}
         if len(counts) != 1:
             raise ValueError(
                 f"conditioning of {sorted(counts)} rows: every tensor must have the same number of them, at least one tensor."
@@ -65,7 +65,7 @@ class Conditioning(Mapping[str, Tensor]):
 
     def select(self, rows: Tensor) -> "Conditioning":
         """The rows of these numbers, (R,) int64, in any order and as often as wanted."""
-        return Conditioning({name: value.index_select(0, rows.to(value.device)) for name, value in self.items()})
+        return Conditioning({name: value.index_select(0, rows.to(value.device)) for name, value in self._rows.items()})
 
     def repeat(self, count: int) -> "Conditioning":
         """A single row `count` times, without a copy. Raises ValueError for several rows."""
@@ -75,9 +75,11 @@ class Conditioning(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """On a device; numbers that are not whole in a dtype (masks and counts keep theirs)."""
-        return Conditioning({
-            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None) for name, value in self.items()
-        })  # fmt: skip
+        moved = {
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            for name, value in self._rows.items()
+        }
+        return self if all(moved[name] is value for name, value in self._rows.items()) else Conditioning(moved)
 
     def with_rows(self, **rows: Tensor) -> "Conditioning":
         """With further tensors, or other ones in place of those of the same name."""

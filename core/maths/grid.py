@@ -58,7 +58,7 @@ class Path(ABC):
                 f"t = {times[~inside].tolist()}: must lie in 0..{self.t_max:g} on a {self.name} path; "
                 "give this path's own coordinate, not a network's time input."
             )
-        return self._level(np.clip(times, 0.0, self.t_max)[()])
+        return self._level(_within(times, 0.0, self.t_max)[()])
 
     @abstractmethod
     def _level(self, t: Values) -> Level: ...
@@ -165,13 +165,13 @@ class Grid:
 
         Linear in t between two nodes. A time beyond the noisiest node has index 0: it has nowhere to come from.
         """
-        times = np.clip(np.asarray(t, dtype=np.float64), 0.0, self.nodes[0])[()]
-        right = np.clip(np.searchsorted(-self.nodes, -times), 1, self.steps)
+        times = _within(np.asarray(t, dtype=np.float64), 0.0, self.nodes[0])[()]
+        right = _within(np.searchsorted(-self.nodes, -times), 1, self.steps)
         return right - (times - self.nodes[right]) / (self.nodes[right - 1] - self.nodes[right])
 
     def time(self, index: ArrayLike) -> Values:
         """The time at each fractional index; the inverse of `index`. Beyond the ends: the first and the last node."""
-        index = np.clip(np.asarray(index, dtype=np.float64), 0.0, self.steps)[()]
+        index = _within(np.asarray(index, dtype=np.float64), 0.0, self.steps)[()]
         left = np.minimum(np.floor(index).astype(int), self.steps - 1)
         return _between(self.nodes[left], self.nodes[left + 1], index - left)
 
@@ -202,7 +202,7 @@ def sources(t: ArrayLike, k: ArrayLike, path: Path, grid: Grid) -> tuple[Values,
     back = index[..., None] - np.arange(1, int(k.max(initial=0)) + 1)
     usable = (back >= -ROUNDING) & (path.at(grid.time(back)).alpha >= ALPHA_MIN)
     actual = np.minimum(k, usable.sum(-1))
-    return actual[()], path.at(np.where(actual > 0, grid.time(index - actual), path.at(t).t))
+    return actual[()], path.at(np.where(actual > 0, grid.time(index - actual), t))
 
 
 def shifted(sigma: Number, shift: float) -> Number:
@@ -215,6 +215,11 @@ def shifted(sigma: Number, shift: float) -> Number:
         raise ValueError(f"shift = {shift}: must be above 0 (1.0 leaves the times as they are).")
     values: Any = sigma
     return shift * values / (1 + (shift - 1) * values)
+
+
+def _within(values: Values, low: float, high: float) -> Values:
+    """`np.clip`, which takes twice as long on a few numbers."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 def _between(start: Values, end: Values, share: Values) -> Values:

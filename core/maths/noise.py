@@ -22,6 +22,7 @@ from torch import LongTensor, Tensor
 from . import grid
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_matching"]
+_WIDE = (torch.float32, torch.float64)
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
@@ -30,7 +31,7 @@ def state_dtype(x: Tensor) -> torch.dtype:
     In bfloat16 26-56 % of the displacement of a rollout is lost (measured; docs/mathematics.md, "Notation and noise
     paths").
     """
-    return torch.promote_types(x.dtype, torch.float32)
+    return x.dtype if x.dtype in _WIDE else torch.promote_types(x.dtype, torch.float32)
 
 
 def sent(values: Tensor, x: Tensor) -> Tensor:

@@ -8,14 +8,17 @@ Source: docs/mathematics.md, "Which rows are rolled out" and "Solvers".
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import LongTensor, Tensor, nn
 
 from ..randomness import generator, kept_random_state
 from .grid import ROUNDING, Grid, sources
+from .grid import Level as LevelArrays
 from .noise import (
     Level,
     NoisePath,
@@ -51,12 +54,12 @@ class Plan:
     target: Level
     probability: float  # the chance that was in force
 
-    @property
+    @cached_property
     def rolled(self) -> Tensor:
         """(B,) bool: the rows with k > 0. All others are plain rows."""
         return self.k > 0
 
-    @property
+    @cached_property
     def rows(self) -> LongTensor:
         """The places of the rolled rows in the batch, (R,)."""
         return self.rolled.nonzero().reshape(-1)
@@ -220,12 +223,14 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
 
 def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
     """The modules, and all within them, that are in train mode; one that stands in several places may be named several times."""
-    waiting, found = list(modules), []
+    waiting: list[nn.Module | None] = [*modules]
+    found = []
     while waiting:
         module = waiting.pop()
-        if module.training:
-            found.append(module)
-        waiting += [part for part in module._modules.values() if part is not None]
+        if module is not None:
+            if module.training:
+                found.append(module)
+            waiting += module._modules.values()
     return found
 
 
@@ -240,29 +245,32 @@ class _Counted:
 
         def evaluate(x: Tensor, level: Level) -> Prediction:
             self.calls += 1
-            self.rows += len(x)
+            self.rows += x.shape[0]
             answer = self.predict(x, level, places)
-            answer = Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
+            if answer.x0_hat.dtype != x.dtype:
+                answer = Prediction(answer.x0_hat.to(x.dtype), answer.noise_hat.to(x.dtype))
             self.first = self.first or answer
             return answer
 
         return evaluate
 
 
-def _course(plan: Plan, number: LongTensor, order: LongTensor, path: NoisePath, grid: Grid) -> Course:
+def _course(plan: Plan, number: NDArray, order: NDArray, path: NoisePath, grid: Grid) -> Course:
     """The steps of all rolled rows, who stand first in `order`, the one with most steps first, all ending together: `number` (B,) equal
     parts of each row's k grid steps."""
-    steps = number[order].numpy()
-    lefts = range(int(steps.max(initial=0)), 0, -1)
-    sizes = [int((steps >= left).sum()) for left in lefts]
-    rows = np.concatenate([order.numpy()[:size] for size in sizes] or [np.zeros(0, np.int64)])
-    left = np.repeat(np.array(lefts, np.float64), sizes)
-    index, target = plan.index.numpy()[rows], plan.target[torch.from_numpy(rows)]
-    k, parts_of = plan.k.numpy()[rows], number.numpy()[rows]
-    here, there = (Level.of(path.levels.at(grid.time(index - k * back / parts_of))) for back in (left, left - 1))
-    ends = torch.from_numpy(left == 1)  # at the target itself, unrounded
-    parts = ((getattr(target, name), getattr(there, name)) for name in ("t", "alpha", "sigma"))
-    return Course(here, Level(*(torch.where(ends, *part) for part in parts)), tuple(sizes))
+    steps = number[order]
+    lefts = np.arange(steps.max(initial=0), 0, -1)
+    sizes = np.searchsorted(-steps, -lefts, side="right")
+    rows = np.concatenate([order[:size] for size in sizes] or [order[:0]])
+    left = np.repeat(lefts, sizes)
+    index, k, parts_of, ends = plan.index.numpy()[rows], plan.k.numpy()[rows], number[rows], left == 1
+    both = path.levels.at(grid.time(index - k * np.stack([left, left - 1]) / parts_of))
+    here, there = zip(both.t, both.alpha, both.sigma, strict=True)
+    target = (each.numpy()[rows] for each in (plan.target.t, plan.target.alpha, plan.target.sigma))
+    there = tuple(
+        np.where(ends, *each) for each in zip(target, there, strict=True)
+    )  # the last step ends there, unrounded
+    return Course(LevelArrays(*here), LevelArrays(*there), tuple(sizes.tolist()))
 
 
 def rollout(
@@ -294,35 +302,35 @@ def rollout(
         start: "noise" starts from `noise` alone in place of `alpha_s * x0 + sigma_s * noise` (with `plan_from_noise`).
         most_steps: a row that is farther away goes the same way in so many equal parts; None = every step is a grid step.
     """
-    number = plan.k if most_steps is None else plan.k.clamp(max=most_steps)
-    order = torch.argsort(number, descending=True, stable=True)
-    course = _course(plan, number, order, path, grid)
+    number = plan.k.numpy() if most_steps is None else np.minimum(plan.k.numpy(), most_steps)
+    course = _course(plan, number, by_number := np.argsort(-number, kind="stable"), path, grid)
+    order: LongTensor = torch.from_numpy(by_number)  # type: ignore[assignment]
     home = placed(order, x0)
     states = path.noised(x0, noise, plan.source)
     if start == "noise":
         states = torch.where(per_row(plan.k, states) > 0, noise.to(states), states)
     network, past, moments, begin, end = _Counted(predict), None, [], 0, 0
     waiting = states[home]
-    x = waiting[:0]
+    x, flying = waiting[:0], 0
 
     with undisturbed(*modules):
         for step, size in zip(solver.steps(path, course, waiting), course.sizes, strict=True):
-            if size > len(x):
-                past = past.joined_by(size - len(x)) if past is not None else None
-                x = torch.cat([x, waiting[len(x) : size]])
+            if size > flying:
+                past = past.joined_by(size - flying) if past is not None else None
+                x = torch.cat([x, waiting[flying:size]])
+                flying, rows = size, home[:size]
             begin, end, before = end, end + size, x
-            x, past = step.take(network.on(home[:size]), x, past)
+            x, past = step.take(network.on(rows), x, past)
             if trajectory or on_moment is not None:
-                moment = Moment(before, course.here[begin:end], order[:size], network.first)
+                moment = Moment(before, Level.of(course.here)[begin:end], order[:size], network.first)
             if on_moment is not None:
                 on_moment(moment)
             if trajectory:
                 moments.append(moment)
     if trajectory:
-        rows = order[: len(x)]
-        moments.append(Moment(x, plan.target[rows], rows, None))
+        moments.append(Moment(x, plan.target[order[:flying]], order[:flying], None))
 
-    states = states.index_copy(0, home[: len(x)], x)
+    states = states.index_copy(0, home[:flying], x)
     return RolledState(states, network.rows, network.calls, tuple(moments))
 
 
@@ -352,7 +360,7 @@ def training_target(
     Args: x: `RolledState.x`; in ReflexFlow's `paper` mode, where the loss is taken at the source, use `target_output` instead.
     """
     plain = target_output(x0, noise, plan.target, prediction_type)
-    if config.target == "original" or not bool(plan.rolled.any()):
+    if config.target == "original" or not len(plan.rows):
         return plain
     rows = placed(plan.rows, x0)
     target = plain.clone()

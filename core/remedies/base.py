@@ -5,7 +5,7 @@ fills in these steps in its own file. It draws only in `plan`, or from an addres
 step, row) whatever the remedy.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -17,7 +17,7 @@ from ..maths.grid import Grid
 from ..maths.noise import Level, NoisePath, Prediction, PredictionType, target_output
 from ..maths.rollout import Predict, undisturbed
 from ..maths.row_loss import Terms
-from ..memory import is_out_of_memory, return_memory
+from ..memory import Portions
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -45,7 +45,8 @@ class Batch:
         None  # of output preservation: the class prompt, a row for each instance row, in order
     )
     mask: Tensor | None = None  # (B, 1, h, w) in 0..1: what each cell counts in the loss; None = every one fully
-    portions: "Portions | None" = None  # how many rows are asked for at once without a gradient; None = all
+    portions: Portions | None = None  # how many rows are asked for at once without a gradient; None = all
+    state: "State | None" = None  # where the rows train, where that is known already (`train.together`)
 
 
 class Plan(Protocol):
@@ -57,7 +58,6 @@ class Plan(Protocol):
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
-Answer = TypeVar("Answer")
 
 
 def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
@@ -69,6 +69,18 @@ def rows_of(plan: AnyPlan, rows: LongTensor) -> AnyPlan:
     })  # fmt: skip
 
 
+def joined(plans: Sequence[AnyPlan]) -> AnyPlan:
+    """The plan of the rows of all of them, one after the other; what it holds beside rows is the first one's."""
+    first, rows = plans[0], {}
+    for each in fields(first):
+        values = [getattr(plan, each.name) for plan in plans]
+        if isinstance(values[0], Level):
+            rows[each.name] = Level.joined(values)
+        elif isinstance(values[0], Tensor):
+            rows[each.name] = torch.cat(values)
+    return replace(first, **rows)
+
+
 @dataclass(frozen=True)
 class MoreRows:
     """States that train beside a batch's own rows, R of them, in the same call of the network. A row's loss is the weighted mean of its own,
@@ -77,8 +89,15 @@ class MoreRows:
     x: Tensor  # (R, C, h, w) float32 or wider
     level: Level  # (R,) on the CPU
     target: Tensor  # what the output should be there, like x
-    of: LongTensor  # (R,) the batch's row that each was made of, on the CPU; every row has equally many
+    of: LongTensor  # (R,) the batch's row that each was made of, on the CPU; every row has equally many, those of a row together
     weight: float
+
+    def of_rows(self, rows: slice, count: int) -> "MoreRows":
+        """Those of some of the batch's `count` rows, as a batch of their own."""
+        each = len(self.of) // count
+        mine = slice(each * rows.start, each * rows.stop)
+        of: LongTensor = self.of[mine] - rows.start  # type: ignore[assignment]
+        return MoreRows(self.x[mine], self.level[mine], self.target[mine], of, self.weight)
 
 
 @dataclass(frozen=True)
@@ -89,8 +108,18 @@ class State:
     level: Level  # (B,) on the CPU
     plan: Any  # the plan that led here
     clean: Tensor | None = None
-    """(R, ...) what the network answers at the clean states of the rows that its remedy led elsewhere, where it was asked on the way."""
+    """(B, ...) what the network answers at the clean states, where it was asked on the way; 0 in rows that stay there."""
     more: MoreRows | None = None
+
+    def split(self, plans: Sequence[Any]) -> list["State"]:
+        """This state is that of the rows of all these plans, one after the other: that of each."""
+        found, begin = [], 0
+        for plan in plans:
+            rows = slice(begin, begin := begin + len(plan.t))
+            clean = None if self.clean is None else self.clean[rows]
+            more = None if self.more is None else self.more.of_rows(rows, len(self.x))
+            found.append(State(self.x[rows], self.level[rows], plan, clean, more))
+        return found
 
 
 @dataclass(frozen=True)
@@ -105,44 +134,30 @@ class Counts:
     probability: float = 0.0
 
 
-class Portions:
-    """How many rows the network is asked for at once where no gradient is kept: half as many whenever the memory does not hold them."""
-
-    def __init__(self) -> None:
-        self.most: int | None = None
-        """None: all."""
-
-    def ask(self, rows: int, answer: Callable[[slice], Answer]) -> list[Answer]:
-        """What `answer` gives for all of `rows` rows, portion by portion. Raises: what it raises, out of memory only for a single row."""
-        while True:
-            size = max(1, rows if self.most is None else min(rows, self.most))
-            try:
-                return [answer(slice(begin, min(begin + size, rows))) for begin in range(0, max(1, rows), size)]
-            except Exception as error:
-                if size == 1 or not is_out_of_memory(error):
-                    raise
-            self.most = size // 2
-            return_memory()
-
-
 class Network:
     """The model as a remedy sees it: every evaluated row is counted, guidance's second row too. Gradient and training mode are the caller's.
 
-    `portions`: how many rows are asked for at once without a gradient; None = all, whatever the memory says.
+    `portions`: how many rows are asked for at once without a gradient; None = all, whatever the memory says. `most`: and no more than so
+    many, guidance's second row counted; None = any number.
     """
 
-    def __init__(self, model: "Model", conditioning: "Conditioning", portions: Portions | None = None) -> None:
-        self.model, self.conditioning, self.portions = model, conditioning, portions
+    def __init__(
+        self, model: "Model", conditioning: "Conditioning", portions: Portions | None = None, most: int | None = None
+    ) -> None:
+        self.model, self.conditioning, self.portions, self.most = model, conditioning, portions, most
         self.rows = self.calls = 0
+        self._chosen: tuple[LongTensor, Conditioning] | None = None
 
     def denoise(self, x: Tensor, level: Level, rows: LongTensor | None = None) -> Tensor:
         """The raw output at `x` (R, ...) and `level` (R,). `rows`: their places in the batch; None = all of it, in order."""
         t = level.to(x).t
-        given = self.conditioning if rows is None else self.conditioning.select(rows)
+        given = self.conditioning if rows is None else self._given(rows)
         if self.portions is None or torch.is_grad_enabled():
             answers = [self.model.denoise(x, t, given)]
         else:
-            answers = self.portions.ask(len(x), lambda some: self.model.denoise(x[some], t[some], _some(given, some)))
+            answers = self.portions.ask(
+                len(x), lambda some: self.model.denoise(_some(x, some), _some(t, some), _some(given, some)), self.most
+            )
         self._count(x, len(answers), 1)
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
@@ -152,12 +167,15 @@ class Network:
             self.model.predict(self.conditioning, guidance=guidance),
             self.model.guidance.evaluations(guidance),
         )
+        most = None if self.most is None else max(1, self.most // evaluations)
 
         def counted(x: Tensor, level: Level, rows: LongTensor) -> Prediction:
             if self.portions is None:
                 answers = [ask(x, level, rows)]
             else:
-                answers = self.portions.ask(len(x), lambda some: ask(x[some], level[some], rows[some]))
+                answers = self.portions.ask(
+                    len(x), lambda some: ask(_some(x, some), _some(level, some), _some(rows, some)), most
+                )
             self._count(x, len(answers), evaluations)
             if len(answers) == 1:
                 return answers[0]
@@ -171,15 +189,24 @@ class Network:
         """Inside: no gradient, evaluation mode, the random state as it was."""
         return undisturbed(self.model.denoiser)
 
+    def _given(self, rows: LongTensor) -> "Conditioning":
+        """The conditioning of these rows; that of the call before is at hand, because the steps of a rollout ask for the same rows."""
+        if self._chosen is None or self._chosen[0] is not rows:
+            self._chosen = rows, self.conditioning.select(rows)
+        return self._chosen[1]
+
     def _count(self, x: Tensor, calls: int, evaluations: int) -> None:
-        self.rows += evaluations * len(x)
+        self.rows += evaluations * x.shape[0]
         self.calls += evaluations * calls
 
 
-def _some(conditioning: "Conditioning", rows: slice) -> "Conditioning":
-    if rows.start == 0 and rows.stop >= conditioning.count:
-        return conditioning
-    return conditioning.select(torch.arange(conditioning.count)[rows])
+def _some(values: Any, rows: slice) -> Any:
+    """Rows of a tensor, a level or a conditioning; all of them are the thing itself."""
+    of_rows = isinstance(values, Tensor | Level)
+    count = len(values) if of_rows else values.count
+    if rows.start == 0 and rows.stop >= count:
+        return values
+    return values[rows] if of_rows else values.select(torch.arange(count)[rows])
 
 
 class Remedy(Protocol):
@@ -190,8 +217,11 @@ class Remedy(Protocol):
     def plan(self, t: Tensor, *, step: int, seed: int) -> Plan:
         """Who is led elsewhere, from where: for all rows of an optimizer step at once, t (B,) as the training sampler drew them."""
 
+    def asks(self, plan: Any) -> bool:
+        """Does `state` ask the network for these rows? Then those of several batches may be found together, because it keeps rows apart."""
+
     def state(self, batch: Batch, plan: Any, network: Network) -> State:
-        """Where each row trains. Without gradient."""
+        """Where each row trains. Without gradient. Of the batch it reads `x0` and `noise` alone."""
 
     def target(self, batch: Batch, state: State) -> Tensor:
         """What the output should have been there, like x0, in the model's own kind of prediction."""
@@ -224,6 +254,9 @@ class Plain:
 
     def plan(self, t: Tensor, *, step: int, seed: int) -> Any:
         return PlainPlan(t.detach().cpu(), self.ground.path.at(t))
+
+    def asks(self, plan: Any) -> bool:
+        return False
 
     def state(self, batch: Batch, plan: Any, network: Network) -> State:
         return State(self.ground.path.noised(batch.x0, batch.noise, plan.target), plan.target, plan)

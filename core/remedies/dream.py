@@ -29,6 +29,9 @@ class Dream(Plain):
     def is_active(cls, config: "RunConfig") -> bool:
         return config.dream.is_active
 
+    def asks(self, plan: PlainPlan) -> bool:
+        return True
+
     def state(self, batch: Batch, plan: PlainPlan, network: Network) -> State:
         state = super().state(batch, plan, network)
         with network.undisturbed():

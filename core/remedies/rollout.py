@@ -49,6 +49,9 @@ class ScheduledSampling(Plain):
     def plan(self, t: Tensor, *, step: int, seed: int) -> Plan:
         return make_plan(self.options, t, self.ground.path, self.ground.grid, step=step, seed=seed)
 
+    def asks(self, plan: Plan) -> bool:
+        return not self.two_pass and bool(len(plan.rows))
+
     def state(self, batch: Batch, plan: Plan, network: Network) -> State:
         path = self.ground.path
         if self.two_pass:  # a plain row's source is its target
@@ -59,7 +62,7 @@ class ScheduledSampling(Plain):
         predict = network.predict(self.options.guidance) if joined is None else joined
         with network.undisturbed():
             rolled = roll_out(self.options, predict, batch.x0, batch.noise, plan, self.ground.grid, path)
-        return State(rolled.x, plan.target, plan, None if joined is None else joined.answer)
+        return State(rolled.x, plan.target, plan, None if joined is None else joined.of_all(len(batch.x0)))
 
     def _beside_the_clean(self, batch: Batch, plan: Plan, network: Network) -> "Beside":
         rows = placed(plan.rows, batch.x0)
@@ -88,7 +91,7 @@ class ScheduledSampling(Plain):
                 xr, u_rolled, plan.source[plan.rows], here, with_gradient=options.reflexflow_step_gradient
             )
             u_rolled = network.denoise(xr, here, rows)
-        u_clean = u_rolled if state.clean is None else state.clean
+        u_clean = u_rolled if state.clean is None else state.clean[rows]
         if self.asks_clean and state.clean is None:
             with network.undisturbed():
                 u_clean = network.denoise(self.ground.path.noised(x0, noise, here), here, rows)
@@ -97,13 +100,14 @@ class ScheduledSampling(Plain):
     def _bound(self, state: State) -> Tensor | None:
         """(B,) what `scheduled_sampling_snr_gamma` allows the weight of a rolled row; inf for a plain one. None: nothing is bounded."""
         kind, rolled = self.ground.prediction_type, state.plan.rolled
-        if not self.options.bounds_loss(kind) or not bool(rolled.any()):
+        if not self.options.bounds_loss(kind) or not len(state.plan.rows):
             return None
         bound = rolled_bound(state.level, self.options.snr_gamma, kind)
         return torch.where(rolled, bound, torch.inf)
 
     def counts(self, plan: Plan) -> Counts:
-        return Counts(int(plan.rolled.sum()), int(plan.k.sum()), int(plan.at_source_noise.sum()), plan.probability)
+        k = plan.k.numpy()
+        return Counts(int((k > 0).sum()), int(k.sum()), int(plan.at_source_noise.sum()), plan.probability)
 
 
 class Beside:
@@ -116,6 +120,12 @@ class Beside:
     def __init__(self, network: Network, kind: PredictionType, x: Tensor, level: Level, rows: LongTensor) -> None:
         self.network, self.kind, self.x, self.level, self.rows = network, kind, x, level, rows
         self.answer: Tensor | None = None
+
+    def of_all(self, count: int) -> Tensor | None:
+        """(count, ...) the answers in the places of their rows, 0 in the others."""
+        if self.answer is None:
+            return None
+        return self.answer.new_zeros(count, *self.answer.shape[1:]).index_copy_(0, self.rows, self.answer)
 
     def __call__(self, x: Tensor, level: Level, rows: LongTensor) -> Prediction:
         if self.answer is None:

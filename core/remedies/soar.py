@@ -59,6 +59,9 @@ class Soar(Plain):
         least = landed.sigma.clamp(min=options.step)[:, None]
         return SoarPlan(t.detach().cpu(), here, landed, least + share * (1 - least))
 
+    def asks(self, plan: SoarPlan) -> bool:
+        return self.config.soar.acts
+
     def state(self, batch: Batch, plan: SoarPlan, network: Network) -> State:
         state = super().state(batch, plan, network)
         of = torch.arange(len(plan.t)).repeat_interleave(plan.sigma.shape[1])

@@ -46,7 +46,7 @@ def batch_loss(model: "Model", config: "RunConfig", remedy: Remedy, batch: Batch
     Cost: B rows with gradient, what the remedy asks of the network beside, and what output preservation does.
     """
     network = Network(model, batch.conditioning, batch.portions)
-    state = remedy.state(batch, plan, network)
+    state = remedy.state(batch, plan, network) if batch.state is None else batch.state
     weight = config.data.output_preservation_weight
     has_instances = batch.is_class is None or not bool(batch.is_class.all())
     preserved = untrained_answers(model, batch, state) if weight > 0 and has_instances else None

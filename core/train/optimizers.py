@@ -139,8 +139,7 @@ class Average:
         """Take one step towards the parameters as they are now."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for value, parameter in zip(self.values, self._parameters, strict=True):
-            value.lerp_(parameter.detach().float(), 1 - decay)
+        torch._foreach_lerp_(self.values, [parameter.detach().float() for parameter in self._parameters], 1 - decay)
 
     def load(self, values: Sequence[Tensor], updates: int) -> None:
         """Take over a saved average; shapes must agree."""

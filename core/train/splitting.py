@@ -41,6 +41,8 @@ def _rows(batch: Batch, draw: Draw, rows: LongTensor) -> tuple[Batch, Draw]:
         numbers=cast(LongTensor, batch.numbers[rows]),
         ids=picked(batch.ids),
         captions=picked(batch.captions),
+        prompts=picked(batch.prompts),
+        frames=picked(batch.frames),
         flipped=picked(batch.flipped),
         class_conditioning=None if of_class is None else of_class.select(rows[~batch.is_class[rows]]),
         mask=None if batch.mask is None else on_device(batch.mask),

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..data import Batch
 from ..maths.grid import Grid, build_grid
 from ..maths.noise import sent
-from ..memory import is_out_of_memory, return_memory
+from ..memory import Portions, is_out_of_memory, return_memory
 from ..randomness import seed_global, stream_seed
 from ..remedies.base import Batch as Rows
-from ..remedies.base import Portions
+from ..remedies.base import State
 from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
 from .outcome import Broken, NotFinite
@@ -21,6 +21,7 @@ from .ranks import Ranks
 from .reporting import StepTally, read_together
 from .session import Session
 from .splitting import parts_of
+from .together import states_of
 from .window import Draw, draw_window
 
 SKIPS_ALLOWED = (
@@ -108,14 +109,16 @@ class Stepper:
             step,
             self.grid,
         )
+        if step + 1 < session.config.training.max_train_steps:
+            session.data.read_ahead(step + 1, self.ranks.share)
         rows = max(len(batch.ids) for batch in batches)
         while True:
             tally, found, full = StepTally(rows=session.data.rows_per_step), [], None
             session.optimizer.zero_grad(set_to_none=True)
             try:
-                for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
-                    for part, (some, drawn) in enumerate(parts_of(batch, draw, self.split)):
-                        found.append(self._micro_step(step, micro + part * micro_steps, some, drawn, tally))
+                numbers, parts = self._parts(batches, draws)
+                for number, part, state in zip(numbers, parts, self._states(parts, tally), strict=True):
+                    found.append(self._micro_step(step, number, *part, state, tally))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -135,8 +138,30 @@ class Stepper:
             session.optimizer.zero_grad(set_to_none=True)
             return_memory()
 
-    def _micro_step(self, step: int, number: int, batch: Batch, draw: Draw, tally: StepTally) -> tuple[Tensor, Tensor]:
-        """Forward and backward of an accumulation step, or of part of one; returns its loss and its largest state, numbers on the device."""
+    def _parts(self, batches: list[Batch], draws: list[Draw]) -> tuple[list[int], list[tuple[Batch, Draw]]]:
+        """What goes through the network with gradient, one after the other, and the number of each in the step's dropout."""
+        each = [
+            (micro + part * len(batches), rows)
+            for micro, (batch, draw) in enumerate(zip(batches, draws, strict=True))
+            for part, rows in enumerate(parts_of(batch, draw, self.split))
+        ]
+        return [number for number, _ in each], [rows for _, rows in each]
+
+    def _states(self, parts: list[tuple[Batch, Draw]], tally: StepTally) -> list[State | None]:
+        """Of each part where its rows train, where the network is asked for several of them at once; None else."""
+        session = self.session
+        # Text encoders that train encode each part's captions in its own micro-step, with its own dropout.
+        if session.config.text_encoder.is_on:
+            return [None] * len(parts)
+        with session.accelerator.autocast():
+            checkpointed = session.config.training.gradient_checkpointing
+            return states_of(session.model, parts, self.portions, tally, checkpointed=checkpointed)
+
+    def _micro_step(
+        self, step: int, number: int, batch: Batch, draw: Draw, state: State | None, tally: StepTally
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward of an accumulation step, or of part of one; returns its loss and its largest state, numbers on the device.
+        `state`: where its rows train, where that is known already."""
         session = self.session
         # LoRA dropout draws from the global generator, another stream on every rank
         index = number * self.ranks.world_size + self.ranks.rank
@@ -145,7 +170,7 @@ class Stepper:
             noise, mask = sent(draw.noise, batch.latents), batch.mask
             given = conditioning_of(session.model, session.config, batch, step)
             rows = Rows(
-                batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask, portions=self.portions
+                batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask, self.portions, state
             )
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split

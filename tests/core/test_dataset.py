@@ -656,6 +656,57 @@ def test_a_picture_of_little_work_is_encoded_on_one_thread(model, ready, monkeyp
         torch.set_num_threads(before)
 
 
+@pytest.fixture
+def call_sizes(model, monkeypatch):
+    """How many pictures each call of the autoencoder got; `call_sizes.most`: what the memory holds."""
+    encode = model.encode_images
+
+    class Sizes(list):
+        most = 100
+
+    sizes = Sizes()
+
+    def limited(pixels, *rest):
+        sizes.append(len(pixels))
+        if len(pixels) > sizes.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(pixels, *rest)
+
+    monkeypatch.setattr(model, "encode_images", limited)
+    return sizes
+
+
+def all_latents(prepared):
+    return {row.latents: prepared.latents.get(row.latents)["latents"] for row in prepared.rows}
+
+
+def test_pictures_of_one_size_are_encoded_together_under_the_same_keys_to_the_same_latents(
+    ready, monkeypatch, call_sizes
+):
+    """Four of one size and two of another, three at a time; where the memory does not hold them, one by one, to the bit."""
+    alone = all_latents(ready("alone"))
+    assert call_sizes == [1] * 6, "on a CPU"
+    monkeypatch.setattr(preparing, "pictures_at_once", lambda device, size: 3)
+    call_sizes.clear()
+    together = all_latents(ready("together"))
+    assert sorted(call_sizes) == [1, 2, 3]
+    call_sizes.clear()
+    call_sizes.most = 1
+    halved = all_latents(ready("halved"))
+    assert sum(size for size in call_sizes if size == 1) == 6 and len(call_sizes) <= 8
+    assert alone.keys() == together.keys() == halved.keys()
+    for key, latents in alone.items():
+        torch.testing.assert_close(together[key], latents, atol=1e-5, rtol=0)
+        assert torch.equal(halved[key], latents)
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "number"), [("cpu", 64, 1), ("cuda", 64, 8), ("cuda", 512, 4), ("mps", 768, 1), ("cuda", 1024, 1), ("cuda", 2048, 1)]
+)  # fmt: skip
+def test_no_more_pixels_are_encoded_together_than_one_large_picture_has(device, side, number):
+    assert preparing.pictures_at_once(device, (side, side)) == number
+
+
 def test_a_batch_is_of_one_shape_and_each_row_has_its_own_caption(ready):
     prepared = ready()
     assert bucket_counts(prepared.items) == {(32, 32): 4, (16, 64): 2} or len(bucket_counts(prepared.items)) == 2
@@ -926,6 +977,28 @@ def test_an_entry_lost_during_training_is_named_with_the_remedy(ready, tmp_path,
         path.unlink()
     with pytest.raises(DatasetError, match="it is gone. Resume the run"):
         prepared.batch(0)
+    prepared.read_ahead(0)
+    with pytest.raises(DatasetError, match="it is gone. Resume the run"):
+        prepared.batch(0)
+
+
+def test_the_next_step_is_read_on_a_thread_and_is_the_one_that_would_be_read_then(ready, monkeypatch):
+    flat = {"random_flip": True, "caption_dropout_probability": 0.5, "gradient_accumulation_steps": 2}
+    kept = ready(**flat)
+    kept.read_ahead(3)
+    assert kept.latents._reader is kept.text._reader is None, "all is in memory"
+    monkeypatch.setattr(preparing, "MEMORY_BYTES", 0)
+    prepared, readers, read = ready(**flat), [], TensorCache.read
+    monkeypatch.setattr(
+        TensorCache, "read", lambda self, key: (readers.append(threading.current_thread().name), read(self, key))[1]
+    )
+    for step in (3, 4, 9):
+        prepared.read_ahead(step)
+        for micro in range(2):
+            assert_same(prepared.batch(step, micro), kept.batch(step, micro))
+    assert readers and all(name.startswith("read-ahead") for name in readers)
+    prepared.batch(5)
+    assert "MainThread" in readers, "what was not announced"
 
 
 def test_what_does_not_fit_into_memory_is_read_from_the_cache(ready, monkeypatch):

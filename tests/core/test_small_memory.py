@@ -10,7 +10,7 @@ import torch
 from rollout_studio.core.before.estimate import known_facts, memory_estimate
 from rollout_studio.core.before.needing_less import ways_to_need_less
 from rollout_studio.core.config import config_from_flat, read_config, with_changes
-from rollout_studio.core.remedies.base import Portions
+from rollout_studio.core.memory import Portions
 from rollout_studio.core.runs.run_log import follow
 from rollout_studio.core.runs.store import RunStore
 from rollout_studio.core.train import session as training_session

@@ -11,7 +11,12 @@ from rollout_studio.core.families.guidance import CLASSIFIER_FREE
 from rollout_studio.core.maths.noise import Prediction, RectifiedFlow, prediction_from_output
 from rollout_studio.core.maths.rollout import make_plan, plan_offsets, rollout, undisturbed
 from rollout_studio.core.maths.solvers import SOLVERS, make_solver
+from rollout_studio.core.memory import Portions
 from rollout_studio.core.remedies import Batch, Ground, remedy_for
+from rollout_studio.core.remedies import Network as AskedNetwork
+from rollout_studio.core.remedies.base import joined
+from rollout_studio.core.train import step as stepping
+from rollout_studio.core.train import together
 from rollout_studio.core.train.losses import batch_loss
 from rollout_studio.core.train.reporting import StepTally, read_together
 from rollout_studio.core.train.step import Stepper
@@ -26,14 +31,15 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal
 
 
 class Traffic(TorchDispatchMode):
-    """Counts what goes to the device `to`, casts, and reads of values. `of`: reads of tensors on this device alone."""
+    """Counts operations: all, what goes to the device `to`, casts, and reads of values. `of`: reads of tensors on this device alone."""
 
     def __init__(self, to="meta", of=None):
         super().__init__()
-        self.to, self.of, self.sent, self.casts, self.reads = torch.device(to).type, of, 0, 0, 0
+        self.to, self.of, self.sent, self.casts, self.reads, self.all = torch.device(to).type, of, 0, 0, 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, {} if kwargs is None else kwargs
+        self.all += 1
         if name == "_to_copy":
             goes = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == self.to
             moves = goes and args[0].device.type != self.to
@@ -99,6 +105,18 @@ def test_a_solver_step_moves_nothing_to_the_device_casts_nothing_and_reads_nothi
             rollout(lambda x, level, rows: Prediction(x, x), x0, noise, plan, grid, FLOW, make_solver(name, order))
         found.append((traffic.sent, traffic.reads, traffic.casts))
     assert found[0] == found[1] and found[0][:2] == (3, 0)
+
+
+def test_the_host_does_little_beside_the_network():
+    """Operations of torch, whose calls are most of the host's time: of a whole rollout, and of one more step of it."""
+    grid, counts = grid_for(FLOW), {}
+    x0, noise = random_pair((4, 3, 4, 5))
+    for far in (8, 9):
+        plan = plan_offsets(torch.tensor([0.3, 0.4, 0.62, 0.5]), torch.tensor([far, 2, 5, 7]), FLOW, grid)
+        with Traffic() as traffic:
+            rollout(lambda x, level, rows: Prediction(x, x), x0, noise, plan, grid, FLOW, make_solver("unipc"))
+        counts[far] = traffic.all
+    assert counts[9] - counts[8] <= 12 and counts[9] <= 150, counts
 
 
 def test_modes_are_set_and_restored_in_one_walk_whatever_stands_twice_or_was_in_eval():
@@ -189,6 +207,55 @@ def test_a_training_step_reads_no_more_numbers_the_farther_its_rows_roll(tiny_ru
         [event] = events(run, "step")
         counts[offset].calls = event["network_calls"]
     assert counts[5].calls > counts[1].calls and counts[5].reads == counts[1].reads
+
+
+ALONE = {"train_batch_size": 1, "gradient_accumulation_steps": 4, "max_train_steps": 2}
+FAR = {**ROLLOUT, "scheduled_sampling_probability": 1.0, "scheduled_sampling_strategy": "biased_late", "scheduled_sampling_max_step_offset": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "flat"),
+    [("sd3", FAR), ("sd1", FAR | {"scheduled_sampling_guidance": 2.0, "scheduled_sampling_sampler": "dpm"}), ("lumina2", {"soar_states": 2, "soar_guidance": 1.0}), ("sd1", {"dream_training": True})],
+    ids=["rollout", "guided", "soar", "dream"],
+)  # fmt: skip
+def test_all_accumulation_steps_ask_together_for_where_their_rows_train(
+    tiny_run,
+    without_drift,  # noqa: F811
+    monkeypatch,
+    family,
+    flat,
+):
+    """In as many calls as the farthest row of the step takes; the losses are those of micro-batches that ask by themselves."""
+    from rollout_studio.core.train.loop import train
+
+    farthest = []
+    monkeypatch.setattr(together, "joined", lambda plans: (farthest.append(plans), joined(plans))[1])
+    one = tiny_run(family, "together", **ALONE, **flat)
+    assert train(one) == 0
+    monkeypatch.setattr(stepping, "states_of", lambda model, parts, *_, **__: [None] * len(parts))
+    apart = tiny_run(family, "apart", **ALONE, **flat)
+    assert train(apart) == 0
+    each = 2 if "scheduled_sampling_guidance" in flat else 1
+    for plans, mine, theirs in zip(farthest, events(one, "step"), events(apart, "step"), strict=True):
+        k = [int(plan.k.max()) if hasattr(plan, "k") else 1 for plan in plans]
+        assert (mine["network_calls"], theirs["network_calls"]) == (4 + each * max(k), 4 + each * sum(k))
+        assert (
+            mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5) and mine["network_rows"] == theirs["network_rows"]
+        )
+        assert mine["loss_parts"] == pytest.approx(theirs["loss_parts"], rel=1e-5, abs=1e-7)
+    assert len(farthest) == 2 and sum(event["rolled_rows"] for event in events(one, "step")) >= 4
+
+
+def test_more_rows_than_a_call_may_have_go_in_several():
+    model, x = Model(), random_pair((5, 3, 4, 5))[0]
+    level, rows = FLOW.at(torch.full((5,), 0.5)).to(x), torch.tensor([4, 3, 2, 1, 0])
+    network = AskedNetwork(model, Conditioning({"words": torch.arange(5)}), Portions(), most=2)
+    with torch.no_grad():
+        whole = model.denoise(x, level.t, None)
+        model.denoiser.sizes.clear()
+        assert torch.equal(network.denoise(x, level, rows), whole) and torch.equal(network.denoise(x, level), whole)
+        network.predict(guidance=1.0)(x, level, rows)
+    assert model.denoiser.sizes == [2, 2, 1] * 3 and (network.calls, network.rows) == (9, 15)
 
 
 # --- options that trade ---

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from ..grid import Values
 from ..noise import Level, NoisePath
-from .base import Course, Evaluate, Past, Solver, combined
+from .base import Course, Evaluate, Past, Solver, combined, lam
 
 
 class Dpm(Solver):
@@ -15,15 +16,16 @@ class Dpm(Solver):
     The first step of a row is first order, and so is one that ends at clean data (h is infinite there).
     """
 
-    def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
+    def factors(self, path: NoisePath, course: Course) -> Sequence[Values]:
         """Of the state, the evaluation here, and the one before."""
-        here, there, lam = course.here, course.there, course.here.lam
-        h = there.lam - lam
-        toward = -there.alpha * torch.expm1(-h)  # how much of the implied clean image enters
-        bend = torch.zeros_like(h)
+        here, there, at = course.here, course.there, lam(course.here)
+        h = lam(there) - at
+        toward = -there.alpha * np.expm1(-h)  # how much of the implied clean image enters
+        bend = np.zeros_like(h)
         if self.order == 2:
             before, usable = course.earlier()
-            bend = torch.where((usable > 0) & h.isfinite(), toward * h / (2 * (lam - lam[before])), 0.0)
+            bends = (usable > 0) & np.isfinite(h)
+            bend[bends] = toward[bends] * h[bends] / (2 * (at[bends] - at[before[bends]]))
         return [there.sigma / here.sigma, toward + bend, -bend]
 
     def step(

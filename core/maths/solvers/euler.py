@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..grid import Values
 from ..noise import Level, NoisePath
 from .base import Course, Evaluate, Past, Solver
 
@@ -12,7 +13,7 @@ class Euler(Solver):
     """`x' = alpha' * x0_hat + sigma' * noise_hat`: DDIM (2010.02502, eq. 12, eta 0) on a variance preserving path,
     `x + (sigma' - sigma) * u` on the rectified flow. Order 1, one call a step."""
 
-    def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
+    def factors(self, path: NoisePath, course: Course) -> Sequence[Values]:
         return [course.there.alpha, course.there.sigma]
 
     def step(

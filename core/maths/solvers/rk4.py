@@ -19,7 +19,7 @@ class Rk4(Solver):
 
     def stages(self, path: NoisePath, course: Course) -> list[Level]:
         begin, end = self._ends(path, course)
-        return [course.here, path.at_ode_time((begin + end) / 2), course.there]
+        return [Level.of(course.here), path.at_ode_time((begin + end) / 2), Level.of(course.there)]
 
     def factors(self, path: NoisePath, course: Course) -> list[Tensor]:
         """The step in the integration variable, and the scales of the stages."""
@@ -27,7 +27,7 @@ class Rk4(Solver):
         return [end - begin, *(path.ode_scale(level) for level in self.stages(path, course))]
 
     def _ends(self, path: NoisePath, course: Course) -> tuple[Tensor, Tensor]:
-        begin, end = path.ode_time(course.here), path.ode_time(course.there)
+        begin, end = path.ode_time(Level.of(course.here)), path.ode_time(Level.of(course.there))
         if not bool(torch.isfinite(begin).all()):
             raise ValueError(
                 "sampler = rk4 from pure noise: impossible on a schedule that ends at zero signal; "
