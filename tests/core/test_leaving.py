@@ -120,3 +120,18 @@ def test_a_signal_is_known_to_other_threads_before_python_handles_it():
         signal.raise_signal(signal.SIGINT)  # the first one that is handled is no second one
         assert interrupt.is_requested and not interrupt.is_over
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize(("number", "code", "exits"), [("0", 75, 0), ("1", 75, 0), ("0", 70, 70)])
+def test_one_of_several_processes_that_leaves_so_is_no_crash_and_the_first_says_how_the_run_ended(
+    tmp_path, monkeypatch, number, code, exits
+):
+    """Exit code 0 for the elastic agent, which else would start the processes again."""
+    from rollout_studio.core.train import rank
+
+    run, ended = a_run(tmp_path), []
+    monkeypatch.setenv("RANK", number)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(loop, "train", lambda run, *, interrupt, **how: interrupt.leave(code) or code)
+    assert rank.main([str(run.path), str(tmp_path)]) == exits and ended == [exits]
+    assert (tmp_path / "code").exists() == (number == "0")
