@@ -107,5 +107,11 @@ def test_documents_and_sections_that_the_code_cites_exist():
                 wrong.append(f'{file.relative_to(ROOT)} cites "{heading}" of {name}')
         if file.parts[len(ROOT.parts)] != "tests":
             names = re.findall(r"[\w/-]+\.md\b", text)
-            wrong += [f"{file.relative_to(ROOT)} cites {name}" for name in names if not (ROOT / name).exists()]
+            # a tool writes documents, whose links begin in docs
+            places = (ROOT, ROOT / "docs") if file.parts[len(ROOT.parts)] == "tools" else (ROOT,)
+            wrong += [
+                f"{file.relative_to(ROOT)} cites {name}"
+                for name in names
+                if not any((place / name).exists() for place in places)
+            ]
     assert not wrong, "\n".join(wrong)

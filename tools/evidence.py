@@ -138,10 +138,10 @@ Nobody has published whether scheduled sampling or ReflexFlow helps a *fine-tune
 [a study](studies.md) of your own does."""
 
 _WORDS = {
-    "better": "better",
-    "worse": "worse",
-    "mixed": "better in one, worse in another",
-    "open": "no difference that the study can see",
+    "better": "better than both in one measure, worse in none",
+    "worse": "worse in one measure, better than both in none",
+    "mixed": "better than both in one measure, worse in another",
+    "open": "not better than both in any measure, worse in none",
 }
 
 
@@ -149,9 +149,9 @@ def _summary(records: Mapping[str, Record]) -> str:
     lines = [
         "## In short",
         "",
-        "At equal time, over the measures that were named before the studies began:",
+        "Against plain training at equal steps and at equal time, over the measures that were named before the studies began:",
         "",
-        "| | remedy | against plain training |",
+        "| | remedy | is |",
         "|---|---|---|",
     ]
     for name, record in records.items():
@@ -160,7 +160,7 @@ def _summary(records: Mapping[str, Record]) -> str:
     rule = (
         f"**Won: {', '.join(won)}.**"
         if won
-        else "**Nothing won.** So no preset for real models switches a remedy on by itself, and the page recommends plain training unless your own measurement says otherwise."
+        else "**Nothing won.** So every preset trains plainly: a remedy is one choice away, and a study tells whether it helps with your model and pictures."
     )
     return "\n".join([*lines, "", rule])
 
