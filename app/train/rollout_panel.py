@@ -67,7 +67,8 @@ class RolloutPanel:
         self.level = gr.Radio(
             choices=_LEVEL_CHOICES, value=level_of(config), label="Rollout: practise on its own output", elem_id="level",
             info="Some rows of a batch start farther out in the noise; the model denoises them itself, step by step, and learns "
-            "from the state that it reaches. Gentle and strong are starting points; every number behind them is below.",
+            "from the state that it reaches. Gentle and strong are starting points; every number behind them is below. In our studies of the demo "
+            "neither beat plain training, so it is off; a study of yours (Runs tab) tells whether it helps you.",
         )  # fmt: skip
         self.picture = gr.HTML(picture(config), elem_id="rollout-picture")
         self.see = gr.Button(

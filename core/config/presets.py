@@ -170,7 +170,7 @@ def rollout_level(name: str, max_train_steps: int) -> dict[str, Any]:
     """The flat keys of a named level: the same keys for every level, so that choosing one replaces another.
 
     gentle: offset 2, chance 0 to 0.25 over the first fifth of the steps; strong: offset 4, chance 0 to 0.5. Both with unipc on the
-    inference grid and `reflexflow_beta1` 1. off: the defaults. Provisional until measured.
+    inference grid and `reflexflow_beta1` 1. off: the defaults, and what every preset has: no level beat plain training (docs/evidence.md).
 
     Raises:
         ConfigError: no such level, or no steps.

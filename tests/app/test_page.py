@@ -117,7 +117,7 @@ def test_one_step_is_open_at_a_time_and_the_tab_stays_short(visit, tab, step):
             assert page.evaluate("document.documentElement.scrollHeight") <= most_high, (name, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
             expect(page.locator("#start-hero")).to_be_in_viewport()  # wherever one is
-    expect(heads.nth(3)).to_contain_text("Rollout: gentle")
+    expect(heads.nth(3)).to_contain_text("Rollout: off")
 
 
 def test_a_setting_is_found_by_its_words_and_a_fault_leads_to_its_field(visit, tab, step):

@@ -126,9 +126,9 @@ def test_tier_and_level_come_between_the_preset_and_the_flags(resolved):
         "--preset", "sdxl", "--tier", "10", "--level", "strong", "--resolution", "640", "--max_train_steps", "50"
     )
     assert (flat["resolution"], flat["scheduled_sampling_ramp_steps"]) == (640, 10)
-    _, flat, _ = resolved("--preset", "demo", "--level", "off")
-    assert flat["scheduled_sampling_max_step_offset"] == 0
-    assert rollout_level_of(load_preset("demo")) == "gentle"
+    _, flat, _ = resolved("--preset", "demo", "--level", "gentle")
+    assert flat["scheduled_sampling_max_step_offset"] == 2
+    assert rollout_level_of(load_preset("demo")) == "off"
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
