@@ -201,7 +201,7 @@ def others(tmp_path_factory):
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "soar_states": 0, "mixflow_gamma": 0.0, "dream_training": False, "lora_folder": str(tmp_path),
         "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "instance_prompt": "a vbk shape", "trigger_word": "vbk", "class_prompt": "a shape"}]),
         "base_model_quantization": "int8", "streamed_blocks": 1, "compile": False, "num_processes": 2, "gradient_checkpointing": True, "lora_type": "lora",
-        "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
+        "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "shard_weights": False, "scheduled_sampling_shared_offsets": 3, "train_text_encoder": False, "new_tokens": 0,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 
