@@ -167,5 +167,5 @@ def as_ranks(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(170)
     return [process.exitcode for process in processes]

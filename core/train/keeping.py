@@ -1,5 +1,6 @@
 """What a training keeps: checkpoints, and the exported file for others."""
 
+import errno
 import math
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +44,7 @@ class Keeper:
         status, session = self.status, self.session
         if status.saved == status.step or not status.ranks.is_main:
             return
-        self._check_finite()
+        self._check_finite(session.largest_weight().item())
         structure, tensors = self._state()
         record = {
             "config": config_to_flat(session.config), "config_hash": session.config.hash(), "optimizer": structure,
@@ -66,8 +67,8 @@ class Keeper:
         status.emit("saved", path=status.relative(saved.path), bytes=saved.bytes)
         status.journal.state(step=status.step)
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(largest := self.session.largest_weight().item()):
+    def _check_finite(self, largest: float) -> None:
+        if not math.isfinite(largest):
             raise NotFinite("largest trained weight", largest, self.status.step - 1, [], in_weights=True)
 
     def _state(self) -> tuple[Any, dict[str, dict[str, Tensor]]]:
@@ -87,8 +88,9 @@ class Keeper:
 
         def wait() -> checkpoint.Files:
             files: checkpoint.Files = {}
-            for done in self.status.ranks.gather({}):
-                if isinstance(done, Exception):
+            for done, largest in self.status.ranks.gather(({}, 0.0)):
+                self._check_finite(largest)
+                if isinstance(done, OSError):
                     raise done
                 files |= done
             return files
@@ -96,20 +98,15 @@ class Keeper:
         return wait
 
     def write_share(self, folder: str) -> None:
-        """This rank's part of a checkpoint that rank 0 makes. A full disk is rank 0's to wait for."""
-        done: checkpoint.Files | Exception
+        """This rank's part of a checkpoint that rank 0 makes. What goes wrong here is raised there: a full disk is rank 0's to wait for."""
+        done: checkpoint.Files | OSError
+        ranks, largest = self.status.ranks, self.session.largest_weight().item()
         try:
-            self._check_finite()
-            done = checkpoint.write_tensors(
-                Path(folder), self._state()[1], share_of(self.session.config, self.status.ranks)
-            )
-        except NotFinite as error:
-            done = error
+            done = checkpoint.write_tensors(Path(folder), self._state()[1], share_of(self.session.config, ranks))
         except (OSError, checkpoint.SafetensorError) as error:
-            if not checkpoint.is_disk_full(error):
-                raise
-            done = OSError(28, f"{error} (process {self.status.ranks.rank})")
-        self.status.ranks.gather(done)
+            number = errno.ENOSPC if checkpoint.is_disk_full(error) else errno.EIO
+            done = OSError(number, f"{error} (process {ranks.rank})")
+        ranks.gather((done, largest))
 
     def save_on_command(self) -> None:
         """A checkpoint of this step, reported again where there was one: the sender of the command waits for the event.
