@@ -54,7 +54,7 @@ def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
         while (block := block_of(name + ".")) is not None:  # the innermost one, then the one around it
             blocks.add(block)
             name = block.rpartition(".")[0]
-    for block in sorted(blocks, key=lambda each: -each.count(".")):
+    for block in sorted(blocks, key=lambda each: (-each.count("."), each)):  # in the same order on every rank
         fully_shard(network.get_submodule(block), mesh=mesh, reshard_after_forward=True)
     # The outermost too: so a call costs the same messages whether or not a gradient is kept.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
