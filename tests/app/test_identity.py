@@ -155,6 +155,7 @@ def test_a_preset_goes_into_the_form_out_as_a_file_and_back_in_unchanged(page, s
 # -- every option -----------------------------------------------------------------------------------------------------------
 
 TOGETHER = {
+    "shard_weights": {"model_type": "full"},
     "caption_strategy": {"instance_prompt": "a cup"},
     "scheduled_sampling_order": {"scheduled_sampling_sampler": "unipc"},
     "lr_warmup_steps": {"lr_scheduler": "linear"},
@@ -235,7 +236,8 @@ def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, sto
 
 
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
-         "input_perturbation_gamma": 0.25, "soar_states": 2, "mixflow_gamma": 0.5, "dream_training": True, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
+         "input_perturbation_gamma": 0.25, "soar_states": 2, "mixflow_gamma": 0.5, "dream_training": True, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2,
+         "shard_weights": True}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 
