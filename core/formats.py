@@ -15,7 +15,7 @@ VERSION: str = sys.modules[__package__.rpartition(".")[0]].__version__
 FORMATS = {
     "settings": 1,  # flat options: of a run, a preset, a config file, and those that a LoRA carries
     "run": 1,  # its folder: state, events, commands, where things lie
-    "checkpoint": 1,
+    "checkpoint": 2,  # of divided weights; whole ones are written as 1, see `runs/checkpoint`
     "LoRA": 1,
     "workflow": 1,
     "study": 1,

@@ -76,7 +76,7 @@ def test_a_checkpoint_is_refused_and_no_older_one_is_taken_in_its_place(store, m
     run = store.get("interrupted")
     newest = run.checkpoints_path / "step-000009"
     shutil.copytree(run.checkpoints_path / "step-000008", newest)
-    rewritten(newest / "manifest.json", format=checkpoint.FORMAT + 1, version="9.1", files={"unknown": {}})
+    rewritten(newest / "manifest.json", format=checkpoint.DIVIDED_FORMAT + 1, version="9.1", files={"unknown": {}})
     with pytest.raises(checkpoint.NewerCheckpoint, match=NEWER):
         checkpoint.load_latest(run.checkpoints_path)
     assert train(run, resume=True) == 78

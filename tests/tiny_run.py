@@ -145,8 +145,11 @@ def assert_same(one: RunDir, other: RunDir) -> None:
     assert reported(one) == reported(other)
 
 
-def as_ranks(monkeypatch, run: RunDir, count: int = 2, **environment) -> list[int | None]:
-    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew."""
+def as_ranks(
+    monkeypatch, run: RunDir, count: int = 2, *, resume: bool = False, prepare=lambda rank: None, **environment
+) -> list[int | None]:
+    """Train a run in forked processes, each with what torchrun tells its own; their exit codes. Forked, so that no one imports anew.
+    `prepare`: called in each with its rank, before it trains."""
     from rollout_studio.core.train.loop import train
 
     with socket.socket() as free:
@@ -157,11 +160,12 @@ def as_ranks(monkeypatch, run: RunDir, count: int = 2, **environment) -> list[in
 
     def rank(number):
         os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
-        os._exit(train(run))
+        prepare(number)
+        os._exit(train(run, resume=resume))
 
     processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(170)
     return [process.exitcode for process in processes]

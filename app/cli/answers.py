@@ -13,6 +13,7 @@ from ...core.before.cost import (
     plain_step_in_forwards,
     preservation_in_forwards,
     remedy_sentence,
+    waiting_sentence,
 )
 from ...core.config import RunConfig, differences
 from ...core.config.options import shown
@@ -47,6 +48,8 @@ def cost_sentence(config: RunConfig) -> str:
     cost = expected_cost(config.rollout, plain, reflexflow, guidance=guidance_of(config), beside=beside)
     other = remedy_sentence(config)
     more = f" Output preservation makes every step {(plain + beside) / plain:.2f} times as long." if beside else ""
+    if wait := waiting_sentence(config):
+        more += f" {wait}"
     return f"Cost of a step: {cost}.{more}" if other is None else f"Cost of a step: {other}{more}"
 
 

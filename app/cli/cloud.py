@@ -20,7 +20,7 @@ def register(command: Callable[..., Any]) -> None:
         _cloud,
         "Write one SkyPilot file that trains on Kubernetes, Slurm, SSH machines or a cloud; nothing is sent.",
         "rollout-studio cloud --yaml FILE [--preset NAME | --config FILE] [--OPTION VALUE ...] [--run-name NAME] [--gpu NAME] [--infra WHERE]\n"
-        "                            [--bucket URL | --on-demand]",
+        "                            [--bucket URL | --volume NAME | --on-demand] [--nodes N]",
     )
     cloud.add_argument("--yaml", type=Path, metavar="FILE", required=True, help="the file to write; must not exist")
     add_config_source(cloud)
@@ -32,10 +32,18 @@ def register(command: Callable[..., Any]) -> None:
         help="SkyPilot's name of the GPU; num_processes of them (default: A100)",
     )
     cloud.add_argument(
+        "--nodes", type=int, default=1, metavar="N", help="machines; num_processes are divided among them (default: 1)"
+    )
+    cloud.add_argument(
         "--infra", metavar="WHERE", help="for example k8s, slurm, aws/us-east-1 (default: SkyPilot chooses)"
     )
     cloud.add_argument(
         "--bucket", metavar="URL", help="what keeps the runs, for example s3://NAME; a spot machine needs one"
+    )
+    cloud.add_argument(
+        "--volume",
+        metavar="NAME",
+        help="SkyPilot's name of a volume that keeps the runs; several machines need one that all can mount",
     )
     cloud.add_argument("--on-demand", action="store_true", help="a machine that is not taken away, at its full price")
     cloud.add_argument(
@@ -66,7 +74,8 @@ def _cloud(given: argparse.Namespace) -> int:
         faults.append(Fault(f"--yaml {given.yaml}: exists already; choose another file."))
     if faults:
         raise ConfigError(faults)
-    text = task(config, given.run_name, Machine(given.gpu, given.infra, given.bucket, given.on_demand), source)
+    machine = Machine(given.gpu, given.infra, given.bucket, given.on_demand, given.nodes, given.volume)
+    text = task(config, given.run_name, machine, source)
     print_differences(config)
     try:
         given.yaml.write_text(text, encoding="utf-8")

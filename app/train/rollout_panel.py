@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.before.cost import plain_step_in_forwards, remedy_sentence, rollout_cost
+from ...core.before.cost import plain_step_in_forwards, remedy_sentence, rollout_cost, waiting_sentence
 from ...core.before.effects import (
     CAUTION,
     EXAMPLE_SIGMA,
@@ -44,7 +44,7 @@ _LEVEL_CHOICES = [("Off", "off"), ("Gentle", "gentle"), ("Strong", "strong"), ("
 
 GROUPS = (
     ("a", "How far and how often", "which rows are rolled out, and from where",
-     (("max_step_offset",), ("probability",), ("prob_start", "prob_end"), ("ramp_steps", "start_step"), ("ramp_shape", "strategy"), ("exact_share",))),
+     (("max_step_offset",), ("probability",), ("prob_start", "prob_end"), ("ramp_steps", "start_step"), ("ramp_shape", "strategy"), ("exact_share", "shared_offsets"))),
     ("b", "Grid and solver", "what one step is, and which solver takes it",
      (("grid", "grid_steps"), ("sampler", "order"), ("max_evaluations",), ("guidance", "control"))),
     ("c", "What it learns", "from the state at the end of the rollout",
@@ -224,10 +224,13 @@ def _story(config: RunConfig) -> str:
 
 
 def _choice(config: RunConfig) -> str:
-    share = quantity(100 * highest_chance(config), 3)
+    share, shared = quantity(100 * highest_chance(config), 3), config.rollout.shared_offsets
+    draws = ""
+    if shared and not in_paper_mode(config):
+        draws = f"A step draws {shared} time{'' if shared == 1 else 's'}, each for its part of the rows. "
     if config.rollout.exact_share:
-        return f"Up to {share} % of the rows of a step are chosen, equally many in every step. Take one of them."
-    return f"With a chance of up to {share} % a row is chosen."
+        return f"{draws}Up to {share} % of the rows of a step are chosen, equally many in every step. Take one of them."
+    return f"{draws}With a chance of up to {share} % a row is chosen."
 
 
 def cost_sentence(config: RunConfig) -> str:
@@ -278,6 +281,8 @@ def _cost(config: RunConfig) -> str:
         f"A forward is one pass of the network without learning; {_plain_step(config)} costs about {quantity(c)} of them (forward and backward)."
         f"{'' if in_paper_mode(config) else ' Counted before offsets are cut at the noisy end, so an upper estimate.'}{unknown} Rollout is experimental: compare with a plain run."
     )
+    if wait := waiting_sentence(config):
+        note += f" {wait}"
     return f'<div class="rs-cost">{cells}</div><p class="rs-quiet">{text(note)}</p>'
 
 

@@ -162,6 +162,72 @@ def rollout_cost(config: "RunConfig") -> RunCost:
     )
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Evaluations of the network in the longest rollout of a batch, on average at the highest chance of the run. `of_one`: of the rows of one
+    process; `of_all`: of all, for which the processes wait."""
+
+    of_one: float
+    of_all: float
+
+
+def waiting(config: "RunConfig") -> Waiting:
+    """How long the longest rollout of a batch is, before any offset is reduced at the noisy end of the grid (so an upper estimate). In `paper`
+    mode it is one step, with gradient, that is not counted here.
+
+    With F the distribution of a rollout's steps and n rows that draw by themselves, the longest one takes at most x steps with a chance of
+    `(1 - p + p F(x))^n`; of an exact share, where c of all N rows are chosen, `sum_m C(n, m) C(N - n, c - m) / C(N, c) F(x)^m`.
+    """
+    rollout, training = config.rollout, config.training
+    if not rollout.rolls_out or (rollout.reflexflow_mode == "paper" and rollout.reflexflow is not False):
+        return Waiting(0.0, 0.0)
+    chances = offset_distribution(rollout.strategy, rollout.max_step_offset)
+    steps = [steps_of(rollout, k) for k in range(len(chances))]
+    below = [
+        sum(chance for number, chance in zip(steps, chances, strict=True) if number <= x) for x in range(steps[-1])
+    ]
+    kinds = 2 if config.data.with_prior_preservation else 1
+    batch, shared = training.train_batch_size, rollout.shared_offsets
+    everyone = shared if shared else kinds * batch * training.gradient_accumulation_steps
+    each = SOLVERS[rollout.sampler].calls_per_step
+
+    def longest(instance_rows: int) -> float:
+        drawn = min(instance_rows, shared) if shared else kinds * instance_rows
+        return each * sum(1 - _all_below(rollout, share, drawn, everyone) for share in below)
+
+    return Waiting(longest(math.ceil(batch / training.num_processes)), longest(batch))
+
+
+def _all_below(rollout: "RolloutConfig", share: float, rows: int, everyone: int) -> float:
+    """The chance that none of `rows` rows goes farther than a chosen row does with a chance of `1 - share`."""
+    p = max(rollout.prob_start, rollout.prob_end) if rollout.ramp_steps > 0 else rollout.probability
+    if not rollout.exact_share:
+        return (1 - p + p * share) ** rows
+    number, chance = int(p * everyone), p * everyone - int(p * everyone)
+
+    def of(chosen: int) -> float:
+        return sum(
+            math.comb(rows, m) * math.comb(everyone - rows, chosen - m) / math.comb(everyone, chosen) * share**m
+            for m in range(min(rows, chosen) + 1)
+            if chosen - m <= everyone - rows
+        )
+
+    return (1 - chance) * of(number) + (chance * of(number + 1) if chance else 0.0)
+
+
+def waiting_sentence(config: "RunConfig") -> str:
+    """What the processes wait for, in words; "" for one process, and where nothing is rolled out."""
+    found, count = waiting(config), config.training.num_processes
+    if count == 1 or found.of_all == 0:
+        return ""
+    if found.of_all == found.of_one:
+        return f"The longest rollout of a batch takes {found.of_all:.1f} evaluations on average, in each of the {count} processes alike."
+    return (
+        f"The longest rollout of a batch takes {found.of_all:.1f} evaluations on average, where that of one process alone takes {found.of_one:.1f}: so "
+        f"much do the {count} processes wait for each other. scheduled_sampling_shared_offsets has them roll out alike."
+    )
+
+
 def remedy_cost(config: "RunConfig") -> RunCost:
     """The cost of whatever remedy a config has, per row: `rollout_cost`; SOAR's step and the gradient of its states; DREAM's forward."""
     c = plain_step_in_forwards(config.training.model_type, config.training.gradient_checkpointing)

@@ -17,6 +17,7 @@ from typing import Any
 from ..config import OPTIONS, ModelConfig, RunConfig, config_from_flat, config_to_flat
 from ..data import Scan, scan
 from ..data.scanning import located
+from ..families.blocks import blocks_of
 from ..families.index_files import index_file
 from ..runs.errors import RunError
 from ..runs.folder import RunDir
@@ -49,7 +50,7 @@ MEASURED_RANGE = (0.5, 4.0)
 _SAME_WORK = (
     "pretrained_model_name_or_path", "revision", "variant", "model_type", "resolution", "train_batch_size", "num_processes", "gradient_accumulation_steps",
     "with_prior_preservation", "gradient_checkpointing", "mixed_precision", "base_model_precision", "base_model_quantization", "streamed_blocks",
-    "compile", "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens",
+    "compile", "device", "lora_rank", "lora_targets", "lora_type", "lora_rank_pattern", "lora_lokr_factor", "train_text_encoder", "new_tokens", "shard_weights",
 )  # fmt: skip
 """Options that a plain step's time depends on: an earlier run counts when all of them are the same. So does whether there is output
 preservation."""
@@ -330,7 +331,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         trained     T * 4 * (1 + 1 gradient + 1 for EMA) and the optimizer's moments; full: without the weights themselves
         copies      P * 2 where mixed precision casts weights that are kept in another format
         activations rows * b * KEPT_PER_OUTPUT * (sum over layers of outputs * positions), times what checkpointing leaves where it is on
-    and on a CPU the process itself. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
+    and on a CPU the process itself. Weights and training are those of one of N processes that divide them (`shard_weights`), to which in turn
+    three times its largest group of weights comes while it computes: the weights, those of the next group, and the gradient. b is 4, with 16-bit weights and mixed precision 2, with mixed precision alone 3 (measured: much
     stays in 32 bits). Opening a model, samples, drift pictures and preparing the pictures may take more for a moment.
     """
     device = device_of(config.model)
@@ -342,7 +344,8 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
     shapes = trained_shapes(config, facts, encoders)
     trained = sum(math.prod(shape) for shape in shapes.values())
     moments = moment_numbers(training.optimizer, shapes.values())
-    parts = {"weights": kept.weights}
+    shares = training.num_processes if training.shard_weights else 1
+    parts = {"weights": kept.weights / shares}
     if device == "cpu":
         parts["process"] = float(WORKER_BYTES)
         beside = _weights_beside(facts.folder, facts.component) if facts.beside is None else facts.beside
@@ -351,10 +354,12 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts["text encoders"] = encoders.weights * (4.0 if config.model.base_model_precision == "float32" else 2.0)
     parts["training"] = 4 * (trained * ((0 if full else 1) + 1 + (1 if training.use_ema else 0)) + moments)
     mixed = training.mixed_precision != "no"
-    if mixed and (full or config.model.base_model_precision == "float32"):
+    parts["training"] /= shares
+    if mixed and shares == 1 and (full or config.model.base_model_precision == "float32"):
         parts["training"] += 2.0 * kept.whole
-    if kept.visiting:
-        parts["visiting"] = kept.visiting
+    visiting = kept.visiting if shares == 1 else 3 * 4.0 * _largest_group(facts.shapes)
+    if visiting:
+        parts["visiting"] = visiting
     parts["activations"] = activations(config, facts, device, encoders)
     total = sum(parts.values())
     # the weights themselves are known
@@ -362,16 +367,25 @@ def memory_estimate(config: RunConfig, facts: ModelFacts | None) -> MemoryEstima
         parts.get("process", 0.0),
         parts["training"] + parts["activations"],
     )
-    known = parts["weights"] + parts.get("text encoders", 0.0) + kept.visiting
+    known = parts["weights"] + parts.get("text encoders", 0.0) + visiting
     low, high = (known + worker * w + step * s for w, s in zip(WORKER_RANGE, MEMORY_RANGE, strict=True))
     span = Span(low, total, high)
     measured = "" if device == "cpu" else ", never compared with a run on one"
+    if shares > 1:
+        measured += f"; the first process holds {size(kept.weights)} more while it opens the model, draws pictures and exports, the others while they open it"
     return MemoryEstimate(
         span,
         parts,
         device,
         f"{_WHOSE_MEMORY[device]}; a rough estimate from the shapes of the model, for a training step{measured}",
     )
+
+
+def _largest_group(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Weights of the largest block, or of all that belong to none."""
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+    blocks = [sum(numbers[name] for name in block) for block in blocks_of(shapes).values()]
+    return max([sum(numbers.values()) - sum(blocks), *blocks])
 
 
 # What both read, cached while the files are the same ------------------------------------------------------------

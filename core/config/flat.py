@@ -136,6 +136,12 @@ def _rules_between_sections(config) -> Iterator[Fault]:
             "needs float32; leave it out (mixed_precision computes in 16 bits all the same).",
             ("base_model_precision", "model_type"),
         )
+    if config.training.shard_weights and config.rollout.reflexflow_step_gradient:
+        yield Fault(
+            "scheduled_sampling_reflexflow_step_gradient = true: processes that share weights (shard_weights) must go back through them in one order, and "
+            "those without a rolled row have no such gradient; set one of the two to false.",
+            ("scheduled_sampling_reflexflow_step_gradient", "shard_weights"),
+        )
     yield from _rules_of_kept_weights(config)
     kind, quantised = config.lora.type, config.model.base_model_quantization
     if config.training.model_type == "lora" and kind != "lora" and quantised != "none":

@@ -18,7 +18,7 @@ from .text_encoder_rules import LORA_PART, TOKEN_PART
 
 PREFIX = RolloutConfig.prefix
 ROLLOUT_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.section == "rollout")
-NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma")
+NOT_IN_PAPER_MODE = ("strategy", "grid", "grid_steps", "min_sigma", "shared_offsets")
 """Rollout options that `reflexflow_mode` "paper" does without; what would contradict it is refused."""
 
 
@@ -259,8 +259,19 @@ def _idle_elsewhere(config: RunConfig) -> Iterator[Idle]:
     yield from _idle_remedies(config)
     if training.num_processes == 1:
         yield Idle(("max_restarts",), "only several processes are watched and started again", "num_processes is 1")
+        yield Idle(
+            ("shard_weights",),
+            "one process has nobody to share with",
+            "num_processes is 1 (with torchrun, its number of processes counts)",
+        )
     if training.train_batch_size == 1 and not config.data.with_prior_preservation:
         yield Idle(("split_on_out_of_memory",), "a batch is a single row", "train_batch_size is 1")
+    elif training.shard_weights and training.num_processes > 1:
+        yield Idle(
+            ("split_on_out_of_memory",),
+            "processes that share weights cannot try a batch again",
+            "shard_weights is true",
+        )
     if training.model_type == "full":
         idle = tuple(name for name in OPTIONS if name.startswith(LoraConfig.prefix))
         yield Idle(idle, "all weights are trained, not an adapter", 'model_type is "full"')

@@ -34,6 +34,10 @@ class Guidance(ABC):
     def evaluations(self, scale: float) -> int:
         """Network rows for each row and evaluation at this scale."""
 
+    def calls(self, scale: float) -> int:
+        """Network calls for each evaluation at this scale, whatever its rows."""
+        return 1
+
     def fed_in_training(self, scale: float = 1.0) -> Mapping[str, float]:
         """Numbers that the network takes as inputs, by name; `Model.denoise` feeds them at scale 1 where a batch has no others."""
         return {}
@@ -103,6 +107,9 @@ class ClassifierFree(Guidance):
 
     def evaluations(self, scale: float) -> int:
         return 2 if scale > 1 else 1
+
+    def calls(self, scale: float) -> int:
+        return 1 if self.joint else self.evaluations(scale)
 
     def stock_scale(self, scale: float) -> float:
         return scale - 1 if self.anchor == "conditional" else scale

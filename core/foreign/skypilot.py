@@ -19,6 +19,8 @@ from ..demo import BUILT_IN
 HOME = "~/rollout-studio"
 """Where everything lies on the rented machine. The config names its folders from here."""
 PROGRAM = "rollout-studio"
+PORT = 29400
+"""Where the processes of several machines meet."""
 PREEMPTED = 75
 """The exit code of a run that a signal ended after a checkpoint: SkyPilot starts it again."""
 FOLDERS = (
@@ -36,40 +38,62 @@ OF_THIS_COMPUTER = ("data_cache_dir", "lora_folder")
 @dataclass(frozen=True)
 class Machine:
     """What is rented. `gpu`: SkyPilot's name of it, one for each process; `infra`: where, None = wherever it is cheapest; `bucket`: the URL of
-    what keeps the runs, None = the machine's own disk; `on_demand`: no spot machine, which may be taken away at any time."""
+    what keeps the runs, None = the machine's own disk; `on_demand`: no spot machine, which may be taken away at any time; `nodes`: the machines
+    among which the processes are divided; `volume`: SkyPilot's name of one that keeps the runs in a bucket's place, and that all of them share."""
 
     gpu: str
     infra: str | None = None
     bucket: str | None = None
     on_demand: bool = False
+    nodes: int = 1
+    volume: str | None = None
+
+    def faults(self, config: RunConfig) -> list[Fault]:
+        """What of it cannot train this config."""
+        found, count = [], config.training.num_processes
+        if self.bucket is None and self.volume is None and not self.on_demand:
+            found.append(
+                Fault("--bucket: a spot machine may be taken away at any time, and its disk with it; name a bucket (or --volume) that keeps the runs, or take --on-demand.")
+            )  # fmt: skip
+        if self.bucket is not None and self.volume is not None:
+            found.append(Fault("--bucket and --volume: one place keeps the runs; name one of the two."))
+        if self.nodes < 1 or count % self.nodes:
+            found.append(
+                Fault(f"--nodes {self.nodes}: the {count} processes of num_processes cannot be divided among so many machines; take a divisor of {count}.")
+            )  # fmt: skip
+        if self.nodes > 1 and self.volume is None:
+            found.append(
+                Fault(f"--nodes {self.nodes}: several machines read and write one folder of runs at the same time, which a bucket does not allow; name a --volume that all of them can mount.")
+            )  # fmt: skip
+        return found
 
 
 def task(config: RunConfig, name: str, machine: Machine, source: Path) -> str:
     """The task file of a run `name`. `source`: the folder of this program, which is sent along.
 
-    Raises: ConfigError for folders that are not here, and for a spot machine whose runs nothing keeps.
+    Raises: ConfigError for folders that are not here, and for machines that cannot train this (`Machine.faults`).
     """
     flat, mounts = _portable(config)
-    if machine.bucket is None and not machine.on_demand:
-        raise ConfigError([
-            Fault("--bucket: a spot machine may be taken away at any time, and its disk with it; name a bucket that keeps the runs, or take --on-demand.")
-        ])  # fmt: skip
+    if faults := machine.faults(config):
+        raise ConfigError(faults)
     file_mounts: dict[str, Any] = {f"{HOME}/{there}": str(here) for there, here in mounts.items()}
     if machine.bucket is not None:
         file_mounts[f"{HOME}/runs"] = {"source": machine.bucket, "mode": "MOUNT_CACHED"}
     resources: dict[str, Any] = {} if machine.infra is None else {"infra": machine.infra}
     if config.model.device != "cpu":
-        resources["accelerators"] = f"{machine.gpu}:{config.training.num_processes}"
+        resources["accelerators"] = f"{machine.gpu}:{config.training.num_processes // machine.nodes}"
     resources |= {"use_spot": not machine.on_demand, "job_recovery": {"recover_on_exit_codes": [PREEMPTED]}}
-    fields: dict[str, Any] = {"name": name, "workdir": str(source), "num_nodes": 1, "resources": resources}
+    fields: dict[str, Any] = {"name": name, "workdir": str(source), "num_nodes": machine.nodes, "resources": resources}
     fields |= {"envs": {"ROLLOUT_STUDIO_ARGS": ""}, "file_mounts": file_mounts}
+    if machine.volume is not None:
+        fields["volumes"] = {f"{HOME}/runs": machine.volume}
     lines = [
         "# Start it with: sky jobs launch FILE (add --secret HF_TOKEN for a model that asks for one). Launched again, the run goes on.",
         *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()),
         "setup: |",
         *_indented(_setup(flat)),
         "run: |",
-        *_indented(_run(name)),
+        *_indented(_run(name) if machine.nodes == 1 else _run_on_each(name, config, machine)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -130,6 +154,26 @@ def _run(name: str) -> list[str]:
         "fi",
         f"if [ -e runs/{name} ]; then mv runs/{name} runs/{name}-until-$(date +%s); fi  # begun, and nothing was saved",
         f"exec {PROGRAM} train --config config.json --run-name {name} --runs-dir runs $ROLLOUT_STUDIO_ARGS",
+    ]
+
+
+def _run_on_each(name: str, config: RunConfig, machine: Machine) -> list[str]:
+    """Shell lines for each of several machines: torchrun starts its share of the processes, which meet at the first one. That one alone says
+    whether the run goes on; the others follow it, whatever they are started with."""
+    each = config.training.num_processes // machine.nodes
+    begin = f"--config config.json --run-name {name} --runs-dir runs"
+    return [
+        f"cd {HOME}",
+        'export PATH="$PWD/venv/bin:$PATH"',
+        f'train="{begin}"',
+        'if [ "$SKYPILOT_NODE_RANK" = 0 ]; then',
+        f"  if ls runs/{name}/checkpoints/step-*/manifest.json > /dev/null 2>&1; then",
+        f'    train="--resume {name} --runs-dir runs"',
+        f"  elif [ -e runs/{name} ]; then mv runs/{name} runs/{name}-until-$(date +%s); fi  # begun, and nothing was saved",
+        "fi",
+        f"exec torchrun --nnodes {machine.nodes} --nproc-per-node {each} --node-rank $SKYPILOT_NODE_RANK \\",
+        f'  --master-addr "$(echo "$SKYPILOT_NODE_IPS" | head -n1)" --master-port {PORT} --max-restarts {config.training.max_restarts} \\',
+        f"  --no-python {PROGRAM} train $train $ROLLOUT_STUDIO_ARGS",
     ]
 
 

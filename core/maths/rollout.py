@@ -142,29 +142,51 @@ def plan_from_drawn_time(
 
 
 def make_plan(
-    rollout: "RolloutConfig", t: Tensor, path: NoisePath, grid: Grid, *, step: int, seed: int, index: int = 0
+    rollout: "RolloutConfig",
+    t: Tensor,
+    path: NoisePath,
+    grid: Grid,
+    *,
+    step: int,
+    seed: int,
+    index: int = 0,
+    batch_size: int | None = None,
 ) -> Plan:
     """Draw who is rolled out at this optimizer step, and from where.
 
     Args:
         rollout: the scheduled sampling options; t: (B,) as the training sampler drew it; never changed here.
         step, seed, index: name the streams "mask", "k" and "step_length"; `index` distinguishes micro-steps of one optimizer step.
+        batch_size: instance rows of a batch, of which t holds several one after the other (`shared_slots`); None = t is one batch.
     Returns: the plan (with `control` source_noise: `at_source` of it); all rows plain where scheduled sampling is inactive or has probability 0 at this step. Uses no global
         random state, so such a step is bit for bit the plain trainer's.
     """
-    batch = len(t)
+    batch, is_paper = len(t), starts_at_the_drawn_time(rollout, path)
+    shared = 0 if is_paper else rollout.shared_offsets
+    draws = shared if shared > 0 else batch
     probability = rollout.probability_at(step) if rollout.is_active else 0.0
-    chosen = _chosen(batch, probability, generator(seed, step, "mask", index), exactly=rollout.exact_share)
-    if starts_at_the_drawn_time(rollout, path):
+    chosen = _chosen(draws, probability, generator(seed, step, "mask", index), exactly=rollout.exact_share)
+    if is_paper:
         ways = torch.rand(batch, generator=generator(seed, step, "step_length", index), dtype=torch.float64)
         plan = plan_from_drawn_time(t, chosen, ways, path, grid, probability=probability)
         return at_source(plan) if rollout.control == "source_noise" else plan
-    offsets = draw_offsets(rollout.strategy, rollout.max_step_offset, batch, generator(seed, step, "k", index))
+    offsets = draw_offsets(rollout.strategy, rollout.max_step_offset, draws, generator(seed, step, "k", index))
     drawn = torch.where(chosen, offsets, 0)
+    if shared > 0:
+        drawn = drawn[shared_slots(batch, batch if batch_size is None else batch_size, shared)]
     deep_enough = path.at(t).sigma >= rollout.min_sigma
     plan = plan_offsets(t, torch.where(deep_enough, drawn, 0), path, grid, probability=probability)
     plan = replace(plan, drawn_k=drawn)
     return at_source(plan) if rollout.control == "source_noise" else plan
+
+
+def shared_slots(rows: int, batch_size: int, shared: int) -> LongTensor:
+    """(rows,) which of `shared` draws each row of a step has: every batch of `batch_size` rows is cut into as many runs of neighbours.
+
+    So every `world_size`-th row of a batch has all draws, equally often, where `shared * world_size` divides the batch: each rank has
+    the same ones, whatever their number.
+    """
+    return torch.arange(rows) % batch_size * shared // batch_size  # type: ignore[return-value]
 
 
 def _chosen(rows: int, probability: float, draws: torch.Generator, *, exactly: bool) -> Tensor:

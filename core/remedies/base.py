@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import LongTensor, Tensor
 
+from ..families.guidance import Guidance
 from ..maths.grid import Grid
 from ..maths.noise import Level, NoisePath, Prediction, PredictionType, target_output
 from ..maths.rollout import Predict, undisturbed
@@ -134,6 +135,26 @@ class Counts:
     probability: float = 0.0
 
 
+@dataclass(frozen=True)
+class Calls:
+    """Calls of the network in a micro-step, whatever their rows."""
+
+    with_gradient: int
+    without_gradient: int
+
+    @property
+    def total(self) -> int:
+        return self.with_gradient + self.without_gradient
+
+    def one_more(self, *, with_gradient: bool) -> "Calls":
+        return Calls(self.with_gradient + with_gradient, self.without_gradient + (not with_gradient))
+
+    @classmethod
+    def most(cls, all_: Sequence["Calls"]) -> "Calls":
+        """So many that each of them finds room."""
+        return cls(max(each.with_gradient for each in all_), max(each.without_gradient for each in all_))
+
+
 class Network:
     """The model as a remedy sees it: every evaluated row is counted, guidance's second row too. Gradient and training mode are the caller's.
 
@@ -232,6 +253,9 @@ class Remedy(Protocol):
     def counts(self, plan: Any) -> Counts:
         """What the log says about a plan."""
 
+    def calls(self, plan: Any, guidance: Guidance) -> Calls:
+        """The calls that the four steps and the training forward make of the network for the rows of a plan, exactly (without portions)."""
+
 
 @dataclass(frozen=True)
 class PlainPlan:
@@ -269,3 +293,6 @@ class Plain:
 
     def counts(self, plan: Any) -> Counts:
         return Counts()
+
+    def calls(self, plan: Any, guidance: Guidance) -> Calls:
+        return Calls(1, 0)

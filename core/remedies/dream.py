@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..families.guidance import Guidance
 from ..maths.noise import per_row, state_dtype
-from .base import Batch, Counts, Network, Plain, PlainPlan, State
+from .base import Batch, Calls, Counts, Network, Plain, PlainPlan, State
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -49,3 +50,6 @@ class Dream(Plain):
 
     def counts(self, plan: PlainPlan) -> Counts:
         return Counts(rolled=len(plan.t))
+
+    def calls(self, plan: PlainPlan, guidance: Guidance) -> Calls:
+        return Calls(1, 1)

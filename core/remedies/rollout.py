@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import LongTensor, Tensor
 
+from ..families.guidance import Guidance
 from ..maths import reflexflow
 from ..maths.noise import Level, Prediction, PredictionType, per_row, placed, prediction_from_output
 from ..maths.reflexflow import Reflex
 from ..maths.rollout import Plan, make_plan, roll_out, training_target
 from ..maths.row_loss import Terms
-from .base import Batch, Counts, Ground, Network, Plain, State
+from ..maths.solvers import SOLVERS, most_steps
+from .base import Batch, Calls, Counts, Ground, Network, Plain, State
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -47,7 +49,10 @@ class ScheduledSampling(Plain):
         return config.rollout.is_active
 
     def plan(self, t: Tensor, *, step: int, seed: int) -> Plan:
-        return make_plan(self.options, t, self.ground.path, self.ground.grid, step=step, seed=seed)
+        batch_size = self.config.training.train_batch_size
+        return make_plan(
+            self.options, t, self.ground.path, self.ground.grid, step=step, seed=seed, batch_size=batch_size
+        )
 
     def asks(self, plan: Plan) -> bool:
         return not self.two_pass and bool(len(plan.rows))
@@ -108,6 +113,17 @@ class ScheduledSampling(Plain):
     def counts(self, plan: Plan) -> Counts:
         k = plan.k.numpy()
         return Counts(int((k > 0).sum()), int(k.sum()), int(plan.at_source_noise.sum()), plan.probability)
+
+    def calls(self, plan: Plan, guidance: Guidance) -> Calls:
+        if not len(plan.rows):
+            return Calls(1, 0)
+        if self.two_pass:
+            return Calls(2, int(self.asks_clean))
+        options, steps = self.options, int(plan.k.max())
+        most = most_steps(options.sampler, options.max_evaluations)
+        evaluations = SOLVERS[options.sampler].calls_per_step * (steps if most is None else min(steps, most))
+        alone = self.asks_clean and not self.joins_clean
+        return Calls(1, evaluations * guidance.calls(options.guidance) + int(alone))
 
 
 class Beside:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..families.guidance import Guidance
 from ..maths.noise import Level, consistent_target, per_row, placed, target_output
 from ..randomness import generator
-from .base import Batch, Counts, MoreRows, Network, Plain, State
+from .base import Batch, Calls, Counts, MoreRows, Network, Plain, State
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -88,3 +89,6 @@ class Soar(Plain):
     def counts(self, plan: SoarPlan) -> Counts:
         rows = len(plan.t)
         return Counts(rolled=rows) if self.config.soar.acts else Counts(source_noise_rows=rows)
+
+    def calls(self, plan: SoarPlan, guidance: Guidance) -> Calls:
+        return Calls(1, guidance.calls(self.config.soar.guidance) if self.config.soar.acts else 0)

@@ -6,6 +6,9 @@ goes.
       ema.safetensors         the average, where there is one                  resume.json             everything that
       is not a tensor manifest.json           sha256 and size of every file above
 
+Where the weights are divided among N processes, each writes its rows into a file of its own, `trainable-00001-of-0000N.safetensors` and so
+on; whoever reads joins them, or takes the rows that it needs. The first process writes the record and the manifest, last, as ever.
+
 A save writes `.partial-<pid>-<step>/`, flushes every file, writes and flushes the manifest, flushes the folder, renames
 it to its name and flushes the parent. A process killed at any moment therefore leaves either a complete checkpoint or a
 leftover that starts with a dot, which `remove_leftovers` clears at the next start. Nothing is pickled: tensors are
@@ -20,14 +23,15 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,11 +41,17 @@ from ..errors import Trouble
 from ..formats import FORMATS, VERSION, refusal
 from ..sizes import size
 
-FORMAT = FORMATS["checkpoint"]
+FORMAT, DIVIDED_FORMAT = 1, FORMATS["checkpoint"]
+"""Of a checkpoint with one file for each group of tensors, which version 0.2 reads too, and of one with several."""
 MANIFEST, RECORD = "manifest.json", "resume.json"
 SPACE_FACTOR = 1.2  # of the size about to be written: file systems have overheads, and other programs write too
 _NAME = re.compile(r"step-(\d{6,})")
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _LEFTOVER = re.compile(r"\.(partial|replaced|pruned)-(\d+)-(\d+)")
+
+
+Files = dict[str, dict[str, Any]]
+"""Name -> sha256 and bytes, as the manifest has them."""
 
 
 class CheckpointError(Trouble, RuntimeError):
@@ -57,6 +67,26 @@ class DiskFull(OSError):
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which rows of every tensor one of several processes has: `torch.chunk` along the first axis. A tensor without axes belongs to all."""
+
+    rank: int = 0
+    of: int = 1
+
+    def rows(self, count: int) -> slice:
+        """Of so many rows; may be none."""
+        size = -(-count // self.of)
+        return slice(min(self.rank * size, count), min((self.rank + 1) * size, count))
+
+    def file(self, stem: str) -> str:
+        """The name of this process's file of a group of tensors."""
+        return f"{stem}.safetensors" if self.of == 1 else f"{stem}-{self.rank + 1:05d}-of-{self.of:05d}.safetensors"
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Saved:
     """Where a checkpoint lies and how many bytes it takes."""
 
@@ -66,7 +96,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: `tensors[file stem][name]` on the CPU, `record` the content of resume.json."""
+    """A verified checkpoint: `tensors[group][name]` on the CPU, or the rows of them that were asked for; `record` the content of resume.json."""
 
     path: Path
     step: int
@@ -84,13 +114,17 @@ def save(
     record: Mapping[str, Any],
     *,
     keep: int | None = None,
+    share: Share = WHOLE,
+    beside: Callable[[Path], Callable[[], Files]] | None = None,
 ) -> Saved:
     """Write checkpoint `step` into `folder` so that it is complete or invisible, then prune to the newest `keep` (None:
     all).
 
     Args:
-        tensors: file stem -> name -> tensor; an empty group is written too, so that loading needs no special case.
+        tensors: group -> name -> tensor; an empty group is written too, so that loading needs no special case.
         record: JSON-able; `step` and `format` are added.
+        share: whose rows the tensors are. beside: has the other processes write theirs into the folder that it is given (`write_tensors`);
+            what it returns waits for them, and gives their files.
     Raises:
         DiskFull: too little room, before or while writing; the partial folder is gone, older checkpoints are as they
         were.
@@ -99,17 +133,18 @@ def save(
     final = folder / f"step-{step:06d}"
     partial = folder / f".partial-{os.getpid()}-{step}"
     try:
-        _require_space(folder, tensors)
+        _require_space(folder, tensors, share.of)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for stem, group in tensors.items():
-            save_file({name: _storable(tensor) for name, tensor in group.items()}, partial / f"{stem}.safetensors")
-            _flush_file(partial / f"{stem}.safetensors")
-        _write_json(partial / RECORD, {**record, "step": step, "format": FORMAT})
-        files: dict[str, dict[str, Any]] = {
-            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
-        }
-        _write_json(partial / MANIFEST, {"format": FORMAT, "version": VERSION, "step": step, "files": files})
+        waiting = None if beside is None else beside(partial)
+        try:
+            files = write_tensors(partial, tensors, share)
+        finally:
+            others = {} if waiting is None else waiting()
+        layout = FORMAT if share.of == 1 else DIVIDED_FORMAT
+        _write_json(partial / RECORD, {**record, "step": step, "format": layout})
+        files |= {**others, RECORD: _described(partial / RECORD)}
+        _write_json(partial / MANIFEST, {"format": layout, "version": VERSION, "step": step, "files": files})
         platform_calls.sync_folder(partial)
         _put_in_place(partial, final)
     except BaseException as error:
@@ -133,6 +168,23 @@ def save(
     return Saved(final, sum(entry["bytes"] for entry in files.values()))
 
 
+def write_tensors(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], share: Share = WHOLE) -> Files:
+    """Write and flush a process's files of a checkpoint into the folder in which it is made; what the manifest says of them. A tensor without
+    axes, which belongs to all, is in the files of the first."""
+    files = {}
+    for stem, group in tensors.items():
+        path = folder / share.file(stem)
+        mine = {name: tensor for name, tensor in group.items() if share.rank == 0 or tensor.ndim}
+        save_file({name: _storable(tensor) for name, tensor in mine.items()}, path)
+        _flush_file(path)
+        files[path.name] = _described(path)
+    return files
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
 def _put_in_place(partial: Path, final: Path) -> None:
     """Rename the finished folder to its name. One already there (the same step, trained again) is set aside first,
     removed last.
@@ -147,9 +199,10 @@ def _put_in_place(partial: Path, final: Path) -> None:
         shutil.rmtree(aside)
 
 
-def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _require_space(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], processes: int) -> None:
+    """For all processes: the first, whose tensors these are, has as many rows as any."""
     needed = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
-    needed = int(needed * SPACE_FACTOR) + 2**20
+    needed = int(needed * processes * SPACE_FACTOR) + 2**20
     free = platform_calls.free_bytes(folder)
     if free < needed:
         raise DiskFull(
@@ -240,17 +293,20 @@ def verify(path: Path) -> list[str]:
     return problems
 
 
-def load(path: Path) -> Checkpoint:
-    """Read and check one checkpoint: hashes, and finite numbers throughout. Raises CheckpointError with every
-    problem, NewerCheckpoint for a newer version's.
+def load(path: Path, share: Share = WHOLE) -> Checkpoint:
+    """Read and check one checkpoint: hashes, and finite numbers in what is read. However many processes wrote it, its tensors are joined.
+
+    Args:
+        share: whose rows of every tensor to read.
+    Raises: CheckpointError with every problem, NewerCheckpoint for a newer version's.
+    Cost: every byte is read for its hash; in memory are the tensors that are returned, and one more.
     """
     _refuse_newer(path)
     problems = verify(path)
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}.")
     record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    # Read, not mapped into memory: Windows would refuse to prune a checkpoint that is mapped.
-    tensors = {file.stem: tensors_of(file.read_bytes()) for file in sorted(path.glob("*.safetensors"))}
+    tensors = {stem: _read(files, share) for stem, files in _groups(path).items()}
     for stem, group in tensors.items():
         bad = [
             name for name, tensor in group.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
@@ -270,12 +326,49 @@ def _refuse_newer(path: Path) -> None:
         raise NewerCheckpoint(f"{path} {newer.what}", newer.remedy)
 
 
-def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def _groups(path: Path) -> dict[str, list[Path]]:
+    """Group -> its files, in the order of the processes that wrote them. Raises: CheckpointError where one of several is missing."""
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        part = _PART.fullmatch(file.stem)
+        groups.setdefault(file.stem if part is None else part[1], []).append(file)
+    for stem, files in groups.items():
+        part = _PART.fullmatch(files[0].stem)
+        if part is not None and len(files) != int(part[3]):
+            raise CheckpointError(f"{path}: of the {int(part[3])} files of {stem} there are {len(files)}.")
+    return groups
+
+
+def _read(files: list[Path], share: Share) -> dict[str, Tensor]:
+    """The tensors of a group, or a share of their rows."""
+    if len(files) == 1 and share == WHOLE:
+        # Read, not mapped into memory: Windows would refuse to prune a checkpoint that is mapped.
+        return tensors_of(files[0].read_bytes())
+    with ExitStack() as opened:
+        parts = [opened.enter_context(safe_open(file, framework="pt")) for file in files]
+        return {name: _joined(parts, name, share) for name in parts[0].keys()}  # noqa: SIM118 - no mapping
+
+
+def _joined(parts: list[Any], name: str, share: Share) -> Tensor:
+    """A share of the rows that the files have between them, in a memory of its own."""
+    slices = [part.get_slice(name) for part in parts if name in part.keys()]  # noqa: SIM118
+    if not slices[0].get_shape():
+        return parts[0].get_tensor(name).clone()
+    counts = [each.get_shape()[0] for each in slices]
+    wanted, pieces, first = share.rows(sum(counts)), [], 0
+    for each, count in zip(slices, counts, strict=True):
+        begin, end = max(wanted.start - first, 0), min(wanted.stop - first, count)
+        pieces.append(each[min(begin, count) : max(end, min(begin, count))])
+        first += count
+    return torch.cat(pieces)
+
+
+def load_latest(folder: Path, share: Share = WHOLE) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and for each newer one that does not, why it was passed over. Raises NewerCheckpoint."""
     skipped: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return load(path), skipped
+            return load(path, share), skipped
         except NewerCheckpoint:
             raise
         except (CheckpointError, OSError, SafetensorError) as error:

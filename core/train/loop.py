@@ -36,6 +36,7 @@ from .recovery import Recovery
 from .reporting import StepReporter, Timer
 from .resuming import check_unchanged, find_checkpoint, restore
 from .session import open_session
+from .sharding import share_of
 from .standing import Standing
 from .status import SilentJournal, Status
 from .step import Stepper
@@ -97,7 +98,7 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
     status.step, status.total = 0, config.training.max_train_steps
     config = of_this_rank(config, status.ranks)
     opened.enter_context(joined(config, status.ranks))
-    before = find_checkpoint(status, resume)
+    before = find_checkpoint(status, resume, share_of(config, status.ranks))
     if before is not None:
         status.step = status.saved = before.step  # from here on an early end says where a resume goes on
         check_unchanged(before, config, status)
@@ -113,18 +114,21 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
         if before is not None:
             restore(session, before)
             status.standing = Standing.of(before.record)
-    status.ranks.start_alike(session.parameters)
+    if session.shares is None:
+        status.ranks.start_alike(session.parameters)
     if before is not None:
         del before  # a whole copy of weights and moments
     timer, room = Timer(listener), DiskRoom(status, interrupt)
     keeper = Keeper(status, session, room)
+    if session.shares is not None:
+        session.shares.answer("save", keeper.write_share)
     viewer = Viewer(status, session, room, listener, timer)
     between_steps = BetweenSteps(status, listener, room, keeper, viewer)
     recovery = Recovery(status, session, keeper, Stepper(session, status.ranks))
     reporter = StepReporter(status, session, timer)
 
-    listener.accept_saves(keeper.save_on_command)
-    with agreed_end(status.ranks):
+    with agreed_end(status.ranks), session.led():
+        listener.accept_saves(keeper.save_on_command)
         viewer.view_base(is_resumed)
         if is_resumed:
             viewer.view_if_due(only_missing=True)  # a run that died between its checkpoint and its pictures
@@ -132,19 +136,19 @@ def _train(config: RunConfig, status: Status, interrupt: Interrupt, resume: bool
 
     opened.enter_context(status.heartbeat.during("what lies between two steps", PATIENCE_S))
     while status.step < status.total:
-        with agreed_end(status.ranks):
+        with agreed_end(status.ranks), session.led():
             between_steps.handle_all()
         before_it, done = status.step, recovery.take()
         if done is not None:
             reporter.report(done.tally, rate=done.rate, gradient_norm=done.gradient_norm, seconds=done.seconds)
         elif status.step < before_it:
             continue  # the run went back: what is due there is there
-        with agreed_end(status.ranks):
+        with agreed_end(status.ranks), session.led():
             if keeper.is_checkpoint_due():
                 with timer.timed("save"):
                     keeper.save()
             viewer.view_if_due()
-    with agreed_end(status.ranks):
+    with agreed_end(status.ranks), session.led():
         _finish(listener, keeper, viewer)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..memory import is_out_of_memory
 from ..runs import checkpoint
-from ..runs.checkpoint import Checkpoint, CheckpointError
+from ..runs.checkpoint import Checkpoint, CheckpointError, Share
 from .keeping import Keeper
-from .outcome import Broken, NotFinite
+from .outcome import Broken, NotFinite, agreed_end
 from .resuming import restore
 from .session import Session
+from .sharding import share_of
 from .standing import OUTLIER, Standing
 from .status import Status
 from .step import SKIPS_ALLOWED, Stepper, StepResult
@@ -31,6 +32,7 @@ class Recovery:
         session.schedule.factor = status.standing.rate_factor
         stepper.split, stepper.portions.most = status.standing.split, status.standing.portion
         stepper.scaled_in_a_row = status.standing.scaled_in_a_row
+        self._share = share_of(session.config, status.ranks)
 
     def take(self) -> StepResult | None:
         """The next step. None where there was none: then `status.step` is one further, the step was skipped, and weights and moments are
@@ -100,7 +102,8 @@ class Recovery:
         if broken.in_weights:
             told.append(f"Nothing of it was saved: {status.how_to_continue()}.")
         else:
-            self.keeper.save()
+            with agreed_end(status.ranks), self.session.led():
+                self.keeper.save()
             told.append(f"The weights were not touched and are saved as step {status.step}.")
         raise Broken(" ".join(told), broken.remedy) from broken
 
@@ -118,13 +121,13 @@ class Recovery:
         mine: Checkpoint | None = None
         if self.status.ranks.is_main:
             for path in reversed(checkpoint.checkpoints(self.status.run.checkpoints_path)):
-                mine = _good(path)
+                mine = _good(path, self._share)
                 if mine is not None:
                     break
         path = self.status.ranks.gather(None if mine is None else str(mine.path))[0]
         if path is None or mine is not None:
             return mine
-        return checkpoint.load(Path(path))
+        return checkpoint.load(Path(path), self._share)
 
     def _go_back(self, found: Checkpoint, broken: NotFinite) -> None:
         status, session = self.status, self.session
@@ -141,7 +144,8 @@ class Recovery:
             # Those after it are of weights that broke. It is written again with the lower rate, so that a resume does not repeat all this.
             checkpoint.remove_after(status.run.checkpoints_path, found.step)
             status.run.forget_after(found.step)
-        self.keeper.save()
+        with agreed_end(status.ranks), session.led():
+            self.keeper.save()
         pictures = list(dict.fromkeys([*row, *broken.pictures]))
         status.emit(
             "back",
@@ -219,10 +223,10 @@ class Recovery:
         return f"train_batch_size {rows} with gradient_accumulation_steps {steps}"
 
 
-def _good(path: Path) -> Checkpoint | None:
-    """A checkpoint that is whole and was not saved while steps broke; None else."""
+def _good(path: Path, share: Share) -> Checkpoint | None:
+    """A share of a checkpoint that is whole and was not saved while steps broke; None else."""
     try:
-        found = checkpoint.load(path)
+        found = checkpoint.load(path, share)
     except (CheckpointError, OSError, checkpoint.SafetensorError) as error:
         if is_out_of_memory(error):
             raise

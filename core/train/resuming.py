@@ -4,13 +4,14 @@ import platform
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..adapters.trainable import load_adapter_state
 from ..before.run_schedule import schedule_of
 from ..config import OPTIONS, RunConfig, config_to_flat
 from ..families.devices import resolve_device
 from ..runs import checkpoint
-from ..runs.checkpoint import Checkpoint
+from ..runs.checkpoint import WHOLE, Checkpoint, Share
 from .outcome import Refused
 from .session import Session
 from .status import Status
@@ -20,15 +21,15 @@ FREE_ON_RESUME = frozenset(
     if option.section in ("validation", "saving")
     or (option.section == "drift" and name not in ("drift_data_dir", "drift_holdout_images", "drift_seed"))  # these choose what trains
     or name in ("max_train_steps", "num_processes", "max_restarts", "report_to", "data_cache_dir", "data_cache_limit_gb", "device", "lora_layout", "lora_folder",
-                "streamed_blocks", "compile", "skip_broken_steps", "split_on_out_of_memory")
+                "streamed_blocks", "compile", "shard_weights", "skip_broken_steps", "split_on_out_of_memory")
 )  # fmt: skip
 """Options that may change between a checkpoint and its resume: none of them changes a step that goes well. `max_train_steps` may only
 grow.
 """
 
 
-def find_checkpoint(status: Status, resume: bool) -> Checkpoint | None:
-    """The newest whole checkpoint of a run that resumes; None for a fresh run.
+def find_checkpoint(status: Status, resume: bool, share: Share = WHOLE) -> Checkpoint | None:
+    """The newest whole checkpoint of a run that resumes, or a share of its rows; None for a fresh run.
 
     Raises: Refused where a fresh run would overwrite checkpoints, or there is none to resume from.
     """
@@ -43,7 +44,7 @@ def find_checkpoint(status: Status, resume: bool) -> Checkpoint | None:
                 "Resume it, or make a new run: training would overwrite them.",
             )
         return None
-    found, skipped = checkpoint.load_latest(folder)
+    found, skipped = checkpoint.load_latest(folder, share)
     for reason in skipped:
         status.warn(f"A checkpoint was passed over: {reason}", "An older one is used; delete the damaged folder.")
     if found is None:
@@ -98,11 +99,27 @@ def restore(session: Session, before: Checkpoint) -> None:
             f"The pictures differ from those of checkpoint step {before.step}: {'; '.join(changed)}.",
             "Put them back to resume, or clone the run to train on the new set from the start.",
         )
-    load_adapter_state(session.model, before.tensors["trainable"])
-    session.optimizer.load_state_dict(checkpoint.unflatten(before.record["optimizer"], before.tensors["optimizer"]))
+    moments = checkpoint.unflatten(before.record["optimizer"], before.tensors["optimizer"])
+    weights, average = before.tensors["trainable"], before.tensors.get("ema", {})
+    if session.shares is not None:
+        own = dict(zip(session.names, session.parameters, strict=True))
+        weights, average = (
+            {name: session.shares.placed(value, own[name]) for name, value in named.items() if name in own}
+            for named in (weights, average)
+        )
+        moments["state"] = {
+            number: {
+                name: session.shares.placed(value, session.parameters[number])
+                if isinstance(value, Tensor) and value.ndim
+                else value
+                for name, value in each.items()
+            }
+            for number, each in moments["state"].items()
+        }
+    load_adapter_state(session.model, weights)
+    session.optimizer.load_state_dict(moments)
     if session.average is not None:
-        average = [before.tensors["ema"][name] for name in session.names]
-        session.average.load(average, before.record["ema_updates"])
+        session.average.load([average[name] for name in session.names], before.record["ema_updates"])
     if session.accelerator.scaler is not None:
         session.accelerator.scaler.load_state_dict(before.record["scaler"])
 

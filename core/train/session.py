@@ -30,6 +30,7 @@ from .listening import Listener
 from .live_text import conditioning_of, own_rates
 from .optimizers import Average, Schedule, make_optimizer
 from .outcome import Refused, main_first
+from .sharding import Shares, is_sharded, own_part
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,27 +50,30 @@ class Session:
     optimizer: Optimizer
     schedule: Schedule
     average: Average | None
+    shares: Shares | None = None
+    """Where the weights are divided among the processes: then `parameters`, moments and average are this rank's shares."""
 
     def displayed_weights(self) -> AbstractContextManager[None]:
-        """Inside: the moving average where there is one. It is what is exported, so it is what is sampled and measured."""
+        """Inside: the moving average where there is one. It is what is exported, so it is what is sampled and measured. Of divided weights the
+        model has all of them inside: for rank 0, in a block that is `led`."""
+        if self.shares is not None:
+            return self.shares.whole("trained" if self.average is None else "average")
         return nullcontext() if self.average is None else self.average.in_place()
 
     def trained_weights(self) -> AbstractContextManager[None]:
         """Inside: the weights that are trained, also in the middle of `displayed_weights`."""
-        return nullcontext() if self.average is None else self.average.set_aside()
+        return nullcontext() if self.average is None or self.shares is not None else self.average.set_aside()
+
+    def led(self) -> AbstractContextManager[None]:
+        """A block that every rank enters, at whose end the others have done what rank 0 asked of them (`Shares.led`)."""
+        return nullcontext() if self.shares is None else self.shares.led()
 
     def largest_weight(self) -> Tensor:
-        """The largest absolute value among the trained weights and their average, a number on the device: not finite where one of them is not.
+        """The largest absolute value among this rank's trained weights and their average, a number on the device: not finite where one of them is not.
         Cost: one look at each."""
         average = [] if self.average is None else self.average.values
-        weights = [parameter.detach() for parameter in self.parameters]
-        return torch.nn.utils.get_total_norm([*weights, *average], norm_type=math.inf)
-
-    def average_on_cpu(self) -> dict[str, Tensor] | None:
-        """The moving average by the parameters' names; None where there is none."""
-        if self.average is None:
-            return None
-        return {name: value.cpu() for name, value in zip(self.names, self.average.values, strict=True)}
+        weights = [own_part(parameter.detach()) for parameter in (*self.parameters, *average)]
+        return torch.nn.utils.get_total_norm([each for each in weights if each.numel()], norm_type=math.inf)
 
     def data_fingerprint(self) -> dict[str, str]:
         """Name -> fingerprint of a picture and its caption; of a large set one fingerprint for all. Order counts."""
@@ -118,10 +122,15 @@ def open_session(
     check_layout(model, config)
     if training.gradient_checkpointing:
         checkpoint_blocks(model.denoiser)
+    ranks = listener.status.ranks
+    shares = Shares(model, ranks) if is_sharded(config, ranks) else None
     if training.compile:
         _compile(model, config, data, accelerator, listener)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(training, parameters, own_rates(config, trainable_names(model), parameters))
+    average = Average(parameters, training.ema_decay) if training.use_ema else None
+    if shares is not None:
+        shares.offer({"trained": parameters, "average": [] if average is None else average.values})
     return Session(
         config=config,
         accelerator=accelerator,
@@ -131,7 +140,8 @@ def open_session(
         parameters=parameters,
         optimizer=optimizer,
         schedule=Schedule(training, optimizer),
-        average=Average(parameters, training.ema_decay) if training.use_ema else None,
+        average=average,
+        shares=shares,
     )
 
 

@@ -2,24 +2,29 @@
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from accelerate.utils import AutocastKwargs
+from torch import LongTensor, Tensor
 
 from ..data import Batch
+from ..families.base import Model
 from ..maths.grid import Grid, build_grid
 from ..maths.noise import sent
 from ..memory import Portions, is_out_of_memory, return_memory
 from ..randomness import seed_global, stream_seed
 from ..remedies.base import Batch as Rows
-from ..remedies.base import State
+from ..remedies.base import Calls, State
 from .live_text import conditioning_of, let_rest
 from .losses import batch_loss
 from .outcome import Broken, NotFinite
 from .ranks import Ranks
 from .reporting import StepTally, read_together
 from .session import Session
+from .sharding import whole_value
 from .splitting import parts_of
 from .together import states_of
 from .window import Draw, draw_window
@@ -63,7 +68,8 @@ class Stepper:
         rate = session.schedule.set(step)
         tally, losses, states = self._gradient(step)
         let_rest(session.config, session.names, session.parameters, step)
-        self.ranks.add_gradients(session.parameters)
+        if session.shares is None:  # else the backward has
+            self.ranks.add_gradients(session.parameters)
         # The first number of the step that is read: until here nothing waits for the device.
         read = read_together([session.largest_weight(), self._clipped_norm(), *states, *losses], tally)
         largest, norm, states_read, losses_read = read[0], read[1], read[2 : 2 + len(states)], read[2 + len(states) :]
@@ -111,17 +117,20 @@ class Stepper:
         )
         if step + 1 < session.config.training.max_train_steps:
             session.data.read_ahead(step + 1, self.ranks.share)
-        rows = max(len(batch.ids) for batch in batches)
+        rows, shares, agreed = max(len(batch.ids) for batch in batches), session.shares, [Calls(0, 0)] * micro_steps
+        if shares is not None:
+            agreed = shares.agree([draw.remedy.calls(draw.plan, session.model.guidance) for draw in draws])
         while True:
             tally, found, full = StepTally(rows=session.data.rows_per_step), [], None
             session.optimizer.zero_grad(set_to_none=True)
             try:
                 numbers, parts = self._parts(batches, draws)
                 for number, part, state in zip(numbers, parts, self._states(parts, tally), strict=True):
-                    found.append(self._micro_step(step, number, *part, state, tally))
+                    micro = number % micro_steps
+                    found.append(self._micro_step(step, number, *part, state, tally, agreed[micro]))
             except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or shares is not None:
+                    raise  # processes that share weights wait for each other's calls in the middle of this one
                 full = error
             if not self.ranks.any(full is not None):
                 return tally, [loss for loss, _ in found], [state for _, state in found]
@@ -150,31 +159,35 @@ class Stepper:
     def _states(self, parts: list[tuple[Batch, Draw]], tally: StepTally) -> list[State | None]:
         """Of each part where its rows train, where the network is asked for several of them at once; None else."""
         session = self.session
-        # Text encoders that train encode each part's captions in its own micro-step, with its own dropout.
-        if session.config.text_encoder.is_on:
+        # Text encoders that train encode each part's captions in its own micro-step, with its own dropout; processes that share the
+        # weights agree on the calls of each micro-step.
+        if session.config.text_encoder.is_on or session.shares is not None:
             return [None] * len(parts)
         with session.accelerator.autocast():
             checkpointed = session.config.training.gradient_checkpointing
             return states_of(session.model, parts, self.portions, tally, checkpointed=checkpointed)
 
     def _micro_step(
-        self, step: int, number: int, batch: Batch, draw: Draw, state: State | None, tally: StepTally
+        self, step: int, number: int, batch: Batch, draw: Draw, state: State | None, tally: StepTally, agreed: Calls
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward of an accumulation step, or of part of one; returns its loss and its largest state, numbers on the device.
-        `state`: where its rows train, where that is known already."""
-        session = self.session
+        `state`: where its rows train, where that is known already. `agreed`: the calls that every process makes, where they share the weights."""
+        session, shares = self.session, self.session.shares
         # LoRA dropout draws from the global generator, another stream on every rank
         index = number * self.ranks.world_size + self.ranks.rank
         seed_global(stream_seed(session.config.training.seed, step, "dropout", index), session.model.device)
-        with session.accelerator.autocast():
+        portions = self.portions if shares is None else None
+        # Of divided weights casts are not kept: they would outlive the weights of their block.
+        casts = None if shares is None else AutocastKwargs(cache_enabled=False)
+        with session.accelerator.autocast(casts), nullcontext() if shares is None else shares.counted(agreed):
             noise, mask = sent(draw.noise, batch.latents), batch.mask
             given = conditioning_of(session.model, session.config, batch, step)
-            rows = Rows(
-                batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask, self.portions, state
-            )
+            rows = Rows(batch.latents, noise, given, batch.is_class, batch.class_conditioning, mask, portions, state)
             found = batch_loss(session.model, session.config, draw.remedy, rows, draw.plan)
+            ask = partial(_ask_one, session.model, rows, draw.plan.t)
+            nothing = None if shares is None else shares.fill(agreed, ask)
         loss = found.parts.total.sum() / tally.rows  # the mean over the global batch, however it is split
-        session.accelerator.backward(loss)
+        session.accelerator.backward(loss if nothing is None else loss + nothing)
         tally.add(found, batch.is_class)
         return loss.detach(), found.largest_state
 
@@ -185,7 +198,7 @@ class Stepper:
         if session.accelerator.scaler is not None:
             session.accelerator.scaler.unscale_(session.optimizer)
         gradients = [parameter.grad for parameter in session.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole_value(torch.nn.utils.get_total_norm(gradients))
         limit = session.config.training.max_grad_norm
         if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(session.parameters, limit, norm)
@@ -229,3 +242,9 @@ class Stepper:
                 lambda: model.training_times(shape),
             )
         return self._grids[shape]
+
+
+def _ask_one(model: Model, rows: Rows, t: Tensor) -> Tensor:
+    """What the network answers for the first row of a batch: a call that is made because others make it."""
+    first: LongTensor = torch.zeros(1, dtype=torch.long)  # type: ignore[assignment]
+    return model.denoise(rows.x0[:1], t[:1].to(rows.x0), rows.conditioning.select(first))

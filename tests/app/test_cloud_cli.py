@@ -89,6 +89,15 @@ def test_each_thing_of_a_run_is_sent(tmp_path):
         ),
         ([], "--bucket: a spot machine may be taken away"),
         (["--on-demand", "--source", "nowhere"], "has no pyproject.toml"),
+        (
+            ["--on-demand", "--nodes", 2, "--volume", "pvc"],
+            "--nodes 2: the 1 processes of num_processes cannot be divided",
+        ),
+        (
+            ["--bucket", "s3://a", "--nodes", 2, "--num_processes", 2, "--train_batch_size", 2],
+            "--nodes 2: several machines read and write one folder",
+        ),
+        (["--bucket", "s3://a", "--volume", "pvc"], "name one of the two"),
         (["--on-demand", "--run-name", "../up"], "run"),
     ],
 )
@@ -124,6 +133,36 @@ def test_a_task_begins_goes_on_from_a_checkpoint_and_hands_on_its_exit_code(tmp_
         75,
         ["train", "--resume", "pot", "--runs-dir", "runs", "--dry-run"],
     )
+
+
+@pytest.mark.skipif(BASH is None, reason="the commands are bash's")
+def test_several_machines_start_their_shares_and_the_first_says_whether_the_run_goes_on(tmp_path, shell):
+    _, task = cloud_file(
+        tmp_path, "--preset", "demo", "--volume", "my-pvc", "--run-name", "pot", "--nodes", 2, "--num_processes", 4, "--max_restarts", 3
+    )  # fmt: skip
+    assert (task["num_nodes"], task["resources"]["accelerators"]) == (2, "A100:2")
+    assert task["volumes"] == {"~/rollout-studio/runs": "my-pvc"} and task["file_mounts"] == {}
+    torchrun = shell.home / "rollout-studio" / "venv" / "bin" / "torchrun"
+    shell.install("")
+    torchrun.write_text(f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:])\n", encoding="utf-8")
+    torchrun.chmod(0o755)
+
+    def started(node):
+        done = shell(task["run"], SKYPILOT_NODE_RANK=str(node), SKYPILOT_NODE_IPS="10.0.0.7\n10.0.0.8")
+        return done.stdout.split() if done.returncode == 0 else done.stderr
+
+    def meet(node):
+        return (
+            f"--nnodes 2 --nproc-per-node 2 --node-rank {node} --master-addr 10.0.0.7 --master-port 29400 --max-restarts 3 "
+            "--no-python rollout-studio train"
+        ).split()
+
+    begin = ["--config", "config.json", "--run-name", "pot", "--runs-dir", "runs"]
+    assert [started(node) for node in range(2)] == [[*meet(node), *begin] for node in range(2)]
+    saved = shell.home / "rollout-studio" / "runs" / "pot" / "checkpoints" / "step-000002" / "manifest.json"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    assert started(0) == [*meet(0), "--resume", "pot", "--runs-dir", "runs"] and started(1) == [*meet(1), *begin]
 
 
 @pytest.mark.skipif(BASH is None, reason="the commands are bash's")

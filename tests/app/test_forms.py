@@ -125,7 +125,7 @@ def test_a_slider_reaches_every_place_between_its_bounds():
 
 def test_every_number_of_scheduled_sampling_has_a_slider_and_takes_what_lies_beyond_it(form):
     numbers = [option for option in OPTIONS.values() if option.section == "rollout" and option.type in ("int", "float")]
-    assert len(numbers) == 15
+    assert len(numbers) == 16
     for option in numbers:
         field = form.components[option.name]
         if option.soft is None:

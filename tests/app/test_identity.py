@@ -155,6 +155,7 @@ def test_a_preset_goes_into_the_form_out_as_a_file_and_back_in_unchanged(page, s
 # -- every option -----------------------------------------------------------------------------------------------------------
 
 TOGETHER = {
+    "shard_weights": {"model_type": "full"},
     "caption_strategy": {"instance_prompt": "a cup"},
     "scheduled_sampling_order": {"scheduled_sampling_sampler": "unipc"},
     "lr_warmup_steps": {"lr_scheduler": "linear"},
@@ -201,7 +202,7 @@ def others(tmp_path_factory):
         "loss_weighting": "none", "precondition_outputs": False, "input_perturbation_gamma": 0.0, "soar_states": 0, "mixflow_gamma": 0.0, "dream_training": False, "lora_folder": str(tmp_path),
         "concepts": json.dumps([{"instance_data_dir": "demo-dreambooth-post", "instance_prompt": "a vbk shape", "trigger_word": "vbk", "class_prompt": "a shape"}]),
         "base_model_quantization": "int8", "streamed_blocks": 1, "compile": False, "num_processes": 2, "gradient_checkpointing": True, "lora_type": "lora",
-        "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "train_text_encoder": False, "new_tokens": 0,
+        "lora_rank_pattern": ["to_q=8", "to_k=4:2"], "shard_weights": False, "scheduled_sampling_shared_offsets": 3, "train_text_encoder": False, "new_tokens": 0,
     }  # fmt: skip
     return {name: special[name] if name in special else _another(option) for name, option in OPTIONS.items()}
 
@@ -235,7 +236,8 @@ def test_a_further_thing_goes_from_the_small_form_into_the_run(page, viewer, sto
 
 
 ALONE = {"model_type": "full", "loss_weighting": "cosmap", "precondition_outputs": True, "scheduled_sampling_reflexflow_mode": "paper",
-         "input_perturbation_gamma": 0.25, "soar_states": 2, "mixflow_gamma": 0.5, "dream_training": True, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2}  # fmt: skip
+         "input_perturbation_gamma": 0.25, "soar_states": 2, "mixflow_gamma": 0.5, "dream_training": True, "lora_type": "dora", "compile": True, "train_text_encoder": True, "new_tokens": 2,
+         "shard_weights": True}  # fmt: skip
 """Values that contradict many others, so that they are tried with the defaults only."""
 
 

@@ -64,6 +64,7 @@ CHANGES = {
     "reflexflow_step_gradient": ({**ON, "reflexflow_mode": "paper"}, True),
     "prob_start": ({**ON, "ramp_steps": 100}, 0.1), "prob_end": ({**ON, "ramp_steps": 100}, 0.9), "ramp_steps": ({**ON, "ramp_steps": 100}, 50),
     "ramp_shape": ({**ON, "ramp_steps": 100}, "cosine"), "exact_share": (ON, True), "max_evaluations": ({**ON, "max_step_offset": 3, "max_evaluations": 2}, 1),
+    "shared_offsets": (ON, 2),
 }  # fmt: skip
 
 

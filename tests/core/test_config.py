@@ -54,6 +54,7 @@ def other_value(option):
 COMPANIONS = {  # what an option needs beside it to be allowed at its other value
     "caption_strategy": {"caption_strategy": "filename"},
     "num_processes": {"num_processes": 2, "train_batch_size": 4},
+    "shard_weights": {"model_type": "full"},
     "concepts": {"concepts": '[{"instance_data_dir": "cat", "trigger_word": "qrx"}]'},
     "with_prior_preservation": {"class_prompt": "a shape"},
     "output_preservation_weight": {"class_prompt": "a shape"},

@@ -210,6 +210,10 @@ def test_memory_grows_as_its_formula_says():
     assert estimated_memory(gradient_accumulation_steps=4).parts == base  # one after the other
     network = 3_502_864
     assert estimated_memory(model_type="full").parts["training"] == pytest.approx(network * 4 * 3)
+    shared = {"model_type": "full", "num_processes": 2, "train_batch_size": 8}
+    alone, divided = (estimated_memory(**shared, shard_weights=each).parts for each in (False, True))
+    assert divided["training"] == alone["training"] / 2 and alone["weights"] - divided["weights"] == network * 4 / 2
+    assert 0 < divided["visiting"] < 3 * 4 * network / 4 and "visiting" not in alone
 
 
 def test_a_transformer_needs_by_its_tokens_and_a_unet_by_its_pixels():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ SHORT = {
 }  # fmt: skip
 
 
+DIVIDED = {"model_type": "full", "shard_weights": True, "learning_rate": 1e-3}
 COMMAND_LINE = "import sys; from rollout_studio.app.cli.main import main; sys.exit(main())"
 """What the script `rollout-studio` is."""
 
@@ -34,7 +36,7 @@ def started(run, *flags):
 
 def trained(run, *flags):
     """What the run's log says, once it is done."""
-    code = started(run, *flags).wait(170)
+    code = started(run, *flags).wait(400)
     log = (run.path / "log.txt").read_text(encoding="utf-8")
     assert code == DONE, log
     return log
@@ -46,7 +48,7 @@ def state_of(run):
     return {f"{part}.{name}": value for part, named in found.tensors.items() for name, value in named.items()}
 
 
-def rank_process(worker, number, patience_s=160):
+def rank_process(worker, number, patience_s=300):
     """The process of a rank, once it is there."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
@@ -60,7 +62,7 @@ def rank_process(worker, number, patience_s=160):
     raise AssertionError(f"no rank {number}")
 
 
-def wait_for_step(run, worker, step, patience_s=160):
+def wait_for_step(run, worker, step, patience_s=300):
     until = time.monotonic() + patience_s
     while not any(event["step"] >= step for event in events(run, "step")):
         assert worker.poll() is None and time.monotonic() < until, (run.path / "log.txt").read_text(encoding="utf-8")
@@ -108,9 +110,10 @@ def test_a_killed_process_ends_the_run_clearly(tiny_run, killed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_after_a_kill_all_are_started_again_from_the_last_checkpoint(tiny_run):
-    settings = {"max_train_steps": 40, "max_restarts": 1}
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("what", [{}, DIVIDED], ids=["lora", "divided weights"])
+def test_after_a_kill_all_are_started_again_from_the_last_checkpoint(tiny_run, what):
+    settings = {"max_train_steps": 40, "max_restarts": 1, **what}
     whole, run = long_run(tiny_run, "whole", **settings), long_run(tiny_run, "killed", **settings)
     trained(whole)
     worker = started(run)
@@ -167,6 +170,53 @@ def test_torchrun_starts_the_command_line(tiny_run):
     run = type(made)(store / "by-torchrun")
     assert losses(run) == losses(made) and len(losses(run)) == 4
     assert done.stderr.count("Training on cpu") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("is_killed", [False, True], ids=["undisturbed", "one is killed"])
+@pytest.mark.parametrize("what", [{}, DIVIDED], ids=["lora", "divided weights"])
+def test_two_agents_as_on_two_computers_train_one_run_in_a_shared_folder(tiny_run, what, is_killed):
+    """Two torchruns, each of one process, which know each other by address and number alone."""
+    settings = {**what, "max_train_steps": 40} if is_killed else what
+    made = long_run(tiny_run, "worker", **settings) if is_killed else tiny_run("lumina2", "worker", **{**SHORT, **what})
+    store = made.path.parent
+    trained(made)
+    file = store.parent / "config.json"
+    file.write_text(json.dumps(made.read_config()), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    train = ["train", "--config", str(file), "--runs-dir", str(store), "--run-name", "nodes"]
+    logs = [(store.parent / f"node-{node}.txt").open("w+b") for node in range(2)]
+    agents = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1",
+                "--master-addr", "127.0.0.1", "--master-port", str(port), "--max-restarts", "1", "--no-python",
+                sys.executable, "-c", COMMAND_LINE, *train,
+            ],
+            stdout=logs[node], stderr=subprocess.STDOUT,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    run = type(made)(store / "nodes")
+
+    def said():
+        return "\n".join((store.parent / f"node-{node}.txt").read_text(encoding="utf-8") for node in range(2))
+
+    if is_killed:
+        until = time.monotonic() + 300
+        while not (run.events_path.exists() and any(event["step"] >= 5 for event in events(run, "step"))):
+            assert time.monotonic() < until and all(agent.poll() is None for agent in agents), said()
+            time.sleep(0.02)
+        (child,) = psutil.Process(agents[1].pid).children()
+        child.kill()
+    assert [agent.wait(300) for agent in agents] == [0, 0], said()
+    assert len(events(run, "start")) == (2 if is_killed else 1)
+    assert losses(run) == losses(made) and len(losses(run)) == made.read_config()["max_train_steps"]
+    there, again = state_of(made), state_of(run)
+    assert all(value.equal(again[name]) for name, value in there.items())
 
 
 def test_more_processes_than_rows_are_refused_and_restarts_of_one_process_are_idle():

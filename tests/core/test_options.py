@@ -197,6 +197,7 @@ def test_the_defaults_of_scheduled_sampling_are_fixed():
         "target": "consistent", "min_sigma": 0.02, "guidance": 1.0, "reflexflow": None, "reflexflow_alpha": 1.0,
         "reflexflow_beta1": 10.0, "reflexflow_beta2": 1.0, "reflexflow_norm": "max", "reflexflow_mode": "single-pass",
         "control": "none", "snr_gamma": 5.0, "reflexflow_step_gradient": False, "exact_share": False, "max_evaluations": 0,
+        "shared_offsets": 0,
     }  # fmt: skip
     assert {each.field: each.default for each in OPTIONS.values() if each.section == "rollout"} == wanted
 

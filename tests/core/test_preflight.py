@@ -341,6 +341,8 @@ def test_several_processes_are_told_what_they_wait_for_and_hold(check, monkeypat
     found = {finding.code: finding for finding in check(num_processes=2, train_batch_size=3, model_type="full")}
     assert "divide 3 rows unevenly" in found["uneven-rows"].message
     assert "holds the whole model" in found["processes-memory"].message
+    divided = check(num_processes=2, train_batch_size=2, model_type="full", shard_weights=True)
+    assert "processes-memory" not in {finding.code for finding in divided}
     assert not {"uneven-rows", "processes-memory"} & {each.code for each in check(num_processes=2, train_batch_size=4)}
     monkeypatch.setattr(installation, "torch_build", lambda: (True, True))
     for device, gpus, wrong in (("mps", 0, "a Mac has one"), ("cuda", 1, "CUDA shows one GPU")):

@@ -205,8 +205,8 @@ def test_a_checkpoint_from_before_an_option_goes_on_unless_it_trained_otherwise(
     assert train(run) == 0
     newest = checkpoint.load_latest
 
-    def older(folder):
-        found, skipped = newest(folder)
+    def older(folder, share):
+        found, skipped = newest(folder, share)
         since_then = [name for name, option in OPTIONS.items() if option.since not in ("0.1", "0.2")]
         for name in (
             *since_then,

@@ -1,5 +1,7 @@
 """What a step asks of the network and of the device: calls, rows, transfers and reads, counted. No seconds."""
 
+import dataclasses
+
 import pytest
 import torch
 from oracles import PATHS, grid_for, random_pair
@@ -14,7 +16,7 @@ from rollout_studio.core.maths.solvers import SOLVERS, make_solver
 from rollout_studio.core.memory import Portions
 from rollout_studio.core.remedies import Batch, Ground, remedy_for
 from rollout_studio.core.remedies import Network as AskedNetwork
-from rollout_studio.core.remedies.base import joined
+from rollout_studio.core.remedies.base import Calls, joined
 from rollout_studio.core.train import step as stepping
 from rollout_studio.core.train import together
 from rollout_studio.core.train.losses import batch_loss
@@ -161,6 +163,58 @@ def test_asked_together_or_alone_the_clean_prediction_gives_the_same_loss(sample
     together, alone = (loss_of(Model(), joined=each, scheduled_sampling_sampler=sampler) for each in (True, False))
     assert torch.equal(together.parts.total, alone.parts.total) and together.network_calls == alone.network_calls - 1
     assert together.network_rows == alone.network_rows
+
+
+class Counted(Model):
+    """Guided as the models are; keeps of each call whether a gradient was kept."""
+
+    def __init__(self, kind, guidance=CLASSIFIER_FREE):
+        super().__init__(kind)
+        self.guidance, self.with_gradient = guidance, []
+
+    def denoise(self, x, t, cond):
+        self.with_gradient.append(torch.is_grad_enabled())
+        return super().denoise(x, t, cond)
+
+    def predict(self, cond, guidance=1.0):
+        def ask(x, level, rows):
+            given = cond.select(rows)
+            output = self.denoise(x, level.t, given) if guidance == 1 else self.guidance(self.denoise, x, level.t, given, given, guidance)  # fmt: skip
+            return prediction_from_output(output, x, level, self.prediction_type)
+
+        return ask
+
+
+TWO_CALLS = dataclasses.replace(CLASSIFIER_FREE, joint=False)
+ANNOUNCED = [
+    ("flow_matching", {**ROLLS, "scheduled_sampling_sampler": name, **more})
+    for name in SOLVERS
+    for more in ({}, {"scheduled_sampling_max_evaluations": 5}, {"scheduled_sampling_guidance": 2.0}, {"scheduled_sampling_reflexflow_alpha": 0.0})
+] + [
+    ("epsilon", ROLLS), ("flow_matching", {**ROLLS, "scheduled_sampling_reflexflow_mode": "paper"}),
+    ("flow_matching", {**ROLLS, "scheduled_sampling_reflexflow_mode": "paper", "scheduled_sampling_reflexflow_alpha": 0.0}),
+    ("flow_matching", {**ROLLS, "scheduled_sampling_control": "source_noise"}), ("epsilon", {"dream_training": True}),
+    ("epsilon", {"input_perturbation_gamma": 0.1}), ("flow_matching", {"mixflow_gamma": 0.8}), ("flow_matching", {}),
+    ("flow_matching", {"soar_states": 2}), ("flow_matching", {"soar_states": 2, "soar_guidance": 2.0}),
+    ("flow_matching", {"soar_states": 2, "soar_control": "plain_states"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "flat"), ANNOUNCED, ids=str)
+@pytest.mark.parametrize("guidance", [CLASSIFIER_FREE, TWO_CALLS], ids=["one call", "two calls"])
+def test_a_plan_announces_exactly_the_calls_that_are_made(kind, flat, guidance):
+    """By which processes that share weights agree on their calls. Seeds with and without rolled rows."""
+    config, seen = config_from_flat({**flat, "pretrained_model_name_or_path": "demo-epsilon" if kind == "epsilon" else "demo-flow"}), set()  # fmt: skip
+    for seed in range(6):
+        model = Counted(kind, guidance)
+        remedy = remedy_for(config, Ground(model.noise_path, kind, grid_for(model.noise_path)))
+        plan = remedy.plan(torch.tensor([0.001, 0.62]) * model.noise_path.t_max, step=0, seed=seed)
+        x0, noise = random_pair((2, 3, 4, 5))
+        batch_loss(model, config, remedy, Batch(x0, noise, Conditioning({"words": torch.arange(2)})), plan)
+        made = Calls(sum(model.with_gradient), len(model.with_gradient) - sum(model.with_gradient))
+        assert remedy.calls(plan, guidance) == made
+        seen.add(made)
+    assert seen
 
 
 @pytest.mark.parametrize("flat", [{"scheduled_sampling_guidance": 2.0}, {"scheduled_sampling_reflexflow_alpha": 0.0}], ids=str)  # fmt: skip

@@ -102,13 +102,13 @@ def processes(situation: Situation) -> Iterable[Finding]:
             f"Take a multiple of {count}.",
             "uneven-rows",
         )
-    if config.training.model_type == "full":
+    if config.training.model_type == "full" and not config.training.shard_weights:
         yield Finding(
             "note",
             "num_processes",
             "every process holds the whole model, its gradients and the optimizer's moments: more processes are faster and need no less memory "
             "each, except for the rows that they divide.",
-            "A model that does not fit one GPU fits no number of them here; take model_type = lora, or a smaller format of the frozen weights.",
+            "For a model that does not fit one GPU set shard_weights = true, or take model_type = lora.",
             "processes-memory",
         )
 

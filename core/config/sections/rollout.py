@@ -46,21 +46,13 @@ class RolloutConfig(RemedyConfig):
         soft=_third_of_the_grid,
     )
     probability: float = option(
-        0.0,
-        "Chance that a row is rolled out; used when ramp_steps is 0.",
-        label="Chance of a rollout",
-        ge=0,
-        le=1,
-        source=_SCHEDULED,
-    )
+        0.0, "Chance that a row is rolled out; used when ramp_steps is 0.", label="Chance of a rollout", ge=0, le=1, source=_SCHEDULED,
+    )  # fmt: skip
     prob_start: float = option(
         0.0,
         "Chance at the start of the ramp; used when ramp_steps is above 0.",
-        label="Chance at the start of the ramp",
-        ge=0,
-        le=1,
-        source=_SCHEDULED,
-    )
+        label="Chance at the start of the ramp", ge=0, le=1, source=_SCHEDULED,
+    )  # fmt: skip
     prob_end: float = option(
         0.5,
         "Chance at the end of the ramp; used when ramp_steps is above 0.",
@@ -96,6 +88,13 @@ class RolloutConfig(RemedyConfig):
         "Choose as many rows in every step as the chance says, in place of drawing for each row: the same number on average, and no step "
         "that rolls out far more rows than another. Of 4 rows with a chance of .3 it is 1 or 2.",
         label="The same share of rows in every step", level="advanced", since="0.3",
+    )  # fmt: skip
+    shared_offsets: int = option(
+        0,
+        "Draw only so many offsets (and whether there is a rollout at all) for a step, the same for each of its batches: rows that are neighbours in a "
+        "batch share one. Each row keeps its chances. Rollouts of several processes then end together, where this many divide the rows of each. 0 = every "
+        "row draws its own. Its effect on the pictures was not measured.",
+        label="Offsets that rows share", unit="offsets in a step", ge=0, le=1024, level="advanced", since="0.4", soft=16,
     )  # fmt: skip
     max_evaluations: int = option(
         0,

@@ -38,14 +38,8 @@ class TrainingConfig(Checked):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = option("constant", "How the learning rate goes over the run.", label="Learning rate over time")
     lr_warmup_steps: int = option(
-        0,
-        "The learning rate grows from 0 over this many steps.",
-        label="Warm-up",
-        unit="steps",
-        ge=0,
-        le=1_000_000,
-        level="advanced",
-    )
+        0, "The learning rate grows from 0 over this many steps.", label="Warm-up", unit="steps", ge=0, le=1_000_000, level="advanced",
+    )  # fmt: skip
     max_train_steps: int = option(
         1000, "Length of the run in optimizer steps.", label="Training steps", unit="steps", ge=1, le=10_000_000
     )
@@ -193,6 +187,12 @@ class TrainingConfig(Checked):
         level="advanced",
         since="0.3",
     )
+    shard_weights: bool = option(
+        False,
+        "Of several processes that train a whole model (full): each keeps a share of the weights, their gradients, moments and average, and "
+        "gets a block's weights from the others while it computes (PyTorch's FSDP2). For models whose training does not fit one GPU; slower.",
+        label="Divide the weights among the processes (FSDP)", level="advanced", since="0.4",
+    )  # fmt: skip
     skip_broken_steps: int = option(
         3,
         "A step whose loss, rolled-out latents or gradient is not a finite number never reaches the weights. So many in a row are skipped; "
@@ -231,6 +231,8 @@ class TrainingConfig(Checked):
                 f"needs one; take train_batch_size {self.num_processes} or more, or fewer processes.",
                 ("num_processes", "train_batch_size"),
             )
+        if self.shard_weights:
+            yield from _rules_of_shares(self)
         for name in self.weighs_by_noise:
             value = shown(getattr(self, name))
             if self.snr_gamma is not None:
@@ -257,5 +259,33 @@ class TrainingConfig(Checked):
         return tuple(name for name in self.weighs_by_noise if (elsewhere if name == "loss_weighting" else not is_flow))
 
 
+DIVISIBLE = ("adamw", "lion")
+"""Optimizers that treat every number by itself, so that they work on shares of the weights."""
+
 OFF_THE_FLOW = ("debiased", "noise_error")
 """Values of `loss_weighting` for variance-preserving models alone; the others but "none" are for flow models alone."""
+
+
+def _rules_of_shares(training: TrainingConfig) -> Iterator[Fault]:
+    """What does not go with `shard_weights`."""
+    wrong = {
+        "model_type": (
+            training.model_type == "full",
+            "an adapter is small, and its frozen base is not divided; take full, or",
+        ),
+        "optimizer": (
+            training.optimizer in DIVISIBLE,
+            f"it is not known to work on shares of the weights; take {' or '.join(DIVISIBLE)}, or",
+        ),
+        "compile": (not training.compile, "was not tried with shares of the weights; set it to false, or"),
+        "mixed_precision": (
+            training.mixed_precision != "fp16",
+            "its loss scale was not tried with shares of the weights; take bf16 or no, or",
+        ),
+    }
+    for name, (fits, why) in wrong.items():
+        if not fits:
+            yield Fault(
+                f"{name} = {shown(getattr(training, name))}: with shard_weights = true {why} set shard_weights to false.",
+                (name, "shard_weights"),
+            )
