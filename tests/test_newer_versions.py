@@ -171,7 +171,7 @@ def test_everything_that_is_written_says_its_format_and_its_version(tmp_path):
     assert (state["format"], state["version"]) == (formats.FORMATS["run"], __version__)
     saved = checkpoint.save(run.checkpoints_path, 1, {"trainable": {}}, {})
     manifest = json.loads((saved.path / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["format"], manifest["version"]) == (formats.FORMATS["checkpoint"], __version__)
+    assert (manifest["format"], manifest["version"]) == (checkpoint.FORMAT, __version__)
     notes = lora_metadata(RunConfig(), {"ss_base_model_version": "sd3", "architecture": "x"}, title="x", step=1)
     assert notes["rollout_studio_format"] == str(formats.FORMATS["LoRA"])
     assert json.loads(notes["rollout_studio_config"])["_format"] == formats.FORMATS["settings"]
