@@ -83,8 +83,10 @@ def contact_sheet(images: list[Image.Image], file: Path, *, columns: int = 8, sc
     sheet.save(file, optimize=True)
 
 
-def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, second: bool) -> None:
-    """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings.
+def measure(
+    kind: str, number: int, sheet: Path | None, lora: Path | None, second: bool, guidance: float | None
+) -> None:
+    """Adherence of the shipped model on held-out prompts, by stock pipeline calls with their default settings, or with another `guidance`.
 
     With a LoRA loaded, the new thing is counted too; the sheet then shows all 64 pictures that were to show it. `second`: the second thing
     too, and how often one stands in place of the other; the sheet then shows 32 pictures of each in turn.
@@ -95,13 +97,13 @@ def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, secon
     pipe = DiffusionPipeline.from_pretrained({"flow": FLOW, "epsilon": EPSILON}[kind])
     if lora is not None:
         pipe.load_lora_weights(lora.parent, weight_name=lora.name)
-    of_thing = generate(pipe, things.thing_prompts())
+    of_thing = generate(pipe, things.thing_prompts(), guidance=guidance)
     placed = judge.adherence(of_thing, things.thing_scenes())
-    log(what=f"the thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(of_thing),
+    log(what=f"the thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(of_thing), guidance=guidance,
         there=round(sum(map(judge.shows_thing, of_thing)) / len(of_thing), 3),
         **{name: round(placed[name], 3) for name in ("place", "background", "size")})  # fmt: skip
     if second:
-        of_post = generate(pipe, things.thing_prompts(things.POST_TRIGGER))
+        of_post = generate(pipe, things.thing_prompts(things.POST_TRIGGER), guidance=guidance)
         placed = judge.adherence(of_post, things.thing_scenes())
         log(what=f"the second thing, {kind} {'base' if lora is None else 'with LoRA'}", prompts=len(of_post),
             there=round(sum(judge.shows_thing(image, judge.SECOND) for image in of_post) / len(of_post), 3),
@@ -111,9 +113,9 @@ def measure(kind: str, number: int, sheet: Path | None, lora: Path | None, secon
         of_thing = [image for pair in zip(of_thing[:32], of_post[:32], strict=True) for image in pair]
     scenes = world.held_out()[:number]
     started = time.monotonic()
-    images = generate(pipe, [world.caption(scene) for scene in scenes])
+    images = generate(pipe, [world.caption(scene) for scene in scenes], guidance=guidance)
     seconds = (time.monotonic() - started) / len(images)
-    log(what=f"measure {kind}", prompts=len(scenes), seconds_per_picture=round(seconds, 2),
+    log(what=f"measure {kind}", prompts=len(scenes), guidance=guidance, seconds_per_picture=round(seconds, 2),
         **{name: round(value, 3) for name, value in judge.adherence(images, scenes).items()})  # fmt: skip
     if sheet is not None:
         contact_sheet(images[:32] if lora is None else of_thing, sheet)
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts for `measure`")
     parser.add_argument("--sheet", type=Path, help="where `measure` puts a contact sheet of the first 32 pictures")
     parser.add_argument("--lora", type=Path, help="`measure` with this LoRA; the sheet is of the new thing")
+    parser.add_argument("--guidance", type=float, help="`measure` with this guidance in place of the pipeline's own")
     parser.add_argument("--second", action="store_true", help="`measure` the second thing too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -149,7 +152,7 @@ def main() -> None:
     elif args.what == "shipped":
         put_in_place(args.state)
     elif args.what == "measure":
-        measure(args.model, args.prompts, args.sheet, args.lora, args.second)
+        measure(args.model, args.prompts, args.sheet, args.lora, args.second, args.guidance)
     else:
         steps = 5500 if args.steps is None else args.steps
         train_denoiser(args.what, steps, args.state, args.seed, args.batch, args.rate, args.pictures)

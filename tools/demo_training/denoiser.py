@@ -15,11 +15,17 @@ from .steps import cosine, draw_scenes, log, save_state, to_tensor
 
 
 def generate(
-    pipe, prompts: list[str], steps: int | None = None, first_seed: int = 0, batch: int = 40
+    pipe,
+    prompts: list[str],
+    steps: int | None = None,
+    first_seed: int = 0,
+    batch: int = 40,
+    guidance: float | None = None,
 ) -> list[Image.Image]:
-    """Stock pipeline calls; each prompt has its own seed, so a picture does not depend on the batch it was made in."""
+    """Stock pipeline calls, with its own settings where none are given; each prompt has its own seed, so a picture does not depend on the batch it was made in."""
     pipe.set_progress_bar_config(disable=True)
-    settings = {} if steps is None else {"num_inference_steps": steps}
+    asked = {"num_inference_steps": steps, "guidance_scale": guidance}
+    settings = {name: value for name, value in asked.items() if value is not None}
     images = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
