@@ -8,7 +8,7 @@ One workflow per preset is generated from the preset. A test compares them, so r
 import json
 from pathlib import Path
 
-from rollout_studio.core.config import load_preset, preset_names, with_changes
+from rollout_studio.core.config import RunConfig, load_preset, preset_names, rollout_level, with_changes
 from rollout_studio.nodes.comfy.files import to_ui
 from rollout_studio.nodes.graph.compile import graph_of
 from rollout_studio.nodes.graph.declaration import PREFIX
@@ -38,11 +38,19 @@ def made(kind: str, title: str | None = None, **inputs) -> Node:
     return Node(PREFIX + kind, inputs, title)
 
 
+STEPS = 300
+
+
+def rolled() -> RunConfig:
+    """The demo's preset with a gentle rollout: these graphs are there to show one."""
+    return with_changes(load_preset("demo"), {"max_train_steps": STEPS, **rollout_level("gentle", STEPS)})
+
+
 def demo() -> Graph:
-    """The demo's training, what it is trained on, and what it draws before and after."""
+    """The demo's training with a rollout, what it is trained on, and what it draws before and after."""
     prompts = list(load_preset("demo").validation.prompts)
     drawn = {"prompts": prompts, "num_inference_steps": 30, "seed": 42}
-    return with_more(graph_of(with_changes(load_preset("demo"), {"validation_step_interval": 0}), "demo"), {
+    return with_more(graph_of(with_changes(rolled(), {"validation_step_interval": 0}), "demo"), {
         "preview": (made("DatasetPreview", dataset=Link("dataset", 0)), (2, 2)),
         "before": (made("SampleImages", "Before", model=Link("model", 0), side=64, **drawn), (3, 0)),
         "after": (made("SampleImages", "After", checkpoint=Link("train", 1), **drawn), (4, 0)),
@@ -54,7 +62,7 @@ def demo() -> Graph:
 
 def compare() -> Graph:
     """One dataset and model into two trainings, plain and with rollout + ReflexFlow; their drift and samples compared."""
-    plain = with_changes(load_preset("demo"), {
+    plain = with_changes(rolled(), {
         "max_train_steps": 150, "validation_step_interval": 0, "scheduled_sampling_max_step_offset": 0,
         "scheduled_sampling_prob_end": 0.5, "scheduled_sampling_ramp_steps": 0, "scheduled_sampling_reflexflow_beta1": 10.0,
     })  # fmt: skip
@@ -81,7 +89,7 @@ def compare() -> Graph:
 
 def preview() -> Graph:
     """What rollout means, without a training: the demo model's own path against the true one, and the ramp."""
-    graph = graph_of(with_changes(load_preset("demo"), {"max_train_steps": 200}), "demo")
+    graph = graph_of(with_changes(rolled(), {"max_train_steps": 200}), "demo")
     keep = {id: node for id, node in graph.nodes.items() if id in ("model", "folder", "dataset", "rollout", "settings")}
     kept = Graph(keep, {"nodes": {id: place for id, place in graph.layout["nodes"].items() if id in keep}})
     return with_more(kept, {

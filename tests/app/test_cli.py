@@ -142,9 +142,10 @@ def test_help_and_version_end_with_0(run):
 
 
 def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(run, healthy, tmp_path):
-    code, out, err = run("train", "--preset", "demo", "--seed", "7", "--dry-run", "--runs-dir", tmp_path / "runs")
+    gentle = ("--preset", "demo", "--level", "gentle", "--seed", "7")
+    code, out, err = run("train", *gentle, "--dry-run", "--runs-dir", tmp_path / "runs")
     assert code == 0
-    assert config_from_flat(json.loads(out)) == resolved("--preset", "demo", "--seed", "7")
+    assert config_from_flat(json.loads(out)) == resolved(*gentle)
     assert list(json.loads(out)) == list(OPTIONS)
     assert "  seed = 7" in err
     assert "Cost of a step: up to 3 extra forwards per row" in err
@@ -208,7 +209,7 @@ def trainer(monkeypatch):
 
     noted = types.SimpleNamespace(calls=[], code=0)
 
-    def train(run, *, resume=False, listen=None):
+    def train(run, *, resume=False, listen=None, interrupt=None):
         noted.calls.append((run, resume))
         listen({"event": "start", "device": "cpu", "total_steps": 2, "resumed_from": None})
         listen({"event": "step", "step": 1, "loss": 0.5, "rolled_rows": 1, "eta_s": 61})

@@ -20,7 +20,7 @@ from rollout_studio.app.parts.previews import Previews
 from rollout_studio.app.parts.watch import Watch
 from rollout_studio.app.train.rollout_panel import cost_sentence, ramp_panel
 from rollout_studio.app.train.summary import side_panel
-from rollout_studio.core.config import load_preset, with_changes
+from rollout_studio.core.config import load_preset, rollout_level, with_changes
 from rollout_studio.core.runs.run_log import RunLog
 
 # -- the guard --------------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_a_cropped_picture_is_shown_as_it_is_measured(tmp_path):
 
 
 def test_the_ramp_and_the_cost_are_reported_for_a_rollout_and_its_absence_is_reported_too():
-    on = load_preset("demo")
+    on = with_changes(load_preset("demo"), rollout_level("gentle", 300))
     off = with_changes(on, {"scheduled_sampling_max_step_offset": 0})
     assert "svg" in ramp_panel(on) and "extra forwards" in cost_sentence(on)
     assert "svg" not in ramp_panel(off) and "No rollout" in cost_sentence(off)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from rollout_studio.core.config import load_preset
+from rollout_studio.core.config import load_preset, rollout_level, with_changes
 from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.bypass import passed_through
 from rollout_studio.nodes.graph.compile import config_of, graph_of
@@ -16,10 +16,11 @@ from rollout_studio.nodes.graph.validate import as_comfy, faults
 from rollout_studio.nodes.reading import read
 
 P = "RolloutStudio"
+ROLLED = with_changes(load_preset("demo"), rollout_level("gentle", 300))
 
 
 def whole() -> dict:
-    return to_data(graph_of(load_preset("demo")))
+    return to_data(graph_of(ROLLED))
 
 
 def problems_of(data) -> list:
@@ -205,7 +206,7 @@ def test_what_a_bypassed_node_was_given_goes_on_and_where_nothing_was_the_link_i
 
 def test_a_bypassed_training_is_no_training_for_the_form():
     def graph(second):
-        one = graph_of(load_preset("demo"))
+        one = graph_of(ROLLED)
         train = next(id for id, node in one.nodes.items() if node.kind == "RolloutStudioTrain")
         return (
             one.with_node("other", replace(one.nodes[train], bypassed=True))
@@ -213,6 +214,6 @@ def test_a_bypassed_training_is_no_training_for_the_form():
             else one.with_node(train, replace(one.nodes[train], bypassed=True))
         )
 
-    assert config_of(graph(second=True)) == load_preset("demo")
+    assert config_of(graph(second=True)) == ROLLED
     with pytest.raises(GraphError, match="Name one Train node"):
         config_of(graph(second=False))
