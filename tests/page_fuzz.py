@@ -164,9 +164,10 @@ def watch(monkeypatch):
 
     def noted(*_):
         kind, error, trace = sys.exc_info()
-        names = [frame.filename for frame in traceback.extract_tb(trace)]
-        if any(name.startswith(str(ROOT / folder)) for name in names for folder in ("app", "core", "nodes")):
-            where = next(each for each in reversed(traceback.extract_tb(trace)) if each.filename.startswith(str(ROOT)))
+        folders = tuple(f"{ROOT / folder}{os.sep}" for folder in ("app", "core", "nodes"))
+        own = [frame for frame in traceback.extract_tb(trace) if frame.filename.startswith(folders)]
+        if own:
+            where = own[-1]
             if "super()" not in (where.line or ""):  # there Gradio itself refused it
                 ours.append(f"{where.filename}:{where.lineno} {where.line}: {kind.__name__}: {error!s:.200}")
 

@@ -201,14 +201,14 @@ def test_the_first_visit_needs_no_choice(lab):
 
 
 OTHER = {"target": 0.4, "offset": 7, "start": "noise", "sampler": "dpm", "order": 1, "grid": "training", "grid_steps": 12, "guidance": 3.0, "seed": 5,
-         "columns": 4, "samples": 2, "fine_factor": 3}  # fmt: skip
+         "columns": 4, "samples": 2, "fine_factor": 3, "correction": "shifted_time", "epsilon_scale": 1.1, "time_window": 0.1, "time_cutoff": 0.25}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_control_reaches_the_request(lab, name):
     record = lab.record(given(lab, **{name: OTHER[name]}), lab.viewers.session("v"))
     request = PreviewRequest.from_json(record)
-    flat = {**vars(request.view), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
+    flat = {**vars(request.view), **vars(request.correction), **{key: getattr(request.config.rollout, key) for key in ("sampler", "order", "grid", "grid_steps")},
             **{key: getattr(request.config.drift, key) for key in ("guidance", "seed", "fine_factor")}}  # fmt: skip
     assert flat[name] == OTHER[name]
 

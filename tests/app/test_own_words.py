@@ -35,7 +35,7 @@ def test_own_pictures_take_every_word_of_the_demo_out_and_leave_a_form_that_can_
     assert "zwx" not in str(new) and new["instance_data_dir"] == "/home/me/cups"
     assert (new["resolution"], new["max_train_steps"], new["lora_targets"]) == (
         64,
-        300,
+        preset.training.max_train_steps,
         config_to_flat(preset)["lora_targets"],
     ), "the model's own stay"
 

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.timeout(600)
 def numbers(page, step):
     """Every number of the rollout in view."""
     step(page, "rollout")
+    page.locator("#level").get_by_label("Gentle").click()
+    expect(page.locator("#rollout-picture")).to_contain_text("up to 2 grid steps too much")
     page.locator("#rollout-numbers > button").click()
 
 

@@ -82,7 +82,7 @@ GAIN = Result(
 
 
 def test_without_evidence_the_advice_is_plain_training_or_a_study():
-    assert advice_in_words(LOSES, "flow_matching").endswith(
+    assert advice_in_words(LOSES, "flow_matching", []).endswith(
         "That is where a remedy could help. None of this program's has yet shown a gain at equal time in a study: train plainly, or let a study of "
         "yours decide (Runs tab, Study)."
     )

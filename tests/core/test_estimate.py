@@ -14,14 +14,14 @@ from rollout_studio.core.before.estimate import MEASURED, estimate, memory_estim
 from rollout_studio.core.before.held import held_weights
 from rollout_studio.core.before.installation import device_of
 from rollout_studio.core.before.model_files import model_findings
-from rollout_studio.core.config import config_from_flat, load_preset, with_changes
+from rollout_studio.core.config import config_from_flat, load_preset, rollout_level, with_changes
 from rollout_studio.core.data import scan
 from rollout_studio.core.families.blocks import blocks_of
 from rollout_studio.core.runs.store import RunStore
 from tiny import ONE_PER_FAMILY
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
+DEMO = with_changes(load_preset("demo"), {"device": "cpu", "max_train_steps": 300, **rollout_level("gentle", 300)})
 PLAIN = with_changes(DEMO, {"scheduled_sampling_max_step_offset": 0})
 STEPS = PLAIN.training.max_train_steps
 

@@ -10,7 +10,7 @@ from rollout_studio.app.runs.head import head
 from rollout_studio.core.before import probes
 from rollout_studio.core.before.estimate import estimate, expected_memory, known_facts, memory_estimate
 from rollout_studio.core.before.probes import Probe, ProbeError, keep_probe, memory_key, read_probe, run_probe
-from rollout_studio.core.config import load_preset, with_changes
+from rollout_studio.core.config import load_preset, rollout_level, with_changes
 from rollout_studio.core.data import Scan, scan
 from rollout_studio.core.runs.run_log import end_memory_words, follow, memory_words
 from rollout_studio.core.runs.store import RunStore
@@ -20,7 +20,7 @@ from rollout_studio.core.train.loop import train
 from rollout_studio.core.train.probe import largest, probe, probed_config
 from tiny_run import ROLLOUT, draw_pictures, events
 
-DEMO = with_changes(load_preset("demo"), {"device": "cpu"})
+DEMO = with_changes(load_preset("demo"), {"device": "cpu", "max_train_steps": 300, **rollout_level("gentle", 300)})
 MEASURED = Probe(700.0, 750.0, 500.0, "cpu", 2, 1, 630.0)
 
 

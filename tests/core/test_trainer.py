@@ -10,6 +10,7 @@ import pytest
 import torch
 from rollout_studio.core.config import TrainingConfig, config_from_flat, read_config
 from rollout_studio.core.families import load_model
+from rollout_studio.core.formats import FORMATS
 from rollout_studio.core.maths.grid import Grid, shifted
 from rollout_studio.core.maths.noise import Level, RectifiedFlow, target_output
 from rollout_studio.core.maths.timesteps import sample_times, sampling_kind
@@ -17,7 +18,7 @@ from rollout_studio.core.randomness import generator, row_noise
 from rollout_studio.core.runs import checkpoint
 from rollout_studio.core.runs.errors import RunError
 from rollout_studio.core.runs.run_log import follow
-from rollout_studio.core.train import disk_room, losses
+from rollout_studio.core.train import disk_room, listening, losses
 from rollout_studio.core.train import step as training_step
 from rollout_studio.core.train.looking import Viewer
 from rollout_studio.core.train.loop import train
@@ -660,13 +661,17 @@ def test_a_whole_run_from_samples_at_step_0_to_the_checked_export(tiny_run):
 
     [exported] = events(run, "exported")
     assert exported["check"]["missing"] == exported["check"]["unexpected"] == [] and exported["check"]["passed"]
-    assert run.read_state() | {"updated": 0, "created": 0, "cwd": 0, "preset": None} == {
-        "state": "done", "step": 3, "total_steps": 3, "message": None, "updated": 0, "created": 0, "cwd": 0, "preset": None}  # fmt: skip
+    assert run.read_state() | {"updated": 0, "created": 0, "cwd": 0, "preset": None, "version": None} == {
+        "state": "done", "step": 3, "total_steps": 3, "message": None, "updated": 0, "created": 0, "cwd": 0, "preset": None, "version": None,
+        "format": FORMATS["run"]}  # fmt: skip
     assert run.owner() is None
 
 
-def test_the_base_is_drawn_after_the_first_steps_of_an_adapter_and_looks_as_before_them(tiny_run, without_drift):
+def test_the_base_is_drawn_after_the_first_steps_of_an_adapter_and_looks_as_before_them(
+    tiny_run, without_drift, monkeypatch
+):
     """Before its first step a full fine-tune draws the very network from which the adapter starts."""
+    monkeypatch.setattr(listening, "POLL_S", 0.0)  # two tiny pictures may be done before the next look
     wanted = {"validation_prompts": ["a circle", "a square"], "validation_step_interval": 0, "max_train_steps": 7}
     full = tiny_run(FLOW, "full", model_type="full", **wanted)
     assert train(full, listen=at_step(1, lambda: full.send("stop"))) == 0
