@@ -671,7 +671,7 @@ def test_the_base_is_drawn_after_the_first_steps_of_an_adapter_and_looks_as_befo
     tiny_run, without_drift, monkeypatch
 ):
     """Before its first step a full fine-tune draws the very network from which the adapter starts."""
-    monkeypatch.setattr(listening, "POLL_S", 0.0)  # two tiny pictures may be done before the next look
+    monkeypatch.setattr(listening, "POLL_S", 0.01)  # two tiny pictures may be done before the next look
     wanted = {"validation_prompts": ["a circle", "a square"], "validation_step_interval": 0, "max_train_steps": 7}
     full = tiny_run(FLOW, "full", model_type="full", **wanted)
     assert train(full, listen=at_step(1, lambda: full.send("stop"))) == 0
