@@ -18,6 +18,7 @@ from typing import Any
 from rollout_studio.core.look.drift.evidence import Result, write_results
 from rollout_studio.core.study.evidence import results_of
 from rollout_studio.core.study.measures import KINDS
+from rollout_studio.core.study.plan import control_name
 from rollout_studio.core.study.table import number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,8 +88,8 @@ def comparison(record: Record, variant: str, kind: str) -> Record | None:
     """Of a variant with `plain` (equal steps), its control at equal time, or that at the noise of its source; None where it has none."""
     ends = {
         "plain": record["reference"],
-        "time": f"{variant}: plain, equal time",
-        "noise": f"{variant}: plain, noise of the source",
+        "time": control_name(variant, "plain-time"),
+        "noise": control_name(variant, "source-noise"),
     }
     against = ends[kind]
     return next(

@@ -37,7 +37,7 @@ def register(command: Callable[..., Any]) -> None:
 def _study(given: argparse.Namespace) -> int:
     from ...core.study.plan import read_study  # what it reads opens pictures: other commands need not wait for that
     from ...core.study.table import FOLDER, as_text, results, saved
-    from ...core.study.work import run_study
+    from ...core.study.work import measure_done, run_study
 
     folder = runs_dir(given)
     study = read_study(given.file, folder)
@@ -48,8 +48,11 @@ def _study(given: argparse.Namespace) -> int:
         return DONE
     store = RunStore(given.runs_dir)
     states = run_study(study, store, wait=lambda: time.sleep(_LOOK_EVERY_S), tell=_Teller())
-    _judged(study, states, store)
-    _compared(study, states, store)
+    progress = Progress(sys.stderr)
+    try:
+        measure_done(study, states, store, progress.phase, _judging)
+    finally:
+        progress.close()
     found = results(study, states, store)
     out = store.root / FOLDER / study.name
     print(as_text(found))
@@ -105,34 +108,6 @@ class _Teller:
             self._states[name] = state.state
 
 
-def _judged(study: "Study", states: "list[CellState]", store: RunStore) -> None:
-    """Let the demo's judge look at every run that it has not seen."""
-    from ...core.study.judging import is_judged, judge_run
-
-    if study.judging is None:
-        return
-    waiting = [store.get(state.cell.run) for state in states if state.state == "done"]
-    waiting = [run for run in waiting if not is_judged(run, study.judging)]
-    if waiting:
-        use_all_cores()
-    progress = Progress(sys.stderr)
-    try:
-        for run in waiting:
-            print_message(f"Drawing and judging pictures of {run.name}")
-            judge_run(run, study.judging, progress.phase)
-    finally:
-        progress.close()
-
-
-def _compared(study: "Study", states: "list[CellState]", store: RunStore) -> None:
-    """Compare the samples of every run that has not been compared with its training pictures."""
-    from ...core.study.comparing import compare_runs
-
-    if study.similarity is None:
-        return
-    progress = Progress(sys.stderr)
-    try:
-        done = [store.get(state.cell.run) for state in states if state.state == "done"]
-        compare_runs(study.similarity, done, progress.phase)
-    finally:
-        progress.close()
+def _judging(name: str) -> None:
+    use_all_cores()
+    print_message(f"Drawing and judging pictures of {name}")

@@ -5,7 +5,7 @@ person allows it (`hub_listing`, `download`).
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ def _examined(name: str, folder: Path) -> Found:
     names = {path.name for path in folder.iterdir() if path.is_file()}
 
     def read(file: str) -> dict[str, Any]:
-        return _read_json(name, folder / file)
+        return read_json(name, folder / file)
 
     kind = kind_of(name, names, read)
     if kind == "tagger":
@@ -176,8 +176,7 @@ def kind_of(name: str, names: set[str], read: Callable[[str], dict[str, Any]]) -
             f"({' and '.join(TAGGER_FILES)}).",
         )
     config = read("config.json")
-    classes = config.get("architectures")
-    written = str(classes[0]) if isinstance(classes, list) and classes else str(config.get("model_type", "unknown"))
+    written = class_of(config)
     kind = next((key for key, each in KINDS.items() if each.class_name == written), None)
     if kind is None:
         raise CaptionError(
@@ -196,6 +195,12 @@ def kind_of(name: str, names: set[str], read: Callable[[str], dict[str, Any]]) -
                 "Download it again, or save the processor beside the model: AutoProcessor.from_pretrained(...).save_pretrained(FOLDER).",
             )
     return kind
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """The class that a config.json of transformers names; else its kind of model."""
+    classes = config.get("architectures")
+    return str(classes[0]) if isinstance(classes, list) and classes else str(config.get("model_type", "unknown"))
 
 
 def weight_names(name: str, names: set[str], read: Callable[[str], dict[str, Any]]) -> list[str]:
@@ -217,7 +222,8 @@ def weight_names(name: str, names: set[str], read: Callable[[str], dict[str, Any
     )
 
 
-def _read_json(name: str, file: Path) -> dict[str, Any]:
+def read_json(name: str, file: Path) -> dict[str, Any]:
+    """A JSON object in the folder of the model `name`. Raises CaptionError where it cannot be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -240,7 +246,7 @@ def hub_listing(name: str, revision: str | None) -> Listed:
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     def read(file: str) -> dict[str, Any]:
-        return _read_json(name, Path(hf_hub_download(name, file, revision=revision)))
+        return read_json(name, Path(hf_hub_download(name, file, revision=revision)))
 
     with _refusing(name, revision):
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)

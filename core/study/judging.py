@@ -22,6 +22,20 @@ def is_judged(run: RunDir, judging: Judging) -> bool:
     return record is not None and record["how"] == {**dataclasses.asdict(judging), "step": run.last_checkpoint()}
 
 
+def judge_runs(
+    judging: Judging,
+    runs: Sequence[RunDir],
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Judge those that have not been judged in this way; `tell` is called with the name of each before. Raises and costs what `judge_run` does."""
+    for run in runs:
+        if not is_judged(run, judging):
+            if tell is not None:
+                tell(run.name)
+            judge_run(run, judging, progress)
+
+
 def judge_run(run: RunDir, judging: Judging, progress: Progress | None = None) -> dict[str, float]:
     """Draw and judge; shares (0 to 1) and the likeness (-2 to 2) are kept in the run's folder. The same prompts and noise for every run.
 

@@ -160,6 +160,11 @@ class Study:
         return [self.variant(self.reference), *(each for each in self.variants if each.of == variant.name)]
 
 
+def control_name(variant: str, kind: Kind) -> str:
+    """What a variant's control is called in a study's tables."""
+    return f"{variant}: {TITLES[kind].lower()}"
+
+
 def read_study(path: Path, runs_dir: Path) -> Study:
     """The study in a YAML, JSON or TOML file. Raises StudyError or ConfigError with what is wrong, the rule and the remedy."""
     written = read_file(path, path.name)
@@ -389,7 +394,7 @@ def _with_controls(
         if variant.name == reference or not _acts(config):
             continue
         for kind in kinds:
-            name = f"{variant.name}: {TITLES[kind].lower()}"
+            name = control_name(variant.name, kind)
             if kind == "plain-time":
                 if config.remedy is not None and config.remedy.takes_time:
                     result.append(Variant(name, {**variant.changes, **_OFF}, kind, variant.name))

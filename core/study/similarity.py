@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..captioning.models import CaptionError, weight_names
+from ..captioning.models import CaptionError, class_of, read_json, weight_names
 from ..errors import Trouble
 from ..names import is_hub_id
 from ..runs.folder import RunDir
@@ -68,16 +68,15 @@ def encoder_folder(kind: str, name: str) -> Path:
     if not folder.is_dir():
         folder = _cached(kind, name)
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    config = _read(name, folder, "config.json")
-    classes = config.get("architectures")
-    written = str(classes[0]) if isinstance(classes, list) and classes else str(config.get("model_type", "unknown"))
-    if written not in CLASSES[kind] or "auto_map" in config:
-        raise SimilarityError(
-            f"{kind} = {name}: holds a {written}{' with code of its own' if 'auto_map' in config else ''}, which is none.",
-            f"Name one of the classes {', '.join(CLASSES[kind])}, saved by transformers.",
-        )
     try:
-        weights = weight_names(name, names, lambda file: _read(name, folder, file))
+        config = read_json(name, folder / "config.json")
+        written = class_of(config)
+        if written not in CLASSES[kind] or "auto_map" in config:
+            raise SimilarityError(
+                f"{kind} = {name}: holds a {written}{' with code of its own' if 'auto_map' in config else ''}, which is none.",
+                f"Name one of the classes {', '.join(CLASSES[kind])}, saved by transformers.",
+            )
+        weights = weight_names(name, names, lambda file: read_json(name, folder / file))
     except CaptionError as error:
         raise SimilarityError(f"{kind} = {name}: {error.message}", error.remedy) from error
     absent = [file for file in weights if file not in names]
@@ -100,18 +99,6 @@ def _cached(kind: str, name: str) -> Path:
         f"{kind} = {name}: is not on this computer.",
         "Download it (hf download MODEL), or name a folder that holds such a model, or false.",
     )
-
-
-def _read(name: str, folder: Path, file: str) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SimilarityError(
-            f"{name}: {file} cannot be read ({error}).", "Download or save the model again."
-        ) from error
-    if not isinstance(record, dict):
-        raise SimilarityError(f"{name}: {file} is no object.", "Download or save the model again.")
-    return record
 
 
 # What was found ----------------------------------------------------------------------------------------------------------

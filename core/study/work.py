@@ -14,6 +14,8 @@ from .plan import Cell, Study, StudyError
 
 ENDED = ("done", "stopped", "failed", "crashed", "missing")
 _STEPS = "max_train_steps"
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,29 @@ def _check_same(study: Study, cell: Cell, run: RunDir) -> None:
             f"The run {cell.run} exists with other settings ({differs}).",
             "Give the study another name, or delete that run first.",
         )
+
+
+def measure_done(
+    study: Study,
+    states: Sequence[CellState],
+    store: RunStore,
+    progress: Progress,
+    judging: Callable[[str], None] | None = None,
+) -> None:
+    """What a study asks of its finished runs beside their own files: the demo's judge, samples against training pictures. What was done is not done again.
+
+    Args:
+        judging: called with a run's name before the judge looks at it.
+    Raises: CheckpointError, ModelError where weights cannot be opened; SimilarityError.
+    """
+    from .comparing import compare_runs
+    from .judging import judge_runs
+
+    done = [store.get(state.cell.run) for state in states if state.state == "done"]
+    if study.judging is not None:
+        judge_runs(study.judging, done, progress, judging)
+    if study.similarity is not None:
+        compare_runs(study.similarity, done, progress)
 
 
 def run_study(

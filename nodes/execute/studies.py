@@ -18,13 +18,11 @@ from ...core.findings import format_findings
 from ...core.names import slug
 from ...core.runs.run_log import PHASES
 from ...core.study.begun import STUDY_FILE
-from ...core.study.comparing import compare_runs
 from ...core.study.expected import what_stops
-from ...core.study.judging import is_judged, judge_run
 from ...core.study.plan import Study, StudyError, study_of
 from ...core.study.similarity import SimilarityError
 from ...core.study.table import FOLDER, as_text, results, saved
-from ...core.study.work import CellState, run_study
+from ...core.study.work import CellState, measure_done, run_study
 from ..graph.values import Interrupted, NodeError
 from . import fingerprints
 from .context import Context
@@ -46,16 +44,13 @@ def study(context: Context, written: Mapping[str, Any]) -> tuple[str, Path]:
     try:
         found = _checked(written, store.root)
         states = run_study(found, store, wait=lambda: _wait(context, found), tell=lambda told: _tell(context, told))
-        done = [state for state in states if state.state == "done"]
-        if not done:
+        if not any(state.state == "done" for state in states):
             failed = next(state for state in states if state.has_ended)
             raise NodeError(
                 f"No run of the study was done; {failed.cell.run} is {failed.state}: {failed.message or 'see its log'}.",
                 "Mend that, and run the graph again: the study goes on.",
             )
-        _judge(context, found, done)
-        if found.similarity is not None:
-            compare_runs(found.similarity, [store.get(state.cell.run) for state in done], _in_phases(context))
+        measure_done(found, states, store, _in_phases(context))
         result = results(found, states, store)
     except (StudyError, SimilarityError) as error:
         raise NodeError(error.message, error.remedy) from None
@@ -110,16 +105,6 @@ def _stop(context: Context, runs: list[str]) -> None:
     while any(summary.alive for summary in store.list() if summary.name in waited_for):
         context.report(0, len(runs), "saving a checkpoint")
         time.sleep(POLL_S)
-
-
-def _judge(context: Context, found: Study, done: list[CellState]) -> None:
-    """Let the demo's judge look at the runs that it has not seen."""
-    if found.judging is None:
-        return
-    for state in done:
-        run = context.store.get(state.cell.run)
-        if not is_judged(run, found.judging):
-            judge_run(run, found.judging, _in_phases(context))
 
 
 def _in_phases(context: Context) -> Callable[[str, int, int], None]:

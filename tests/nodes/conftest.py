@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from rollout_studio.core.runs.store import RunStore
+from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.graph import Graph
 from rollout_studio.nodes.reading import read_file
 
@@ -52,3 +53,12 @@ class Events(list):
 @pytest.fixture
 def events():
     return Events()
+
+
+@pytest.fixture
+def run(store, tmp_path, events):
+    def go(graph, **more):
+        events.clear()
+        return execute(graph, store, tmp_path / "out", listen=events, preflight=False, **more)
+
+    return go

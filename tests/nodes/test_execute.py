@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rollout_studio.nodes.execute import cache, following
-from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.compile import config_of, with_values
 from rollout_studio.nodes.graph.graph import Graph, Link, Node, to_json
 from rollout_studio.nodes.reading import read_file
@@ -21,15 +20,6 @@ P = "RolloutStudio"
 def ab(workflow):
     """The shipped A/B workflow, three steps long."""
     return with_values(workflow("compare-two-rollouts"), {"settings.max_train_steps": "3", "rollout_b.ramp_steps": "1"})
-
-
-@pytest.fixture
-def run(store, tmp_path, events):
-    def go(graph, **more):
-        events.clear()
-        return execute(graph, store, tmp_path / "out", listen=events, preflight=False, **more)
-
-    return go
 
 
 def test_the_comparison_trains_twice_and_gives_one_picture(run, ab, store, events):

@@ -9,7 +9,6 @@ import pytest
 from rollout_studio.app.cli import main as cli
 from rollout_studio.core.config import OPTIONS
 from rollout_studio.core.study.begun import STUDY_FILE, begun_studies
-from rollout_studio.nodes.execute.execute import execute
 from rollout_studio.nodes.graph.compile import with_values
 from rollout_studio.nodes.graph.declaration import NODES
 from rollout_studio.nodes.graph.graph import Graph, Link, Node, to_json
@@ -46,15 +45,6 @@ def graph(workflow):
 
 _SETTERS = {P + each for each in ("DemoModel", "ImageFolder", "DreamBoothDataset", "ClassImages", "LoRA", "Optimizer",
             "TrainingSettings", "ValidationPrompts", "DriftProbe")}  # fmt: skip
-
-
-@pytest.fixture
-def run(store, tmp_path, events):
-    def go(graph, **more):
-        events.clear()
-        return execute(graph, store, tmp_path / "out", listen=events, preflight=False, **more)
-
-    return go
 
 
 def test_a_study_trains_its_variants_with_every_seed_once_and_gives_the_table(run, graph, store, events):
